@@ -1,0 +1,508 @@
+"""From what a user names to a strategy: name | "pkg.mod:obj" | callable.
+
+A rule is a plain function marked by `@aggregation` or `@allocation`; a strategy multiplies one of
+each, or is a callable that returns the whole credit matrix. The registry is a convenience, never a
+gate: whatever can be imported or passed as a callable is a strategy.
+"""
+
+import functools
+import importlib
+import inspect
+import os
+import re
+import sys
+import types
+import typing
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from difflib import get_close_matches
+from importlib.metadata import entry_points
+from typing import Any, Literal, overload
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from grpo_credit.rollouts import Rollouts
+
+ENTRY_POINTS = "grpo_credit.strategies"
+DEFAULT_ALLOCATION = "even"
+DEFAULT_AGGREGATION = "dapo"  # TRL's own default
+PROVIDED = frozenset({"old_logps", "entropies"})  # optional fields of Rollouts a rule may need
+
+Kind = Literal["aggregation", "allocation", "credit"]
+Function = Callable[..., Any]
+
+
+class CreditError(ValueError):
+    """A strategy cannot be found, built or used as asked."""
+
+
+@dataclass(frozen=True)
+class Rule:
+    """What a decorator knows about a function.
+
+    Args:
+        kind: `aggregation`, `allocation`, or `credit` for an undecorated callable.
+        function: the function itself.
+        name: its name in the registry.
+        needs: optional fields of `Rollouts` that it reads.
+        trl: TRL's `loss_type` that aggregates alike, if there is one.
+        paper: where it was published.
+        conserves_mass: (allocation) Σ_t A[i,t] = L_i · A_i.
+        linear: (allocation) linear in the advantages.
+        keeps_sign: (allocation) no token gets the sign opposite to its completion's advantage.
+        sign_free: (aggregation) does not look at the advantages.
+    """
+
+    kind: Kind
+    function: Function
+    name: str
+    needs: frozenset[str] = frozenset()
+    trl: str | None = None
+    paper: str = ""
+    conserves_mass: bool = False
+    linear: bool = True
+    keeps_sign: bool = False
+    sign_free: bool = True
+
+    @property
+    def summary(self) -> str:
+        """The first line of the docstring."""
+        return (inspect.getdoc(self.function) or "").partition("\n")[0]
+
+    @property
+    def formula(self) -> str:
+        """The first indented line of the docstring, which is the equation."""
+        found = re.search(r"^ {4,}(\S.*)$", inspect.getdoc(self.function) or "", re.MULTILINE)
+        return found[1] if found else ""
+
+    @property
+    def options(self) -> dict[str, inspect.Parameter]:
+        """Keyword-only parameters: what `--credit_kwargs` may set."""
+        parameters = inspect.signature(self.function).parameters.values()
+        return {p.name: p for p in parameters if p.kind is p.KEYWORD_ONLY}
+
+
+_RULES: dict[str, Rule] = {}
+
+
+# ---- registering ------------------------------------------------------------------------------
+
+
+@overload
+def aggregation(function: Function, /) -> Function: ...
+@overload
+def aggregation(**about: Any) -> Callable[[Function], Function]: ...
+def aggregation(function: Function | None = None, /, **about: Any) -> Any:
+    """Register a function of `Rollouts` that weighs completions against each other.
+
+    The function returns a nonnegative `(B, 1)` tensor (or one number for all rows): the weight of
+    each counted token of a completion. Normalise by window totals (`rollouts.num_completions`,
+    `rollouts.num_tokens`, `rollouts.window_sum(...)`), never by sums over rows.
+
+    Args:
+        function: the function, when used without parentheses.
+        about: `needs`, `trl`, `paper`, `sign_free`; see `Rule`.
+
+    Returns:
+        The function, unchanged.
+
+    Example:
+        >>> @aggregation
+        ... def doctest_halved(rollouts):
+        ...     '''Weigh every token by half of its share.'''
+        ...     return 0.5 / rollouts.num_tokens
+    """
+    return _register("aggregation", function, about)
+
+
+@overload
+def allocation(function: Function, /) -> Function: ...
+@overload
+def allocation(**about: Any) -> Callable[[Function], Function]: ...
+def allocation(function: Function | None = None, /, **about: Any) -> Any:
+    """Register a function of `Rollouts` that says where in a completion its advantage lands.
+
+    The function returns a signed `(B, T)` tensor; `rollouts.advantages[:, None]` everywhere is
+    `even`. Values under masked tokens are ignored.
+
+    Args:
+        function: the function, when used without parentheses.
+        about: `needs`, `paper`, `conserves_mass`, `linear`, `keeps_sign`; see `Rule`.
+
+    Returns:
+        The function, unchanged.
+
+    Example:
+        >>> @allocation
+        ... def doctest_first(rollouts):
+        ...     '''Give everything to the first token.'''
+        ...     return rollouts.advantages[:, None] * (rollouts.position == 0)
+    """
+    return _register("allocation", function, about)
+
+
+def _register(kind: Kind, function: Function | None, about: dict[str, Any]) -> Any:
+    if function is None:
+        return functools.partial(_register, kind, about=about)
+    needs = frozenset(about.pop("needs", ()))
+    if unknown := needs - PROVIDED:
+        raise CreditError(f"needs {sorted(unknown)}, but Rollouts can provide {sorted(PROVIDED)}.")
+    name = function.__name__
+    rule = Rule(kind, function, name, needs, **about)
+    known = _RULES.get(name)
+    if known and _origin(known.function) != _origin(function):
+        raise CreditError(
+            f"{name!r} is already registered by {known.function.__module__}; choose another name."
+        )
+    _RULES[name] = rule
+    function.__credit_rule__ = rule
+    return function
+
+
+def _origin(function: Function) -> tuple[str, str]:
+    return function.__module__, function.__qualname__
+
+
+# ---- finding ----------------------------------------------------------------------------------
+
+
+def rules() -> dict[str, Rule]:
+    """Return all registered rules by name, those of entry points included.
+
+    A broken plug-in is reported by name and left out; it does not take the others down.
+    """
+    _builtin()
+    for point in entry_points(group=ENTRY_POINTS):
+        if point.name not in _RULES:
+            try:
+                _RULES[point.name] = _as_rule(point.load(), point.name)
+            except Exception as error:
+                warnings.warn(f"strategy {point.name!r} ({point.value}): {error!r}", stacklevel=2)
+    return dict(_RULES)
+
+
+def _builtin() -> None:
+    importlib.import_module("grpo_credit.aggregations")
+    importlib.import_module("grpo_credit.allocations")
+
+
+def _find(name: str) -> Rule:
+    _builtin()
+    if name in _RULES:
+        return _RULES[name]
+    if ":" in name:
+        return _as_rule(_import(name), name)
+    for point in entry_points(group=ENTRY_POINTS):
+        if point.name == name:
+            return _as_rule(point.load(), name)
+    known = sorted(rules())
+    close = get_close_matches(name, known, n=1)
+    hint = f" Did you mean {close[0]!r}?" if close else ""
+    raise CreditError(
+        f"unknown strategy {name!r}.{hint} Known: {', '.join(known)}; or 'pkg.mod:obj' for your own."
+    )
+
+
+def _import(path: str) -> Any:
+    module_name, _, attribute = path.partition(":")
+    added = os.getcwd()  # `accelerate launch` puts the script's folder on the path, not this one
+    sys.path.insert(0, added)
+    try:
+        module = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
+            raise
+        raise CreditError(
+            f"no module {module_name!r} for strategy {path!r}; looked in {added} and on sys.path."
+        ) from None
+    finally:
+        sys.path.remove(added)
+    if not hasattr(module, attribute):
+        names = [n for n, v in vars(module).items() if callable(v) and not n.startswith("_")]
+        close = get_close_matches(attribute, names, n=1)
+        hint = f" Did you mean {close[0]!r}?" if close else ""
+        raise CreditError(f"{module.__file__} has no {attribute!r}.{hint}")
+    return getattr(module, attribute)
+
+
+def _as_rule(thing: Any, name: str) -> Rule:
+    known = getattr(thing, "__credit_rule__", None)
+    if known is not None:
+        return known
+    if not callable(thing):
+        raise CreditError(f"{name!r} is a {type(thing).__name__}, expected a function of Rollouts.")
+    return Rule("credit", thing, name)
+
+
+# ---- strategies -------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Strategy:
+    """A resolved strategy: `credit = allocation x aggregation`, or one function for both.
+
+    Args:
+        name: how the user named it, completed: `even/seq`.
+        allocation: where the advantage lands; None for a whole-credit callable.
+        aggregation: the denominators; None for a whole-credit callable.
+        whole: the callable that returns the credit matrix itself.
+        options: the keyword arguments bound to each rule's function, by rule name.
+    """
+
+    name: str
+    allocation: Rule | None
+    aggregation: Rule | None
+    whole: Rule | None
+    options: dict[str, dict[str, Any]]
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """Optional fields of `Rollouts` that must be present."""
+        return frozenset().union(*(rule.needs for rule in self.rules))
+
+    @property
+    def rules(self) -> list[Rule]:
+        """The parts this strategy is made of."""
+        return [rule for rule in (self.allocation, self.aggregation, self.whole) if rule]
+
+    @property
+    def even(self) -> bool:
+        """Whether every counted token of a completion gets the same credit by construction."""
+        return self.allocation is not None and self.allocation.name == DEFAULT_ALLOCATION
+
+    @property
+    def keeps_sign(self) -> bool:
+        """Whether no token's credit opposes the advantage of its completion, as declared."""
+        return self.allocation is not None and self.allocation.keeps_sign
+
+    def weights(self, rollouts: Rollouts) -> Float[Tensor, "B 1"]:
+        """Return the aggregation: nonnegative weight of each completion's tokens, `(B, 1)`."""
+        if self.aggregation is None:
+            raise CreditError(f"{self.name!r} returns the whole credit, it has no aggregation.")
+        return _weights(self.aggregation.name, self._call(self.aggregation, rollouts), rollouts)
+
+    def credit(self, rollouts: Rollouts) -> Float[Tensor, "B T"]:
+        """Return the credit matrix `(B, T)`; see `compute_credit`."""
+        if missing := sorted(n for n in self.needs if getattr(rollouts, n) is None):
+            raise CreditError(f"{self.name!r} needs rollouts.{missing[0]}, which is None.")
+        if self.whole:
+            return _matrix(self.whole.name, self._call(self.whole, rollouts), rollouts)
+        assert self.allocation is not None
+        landed = _matrix(self.allocation.name, self._call(self.allocation, rollouts), rollouts)
+        return landed * self.weights(rollouts)
+
+    def _call(self, rule: Rule, rollouts: Rollouts) -> Any:
+        return rule.function(rollouts, **self.options.get(rule.name, {}))
+
+
+def _matrix(name: str, value: Any, rollouts: Rollouts) -> Float[Tensor, "B T"]:
+    shape = tuple(rollouts.mask.shape)
+    if not isinstance(value, Tensor) or tuple(value.shape) != shape:
+        got = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
+        raise CreditError(
+            f"{name!r} returned {got}, expected a tensor of shape {shape} like rollouts.mask: "
+            "one value per completion token."
+        )
+    _refuse_gradient(name, value)
+    value = torch.where(rollouts.mask, value.to(rollouts.advantages.dtype), 0.0)
+    if not torch.isfinite(value).all():
+        row, column = (~torch.isfinite(value)).nonzero()[0].tolist()
+        raise CreditError(
+            f"{name!r} gave {value[row, column].item()} to token {column} of completion {row} "
+            f"(length {int(rollouts.lengths[row])}); credit must be finite."
+        )
+    return value
+
+
+def _weights(name: str, value: Any, rollouts: Rollouts) -> Float[Tensor, "B 1"]:
+    value = torch.as_tensor(
+        value, dtype=rollouts.advantages.dtype, device=rollouts.advantages.device
+    )
+    rows = len(rollouts.advantages)
+    if value.dim() and tuple(value.shape) != (rows, 1):
+        raise CreditError(
+            f"{name!r} returned shape {tuple(value.shape)}, expected ({rows}, 1): one weight per "
+            "completion, or one number for all. Index a (B,) tensor with [:, None]."
+        )
+    _refuse_gradient(name, value)
+    value = value.expand(rows, 1)
+    if not torch.isfinite(value).all() or (value < 0).any():
+        row = int((~(torch.isfinite(value) & (value >= 0))).nonzero()[0, 0])
+        raise CreditError(
+            f"{name!r} gave weight {value[row, 0].item()} to completion {row} (length "
+            f"{int(rollouts.lengths[row])}); weights must be finite and >= 0. A sign belongs into "
+            "the allocation."
+        )
+    return value
+
+
+def _refuse_gradient(name: str, value: Tensor) -> None:
+    if value.requires_grad:
+        raise CreditError(f"{name!r} returned a tensor that carries a gradient; use .detach().")
+
+
+def resolve_credit(
+    credit: str | Function | Strategy | None = None,
+    *,
+    default_aggregation: str = DEFAULT_AGGREGATION,
+    **options: Any,
+) -> Strategy:
+    """Turn what a user names into a strategy, and check its options.
+
+    Args:
+        credit: `"aggregation"`, `"allocation"`, `"allocation/aggregation"`, `"pkg.mod:obj"` (also
+            as either part), a function (decorated or not), or None for `even`.
+        default_aggregation: completes an allocation that comes alone.
+        options: keyword arguments of the rules, each for the rule that declares it.
+
+    Returns:
+        The strategy. An undecorated callable is taken to return the whole credit matrix.
+
+    Raises:
+        CreditError: unknown name (with a suggestion), wrong kind, unknown or ill-typed option.
+
+    Example:
+        >>> resolve_credit("seq").name
+        'even/seq'
+    """
+    if isinstance(credit, Strategy):
+        if options:
+            raise CreditError(f"{credit.name!r} is resolved already; give options when resolving.")
+        return credit
+    parts = _parts(credit)
+    chosen: dict[str, Rule] = {}
+    for part in parts:
+        rule = _find(part) if isinstance(part, str) else _callable_rule(part)
+        if rule.kind in chosen:
+            raise CreditError(
+                f"{credit!r} names two {rule.kind}s, expected allocation/aggregation."
+            )
+        chosen[rule.kind] = rule
+    if "credit" in chosen and len(chosen) > 1:
+        raise CreditError(
+            f"{chosen['credit'].name!r} returns the whole credit; decorate it with @allocation or "
+            "@aggregation to combine it with another rule."
+        )
+    if len(parts) == 2 and getattr(_find(parts[0]), "kind", None) == "aggregation":
+        raise CreditError(f"{credit!r} is the wrong way round, expected allocation/aggregation.")
+    if "credit" not in chosen:
+        chosen.setdefault("allocation", _find(DEFAULT_ALLOCATION))
+        chosen.setdefault("aggregation", _find(default_aggregation))
+    ordered = [chosen[k] for k in ("allocation", "aggregation", "credit") if k in chosen]
+    return Strategy(
+        name="/".join(rule.name for rule in ordered),
+        allocation=chosen.get("allocation"),
+        aggregation=chosen.get("aggregation"),
+        whole=chosen.get("credit"),
+        options=_bind(ordered, options),
+    )
+
+
+def _parts(credit: str | Function | None) -> list[Any]:
+    if credit is None:
+        return []
+    if not isinstance(credit, str):
+        return [credit]
+    parts = [part.strip() for part in credit.split("/")]
+    if not all(parts) or len(parts) > 2:
+        raise CreditError(f"{credit!r} is no strategy; expected allocation/aggregation, or one.")
+    return parts
+
+
+def _callable_rule(function: Any) -> Rule:
+    if isinstance(function, functools.partial):
+        inner = _callable_rule(function.func)
+        return replace(inner, function=function)
+    name = getattr(function, "__name__", type(function).__name__)
+    return _as_rule(function, name)
+
+
+# ---- options ----------------------------------------------------------------------------------
+
+
+def _bind(parts: list[Rule], options: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    bound: dict[str, dict[str, Any]] = {rule.name: {} for rule in parts}
+    for key, value in options.items():
+        takers = [rule for rule in parts if key in rule.options]
+        if not takers:
+            known = sorted({name for rule in parts for name in rule.options})
+            close = get_close_matches(key, known, n=1)
+            hint = f" Did you mean {close[0]!r}?" if close else ""
+            listed = f"options: {', '.join(known)}" if known else "it takes no options"
+            names = "/".join(rule.name for rule in parts)
+            raise CreditError(f"{names!r} has no option {key!r}; {listed}.{hint}")
+        for rule in takers:
+            _check_type(rule, key, value)
+            bound[rule.name][key] = value
+    for rule in parts:
+        for key, parameter in rule.options.items():
+            if parameter.default is parameter.empty and key not in bound[rule.name]:
+                raise CreditError(f"{rule.name!r} needs the option {key!r} (credit_kwargs).")
+    return bound
+
+
+def _check_type(rule: Rule, key: str, value: Any) -> None:
+    function = rule.function.func if isinstance(rule.function, functools.partial) else rule.function
+    wanted = typing.get_type_hints(function).get(key, Any) if hasattr(function, "__name__") else Any
+    if not _fits(value, wanted):
+        said = wanted.__name__ if isinstance(wanted, type) else str(wanted).replace("typing.", "")
+        raise CreditError(
+            f"option {key!r} of {rule.name!r} is {value!r} ({type(value).__name__}), expected {said}."
+        )
+
+
+def _fits(value: Any, wanted: Any) -> bool:
+    origin = typing.get_origin(wanted)
+    if wanted is Any:
+        return True
+    if origin in (typing.Union, types.UnionType):
+        return any(_fits(value, choice) for choice in typing.get_args(wanted))
+    if origin is Literal:
+        return value in typing.get_args(wanted)
+    kind = origin or wanted
+    if isinstance(value, bool) and kind in (int, float):
+        return False  # bool is an int to Python, not to a user
+    if kind is float:
+        return isinstance(value, int | float)
+    return not isinstance(kind, type) or isinstance(value, kind)
+
+
+# ---- the two verbs ----------------------------------------------------------------------------
+
+
+def compute_credit(
+    credit: str | Function | Strategy | None, rollouts: Rollouts, **options: Any
+) -> Float[Tensor, "B T"]:
+    """Compute the credit matrix of a strategy on rollouts.
+
+        C[i, t] = allocation[i, t] · aggregation[i] · mask[i, t]
+
+    Args:
+        credit: whatever `resolve_credit` takes.
+        rollouts: whole groups and the totals of their window.
+        options: the strategy's keyword arguments.
+
+    Returns:
+        Credit `(B, T)`, dimensionless, loss weight included: the on-policy policy gradient is
+        Σ C[i, t] ∇ log π(o[i, t]). Zero where the mask is False, also where the rule says otherwise.
+
+    Raises:
+        CreditError: see `resolve_credit`; and if a rule returns the wrong shape, a value that is
+            not finite, a negative weight, or a tensor that carries a gradient.
+
+    Example:
+        >>> two = Rollouts.from_lists([1, 3], [1.0, 0.0], num_generations=2,
+        ...                           max_completion_length=4, advantages=[1.0, -1.0])
+        >>> compute_credit("seq", two)
+        tensor([[ 0.5000,  0.0000,  0.0000],
+                [-0.5000, -0.5000, -0.5000]])
+    """
+    return resolve_credit(credit, **options).credit(rollouts)
+
+
+def list_credit() -> list[Rule]:
+    """Return every registered rule, aggregations first, each kind by name."""
+    return sorted(rules().values(), key=lambda rule: (rule.kind != "aggregation", rule.name))

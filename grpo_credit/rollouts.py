@@ -1,0 +1,273 @@
+"""The data contract: what a credit strategy may see.
+
+A `Rollouts` holds whole groups from every rank, before TRL shuffles and splits them. Normalisers
+(`num_completions`, `num_prompts`, `num_tokens`, `window_sum`) are totals over the *window*, that is
+over all completions of one optimizer step, and never sums over whatever micro-batch is at hand.
+This is what makes credit invariant to micro-batching, accumulation and the number of ranks.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields, replace
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+from torch.nn.functional import pad
+
+SCALE_EPS = 1e-4  # TRL divides by (standard deviation + 1e-4)
+
+
+@dataclass(frozen=True, eq=False)
+class Rollouts:
+    """Completions of whole groups, with the totals of the window that is being trained on.
+
+    Args:
+        completion_ids: token ids, padded on the right.
+        mask: True for counted tokens: completion mask x tool mask. A row may be all False.
+        advantages: TRL's group-relative advantage, before credit; dimensionless.
+        rewards: weighted sum over the reward functions; NaN where every function abstained.
+        rewards_per_func: one column per reward function, NaN for an abstention.
+        reward_names: the columns' names.
+        group: the index of the prompt a completion belongs to.
+        truncated: True where the completion was cut at the length limit.
+        max_completion_length: the configured limit `L_max`, in tokens.
+        window_count: how often a row is trained on in this optimizer step: 1 in the usual plan,
+            0 for rows of other steps (`steps_per_generation` > accumulation steps), 2 and more
+            where several iterations fall into one step.
+        old_logps: log-probability of each token under the policy that generated it, nats; optional.
+        entropies: entropy of the next-token distribution at each token, nats; optional.
+
+    Raises:
+        ValueError: if a field's shape does not fit, a number is not finite where it must be, or
+            the counts are negative.
+    """
+
+    completion_ids: Int[Tensor, "B T"]
+    mask: Bool[Tensor, "B T"]
+    advantages: Float[Tensor, " B"]
+    rewards: Float[Tensor, " B"]
+    rewards_per_func: Float[Tensor, "B K"]
+    reward_names: tuple[str, ...]
+    group: Int[Tensor, " B"]
+    truncated: Bool[Tensor, " B"]
+    max_completion_length: int
+    window_count: Int[Tensor, " B"] = field(default=None)  # ty: ignore[invalid-assignment]
+    old_logps: Float[Tensor, "B T"] | None = None
+    entropies: Float[Tensor, "B T"] | None = None
+
+    def __post_init__(self) -> None:
+        if self.window_count is None:
+            object.__setattr__(self, "window_count", torch.ones_like(self.group))
+        rows, columns = self._two_dimensional(self.completion_ids)
+        for name in ("mask", "old_logps", "entropies"):
+            self._expect(name, (rows, columns))
+        for name in ("advantages", "rewards", "group", "truncated", "window_count"):
+            self._expect(name, (rows,))
+        self._expect("rewards_per_func", (rows, len(self.reward_names)))
+        if self.mask.dtype != torch.bool:
+            raise ValueError(
+                f"mask has dtype {self.mask.dtype}, expected torch.bool; pass mask.bool()."
+            )
+        if not torch.isfinite(self.advantages).all():
+            row = int((~torch.isfinite(self.advantages)).nonzero()[0])
+            raise ValueError(
+                f"advantages[{row}] is {self.advantages[row].item()}, expected a finite number; "
+                "a completion that no reward function scored has advantage 0."
+            )
+        if self.max_completion_length < 1 or (self.window_count < 0).any():
+            raise ValueError(
+                f"max_completion_length is {self.max_completion_length} and the smallest "
+                f"window_count {int(self.window_count.min())}; expected >= 1 and >= 0."
+            )
+
+    def _two_dimensional(self, ids: Tensor) -> tuple[int, int]:
+        if ids.dim() != 2:
+            raise ValueError(f"completion_ids has shape {tuple(ids.shape)}, expected (B, T).")
+        return ids.shape[0], ids.shape[1]
+
+    def _expect(self, name: str, shape: tuple[int, ...]) -> None:
+        value = getattr(self, name)
+        if value is not None and tuple(value.shape) != shape:
+            raise ValueError(
+                f"{name} has shape {tuple(value.shape)}, expected {shape} to match completion_ids "
+                f"{tuple(self.completion_ids.shape)} and reward_names {self.reward_names}."
+            )
+
+    # ---- per row ------------------------------------------------------------------------------
+
+    @property
+    def lengths(self) -> Float[Tensor, " B"]:
+        """Counted tokens of each completion, `L_i`; 0 for a fully masked row."""
+        return self.mask.sum(dim=1).to(self.advantages.dtype)
+
+    @property
+    def position(self) -> Int[Tensor, "B T"]:
+        """How many counted tokens precede each token of its completion: 0, 1, ..., L_i - 1."""
+        return self.mask.cumsum(dim=1) - self.mask.long()
+
+    # ---- totals of the window -----------------------------------------------------------------
+
+    def window_sum(self, per_row: Float[Tensor, " B"]) -> Float[Tensor, ""]:
+        """Sum one number per completion over the window, counting a row as often as it is used."""
+        return (per_row * self.window_count).sum()
+
+    @property
+    def num_completions(self) -> Float[Tensor, ""]:
+        """`N`, completions in the window; fully masked rows count."""
+        return self.window_sum(torch.ones_like(self.advantages)).clamp(min=1)
+
+    @property
+    def num_tokens(self) -> Float[Tensor, ""]:
+        """`Σ_j L_j`, counted tokens in the window, at least 1."""
+        return self.window_sum(self.lengths).clamp(min=1)
+
+    @property
+    def num_prompts(self) -> Float[Tensor, ""]:
+        """`P`, prompts with at least one completion in the window."""
+        used = self.group[self.window_count > 0]
+        return self.advantages.new_tensor(max(1, used.unique().numel()))
+
+    # ---- building -----------------------------------------------------------------------------
+
+    @classmethod
+    def from_lists(
+        cls,
+        lengths: Sequence[int],
+        rewards: Sequence[float | None],
+        *,
+        num_generations: int,
+        max_completion_length: int,
+        advantages: Sequence[float] | None = None,
+        completion_ids: Sequence[Sequence[int]] | None = None,
+        scale_rewards: str = "group",
+        dtype: torch.dtype = torch.float32,
+    ) -> "Rollouts":
+        """Build rollouts by hand, for tests and notebooks.
+
+        Args:
+            lengths: counted tokens of each completion; 0 makes a fully masked row.
+            rewards: one number per completion, None for an abstention.
+            num_generations: completions per prompt; consecutive rows form a group.
+            max_completion_length: the limit in tokens; a completion this long is `truncated`.
+            advantages: taken as given; otherwise computed from the rewards as TRL does.
+            completion_ids: token ids per completion; otherwise every token has its position as id.
+            scale_rewards: TRL's `"group"`, `"batch"` or `"none"`.
+            dtype: of every floating-point field.
+
+        Returns:
+            Rollouts whose window is all rows, once each.
+
+        Raises:
+            ValueError: if the lists' lengths differ, do not divide into groups, or exceed the limit.
+
+        Example:
+            >>> Rollouts.from_lists([2, 3], [1.0, 0.0], num_generations=2,
+            ...                     max_completion_length=4, scale_rewards="none").advantages
+            tensor([ 0.5000, -0.5000])
+        """
+        rows = len(lengths)
+        if len(rewards) != rows or rows == 0 or rows % num_generations:
+            raise ValueError(
+                f"got {rows} lengths and {len(rewards)} rewards; expected equally many, in groups "
+                f"of num_generations={num_generations}."
+            )
+        if max(lengths) > max_completion_length or min(lengths) < 0:
+            raise ValueError(
+                f"lengths span {min(lengths)} to {max(lengths)}, expected 0 to "
+                f"max_completion_length={max_completion_length}."
+            )
+        columns = max(1, *lengths)
+        mask = torch.arange(columns) < torch.tensor(lengths)[:, None]
+        ids = torch.arange(columns).repeat(rows, 1) * mask
+        for row, tokens in enumerate(completion_ids or ()):
+            ids[row, : lengths[row]] = torch.tensor(tokens)
+        scores = torch.tensor([float("nan") if r is None else r for r in rewards], dtype=dtype)
+        group = torch.arange(rows) // num_generations
+        return cls(
+            completion_ids=ids,
+            mask=mask,
+            advantages=group_advantages(scores, group, scale_rewards)
+            if advantages is None
+            else torch.tensor(advantages, dtype=dtype),
+            rewards=scores,
+            rewards_per_func=scores[:, None],
+            reward_names=("reward",),
+            group=group,
+            truncated=torch.tensor([length == max_completion_length for length in lengths]),
+            max_completion_length=max_completion_length,
+        )
+
+    # ---- changing the layout, never the content -----------------------------------------------
+
+    def rows(self, index: Tensor) -> "Rollouts":
+        """Take rows in the given order; the window is then made of these rows."""
+        taken = {
+            f.name: value[index]
+            for f in fields(self)
+            if isinstance(value := getattr(self, f.name), Tensor)
+        }
+        return replace(self, **taken)
+
+    def padded(self, columns: int) -> "Rollouts":
+        """Pad on the right to `columns` tokens."""
+        extra = columns - self.mask.shape[1]
+        wide = {
+            name: pad(value, (0, extra))
+            for name in ("completion_ids", "mask", "old_logps", "entropies")
+            if (value := getattr(self, name)) is not None
+        }
+        return replace(self, **wide)
+
+    @classmethod
+    def cat(cls, parts: Sequence["Rollouts"]) -> "Rollouts":
+        """Join rollouts of several generation batches; groups stay apart."""
+        if len(parts) == 1:
+            return parts[0]
+        columns = max(part.mask.shape[1] for part in parts)
+        shifted, next_group = [], 0
+        for part in parts:
+            shifted.append(replace(part.padded(columns), group=part.group + next_group))
+            next_group += int(part.group.max()) + 1
+        joined = {
+            f.name: torch.cat([getattr(part, f.name) for part in shifted])
+            for f in fields(cls)
+            if isinstance(getattr(shifted[0], f.name), Tensor)
+        }
+        return replace(shifted[0], **joined)
+
+
+def group_advantages(
+    rewards: Float[Tensor, " B"], group: Int[Tensor, " B"], scale_rewards: str = "group"
+) -> Float[Tensor, " B"]:
+    """Compute the group-relative advantage as TRL 1.16 does.
+
+        A_i = (R_i - mean_g) / (std + 1e-4)
+
+    `std` is unbiased, over the group (`"group"`), over all rows (`"batch"`), or absent (`"none"`).
+    NaN rewards (abstentions) are left out of mean and std and get advantage 0, and so does every
+    member of a group without two scored completions.
+
+    Raises:
+        ValueError: if `scale_rewards` is none of the three.
+
+    Source: Shao et al. 2024, arXiv:2402.03300, section 4.1.2; `"none"` is Liu et al. 2025,
+    arXiv:2503.20783.
+    """
+    if scale_rewards not in ("group", "batch", "none"):
+        raise ValueError(
+            f"scale_rewards is {scale_rewards!r}, expected 'group', 'batch' or 'none'."
+        )
+    advantages = torch.zeros_like(rewards)
+    for index in group.unique():
+        member = group == index
+        advantages[member] = rewards[member] - rewards[member].nanmean()
+        if scale_rewards == "group":
+            advantages[member] /= _nanstd(rewards[member]) + SCALE_EPS
+    if scale_rewards == "batch":
+        advantages = advantages / (_nanstd(rewards) + SCALE_EPS)
+    return advantages.nan_to_num(nan=0.0)
+
+
+def _nanstd(values: Float[Tensor, " n"]) -> Float[Tensor, ""]:
+    scored = values[~values.isnan()]
+    return scored.std() if scored.numel() > 1 else values.new_zeros(())
