@@ -1,0 +1,234 @@
+"""`CreditGRPOConfig`: every option of TRL's `GRPOConfig`, and a credit strategy.
+
+`plan` decides, before any model is loaded, what will be trained, or says what clashes with what.
+"""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from trl import GRPOConfig
+
+from grpo_credit.options import CreditOptions
+from grpo_credit.registry import DEFAULT_AGGREGATION, CreditError, Strategy, resolve_credit, rules
+
+CLIPPED = ("dapo", "grpo", "dr_grpo", "luspo")  # one surrogate, four denominators
+SURROGATE_AGGREGATION = {"cispo": "dapo", "vespo": "dapo", "sapo": "length"}
+
+
+@dataclass
+class CreditGRPOConfig(CreditOptions, GRPOConfig):
+    """Configuration of `CreditGRPOTrainer`: TRL's `GRPOConfig` with a credit strategy.
+
+    Every option of `GRPOConfig` is an option here, with TRL's default, but for these:
+
+    * `credit`, `credit_kwargs`: the strategy and its options. Without `credit`, the strategy is the
+      one that `loss_type` stands for, so that the training is TRL's own.
+    * `loss_type` (default None): which surrogate. `cispo`, `sapo` and `vespo` go with every
+      strategy; TRL's `dapo`, `grpo`, `dr_grpo` and `luspo` are one surrogate (the clipped ratio)
+      with four denominators, so with `credit` they must agree with its aggregation. None is the
+      clipped ratio.
+    * `importance_sampling_level` (default None): `"sequence"` where `credit` aggregates by `seq`
+      (and the surrogate is not `vespo`), otherwise TRL's `"token"`.
+    * `bf16`, `use_cpu` (default: from the hardware): bfloat16 where an accelerator supports it;
+      the CPU where there is no accelerator. TRL stops with an error instead.
+
+    Raises:
+        CreditError: (a ValueError) if the strategy is unknown, its options are wrong, or another
+            setting clashes with it.
+    """
+
+    loss_type: str | None = field(  # ty: ignore[invalid-assignment]
+        default=None,
+        metadata={
+            "help": "Surrogate of the loss: 'cispo', 'sapo', 'vespo', or the clipped ratio (default; "
+            "TRL's 'dapo', 'grpo', 'dr_grpo', 'luspo' are the clipped ratio with the denominators "
+            "that `credit` calls 'dapo', 'length', 'uniform', 'seq')."
+        },
+    )
+    importance_sampling_level: str | None = field(  # ty: ignore[invalid-assignment]
+        default=None,
+        metadata={
+            "help": "'token' or 'sequence'. Default: 'sequence' for the strategy `seq`, else 'token'."
+        },
+    )
+
+    def __post_init__(self) -> None:
+        self._fit_to_hardware()
+        super().__post_init__()
+        self.credit_kwargs = parse_credit_kwargs(self.credit_kwargs)
+        plan(self)
+
+    def _fit_to_hardware(self) -> None:
+        accelerator = torch.accelerator.is_available()
+        if not accelerator:
+            self.use_cpu = True
+        if self.bf16 is None:
+            on_gpu = accelerator and not self.use_cpu and not self.fp16
+            self.bf16 = bool(on_gpu and _supports_bf16())
+
+
+def _supports_bf16() -> bool:
+    kind = torch.accelerator.current_accelerator()
+    if kind is None or kind.type not in ("cuda", "xpu", "npu"):
+        return False  # MPS: TrainingArguments refuses bf16 there
+    return bool(getattr(torch, kind.type).is_bf16_supported())
+
+
+def parse_credit_kwargs(value: dict[str, Any] | str | None) -> dict[str, Any]:
+    """Read `credit_kwargs`, which the command line passes as JSON text.
+
+    Raises:
+        CreditError: if it is no JSON object; with the place in the text.
+    """
+    if isinstance(value, str):
+        try:
+            value = json.loads(value)
+        except json.JSONDecodeError as error:
+            raise CreditError(
+                f"credit_kwargs is not JSON: {error.msg} at character {error.pos} of {value!r}; "
+                """write it like --credit_kwargs '{"alpha": 0.75}'."""
+            ) from None
+    if value is None:
+        return {}
+    if not isinstance(value, dict):
+        raise CreditError(f"credit_kwargs is {value!r}, expected a JSON object of option names.")
+    return value
+
+
+# ---- what will be trained ---------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a configuration comes to.
+
+    Args:
+        strategy: the credit.
+        loss_type: the name under which TRL computes the surrogate.
+        ratio: `"token"` or `"sequence"`.
+    """
+
+    strategy: Strategy
+    loss_type: str
+    ratio: str
+
+    @property
+    def sequence_token(self) -> bool:
+        """Whether the ratio is s_i · π/sg[π]: a sequence-level ratio that keeps token credit."""
+        return self.ratio == "sequence" and not self.strategy.even
+
+    def __str__(self) -> str:
+        surrogate = "clipped ratio" if self.loss_type in CLIPPED else self.loss_type
+        options = {k: v for given in self.strategy.options.values() for k, v in given.items()}
+        said = f" {options}" if options else ""
+        return f"credit {self.strategy.name}{said} | surrogate: {surrogate}, {self.ratio}-level"
+
+
+def plan(
+    args: GRPOConfig,
+    credit: str | Callable[..., Any] | Strategy | None = None,
+    credit_kwargs: dict[str, Any] | str | None = None,
+) -> Plan:
+    """Decide what a configuration trains, or say what clashes with what.
+
+    A plain `GRPOConfig` is read as it is but for TRL's two defaults `loss_type="dapo"` and
+    `importance_sampling_level="token"`, which count as not given there.
+
+    Args:
+        args: the configuration.
+        credit: takes the place of `args.credit`.
+        credit_kwargs: takes the place of `args.credit_kwargs`.
+
+    Raises:
+        CreditError: with both settings and what to change.
+    """
+    ours = isinstance(args, CreditGRPOConfig)
+    loss_type = args.loss_type if ours or args.loss_type != "dapo" else None
+    level = args.importance_sampling_level
+    level = level if ours or level != "token" else None
+    credit, options = _asked(args, credit, credit_kwargs)
+    _refuse_bnpo(loss_type)
+    strategy = resolve_credit(credit, default_aggregation=_aggregation_of(loss_type), **options)
+    if credit is not None:
+        _refuse_second_aggregation(strategy, loss_type)
+    by_seq = credit is not None and _aggregates_by(strategy) == "seq"
+    ratio = level or ("sequence" if by_seq and loss_type != "vespo" else "token")
+    _refuse_distortions(args, strategy, loss_type, ratio)
+    surrogate = loss_type if loss_type in SURROGATE_AGGREGATION else DEFAULT_AGGREGATION
+    return Plan(strategy, surrogate, ratio)
+
+
+def _asked(args: GRPOConfig, credit: Any, credit_kwargs: Any) -> tuple[Any, dict[str, Any]]:
+    named = getattr(args, "credit", None)
+    if credit is not None and named is not None and credit != named:
+        raise CreditError(
+            f"credit is {credit!r} as an argument of the trainer and {named!r} in the "
+            "configuration; give it once."
+        )
+    if credit is None:
+        credit = named
+    if credit_kwargs is None:
+        credit_kwargs = getattr(args, "credit_kwargs", None)
+    return credit, parse_credit_kwargs(credit_kwargs)
+
+
+def _aggregates_by(strategy: Strategy) -> str | None:
+    return strategy.aggregation.name if strategy.aggregation else None
+
+
+def _aggregation_of(loss_type: str | None) -> str:
+    if loss_type in SURROGATE_AGGREGATION:
+        return SURROGATE_AGGREGATION[loss_type]
+    twins = {rule.trl: name for name, rule in rules().items() if rule.trl}
+    if loss_type is not None and loss_type not in twins:
+        known = sorted([*twins, *SURROGATE_AGGREGATION])
+        raise CreditError(f"loss_type is {loss_type!r}, expected one of {', '.join(known)}.")
+    return twins.get(loss_type, DEFAULT_AGGREGATION)
+
+
+def _refuse_bnpo(loss_type: str | None) -> None:
+    if loss_type == "bnpo":
+        raise CreditError(
+            "loss_type='bnpo' divides by the tokens of whatever micro-batch is at hand, so its "
+            "gradient changes with the batch split; drop it and use credit='dapo', which divides "
+            "by the tokens of the whole optimizer step."
+        )
+
+
+def _refuse_second_aggregation(strategy: Strategy, loss_type: str | None) -> None:
+    if loss_type not in CLIPPED or _aggregates_by(strategy) == _aggregation_of(loss_type):
+        return
+    raise CreditError(
+        f"loss_type={loss_type!r} aggregates by {_aggregation_of(loss_type)!r}, but "
+        f"credit={strategy.name!r} by {_aggregates_by(strategy) or 'itself'!r}; drop loss_type "
+        "(the surrogate is the same clipped ratio), or drop credit."
+    )
+
+
+def _refuse_distortions(
+    args: GRPOConfig, strategy: Strategy, loss_type: str | None, ratio: str
+) -> None:
+    if ratio not in ("token", "sequence"):
+        raise CreditError(
+            f"importance_sampling_level is {ratio!r}, expected 'token' or 'sequence'."
+        )
+    if args.beta != 0.0 and strategy.aggregation is None:
+        raise CreditError(
+            f"beta={args.beta} adds a KL term, which takes the strategy's aggregation weights, but "
+            f"{strategy.name!r} returns the whole credit; decorate it with @allocation or "
+            "@aggregation, or set beta=0."
+        )
+    by_sign = {
+        "off_policy_mask_threshold": args.off_policy_mask_threshold is not None,
+        "loss_type='vespo'": loss_type == "vespo",
+    }
+    for setting, used in by_sign.items():
+        if used and not strategy.keeps_sign:
+            raise CreditError(
+                f"{setting} decides by the sign of a completion's advantage, but "
+                f"{strategy.name!r} may give tokens of one completion both signs; drop the setting, "
+                "or use an allocation declared with keeps_sign=True."
+            )

@@ -1,0 +1,21 @@
+"""The options that this package adds to TRL's: readable without importing torch or trl."""
+
+from dataclasses import dataclass, field
+
+
+@dataclass
+class CreditOptions:
+    """Options that `CreditGRPOConfig` adds to `GRPOConfig`."""
+
+    credit: str | None = field(
+        default=None,
+        metadata={
+            "help": "How a reward is spread over tokens: an aggregation (uniform, length, seq, "
+            "dapo), allocation/aggregation (even/seq), or pkg.mod:obj for your own; `grpo-credit "
+            "list` shows all. Default: what TRL's loss_type stands for."
+        },
+    )
+    credit_kwargs: dict | str | None = field(
+        default=None,
+        metadata={"help": "Options of the strategy, as JSON: '{\"alpha\": 0.75}'."},
+    )

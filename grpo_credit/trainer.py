@@ -1,0 +1,322 @@
+"""`CreditGRPOTrainer`: TRL's `GRPOTrainer` with the credit matrix in place of its advantages.
+
+Nothing of TRL is copied; these of its methods are extended with `super()`:
+
+* `_calculate_rewards`, `_generate_and_score_completions`: keep what a strategy may see, for whole
+  groups over all ranks, before TRL shuffles and splits the batch;
+* `get_batch_samples`, `_prepare_inputs`: prepare all micro-batches of an optimizer step (the
+  window) when its first one is due, compute the credit once, and hand it to TRL as advantages;
+* `_compute_loss`, `_get_per_token_logps_and_entropies`: weigh the KL term as the strategy does, and
+  move the anchor of a sequence-level ratio over token credit. See `grpo_credit.folding`.
+"""
+
+import inspect
+from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+import trl
+from accelerate.utils import gather
+from jaxtyping import Float
+from torch import Tensor
+from trl import GRPOConfig, GRPOTrainer
+from trl.trainer.utils import strip_images_from_messages
+
+from grpo_credit import diagnostics
+from grpo_credit.config import CreditGRPOConfig, Plan, plan
+from grpo_credit.folding import (
+    RowBeta,
+    counted,
+    host_weight,
+    items_for_unit_weight,
+    sequence_token_anchor,
+)
+from grpo_credit.registry import Strategy
+from grpo_credit.rollouts import Rollouts
+from grpo_credit.seams import SeamError, check_seams
+from grpo_credit.window import Generation, Window, credit_table, first_rows
+
+logger = transformers.utils.logging.get_logger(__name__)
+
+
+class CreditGRPOTrainer(GRPOTrainer):
+    """TRL's `GRPOTrainer` with a pluggable credit strategy; a drop-in.
+
+    Every constructor argument of `GRPOTrainer` and every option of `GRPOConfig` works, or is
+    refused here with a message that names both sides of the clash. Without `credit` the training is
+    TRL's own, with normalisers that are exact over the optimizer step.
+
+    Args:
+        model: as in `GRPOTrainer`, like all arguments that are not named here.
+        reward_funcs: as in `GRPOTrainer`.
+        args: a `CreditGRPOConfig`, or a plain `GRPOConfig`.
+        *rest: as in `GRPOTrainer`.
+        credit: strategy name, `"pkg.mod:obj"`, or a function of `Rollouts`; instead of
+            `args.credit`.
+        credit_kwargs: options of the strategy; instead of `args.credit_kwargs`.
+        **kwargs: as in `GRPOTrainer`.
+
+    Raises:
+        SeamError: if the installed TRL lacks a seam.
+        CreditError: (a ValueError) unknown strategy, wrong option, or settings that clash.
+
+    Logged, besides TRL's metrics, once per optimizer step and over what it was trained on:
+    `credit/mass`, `credit/mass_positive`, `credit/mass_negative`, `credit/effective_tokens`,
+    `credit/zero_share`, `credit/dead_groups`, `credit/dead_groups_low`, `credit/dead_groups_high`
+    (see `grpo_credit.diagnostics`). With `log_completions`, the credit of every token goes to
+    `<output_dir>/credit/credit_<step>.parquet`.
+
+    Example:
+        >>> trainer = CreditGRPOTrainer(  # doctest: +SKIP
+        ...     model="Qwen/Qwen2.5-0.5B-Instruct", reward_funcs=my_reward, train_dataset=dataset,
+        ...     args=CreditGRPOConfig("out"), credit="seq")
+    """
+
+    _tag_names = ["trl", "grpo", "grpo-credit"]  # noqa: RUF012 (TRL's way of naming tags)
+
+    def __init__(
+        self,
+        model: Any,
+        reward_funcs: Any = None,
+        args: GRPOConfig | None = None,
+        *rest: Any,
+        credit: str | Callable[..., Any] | Strategy | None = None,
+        credit_kwargs: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        check_seams(GRPOTrainer, trl.__version__)
+        if args is None:
+            name = model if isinstance(model, str) else model.config._name_or_path
+            args = CreditGRPOConfig(f"{name.split('/')[-1]}-GRPO")
+        self.plan: Plan = plan(args, credit, credit_kwargs)
+        self._window: list[Any] = []  # the data loader's batches of the coming optimizer step
+        self._prepared: Iterator[dict[str, Any]] = iter(())  # its micro-batches, with credit
+        self._generations: dict[int, Generation] = {}  # what the window and TRL's buffer draw on
+        self._anchored: dict[str, Any] | None = None  # inputs whose ratio is to be re-anchored
+        self._reward_range = diagnostics.RewardRange()
+        self._trained_on: tuple[Window, Tensor] | None = None
+        super().__init__(model, reward_funcs, args, *rest, **kwargs)
+        self.loss_type = self.plan.loss_type
+        self.importance_sampling_level = "token" if self.plan.sequence_token else self.plan.ratio
+        self._announce(args)
+
+    def _announce(self, args: GRPOConfig) -> None:
+        logger.info(f"grpo-credit: {self.plan}")
+        if not isinstance(args, CreditGRPOConfig) and self.plan.ratio != (
+            args.importance_sampling_level
+        ):
+            logger.warning_once(
+                f"credit {self.plan.strategy.name!r} goes with the {self.plan.ratio}-level ratio; "
+                "for another, pass CreditGRPOConfig(importance_sampling_level=...) as args."
+            )
+        if self.top_entropy_quantile < 1.0:
+            logger.warning_once(
+                "top_entropy_quantile is taken by TRL over each micro-batch: the gradient depends "
+                "on how the step is cut into micro-batches."
+            )
+
+    @property
+    def _mode(self) -> str:
+        return "train" if self.model.training else "eval"
+
+    # ---- what a strategy may see --------------------------------------------------------------
+
+    def _calculate_rewards(
+        self, inputs: Any, prompts: Any, completions: Any, completion_ids_list: Any
+    ) -> Tensor:
+        rewards = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
+        ends = {*self.eos_token_ids, self._tokenizer.pad_token_id}
+        truncated = [ids[-1] not in ends for ids in completion_ids_list]
+        self._scored = rewards, torch.tensor(truncated, device=self.accelerator.device)
+        return rewards
+
+    def _generate_and_score_completions(self, inputs: Any) -> dict[str, Any]:
+        output = super()._generate_and_score_completions(inputs)
+        rollouts = self._gather_rollouts(output)
+        last = -len(rollouts.advantages)  # TRL's log holds the rows of all ranks, in this order
+        texts = [list(self._logs[name])[last:] for name in ("prompt", "completion")]
+        number = max(self._generations, default=-1) + 1
+        self._generations[number] = Generation(
+            rollouts, *([strip_images_from_messages(text) for text in column] for column in texts)
+        )
+        rows = len(output["advantages"])
+        first = self.accelerator.process_index * rows
+        device = self.accelerator.device
+        output["row"] = torch.arange(first, first + rows, device=device)  # shuffled with the rest
+        output["generation"] = torch.tensor(number, device=device)
+        return output
+
+    def _gather_rollouts(self, output: dict[str, Any]) -> Rollouts:
+        rewards_per_func, truncated = self._scored
+        abstained = rewards_per_func.isnan().all(dim=1)
+        weighted = (rewards_per_func * self.reward_weights.to(rewards_per_func)).nansum(dim=1)
+        columns = {"completion_ids": output["completion_ids"], "mask": counted(output)}
+        gathered = {
+            name: gather(self.accelerator.pad_across_processes(value, dim=1))
+            for name, value in (columns | self._needed(output)).items()
+        }
+        generations = self.num_generations if self._mode == "train" else self.num_generations_eval
+        return Rollouts(
+            mask=gathered.pop("mask").bool(),
+            **gathered,
+            advantages=gather(output["advantages"]),
+            rewards=weighted.masked_fill(abstained, torch.nan),
+            rewards_per_func=rewards_per_func,
+            reward_names=tuple(self.reward_func_names),
+            group=torch.arange(len(weighted), device=weighted.device) // generations,
+            truncated=gather(truncated.long()).bool(),
+            max_completion_length=self.max_completion_length,
+        )
+
+    def _needed(self, output: dict[str, Any]) -> dict[str, Tensor]:
+        """Compute the optional per-token fields that the strategy declares, and no others."""
+        needs = self.plan.strategy.needs
+        have = {"old_logps": output.get("old_per_token_logps")}
+        if any(have.get(name) is None for name in needs):
+            have = self._score(output)
+        return {name: have[name] for name in needs}
+
+    @torch.no_grad()
+    def _score(self, output: dict[str, Any]) -> dict[str, Tensor]:
+        score = super()._get_per_token_logps_and_entropies
+        accepted = inspect.signature(score).parameters
+        logps, entropies, _ = score(
+            self.model,
+            torch.cat([output["prompt_ids"], output["completion_ids"]], dim=1),
+            torch.cat([output["prompt_mask"], output["completion_mask"]], dim=1),
+            output["completion_ids"].size(1),
+            batch_size=getattr(self.args, f"per_device_{self._mode}_batch_size"),
+            compute_entropy=True,
+            **{name: value for name, value in output.items() if name in accepted},  # images
+        )
+        return {"old_logps": logps, "entropies": entropies}
+
+    # ---- the window: credit once per optimizer step -------------------------------------------
+
+    def get_batch_samples(self, *args: Any, **kwargs: Any) -> Any:
+        """Remember the batches of the coming optimizer step."""
+        samples, num_items = super().get_batch_samples(*args, **kwargs)
+        self._window, self._prepared = samples, iter(())
+        return samples, num_items
+
+    def _prepare_inputs(self, generation_batch: Any) -> dict[str, Any]:
+        if self._mode == "eval":
+            return self._with_credit([super()._prepare_inputs(generation_batch)])[0]
+        if self._window:
+            self._prepared = iter(self._with_credit(self._micro_batches()))
+            self._window = []
+        try:
+            return next(self._prepared)
+        except StopIteration:
+            raise RuntimeError(
+                "_prepare_inputs was called outside of an optimizer step, so the totals of its "
+                "window are unknown; call get_batch_samples first, as Trainer.train does."
+            ) from None
+
+    def _micro_batches(self) -> list[dict[str, Any]]:
+        """Let TRL prepare every micro-batch of the step now, each as if its turn had come."""
+        first, batches = self._step, []
+        for offset, samples in enumerate(self._window):
+            self._step = first + offset
+            batches.append(super()._prepare_inputs(samples))
+        self._step = first
+        return batches
+
+    def _with_credit(self, batches: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """Compute the credit of a window and hand it to its micro-batches."""
+        window, rows = self._join(batches)
+        rollouts, strategy = window.rollouts, self.plan.strategy
+        credit = strategy.credit(rollouts)
+        weights = strategy.weights(rollouts) if strategy.aggregation else torch.ones_like(credit)
+        self._record(window, credit)
+        per_row = rollouts.advantages[:, None] * weights if strategy.even else credit
+        return [
+            self._fold(batch, per_row[own], weights[own], len(batches))
+            for batch, own in zip(batches, rows, strict=True)
+        ]
+
+    def _join(self, batches: list[dict[str, Any]]) -> tuple[Window, list[Tensor]]:
+        """Join the generations that the window draws on, and locate each micro-batch's rows."""
+        drawn = {int(batch["generation"]) for batch in batches}
+        generations = {n: g for n, g in self._generations.items() if n in drawn}
+        start = first_rows(generations)
+        rows = [batch["row"] + start[int(batch["generation"])] for batch in batches]
+        buffered = {int(batch["generation"]) for batch in self._buffered_inputs or []}
+        self._generations = {
+            n: g for n, g in self._generations.items() if n in drawn | buffered
+        }
+        return Window.join(list(generations.values()), gather(torch.cat(rows))), rows
+
+    def _fold(
+        self,
+        batch: dict[str, Any],
+        credit: Float[Tensor, "b _"],
+        weights: Float[Tensor, "b _"],
+        steps: int,
+    ) -> dict[str, Any]:
+        """Express credit and KL weights in units of TRL's own weight."""
+        ranks, training = self.accelerator.num_processes, self._mode == "train"
+        host = host_weight(self.loss_type, batch, steps, ranks)
+        items = items_for_unit_weight(ranks, self.args.steps_per_generation if training else 1)
+        columns = batch["completion_ids"].size(1)  # rollouts are as wide as the widest rank
+        folded = credit[:, :columns] / host
+        return {
+            **batch,
+            "advantages": folded.squeeze(1) if self.plan.strategy.even else folded,
+            "kl_weights": weights / host,
+            "num_items_in_batch": torch.full_like(batch["num_items_in_batch"], items),
+        }
+
+    # ---- the loss -----------------------------------------------------------------------------
+
+    def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> Tensor:
+        inputs = dict(inputs)  # TRL's buffer keeps its own old_per_token_logps
+        if self.plan.sequence_token and inputs.get("old_per_token_logps") is not None:
+            self._anchored = inputs
+        with self._kl_by_strategy(inputs["kl_weights"]):
+            return super()._compute_loss(model, inputs)
+
+    def _get_per_token_logps_and_entropies(self, *args: Any, **kwargs: Any) -> Any:
+        logps, entropies, aux_loss = super()._get_per_token_logps_and_entropies(*args, **kwargs)
+        if self._anchored is not None:
+            inputs, self._anchored = self._anchored, None
+            inputs["old_per_token_logps"] = sequence_token_anchor(
+                logps.detach(), inputs["old_per_token_logps"], counted(inputs)
+            )
+        return logps, entropies, aux_loss
+
+    @contextmanager
+    def _kl_by_strategy(self, weights: Float[Tensor, "b _"]) -> Generator[None, None, None]:
+        if self.beta == 0.0:
+            yield
+            return
+        beta, self.beta = self.beta, RowBeta.of(self.beta, weights)
+        try:
+            yield
+            if not self.beta.used:
+                raise SeamError("`self.beta * per_token_kl` in _compute_loss", trl.__version__)
+        finally:
+            self.beta = beta
+
+    # ---- what was trained on is what is logged ------------------------------------------------
+
+    def _record(self, window: Window, credit: Float[Tensor, "B T"]) -> None:
+        midpoint = self._reward_range.midpoint(window.rollouts.rewards)
+        for name, value in diagnostics.summary(credit, window.rollouts, midpoint).items():
+            self._metrics[self._mode][f"credit/{name}"].append(value)
+        if self._mode == "train" and self.log_completions:
+            self._trained_on = window, credit
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Log as TRL does, and write the credit of each token beside the completions table."""
+        training = self._mode == "train"
+        super().log(logs, start_time)
+        if training and self._trained_on is not None and self.accelerator.is_main_process:
+            folder = Path(self.args.output_dir) / "credit"
+            folder.mkdir(parents=True, exist_ok=True)
+            step = self.state.global_step
+            table = credit_table(*self._trained_on, self._tokenizer, step)
+            table.to_parquet(folder / f"credit_{step:05d}.parquet")
