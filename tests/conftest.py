@@ -1,0 +1,6 @@
+import os
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["TRL_EXPERIMENTAL_SILENCE"] = "1"  # rollout_func, which fixes the completions
+os.environ["CUDA_VISIBLE_DEVICES"] = ""  # parity is stated in float32 on the CPU
+os.environ.setdefault("OMP_NUM_THREADS", "1")

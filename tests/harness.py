@@ -1,0 +1,161 @@
+"""Run TRL's trainer and ours on the same completions, and compare losses and gradients.
+
+Completions come from a `rollout_func`, so that they are the same for every way of cutting a step,
+with uneven lengths, a fully masked row and a tool mask.
+"""
+
+import functools
+import random
+import tempfile
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from datasets import Dataset
+from transformers import PreTrainedModel, TrainerCallback
+from trl import GRPOConfig, GRPOTrainer
+
+from grpo_credit import CreditGRPOConfig, CreditGRPOTrainer
+from grpo_credit.tiny.model import build_model
+from grpo_credit.tiny.tokenizer import build_tokenizer
+
+PROMPTS = [f"{i}+{i + 1}=" for i in range(1, 9)]
+GROUP = 4
+LONGEST = 12
+TOKENIZER = build_tokenizer()
+
+
+def completion(prompt: str, member: int) -> list[int]:
+    """Return the token ids of a group member: 1 to 11 characters and an end, or cut at the limit."""
+    rng = random.Random(f"{prompt}{member}")
+    length = rng.randrange(1, LONGEST)
+    ids = [rng.choice(TOKENIZER.encode("0123456789,")) for _ in range(length)]
+    if prompt == PROMPTS[0] and member == 1:  # truncated; fully masked on request
+        return [*ids, *([ids[0]] * (LONGEST - length))]
+    return [*ids, TOKENIZER.eos_token_id]
+
+
+def tool_mask(ids: list[int]) -> list[int]:
+    """Mark the third to fifth token as a tool's."""
+    return [0 if 2 <= i < 5 and len(ids) > 6 else 1 for i in range(len(ids))]
+
+
+def reward(completions: list[str], **_: Any) -> list[float | None]:
+    """Score a completion by its digits; abstain on one that begins with 7."""
+    return [None if c.startswith("7") else sum(map(int, c.replace(",", ""))) % 7 / 3 for c in completions]
+
+
+def rollouts_with(tools: bool) -> Any:
+    """Make a `rollout_func` that looks completions up by prompt and place in the group."""
+
+    def rollout(prompts: list[str], trainer: GRPOTrainer) -> dict[str, Any]:
+        first = trainer.accelerator.process_index * len(prompts)
+        ids = [completion(p, (first + i) % GROUP) for i, p in enumerate(prompts)]
+        output = {
+            "prompt_ids": [TOKENIZER.encode(p) for p in prompts],
+            "completion_ids": ids,
+            "logprobs": None,
+        }
+        return output | ({"env_mask": [tool_mask(i) for i in ids]} if tools else {})
+
+    return rollout
+
+
+@functools.cache
+def reference() -> str:
+    """Save the reference model, which is not the policy, so that the KL term is never zero."""
+    folder = tempfile.mkdtemp()
+    build_model(TOKENIZER, seed=2, hidden_size=16, layers=1).save_pretrained(folder)
+    return folder
+
+
+def policy() -> PreTrainedModel:
+    """Build the same tiny random policy every time."""
+    model = build_model(TOKENIZER, seed=1, hidden_size=16, layers=1)
+    model.config._name_or_path = reference()
+    return model
+
+
+@dataclass
+class Trace(TrainerCallback):
+    """Losses of every micro-batch, gradients and parameters of every optimizer step."""
+
+    losses: list[float] = field(default_factory=list)
+    gradients: list[torch.Tensor] = field(default_factory=list)
+    logs: list[dict[str, float]] = field(default_factory=list)
+
+    def on_pre_optimizer_step(self, *_: Any, model: torch.nn.Module, **__: Any) -> None:
+        grads = [p.grad for _, p in sorted(model.named_parameters()) if p.grad is not None]
+        self.gradients.append(torch.cat([g.flatten().double() for g in grads]))
+
+    def on_log(self, *_: Any, logs: dict[str, float], **__: Any) -> None:
+        self.logs.append(dict(logs))
+
+
+def run(
+    trainer_class: type[GRPOTrainer],
+    config_class: type[GRPOConfig],
+    *,
+    tools: bool = False,
+    prompts: int = 4,
+    arguments: dict[str, Any] | None = None,
+    **options: Any,
+) -> Trace:
+    """Train a few steps on the fixed completions and return what happened."""
+    settings: dict[str, Any] = {
+        "per_device_train_batch_size": 8,
+        "gradient_accumulation_steps": 2,
+        "num_generations": GROUP,
+        "max_completion_length": LONGEST,
+        "max_steps": 2,
+        "learning_rate": 0.5,
+        "optim": "sgd",
+        "lr_scheduler_type": "constant",
+        "max_grad_norm": 0.0,
+        "logging_steps": 1,
+        "save_strategy": "no",
+        "report_to": [],
+        "use_cpu": True,
+        "bf16": False,
+        "gradient_checkpointing": False,
+        "disable_tqdm": True,
+        "shuffle_dataset": False,
+        "output_dir": tempfile.mkdtemp(),
+        **options,
+    }
+    trace = Trace()
+    trainer = trainer_class(
+        model=policy(),
+        args=config_class(**settings),
+        train_dataset=Dataset.from_dict({"prompt": PROMPTS[:prompts]}),
+        eval_dataset=Dataset.from_dict({"prompt": PROMPTS[-2:]}),
+        processing_class=TOKENIZER,
+        callbacks=[trace],
+        rollout_func=rollouts_with(tools),
+        **{"reward_funcs": reward, **(arguments or {})},
+    )
+    inner = trainer.compute_loss
+
+    def recorded(*args: Any, **kwargs: Any) -> torch.Tensor:
+        loss = inner(*args, **kwargs)
+        trace.losses.append(float(loss.detach().double()))
+        return loss
+
+    trainer.compute_loss = recorded
+    trainer.train()
+    return trace
+
+
+def trl(**options: Any) -> Trace:
+    """Train with TRL's own trainer."""
+    return run(GRPOTrainer, GRPOConfig, **options)
+
+
+def ours(**options: Any) -> Trace:
+    """Train with ours."""
+    return run(CreditGRPOTrainer, CreditGRPOConfig, **options)
+
+
+def difference(a: torch.Tensor, b: torch.Tensor) -> float:
+    """Give |a - b| / |b|, Euclidean."""
+    return float((a - b).norm() / b.norm())
