@@ -38,8 +38,8 @@ class Rollouts:
         entropies: entropy of the next-token distribution at each token, nats; optional.
 
     Raises:
-        ValueError: if a field's shape does not fit, a number is not finite where it must be, or
-            the counts are negative.
+        ValueError: if a field's shape does not fit, a number is not finite where it must be, a
+            tensor carries a gradient, or the counts are negative.
     """
 
     completion_ids: Int[Tensor, "B T"]
@@ -68,6 +68,8 @@ class Rollouts:
             raise ValueError(
                 f"mask has dtype {self.mask.dtype}, expected torch.bool; pass mask.bool()."
             )
+        if tracked := [n for n, v in self._tensors().items() if v.requires_grad]:
+            raise ValueError(f"{tracked[0]} carries a gradient; credit is a constant: .detach() it.")
         if not torch.isfinite(self.advantages).all():
             row = int((~torch.isfinite(self.advantages)).nonzero()[0])
             raise ValueError(
@@ -92,6 +94,10 @@ class Rollouts:
                 f"{name} has shape {tuple(value.shape)}, expected {shape} to match completion_ids "
                 f"{tuple(self.completion_ids.shape)} and reward_names {self.reward_names}."
             )
+
+    def _tensors(self) -> dict[str, Tensor]:
+        every = {f.name: getattr(self, f.name) for f in fields(self)}
+        return {name: value for name, value in every.items() if isinstance(value, Tensor)}
 
     # ---- per row ------------------------------------------------------------------------------
 
@@ -158,7 +164,8 @@ class Rollouts:
             Rollouts whose window is all rows, once each.
 
         Raises:
-            ValueError: if the lists' lengths differ, do not divide into groups, or exceed the limit.
+            ValueError: if the lists differ in length, do not divide into groups, or exceed the
+                limit.
 
         Example:
             >>> Rollouts.from_lists([2, 3], [1.0, 0.0], num_generations=2,
@@ -201,12 +208,7 @@ class Rollouts:
 
     def rows(self, index: Tensor) -> "Rollouts":
         """Take rows in the given order; the window is then made of these rows."""
-        taken = {
-            f.name: value[index]
-            for f in fields(self)
-            if isinstance(value := getattr(self, f.name), Tensor)
-        }
-        return replace(self, **taken)
+        return replace(self, **{name: value[index] for name, value in self._tensors().items()})
 
     def padded(self, columns: int) -> "Rollouts":
         """Pad on the right to `columns` tokens."""
@@ -228,12 +230,8 @@ class Rollouts:
         for part in parts:
             shifted.append(replace(part.padded(columns), group=part.group + next_group))
             next_group += int(part.group.max()) + 1
-        joined = {
-            f.name: torch.cat([getattr(part, f.name) for part in shifted])
-            for f in fields(cls)
-            if isinstance(getattr(shifted[0], f.name), Tensor)
-        }
-        return replace(shifted[0], **joined)
+        tensors = [part._tensors() for part in shifted]
+        return replace(shifted[0], **{n: torch.cat([t[n] for t in tensors]) for n in tensors[0]})
 
 
 def group_advantages(

@@ -1,0 +1,268 @@
+"""Rollouts, the four strategies by hand, and the numbers about a credit matrix."""
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from grpo_credit import (
+    CreditError,
+    Rollouts,
+    compute_credit,
+    diagnostics,
+    list_credit,
+    registry,
+)
+from grpo_credit.conformance import check
+from grpo_credit.rollouts import group_advantages
+
+
+def unregistered(kind):
+    """Decorate without a trace in the registry, so that lambdas may share a name."""
+
+    def decorate(function=None, **about):
+        if function is None:
+            return lambda function: decorate(function, **about)
+        about["needs"] = frozenset(about.get("needs", ()))
+        function.__credit_rule__ = registry.Rule(kind, function, function.__name__, **about)
+        return function
+
+    return decorate
+
+
+aggregation, allocation = unregistered("aggregation"), unregistered("allocation")
+
+
+def three(**options):
+    """Lengths 1, 3, 5 in one group; advantages given, so that the numbers are easy."""
+    settings = {"advantages": [2.0, -1.0, -1.0], "max_completion_length": 5, "num_generations": 3}
+    return Rollouts.from_lists([1, 3, 5], [1.0, 0.0, 0.0], **settings | options)
+
+
+# weight of a counted token by hand; N = 3, L_max = 5, Σ L = 9
+BY_HAND = {
+    "uniform": [1 / 15, 1 / 15, 1 / 15],
+    "length": [1 / 3, 1 / 9, 1 / 15],
+    "seq": [1 / 3, 1 / 3, 1 / 3],
+    "dapo": [1 / 9, 1 / 9, 1 / 9],
+}
+
+
+@pytest.mark.parametrize("credit", BY_HAND)
+def test_strategy_by_hand(credit):
+    rollouts = three()
+    weights = torch.tensor(BY_HAND[credit])[:, None]
+    expected = weights * torch.tensor([2.0, -1.0, -1.0])[:, None] * rollouts.mask
+    torch.testing.assert_close(compute_credit(credit, rollouts), expected)
+    torch.testing.assert_close(compute_credit(f"even/{credit}", rollouts), expected)
+
+
+def slow(credit, rollouts):
+    """Write the four formulas as loops over a window, row by row."""
+    lengths = [sum(row) for row in rollouts.mask.tolist()]
+    count = rollouts.window_count.tolist()
+    completions = sum(count)
+    tokens = sum(c * n for c, n in zip(count, lengths, strict=True))
+    weight = {
+        "uniform": lambda n: 1 / (completions * rollouts.max_completion_length),
+        "length": lambda n: 1 / (completions * max(n, 1)),
+        "seq": lambda n: 1 / completions,
+        "dapo": lambda n: 1 / max(tokens, 1),
+    }[credit]
+    return [
+        [a * weight(n) if m else 0.0 for m in row]
+        for a, n, row in zip(rollouts.advantages.tolist(), lengths, rollouts.mask.tolist(), strict=True)
+    ]
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.data())
+@pytest.mark.parametrize("credit", BY_HAND)
+def test_strategy_equals_its_loop(credit, data):
+    rows = 2 * data.draw(st.integers(1, 5))
+    lengths = data.draw(st.lists(st.integers(0, 9), min_size=rows, max_size=rows))
+    rewards = data.draw(st.lists(st.sampled_from([0.0, 0.5, 1.0, None]), min_size=rows, max_size=rows))
+    counts = data.draw(st.lists(st.integers(0, 2), min_size=rows, max_size=rows))
+    counts[0] = max(counts[0], 1)
+    rollouts = replace(
+        Rollouts.from_lists(
+            lengths, rewards, num_generations=2, max_completion_length=9, dtype=torch.float64
+        ),
+        window_count=torch.tensor(counts),
+    )
+    expected = torch.tensor(slow(credit, rollouts), dtype=torch.float64)
+    torch.testing.assert_close(compute_credit(credit, rollouts), expected, rtol=1e-12, atol=1e-15)
+
+
+@pytest.mark.parametrize("rule", [rule.name for rule in list_credit()])
+def test_every_registered_rule_obeys_the_laws(rule):
+    assert {law: v for law, v in check(rule).items() if v != "holds"} == {}
+
+
+BROKEN = {  # a rule that breaks one law, and the law
+    "micro_batch_mean": "other_windows_change_nothing",
+    "padded_width": "padding_changes_nothing",
+    "by_row_number": "rows_may_be_permuted",
+    "by_group_number": "groups_may_be_relabelled",
+    "positive_only": "allocation_is_linear",
+    "claims_mass": "mass_is_conserved",
+    "claims_sign": "sign_is_kept",
+    "peeks": "weights_are_nonnegative_and_blind_to_sign",
+    "learns": "no_gradient_flows",
+}
+
+
+@pytest.mark.parametrize(("name", "law"), BROKEN.items())
+def test_a_broken_rule_is_caught_by_its_law(name, law):
+    def row_numbers(r):
+        return torch.arange(len(r.group))
+
+    rules = {
+        "micro_batch_mean": aggregation(lambda r: 1 / r.mask.sum().clamp(min=1)),
+        "padded_width": aggregation(lambda r: 1 / r.mask.shape[1]),
+        "by_row_number": allocation(lambda r: (r.advantages * row_numbers(r))[:, None] * r.mask),
+        "by_group_number": allocation(lambda r: (r.advantages * r.group)[:, None] * r.mask),
+        "positive_only": allocation(lambda r: r.advantages.clamp(min=0)[:, None] * r.mask),
+        "claims_mass": allocation(conserves_mass=True)(lambda r: r.advantages[:, None] * 2 * r.mask),
+        "claims_sign": allocation(keeps_sign=True)(lambda r: -r.advantages[:, None] * r.mask),
+        "peeks": aggregation(lambda r: (r.advantages > 0)[:, None] / r.num_tokens),
+        "learns": allocation(lambda r: torch.ones(r.mask.shape, requires_grad=True)),
+    }
+    broken = [found for found, verdict in check(rules[name]).items() if verdict != "holds"]
+    assert law in broken
+
+
+# ---- rollouts ---------------------------------------------------------------------------------
+
+
+def test_advantages_are_trls():
+    rewards = torch.tensor([1.0, 0.0, 0.0, 1.0, 0.5, 0.5, math.nan, math.nan])
+    group = torch.tensor([0, 0, 0, 1, 1, 1, 2, 2])
+    # group 0: mean 1/3, unbiased std sqrt(1/3); group 1: mean 2/3, std sqrt(1/12)
+    a, b = 3 ** -0.5 + 1e-4, 12 ** -0.5 + 1e-4
+    expected = [2 / 3 / a, -1 / 3 / a, -1 / 3 / a, 1 / 3 / b, -1 / 6 / b, -1 / 6 / b, 0, 0]
+    torch.testing.assert_close(group_advantages(rewards, group), torch.tensor(expected))
+    centred = group_advantages(rewards, group, "none")
+    torch.testing.assert_close(centred[:3], torch.tensor([2 / 3, -1 / 3, -1 / 3]))
+    batch = group_advantages(rewards, group, "batch")
+    torch.testing.assert_close(batch, centred / (rewards[:6].std() + 1e-4))
+
+
+def test_position_counts_only_counted_tokens():
+    rollouts = replace(three(), mask=torch.tensor([[1, 0, 0, 0, 0], [1, 0, 1, 1, 0], [1] * 5]).bool())
+    assert rollouts.position[1].tolist() == [0, 1, 1, 2, 3]
+    assert rollouts.lengths.tolist() == [1, 3, 5]
+
+
+def test_totals_are_the_windows():
+    rollouts = replace(three(), window_count=torch.tensor([2, 0, 1]))
+    assert (rollouts.num_completions, rollouts.num_tokens, rollouts.num_prompts) == (3, 7, 1)
+
+
+def test_joining_keeps_groups_apart_and_pads():
+    joined = Rollouts.cat([three(), three(max_completion_length=9)])
+    assert joined.group.tolist() == [0, 0, 0, 1, 1, 1]
+    wide = Rollouts.cat([three(), three().padded(8)])
+    assert wide.mask.shape == (6, 8)
+    assert wide.mask.sum() == 18
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"mask": torch.ones(3, 4).bool()}, r"mask has shape \(3, 4\), expected \(3, 5\)"),
+        ({"group": torch.zeros(2).long()}, r"group has shape \(2,\), expected \(3,\)"),
+        ({"advantages": torch.tensor([1.0, math.nan, 0.0])}, r"advantages\[1\] is nan"),
+        ({"max_completion_length": 0}, "max_completion_length is 0"),
+        ({"window_count": torch.tensor([1, -1, 1])}, "smallest window_count -1"),
+        ({"reward_names": ("a", "b")}, r"rewards_per_func has shape \(3, 1\), expected \(3, 2\)"),
+    ],
+)
+def test_malformed_rollouts_are_refused(change, message):
+    with pytest.raises(ValueError, match=message):
+        replace(three(), **change)
+
+
+@pytest.mark.parametrize(
+    ("lists", "message"),
+    [
+        (([1, 2], [1.0]), "2 lengths and 1 rewards"),
+        (([1, 2, 3], [1.0, 0.0, 1.0]), "in groups of num_generations=2"),
+        (([1, 9], [1.0, 0.0]), "lengths span 1 to 9, expected 0 to max_completion_length=5"),
+    ],
+)
+def test_malformed_lists_are_refused(lists, message):
+    with pytest.raises(ValueError, match=message):
+        Rollouts.from_lists(*lists, num_generations=2, max_completion_length=5)
+
+
+# ---- what a rule may return -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("rule", "message"),
+    [
+        (allocation(lambda r: r.advantages), r"returned \(3,\), expected a tensor of shape \(3, 5\)"),
+        (allocation(lambda r: 1.0), "returned float, expected a tensor"),
+        (allocation(lambda r: r.mask * math.inf), r"inf to token 0 of completion 0 \(length 1\)"),
+        (allocation(lambda r: torch.ones(3, 5, requires_grad=True)), "carries a gradient"),
+        (aggregation(lambda r: 1 / r.lengths), r"shape \(3,\), expected \(3, 1\)"),
+        (aggregation(lambda r: r.advantages[:, None]), "weight -1.0 to completion 1"),
+        (aggregation(lambda r: math.nan), "weight nan to completion 0"),
+    ],
+)
+def test_a_wrong_return_value_is_refused_by_name(rule, message):
+    with pytest.raises(CreditError, match=message) as error:
+        compute_credit(rule, three())
+    assert "<lambda>" in str(error.value)
+
+
+def test_a_missing_field_is_named():
+    rule = allocation(needs=["entropies"])(lambda r: r.entropies)
+    with pytest.raises(CreditError, match=r"needs rollouts\.entropies, which is None"):
+        compute_credit(rule, three())
+
+
+def test_values_under_the_mask_are_dropped():
+    credit = compute_credit(lambda r: torch.where(r.mask, 1.0, math.nan), three())
+    assert torch.equal(credit, three().mask.float())
+
+
+# ---- diagnostics ------------------------------------------------------------------------------
+
+
+def test_numbers_about_credit_by_hand():
+    credit = torch.tensor([[2.0, 0, 0, 0, 0], [-1, 0, 1, 0, 0], [0, 0, 0, 0, -3.0]])
+    rollouts = replace(three(), window_count=torch.tensor([1, 2, 1]))
+    assert diagnostics.mass(credit, rollouts) == {
+        "mass": -1.0, "mass_positive": 4.0, "mass_negative": -5.0,
+    }  # fmt: skip
+    # |C|: 2 + 2·(1 + 1) + 3 = 9; C²: 4 + 2·2 + 9 = 17
+    assert diagnostics.effective_tokens(credit, rollouts) == pytest.approx(81 / 17)
+    # zeros: none, 2 · one, four; tokens: 1 + 2·3 + 5
+    assert diagnostics.zero_share(credit, rollouts) == pytest.approx(6 / 12)
+    assert diagnostics.effective_tokens(0 * credit, rollouts) == 0
+
+
+def test_effective_tokens_of_even_credit_is_the_number_of_tokens():
+    rollouts = three(advantages=[1.0, -1.0, 1.0])
+    assert diagnostics.effective_tokens(compute_credit("seq", rollouts), rollouts) == pytest.approx(9)
+
+
+def test_dead_groups_are_split_into_low_and_high():
+    rewards = [0.0, 0.0, 1.0, 1.0, 0.0, 1.0, None, None, 0.1 + 0.2, 0.3]
+    rollouts = Rollouts.from_lists([1] * 10, rewards, num_generations=2, max_completion_length=1)
+    found = diagnostics.dead_groups(rollouts, midpoint=0.5)
+    assert found == pytest.approx(
+        {"dead_groups": 4 / 5, "dead_groups_low": 3 / 5, "dead_groups_high": 1 / 5}
+    )
+
+
+def test_reward_range_remembers():
+    seen = diagnostics.RewardRange()
+    assert seen.midpoint(torch.tensor([1.0, 1.0])) == 0.0  # all equal so far: above 0 is high
+    assert seen.midpoint(torch.tensor([math.nan, 4.0])) == 2.5
+    assert seen.midpoint(torch.tensor([2.0])) == 2.5
