@@ -43,15 +43,15 @@ class CreditGRPOConfig(CreditOptions, GRPOConfig):
     loss_type: str | None = field(  # ty: ignore[invalid-assignment]
         default=None,
         metadata={
-            "help": "Surrogate of the loss: 'cispo', 'sapo', 'vespo', or the clipped ratio (default; "
-            "TRL's 'dapo', 'grpo', 'dr_grpo', 'luspo' are the clipped ratio with the denominators "
+            "help": "Surrogate of the loss: 'cispo', 'sapo', 'vespo', or the clipped ratio (the "
+            "default; TRL's 'dapo', 'grpo', 'dr_grpo', 'luspo' are the clipped ratio with the denominators "
             "that `credit` calls 'dapo', 'length', 'uniform', 'seq')."
         },
     )
     importance_sampling_level: str | None = field(  # ty: ignore[invalid-assignment]
         default=None,
         metadata={
-            "help": "'token' or 'sequence'. Default: 'sequence' for the strategy `seq`, else 'token'."
+            "help": "'token' or 'sequence'. Default: 'sequence' for credit=seq, otherwise 'token'."
         },
     )
 
@@ -229,6 +229,6 @@ def _refuse_distortions(
         if used and not strategy.keeps_sign:
             raise CreditError(
                 f"{setting} decides by the sign of a completion's advantage, but "
-                f"{strategy.name!r} may give tokens of one completion both signs; drop the setting, "
-                "or use an allocation declared with keeps_sign=True."
+                f"{strategy.name!r} may give tokens of one completion both signs; drop the "
+                "setting, or use an allocation declared with keeps_sign=True."
             )

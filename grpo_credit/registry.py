@@ -74,8 +74,9 @@ class Rule:
 
     @property
     def formula(self) -> str:
-        """The first indented line of the docstring, which is the equation."""
-        found = re.search(r"^ {4,}(\S.*)$", inspect.getdoc(self.function) or "", re.MULTILINE)
+        """The equation: the first indented line of the docstring that stands before any section."""
+        prose = re.split(r"^\w+:$", inspect.getdoc(self.function) or "", flags=re.MULTILINE)[0]
+        found = re.search(r"^ {4,}(\S.*)$", prose, re.MULTILINE)
         return found[1] if found else ""
 
     @property
@@ -202,7 +203,7 @@ def _find(name: str) -> Rule:
     close = get_close_matches(name, known, n=1)
     hint = f" Did you mean {close[0]!r}?" if close else ""
     raise CreditError(
-        f"unknown strategy {name!r}.{hint} Known: {', '.join(known)}; or 'pkg.mod:obj' for your own."
+        f"unknown strategy {name!r}.{hint} Known: {', '.join(known)}; or your own as 'pkg.mod:obj'."
     )
 
 
@@ -450,7 +451,8 @@ def _check_type(rule: Rule, key: str, value: Any) -> None:
     if not _fits(value, wanted):
         said = wanted.__name__ if isinstance(wanted, type) else str(wanted).replace("typing.", "")
         raise CreditError(
-            f"option {key!r} of {rule.name!r} is {value!r} ({type(value).__name__}), expected {said}."
+            f"option {key!r} of {rule.name!r} is {value!r} ({type(value).__name__}), "
+            f"expected {said}."
         )
 
 
@@ -486,8 +488,8 @@ def compute_credit(
         options: the strategy's keyword arguments.
 
     Returns:
-        Credit `(B, T)`, dimensionless, loss weight included: the on-policy policy gradient is
-        Σ C[i, t] ∇ log π(o[i, t]). Zero where the mask is False, also where the rule says otherwise.
+        Credit `(B, T)`, dimensionless, loss weight included: the on-policy gradient is
+        Σ C[i, t] ∇ log π(o[i, t]). Zero where the mask is False, whatever the rule says there.
 
     Raises:
         CreditError: see `resolve_credit`; and if a rule returns the wrong shape, a value that is

@@ -1,0 +1,292 @@
+"""From what a user names to a strategy; the plan of a configuration; the command line."""
+
+import functools
+import subprocess
+import sys
+from typing import Literal
+
+import pytest
+import torch
+
+from grpo_credit import (
+    CreditError,
+    CreditGRPOConfig,
+    Rollouts,
+    aggregation,
+    allocation,
+    cli,
+    compute_credit,
+    list_credit,
+    registry,
+    resolve_credit,
+)
+from grpo_credit.config import plan
+
+HALF = '''
+from grpo_credit import allocation
+
+@allocation
+def half(rollouts):
+    first = rollouts.position < rollouts.lengths[:, None] / 2
+    return rollouts.advantages[:, None] * first
+
+def whole(rollouts):
+    return rollouts.advantages[:, None] * rollouts.mask / rollouts.num_tokens
+
+broken = 3
+'''
+
+
+@allocation
+def optioned(
+    rollouts: Rollouts,
+    *,
+    gamma: float = 0.5,
+    steps: int = 1,
+    mode: Literal["soft", "hard"] = "soft",
+    floor: float | None = None,
+) -> torch.Tensor:
+    """Scale by gamma, for tests of options."""
+    return rollouts.advantages[:, None] * gamma * rollouts.mask
+
+
+@aggregation
+def demanding(rollouts: Rollouts, *, alpha: float) -> torch.Tensor:
+    """Ask for an option that has no default."""
+    return alpha / rollouts.num_tokens
+
+
+def two():
+    return Rollouts.from_lists(
+        [1, 3], [1.0, 0.0], num_generations=2, max_completion_length=4, advantages=[1.0, -1.0]
+    )
+
+
+# ---- names ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("given", "name"),
+    [
+        (None, "even/dapo"),
+        ("seq", "even/seq"),
+        ("even", "even/dapo"),
+        ("even/length", "even/length"),
+        (" even / length ", "even/length"),
+        (optioned, "optioned/dapo"),
+        (functools.partial(optioned, gamma=1.0), "optioned/dapo"),
+        (lambda r: r.mask / 1.0, "<lambda>"),
+    ],
+)
+def test_a_strategy_may_be_named_in_many_ways(given, name):
+    assert resolve_credit(given).name == name
+
+
+@pytest.mark.parametrize(
+    ("credit", "message"),
+    [
+        ("sqe", r"unknown strategy 'sqe'\. Did you mean 'seq'\? Known: .*uniform; or your own as"),
+        ("xyzzy", r"unknown strategy 'xyzzy'\. Known:"),
+        ("seq/even", "wrong way round, expected allocation/aggregation"),
+        ("seq/dapo", "names two aggregations"),
+        ("even/seq/x", "expected allocation/aggregation, or one"),
+        ("even/", "expected allocation/aggregation, or one"),
+        ("no.such:rule", r"no module 'no\.such' for strategy 'no\.such:rule'; looked in"),
+        ("grpo_credit.aggregations:sqe", "has no 'sqe'. Did you mean 'seq'?"),
+        ("grpo_credit.rollouts:SCALE_EPS", "is a float, expected a function of Rollouts"),
+    ],
+)
+def test_a_wrong_name_is_explained(credit, message):
+    with pytest.raises(CreditError, match=message):
+        resolve_credit(credit)
+
+
+def test_a_rule_in_the_users_own_file(tmp_path, monkeypatch):
+    (tmp_path / "my_rules.py").write_text(HALF)
+    monkeypatch.chdir(tmp_path)
+    path = list(sys.path)
+    assert resolve_credit("my_rules:half").name == "half/dapo"
+    assert resolve_credit("my_rules:half/seq").name == "half/seq"
+    assert resolve_credit("my_rules:whole").name == "my_rules:whole"
+    assert compute_credit("my_rules:half/seq", two()).tolist() == [[0.5, 0, 0], [-0.5, -0.5, 0]]
+    with pytest.raises(CreditError, match="whole credit; decorate it with @allocation"):
+        resolve_credit("my_rules:whole/seq")
+    with pytest.raises(CreditError, match="is a int, expected a function"):
+        resolve_credit("my_rules:broken")
+    assert sys.path == path
+
+
+def test_an_error_inside_the_users_file_is_not_hidden(tmp_path, monkeypatch):
+    (tmp_path / "my_broken.py").write_text("import a_module_that_is_missing")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ModuleNotFoundError, match="a_module_that_is_missing"):
+        resolve_credit("my_broken:rule")
+
+
+def test_entry_points_are_found_and_a_broken_one_does_no_harm(tmp_path, monkeypatch):
+    (tmp_path / "plugged.py").write_text(HALF.replace("half", "plugged"))
+    info = tmp_path / "plugged-1.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Name: plugged\nVersion: 1\n")
+    (info / "entry_points.txt").write_text(
+        "[grpo_credit.strategies]\nplugged = plugged:plugged\nbroken_plugin = no_such_module:x\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(registry, "_RULES", dict(registry._RULES))
+    assert resolve_credit("plugged/seq").name == "plugged/seq"
+    with pytest.warns(UserWarning, match="strategy 'broken_plugin'"):
+        assert "plugged" in {rule.name for rule in list_credit()}
+
+
+def test_two_functions_may_not_share_a_name():
+    with pytest.raises(CreditError, match="'seq' is already registered by grpo_credit.aggregations"):
+
+        @aggregation
+        def seq(rollouts):
+            return 1.0
+
+
+def test_an_unknown_need_is_refused():
+    with pytest.raises(CreditError, match=r"needs \['logits'\], but Rollouts can provide"):
+        allocation(needs=["logits"])(lambda rollouts: None)
+
+
+def test_the_four_strategies_have_what_the_table_shows():
+    for rule in list_credit():
+        if rule.function.__module__.startswith("grpo_credit."):
+            assert rule.summary.endswith(".")
+            assert "=" in rule.formula
+            assert "arXiv:" in rule.paper
+
+
+# ---- options ----------------------------------------------------------------------------------
+
+
+def test_options_reach_the_function():
+    assert compute_credit("optioned/seq", two(), gamma=2)[0, 0] == 1.0
+    assert compute_credit("even/demanding", two(), alpha=4.0)[0, 0] == 1.0
+
+
+@pytest.mark.parametrize(
+    ("credit", "options", "message"),
+    [
+        ("seq", {"alpha": 1}, "'even/seq' has no option 'alpha'; it takes no options"),
+        ("optioned", {"gama": 1.0}, r"no option 'gama'; options: .*Did you mean 'gamma'\?"),
+        ("optioned", {"gamma": "high"}, r"'gamma' of 'optioned' is 'high' \(str\), expected float"),
+        ("optioned", {"gamma": True}, r"is True \(bool\), expected float"),
+        ("optioned", {"steps": 1.5}, r"is 1.5 \(float\), expected int"),
+        ("optioned", {"mode": "medium"}, r"is 'medium' \(str\), expected Literal\['soft', 'hard'\]"),
+        ("optioned", {"floor": "x"}, r"is 'x' \(str\), expected float \| None"),
+        ("even/demanding", {}, "'demanding' needs the option 'alpha'"),
+    ],
+)
+def test_a_wrong_option_is_explained(credit, options, message):
+    with pytest.raises(CreditError, match=message):
+        resolve_credit(credit, **options)
+
+
+# ---- the plan of a configuration --------------------------------------------------------------
+
+
+def config(**settings):
+    return CreditGRPOConfig("unused", report_to=[], **settings)
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({}, ("even/dapo", "dapo", "token")),
+        ({"credit": "seq"}, ("even/seq", "dapo", "sequence")),
+        ({"credit": "seq", "importance_sampling_level": "token"}, ("even/seq", "dapo", "token")),
+        ({"credit": "uniform"}, ("even/uniform", "dapo", "token")),
+        ({"loss_type": "grpo"}, ("even/length", "dapo", "token")),
+        ({"loss_type": "luspo"}, ("even/seq", "dapo", "token")),
+        ({"loss_type": "luspo", "credit": "seq"}, ("even/seq", "dapo", "sequence")),
+        ({"loss_type": "sapo"}, ("even/length", "sapo", "token")),
+        ({"loss_type": "cispo", "credit": "length"}, ("even/length", "cispo", "token")),
+        ({"loss_type": "vespo", "credit": "seq"}, ("even/seq", "vespo", "token")),
+        ({"credit": "even", "loss_type": "dr_grpo"}, ("even/uniform", "dapo", "token")),
+        ({"credit": "optioned", "credit_kwargs": '{"gamma": 1}'}, ("optioned/dapo", "dapo", "token")),
+    ],
+)
+def test_what_a_configuration_comes_to(settings, expected):
+    found = plan(config(**settings))
+    assert (found.strategy.name, found.loss_type, found.ratio) == expected
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"credit": "sqe"}, "Did you mean 'seq'"),
+        ({"credit": "seq", "loss_type": "grpo"}, "loss_type='grpo' aggregates by 'length', but cred"),
+        ({"credit": "seq", "loss_type": "dapo"}, "drop loss_type"),
+        ({"loss_type": "bnpo"}, "bnpo.*use credit='dapo'"),
+        ({"loss_type": "ppo"}, "loss_type is 'ppo', expected one of cispo, dapo"),
+        ({"credit_kwargs": "{alpha: 1}"}, "not JSON: Expecting property name.*at character 1"),
+        ({"credit_kwargs": "[1]"}, r"credit_kwargs is \[1\], expected a JSON object"),
+        ({"credit": "seq", "credit_kwargs": '{"a": 1}'}, "has no option 'a'"),
+        ({"importance_sampling_level": "word"}, "is 'word', expected 'token' or 'sequence'"),
+        ({"credit": "optioned", "loss_type": "vespo"}, "loss_type='vespo' decides by the sign"),
+        ({"credit": "optioned", "off_policy_mask_threshold": 0.5}, "off_policy_mask_threshold dec"),
+        ({"credit": "tests_no_such:x", "beta": 0.1}, "no module"),
+    ],
+)
+def test_a_clash_is_explained_at_parse_time(settings, message):
+    with pytest.raises(ValueError, match=message):
+        config(**settings)
+
+
+def test_kl_is_refused_for_a_credit_without_aggregation():
+    with pytest.raises(CreditError, match=r"beta=0\.1 adds a KL term.*decorate it"):
+        plan(config(beta=0.1), credit=lambda rollouts: rollouts.mask / 1.0)
+
+
+def test_credit_may_not_be_named_twice():
+    with pytest.raises(CreditError, match="'dapo' as an argument of the trainer and 'seq' in the"):
+        plan(config(credit="seq"), credit="dapo")
+
+
+def test_a_machine_without_accelerator_trains_in_float32_on_the_cpu():
+    settings = config()
+    assert (settings.use_cpu, settings.bf16) == (True, False)
+    assert config(bf16=True).bf16 is True
+
+
+# ---- the command line -------------------------------------------------------------------------
+
+
+def test_list_shows_every_strategy(capsys):
+    assert cli.main(["list"]) == 0
+    shown = capsys.readouterr().out
+    for piece in ("uniform", "length", "seq", "dapo", "even/…", "1 / (N · L_max)", "dr_grpo"):
+        assert piece in shown
+
+
+def test_help_and_import_are_light():
+    code = (
+        "import sys, grpo_credit, grpo_credit.cli as cli\n"
+        "try: cli.main(['--help'])\n"
+        "except SystemExit: pass\n"
+        "print(sorted({'torch', 'transformers', 'trl'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_the_core_never_imports_trl():
+    code = (
+        "import sys, importlib\n"
+        "for name in 'rollouts registry aggregations allocations diagnostics conformance folding "
+        "window seams options cli'.split(): importlib.import_module(f'grpo_credit.{name}')\n"
+        "print(sorted({'trl', 'rewards'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_an_unknown_name_of_the_package_is_an_attribute_error():
+    import grpo_credit
+
+    with pytest.raises(AttributeError, match="no attribute 'CreditGRPO'"):
+        _ = grpo_credit.CreditGRPO
+    assert set(grpo_credit.__all__) <= set(dir(grpo_credit))
