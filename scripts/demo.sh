@@ -1,0 +1,5 @@
+#!/usr/bin/env bash
+# Train a tiny model to keep a format, from nothing: bash scripts/demo.sh [options of the recipe]
+source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
+echo "accelerate launch recipes/grpo_regex.py --credit=seq $*"
+exec accelerate launch recipes/grpo_regex.py --credit=seq "$@"
