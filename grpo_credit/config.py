@@ -40,15 +40,15 @@ class CreditGRPOConfig(CreditOptions, GRPOConfig):
             setting clashes with it.
     """
 
-    loss_type: str | None = field(  # ty: ignore[invalid-assignment]
+    loss_type: str | None = field(  # ty: ignore[incompatible-attribute-override]
         default=None,
         metadata={
             "help": "Surrogate of the loss: 'cispo', 'sapo', 'vespo', or the clipped ratio (the "
-            "default; TRL's 'dapo', 'grpo', 'dr_grpo', 'luspo' are the clipped ratio with the denominators "
-            "that `credit` calls 'dapo', 'length', 'uniform', 'seq')."
+            "default; TRL's 'dapo', 'grpo', 'dr_grpo', 'luspo' are the clipped ratio with the "
+            "denominators that `credit` calls 'dapo', 'length', 'uniform', 'seq')."
         },
     )
-    importance_sampling_level: str | None = field(  # ty: ignore[invalid-assignment]
+    importance_sampling_level: str | None = field(  # ty: ignore[incompatible-attribute-override]
         default=None,
         metadata={
             "help": "'token' or 'sequence'. Default: 'sequence' for credit=seq, otherwise 'token'."

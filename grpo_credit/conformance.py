@@ -9,7 +9,7 @@ Example:
 """
 
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -20,7 +20,7 @@ from torch import Tensor
 from grpo_credit.registry import CreditError, Strategy, resolve_credit
 from grpo_credit.rollouts import Rollouts
 
-Law = Callable[[Strategy, Rollouts], None]
+Law = Any  # a function (Strategy, Rollouts) -> None
 
 
 def zero_outside_the_mask(strategy: Strategy, rollouts: Rollouts) -> None:
@@ -40,9 +40,7 @@ def padding_changes_nothing(strategy: Strategy, rollouts: Rollouts) -> None:
 def rows_may_be_permuted(strategy: Strategy, rollouts: Rollouts) -> None:
     """Permuting the rows permutes the credit."""
     order = torch.randperm(len(rollouts.group), generator=torch.Generator().manual_seed(0))
-    _equal(
-        strategy.credit(rollouts.rows(order)), strategy.credit(rollouts)[order], f"rows {order}"
-    )
+    _equal(strategy.credit(rollouts.rows(order)), strategy.credit(rollouts)[order], f"rows {order}")
 
 
 def groups_may_be_relabelled(strategy: Strategy, rollouts: Rollouts) -> None:

@@ -32,7 +32,7 @@ DEFAULT_AGGREGATION = "dapo"  # TRL's own default
 PROVIDED = frozenset({"old_logps", "entropies"})  # optional fields of Rollouts a rule may need
 
 Kind = Literal["aggregation", "allocation", "credit"]
-Function = Callable[..., Any]
+Function = Any  # a callable; what it takes and returns is checked when it is called
 
 
 class CreditError(ValueError):

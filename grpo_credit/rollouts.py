@@ -69,7 +69,7 @@ class Rollouts:
                 f"mask has dtype {self.mask.dtype}, expected torch.bool; pass mask.bool()."
             )
         if tracked := [n for n, v in self._tensors().items() if v.requires_grad]:
-            raise ValueError(f"{tracked[0]} carries a gradient; credit is a constant: .detach() it.")
+            raise ValueError(f"{tracked[0]} carries a gradient, credit is a constant; detach it.")
         if not torch.isfinite(self.advantages).all():
             row = int((~torch.isfinite(self.advantages)).nonzero()[0])
             raise ValueError(

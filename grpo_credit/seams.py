@@ -9,6 +9,8 @@ METHODS: dict[str, tuple[str, ...]] = {
     "_prepare_inputs": ("generation_batch",),
     "_compute_loss": ("model", "inputs"),
     "_get_per_token_logps_and_entropies": ("model", "batch_size", "compute_entropy"),
+    "_tokenize_prompts": ("prompts",),
+    "_generate_single_turn": ("prompt_ids", "images", "multimodal_fields", "num_generations"),
     "get_batch_samples": ("epoch_iterator", "num_batches"),
     "log": ("logs", "start_time"),
 }

@@ -12,16 +12,17 @@ Nothing of TRL is copied; these of its methods are extended with `super()`:
 
 import inspect
 from collections.abc import Callable, Generator, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
-import transformers
 import trl
-from accelerate.utils import gather
+from accelerate.utils import gather, gather_object
 from jaxtyping import Float
 from torch import Tensor
+from transformers import GenerationConfig
+from transformers.utils import logging
 from trl import GRPOConfig, GRPOTrainer
 from trl.trainer.utils import strip_images_from_messages
 
@@ -39,7 +40,7 @@ from grpo_credit.rollouts import Rollouts
 from grpo_credit.seams import SeamError, check_seams
 from grpo_credit.window import Generation, Window, credit_table, first_rows
 
-logger = transformers.utils.logging.get_logger(__name__)
+logger = logging.get_logger(__name__)
 
 
 class CreditGRPOTrainer(GRPOTrainer):
@@ -76,6 +77,10 @@ class CreditGRPOTrainer(GRPOTrainer):
     """
 
     _tag_names = ["trl", "grpo", "grpo-credit"]  # noqa: RUF012 (TRL's way of naming tags)
+
+    args: Any  # a GRPOConfig, after its __post_init__
+    model: Any
+    processing_class: Any
 
     def __init__(
         self,
@@ -158,7 +163,9 @@ class CreditGRPOTrainer(GRPOTrainer):
             name: gather(self.accelerator.pad_across_processes(value, dim=1))
             for name, value in (columns | self._needed(output)).items()
         }
-        generations = self.num_generations if self._mode == "train" else self.num_generations_eval
+        generations: Any = (
+            self.num_generations if self._mode == "train" else self.num_generations_eval
+        )
         return Rollouts(
             mask=gathered.pop("mask").bool(),
             **gathered,
@@ -168,13 +175,13 @@ class CreditGRPOTrainer(GRPOTrainer):
             reward_names=tuple(self.reward_func_names),
             group=torch.arange(len(weighted), device=weighted.device) // generations,
             truncated=gather(truncated.long()).bool(),
-            max_completion_length=self.max_completion_length,
+            max_completion_length=self.args.max_completion_length,
         )
 
     def _needed(self, output: dict[str, Any]) -> dict[str, Tensor]:
         """Compute the optional per-token fields that the strategy declares, and no others."""
         needs = self.plan.strategy.needs
-        have = {"old_logps": output.get("old_per_token_logps")}
+        have: dict[str, Any] = {"old_logps": output.get("old_per_token_logps")}
         if any(have.get(name) is None for name in needs):
             have = self._score(output)
         return {name: have[name] for name in needs}
@@ -202,7 +209,9 @@ class CreditGRPOTrainer(GRPOTrainer):
         self._window, self._prepared = samples, iter(())
         return samples, num_items
 
-    def _prepare_inputs(self, generation_batch: Any) -> dict[str, Any]:
+    def _prepare_inputs(  # ty: ignore[lost-keyword-for-regular-parameter] (TRL's own name for it)
+        self, generation_batch: Any
+    ) -> dict[str, Any]:
         if self._mode == "eval":
             return self._with_credit([super()._prepare_inputs(generation_batch)])[0]
         if self._window:
@@ -245,9 +254,7 @@ class CreditGRPOTrainer(GRPOTrainer):
         start = first_rows(generations)
         rows = [batch["row"] + start[int(batch["generation"])] for batch in batches]
         buffered = {int(batch["generation"]) for batch in self._buffered_inputs or []}
-        self._generations = {
-            n: g for n, g in self._generations.items() if n in drawn | buffered
-        }
+        self._generations = {n: g for n, g in self._generations.items() if n in drawn | buffered}
         return Window.join(list(generations.values()), gather(torch.cat(rows))), rows
 
     def _fold(
@@ -300,6 +307,43 @@ class CreditGRPOTrainer(GRPOTrainer):
                 raise SeamError("`self.beta * per_token_kl` in _compute_loss", trl.__version__)
         finally:
             self.beta = beta
+
+    # ---- completions outside of training ------------------------------------------------------
+
+    def complete(self, prompts: list[Any], *, greedy: bool = False) -> list[str]:
+        """Complete prompts with the current policy, by the backend that training uses.
+
+        Args:
+            prompts: texts or conversations, the same list on every rank.
+            greedy: take the likeliest token each time instead of sampling as in training.
+
+        Returns:
+            One text per prompt, on every rank; tools are not called.
+        """
+        with (
+            self.accelerator.split_between_processes(prompts, apply_padding=True) as mine,
+            self._greedily() if greedy else nullcontext(),
+        ):
+            prompt_ids, images, extra = self._tokenize_prompts(mine)
+            ids, _ = self._generate_single_turn(prompt_ids, images, extra, 1)
+        texts = self.processing_class.batch_decode(ids, skip_special_tokens=True)
+        return gather_object(texts)[: len(prompts)]
+
+    @contextmanager
+    def _greedily(self) -> Generator[None, None, None]:
+        if self.use_vllm:
+            owner, changes = self.vllm_generation, {"temperature": 0.0}
+        else:
+            free = dict.fromkeys(("temperature", "top_p", "top_k", "min_p"))
+            greedy = {**self.generation_kwargs, **free, "do_sample": False}
+            config = GenerationConfig(**greedy, disable_compile=True)
+            owner, changes = self, {"generation_config": config, "generation_kwargs": greedy}
+        kept = {name: getattr(owner, name) for name in changes}
+        try:
+            vars(owner).update(changes)
+            yield
+        finally:
+            vars(owner).update(kept)
 
     # ---- what was trained on is what is logged ------------------------------------------------
 

@@ -26,7 +26,7 @@ TOKENIZER = build_tokenizer()
 
 
 def completion(prompt: str, member: int) -> list[int]:
-    """Return the token ids of a group member: 1 to 11 characters and an end, or cut at the limit."""
+    """Return the token ids of a group member: 1 to 11 characters and an end, or cut off."""
     rng = random.Random(f"{prompt}{member}")
     length = rng.randrange(1, LONGEST)
     ids = [rng.choice(TOKENIZER.encode("0123456789,")) for _ in range(length)]
@@ -42,7 +42,10 @@ def tool_mask(ids: list[int]) -> list[int]:
 
 def reward(completions: list[str], **_: Any) -> list[float | None]:
     """Score a completion by its digits; abstain on one that begins with 7."""
-    return [None if c.startswith("7") else sum(map(int, c.replace(",", ""))) % 7 / 3 for c in completions]
+    return [
+        None if c.startswith("7") else sum(map(int, c.replace(",", ""))) % 7 / 3
+        for c in completions
+    ]
 
 
 def rollouts_with(tools: bool) -> Any:

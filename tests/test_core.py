@@ -74,7 +74,9 @@ def slow(credit, rollouts):
     }[credit]
     return [
         [a * weight(n) if m else 0.0 for m in row]
-        for a, n, row in zip(rollouts.advantages.tolist(), lengths, rollouts.mask.tolist(), strict=True)
+        for a, n, row in zip(
+            rollouts.advantages.tolist(), lengths, rollouts.mask.tolist(), strict=True
+        )
     ]
 
 
@@ -84,7 +86,9 @@ def slow(credit, rollouts):
 def test_strategy_equals_its_loop(credit, data):
     rows = 2 * data.draw(st.integers(1, 5))
     lengths = data.draw(st.lists(st.integers(0, 9), min_size=rows, max_size=rows))
-    rewards = data.draw(st.lists(st.sampled_from([0.0, 0.5, 1.0, None]), min_size=rows, max_size=rows))
+    rewards = data.draw(
+        st.lists(st.sampled_from([0.0, 0.5, 1.0, None]), min_size=rows, max_size=rows)
+    )
     counts = data.draw(st.lists(st.integers(0, 2), min_size=rows, max_size=rows))
     counts[0] = max(counts[0], 1)
     rollouts = replace(
@@ -126,7 +130,9 @@ def test_a_broken_rule_is_caught_by_its_law(name, law):
         "by_row_number": allocation(lambda r: (r.advantages * row_numbers(r))[:, None] * r.mask),
         "by_group_number": allocation(lambda r: (r.advantages * r.group)[:, None] * r.mask),
         "positive_only": allocation(lambda r: r.advantages.clamp(min=0)[:, None] * r.mask),
-        "claims_mass": allocation(conserves_mass=True)(lambda r: r.advantages[:, None] * 2 * r.mask),
+        "claims_mass": allocation(conserves_mass=True)(
+            lambda r: r.advantages[:, None] * 2 * r.mask
+        ),
         "claims_sign": allocation(keeps_sign=True)(lambda r: -r.advantages[:, None] * r.mask),
         "peeks": aggregation(lambda r: (r.advantages > 0)[:, None] / r.num_tokens),
         "learns": allocation(lambda r: torch.ones(r.mask.shape, requires_grad=True)),
@@ -142,7 +148,7 @@ def test_advantages_are_trls():
     rewards = torch.tensor([1.0, 0.0, 0.0, 1.0, 0.5, 0.5, math.nan, math.nan])
     group = torch.tensor([0, 0, 0, 1, 1, 1, 2, 2])
     # group 0: mean 1/3, unbiased std sqrt(1/3); group 1: mean 2/3, std sqrt(1/12)
-    a, b = 3 ** -0.5 + 1e-4, 12 ** -0.5 + 1e-4
+    a, b = 3**-0.5 + 1e-4, 12**-0.5 + 1e-4
     expected = [2 / 3 / a, -1 / 3 / a, -1 / 3 / a, 1 / 3 / b, -1 / 6 / b, -1 / 6 / b, 0, 0]
     torch.testing.assert_close(group_advantages(rewards, group), torch.tensor(expected))
     centred = group_advantages(rewards, group, "none")
@@ -152,7 +158,9 @@ def test_advantages_are_trls():
 
 
 def test_position_counts_only_counted_tokens():
-    rollouts = replace(three(), mask=torch.tensor([[1, 0, 0, 0, 0], [1, 0, 1, 1, 0], [1] * 5]).bool())
+    rollouts = replace(
+        three(), mask=torch.tensor([[1, 0, 0, 0, 0], [1, 0, 1, 1, 0], [1] * 5]).bool()
+    )
     assert rollouts.position[1].tolist() == [0, 1, 1, 2, 3]
     assert rollouts.lengths.tolist() == [1, 3, 5]
 
@@ -205,7 +213,10 @@ def test_malformed_lists_are_refused(lists, message):
 @pytest.mark.parametrize(
     ("rule", "message"),
     [
-        (allocation(lambda r: r.advantages), r"returned \(3,\), expected a tensor of shape \(3, 5\)"),
+        (
+            allocation(lambda r: r.advantages),
+            r"returned \(3,\), expected a tensor of shape \(3, 5\)",
+        ),
         (allocation(lambda r: 1.0), "returned float, expected a tensor"),
         (allocation(lambda r: r.mask * math.inf), r"inf to token 0 of completion 0 \(length 1\)"),
         (allocation(lambda r: torch.ones(3, 5, requires_grad=True)), "carries a gradient"),
@@ -249,7 +260,9 @@ def test_numbers_about_credit_by_hand():
 
 def test_effective_tokens_of_even_credit_is_the_number_of_tokens():
     rollouts = three(advantages=[1.0, -1.0, 1.0])
-    assert diagnostics.effective_tokens(compute_credit("seq", rollouts), rollouts) == pytest.approx(9)
+    assert diagnostics.effective_tokens(compute_credit("seq", rollouts), rollouts) == pytest.approx(
+        9
+    )
 
 
 def test_dead_groups_are_split_into_low_and_high():

@@ -110,7 +110,9 @@ def test_evaluation_loss_is_trls():
 def test_peft_with_kl_is_trls():
     from peft import LoraConfig
 
-    lora = {"peft_config": LoraConfig(r=4, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM")}
+    lora = {
+        "peft_config": LoraConfig(r=4, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM")
+    }
     settings = HARD | {"loss_type": "grpo", "beta": 0.1}
     mine, theirs = ours(arguments=lora, **settings), trl(arguments=lora, **settings)
     assert_same(mine, theirs)

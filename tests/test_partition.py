@@ -114,6 +114,8 @@ def test_two_processes_have_the_gradient_of_one(tmp_path, name, prompts, rows, s
     saved = torch.load(tmp_path / "gradients.pt")
     assert set(saved) == {*STRATEGIES, "sapo"}
     for credit, two in saved.items():
-        named = {"credit": "length", "loss_type": "sapo"} if credit == "sapo" else {"credit": credit}
+        named = (
+            {"credit": "length", "loss_type": "sapo"} if credit == "sapo" else {"credit": credit}
+        )
         one = gradient(rows * 2 * steps, 1, prompts=prompts, tools=True, **named)
         assert difference(two, one) <= 1e-5, credit

@@ -22,7 +22,7 @@ from grpo_credit import (
 )
 from grpo_credit.config import plan
 
-HALF = '''
+HALF = """
 from grpo_credit import allocation
 
 @allocation
@@ -34,7 +34,7 @@ def whole(rollouts):
     return rollouts.advantages[:, None] * rollouts.mask / rollouts.num_tokens
 
 broken = 3
-'''
+"""
 
 
 @allocation
@@ -139,7 +139,9 @@ def test_entry_points_are_found_and_a_broken_one_does_no_harm(tmp_path, monkeypa
 
 
 def test_two_functions_may_not_share_a_name():
-    with pytest.raises(CreditError, match="'seq' is already registered by grpo_credit.aggregations"):
+    with pytest.raises(
+        CreditError, match=r"'seq' is already registered by grpo_credit\.aggregations"
+    ):
 
         @aggregation
         def seq(rollouts):
@@ -175,7 +177,11 @@ def test_options_reach_the_function():
         ("optioned", {"gamma": "high"}, r"'gamma' of 'optioned' is 'high' \(str\), expected float"),
         ("optioned", {"gamma": True}, r"is True \(bool\), expected float"),
         ("optioned", {"steps": 1.5}, r"is 1.5 \(float\), expected int"),
-        ("optioned", {"mode": "medium"}, r"is 'medium' \(str\), expected Literal\['soft', 'hard'\]"),
+        (
+            "optioned",
+            {"mode": "medium"},
+            r"is 'medium' \(str\), expected Literal\['soft', 'hard'\]",
+        ),
         ("optioned", {"floor": "x"}, r"is 'x' \(str\), expected float \| None"),
         ("even/demanding", {}, "'demanding' needs the option 'alpha'"),
     ],
@@ -206,7 +212,10 @@ def config(**settings):
         ({"loss_type": "cispo", "credit": "length"}, ("even/length", "cispo", "token")),
         ({"loss_type": "vespo", "credit": "seq"}, ("even/seq", "vespo", "token")),
         ({"credit": "even", "loss_type": "dr_grpo"}, ("even/uniform", "dapo", "token")),
-        ({"credit": "optioned", "credit_kwargs": '{"gamma": 1}'}, ("optioned/dapo", "dapo", "token")),
+        (
+            {"credit": "optioned", "credit_kwargs": '{"gamma": 1}'},
+            ("optioned/dapo", "dapo", "token"),
+        ),
     ],
 )
 def test_what_a_configuration_comes_to(settings, expected):
@@ -218,7 +227,10 @@ def test_what_a_configuration_comes_to(settings, expected):
     ("settings", "message"),
     [
         ({"credit": "sqe"}, "Did you mean 'seq'"),
-        ({"credit": "seq", "loss_type": "grpo"}, "loss_type='grpo' aggregates by 'length', but cred"),
+        (
+            {"credit": "seq", "loss_type": "grpo"},
+            "loss_type='grpo' aggregates by 'length', but cred",
+        ),
         ({"credit": "seq", "loss_type": "dapo"}, "drop loss_type"),
         ({"loss_type": "bnpo"}, "bnpo.*use credit='dapo'"),
         ({"loss_type": "ppo"}, "loss_type is 'ppo', expected one of cispo, dapo"),

@@ -18,7 +18,11 @@ def first_token(rollouts):
 @allocation
 def rising(rollouts):
     """Let credit rise along the completion."""
-    return rollouts.advantages[:, None] * (rollouts.position + 1) / rollouts.lengths.clamp(min=1)[:, None]
+    return (
+        rollouts.advantages[:, None]
+        * (rollouts.position + 1)
+        / rollouts.lengths.clamp(min=1)[:, None]
+    )
 
 
 @pytest.fixture
@@ -83,7 +87,7 @@ def test_without_the_anchor_the_credit_would_be_washed_out(token_gradients, monk
 
     monkeypatch.setattr(CreditGRPOTrainer, "__init__", plain)
     ours(credit="first_token/seq", max_steps=1)
-    slope, credit, *_, mask = token_gradients[0]
+    slope, credit, *_ = token_gradients[0]
     assert credit.abs().max() > 0.01
     assert slope.abs().max() < 1e-6  # +A and -A cancel
 

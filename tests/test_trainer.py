@@ -1,0 +1,208 @@
+"""What the trainer logs, refuses, and computes for a strategy that needs more."""
+
+import math
+
+import pandas as pd
+import pytest
+import torch
+import trl
+from harness import GROUP, TOKENIZER, completion, ours, run
+from trl import GRPOConfig, GRPOTrainer
+
+from grpo_credit import CreditError, CreditGRPOConfig, CreditGRPOTrainer, allocation
+from grpo_credit.folding import RowBeta
+from grpo_credit.seams import SeamError, check_seams
+
+SEEN = []
+
+
+@allocation(needs=["old_logps", "entropies"])
+def needy(rollouts):
+    """Weigh tokens by their surprisal, and remember what was given."""
+    SEEN.append(rollouts)
+    return rollouts.advantages[:, None] * -rollouts.old_logps
+
+
+@allocation
+def first_half(rollouts):
+    """Give no credit to the second half."""
+    return rollouts.advantages[:, None] * (rollouts.position * 2 < rollouts.lengths[:, None])
+
+
+def test_credit_metrics_are_of_what_was_trained_on():
+    log = ours(credit="first_half/uniform", max_steps=1, tools=True).logs[0]
+    one_step = {k.removeprefix("credit/"): v for k, v in log.items() if k.startswith("credit/")}
+    assert set(one_step) == {
+        "mass", "mass_positive", "mass_negative", "effective_tokens", "zero_share",
+        "dead_groups", "dead_groups_low", "dead_groups_high",
+    }  # fmt: skip
+    assert one_step["mass"] == pytest.approx(
+        one_step["mass_positive"] + one_step["mass_negative"], abs=1e-6
+    )
+    assert 0.3 < one_step["zero_share"] < 0.7
+    even = ours(credit="uniform", max_steps=1, tools=True).logs[0]
+    assert one_step["effective_tokens"] < even["credit/effective_tokens"]
+
+
+def test_the_credit_of_each_token_lies_beside_the_completions(tmp_path):
+    options = {"log_completions": True, "num_completions_to_print": 0, "output_dir": str(tmp_path)}
+    ours(credit="first_half/seq", max_steps=2, tools=True, **options)
+    assert sorted(p.name for p in (tmp_path / "completions").iterdir()) == [
+        "completions_00001.parquet", "completions_00002.parquet",
+    ]  # fmt: skip
+    table = pd.read_parquet(tmp_path / "credit" / "credit_00002.parquet")
+    logged = pd.read_parquet(tmp_path / "completions" / "completions_00002.parquet")
+    assert table.prompt.tolist() == logged.prompt.tolist()
+    assert table.completion.tolist() == logged.completion.tolist()
+    assert table.advantage.tolist() == pytest.approx(logged.advantage.tolist())
+    for _, line in table.iterrows():
+        ids = completion(line.prompt, line.row % GROUP)
+        assert line.token_ids.tolist() == ids
+        assert line.tokens.tolist() == [TOKENIZER.decode([i]) for i in ids]
+        kept = [t for t, counted in enumerate(line.counted) if counted]
+        for place, t in enumerate(kept):
+            expected = line.advantage / 16 if place * 2 < len(kept) else 0.0
+            assert line.credit[t] == pytest.approx(expected)
+        assert all(line.credit[t] == 0 for t in set(range(len(ids))) - set(kept))
+
+
+def test_a_strategy_gets_what_it_declares_to_need():
+    SEEN.clear()
+    ours(credit="needy/dapo", max_steps=2, tools=True)
+    assert len(SEEN) == 2
+    for rollouts in SEEN:
+        assert (rollouts.old_logps[rollouts.mask] < 0).all()
+        assert (rollouts.entropies[rollouts.mask] > 1).all()  # nats, of a random model
+        assert rollouts.reward_names == ("reward",)
+        assert rollouts.truncated.tolist().count(True) == 1
+        assert rollouts.group.tolist() == sorted(list(range(4)) * GROUP)
+
+
+def test_needs_are_the_same_with_recorded_log_probs():
+    SEEN.clear()
+    ours(credit="needy/dapo", max_steps=1, num_iterations=2)  # TRL computes old_per_token_logps
+    ours(credit="needy/dapo", max_steps=1)
+    recorded, computed = (r.old_logps.masked_fill(~r.mask, 0) for r in SEEN)
+    torch.testing.assert_close(recorded, computed)
+
+
+def test_without_needs_nothing_more_is_computed(monkeypatch):
+    def fail(*_):
+        raise AssertionError("scored for nobody")
+
+    monkeypatch.setattr(CreditGRPOTrainer, "_score", fail)
+    assert ours(credit="first_half/dapo", max_steps=1).losses
+
+
+def test_a_callable_is_a_strategy():
+    trace = ours(max_steps=1, arguments={"credit": lambda r: r.advantages[:, None] * r.mask / 8})
+    twin = ours(max_steps=1, arguments={"credit": "seq"})
+    torch.testing.assert_close(trace.gradients[0], 2 * twin.gradients[0], rtol=1e-5, atol=1e-8)
+
+
+def test_options_reach_the_strategy():
+    @allocation
+    def scaled_by(rollouts, *, factor: float = 1.0):
+        return factor * rollouts.advantages[:, None] * rollouts.mask
+
+    plain = ours(credit="scaled_by/seq", max_steps=1, importance_sampling_level="token")
+    twice = ours(
+        credit="scaled_by/seq", credit_kwargs='{"factor": 2}', max_steps=1,
+        importance_sampling_level="token",
+    )  # fmt: skip
+    torch.testing.assert_close(twice.gradients[0], 2 * plain.gradients[0], rtol=1e-5, atol=1e-8)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "options", "message"),
+    [
+        ({"credit": "sqe"}, {}, "Did you mean 'seq'"),
+        ({"credit": "dapo"}, {"credit": "seq"}, "give it once"),
+        ({"credit": lambda r: r.mask}, {"beta": 0.1}, "adds a KL term"),
+        ({"credit": "first_half"}, {"off_policy_mask_threshold": 0.1}, "both signs"),
+        ({"credit": "first_half"}, {"loss_type": "vespo"}, "both signs"),
+        ({"credit": "seq", "credit_kwargs": {"x": 1}}, {}, "has no option 'x'"),
+    ],
+)
+def test_clashes_are_refused_in_the_constructor(arguments, options, message):
+    with pytest.raises(CreditError, match=message):
+        ours(arguments=arguments, **options)
+
+
+def test_bnpo_is_refused_with_a_plain_config():
+    with pytest.raises(CreditError, match="micro-batch"):
+        run(CreditGRPOTrainer, GRPOConfig, loss_type="bnpo")
+
+
+@pytest.mark.parametrize(
+    ("returned", "message"),
+    [
+        (lambda r: r.advantages, r"returned \(16,\), expected a tensor of shape \(16, "),
+        (lambda r: r.mask * math.nan, "nan to token 0 of completion 0"),
+    ],
+)
+def test_a_wrong_rule_stops_the_first_step(returned, message):
+    with pytest.raises(CreditError, match=message):
+        ours(arguments={"credit": returned})
+
+
+def test_inputs_outside_of_a_step_are_refused():
+    trainer = CreditGRPOTrainer.__new__(CreditGRPOTrainer)
+    torch.nn.Module.__init__(model := torch.nn.Module())
+    trainer.model, trainer._window, trainer._prepared = model.train(), [], iter(())
+    with pytest.raises(RuntimeError, match="outside of an optimizer step"):
+        trainer._prepare_inputs([])
+
+
+# ---- seams ------------------------------------------------------------------------------------
+
+
+def test_the_installed_trl_has_every_seam():
+    check_seams(GRPOTrainer, trl.__version__)
+
+
+def test_a_missing_method_is_named(monkeypatch):
+    monkeypatch.delattr(GRPOTrainer, "_calculate_rewards")
+    with pytest.raises(SeamError, match=rf"TRL {trl.__version__} has no GRPOTrainer._calculate_re"):
+        ours()
+
+
+def test_a_changed_signature_is_named(monkeypatch):
+    monkeypatch.setattr(GRPOTrainer, "_prepare_inputs", lambda self, batch: batch)
+    with pytest.raises(SeamError, match=r"parameter 'generation_batch' of GRPOTrainer\._prepare"):
+        ours()
+
+
+def test_a_changed_body_is_named(monkeypatch):
+    def _compute_loss(self, model, inputs):
+        return inputs["advantages"].sum()
+
+    monkeypatch.setattr(GRPOTrainer, "_compute_loss", _compute_loss)
+    with pytest.raises(SeamError, match=r"num_items_in_batch.* in GRPOTrainer\._compute_loss"):
+        ours()
+
+
+def test_a_kl_term_that_goes_another_way_stops_the_run(monkeypatch):
+    never = property(lambda self: False, lambda self, _: None)
+    monkeypatch.setattr(RowBeta, "used", never, raising=False)
+    with pytest.raises(SeamError, match="per_token_kl"):
+        ours(credit="length", beta=0.1, max_steps=1)
+
+
+# ---- completions outside of training ----------------------------------------------------------
+
+
+def test_greedy_completions_repeat_and_sampled_ones_do_not(tmp_path):
+    from datasets import Dataset
+    from harness import policy, reward
+
+    trainer = CreditGRPOTrainer(
+        policy(), reward, CreditGRPOConfig(str(tmp_path), report_to=[], max_completion_length=8),
+        Dataset.from_dict({"prompt": ["1+1="]}), processing_class=TOKENIZER,
+    )  # fmt: skip
+    prompts = ["1+2=", "3+4+5=", "1+2="]
+    first, second = (trainer.complete(prompts, greedy=True) for _ in range(2))
+    assert first == second
+    assert first[0] == first[2]
+    assert len(set(trainer.complete(["1+2="] * 8))) > 1
+    assert trainer.generation_config.do_sample is True  # as training needs it
