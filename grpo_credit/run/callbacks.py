@@ -1,0 +1,258 @@
+"""Trainer callbacks: the metrics file, the live line, and stopping on a signal.
+
+Add each of them on every rank; only the main process writes and prints.
+"""
+
+import contextlib
+import json
+import os
+import signal
+import sys
+import threading
+import time
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from tqdm import tqdm
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from grpo_credit.run.jsonfile import plain
+from grpo_credit.run.launcher import how_to_insist, launcher_pid
+from grpo_credit.run.ranks import is_main, world_size
+
+
+class MetricsJsonl(TrainerCallback):
+    """Append what the trainer logs to a file, one JSON object a line.
+
+    A line is {"step", "epoch", "time_s", ...the logs}; NaN and infinities are null. `time_s` is
+    seconds of training, and goes on where an earlier attempt at the run left off. A line is on
+    disk before training continues.
+
+    Args:
+        path: the file; made when it is not there, never truncated.
+    """
+
+    def __init__(self, path: Path | str) -> None:
+        self.path = Path(path)
+        self._zero = time.monotonic()
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Start the clock, ahead by the seconds of earlier attempts."""
+        if state.is_world_process_zero:
+            self._zero = time.monotonic() - _last_time(self.path)
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Append one line."""
+        if not state.is_world_process_zero:
+            return
+        seconds = round(time.monotonic() - self._zero, 3)
+        line = {"step": state.global_step, "epoch": state.epoch, "time_s": seconds, **(logs or {})}
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(plain(line), allow_nan=False) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+
+
+def _last_time(path: Path) -> float:
+    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+    return json.loads(lines[-1])["time_s"] if lines else 0.0
+
+
+class LiveLine(TrainerCallback):
+    """Show how training goes: a progress bar on a terminal, a plain line now and then elsewhere.
+
+    Both go to stderr. The bar counts optimizer steps. The plain line, also used with
+    `disable_tqdm`, reads "step 10/80  reward 0.41  format 0.41  length 23.1  0.62 s/step", with
+    those of the four that the trainer logged.
+
+    Args:
+        format_key: metric shown as "format", such as "rewards/<function>/mean"; None for none.
+        every: optimizer steps between plain lines, >= 1; the first logged step and the last are
+            always shown.
+    """
+
+    def __init__(self, format_key: str | None = None, every: int = 10) -> None:
+        self.format_key = format_key
+        self.every = every
+        self._bar: tqdm | None = None
+        self._shown: int | None = None
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Open the bar, at the step of a resumed run."""
+        self._shown = None
+        if state.is_world_process_zero and not args.disable_tqdm and sys.stderr.isatty():
+            self._bar = tqdm(
+                total=state.max_steps, initial=state.global_step, unit="step", dynamic_ncols=True
+            )
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Move the bar."""
+        if self._bar is not None:
+            self._bar.update(state.global_step - self._bar.n)
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Show the numbers of a training log; logs of evaluations have no "loss"."""
+        logs = logs or {}
+        if not state.is_world_process_zero or "loss" not in logs:
+            return
+        if self._bar is not None:
+            self._bar.set_postfix_str(self._numbers(logs))
+        elif self._is_due(state, control):
+            self._shown = state.global_step
+            line = f"step {state.global_step}/{state.max_steps}  {self._numbers(logs)}"
+            print(line.rstrip(), file=sys.stderr, flush=True)
+
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Close the bar."""
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None
+
+    def _is_due(self, state: TrainerState, control: TrainerControl) -> bool:
+        if self._shown is None or control.should_training_stop:
+            return True
+        return state.global_step // self.every > self._shown // self.every
+
+    def _numbers(self, logs: dict[str, Any]) -> str:
+        shown = (
+            ("reward", "reward {:.2f}"),
+            (self.format_key, "format {:.2f}"),
+            ("completions/mean_length", "length {:.1f}"),
+            ("step_time", "{:.2f} s/step"),
+        )
+        return "  ".join(text.format(float(logs[key])) for key, text in shown if key in logs)
+
+
+class StopOnSignal(TrainerCallback):
+    """End training after the current optimizer step on a signal, with a checkpoint.
+
+    Use it as a context manager around the training and give it to the trainer as a callback. The
+    first SIGINT (Ctrl-C), SIGTERM or SIGHUP (the terminal is closed) asks for a log, a checkpoint
+    and the end of training at the end of the step; all ranks agree on it, whichever of them got
+    the signal. A second SIGINT or SIGTERM raises KeyboardInterrupt at once; within `REPEAT_S` of
+    the first it is taken for the same one, because torchrun sends Ctrl-C a second time and
+    `timeout` may. A launcher that disappears counts as SIGTERM. A signal that was ignored before
+    stays ignored (`nohup`, background jobs of scripts).
+
+    `signum` is the signal, on every rank, or None; a recipe exits with 128 + `signum`.
+    """
+
+    REPEAT_S = 1.0
+    SIGNALS = tuple(
+        getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)
+    )
+    INSISTENT = (signal.SIGINT, signal.SIGTERM)  # who closes a terminal later is only leaving
+
+    def __init__(self) -> None:
+        self.signum: int | None = None
+        self._since = 0.0
+        self._old: dict[int, Any] = {}
+        self._pid = os.getpid()
+        self._launcher: int | None = None
+        self._terminals: list[int] = []
+
+    def __enter__(self) -> "StopOnSignal":
+        """Install the handlers; in another thread than the main one Python allows none."""
+        self._pid, self._launcher = os.getpid(), launcher_pid()
+        self._terminals = [fd for fd in (1, 2) if os.isatty(fd)]
+        if threading.current_thread() is threading.main_thread():
+            for signum in self.SIGNALS:
+                old = signal.getsignal(signum)
+                if old not in (None, signal.SIG_IGN):
+                    self._old[signum] = signal.signal(signum, self._handle)
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        """Put the old handlers back."""
+        while self._old:
+            signal.signal(*self._old.popitem())
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> TrainerControl:
+        """Ask for the end of training if any rank was told to stop."""
+        agreed = self._agree(args.device)
+        if agreed:
+            if self.signum is None:
+                self._note(agreed)
+            control.should_log = control.should_save = control.should_training_stop = True
+        return control
+
+    def _agree(self, device: torch.device) -> int:
+        """Largest signal number over the ranks, 0 if there is none.
+
+        Only the agreed number may decide: a signal that arrives during the reduction is seen by
+        one rank alone, and has to wait for the next step.
+        """
+        orphaned = self._launcher is not None and os.getppid() != self._launcher
+        mine = self.signum or (signal.SIGTERM if orphaned else 0)
+        if world_size() == 1:
+            return int(mine)
+        flag = torch.tensor(int(mine), device=device)
+        dist.all_reduce(flag, op=dist.ReduceOp.MAX)
+        return int(flag.item())
+
+    def _handle(self, signum: int, frame: FrameType | None) -> None:
+        if os.getpid() != self._pid:
+            self._redeliver(signum)
+            return
+        self._let_go_of_lost_terminals()
+        if self.signum is None:
+            self._note(signum)
+        elif signum in self.INSISTENT and time.monotonic() - self._since > self.REPEAT_S:
+            raise KeyboardInterrupt
+
+    def _redeliver(self, signum: int) -> None:
+        """Let a forked child, such as a pool worker, die of the signal as it would without us."""
+        signal.signal(signum, self._old[signum])
+        os.kill(os.getpid(), signum)
+
+    def _let_go_of_lost_terminals(self) -> None:
+        """Send what would go to a closed terminal nowhere; the next print would fail the run."""
+        for fd in [fd for fd in self._terminals if not os.isatty(fd)]:
+            self._terminals.remove(fd)
+            with open(os.devnull, "w") as null:
+                os.dup2(null.fileno(), fd)
+
+    def _note(self, signum: int) -> None:
+        self.signum, self._since = int(signum), time.monotonic()
+        if is_main():
+            _say(
+                f"{signal.Signals(signum).name}: stopping after this step; the checkpoint and the "
+                f"run directory stay usable; {how_to_insist(self._launcher)}"
+            )
+
+
+def _say(text: str) -> None:
+    """Write a line to stderr from a signal handler.
+
+    Not `print`: the interrupted code may be inside the same buffered stream. And with its terminal
+    gone a run has nobody to tell, but still a checkpoint to write.
+    """
+    with contextlib.suppress(OSError):
+        os.write(2, f"\n{text}\n".encode())

@@ -1,0 +1,110 @@
+"""A recipe's command line: a short help without heavy imports, and mistakes told in one line."""
+
+import argparse
+import dataclasses
+import sys
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import contextmanager
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, NoReturn
+
+
+def short_help(prog: str, description: str, *options: Any) -> str:
+    """Render the options of plain dataclasses, such as a recipe's own.
+
+    Args:
+        prog: name of the script.
+        description: what it does, and examples.
+        *options: dataclasses whose fields have `metadata["help"]`.
+    """
+    parser = argparse.ArgumentParser(
+        prog=prog,
+        description=description,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        add_help=False,
+        usage=f"{prog} [--config FILE.yaml] [options]",
+        epilog="Every option of TRL's GRPOConfig and ModelConfig works too: --help-all lists them.",
+    )
+    group = parser.add_argument_group("options")
+    for kind in options:
+        for field in dataclasses.fields(kind):
+            default = (
+                f" (default: {field.default})" if field.default not in (None, False, "") else ""
+            )
+            text = (field.metadata["help"] + default).replace("%", "%%")
+            group.add_argument(f"--{field.name}", help=text, metavar=field.name.upper())
+    return parser.format_help()
+
+
+@contextmanager
+def mistakes_in_one_line(prog: str) -> Generator[None, None, None]:
+    """Turn what a user got wrong into one line on stderr and exit code 2.
+
+    To be put around parsing and checking only: in training, an error is no mistake of the command
+    line and keeps its traceback.
+    """
+    from grpo_credit.run.ranks import is_main
+
+    try:
+        yield
+    except (ValueError, OSError, ImportError) as error:
+        if is_main():
+            print(f"{prog}: error: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
+
+
+def parse(parser: Any, arguments: Sequence[str], defaults: Mapping[str, Any]) -> tuple[Any, ...]:
+    """Parse a command line and its YAML file; what nothing reads is a mistake.
+
+    Args:
+        parser: a `trl.TrlParser`.
+        arguments: the command line, without the program.
+        defaults: values that take the place of the dataclasses' own; below YAML and flags.
+
+    Returns:
+        One dataclass instance per type of the parser.
+
+    Raises:
+        ValueError: an unknown option or YAML key (with a suggestion), or a value of a wrong type.
+    """
+    parser.error = _raise
+    parser.set_defaults(**{k: v for k, v in defaults.items() if k in _destinations(parser)})
+    words = [part for word in arguments for part in _split_config(word)]
+    if words[-1:] == ["--config"]:
+        raise ValueError("--config needs a YAML file.")
+    *parsed, from_yaml, from_flags = parser.parse_args_and_config(
+        words, return_remaining_strings=True, separate_remaining_strings=True
+    )
+    unknown = [(w, "YAML key") for w in from_yaml[::2]] + [(w, "option") for w in from_flags]
+    for word, kind in unknown:
+        name = word.partition("=")[0].lstrip("-").replace("-", "_")
+        close = get_close_matches(name, _destinations(parser), n=1)
+        hint = f" Did you mean {close[0]!r}?" if close else ""
+        raise ValueError(f"unknown {kind} {name!r}: nothing reads it.{hint}")
+    return tuple(parsed)
+
+
+def names_option(arguments: Sequence[str], option: str) -> bool:
+    """Whether a command line, or the YAML file that it names, sets an option."""
+    import yaml
+
+    words = [part for word in arguments for part in _split_config(word)]
+    flags = {word.partition("=")[0].lstrip("-").replace("-", "_") for word in words}
+    if option in flags or "--config" not in words[:-1]:
+        return option in flags
+    content = yaml.safe_load(Path(words[words.index("--config") + 1]).read_text(encoding="utf-8"))
+    return isinstance(content, dict) and option in content
+
+
+def _split_config(word: str) -> list[str]:
+    """TRL's parser knows `--config FILE` but not `--config=FILE`."""
+    return word.split("=", 1) if word.startswith("--config=") else [word]
+
+
+def _destinations(parser: Any) -> list[str]:
+    return [action.dest for action in parser._actions]
+
+
+def _raise(message: str) -> NoReturn:
+    raise ValueError(message)

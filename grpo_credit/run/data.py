@@ -1,0 +1,60 @@
+"""Prompts to train and to test on: from a folder, a file or the hub."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from datasets import Dataset, DatasetDict, IterableDataset, load_dataset, load_from_disk
+
+READERS = {".json": "json", ".jsonl": "json", ".parquet": "parquet", ".csv": "csv"}
+
+
+def load_prompts(
+    name: str, config: str | None, train_split: str, test_split: str, held_out: int, seed: int
+) -> tuple[Any, list[dict[str, Any]]]:
+    """Load a data set with a column "prompt", and some of it to test on.
+
+    Args:
+        name: a folder written by `save_to_disk`, a .jsonl, .parquet or .csv file, or whatever
+            `datasets.load_dataset` takes.
+        config: the data set's configuration, if it has several.
+        train_split: trained on.
+        test_split: tested on; where there is no such split, rows are held out from the train split.
+        held_out: at most so many rows to test on, and never more than a fifth of the data.
+        seed: of the choice of the held-out rows.
+
+    Returns:
+        The train data, and rows to test on.
+
+    Raises:
+        ValueError: if a split or the column "prompt" is missing; with those there are.
+    """
+    splits = _splits(name, config)
+    if train_split not in splits:
+        raise ValueError(f"{name} has no split {train_split!r}; it has: {', '.join(splits)}.")
+    train = splits[train_split]
+    require_column(train, "prompt", name)
+    if test_split in splits:
+        test = splits[test_split]
+        require_column(test, "prompt", f"{name}[{test_split}]")
+        return train, [test[i] for i in range(min(held_out, len(test)))]
+    parted = train.train_test_split(test_size=max(1, min(held_out, len(train) // 5)), seed=seed)
+    return parted["train"], list(parted["test"])
+
+
+def require_column(data: Dataset | IterableDataset, column: str, name: str) -> None:
+    """Raise ValueError, with the columns there are, if one is missing."""
+    there = data.column_names or []
+    if column not in there:
+        raise ValueError(f"{name} has no column {column!r}; it has: {', '.join(there)}.")
+
+
+def _splits(name: str, config: str | None) -> Mapping[Any, Any]:
+    path = Path(name)
+    if path.is_file():
+        if path.suffix not in READERS:
+            raise ValueError(f"{name} is no file of prompts; expected one of {', '.join(READERS)}.")
+        return load_dataset(READERS[path.suffix], data_files=str(path))
+    saved = path.is_dir() and any(path.glob("dataset_dict.json")) + any(path.glob("state.json"))
+    found = load_from_disk(name) if saved else load_dataset(name, config)
+    return found if isinstance(found, DatasetDict) else {"train": found}
