@@ -1,0 +1,263 @@
+"""The recipe, as a user runs it: in a process of its own, in an empty folder."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import yaml
+from datasets import Dataset
+from harness import TOKENIZER, policy
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from grpo_credit.registry import list_credit
+
+RECIPE = Path(__file__).parent.parent / "recipes" / "grpo_regex.py"
+PATTERN = r"(?s).*\d.*"
+SHORT = {
+    "per_device_train_batch_size": 8, "num_generations": 4, "max_completion_length": 8,
+    "max_steps": 4, "logging_steps": 1, "save_steps": 2, "learning_rate": 0.01,
+    "gradient_checkpointing": False, "test_prompts": 4, "test_samples": 2,
+}  # fmt: skip
+HALF = """
+from grpo_credit import allocation
+@allocation
+def half(rollouts):
+    first = rollouts.position < rollouts.lengths[:, None] / 2
+    return rollouts.advantages[:, None] * first
+"""
+
+
+def start(folder, *options):
+    return subprocess.Popen(
+        [sys.executable, str(RECIPE), *map(str, options)], cwd=folder, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+
+
+def recipe(folder, *options):
+    process = start(folder, *options)
+    out, err = process.communicate(timeout=280)
+    return process.returncode, out, err
+
+
+def flags(settings):
+    return [f"--{name}={value}" for name, value in settings.items()]
+
+
+@pytest.fixture(scope="module")
+def own(tmp_path_factory):
+    """A user's folder: a model, a data set, a rule and a YAML file."""
+    folder = tmp_path_factory.mktemp("user")
+    policy().save_pretrained(folder / "model")
+    TOKENIZER.save_pretrained(folder / "model")
+    rows = [{"prompt": f"{i}+{i}=", "answer": str(2 * i)} for i in range(40)]
+    Dataset.from_list(rows).save_to_disk(str(folder / "data"))
+    Dataset.from_list(rows).to_json(folder / "data.jsonl")
+    Dataset.from_list([{"question": "1+1="}]).save_to_disk(str(folder / "wrong_column"))
+    (folder / "my_rules.py").write_text(HALF)
+    (folder / "short.yaml").write_text(
+        yaml.dump(SHORT | {"model_name_or_path": "model", "dataset_name": "data"})
+    )
+    return folder
+
+
+# ---- a whole run ------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def finished(own):
+    """A run with the user's own model, data and rule."""
+    code, out, err = recipe(
+        own, "--config", "short.yaml", "--pattern", PATTERN, "--credit=my_rules:half",
+        "--output_dir=runs/own",
+    )  # fmt: skip
+    assert code == 0, err
+    return own / "runs" / "own", out, err
+
+
+def test_a_run_leaves_everything_behind(finished):
+    run, out, err = finished
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines if "reward" in line] == [1, 2, 3, 4]
+    assert {"rewards/format/mean", "credit/mass", "credit/zero_share"} <= set(lines[0])
+    manifest = json.loads((run / "manifest.json").read_text())
+    assert (manifest["status"], manifest["global_step"]) == ("finished", 4)
+    assert manifest["extra"]["plan"].startswith("credit half/dapo")
+    assert manifest["config"]["credit"] == "my_rules:half"
+    assert len(manifest["model"]["sha256"]) == 64
+    assert manifest["datasets"]["train"]["rows"] == 36
+    assert AutoModelForCausalLM.from_pretrained(run / "model").config.hidden_size == 16
+    assert AutoTokenizer.from_pretrained(run / "model").decode([4]) == TOKENIZER.decode([4])
+    table = pd.read_parquet(run / "credit" / "credit_00004.parquet")
+    assert any(0 in credit and any(credit) for credit in table.credit)
+    assert len(list((run / "completions").iterdir())) == 4
+    assert (run / "checkpoint-4" / "trainer_state.json").exists()
+    for piece in ("format rate (greedy)", "answer named (sampled)", "before", "after"):
+        assert piece in out
+    assert "manifest         | runs/own/manifest.json" in out
+    assert "step 4/4  reward" in err
+
+
+def test_nothing_that_exists_is_overwritten(finished):
+    run, *_ = finished
+    before = {p: p.stat().st_mtime_ns for p in run.rglob("*")}
+    code, _, err = recipe(
+        run.parent.parent, "--config", "short.yaml", "--pattern", PATTERN, "--output_dir=runs/own"
+    )
+    assert code == 2
+    assert err.startswith("grpo_regex.py: error: runs/own holds another run (manifest.json")
+    assert {p: p.stat().st_mtime_ns for p in run.rglob("*")} == before
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_leaves_a_checkpoint_and_resume_goes_on(own, how):
+    command = ["--config", "short.yaml", "--pattern", PATTERN, "--max_steps=150",
+               "--save_steps=500", "--credit=length", f"--output_dir=runs/{how.name}"]  # fmt: skip
+    run = own / "runs" / how.name
+    process = start(own, *command)
+    deadline = time.monotonic() + 120
+    while not (run / "metrics.jsonl").exists() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    process.send_signal(how)
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 128 + how, err
+    stopped = json.loads((run / "manifest.json").read_text())
+    assert stopped["status"] == "interrupted"
+    assert (run / f"checkpoint-{stopped['global_step']}" / "optimizer.pt").exists()
+    assert (run / "model" / "model.safetensors").exists()
+    if how == signal.SIGINT:
+        code, _, err = recipe(own, *command, "--resume", "--learning_rate=0.02")
+        assert code == 2
+        assert "learning_rate: 0.01 in the run, 0.02 now" in err
+    code, _, err = recipe(own, *command, "--resume")
+    assert code == 0, err
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines if "reward" in line] == list(range(1, 151))
+
+
+# ---- the four strategies on the built-in task -------------------------------------------------
+
+
+FOUR = [r.name for r in list_credit() if r.function.__module__ == "grpo_credit.aggregations"]
+
+
+@pytest.mark.parametrize("credit", FOUR)
+def test_every_strategy_learns_the_format(credit, tmp_path):
+    code, out, err = recipe(tmp_path, f"--credit={credit}", "--max_steps=40")
+    assert code == 0, err
+    rates = [
+        [float(cell) for cell in line.replace("│", " ").split()[-3:-1]]
+        for line in out.splitlines() if "format rate" in line
+    ]  # fmt: skip
+    assert len(rates) == 2
+    for before, after in rates:
+        assert before <= 0.45
+        assert after >= 0.90
+
+
+# ---- mistakes ---------------------------------------------------------------------------------
+
+
+MISTAKES = {
+    "unknown strategy": (["--credit=sqe"], "unknown strategy 'sqe'. Did you mean 'seq'?"),
+    "unknown option of a strategy": (
+        ["--credit=seq", '--credit_kwargs={"alpha": 1}'], "'even/seq' has no option 'alpha'",
+    ),
+    "bad JSON": (["--credit_kwargs={alpha}"], "credit_kwargs is not JSON: Expecting property name"),
+    "invalid pattern": (["--pattern=<think>(a"], "invalid pattern: missing ) at position 9."),
+    "unknown flag": (["--credti=seq"], "unknown option 'credti': nothing reads it. Did you mean 'cre"),
+    "ill-typed flag": (["--learning_rate=fast"], "argument --learning_rate"),
+    "missing YAML": (["--config", "none.yaml"], "No such file or directory: 'none.yaml'"),
+    "indivisible batch": (
+        ["--num_generations=7"], "generation_batch_size (8) must be divisible by num_generations (7)",
+    ),
+    "clash": (["--credit=seq", "--loss_type=grpo"], "loss_type='grpo' aggregates by 'length'"),
+    "missing column": (
+        ["--dataset_name=wrong_column"], "wrong_column has no column 'prompt'; it has: question.",
+    ),
+    "missing split": (
+        ["--dataset_train_split=validation"], "data has no split 'validation'; it has: train.",
+    ),
+    "missing data": (["--dataset_name=data.txt"], "data.txt"),
+    "nothing to resume": (["--resume"], "no unfinished run runs/grpo_regex-even-dapo-*"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_mistake_costs_one_line_and_exit_code_2(mistake, own, monkeypatch, capsys):
+    wrong, message = MISTAKES[mistake]
+    code, out, err = main_in_process(own, monkeypatch, capsys, *right(), *wrong)
+    assert code == 2
+    assert err.startswith("grpo_regex.py: error: ")
+    assert message in err
+    assert out == ""
+    assert len(err.splitlines()) == 1 or mistake == "invalid pattern"  # which points at the place
+
+
+def test_a_yaml_key_that_nothing_reads_is_a_mistake(own, monkeypatch, capsys):
+    (own / "typo.yaml").write_text(yaml.dump(SHORT | {"learning_rat": 1e-3}))
+    arguments = ["--config=typo.yaml", "--pattern=x", "--model_name_or_path=model"]
+    code, _, err = main_in_process(own, monkeypatch, capsys, *arguments, "--dataset_name=data")
+    assert (code, err.count("\n")) == (2, 1)
+    assert "unknown YAML key 'learning_rat': nothing reads it. Did you mean 'learning_rate'?" in err
+
+
+def test_your_own_model_needs_your_own_pattern_and_prompts(own, monkeypatch, capsys):
+    code, _, err = main_in_process(own, monkeypatch, capsys, "--model_name_or_path=model")
+    assert (code, "--pattern is missing" in err) == (2, True)
+    code, _, err = main_in_process(
+        own, monkeypatch, capsys, "--model_name_or_path=model", "--pattern=x"
+    )
+    assert (code, "--dataset_name is missing" in err) == (2, True)
+
+
+def test_a_file_of_prompts_will_do(own, monkeypatch):
+    from grpo_credit.run.data import load_prompts
+
+    train, test = load_prompts(str(own / "data.jsonl"), None, "train", "test", 4, 0)
+    assert (len(train), len(test)) == (36, 4)
+    assert not {row["prompt"] for row in test} & set(train["prompt"])
+
+
+def test_help_is_short_and_light():
+    code = (
+        "import atexit, runpy, sys\n"
+        "atexit.register(lambda: print(sorted({'torch', 'transformers'} & set(sys.modules))))\n"
+        f"sys.argv = ['x', '--help']; runpy.run_path({str(RECIPE)!r}, run_name='__main__')"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "--credit" in done.stdout
+    assert "--help-all" in done.stdout
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
+def right():
+    return ["--pattern=x", "--model_name_or_path=model", "--dataset_name=data", *flags(
+        {k: v for k, v in SHORT.items() if k != "test_prompts"}
+    )]  # fmt: skip
+
+
+def main_in_process(folder, monkeypatch, capsys, *arguments):
+    """Call main without a new process; a model that was loaded would be a mistake of ours."""
+    import runpy
+
+    def fail(*_, **__):
+        raise AssertionError("a model was loaded")
+
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr("transformers.AutoModelForCausalLM.from_pretrained", fail)
+    monkeypatch.setattr("grpo_credit.CreditGRPOTrainer", fail, raising=False)
+    main = runpy.run_path(str(RECIPE))["main"]
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as stopped:
+        main(list(arguments))
+    out, err = capsys.readouterr()
+    return stopped.value.code, out, err
