@@ -36,6 +36,7 @@ TINY_DEFAULTS = {
     "gradient_checkpointing": False,
     "logging_steps": 1,
     "save_steps": 20,
+    "ddp_find_unused_parameters": False,
 }
 DEFAULTS = {
     "report_to": [],

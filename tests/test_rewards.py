@@ -58,7 +58,9 @@ def test_unknown_mode_is_refused():
 
 def test_a_pattern_that_explodes_abstains_and_is_counted():
     metrics = {}
-    pattern = r"(?s)^.*<reasoning>.*?</reasoning>.*<answer>.*?</answer>.*$"  # passed around as a fix
+    pattern = (
+        r"(?s)^.*<reasoning>.*?</reasoning>.*<answer>.*?</answer>.*$"  # passed around as a fix
+    )
     reward = RegexReward(pattern, timeout=0.05, name="slow")
     unfinished = "<reasoning>a</reasoning><answer>" * 200
     scores = reward([unfinished, unfinished[:32] + "b</answer>"], log_metric=metrics.__setitem__)
