@@ -195,8 +195,12 @@ def claim_directory(
     return out, directory.claim(out, described, script.resume)
 
 
-def build_trainer(args: Any, model_args: Any, reward: Any, train: Any, callbacks: list[Any]) -> Any:
+def build_trainer(
+    args: Any, model_args: Any, reward: Any, train: Any, test: list[Any], callbacks: list[Any]
+) -> Any:
     """Load or make the model and put the trainer together."""
+    import torch
+    from datasets import Dataset
     from transformers import PrinterCallback, ProgressCallback
     from trl import get_peft_config, get_quantization_config
 
@@ -204,7 +208,9 @@ def build_trainer(args: Any, model_args: Any, reward: Any, train: Any, callbacks
     from grpo_credit.tiny import warm_start
 
     name = model_args.model_name_or_path
-    if name:
+    if not name:
+        torch.set_num_threads(1)  # on shared cores a second one makes a tiny step 50 times slower
+    else:
         args.model_init_kwargs = {
             "revision": model_args.model_revision,
             "attn_implementation": model_args.attn_implementation,
@@ -216,6 +222,7 @@ def build_trainer(args: Any, model_args: Any, reward: Any, train: Any, callbacks
         reward,
         args,
         train,
+        Dataset.from_list(test) if args.eval_strategy != "no" else None,
         callbacks=callbacks,
         peft_config=get_peft_config(model_args),
         quantization_config=get_quantization_config(model_args),
@@ -250,7 +257,7 @@ def run(
         stop,
     ]
     with manifest.recorded(out, stop) as record:
-        trainer = record.trainer = build_trainer(args, model_args, reward, train, shown)
+        trainer = record.trainer = build_trainer(args, model_args, reward, train, test, shown)
         manifest.set_model(out, trainer.model)
         trainer.accelerator.print(f"{trainer.plan}\nrun directory: {out}")
         before = measure(trainer, test, check, script.test_samples)

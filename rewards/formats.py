@@ -27,12 +27,12 @@ def completion_text(completion: Completion) -> str:
 
 
 class RegexReward:
-    """Reward a completion that matches a regular expression.
+    r"""Reward a completion that matches a regular expression.
 
         R = 1 if pattern matches the completion, else 0
 
-    Leading and trailing whitespace of the completion is ignored. `.` does not match a newline unless
-    the pattern says `(?s)`: the commonest reason for a format reward that never fires.
+    Leading and trailing whitespace of the completion is ignored. `.` does not match a newline
+    unless the pattern says `(?s)`: the commonest reason for a format reward that never fires.
 
     Args:
         pattern: in the syntax of the `regex` package.
@@ -50,8 +50,9 @@ class RegexReward:
     How it can be hacked: it sees the form alone, so any content in the right form earns 1.
 
     Example:
-        >>> digits = RegexReward(r"<answer>\\d+</answer>", name="digits")
-        >>> digits(["<answer>12</answer>", "12", [{"role": "assistant", "content": "<answer>1</answer>"}]])
+        >>> digits = RegexReward(r"<answer>\d+</answer>", name="digits")
+        >>> chat = [{"role": "assistant", "content": "<answer>1</answer>"}]
+        >>> digits(["<answer>12</answer>", "12", chat])
         [1.0, 0.0, 1.0]
 
     Source: the format reward of DeepSeek-R1, arXiv:2501.12948, section 2.2.2.
@@ -85,8 +86,9 @@ class RegexReward:
         return scores
 
     def _score(self, text: str) -> float | None:
+        match = getattr(self.pattern, self.mode)
         try:
-            return float(getattr(self.pattern, self.mode)(text.strip(), timeout=self.timeout) is not None)
+            return float(match(text.strip(), timeout=self.timeout) is not None)
         except TimeoutError:
             return None
 
@@ -94,7 +96,7 @@ class RegexReward:
         return f"RegexReward({self.pattern.pattern!r}, mode={self.mode!r}, name={self.__name__!r})"
 
 
-def _compiled(pattern: str) -> "regex.Pattern[str]":
+def _compiled(pattern: str) -> Any:
     try:
         return regex.compile(pattern)
     except regex.error as error:
