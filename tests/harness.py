@@ -15,7 +15,8 @@ from datasets import Dataset
 from transformers import PreTrainedModel, TrainerCallback
 from trl import GRPOConfig, GRPOTrainer
 
-from grpo_credit import CreditGRPOConfig, CreditGRPOTrainer
+from grpo_credit import CreditGRPOConfig, CreditGRPOTrainer, list_credit
+from grpo_credit.registry import Rule
 from grpo_credit.tiny.model import build_model
 from grpo_credit.tiny.tokenizer import build_tokenizer
 
@@ -62,6 +63,11 @@ def rollouts_with(tools: bool) -> Any:
         return output | ({"env_mask": [tool_mask(i) for i in ids]} if tools else {})
 
     return rollout
+
+
+def shipped() -> list[Rule]:
+    """List the rules of the package, without those that tests register."""
+    return [r for r in list_credit() if r.function.__module__.startswith("grpo_credit.")]
 
 
 @functools.cache

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from harness import shipped
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -13,7 +14,6 @@ from grpo_credit import (
     Rollouts,
     compute_credit,
     diagnostics,
-    list_credit,
     registry,
 )
 from grpo_credit.conformance import check
@@ -101,7 +101,7 @@ def test_strategy_equals_its_loop(credit, data):
     torch.testing.assert_close(compute_credit(credit, rollouts), expected, rtol=1e-12, atol=1e-15)
 
 
-@pytest.mark.parametrize("rule", [rule.name for rule in list_credit()])
+@pytest.mark.parametrize("rule", [rule.name for rule in shipped()])
 def test_every_registered_rule_obeys_the_laws(rule):
     assert {law: v for law, v in check(rule).items() if v != "holds"} == {}
 

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from harness import difference, ours
+from harness import difference, ours, shipped
 
-from grpo_credit import CreditGRPOTrainer, allocation, list_credit
+from grpo_credit import CreditGRPOTrainer, allocation
 from grpo_credit.folding import counted
 
 
@@ -25,7 +25,7 @@ def whole(rollouts):
     return rollouts.advantages[:, None] * rollouts.mask / rollouts.num_tokens
 
 
-AGGREGATIONS = [rule.name for rule in list_credit() if rule.kind == "aggregation"]
+AGGREGATIONS = [rule.name for rule in shipped() if rule.kind == "aggregation"]
 STRATEGIES = [*AGGREGATIONS, "late/seq", "late/dapo"]
 CUTS = [(16, 1), (8, 2), (4, 4), (1, 16)]  # rows per micro-batch, accumulation steps
 

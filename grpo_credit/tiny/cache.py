@@ -1,0 +1,115 @@
+"""Folders that are built once, verified at each use, and shared by processes."""
+
+import hashlib
+import json
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+
+VARIABLE = "GRPO_CREDIT_CACHE"
+MANIFEST = "complete.json"
+
+
+def cache_root() -> Path:
+    """Return `$GRPO_CREDIT_CACHE`, or else the user's cache folder of this platform."""
+    if chosen := os.environ.get(VARIABLE):
+        return Path(chosen).expanduser()
+    if sys.platform == "darwin":
+        return Path.home() / "Library" / "Caches" / "grpo-credit"
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "grpo-credit"
+
+
+def cached(entry: Path, build: Callable[[Path], dict[str, Any]]) -> Path:
+    """Return the folder `entry`, building it first if it is absent or damaged.
+
+    A folder is used only if its manifest `complete.json` holds the right sha256 of every file. It
+    is built aside and moved into place in one step. Of several processes one builds, the others
+    wait; a complete folder is used without a lock, hence also from a read-only place.
+
+    Args:
+        entry: The folder; its name must identify what `build` writes.
+        build: Fills an empty folder and returns metrics, which the manifest keeps.
+
+    Raises:
+        OSError: If a build is needed and the parent of `entry` cannot be written.
+    """
+    if entry.exists() and damage(entry) is None:
+        return entry
+    _require_writable(entry.parent)
+    with FileLock(f"{entry}.lock"):
+        if _absent_or_damaged(entry):
+            _publish(entry, build)
+    return entry
+
+
+def damage(entry: Path) -> str | None:
+    """Return what is wrong with a cached folder, None if every file is as it was built."""
+    manifest = _manifest(entry)
+    if manifest is None:
+        return f"{MANIFEST} is missing or damaged"
+    wrong = [name for name, digest in manifest["files"].items() if _sha256(entry / name) != digest]
+    return f"{', '.join(wrong)} missing or changed" if wrong else None
+
+
+def _absent_or_damaged(entry: Path) -> bool:
+    if not entry.exists():
+        return True
+    reason = damage(entry)
+    if reason:
+        print(f"grpo-credit: rebuilding {entry}: {reason}", file=sys.stderr, flush=True)
+    return reason is not None
+
+
+def _publish(entry: Path, build: Callable[[Path], dict[str, Any]]) -> None:
+    with tempfile.TemporaryDirectory(prefix=f".{entry.name}-", dir=entry.parent) as scratch:
+        built = Path(scratch, "entry")
+        built.mkdir()
+        _seal(built, build(built))
+        if entry.exists():  # os.replace refuses to replace a folder that has files
+            shutil.rmtree(entry)
+        os.replace(built, entry)
+
+
+def _seal(folder: Path, metrics: dict[str, Any]) -> None:
+    """Write the manifest: sha256 of each file, metrics, and a digest of the manifest itself."""
+    files = {path.name: _sha256(path) for path in sorted(folder.iterdir())}
+    manifest = {"files": files, "metrics": metrics}
+    text = json.dumps({**manifest, "manifest": _digest(manifest)}, indent=2)
+    (folder / MANIFEST).write_text(text + "\n", encoding="utf-8")
+
+
+def _manifest(entry: Path) -> dict[str, Any] | None:
+    """Return the manifest if it is there and agrees with its own digest."""
+    try:
+        manifest = json.loads((entry / MANIFEST).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    intact = isinstance(manifest, dict) and manifest.pop("manifest", None) == _digest(manifest)
+    return manifest if intact else None
+
+
+def _digest(manifest: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
+
+
+def _sha256(path: Path) -> str | None:
+    return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else None
+
+
+def _require_writable(root: Path) -> None:
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=root):
+            pass
+    except OSError as error:
+        raise OSError(
+            f"cannot write to the cache folder {root} ({error.strerror}); "
+            f"set {VARIABLE} to a folder that can be written"
+        ) from error

@@ -1,0 +1,111 @@
+"""Running sums of one-digit terms, answered in a fixed format.
+
+    prompt      3+5+2=
+    completion  <think>3+5=8+2=10</think><answer>10</answer>
+
+The work grows with the number of terms, so well-formed completions have 11 to 53 tokens (the end
+token included): rules that divide credit by length have something to disagree about.
+"""
+
+import hashlib
+import random
+from collections.abc import Callable
+from typing import NamedTuple
+
+from datasets import Dataset
+
+PATTERN = r"<think>[^<>]+</think><answer>[0-9]+</answer>"
+MAX_COMPLETION_TOKENS = 64
+MIN_TERMS, MAX_TERMS = 2, 10
+SPLITS = ("train", "test")
+
+
+class Check(NamedTuple):
+    """Whether a completion obeys the format, and whether it also gives the right answer."""
+
+    well_formed: bool
+    correct: bool
+
+
+def prompts(n: int, seed: int, split: str) -> list[dict[str, str]]:
+    """Draw prompts with their answers; the number of terms is uniform on 2..10.
+
+    A prompt belongs to one split for good (a hash decides; one in five is "test"), so no train
+    prompt is ever a test prompt, whatever the seeds. Draws are with replacement.
+
+    Args:
+        n: How many.
+        seed: Same seed, same prompts.
+        split: "train" or "test".
+
+    Returns:
+        Rows {"prompt": "3+5+2=", "answer": "10"}.
+
+    Raises:
+        ValueError: If the split has another name.
+    """
+    if split not in SPLITS:
+        raise ValueError(f"split is {split!r}, expected one of {', '.join(SPLITS)}")
+    rng = random.Random(f"{split}/{seed}")
+    return [_row(_terms(rng, split)) for _ in range(n)]
+
+
+def dataset(n: int, seed: int, split: str) -> Dataset:
+    """Return `prompts(n, seed, split)` as a dataset with columns "prompt" and "answer"."""
+    return Dataset.from_list(prompts(n, seed, split))
+
+
+def _row(terms: list[int]) -> dict[str, str]:
+    return {"prompt": _prompt(terms), "answer": str(sum(terms))}
+
+
+def _prompt(terms: list[int]) -> str:
+    return "+".join(map(str, terms)) + "="
+
+
+def _terms(rng: random.Random, split: str) -> list[int]:
+    while True:
+        terms = [rng.randrange(10) for _ in range(rng.randint(MIN_TERMS, MAX_TERMS))]
+        if _split_of(_prompt(terms)) == split:
+            return terms
+
+
+def _split_of(prompt: str) -> str:
+    return "test" if hashlib.sha256(prompt.encode()).digest()[0] % 5 == 0 else "train"
+
+
+def check(completion: str, answer: str) -> Check:
+    """Judge a completion by one scan from left to right, independently of any regex reward.
+
+    Args:
+        completion: Text without special tokens.
+        answer: The expected number, compared as text.
+    """
+    found = _answer_in(completion)
+    well_formed = found is not None
+    return Check(well_formed, correct=well_formed and found == answer)
+
+
+def _answer_in(text: str) -> str | None:
+    """Return the answer of a well-formed completion, None for any other."""
+    at = _after_literal(text, 0, "<think>")
+    at = _after_run(text, at, lambda c: c not in "<>")
+    start = _after_literal(text, at, "</think><answer>")
+    stop = _after_run(text, start, lambda c: c in "0123456789")
+    complete = _after_literal(text, stop, "</answer>") == len(text)
+    return text[start:stop] if complete else None
+
+
+def _after_literal(text: str, at: int | None, literal: str) -> int | None:
+    """Return the position after `literal` at `at`; None if it is not there or `at` is None."""
+    return at + len(literal) if at is not None and text.startswith(literal, at) else None
+
+
+def _after_run(text: str, at: int | None, allowed: Callable[[str], bool]) -> int | None:
+    """Return the position after one or more allowed characters; None without any."""
+    if at is None:
+        return None
+    stop = at
+    while stop < len(text) and allowed(text[stop]):
+        stop += 1
+    return stop if stop > at else None
