@@ -31,7 +31,7 @@ TINY_DEFAULTS = {
     "num_generations": 8,
     "max_completion_length": 64,
     "max_steps": 80,
-    "learning_rate": 1e-3,
+    "learning_rate": 3e-4,
     "lr_scheduler_type": "constant",
     "gradient_checkpointing": False,
     "logging_steps": 1,

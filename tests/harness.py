@@ -117,7 +117,7 @@ def run(
         "num_generations": GROUP,
         "max_completion_length": LONGEST,
         "max_steps": 2,
-        "learning_rate": 0.5,
+        "learning_rate": 0.1,
         "optim": "sgd",
         "lr_scheduler_type": "constant",
         "max_grad_norm": 0.0,

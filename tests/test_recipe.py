@@ -148,7 +148,9 @@ FOUR = ["uniform", "length", "seq", "dapo"]
 
 @pytest.mark.parametrize("credit", FOUR)
 def test_every_strategy_learns_the_format(credit, tmp_path):
-    code, out, err = recipe(tmp_path, f"--credit={credit}", "--max_steps=40")
+    code, out, err = recipe(
+        tmp_path, f"--credit={credit}", "--max_steps=40", "--learning_rate=1e-3"
+    )
     assert code == 0, err
     rates = [
         [float(cell) for cell in line.replace("│", " ").split()[-3:-1]]
