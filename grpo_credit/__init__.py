@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from grpo_credit.config import CreditGRPOConfig
     from grpo_credit.registry import (
-        CreditError,
         aggregation,
         allocation,
         compute_credit,
@@ -17,6 +16,7 @@ if TYPE_CHECKING:
         resolve_credit,
     )
     from grpo_credit.rollouts import Rollouts
+    from grpo_credit.strategy import CreditError
     from grpo_credit.trainer import CreditGRPOTrainer
 
 __version__ = "0.1.0"
@@ -33,6 +33,7 @@ __all__ = [
 ]
 
 _HOME = {
+    "CreditError": "strategy",
     "CreditGRPOConfig": "config",
     "CreditGRPOTrainer": "trainer",
     "Rollouts": "rollouts",

@@ -12,7 +12,8 @@ import torch
 from trl import GRPOConfig
 
 from grpo_credit.options import CreditOptions
-from grpo_credit.registry import DEFAULT_AGGREGATION, CreditError, Strategy, resolve_credit, rules
+from grpo_credit.registry import DEFAULT_AGGREGATION, resolve_credit, rules
+from grpo_credit.strategy import CreditError, Strategy
 
 CLIPPED = ("dapo", "grpo", "dr_grpo", "luspo")  # one surrogate, four denominators
 SURROGATE_AGGREGATION = {"cispo": "dapo", "vespo": "dapo", "sapo": "length"}

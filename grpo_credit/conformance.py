@@ -17,8 +17,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from grpo_credit.registry import CreditError, Strategy, resolve_credit
+from grpo_credit.registry import resolve_credit
 from grpo_credit.rollouts import Rollouts
+from grpo_credit.strategy import CreditError, Strategy
 
 Law = Any  # a function (Strategy, Rollouts) -> None
 

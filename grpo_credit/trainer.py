@@ -35,9 +35,9 @@ from grpo_credit.folding import (
     items_for_unit_weight,
     sequence_token_anchor,
 )
-from grpo_credit.registry import Strategy
 from grpo_credit.rollouts import Rollouts
 from grpo_credit.seams import SeamError, check_seams
+from grpo_credit.strategy import Strategy
 from grpo_credit.window import Generation, Window, credit_table, first_rows
 
 logger = logging.get_logger(__name__)

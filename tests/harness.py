@@ -16,7 +16,7 @@ from transformers import PreTrainedModel, TrainerCallback
 from trl import GRPOConfig, GRPOTrainer
 
 from grpo_credit import CreditGRPOConfig, CreditGRPOTrainer, list_credit
-from grpo_credit.registry import Rule
+from grpo_credit.strategy import Rule
 from grpo_credit.tiny.model import build_model
 from grpo_credit.tiny.tokenizer import build_tokenizer
 
@@ -108,9 +108,14 @@ def run(
     tools: bool = False,
     prompts: int = 4,
     arguments: dict[str, Any] | None = None,
+    importance_ratio: bool = False,
     **options: Any,
 ) -> Trace:
-    """Train a few steps on the fixed completions and return what happened."""
+    """Train a few steps on the fixed completions and return what happened.
+
+    With `importance_ratio`, the loss is computed as after sampling by vLLM: TRL multiplies the
+    surrogate by a ratio that it finds in the inputs. (vLLM itself needs a GPU.)
+    """
     settings: dict[str, Any] = {
         "per_device_train_batch_size": 8,
         "gradient_accumulation_steps": 2,
@@ -145,8 +150,12 @@ def run(
     )
     inner = trainer.compute_loss
 
-    def recorded(*args: Any, **kwargs: Any) -> torch.Tensor:
-        loss = inner(*args, **kwargs)
+    def recorded(model: Any, inputs: dict[str, Any], **kwargs: Any) -> torch.Tensor:
+        trainer.use_vllm = importance_ratio
+        if importance_ratio:
+            inputs = {**inputs, "importance_sampling_ratio": 1 + inputs["completion_ids"] % 7 / 9}
+        loss = inner(model, inputs, **kwargs)
+        trainer.use_vllm = False
         trace.losses.append(float(loss.detach().double()))
         return loss
 

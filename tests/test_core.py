@@ -14,10 +14,10 @@ from grpo_credit import (
     Rollouts,
     compute_credit,
     diagnostics,
-    registry,
 )
 from grpo_credit.conformance import check
 from grpo_credit.rollouts import group_advantages
+from grpo_credit.strategy import Rule
 
 
 def unregistered(kind):
@@ -27,7 +27,7 @@ def unregistered(kind):
         if function is None:
             return lambda function: decorate(function, **about)
         about["needs"] = frozenset(about.get("needs", ()))
-        function.__credit_rule__ = registry.Rule(kind, function, function.__name__, **about)
+        function.__credit_rule__ = Rule(kind, function, function.__name__, **about)
         return function
 
     return decorate

@@ -75,6 +75,7 @@ def test_different_strategies_have_different_gradients(credit):
         {"loss_type": "grpo", "steps_per_generation": 4, "prompts": 6},
         {"loss_type": "grpo", "steps_per_generation": 1, "gradient_accumulation_steps": 2,
          "per_device_train_batch_size": 12},
+        {"loss_type": "dapo", "beta": 0.1, "importance_ratio": True},
         {"loss_type": "grpo", "beta": 0.1, "sync_ref_model": True, "ref_model_sync_steps": 1},
     ],
     ids=str,
