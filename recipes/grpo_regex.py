@@ -84,6 +84,7 @@ def main(arguments: list[str]) -> int:
         script, args, model_args = read(arguments)
         reward = RegexReward(script.pattern, name="format")
         train, test, check = load_task(script, args)
+        look_up_model(args, model_args, test)
         out, checkpoint = claim_directory(arguments, script, args, model_args, train)
     return run(script, args, model_args, reward, train, test, check, out, checkpoint)
 
@@ -94,7 +95,7 @@ def read(arguments: list[str]) -> tuple[RegexArguments, Any, Any]:
 
     from grpo_credit import CreditGRPOConfig
 
-    warnings.filterwarnings("ignore", "`.*gradient_checkpointing` is deprecated", FutureWarning)
+    warnings.filterwarnings("ignore", "`.*gradient_checkpointing.*` is deprecated", FutureWarning)
     tiny = not names_option(arguments, "model_name_or_path")
     kinds: Any = (RegexArguments, CreditGRPOConfig, ModelConfig)
     parser = TrlParser(kinds, prog=PROG)
@@ -167,6 +168,29 @@ def checker(pattern: str) -> Any:
         return found | {"characters": float(len(completion))}
 
     return check
+
+
+def look_up_model(args: Any, model_args: Any, test: list[dict[str, Any]]) -> None:
+    """Find the model and its tokenizer before anything is written; load neither weights nor GPU."""
+    from transformers import AutoConfig, AutoTokenizer
+
+    name = model_args.model_name_or_path
+    if not name:
+        return
+    where = {"revision": model_args.model_revision, "trust_remote_code": args.trust_remote_code}
+    try:
+        AutoConfig.from_pretrained(name, **where)
+        tokenizer: Any = AutoTokenizer.from_pretrained(name, **where)
+    except OSError as error:
+        reason = str(error).partition("\n")[0]
+        raise ValueError(
+            f"no model or tokenizer {name!r} (--model_name_or_path): {reason}"
+        ) from None
+    if test and isinstance(test[0]["prompt"], list) and not tokenizer.chat_template:
+        raise ValueError(
+            f"the prompts are conversations, but the tokenizer of {name!r} has no chat template; "
+            "use an instruction-tuned model, or prompts that are plain text."
+        )
 
 
 def claim_directory(

@@ -58,6 +58,8 @@ def own(tmp_path_factory):
     rows = [{"prompt": f"{i}+{i}=", "answer": str(2 * i)} for i in range(40)]
     Dataset.from_list(rows).save_to_disk(str(folder / "data"))
     Dataset.from_list(rows).to_json(folder / "data.jsonl")
+    chat = [{"prompt": [{"role": "user", "content": row["prompt"]}]} for row in rows]
+    Dataset.from_list(chat).to_json(folder / "chat.jsonl")
     Dataset.from_list([{"question": "1+1="}]).save_to_disk(str(folder / "wrong_column"))
     (folder / "my_rules.py").write_text(HALF)
     (folder / "short.yaml").write_text(
@@ -186,6 +188,12 @@ MISTAKES = {
         ["--dataset_train_split=validation"], "data has no split 'validation'; it has: train.",
     ),
     "missing data": (["--dataset_name=data.txt"], "data.txt"),
+    "missing model": (
+        ["--model_name_or_path=nomodel"], "no model or tokenizer 'nomodel' (--model_name_or_path)",
+    ),
+    "conversations without a template": (
+        ["--dataset_name=chat.jsonl"], "the tokenizer of 'model' has no chat template",
+    ),
     "nothing to resume": (["--resume"], "no unfinished run runs/grpo_regex-even-dapo-*"),
 }  # fmt: skip
 

@@ -4,7 +4,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from datasets import Dataset, DatasetDict, IterableDataset, load_dataset, load_from_disk
+from datasets import (
+    Dataset,
+    DatasetDict,
+    IterableDataset,
+    disable_progress_bars,
+    load_dataset,
+    load_from_disk,
+)
 
 READERS = {".json": "json", ".jsonl": "json", ".parquet": "parquet", ".csv": "csv"}
 
@@ -50,6 +57,7 @@ def require_column(data: Dataset | IterableDataset, column: str, name: str) -> N
 
 
 def _splits(name: str, config: str | None) -> Mapping[Any, Any]:
+    disable_progress_bars()  # of reading a file; a recipe shows one live line
     path = Path(name)
     if path.is_file():
         if path.suffix not in READERS:
