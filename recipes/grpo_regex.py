@@ -75,18 +75,48 @@ class RegexArguments:
     )
 
 
+@dataclass
+class Job:
+    """What is to be run, checked before any model is loaded."""
+
+    script: RegexArguments
+    args: Any
+    model_args: Any
+    reward: RegexReward
+    train: Any
+    test: list[dict[str, Any]]
+    check: Any
+    out: Path
+    checkpoint: Path | None
+
+
 def main(arguments: list[str]) -> int:
     """Train, test before and after, leave a run directory; return the exit code."""
     if {"-h", "--help"} & set(arguments):
         print(short_help(PROG, __doc__ or "", RegexArguments, CreditOptions))
         return 0
     with mistakes_in_one_line(PROG):
-        script, args, model_args = read(arguments)
-        reward = RegexReward(script.pattern, name="format")
-        train, test, check = load_task(script, args)
-        look_up_model(args, model_args, test)
-        out, checkpoint = claim_directory(arguments, script, args, model_args, train)
-    return run(script, args, model_args, reward, train, test, check, out, checkpoint)
+        job = prepare(arguments)
+    return run(job)
+
+
+def prepare(arguments: list[str]) -> Job:
+    """Read the command line, the data and the model's description; take a run directory."""
+    from grpo_credit.run.data import look_up_model
+
+    script, args, model_args = read(arguments)
+    reward = RegexReward(script.pattern, name="format")
+    train, test, check = load_task(script, args)
+    if model_args.model_name_or_path:
+        look_up_model(
+            model_args.model_name_or_path,
+            [row["prompt"] for row in test],
+            revision=model_args.model_revision,
+            trust_remote_code=args.trust_remote_code,
+        )
+    data = {"train": train, "test": test}
+    out, checkpoint = claim_directory(arguments, script, args, model_args, data)
+    return Job(script, args, model_args, reward, train, test, check, out, checkpoint)
 
 
 def read(arguments: list[str]) -> tuple[RegexArguments, Any, Any]:
@@ -170,58 +200,24 @@ def checker(pattern: str) -> Any:
     return check
 
 
-def look_up_model(args: Any, model_args: Any, test: list[dict[str, Any]]) -> None:
-    """Find the model and its tokenizer before anything is written; load neither weights nor GPU."""
-    from transformers import AutoConfig, AutoTokenizer
-
-    name = model_args.model_name_or_path
-    if not name:
-        return
-    where = {"revision": model_args.model_revision, "trust_remote_code": args.trust_remote_code}
-    try:
-        AutoConfig.from_pretrained(name, **where)
-        tokenizer: Any = AutoTokenizer.from_pretrained(name, **where)
-    except OSError as error:
-        reason = str(error).partition("\n")[0]
-        raise ValueError(
-            f"no model or tokenizer {name!r} (--model_name_or_path): {reason}"
-        ) from None
-    if test and isinstance(test[0]["prompt"], list) and not tokenizer.chat_template:
-        raise ValueError(
-            f"the prompts are conversations, but the tokenizer of {name!r} has no chat template; "
-            "use an instruction-tuned model, or prompts that are plain text."
-        )
-
-
 def claim_directory(
-    arguments: list[str], script: RegexArguments, args: Any, model_args: Any, train: Any
+    arguments: list[str], script: RegexArguments, args: Any, model_args: Any, data: dict[str, Any]
 ) -> tuple[Path, Path | None]:
     """Take a run directory, or the one to resume with its last checkpoint."""
     from grpo_credit.config import plan
     from grpo_credit.run import directory, manifest
 
     stem = f"grpo_regex-{plan(args).strategy.name.replace('/', '-').replace(':', '-')}"
-    if names_option(arguments, "output_dir"):
-        out = Path(args.output_dir)
-    elif script.resume:
-        found = directory.latest_unfinished(RUNS, stem)
-        if found is None:
-            raise ValueError(f"no unfinished run {RUNS / stem}-*; start one without --resume.")
-        out = found
-    else:
-        out = directory.fresh_name(RUNS, stem)
+    given = args.output_dir if names_option(arguments, "output_dir") else None
+    out = directory.choose(RUNS, stem, given, script.resume)
     args.output_dir = str(out)
     config = {**asdict(script), **asdict(model_args), **args.to_dict()}
     extra = {"plan": str(plan(args))}
-    described = manifest.manifest(
-        sys.argv, config, {"train": train}, args.seed, extra, recipe=__file__
-    )
+    described = manifest.manifest(sys.argv, config, data, args.seed, extra, recipe=__file__)
     return out, directory.claim(out, described, script.resume)
 
 
-def build_trainer(
-    args: Any, model_args: Any, reward: Any, train: Any, test: list[Any], callbacks: list[Any]
-) -> Any:
+def build_trainer(job: Job, callbacks: list[Any]) -> Any:
     """Load or make the model and put the trainer together."""
     import torch
     from datasets import Dataset
@@ -231,6 +227,7 @@ def build_trainer(
     from grpo_credit import CreditGRPOTrainer
     from grpo_credit.tiny import warm_start
 
+    args, model_args = job.args, job.model_args
     name = model_args.model_name_or_path
     if not name:
         torch.set_num_threads(1)  # on shared cores a second one makes a tiny step 50 times slower
@@ -243,10 +240,10 @@ def build_trainer(
         }
     trainer = CreditGRPOTrainer(
         name or str(warm_start()),
-        reward,
+        job.reward,
         args,
-        train,
-        Dataset.from_list(test) if args.eval_strategy != "no" else None,
+        job.train,
+        Dataset.from_list(job.test) if args.eval_strategy != "no" else None,
         callbacks=callbacks,
         peft_config=get_peft_config(model_args),
         quantization_config=get_quantization_config(model_args),
@@ -256,17 +253,7 @@ def build_trainer(
     return trainer
 
 
-def run(
-    script: RegexArguments,
-    args: Any,
-    model_args: Any,
-    reward: Any,
-    train: Any,
-    test: list[dict[str, Any]],
-    check: Any,
-    out: Path,
-    checkpoint: Path | None,
-) -> int:
+def run(job: Job) -> int:
     """Test, train, test; return the exit code."""
     from transformers.utils.logging import disable_progress_bar
 
@@ -274,22 +261,29 @@ def run(
     from grpo_credit.run.evaluation import measure
 
     disable_progress_bar()  # of loading weights; the live line stays
-    stop = callbacks.StopOnSignal()
+    out, stop = job.out, callbacks.StopOnSignal()
     shown = [
         callbacks.MetricsJsonl(out / directory.METRICS),
         callbacks.LiveLine("rewards/format/mean"),
         stop,
     ]
     with manifest.recorded(out, stop) as record:
-        trainer = record.trainer = build_trainer(args, model_args, reward, train, test, shown)
+        trainer = record.trainer = build_trainer(job, shown)
         manifest.set_model(out, trainer.model)
         trainer.accelerator.print(f"{trainer.plan}\nrun directory: {out}")
-        before = measure(trainer, test, check, script.test_samples)
+        before = measure(trainer, job.test, job.check, job.script.test_samples)
         with stop:
-            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+            trainer.train(resume_from_checkpoint=job.checkpoint and str(job.checkpoint))
         trainer.save_model(str(out / "model"))
-        after = measure(trainer, test, check, script.test_samples)
-    summary.before_after(before, after, title=f"{len(test)} held-out prompts")
+        stopped = stop.signum is not None  # then there is no time for another test
+        after = {} if stopped else measure(trainer, job.test, job.check, job.script.test_samples)
+    title = f"{len(job.test)} held-out prompts (the reward is the format alone)"
+    summary.before_after(before, after, title=title)
+    if stopped:
+        trainer.accelerator.print(
+            f"stopped at step {trainer.state.global_step}; to go on: the same command with "
+            f"--resume --output_dir {out}"
+        )
     summary.where(
         {
             "model, tokenizer": out / "model",
@@ -299,10 +293,10 @@ def run(
             "manifest": out / manifest.MANIFEST,
         }
     )
-    if args.push_to_hub:
-        trainer.push_to_hub(dataset_name=script.dataset_name)
+    if job.args.push_to_hub:
+        trainer.push_to_hub(dataset_name=job.script.dataset_name)
     trainer.end()
-    return 0 if stop.signum is None else 128 + stop.signum
+    return 128 + stop.signum if stop.signum else 0
 
 
 if __name__ == "__main__":

@@ -126,10 +126,11 @@ def test_a_signal_leaves_a_checkpoint_and_resume_goes_on(own, how):
     while not (run / "metrics.jsonl").exists() and time.monotonic() < deadline:
         time.sleep(0.1)
     process.send_signal(how)
-    _, err = process.communicate(timeout=120)
+    out, err = process.communicate(timeout=120)
     assert process.returncode == 128 + how, err
     stopped = json.loads((run / "manifest.json").read_text())
     assert stopped["status"] == "interrupted"
+    assert f"to go on: the same command with --resume --output_dir runs/{how.name}" in out
     assert (run / f"checkpoint-{stopped['global_step']}" / "optimizer.pt").exists()
     assert (run / "model" / "model.safetensors").exists()
     if how == signal.SIGINT:

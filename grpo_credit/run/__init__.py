@@ -2,7 +2,8 @@
 
 Nothing here knows about credit, rewards or a trainer class. A recipe calls, in this order:
 
-1. `directory.fresh_name` or `directory.latest_unfinished` picks the run directory;
+1. `data.load_prompts` and `data.look_up_model` check what is there, `directory.choose` picks the
+   run directory;
 2. `manifest.manifest` describes the run, `directory.claim` takes the directory or refuses, both
    before the trainer is constructed;
 3. `callbacks.StopOnSignal`, `callbacks.MetricsJsonl`, `callbacks.LiveLine` go into the trainer;

@@ -1,4 +1,4 @@
-"""Prompts to train and to test on: from a folder, a file or the hub."""
+"""Prompts to train and to test on, and the model that is to read them."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -54,6 +54,34 @@ def require_column(data: Dataset | IterableDataset, column: str, name: str) -> N
     there = data.column_names or []
     if column not in there:
         raise ValueError(f"{name} has no column {column!r}; it has: {', '.join(there)}.")
+
+
+def look_up_model(name: str, prompts: list[Any], **where: Any) -> None:
+    """Find a model and its tokenizer before anything is written; no weights are loaded.
+
+    Args:
+        name: folder or hub name.
+        prompts: some prompts; conversations need a chat template.
+        where: `revision`, `trust_remote_code`.
+
+    Raises:
+        ValueError: if there is no such model, or it cannot read conversations.
+    """
+    from transformers import AutoConfig, AutoTokenizer
+
+    try:
+        AutoConfig.from_pretrained(name, **where)
+        tokenizer: Any = AutoTokenizer.from_pretrained(name, **where)
+    except OSError as error:
+        reason = str(error).partition("\n")[0]
+        raise ValueError(
+            f"no model or tokenizer {name!r} (--model_name_or_path): {reason}"
+        ) from None
+    if prompts and isinstance(prompts[0], list) and not tokenizer.chat_template:
+        raise ValueError(
+            f"the prompts are conversations, but the tokenizer of {name!r} has no chat template; "
+            "use an instruction-tuned model, or prompts that are plain text."
+        )
 
 
 def _splits(name: str, config: str | None) -> Mapping[Any, Any]:

@@ -276,6 +276,22 @@ def _free(path: Path, first: int | None = None) -> Path:
     return next(candidate for candidate in candidates if not candidate.exists())
 
 
+def choose(root: Path | str, stem: str, given: Path | str | None, resume: bool) -> Path:
+    """Choose a run directory: the given one, the one to resume, or a new one under `root`.
+
+    Raises:
+        ValueError: with `resume` and nothing given, if no run of this stem is unfinished.
+    """
+    if given is not None:
+        return Path(given)
+    if not resume:
+        return fresh_name(root, stem)
+    found = latest_unfinished(root, stem)
+    if found is None:
+        raise ValueError(f"no unfinished run {Path(root) / stem}-*; start one without --resume.")
+    return found
+
+
 def fresh_name(root: Path | str, stem: str) -> Path:
     """Name a new run directory, the same on every rank: root/stem-YYYYmmdd-HHMMSS, local time.
 
