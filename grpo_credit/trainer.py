@@ -48,7 +48,8 @@ class CreditGRPOTrainer(GRPOTrainer):
 
     Every constructor argument of `GRPOTrainer` and every option of `GRPOConfig` works, or is
     refused here with a message that names both sides of the clash. Without `credit` the training is
-    TRL's own, with normalisers that are exact over the optimizer step.
+    TRL's own, but that the token count of `dapo`, `cispo` and `vespo` is the optimizer step's also
+    where `steps_per_generation` differs from the accumulation steps; TRL takes an average there.
 
     Args:
         model: as in `GRPOTrainer`, like all arguments that are not named here.
@@ -67,8 +68,8 @@ class CreditGRPOTrainer(GRPOTrainer):
     Logged, besides TRL's metrics, once per optimizer step and over what it was trained on:
     `credit/mass`, `credit/mass_positive`, `credit/mass_negative`, `credit/effective_tokens`,
     `credit/zero_share`, `credit/dead_groups`, `credit/dead_groups_low`, `credit/dead_groups_high`
-    (see `grpo_credit.diagnostics`). With `log_completions`, the credit of every token goes to
-    `<output_dir>/credit/credit_<step>.parquet`.
+    (see `grpo_credit.diagnostics`). With `log_completions`, each log writes the credit of every
+    token of its last optimizer step to `<output_dir>/credit/credit_<step>.parquet`.
 
     Example:
         >>> trainer = CreditGRPOTrainer(  # doctest: +SKIP
@@ -101,7 +102,7 @@ class CreditGRPOTrainer(GRPOTrainer):
         self._prepared: Iterator[dict[str, Any]] = iter(())  # its micro-batches, with credit
         self._generations: dict[int, Generation] = {}  # what the window and TRL's buffer draw on
         self._anchored: dict[str, Any] | None = None  # inputs whose ratio is to be re-anchored
-        self._reward_range = diagnostics.RewardRange()
+        self._reward_range = {mode: diagnostics.RewardRange() for mode in ("train", "eval")}
         self._trained_on: tuple[Window, Tensor] | None = None
         super().__init__(model, reward_funcs, args, *rest, **kwargs)
         self.loss_type = self.plan.loss_type
@@ -320,8 +321,10 @@ class CreditGRPOTrainer(GRPOTrainer):
         Returns:
             One text per prompt, on every rank; tools are not called.
         """
+        # padded here: accelerate's own padding would land in the middle of what is gathered
+        spare = prompts[-1:] * (-len(prompts) % self.accelerator.num_processes)
         with (
-            self.accelerator.split_between_processes(prompts, apply_padding=True) as mine,
+            self.accelerator.split_between_processes(prompts + spare) as mine,
             self._greedily() if greedy else nullcontext(),
         ):
             prompt_ids, images, extra = self._tokenize_prompts(mine)
@@ -348,7 +351,7 @@ class CreditGRPOTrainer(GRPOTrainer):
     # ---- what was trained on is what is logged ------------------------------------------------
 
     def _record(self, window: Window, credit: Float[Tensor, "B T"]) -> None:
-        midpoint = self._reward_range.midpoint(window.rollouts.rewards)
+        midpoint = self._reward_range[self._mode].midpoint(window.rollouts.rewards)
         for name, value in diagnostics.summary(credit, window.rollouts, midpoint).items():
             self._metrics[self._mode][f"credit/{name}"].append(value)
         if self._mode == "train" and self.log_completions:

@@ -103,14 +103,7 @@ def test_window_totals_are_exact_for_every_batch_plan(
     [("whole groups on a rank", 4, 4, 2), ("a group across both ranks", 3, 6, 1)],
 )
 def test_two_processes_have_the_gradient_of_one(tmp_path, name, prompts, rows, steps):
-    tests = Path(__file__).parent
-    result = subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port",
-         "0", "--rdzv_backend", "c10d", "--rdzv_endpoint", "localhost:0",
-         str(tests / "two_processes.py"), str(tmp_path), str(prompts), str(rows), str(steps)],
-        capture_output=True, text=True, timeout=240, cwd=tests,
-    )  # fmt: skip
-    assert result.returncode == 0, result.stderr[-3000:]
+    launch(2, "two_processes.py", tmp_path, prompts, rows, steps)
     saved = torch.load(tmp_path / "gradients.pt")
     assert set(saved) == {*STRATEGIES, "sapo"}
     for credit, two in saved.items():
@@ -119,3 +112,20 @@ def test_two_processes_have_the_gradient_of_one(tmp_path, name, prompts, rows, s
         )
         one = gradient(rows * 2 * steps, 1, prompts=prompts, tools=True, **named)
         assert difference(two, one) <= 1e-5, credit
+
+
+def test_completions_keep_the_order_of_their_prompts_over_three_processes(tmp_path):
+    launch(3, "three_processes.py", tmp_path)
+    assert len(list(tmp_path.glob("rank*"))) == 3
+
+
+def launch(processes, script, *arguments):
+    """Run a script beside this file under torchrun."""
+    tests = Path(__file__).parent
+    result = subprocess.run(
+        [sys.executable, "-m", "torch.distributed.run", f"--nproc_per_node={processes}",
+         "--rdzv_backend=c10d", "--rdzv_endpoint=localhost:0", str(tests / script),
+         *map(str, arguments)],
+        capture_output=True, text=True, timeout=240, cwd=tests,
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr[-3000:]
