@@ -12,10 +12,11 @@ import torch
 from trl import GRPOConfig
 
 from grpo_credit.options import CreditOptions
-from grpo_credit.registry import DEFAULT_AGGREGATION, resolve_credit, rules
+from grpo_credit.registry import DEFAULT_AGGREGATION, resolve_credit
 from grpo_credit.strategy import CreditError, Strategy
 
-CLIPPED = ("dapo", "grpo", "dr_grpo", "luspo")  # one surrogate, four denominators
+# TRL's loss types and how they aggregate. The first four are one surrogate, the clipped ratio.
+CLIPPED = {"dapo": "dapo", "grpo": "length", "dr_grpo": "uniform", "luspo": "seq"}
 SURROGATE_AGGREGATION = {"cispo": "dapo", "vespo": "dapo", "sapo": "length"}
 
 
@@ -26,7 +27,7 @@ class CreditGRPOConfig(CreditOptions, GRPOConfig):
     Every option of `GRPOConfig` is an option here, with TRL's default, but for these:
 
     * `credit`, `credit_kwargs`: the strategy and its options. Without `credit`, the strategy is the
-      one that `loss_type` stands for, so that the training is TRL's own.
+      one that `loss_type` stands for.
     * `loss_type` (default None): which surrogate. `cispo`, `sapo` and `vespo` go with every
       strategy; TRL's `dapo`, `grpo`, `dr_grpo` and `luspo` are one surrogate (the clipped ratio)
       with four denominators, so with `credit` they must agree with its aggregation. None is the
@@ -59,8 +60,14 @@ class CreditGRPOConfig(CreditOptions, GRPOConfig):
     def __post_init__(self) -> None:
         self._fit_to_hardware()
         super().__post_init__()
+        if self.credit is not None and not isinstance(self.credit, str):
+            raise CreditError(
+                f"credit is {self.credit!r}; a configuration holds names only, so pass a function "
+                "to the trainer: CreditGRPOTrainer(..., credit=function)."
+            )
         self.credit_kwargs = parse_credit_kwargs(self.credit_kwargs)
-        plan(self)
+        if self.credit is not None or not self.credit_kwargs:
+            plan(self)  # options without a strategy wait for the one that the trainer is given
 
     def _fit_to_hardware(self) -> None:
         accelerator = torch.accelerator.is_available()
@@ -183,11 +190,10 @@ def _aggregates_by(strategy: Strategy) -> str | None:
 def _aggregation_of(loss_type: str | None) -> str:
     if loss_type in SURROGATE_AGGREGATION:
         return SURROGATE_AGGREGATION[loss_type]
-    twins = {rule.trl: name for name, rule in rules().items() if rule.trl}
-    if loss_type is not None and loss_type not in twins:
-        known = sorted([*twins, *SURROGATE_AGGREGATION])
+    if loss_type is not None and loss_type not in CLIPPED:
+        known = sorted([*CLIPPED, *SURROGATE_AGGREGATION])
         raise CreditError(f"loss_type is {loss_type!r}, expected one of {', '.join(known)}.")
-    return twins.get(loss_type, DEFAULT_AGGREGATION)
+    return CLIPPED.get(loss_type or "", DEFAULT_AGGREGATION)
 
 
 def _refuse_bnpo(loss_type: str | None) -> None:

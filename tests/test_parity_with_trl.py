@@ -85,6 +85,17 @@ def test_without_credit_the_training_is_trls(options):
     assert_same(ours(**settings), trl(**settings))
 
 
+def test_token_counts_are_the_steps_own_where_trls_are_an_average():
+    """The one deliberate difference: `dapo` with two optimizer steps to a generation batch."""
+    plan = {"steps_per_generation": 4, "gradient_accumulation_steps": 2, "max_steps": 2}
+    settings = HARD | plan | {"num_iterations": 1, "prompts": 6, "learning_rate": 1e-9}
+    mine, theirs = ours(**settings), trl(**settings)
+    gaps = [difference(x, y) for x, y in zip(mine.gradients, theirs.gradients, strict=True)]
+    assert all(1e-3 < gap < 0.3 for gap in gaps)
+    for a, b in zip(mine.gradients, theirs.gradients, strict=True):  # in length alone
+        assert difference(a / a.norm(), b / b.norm()) <= 1e-5
+
+
 def test_plain_grpo_config_is_accepted():
     mine = run(CreditGRPOTrainer, GRPOConfig, loss_type="grpo", **HARD)
     assert_same(mine, trl(loss_type="grpo", **HARD))

@@ -241,11 +241,25 @@ def test_what_a_configuration_comes_to(settings, expected):
         ({"credit": "optioned", "loss_type": "vespo"}, "loss_type='vespo' decides by the sign"),
         ({"credit": "optioned", "off_policy_mask_threshold": 0.5}, "off_policy_mask_threshold dec"),
         ({"credit": "tests_no_such:x", "beta": 0.1}, "no module"),
+        ({"credit": optioned}, r"names only, so pass a function to the trainer"),
     ],
 )
 def test_a_clash_is_explained_at_parse_time(settings, message):
     with pytest.raises(ValueError, match=message):
         config(**settings)
+
+
+def test_a_rule_that_claims_a_twin_does_not_become_it():
+    @aggregation(trl="grpo")
+    def thrice(rollouts):
+        return 3 / rollouts.num_tokens
+
+    assert plan(config(loss_type="grpo")).strategy.name == "even/length"
+
+
+def test_options_in_the_configuration_wait_for_the_strategy_of_the_trainer():
+    found = plan(config(credit_kwargs={"gamma": 0.25}), credit="optioned")
+    assert found.strategy.options["optioned"] == {"gamma": 0.25}
 
 
 def test_kl_is_refused_for_a_credit_without_aggregation():
