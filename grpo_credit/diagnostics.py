@@ -45,10 +45,12 @@ def zero_share(credit: Float[Tensor, "B T"], rollouts: Rollouts) -> float:
 
 
 def dead_groups(rollouts: Rollouts, midpoint: float) -> dict[str, float]:
-    """Give the share of groups whose scored completions all have the same reward.
+    """Give the share of groups that have no advantage and so teach nothing.
 
-    Such a group has no advantage and teaches nothing. It is `low` where its reward lies at or below
-    `midpoint`, otherwise `high`: too hard, or too easy. A group in which nothing was scored is low.
+    A group is dead where no advantage exceeds 1e-6, or where each reward function gives all the
+    completions that it scores the same reward (what advantage is left is then float noise). It is
+    `low` where its reward lies at or below `midpoint`, otherwise `high`: too hard, or too easy. A
+    group in which nothing was scored is low.
 
     Args:
         rollouts: whole groups; groups outside the window are left out.
@@ -57,9 +59,9 @@ def dead_groups(rollouts: Rollouts, midpoint: float) -> dict[str, float]:
     low, high = 0, 0
     groups = rollouts.group[rollouts.window_count > 0].unique()
     for group in groups:
-        rewards = rollouts.rewards[rollouts.group == group]
-        scored = rewards[~rewards.isnan()]
-        if scored.numel() == 0 or _dead(scored):
+        member = rollouts.group == group
+        if _dead(rollouts.advantages[member], rollouts.rewards_per_func[member]):
+            scored = rollouts.rewards[member & ~rollouts.rewards.isnan()]
             is_high = scored.numel() > 0 and bool(scored.max() > midpoint)
             high, low = high + is_high, low + (not is_high)
     total = max(1, len(groups))
@@ -70,9 +72,9 @@ def dead_groups(rollouts: Rollouts, midpoint: float) -> dict[str, float]:
     }
 
 
-def _dead(rewards: Float[Tensor, " n"]) -> bool:
-    spread = rewards.max() - rewards.min()
-    return bool(spread <= 1e-8 + 1e-6 * rewards.abs().max())  # float noise is no variance
+def _dead(advantages: Float[Tensor, " n"], rewards: Float[Tensor, "n K"]) -> bool:
+    spread = rewards.nan_to_num(nan=-math.inf).amax(0) - rewards.nan_to_num(nan=math.inf).amin(0)
+    return bool((advantages.abs().max() <= 1e-6) | (spread <= 0).all())  # -inf: never scored
 
 
 @dataclass

@@ -112,6 +112,8 @@ BROKEN = {  # a rule that breaks one law, and the law
     "by_row_number": "rows_may_be_permuted",
     "by_group_number": "groups_may_be_relabelled",
     "positive_only": "allocation_is_linear",
+    "sign_only": "allocation_is_linear",
+    "raises": "zero_outside_the_mask",
     "claims_mass": "mass_is_conserved",
     "claims_sign": "sign_is_kept",
     "peeks": "weights_are_nonnegative_and_blind_to_sign",
@@ -130,6 +132,10 @@ def test_a_broken_rule_is_caught_by_its_law(name, law):
         "by_row_number": allocation(lambda r: (r.advantages * row_numbers(r))[:, None] * r.mask),
         "by_group_number": allocation(lambda r: (r.advantages * r.group)[:, None] * r.mask),
         "positive_only": allocation(lambda r: r.advantages.clamp(min=0)[:, None] * r.mask),
+        "sign_only": allocation(
+            lambda r: (r.advantages.sign() * r.advantages.abs().max())[:, None] * r.mask
+        ),
+        "raises": allocation(lambda r: [][0]),
         "claims_mass": allocation(conserves_mass=True)(
             lambda r: r.advantages[:, None] * 2 * r.mask
         ),
@@ -272,6 +278,29 @@ def test_dead_groups_are_split_into_low_and_high():
     assert found == pytest.approx(
         {"dead_groups": 4 / 5, "dead_groups_low": 3 / 5, "dead_groups_high": 1 / 5}
     )
+
+
+def test_a_group_is_alive_as_long_as_it_has_an_advantage():
+    big = Rollouts.from_lists([1, 1], [1e6, 1e6 + 0.5], num_generations=2, max_completion_length=1)
+    assert diagnostics.dead_groups(big, 0.0)["dead_groups"] == 0
+    routed = replace(  # as with normalize_then_sum: the sum is constant, the advantages are not
+        Rollouts.from_lists(
+            [1, 1], [1.0, 1.0], num_generations=2, max_completion_length=1, advantages=[1, -1]
+        ),
+        rewards_per_func=torch.tensor([[1.0, 0.0], [0.0, 1.0]]),
+        reward_names=("a", "b"),
+    )
+    assert diagnostics.dead_groups(routed, 0.0)["dead_groups"] == 0
+
+
+def test_a_float32_rule_holds_the_laws():
+    spread = allocation(conserves_mass=True)(
+        lambda r: (
+            (r.advantages * r.lengths)[:, None]
+            * torch.where(r.mask, r.position.float(), -1e9).softmax(dim=1)
+        )
+    )
+    assert set(check(spread).values()) == {"holds"}
 
 
 def test_reward_range_remembers():
