@@ -173,7 +173,7 @@ class Rollouts:
             tensor([ 0.5000, -0.5000])
         """
         rows = len(lengths)
-        if len(rewards) != rows or rows == 0 or rows % num_generations:
+        if len(rewards) != rows or rows == 0 or num_generations < 1 or rows % num_generations:
             raise ValueError(
                 f"got {rows} lengths and {len(rewards)} rewards; expected equally many, in groups "
                 f"of num_generations={num_generations}."

@@ -20,10 +20,10 @@ def completion_text(completion: Completion) -> str:
         content = completion[-1].get("content") or ""
         if isinstance(content, str):
             return content
-        return "".join(part.get("text", "") for part in content)  # content blocks
-    raise TypeError(
-        f"completion is a {type(completion).__name__}, expected a string or a list of messages."
-    )
+        if isinstance(content, list) and all(isinstance(part, dict) for part in content):
+            return "".join(part.get("text") or "" for part in content)  # content blocks
+        raise TypeError(f"content is {content!r:.80}, expected a string or a list of blocks.")
+    raise TypeError(f"completion is {completion!r:.80}, expected a string or a list of messages.")
 
 
 class RegexReward:
@@ -45,7 +45,8 @@ class RegexReward:
         (when called) One of 1.0, 0.0 or None per completion; dimensionless.
 
     Raises:
-        ValueError: if the pattern is invalid, with the position; or the mode is unknown.
+        ValueError: if the pattern is invalid, with the position; if the mode is unknown or the
+            timeout not positive.
 
     How it can be hacked: it sees the form alone, so any content in the right form earns 1.
 
@@ -68,6 +69,8 @@ class RegexReward:
     ) -> None:
         if mode not in ("fullmatch", "search"):
             raise ValueError(f"mode is {mode!r}, expected 'fullmatch' or 'search'.")
+        if timeout <= 0:
+            raise ValueError(f"timeout is {timeout}, expected more than 0 seconds.")
         self.pattern = _compiled(pattern)
         self.mode = mode
         self.timeout = timeout

@@ -42,8 +42,12 @@ def test_content_blocks_are_joined():
 
 
 def test_a_completion_of_another_type_is_refused():
-    with pytest.raises(TypeError, match="completion is a int, expected a string"):
+    with pytest.raises(TypeError, match="completion is 3, expected a string"):
         completion_text(3)
+    with pytest.raises(TypeError, match=r"completion is \[\], expected"):
+        completion_text([])
+    with pytest.raises(TypeError, match=r"content is \['<think>'\], expected"):
+        completion_text([{"role": "assistant", "content": ["<think>"]}])
 
 
 def test_invalid_pattern_names_the_position():
@@ -54,6 +58,8 @@ def test_invalid_pattern_names_the_position():
 def test_unknown_mode_is_refused():
     with pytest.raises(ValueError, match="mode is 'match', expected 'fullmatch' or 'search'"):
         RegexReward("a", mode="match")
+    with pytest.raises(ValueError, match="timeout is 0, expected more than 0 seconds"):
+        RegexReward("a", timeout=0)
 
 
 def test_a_pattern_that_explodes_abstains_and_is_counted():
