@@ -14,7 +14,6 @@ import typing
 import warnings
 from collections.abc import Callable
 from dataclasses import replace
-from difflib import get_close_matches
 from importlib.metadata import entry_points
 from typing import Any, Literal, overload
 
@@ -23,6 +22,7 @@ from torch import Tensor
 
 from grpo_credit.rollouts import Rollouts
 from grpo_credit.strategy import CreditError, Function, Kind, Rule, Strategy
+from grpo_credit.suggest import did_you_mean
 
 ENTRY_POINTS = "grpo_credit.strategies"
 DEFAULT_ALLOCATION = "even"
@@ -92,7 +92,9 @@ def allocation(function: Function | None = None, /, **about: Any) -> Any:
 def _register(kind: Kind, function: Function | None, about: dict[str, Any]) -> Any:
     if function is None:
         return functools.partial(_register, kind, about=about)
-    needs = frozenset(about.pop("needs", ()))
+    about = dict(about)  # a decorator may be used for several functions
+    needs = about.pop("needs", ())
+    needs = frozenset([needs] if isinstance(needs, str) else needs)
     if unknown := needs - PROVIDED:
         raise CreditError(f"needs {sorted(unknown)}, but Rollouts can provide {sorted(PROVIDED)}.")
     name = function.__name__
@@ -144,15 +146,16 @@ def _find(name: str) -> Rule:
         if point.name == name:
             return _as_rule(point.load(), name)
     known = sorted(rules())
-    close = get_close_matches(name, known, n=1)
-    hint = f" Did you mean {close[0]!r}?" if close else ""
     raise CreditError(
-        f"unknown strategy {name!r}.{hint} Known: {', '.join(known)}; or your own as 'pkg.mod:obj'."
+        f"unknown strategy {name!r}.{did_you_mean(name, known)} Known: {', '.join(known)}; "
+        "or your own as 'pkg.mod:obj'."
     )
 
 
 def _import(path: str) -> Any:
     module_name, _, attribute = path.partition(":")
+    if not attribute or not module_name or module_name.startswith("."):
+        raise CreditError(f"{path!r} is no strategy; expected 'pkg.mod:obj' with both names whole.")
     added = os.getcwd()  # `accelerate launch` puts the script's folder on the path, not this one
     sys.path.insert(0, added)
     try:
@@ -167,8 +170,7 @@ def _import(path: str) -> Any:
         sys.path.remove(added)
     if not hasattr(module, attribute):
         names = [n for n, v in vars(module).items() if callable(v) and not n.startswith("_")]
-        close = get_close_matches(attribute, names, n=1)
-        hint = f" Did you mean {close[0]!r}?" if close else ""
+        hint = did_you_mean(attribute, names)
         raise CreditError(f"{module.__file__} has no {attribute!r}.{hint}")
     return getattr(module, attribute)
 
@@ -270,10 +272,9 @@ def _bind(parts: list[Rule], options: dict[str, Any]) -> dict[str, dict[str, Any
         takers = [rule for rule in parts if key in rule.options]
         if not takers:
             known = sorted({name for rule in parts for name in rule.options})
-            close = get_close_matches(key, known, n=1)
-            hint = f" Did you mean {close[0]!r}?" if close else ""
             listed = f"options: {', '.join(known)}" if known else "it takes no options"
             names = "/".join(rule.name for rule in parts)
+            hint = did_you_mean(key, known)
             raise CreditError(f"{names!r} has no option {key!r}; {listed}.{hint}")
         for rule in takers:
             _check_type(rule, key, value)

@@ -163,7 +163,7 @@ def _weights(name: str, value: Any, rollouts: Rollouts) -> Float[Tensor, "B 1"]:
         row = int((~(torch.isfinite(value) & (value >= 0))).nonzero()[0, 0])
         raise CreditError(
             f"{name!r} gave weight {value[row, 0].item()} to completion {row} (length "
-            f"{int(rollouts.lengths[row])}); weights must be finite and >= 0. A sign belongs into "
+            f"{int(rollouts.lengths[row])}); weights must be finite and >= 0. A sign belongs in "
             "the allocation."
         )
     return value

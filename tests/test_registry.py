@@ -93,6 +93,9 @@ def test_a_strategy_may_be_named_in_many_ways(given, name):
         ("even/", "expected allocation/aggregation, or one"),
         ("no.such:rule", r"no module 'no\.such' for strategy 'no\.such:rule'; looked in"),
         ("grpo_credit.aggregations:sqe", "has no 'sqe'. Did you mean 'seq'?"),
+        (":half", "expected 'pkg.mod:obj' with both names whole"),
+        ("my_rules:", "expected 'pkg.mod:obj' with both names whole"),
+        (".my_rules:half", "expected 'pkg.mod:obj' with both names whole"),
         ("grpo_credit.rollouts:SCALE_EPS", "is a float, expected a function of Rollouts"),
     ],
 )
@@ -146,6 +149,14 @@ def test_two_functions_may_not_share_a_name():
         @aggregation
         def seq(rollouts):
             return 1.0
+
+
+def test_a_decorator_keeps_its_needs_for_a_second_function():
+    needy = allocation(needs="entropies")
+    for name in ("needy_one", "needy_two"):
+        rule = lambda rollouts: rollouts.entropies  # noqa: E731
+        rule.__name__ = rule.__qualname__ = name
+        assert resolve_credit(needy(rule)).needs == {"entropies"}
 
 
 def test_an_unknown_need_is_refused():
@@ -301,8 +312,8 @@ def test_help_and_import_are_light():
 
 def test_the_core_never_imports_trl():
     modules = (
-        "rollouts strategy registry aggregations allocations diagnostics conformance folding "
-        "window seams options cli"
+        "rollouts strategy suggest registry aggregations allocations diagnostics conformance "
+        "folding window seams options cli"
     )
     imports = "".join(f"import grpo_credit.{name}\n" for name in modules.split())
     code = f"import sys\n{imports}print(sorted({{'trl', 'rewards'}} & set(sys.modules)))"
