@@ -176,6 +176,7 @@ MISTAKES = {
     "bad JSON": (["--credit_kwargs={alpha}"], "credit_kwargs is not JSON: Expecting property name"),
     "invalid pattern": (["--pattern=<think>(a"], "invalid pattern: missing ) at position 9."),
     "unknown flag": (["--credti=seq"], "unknown option 'credti': nothing reads it. Did you"),
+    "abbreviated flag": (["--model_name=model"], "unknown option 'model_name': nothing reads it."),
     "ill-typed flag": (["--learning_rate=fast"], "argument --learning_rate"),
     "missing YAML": (["--config", "none.yaml"], "No such file or directory: 'none.yaml'"),
     "indivisible batch": (

@@ -5,9 +5,10 @@ import dataclasses
 import sys
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, NoReturn
+
+from grpo_credit.suggest import did_you_mean
 
 
 def short_help(prog: str, description: str, *options: Any) -> str:
@@ -69,7 +70,8 @@ def parse(parser: Any, arguments: Sequence[str], defaults: Mapping[str, Any]) ->
         ValueError: an unknown option or YAML key (with a suggestion), or a value of a wrong type.
     """
     parser.error = _raise
-    parser.set_defaults(**{k: v for k, v in defaults.items() if k in _destinations(parser)})
+    parser.allow_abbrev = False  # `names_option` could not tell what an abbreviation stands for
+    parser.set_defaults(**defaults)
     words = [part for word in arguments for part in _split_config(word)]
     if words[-1:] == ["--config"]:
         raise ValueError("--config needs a YAML file.")
@@ -79,8 +81,7 @@ def parse(parser: Any, arguments: Sequence[str], defaults: Mapping[str, Any]) ->
     unknown = [(w, "YAML key") for w in from_yaml[::2]] + [(w, "option") for w in from_flags]
     for word, kind in unknown:
         name = word.partition("=")[0].lstrip("-").replace("-", "_")
-        close = get_close_matches(name, _destinations(parser), n=1)
-        hint = f" Did you mean {close[0]!r}?" if close else ""
+        hint = did_you_mean(name, [action.dest for action in parser._actions])
         raise ValueError(f"unknown {kind} {name!r}: nothing reads it.{hint}")
     return tuple(parsed)
 
@@ -90,7 +91,8 @@ def names_option(arguments: Sequence[str], option: str) -> bool:
     import yaml
 
     words = [part for word in arguments for part in _split_config(word)]
-    flags = {word.partition("=")[0].lstrip("-").replace("-", "_") for word in words}
+    given = (word[2:].partition("=")[0] for word in words if word.startswith("--"))
+    flags = {name.replace("-", "_") for name in given}
     if option in flags or "--config" not in words[:-1]:
         return option in flags
     content = yaml.safe_load(Path(words[words.index("--config") + 1]).read_text(encoding="utf-8"))
@@ -100,10 +102,6 @@ def names_option(arguments: Sequence[str], option: str) -> bool:
 def _split_config(word: str) -> list[str]:
     """TRL's parser knows `--config FILE` but not `--config=FILE`."""
     return word.split("=", 1) if word.startswith("--config=") else [word]
-
-
-def _destinations(parser: Any) -> list[str]:
-    return [action.dest for action in parser._actions]
 
 
 def _raise(message: str) -> NoReturn:
