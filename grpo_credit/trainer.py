@@ -229,10 +229,12 @@ class CreditGRPOTrainer(GRPOTrainer):
     def _micro_batches(self) -> list[dict[str, Any]]:
         """Let TRL prepare every micro-batch of the step now, each as if its turn had come."""
         first, batches = self._step, []
-        for offset, samples in enumerate(self._window):
-            self._step = first + offset
-            batches.append(super()._prepare_inputs(samples))
-        self._step = first
+        try:
+            for offset, samples in enumerate(self._window):
+                self._step = first + offset
+                batches.append(super()._prepare_inputs(samples))
+        finally:
+            self._step = first
         return batches
 
     def _with_credit(self, batches: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -284,8 +286,11 @@ class CreditGRPOTrainer(GRPOTrainer):
         inputs = dict(inputs)  # TRL's buffer keeps its own old_per_token_logps
         if self.plan.sequence_token and inputs.get("old_per_token_logps") is not None:
             self._anchored = inputs
-        with self._kl_by_strategy(inputs["kl_weights"]):
-            return super()._compute_loss(model, inputs)
+        try:
+            with self._kl_by_strategy(inputs["kl_weights"]):
+                return super()._compute_loss(model, inputs)
+        finally:
+            self._anchored = None
 
     def _get_per_token_logps_and_entropies(self, *args: Any, **kwargs: Any) -> Any:
         logps, entropies, aux_loss = super()._get_per_token_logps_and_entropies(*args, **kwargs)

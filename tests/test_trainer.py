@@ -158,7 +158,30 @@ def test_inputs_outside_of_a_step_are_refused():
 
 
 def test_the_installed_trl_has_every_seam():
-    check_seams(GRPOTrainer, trl.__version__)
+    assert check_seams(GRPOTrainer, trl.__version__) is None  # it raises, see below
+
+
+def test_an_interrupted_step_leaves_no_trace():
+    taken = {"batches": 0}
+
+    def fails(completions, **_):
+        taken["batches"] += 1
+        if taken["batches"] == 2:  # the step draws on two generation batches
+            raise ValueError("no reward today")
+        return [float(i) for i in range(len(completions))]
+
+    class Watched(CreditGRPOTrainer):
+        def training_step(self, *args, **kwargs):
+            taken["trainer"] = self
+            return super().training_step(*args, **kwargs)
+
+    with pytest.raises(ValueError, match="no reward today"):
+        run(
+            Watched, CreditGRPOConfig, arguments={"reward_funcs": fails},
+            steps_per_generation=1, gradient_accumulation_steps=2,
+        )  # fmt: skip
+    assert taken["trainer"]._step == 0
+    assert taken["trainer"]._anchored is None
 
 
 def test_a_missing_method_is_named(monkeypatch):
