@@ -1,0 +1,186 @@
+"""The run directory: claimed once, resumed only by the same configuration."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+from run_helpers import add_checkpoint, describe, interrupted_run, write_metrics
+from safetensors.torch import save_file
+
+from grpo_credit.run import directory, manifest
+
+
+def test_an_empty_or_missing_directory_is_claimed_with_its_manifest(tmp_path):
+    (tmp_path / "empty").mkdir()
+    for name in ("empty", "deep/new"):
+        assert directory.claim(tmp_path / name, describe(), resume=False) is None
+        assert manifest.read_manifest(tmp_path / name)["status"] == "running"
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (
+            "manifest.json",
+            r"another run \(manifest.json\); use --resume .* or another --output_dir",
+        ),
+        ("metrics.jsonl", r"another run \(metrics.jsonl\); use another --output_dir"),
+        ("checkpoint-8/x", r"another run \(checkpoint-8\); use another --output_dir"),
+        ("thesis.tex", r"other files \(thesis.tex\); use another --output_dir"),
+    ],
+)
+def test_a_taken_directory_is_refused_and_left_alone(tmp_path, content, message):
+    file = tmp_path / "run" / content
+    file.parent.mkdir(parents=True)
+    file.write_text("precious")
+    with pytest.raises(directory.RunExists, match=message):
+        directory.claim(tmp_path / "run", describe(), resume=False)
+    assert [path for path in (tmp_path / "run").rglob("*") if path.is_file()] == [file]
+    assert file.read_text() == "precious"
+
+
+def test_a_file_in_place_of_the_directory_is_refused(tmp_path):
+    (tmp_path / "run").write_text("precious")
+    with pytest.raises(directory.RunExists, match="it is a file; use another"):
+        directory.claim(tmp_path / "run", describe(), resume=False)
+
+
+def test_nothing_to_resume_is_said(tmp_path):
+    with pytest.raises(ValueError, match=r"nothing to resume: .* has no manifest.json"):
+        directory.claim(tmp_path, describe(), resume=True)
+    interrupted_run(tmp_path / "run")
+    manifest.set_status(tmp_path / "run", "finished", 3)
+    with pytest.raises(ValueError, match=r"nothing to resume: the run in .* is finished"):
+        directory.claim(tmp_path / "run", describe(), resume=True)
+
+
+def test_a_run_that_is_going_on_is_not_resumed(tmp_path):
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as other:
+        process = {"pid": other.pid, "host": manifest.host()}
+        ours = {**describe(), "process": process, "started": "2999-01-01T00:00:00+00:00"}
+        directory.claim(tmp_path / "x-20250101-000000", ours, resume=False)
+        with pytest.raises(directory.RunExists, match=f"is going on as process {other.pid}"):
+            directory.claim(tmp_path / "x-20250101-000000", describe(), resume=True)
+        assert directory.latest_unfinished(tmp_path, "x") is None
+        # A process younger than the run has only inherited its number.
+        assert not directory.is_going_on({**ours, "started": "2001-01-01T00:00:00+00:00"})
+        other.communicate(b"\n")
+    assert not directory.is_going_on(ours)
+
+
+def test_resume_lists_every_key_that_differs(tmp_path):
+    interrupted_run(
+        tmp_path / "run", training={"learning_rate": 1e-3, "beta": 0.0, "run_name": "a"}
+    )
+    changed = describe(training={"learning_rate": 1e-4, "run_name": "b", "alpha": True})
+    before = (tmp_path / "run" / "manifest.json").read_bytes()
+    with pytest.raises(ValueError, match="configured differently") as error:
+        directory.claim(tmp_path / "run", {**changed, "seed": 1, "world_size": 2}, resume=True)
+    assert str(error.value).splitlines()[1:-1] == [
+        "  seed: 0 in the run, 1 now",
+        "  training.alpha: not set in the run, true now",
+        "  training.beta: 0.0 in the run, not set now",
+        "  training.learning_rate: 0.001 in the run, 0.0001 now",
+        "  world_size: 1 in the run, 2 now",
+    ]
+    assert (tmp_path / "run" / "manifest.json").read_bytes() == before
+
+
+def test_resume_takes_the_last_complete_checkpoint_and_sets_broken_ones_aside(tmp_path):
+    interrupted_run(tmp_path)
+    add_checkpoint(tmp_path, 9)
+    add_checkpoint(tmp_path, 10)
+    add_checkpoint(tmp_path, 11, weights=False)
+    add_checkpoint(tmp_path, 12, state='{"global_step": 1')  # torn
+    weights = add_checkpoint(tmp_path, 13) / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-4])
+    assert directory.claim(tmp_path, describe(), resume=True) == tmp_path / "checkpoint-10"
+    aside = sorted(path.name for path in tmp_path.glob("incomplete-*"))
+    assert aside == [f"incomplete-checkpoint-{step}" for step in (11, 12, 13)]
+
+
+def test_a_sharded_checkpoint_needs_all_its_shards(tmp_path):
+    checkpoint = add_checkpoint(tmp_path, 1, weights=False)
+    index = {"weight_map": {"a": "model-1.safetensors", "b": "model-2.safetensors"}}
+    (checkpoint / "model.safetensors.index.json").write_text(json.dumps(index))
+    save_file({"a": torch.zeros(1)}, checkpoint / "model-1.safetensors")
+    assert not directory.is_complete(checkpoint)
+    save_file({"b": torch.zeros(1)}, checkpoint / "model-2.safetensors")
+    assert directory.is_complete(checkpoint)
+
+
+def test_resume_drops_metrics_beyond_the_checkpoint_and_keeps_the_old_file(tmp_path):
+    interrupted_run(tmp_path)
+    add_checkpoint(tmp_path, 2)
+    old = write_metrics(tmp_path, 1, 2, 3, torn='{"step": 1, "lo')
+    assert directory.claim(tmp_path, describe(), resume=True) is not None
+    assert [json.loads(line)["step"] for line in (tmp_path / "metrics.jsonl").open()] == [1, 2]
+    assert (tmp_path / "metrics.jsonl.bak-1").read_text() == old
+    # Nothing to drop the second time: no second copy.
+    directory.claim(tmp_path, describe(), resume=True)
+    assert not (tmp_path / "metrics.jsonl.bak-2").exists()
+
+
+def test_resume_sets_completions_beyond_the_checkpoint_aside(tmp_path):
+    interrupted_run(tmp_path)
+    add_checkpoint(tmp_path, 2)
+    (tmp_path / "completions").mkdir()
+    for name in ("completions_00002.parquet", "completions_00003.parquet", "README.md"):
+        (tmp_path / "completions" / name).touch()
+    directory.claim(tmp_path, describe(), resume=True)
+    kept = sorted(path.name for path in (tmp_path / "completions").iterdir())
+    assert kept == ["README.md", "completions_00002.parquet"]
+    assert (tmp_path / "completions.bak-1" / "completions_00003.parquet").exists()
+
+
+def test_resume_without_a_checkpoint_begins_again_and_loses_nothing(tmp_path):
+    interrupted_run(tmp_path)
+    old = write_metrics(tmp_path, 0, 1)
+    assert directory.claim(tmp_path, describe(), resume=True) is None
+    assert (tmp_path / "metrics.jsonl").read_text() == ""
+    assert (tmp_path / "metrics.jsonl.bak-1").read_text() == old
+
+
+def test_a_resumed_run_keeps_the_manifests_of_its_earlier_attempts(tmp_path):
+    interrupted_run(tmp_path)
+    for _ in range(2):
+        directory.claim(tmp_path, describe(), resume=True)
+    earlier = manifest.read_manifest(tmp_path)["earlier"]
+    assert [attempt["status"] for attempt in earlier] == ["interrupted", "running"]
+    assert all("earlier" not in attempt for attempt in earlier)
+
+
+def test_ranks_without_a_process_group_are_refused(tmp_path, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(RuntimeError, match="2 ranks, but no process group yet; make the training"):
+        directory.fresh_name(tmp_path, "x")
+
+
+def test_fresh_names_do_not_collide(tmp_path, monkeypatch):
+    class Clock(directory.datetime):
+        @classmethod
+        def now(cls, tz=None):
+            return cls(2025, 3, 4, 5, 6, 7)
+
+    monkeypatch.setattr(directory, "datetime", Clock)
+    for suffix in ("", "-2", "-3"):
+        name = directory.fresh_name(tmp_path, "regex")
+        assert name == tmp_path / f"regex-20250304-050607{suffix}"
+        name.mkdir()
+
+
+def test_the_latest_unfinished_run_of_the_stem_is_found(tmp_path):
+    for name in (
+        "a-20250101-000000",
+        "a-20250102-000000",
+        "a-20250102-000000-10",
+        "a-20250103-000000",
+    ):
+        interrupted_run(tmp_path / name)
+    interrupted_run(tmp_path / "a-b-20250109-000000")  # another stem
+    (tmp_path / "a-20250108-000000").mkdir()  # no manifest
+    manifest.set_status(tmp_path / "a-20250103-000000", "finished", 3)
+    assert directory.latest_unfinished(tmp_path, "a") == tmp_path / "a-20250102-000000-10"
+    assert directory.latest_unfinished(tmp_path / "nowhere", "a") is None

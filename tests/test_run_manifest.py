@@ -1,0 +1,223 @@
+"""What was run, on what, and how it ended."""
+
+import functools
+import json
+import math
+import os
+import signal
+import subprocess
+from pathlib import Path
+
+import pytest
+import torch
+from datasets import Dataset
+from run_helpers import HUB_TOKEN, WITHOUT_SYSTEM_CONFIG, add_checkpoint, describe
+from torch import nn
+from transformers import TrainerState
+
+from grpo_credit.run import directory, jsonfile, manifest
+from grpo_credit.run.callbacks import StopOnSignal
+
+# --- JSON
+
+
+def test_a_crash_before_the_replacement_leaves_the_old_file(tmp_path, monkeypatch):
+    jsonfile.write_json(tmp_path / "x.json", {"a": 1})
+
+    def crash(*_):
+        raise OSError("power cut")
+
+    monkeypatch.setattr(os, "replace", crash)
+    with pytest.raises(OSError, match="power cut"):
+        jsonfile.write_json(tmp_path / "x.json", {"a": 2})
+    assert jsonfile.read_json(tmp_path / "x.json") == {"a": 1}
+    assert [path.name for path in tmp_path.iterdir()] == ["x.json"]
+
+
+def test_a_damaged_file_is_named(tmp_path):
+    (tmp_path / "x.json").write_text("{")
+    with pytest.raises(ValueError, match=r"x\.json is not valid JSON"):
+        jsonfile.read_json(tmp_path / "x.json")
+
+
+def test_any_configuration_becomes_strict_json():
+    config = {
+        "nan": math.nan,
+        "inf": -math.inf,
+        "path": Path("runs/x"),
+        "dtype": torch.bfloat16,
+        "device": torch.device("cpu"),
+        "tensor": torch.tensor([1.0, math.nan]),
+        "large": torch.zeros(5, 5),
+        "enum": signal.SIGINT,
+        "function": add_checkpoint,
+        "lambda": functools.partial(math.pow, 2.0, y=3),
+        "object": object(),
+        "set": {"b", "a"},
+        1: (True, None),
+    }
+    assert json.loads(json.dumps(jsonfile.plain(config), allow_nan=False)) == {
+        "nan": None,
+        "inf": None,
+        "path": "runs/x",
+        "dtype": "torch.bfloat16",
+        "device": "cpu",
+        "tensor": [1.0, None],
+        "large": {"shape": [5, 5], "dtype": "torch.float32"},
+        "enum": 2,
+        "function": "run_helpers.add_checkpoint",
+        "lambda": {"partial": "math.pow", "args": [2.0], "y": 3},
+        "object": "builtins.object",
+        "set": ["a", "b"],
+        "1": [True, None],
+    }
+
+
+# --- the manifest
+
+
+def test_tokens_are_hidden_and_counts_are_not():
+    config = {
+        "hub_token": "secret-1",
+        "push_to_hub_token": None,
+        "model_init_kwargs": {"token": "secret-2", "api_key": "secret-3"},
+        "num_tokens": 12,
+        "include_num_input_tokens_seen": "no",
+        "tokenizer_name": "tiny",
+        "note": f"my {HUB_TOKEN} and https://me:secret-4@host/x",
+    }
+    argv = ["recipe.py", "--hub_token", "secret-5", "--api-key=secret-6", f'{{"x": "{HUB_TOKEN}"}}']
+    made = manifest.manifest(argv, config, {}, 0, {"token": "secret-7"})
+    assert "secret-" not in json.dumps(made)
+    assert HUB_TOKEN not in json.dumps(made)
+    hidden = manifest.HIDDEN
+    assert made["config"] == {
+        "hub_token": hidden,
+        "push_to_hub_token": None,
+        "model_init_kwargs": {"token": hidden, "api_key": hidden},
+        "num_tokens": 12,
+        "include_num_input_tokens_seen": "no",
+        "tokenizer_name": "tiny",
+        "note": f"my {hidden} and https://{hidden}@host/x",
+    }
+    assert made["command"]["argv"][2] == hidden
+
+
+def test_no_environment_variable_is_recorded(monkeypatch):
+    monkeypatch.setenv("WANDB_API_KEY", "from-the-environment")
+    assert "from-the-environment" not in json.dumps(describe())
+
+
+def test_the_manifest_says_what_ran_on_what(tmp_path):
+    directory.claim(tmp_path, describe(beta=0.0), resume=False)
+    manifest.set_model(tmp_path, nn.Linear(2, 1))
+    made = manifest.read_manifest(tmp_path)
+    assert made["command"]["shell"] == "recipe.py --steps 3"
+    assert made["versions"]["torch"] == torch.__version__
+    assert made["hardware"]["torch_threads"] == torch.get_num_threads()
+    assert made["model"]["class"] == "torch.nn.modules.linear.Linear"
+    assert (made["world_size"], made["seed"], made["config"]) == (1, 0, {"beta": 0.0})
+
+
+def test_a_missing_package_has_no_version(monkeypatch):
+    monkeypatch.setattr(manifest, "PACKAGES", ("no-such-package",))
+    assert manifest.versions()["no-such-package"] is None
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_model_fingerprint_changes_with_one_weight_only(dtype):
+    model = nn.Sequential(nn.Linear(30, 30), nn.Linear(100, 100)).to(dtype)
+    first = manifest.model_fingerprint(model)
+    assert first["parameters"] == 30 * 31 + 100 * 101
+    assert first["dtypes"] == [str(dtype)]
+    model.eval()
+    assert manifest.model_fingerprint(model) == first
+    with torch.no_grad():
+        model[0].weight[17, 5] += 1  # 900 values: all of them count
+    second = manifest.model_fingerprint(model)
+    assert second["sha256"] != first["sha256"]
+    with torch.no_grad():
+        model[1].weight[-1, -1] += 1  # 10,000 values: the last is among the 1,024
+    assert manifest.model_fingerprint(model)["sha256"] != second["sha256"]
+
+
+def test_a_model_without_values_still_has_a_fingerprint():
+    with torch.device("meta"):
+        assert manifest.model_fingerprint(nn.Linear(2, 2))["parameters"] == 6
+    assert manifest.model_fingerprint(nn.Identity())["dtypes"] == []
+
+
+def test_data_sets_are_identified_and_iterable_ones_have_no_rows():
+    data = Dataset.from_dict({"prompt": ["a", "b"]})
+    made = manifest.dataset_fingerprint(data)
+    assert (made["rows"], made["columns"]) == (2, ["prompt"])
+    assert made["fingerprint"] == Dataset.from_dict({"prompt": ["a", "b"]})._fingerprint
+    assert manifest.dataset_fingerprint(data.to_iterable_dataset())["rows"] is None
+    assert manifest.dataset_fingerprint(None) is None
+
+
+def test_git_state_inside_and_outside_a_repository(tmp_path, monkeypatch):
+    for name, value in WITHOUT_SYSTEM_CONFIG.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path))
+    recipe = tmp_path / "repo" / "recipe.py"
+    recipe.parent.mkdir()
+    recipe.write_text("1")
+    assert manifest.git_state(recipe) is None
+    git = functools.partial(subprocess.run, cwd=recipe.parent, check=True, capture_output=True)
+    identity = ["-c", "user.name=n", "-c", "user.email=e"]
+    git(["git", "init"])
+    git(["git", "add", "."])
+    git(["git", *identity, "commit", "-m", "first"])
+    state = manifest.git_state(recipe)
+    assert (state["tracked"], state["dirty"], len(state["commit"])) == (True, False, 40)
+    recipe.write_text("2")
+    assert manifest.git_state(recipe)["dirty"]
+    monkeypatch.setenv("PATH", str(tmp_path))  # no git
+    assert manifest.git_state(recipe) is None
+
+
+def test_an_unknown_status_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="status is 'done', expected one of running, finished"):
+        manifest.set_status(tmp_path, "done")
+
+
+def trainer_at(step: int):
+    return type("Trainer", (), {"state": TrainerState(global_step=step)})()
+
+
+@pytest.mark.parametrize(
+    ("error", "signum", "status", "text"),
+    [
+        (None, None, "finished", None),
+        (None, signal.SIGTERM, "interrupted", None),
+        (KeyboardInterrupt(), None, "interrupted", None),
+        (SystemExit(143), signal.SIGTERM, "interrupted", None),
+        (
+            RuntimeError(f"out of memory\n{HUB_TOKEN}"),
+            None,
+            "failed",
+            "RuntimeError: out of memory",
+        ),
+        (OSError(f"401 for {HUB_TOKEN}"), None, "failed", "OSError: 401 for <hidden>"),
+    ],
+)
+def test_the_manifest_records_how_a_run_ended(tmp_path, error, signum, status, text):
+    directory.claim(tmp_path, describe(), resume=False)
+    stop = StopOnSignal()
+    stop.signum = signum
+
+    def end():
+        with manifest.recorded(tmp_path, stop) as record:
+            record.trainer = trainer_at(7)
+            if error is not None:
+                raise error
+
+    if error is None:
+        end()
+    else:
+        with pytest.raises(type(error)):
+            end()
+    made = manifest.read_manifest(tmp_path)
+    assert (made["status"], made["error"], made["global_step"]) == (status, text, 7)
+    assert made["ended"] >= made["started"]
