@@ -4,6 +4,7 @@ A reward is called as `f(completions, **columns)` and returns one number per com
 where it does not apply. Completions are plain strings or lists of messages.
 """
 
-from rewards.formats import RegexReward, completion_text, think_answer_format
+from rewards.contract import completion_text
+from rewards.formats import RegexReward, think_answer_format
 
 __all__ = ["RegexReward", "completion_text", "think_answer_format"]

@@ -5,25 +5,7 @@ from typing import Any, Literal
 
 import regex
 
-Completion = str | list[dict[str, Any]]
-
-
-def completion_text(completion: Completion) -> str:
-    """Return the text of a completion: a plain string, or the last message of a conversation.
-
-    Raises:
-        TypeError: if it is neither.
-    """
-    if isinstance(completion, str):
-        return completion
-    if isinstance(completion, list) and completion and isinstance(completion[-1], dict):
-        content = completion[-1].get("content") or ""
-        if isinstance(content, str):
-            return content
-        if isinstance(content, list) and all(isinstance(part, dict) for part in content):
-            return "".join(part.get("text") or "" for part in content)  # content blocks
-        raise TypeError(f"content is {content!r:.80}, expected a string or a list of blocks.")
-    raise TypeError(f"completion is {completion!r:.80}, expected a string or a list of messages.")
+from rewards.contract import Completion, completion_text
 
 
 class RegexReward:

@@ -1,0 +1,117 @@
+"""What a reward is: a picklable object with a name that TRL calls with completions and columns.
+
+    reward(completions, **columns) -> one float (or None: does not apply) per completion
+
+Beyond its score a reward may say where in the text it was earned, and offers then any of:
+
+* `spans(completions)`: named character spans (`Spans`) of each completion;
+* `decided(completions)`: after how many characters the score was settled (`Decided`);
+* `automaton`: the `rewards.automaton.Automaton` of the prefix, if the score is 1 where it accepts
+  and 0 elsewhere, otherwise None.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+Completion = str | list[dict[str, Any]]
+LogMetric = Callable[[str, float], None]
+LogExtra = Callable[[str, list[Any]], None]
+Spans = dict[str, list[tuple[int, int]]]  # name -> (first character, one past the last)
+
+
+class Decided(NamedTuple):
+    """After how many characters of a completion its score can no longer change.
+
+    Args:
+        chars: the number, counting the character that settled it; None if only the end of the
+            completion settles it.
+        exact: whether it is the smallest such number; otherwise it is an upper bound.
+    """
+
+    chars: int | None
+    exact: bool = True
+
+
+class TextReward:
+    """Base of the rewards that judge one text at a time; a subclass says how in `score`.
+
+    Args:
+        name: what TRL calls the reward in its logs.
+
+    Attributes:
+        columns: the data set's columns that `score` takes, by name.
+
+    Raises:
+        ValueError: (when called) if a column is missing, with the columns there are, or has another
+            length than the completions.
+        TypeError: (when called) if a completion is neither a text nor a list of messages.
+    """
+
+    columns: tuple[str, ...] = ()
+
+    def __init__(self, name: str) -> None:
+        self.__name__ = name
+
+    def __call__(
+        self,
+        completions: Sequence[Completion],
+        *,
+        log_metric: LogMetric | None = None,
+        log_extra: LogExtra | None = None,
+        **columns: Any,
+    ) -> list[float | None]:
+        """Score completions; see the class."""
+        rows = rows_of(self, columns, len(completions))
+        return [
+            self.score(completion_text(completion), **row)
+            for completion, row in zip(completions, rows, strict=True)
+        ]
+
+    def score(self, text: str, **row: Any) -> float | None:
+        """Score one text; `row` holds its value of each column in `columns`."""
+        raise NotImplementedError
+
+
+def completion_text(completion: Completion) -> str:
+    """Return the text of a completion: a plain string, or the last message of a conversation.
+
+    Raises:
+        TypeError: if it is neither.
+    """
+    if isinstance(completion, str):
+        return completion
+    if isinstance(completion, list) and completion and isinstance(completion[-1], dict):
+        content = completion[-1].get("content") or ""
+        if isinstance(content, str):
+            return content
+        if isinstance(content, list) and all(isinstance(part, dict) for part in content):
+            return "".join(part.get("text") or "" for part in content)  # content blocks
+        raise TypeError(f"content is {content!r:.80}, expected a string or a list of blocks.")
+    raise TypeError(f"completion is {completion!r:.80}, expected a string or a list of messages.")
+
+
+def rows_of(reward: Any, columns: Mapping[str, Any], count: int) -> list[dict[str, Any]]:
+    """Cut the columns that a reward declares into rows, one per completion.
+
+    Raises:
+        ValueError: if one is missing, with the columns there are, or has another length.
+    """
+    names = reward.columns
+    for name in names:
+        if name not in columns:
+            raise ValueError(missing_column(reward.__name__, name, sorted(columns)))
+        if len(columns[name]) != count:
+            raise ValueError(
+                f"column {name!r} has {len(columns[name])} values for {count} completions of "
+                f"reward {reward.__name__!r}; expected one per completion."
+            )
+    return [{name: columns[name][row] for name in names} for row in range(count)]
+
+
+def missing_column(reward: str, column: str, there: Sequence[str]) -> str:
+    """Word the error of a column that a reward needs and the data do not have."""
+    return (
+        f"reward {reward!r} needs the column {column!r}; the data have "
+        f"{', '.join(there) or 'none'}. Rename a column of the data set, or name the right one "
+        "when making the reward."
+    )
