@@ -8,13 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from grpo_credit.config import CreditGRPOConfig
-    from grpo_credit.registry import (
-        aggregation,
-        allocation,
-        compute_credit,
-        list_credit,
-        resolve_credit,
-    )
+    from grpo_credit.registry import aggregation, allocation, list_credit
+    from grpo_credit.resolve import chain, compute_credit, mix, resolve_credit
     from grpo_credit.rollouts import Rollouts
     from grpo_credit.strategy import CreditError
     from grpo_credit.trainer import CreditGRPOTrainer
@@ -27,8 +22,10 @@ __all__ = [
     "Rollouts",
     "aggregation",
     "allocation",
+    "chain",
     "compute_credit",
     "list_credit",
+    "mix",
     "resolve_credit",
 ]
 
@@ -37,13 +34,16 @@ _HOME = {
     "CreditGRPOConfig": "config",
     "CreditGRPOTrainer": "trainer",
     "Rollouts": "rollouts",
+    "aggregation": "registry",
+    "allocation": "registry",
+    "list_credit": "registry",
 }
 
 
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f"{__name__}.{_HOME.get(name, 'registry')}"), name)
+    return getattr(importlib.import_module(f"{__name__}.{_HOME.get(name, 'resolve')}"), name)
 
 
 def __dir__() -> list[str]:

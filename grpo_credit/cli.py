@@ -22,7 +22,8 @@ def show_strategies() -> int:
     from rich.markup import escape
     from rich.table import Table
 
-    from grpo_credit.registry import DEFAULT_AGGREGATION, DEFAULT_ALLOCATION, list_credit
+    from grpo_credit.registry import list_credit
+    from grpo_credit.resolve import DEFAULT_AGGREGATION, DEFAULT_ALLOCATION
 
     table = Table(title="credit = allocation x aggregation", title_justify="left", show_lines=True)
     for column in ("--credit", "what it says", "formula", "needs", "TRL loss_type", "source"):

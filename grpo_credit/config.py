@@ -12,7 +12,7 @@ import torch
 from trl import GRPOConfig
 
 from grpo_credit.options import CreditOptions
-from grpo_credit.registry import DEFAULT_AGGREGATION, resolve_credit
+from grpo_credit.resolve import DEFAULT_AGGREGATION, resolve_credit
 from grpo_credit.strategy import CreditError, Strategy
 
 # TRL's loss types and how they aggregate. The first four are one surrogate, the clipped ratio.

@@ -18,7 +18,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from grpo_credit.registry import resolve_credit
+from grpo_credit.resolve import resolve_credit
 from grpo_credit.rollouts import Rollouts
 from grpo_credit.strategy import CreditError, Strategy
 
@@ -61,15 +61,15 @@ def weights_are_nonnegative_and_blind_to_sign(strategy: Strategy, rollouts: Roll
 
 
 def allocation_is_linear(strategy: Strategy, rollouts: Rollouts) -> None:
-    """Twice the advantages, twice the credit; the credit of a sum is the sum of the credits."""
-    credit = strategy.credit(rollouts)
-    for factor in (2.0, -1.0, 0.0):
-        scaled = strategy.credit(replace(rollouts, advantages=factor * rollouts.advantages))
-        _equal(scaled, factor * credit, f"with advantages times {factor}")
-    other = torch.linspace(-1, 2, len(credit), dtype=credit.dtype)
-    added = strategy.credit(replace(rollouts, advantages=rollouts.advantages + other))
-    apart = credit + strategy.credit(replace(rollouts, advantages=other))
-    _equal(added, apart, "between the credit of a sum of advantages and the sum of the credits")
+    """A[i, t] = A_i · w[i, t], with weights that do not depend on the advantages."""
+    unit = replace(rollouts, advantages=torch.ones_like(rollouts.advantages))
+    weights = strategy.allocation(unit)
+    for said, advantages in (
+        ("the advantages", rollouts.advantages),
+        ("other advantages", torch.linspace(-1, 2, len(weights), dtype=weights.dtype)),
+    ):
+        found = strategy.allocation(replace(rollouts, advantages=advantages))
+        _equal(found, advantages[:, None] * weights, f"from {said} times what the advantage 1 gets")
 
 
 def mass_is_conserved(strategy: Strategy, rollouts: Rollouts) -> None:
@@ -110,11 +110,9 @@ def laws_for(strategy: Strategy) -> dict[str, Law]:
     ]
     if strategy.aggregation is not None:
         laws.append(weights_are_nonnegative_and_blind_to_sign)
-    if strategy.allocation is not None:
-        linear = strategy.allocation.linear and all(r.sign_free for r in strategy.rules)
-        laws += [allocation_is_linear] if linear else []
-        laws += [mass_is_conserved] if strategy.allocation.conserves_mass else []
-        laws += [sign_is_kept] if strategy.allocation.keeps_sign else []
+    laws += [allocation_is_linear] if strategy.linear else []
+    laws += [mass_is_conserved] if strategy.conserves_mass else []
+    laws += [sign_is_kept] if strategy.keeps_sign else []
     return {law.__name__: law for law in laws}
 
 
@@ -160,12 +158,35 @@ def examples(count: int = 8) -> Iterator[Rollouts]:
 
 
 def _made(lengths: list[int], rewards: list[float | None]) -> Rollouts:
-    rollouts = Rollouts.from_lists(
-        lengths, rewards, num_generations=2, max_completion_length=6, dtype=torch.float64
-    )
+    """Make rollouts with every optional field; group members share prefixes, as real ones do."""
     generator = torch.Generator().manual_seed(0)
-    noise = torch.rand(rollouts.mask.shape, dtype=torch.float64, generator=generator)
-    return replace(rollouts, old_logps=-noise, entropies=noise)
+    rollouts = Rollouts.from_lists(
+        lengths,
+        rewards,
+        num_generations=2,
+        max_completion_length=6,
+        completion_ids=[
+            torch.randint(0, 3, (n,), generator=generator).cumsum(0).tolist() for n in lengths
+        ],
+        dtype=torch.float64,
+    )
+    mask, ends = rollouts.mask, rollouts.mask.sum(dim=1, keepdim=True)
+    noise = torch.rand(mask.shape, dtype=torch.float64, generator=generator)
+    before = torch.arange(mask.shape[1] + 1).minimum(ends)  # like the states: constant at the end
+    characters = torch.stack([before[:, :-1], before[:, 1:]], dim=2)
+    return replace(
+        rollouts,
+        old_logps=-noise,
+        entropies=noise,
+        sum_sq_probs=0.5 + noise / 2,
+        privileged_logps=-noise.flip(0),
+        spans={"reward/first": mask & (rollouts.position < 2)},
+        decided=(ends + 1) // 2,
+        states=before // 2,
+        step_rewards=torch.where(mask & (rollouts.position % 2 == 1), noise, torch.nan),
+        texts=tuple("wait, 1"[:n] for n in lengths),
+        offsets=characters,
+    )
 
 
 def _require(holds: Any, complaint: str) -> None:

@@ -1,35 +1,23 @@
-"""From what a user names to a strategy: name | "pkg.mod:obj" | callable.
+"""The rules there are: plain functions marked by `@aggregation` or `@allocation`.
 
-A rule is a plain function marked by `@aggregation` or `@allocation`; a strategy multiplies one of
-each, or is a callable that returns the whole credit matrix. The registry is a convenience, never a
-gate: whatever can be imported or passed as a callable is a strategy.
+The registry is a convenience, never a gate: whatever can be imported as "pkg.mod:obj" or passed as
+a callable is a rule too, an unmarked function being one that returns the whole credit matrix.
 """
 
 import functools
 import importlib
 import os
 import sys
-import types
-import typing
 import warnings
 from collections.abc import Callable
-from dataclasses import replace
 from importlib.metadata import entry_points
-from typing import Any, Literal, overload
+from typing import Any, overload
 
-from jaxtyping import Float
-from torch import Tensor
-
-from grpo_credit.rollouts import Rollouts
-from grpo_credit.strategy import CreditError, Function, Kind, Rule, Strategy
+from grpo_credit.rollouts import OPTIONAL
+from grpo_credit.strategy import CreditError, Function, Kind, Rule
 from grpo_credit.suggest import did_you_mean
 
 ENTRY_POINTS = "grpo_credit.strategies"
-DEFAULT_ALLOCATION = "even"
-DEFAULT_AGGREGATION = "dapo"  # TRL's own default
-PROVIDED = frozenset({"old_logps", "entropies"})  # optional fields of Rollouts a rule may need
-
-
 _RULES: dict[str, Rule] = {}
 
 
@@ -95,8 +83,8 @@ def _register(kind: Kind, function: Function | None, about: dict[str, Any]) -> A
     about = dict(about)  # a decorator may be used for several functions
     needs = about.pop("needs", ())
     needs = frozenset([needs] if isinstance(needs, str) else needs)
-    if unknown := needs - PROVIDED:
-        raise CreditError(f"needs {sorted(unknown)}, but Rollouts can provide {sorted(PROVIDED)}.")
+    if unknown := needs - set(OPTIONAL):
+        raise CreditError(f"needs {sorted(unknown)}, but Rollouts can provide {sorted(OPTIONAL)}.")
     name = function.__name__
     rule = Rule(kind, function, name, needs, **about)
     known = _RULES.get(name)
@@ -125,7 +113,7 @@ def rules() -> dict[str, Rule]:
     for point in entry_points(group=ENTRY_POINTS):
         if point.name not in _RULES:
             try:
-                _RULES[point.name] = _as_rule(point.load(), point.name)
+                _RULES[point.name] = as_rule(point.load(), point.name)
             except Exception as error:
                 warnings.warn(f"strategy {point.name!r} ({point.value}): {error!r}", stacklevel=2)
     return dict(_RULES)
@@ -136,15 +124,20 @@ def _builtin() -> None:
     importlib.import_module("grpo_credit.allocations")
 
 
-def _find(name: str) -> Rule:
+def find(name: str) -> Rule:
+    """Return the rule of a name: registered, "pkg.mod:obj", or of an entry point.
+
+    Raises:
+        CreditError: if there is none, with a suggestion.
+    """
     _builtin()
     if name in _RULES:
         return _RULES[name]
     if ":" in name:
-        return _as_rule(_import(name), name)
+        return as_rule(_import(name), name)
     for point in entry_points(group=ENTRY_POINTS):
         if point.name == name:
-            return _as_rule(point.load(), name)
+            return as_rule(point.load(), name)
     known = sorted(rules())
     raise CreditError(
         f"unknown strategy {name!r}.{did_you_mean(name, known)} Known: {', '.join(known)}; "
@@ -175,175 +168,14 @@ def _import(path: str) -> Any:
     return getattr(module, attribute)
 
 
-def _as_rule(thing: Any, name: str) -> Rule:
+def as_rule(thing: Any, name: str) -> Rule:
+    """Return what a decorator knows about a function, or take it for a whole-credit callable."""
     known = getattr(thing, "__credit_rule__", None)
     if known is not None:
         return known
     if not callable(thing):
         raise CreditError(f"{name!r} is a {type(thing).__name__}, expected a function of Rollouts.")
     return Rule("credit", thing, name)
-
-
-# ---- resolving --------------------------------------------------------------------------------
-
-
-def resolve_credit(
-    credit: str | Function | Strategy | None = None,
-    *,
-    default_aggregation: str = DEFAULT_AGGREGATION,
-    **options: Any,
-) -> Strategy:
-    """Turn what a user names into a strategy, and check its options.
-
-    Args:
-        credit: `"aggregation"`, `"allocation"`, `"allocation/aggregation"`, `"pkg.mod:obj"` (also
-            as either part), a function (decorated or not), or None for `even`.
-        default_aggregation: completes an allocation that comes alone.
-        options: keyword arguments of the rules, each for the rule that declares it.
-
-    Returns:
-        The strategy. An undecorated callable is taken to return the whole credit matrix.
-
-    Raises:
-        CreditError: unknown name (with a suggestion), wrong kind, unknown or ill-typed option.
-
-    Example:
-        >>> resolve_credit("seq").name
-        'even/seq'
-    """
-    if isinstance(credit, Strategy):
-        if options:
-            raise CreditError(f"{credit.name!r} is resolved already; give options when resolving.")
-        return credit
-    parts = _parts(credit)
-    chosen: dict[str, Rule] = {}
-    for part in parts:
-        rule = _find(part) if isinstance(part, str) else _callable_rule(part)
-        if rule.kind in chosen:
-            raise CreditError(
-                f"{credit!r} names two {rule.kind}s, expected allocation/aggregation."
-            )
-        chosen[rule.kind] = rule
-    if "credit" in chosen and len(chosen) > 1:
-        raise CreditError(
-            f"{chosen['credit'].name!r} returns the whole credit; decorate it with @allocation or "
-            "@aggregation to combine it with another rule."
-        )
-    if len(parts) == 2 and getattr(_find(parts[0]), "kind", None) == "aggregation":
-        raise CreditError(f"{credit!r} is the wrong way round, expected allocation/aggregation.")
-    if "credit" not in chosen:
-        chosen.setdefault("allocation", _find(DEFAULT_ALLOCATION))
-        chosen.setdefault("aggregation", _find(default_aggregation))
-    ordered = [chosen[k] for k in ("allocation", "aggregation", "credit") if k in chosen]
-    return Strategy(
-        name="/".join(rule.name for rule in ordered),
-        allocation=chosen.get("allocation"),
-        aggregation=chosen.get("aggregation"),
-        whole=chosen.get("credit"),
-        options=_bind(ordered, options),
-    )
-
-
-def _parts(credit: str | Function | None) -> list[Any]:
-    if credit is None:
-        return []
-    if not isinstance(credit, str):
-        return [credit]
-    parts = [part.strip() for part in credit.split("/")]
-    if not all(parts) or len(parts) > 2:
-        raise CreditError(f"{credit!r} is no strategy; expected allocation/aggregation, or one.")
-    return parts
-
-
-def _callable_rule(function: Any) -> Rule:
-    if isinstance(function, functools.partial):
-        inner = _callable_rule(function.func)
-        return replace(inner, function=function)
-    name = getattr(function, "__name__", type(function).__name__)
-    return _as_rule(function, name)
-
-
-# ---- options ----------------------------------------------------------------------------------
-
-
-def _bind(parts: list[Rule], options: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    bound: dict[str, dict[str, Any]] = {rule.name: {} for rule in parts}
-    for key, value in options.items():
-        takers = [rule for rule in parts if key in rule.options]
-        if not takers:
-            known = sorted({name for rule in parts for name in rule.options})
-            listed = f"options: {', '.join(known)}" if known else "it takes no options"
-            names = "/".join(rule.name for rule in parts)
-            hint = did_you_mean(key, known)
-            raise CreditError(f"{names!r} has no option {key!r}; {listed}.{hint}")
-        for rule in takers:
-            _check_type(rule, key, value)
-            bound[rule.name][key] = value
-    for rule in parts:
-        for key, parameter in rule.options.items():
-            if parameter.default is parameter.empty and key not in bound[rule.name]:
-                raise CreditError(f"{rule.name!r} needs the option {key!r} (credit_kwargs).")
-    return bound
-
-
-def _check_type(rule: Rule, key: str, value: Any) -> None:
-    function = rule.function.func if isinstance(rule.function, functools.partial) else rule.function
-    wanted = typing.get_type_hints(function).get(key, Any) if hasattr(function, "__name__") else Any
-    if not _fits(value, wanted):
-        said = wanted.__name__ if isinstance(wanted, type) else str(wanted).replace("typing.", "")
-        raise CreditError(
-            f"option {key!r} of {rule.name!r} is {value!r} ({type(value).__name__}), "
-            f"expected {said}."
-        )
-
-
-def _fits(value: Any, wanted: Any) -> bool:
-    origin = typing.get_origin(wanted)
-    if wanted is Any:
-        return True
-    if origin in (typing.Union, types.UnionType):
-        return any(_fits(value, choice) for choice in typing.get_args(wanted))
-    if origin is Literal:
-        return value in typing.get_args(wanted)
-    kind = origin or wanted
-    if isinstance(value, bool) and kind in (int, float):
-        return False  # bool is an int to Python, not to a user
-    if kind is float:
-        return isinstance(value, int | float)
-    return not isinstance(kind, type) or isinstance(value, kind)
-
-
-# ---- the two verbs ----------------------------------------------------------------------------
-
-
-def compute_credit(
-    credit: str | Function | Strategy | None, rollouts: Rollouts, **options: Any
-) -> Float[Tensor, "B T"]:
-    """Compute the credit matrix of a strategy on rollouts.
-
-        C[i, t] = allocation[i, t] · aggregation[i] · mask[i, t]
-
-    Args:
-        credit: whatever `resolve_credit` takes.
-        rollouts: whole groups and the totals of their window.
-        options: the strategy's keyword arguments.
-
-    Returns:
-        Credit `(B, T)`, dimensionless, loss weight included: the on-policy gradient is
-        Σ C[i, t] ∇ log π(o[i, t]). Zero where the mask is False, whatever the rule says there.
-
-    Raises:
-        CreditError: see `resolve_credit`; and if a rule returns the wrong shape, a value that is
-            not finite, a negative weight, or a tensor that carries a gradient.
-
-    Example:
-        >>> two = Rollouts.from_lists([1, 3], [1.0, 0.0], num_generations=2,
-        ...                           max_completion_length=4, advantages=[1.0, -1.0])
-        >>> compute_credit("seq", two)
-        tensor([[ 0.5000,  0.0000,  0.0000],
-                [-0.5000, -0.5000, -0.5000]])
-    """
-    return resolve_credit(credit, **options).credit(rollouts)
 
 
 def list_credit() -> list[Rule]:

@@ -6,8 +6,9 @@ over all completions of one optimizer step, and never sums over whatever micro-b
 This is what makes credit invariant to micro-batching, accumulation and the number of ranks.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -16,10 +17,35 @@ from torch.nn.functional import pad
 
 SCALE_EPS = 1e-4  # TRL divides by (standard deviation + 1e-4)
 
+# What more padding holds, for every field that has a value per token.
+_PADDING = {
+    "completion_ids": 0,
+    "mask": False,
+    "old_logps": 0.0,
+    "entropies": 0.0,
+    "sum_sq_probs": 1.0,
+    "privileged_logps": 0.0,
+    "step_rewards": float("nan"),
+}
+# What a strategy may declare to need, and the fields that come with it.
+OPTIONAL = {
+    "old_logps": ("old_logps",),
+    "entropies": ("entropies",),
+    "sum_sq_probs": ("sum_sq_probs",),
+    "privileged_logps": ("privileged_logps",),
+    "spans": ("spans",),
+    "decided": ("decided",),
+    "states": ("states",),
+    "step_rewards": ("step_rewards",),
+    "texts": ("texts", "offsets"),
+}
+
 
 @dataclass(frozen=True, eq=False)
 class Rollouts:
     """Completions of whole groups, with the totals of the window that is being trained on.
+
+    The fields from `old_logps` on are None unless the strategy declares to need them.
 
     Args:
         completion_ids: token ids, padded on the right.
@@ -34,8 +60,21 @@ class Rollouts:
         window_count: how often a row is trained on in this optimizer step: 1 in the usual plan,
             0 for rows of other steps (`steps_per_generation` > accumulation steps), 2 and more
             where several iterations fall into one step.
-        old_logps: log-probability of each token under the policy that generated it, nats; optional.
-        entropies: entropy of the next-token distribution at each token, nats; optional.
+        reward_weights: what TRL multiplies each reward function's column by; 1 each if not given.
+        scale_rewards: TRL's `"group"`, `"batch"` or `"none"`: what the advantages were divided by.
+        old_logps: log-probability of each token under the policy that generated it, nats.
+        entropies: entropy of the next-token distribution at each token, nats.
+        sum_sq_probs: Σ_v π_v² of the next-token distribution at each token, in (0, 1].
+        privileged_logps: log-probability of each token after the privileged prompt instead, nats.
+        spans: `"<reward>/<span>"` -> the tokens that hold a character which the reward names.
+        decided: per reward function, how many columns of the row were there when its score was
+            settled, the deciding token included; the row's last token where only the end settles
+            it, or where the function does not say.
+        states: what the rewards' automata still remember of the prefix, before the first token and
+            after each; equal numbers mean equal futures. 0 where no reward has an automaton.
+        step_rewards: reward of the step that ends at a token, NaN at other tokens.
+        texts: the completions as text.
+        offsets: the half-open range of characters of each token in its text.
 
     Raises:
         ValueError: if a field's shape does not fit, a number is not finite where it must be, a
@@ -52,18 +91,34 @@ class Rollouts:
     truncated: Bool[Tensor, " B"]
     max_completion_length: int
     window_count: Int[Tensor, " B"] = field(default=None)  # ty: ignore[invalid-assignment]
+    reward_weights: tuple[float, ...] = ()
+    scale_rewards: str = "group"
     old_logps: Float[Tensor, "B T"] | None = None
     entropies: Float[Tensor, "B T"] | None = None
+    sum_sq_probs: Float[Tensor, "B T"] | None = None
+    privileged_logps: Float[Tensor, "B T"] | None = None
+    spans: Mapping[str, Bool[Tensor, "B T"]] | None = None
+    decided: Int[Tensor, "B K"] | None = None
+    states: Int[Tensor, "B T1"] | None = None
+    step_rewards: Float[Tensor, "B T"] | None = None
+    texts: tuple[str, ...] | None = None
+    offsets: Int[Tensor, "B T 2"] | None = None
 
     def __post_init__(self) -> None:
         if self.window_count is None:
             object.__setattr__(self, "window_count", torch.ones_like(self.group))
+        if not self.reward_weights:
+            object.__setattr__(self, "reward_weights", (1.0,) * len(self.reward_names))
         rows, columns = self._two_dimensional(self.completion_ids)
-        for name in ("mask", "old_logps", "entropies"):
+        for name in _PADDING:
             self._expect(name, (rows, columns))
         for name in ("advantages", "rewards", "group", "truncated", "window_count"):
             self._expect(name, (rows,))
-        self._expect("rewards_per_func", (rows, len(self.reward_names)))
+        for name in ("rewards_per_func", "decided"):
+            self._expect(name, (rows, len(self.reward_names)))
+        self._expect("states", (rows, columns + 1))
+        self._expect("offsets", (rows, columns, 2))
+        self._expect_lengths(rows)
         if self.mask.dtype != torch.bool:
             raise ValueError(
                 f"mask has dtype {self.mask.dtype}, expected torch.bool; pass mask.bool()."
@@ -94,6 +149,21 @@ class Rollouts:
                 f"{name} has shape {tuple(value.shape)}, expected {shape} to match completion_ids "
                 f"{tuple(self.completion_ids.shape)} and reward_names {self.reward_names}."
             )
+
+    def _expect_lengths(self, rows: int) -> None:
+        if len(self.reward_weights) != len(self.reward_names):
+            raise ValueError(
+                f"there are {len(self.reward_weights)} reward_weights for the reward functions "
+                f"{self.reward_names}; expected one each."
+            )
+        if self.texts is not None and len(self.texts) != rows:
+            raise ValueError(f"there are {len(self.texts)} texts for {rows} completions.")
+        for name, tokens in (self.spans or {}).items():
+            if tuple(tokens.shape) != tuple(self.mask.shape):
+                raise ValueError(
+                    f"span {name!r} has shape {tuple(tokens.shape)}, expected "
+                    f"{tuple(self.mask.shape)} like mask."
+                )
 
     def _tensors(self) -> dict[str, Tensor]:
         every = {f.name: getattr(self, f.name) for f in fields(self)}
@@ -202,22 +272,36 @@ class Rollouts:
             group=group,
             truncated=torch.tensor([length == max_completion_length for length in lengths]),
             max_completion_length=max_completion_length,
+            scale_rewards=scale_rewards,
         )
 
     # ---- changing the layout, never the content -----------------------------------------------
 
     def rows(self, index: Tensor) -> "Rollouts":
         """Take rows in the given order; the window is then made of these rows."""
-        return replace(self, **{name: value[index] for name, value in self._tensors().items()})
+        taken: dict[str, Any] = {name: value[index] for name, value in self._tensors().items()}
+        if self.spans is not None:
+            taken["spans"] = {name: tokens[index] for name, tokens in self.spans.items()}
+        if self.texts is not None:
+            every = torch.arange(len(self.texts), device=index.device)[index]
+            taken["texts"] = tuple(self.texts[row] for row in every.tolist())
+        return replace(self, **taken)
 
     def padded(self, columns: int) -> "Rollouts":
         """Pad on the right to `columns` tokens."""
         extra = columns - self.mask.shape[1]
-        wide = {
-            name: pad(value, (0, extra))
-            for name in ("completion_ids", "mask", "old_logps", "entropies")
+        wide: dict[str, Any] = {
+            name: pad(value, (0, extra), value=filler)
+            for name, filler in _PADDING.items()
             if (value := getattr(self, name)) is not None
         }
+        if self.spans is not None:
+            wide["spans"] = {name: pad(tokens, (0, extra)) for name, tokens in self.spans.items()}
+        if self.states is not None:
+            last = self.states[:, -1:].expand(-1, extra)
+            wide["states"] = torch.cat([self.states, last], dim=1)
+        if self.offsets is not None:
+            wide["offsets"] = pad(self.offsets, (0, 0, 0, extra))
         return replace(self, **wide)
 
     @classmethod
@@ -231,7 +315,24 @@ class Rollouts:
             shifted.append(replace(part.padded(columns), group=part.group + next_group))
             next_group += int(part.group.max()) + 1
         tensors = [part._tensors() for part in shifted]
-        return replace(shifted[0], **{n: torch.cat([t[n] for t in tensors]) for n in tensors[0]})
+        joined: dict[str, Any] = {n: torch.cat([t[n] for t in tensors]) for n in tensors[0]}
+        first = shifted[0]
+        if first.spans is not None:
+            joined["spans"] = _cat_spans(shifted)
+        if first.texts is not None:
+            joined["texts"] = tuple(text for part in shifted for text in part.texts or ())
+        return replace(first, **joined)
+
+
+def _cat_spans(parts: Sequence[Rollouts]) -> dict[str, Tensor]:
+    """Join spans; a generation batch in which a reward named nothing lacks the name."""
+    names = dict.fromkeys(name for part in parts for name in part.spans or {})
+    none = [torch.zeros_like(part.mask) for part in parts]
+    found = [part.spans or {} for part in parts]
+    return {
+        name: torch.cat([spans.get(name, n) for spans, n in zip(found, none, strict=True)])
+        for name in names
+    }
 
 
 def group_advantages(

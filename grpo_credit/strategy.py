@@ -1,19 +1,20 @@
 """What a rule is, and how rules multiply into a credit matrix.
 
 A rule is a function of `Rollouts` with what its decorator knows about it. A `Strategy` multiplies
-an allocation by an aggregation, or calls one function for both, and checks what they return.
+an allocation (one rule, a chain of them, or a mixture of chains) by an aggregation, or calls one
+function for both, and checks what they return.
 """
 
 import inspect
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from grpo_credit.rollouts import Rollouts
+from grpo_credit.rollouts import OPTIONAL, Rollouts
 
 Kind = Literal["aggregation", "allocation", "credit"]
 Function = Any  # a callable; what it takes and returns is checked when it is called
@@ -35,7 +36,8 @@ class Rule:
         trl: TRL's `loss_type` that aggregates alike, if there is one.
         paper: where it was published.
         conserves_mass: (allocation) Σ_t A[i,t] = L_i · A_i.
-        linear: (allocation) linear in the advantages.
+        linear: (allocation) A[i,t] = A_i · w[i,t] with w independent of the advantages; such a rule
+            may follow others in a chain.
         keeps_sign: (allocation) no token gets the sign opposite to its completion's advantage.
         sign_free: (aggregation) does not look at the advantages.
     """
@@ -71,42 +73,80 @@ class Rule:
 
 
 @dataclass(frozen=True)
+class Chain:
+    """Allocations one after another: the first lands the advantage, the others weigh its tokens.
+
+        A[i, t] = A₁[i, t] · w₂[i, t] · w₃[i, t] · …      w = allocation of the advantage 1
+
+    Args:
+        rules: the allocations; all but the first are linear.
+        share: the chain's part in a mixture of chains, 0 to 1.
+    """
+
+    rules: tuple[Rule, ...]
+    share: float = 1.0
+
+    def __str__(self) -> str:
+        name = "+".join(rule.name for rule in self.rules)
+        return name if self.share == 1 else f"{name}@{self.share:g}"
+
+
+@dataclass(frozen=True)
 class Strategy:
     """A resolved strategy: `credit = allocation x aggregation`, or one function for both.
 
     Args:
         name: how the user named it, completed: `even/seq`.
-        allocation: where the advantage lands; None for a whole-credit callable.
+        mixture: where the advantage lands: chains of allocations whose shares sum to 1; empty for
+            a whole-credit callable.
         aggregation: the denominators; None for a whole-credit callable.
         whole: the callable that returns the credit matrix itself.
         options: the keyword arguments bound to each rule's function, by rule name.
     """
 
     name: str
-    allocation: Rule | None
+    mixture: tuple[Chain, ...]
     aggregation: Rule | None
     whole: Rule | None
     options: dict[str, dict[str, Any]]
 
     @property
     def needs(self) -> frozenset[str]:
-        """Optional fields of `Rollouts` that must be present."""
+        """What must be present in `Rollouts` beyond the fields that are always there."""
         return frozenset().union(*(rule.needs for rule in self.rules))
+
+    @property
+    def allocations(self) -> list[Rule]:
+        """Every allocation of every chain."""
+        return [rule for chain in self.mixture for rule in chain.rules]
 
     @property
     def rules(self) -> list[Rule]:
         """The parts this strategy is made of."""
-        return [rule for rule in (self.allocation, self.aggregation, self.whole) if rule]
+        return [*self.allocations, *(rule for rule in (self.aggregation, self.whole) if rule)]
 
     @property
     def even(self) -> bool:
         """Whether every counted token of a completion gets the same credit by construction."""
-        return self.allocation is not None and self.allocation.name == "even"
+        return bool(self.mixture) and all(rule.name == "even" for rule in self.allocations)
 
     @property
     def keeps_sign(self) -> bool:
         """Whether no token's credit opposes the advantage of its completion, as declared."""
-        return self.allocation is not None and self.allocation.keeps_sign
+        return bool(self.mixture) and all(rule.keeps_sign for rule in self.allocations)
+
+    @property
+    def linear(self) -> bool:
+        """Whether A[i,t] = A_i · w[i,t] with w independent of the advantages, as declared."""
+        return bool(self.mixture) and all(rule.linear for rule in self.allocations)
+
+    @property
+    def conserves_mass(self) -> bool:
+        """Whether Σ_t A[i,t] = L_i · A_i, as declared."""
+        moving = [[r for r in chain.rules if r.name != "even"] for chain in self.mixture]
+        return bool(self.mixture) and all(
+            len(rules) <= 1 and all(rule.conserves_mass for rule in rules) for rules in moving
+        )
 
     def weights(self, rollouts: Rollouts) -> Float[Tensor, "B 1"]:
         """Return the aggregation: nonnegative weight of each completion's tokens, `(B, 1)`."""
@@ -116,13 +156,30 @@ class Strategy:
 
     def credit(self, rollouts: Rollouts) -> Float[Tensor, "B T"]:
         """Return the credit matrix `(B, T)`; see `compute_credit`."""
-        if missing := sorted(n for n in self.needs if getattr(rollouts, n) is None):
-            raise CreditError(f"{self.name!r} needs rollouts.{missing[0]}, which is None.")
+        self._require(rollouts)
         if self.whole:
             return _matrix(self.whole.name, self._call(self.whole, rollouts), rollouts)
-        assert self.allocation is not None
-        landed = _matrix(self.allocation.name, self._call(self.allocation, rollouts), rollouts)
-        return landed * self.weights(rollouts)
+        return self.allocation(rollouts) * self.weights(rollouts)
+
+    def allocation(self, rollouts: Rollouts) -> Float[Tensor, "B T"]:
+        """Return where the advantages land, `(B, T)`: the mixture of the chains."""
+        return sum(
+            (chain.share * self._landed(chain, rollouts) for chain in self.mixture),
+            torch.zeros_like(rollouts.mask, dtype=rollouts.advantages.dtype),
+        )
+
+    def _landed(self, chain: Chain, rollouts: Rollouts) -> Float[Tensor, "B T"]:
+        first, *others = chain.rules
+        landed = _matrix(first.name, self._call(first, rollouts), rollouts)
+        unit = replace(rollouts, advantages=torch.ones_like(rollouts.advantages))
+        for rule in others:
+            landed = landed * _matrix(rule.name, self._call(rule, unit), rollouts)
+        return landed
+
+    def _require(self, rollouts: Rollouts) -> None:
+        for need in sorted(self.needs):
+            if any(getattr(rollouts, name) is None for name in OPTIONAL[need]):
+                raise CreditError(f"{self.name!r} needs rollouts.{need}, which is None.")
 
     def _call(self, rule: Rule, rollouts: Rollouts) -> Any:
         return rule.function(rollouts, **self.options.get(rule.name, {}))

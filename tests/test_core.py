@@ -289,6 +289,7 @@ def test_a_group_is_alive_as_long_as_it_has_an_advantage():
         ),
         rewards_per_func=torch.tensor([[1.0, 0.0], [0.0, 1.0]]),
         reward_names=("a", "b"),
+        reward_weights=(0.5, 2.0),
     )
     assert diagnostics.dead_groups(routed, 0.0)["dead_groups"] == 0
 

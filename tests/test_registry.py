@@ -14,9 +14,11 @@ from grpo_credit import (
     Rollouts,
     aggregation,
     allocation,
+    chain,
     cli,
     compute_credit,
     list_credit,
+    mix,
     registry,
     resolve_credit,
 )
@@ -48,6 +50,24 @@ def optioned(
 ) -> torch.Tensor:
     """Scale by gamma, for tests of options."""
     return rollouts.advantages[:, None] * gamma * rollouts.mask
+
+
+@allocation(linear=False)
+def bent(rollouts: Rollouts) -> torch.Tensor:
+    """Give every token the size of the advantage."""
+    return rollouts.advantages.abs()[:, None] * rollouts.mask
+
+
+@allocation
+def early(rollouts: Rollouts) -> torch.Tensor:
+    """Give everything to the first token."""
+    return rollouts.advantages[:, None] * (rollouts.position == 0)
+
+
+@allocation(needs=["entropies", "decided"])
+def needing(rollouts: Rollouts) -> torch.Tensor:
+    """Need two optional fields."""
+    return rollouts.advantages[:, None] * rollouts.entropies
 
 
 @aggregation
@@ -88,7 +108,7 @@ def test_a_strategy_may_be_named_in_many_ways(given, name):
         ("sqe", r"unknown strategy 'sqe'\. Did you mean 'seq'\? Known: .*uniform; or your own as"),
         ("xyzzy", r"unknown strategy 'xyzzy'\. Known:"),
         ("seq/even", "wrong way round, expected allocation/aggregation"),
-        ("seq/dapo", "names two aggregations"),
+        ("seq/dapo", "'seq' is an aggregation, expected an allocation there"),
         ("even/seq/x", "expected allocation/aggregation, or one"),
         ("even/", "expected allocation/aggregation, or one"),
         ("no.such:rule", r"no module 'no\.such' for strategy 'no\.such:rule'; looked in"),
@@ -102,6 +122,55 @@ def test_a_strategy_may_be_named_in_many_ways(given, name):
 def test_a_wrong_name_is_explained(credit, message):
     with pytest.raises(CreditError, match=message):
         resolve_credit(credit)
+
+
+@pytest.mark.parametrize(
+    ("credit", "message"),
+    [
+        ("even+seq", "'seq' is an aggregation, expected an allocation there"),
+        ("even+", r"'even\+' is no chain of allocations"),
+        ("even+bent", "'bent' is not linear in the advantages, so it cannot weigh what 'even'"),
+        ("even@0.5,optioned@0.6", "shares of the mixture are 0.5, 0.6; expected >= 0, summing to"),
+        ("even@1.5,optioned@-0.5", "shares of the mixture are 1.5, -0.5; expected >= 0"),
+        ("even@0.5,optioned", "'optioned' has no share of the mixture; expected e.g. optioned@0.5"),
+        ("even@0.5,even@0.5", "names a member of the mixture twice"),
+        ("even@0.5,evne@0.5", "Did you mean 'even'"),
+    ],
+)
+def test_a_wrong_composition_is_explained(credit, message):
+    with pytest.raises(CreditError, match=message):
+        resolve_credit(credit)
+
+
+def test_a_chain_multiplies_weights():
+    # optioned: gamma = 0.5 on every token; early: the first token only
+    found = compute_credit("bent+optioned+early/seq", two())
+    assert found.tolist() == [[0.25, 0, 0], [0.25, 0, 0]]  # bent: |A| = 1; seq: 1/2
+    assert compute_credit(chain(bent, optioned, early), two()).tolist() == [
+        [0.125, 0, 0], [0.125, 0, 0],  # dapo: 1/4
+    ]  # fmt: skip
+
+
+def test_a_mixture_is_convex():
+    # 0.75 on the first token alone, 0.25 on all; seq: 1/2
+    assert compute_credit("early@0.75,even@0.25/seq", two()).tolist() == [
+        [0.5, 0, 0], [-0.5, -0.125, -0.125],
+    ]  # fmt: skip
+    in_python = resolve_credit(mix({early: 0.75, chain("even"): 0.25}), default_aggregation="seq")
+    assert in_python.credit(two()).tolist() == [[0.5, 0, 0], [-0.5, -0.125, -0.125]]
+    assert resolve_credit("early@1").credit(two()).equal(resolve_credit("early").credit(two()))
+
+
+def test_a_composition_needs_and_promises_what_its_parts_do():
+    both = resolve_credit("optioned@0.5,early+needing@0.5/seq", gamma=0.25)
+    assert both.name == "optioned@0.5,early+needing@0.5/seq"
+    assert both.needs == {"entropies", "decided"}
+    assert both.options["optioned"] == {"gamma": 0.25}
+    assert (both.linear, both.keeps_sign, both.conserves_mass, both.even) == (True,) + (False,) * 3
+    assert not resolve_credit("bent").linear
+    assert resolve_credit("even@0.5,even+even@0.5").even
+    with pytest.raises(CreditError, match=r"needs rollouts\.decided, which is None"):
+        both.credit(two())
 
 
 def test_a_rule_in_the_users_own_file(tmp_path, monkeypatch):
