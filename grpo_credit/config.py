@@ -26,6 +26,7 @@ class CreditGRPOConfig(CreditOptions, GRPOConfig):
 
     Every option of `GRPOConfig` is an option here, with TRL's default, but for these:
 
+    * `privileged_column`: for strategies that score completions after a second prompt.
     * `credit`, `credit_kwargs`: the strategy and its options. Without `credit`, the strategy is the
       one that `loss_type` stands for.
     * `loss_type` (default None): which surrogate. `cispo`, `sapo` and `vespo` go with every
@@ -117,11 +118,13 @@ class Plan:
         strategy: the credit.
         loss_type: the name under which TRL computes the surrogate.
         ratio: `"token"` or `"sequence"`.
+        privileged_column: of the prompts that a contrasting strategy scores completions after.
     """
 
     strategy: Strategy
     loss_type: str
     ratio: str
+    privileged_column: str = CreditOptions.privileged_column
 
     @property
     def sequence_token(self) -> bool:
@@ -166,7 +169,8 @@ def plan(
     ratio = level or ("sequence" if by_seq and loss_type != "vespo" else "token")
     _refuse_distortions(args, strategy, loss_type, ratio)
     surrogate = loss_type if loss_type in SURROGATE_AGGREGATION else DEFAULT_AGGREGATION
-    return Plan(strategy, surrogate, ratio)
+    column = getattr(args, "privileged_column", CreditOptions.privileged_column)
+    return Plan(strategy, surrogate, ratio, column)
 
 
 def _asked(args: GRPOConfig, credit: Any, credit_kwargs: Any) -> tuple[Any, dict[str, Any]]:

@@ -19,3 +19,10 @@ class CreditOptions:
         default=None,
         metadata={"help": "Options of the strategy, as JSON: '{\"alpha\": 0.75}'."},
     )
+    privileged_column: str = field(
+        default="privileged_prompt",
+        metadata={
+            "help": "Column of prompts that hold more than the model is shown, such as the answer; "
+            "for strategies that compare (contrast)."
+        },
+    )

@@ -14,19 +14,20 @@ import inspect
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import trl
 from accelerate.utils import gather, gather_object
 from jaxtyping import Float
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 from transformers import GenerationConfig
 from transformers.utils import logging
 from trl import GRPOConfig, GRPOTrainer
-from trl.trainer.utils import strip_images_from_messages
+from trl.trainer.utils import add_fused_lm_head, strip_images_from_messages
 
-from grpo_credit import diagnostics
+from grpo_credit import annotations, diagnostics
 from grpo_credit.config import CreditGRPOConfig, Plan, plan
 from grpo_credit.folding import (
     RowBeta,
@@ -36,11 +37,22 @@ from grpo_credit.folding import (
     sequence_token_anchor,
 )
 from grpo_credit.rollouts import Rollouts
+from grpo_credit.scoring import fused_outputs
 from grpo_credit.seams import SeamError, check_seams
-from grpo_credit.strategy import Strategy
+from grpo_credit.strategy import CreditError, Strategy
 from grpo_credit.window import Generation, Window, credit_table, first_rows
 
 logger = logging.get_logger(__name__)
+
+
+class Scored(NamedTuple):
+    """A generation batch of this rank as TRL scored it; the rewards are of all ranks."""
+
+    inputs: list[dict[str, Any]]
+    prompts: list[Any]
+    completions: list[Any]
+    ids: list[list[int]]
+    rewards: Tensor
 
 
 class CreditGRPOTrainer(GRPOTrainer):
@@ -105,6 +117,14 @@ class CreditGRPOTrainer(GRPOTrainer):
         self._reward_range = {mode: diagnostics.RewardRange() for mode in ("train", "eval")}
         self._trained_on: tuple[Window, Tensor] | None = None
         super().__init__(model, reward_funcs, args, *rest, **kwargs)
+        self._check_columns()
+        if "sum_sq_probs" in self.plan.strategy.needs:
+            add_fused_lm_head(  # TRL's own, with one output more
+                self._host_model,
+                temperature=self.temperature,
+                cast_lm_head_to_fp32=args.cast_lm_head_to_fp32,
+                outputs=("log_probs", "entropy", "log_sum_sq_probs"),
+            )
         self.loss_type = self.plan.loss_type
         self.importance_sampling_level = "token" if self.plan.sequence_token else self.plan.ratio
         self._announce(args)
@@ -124,6 +144,21 @@ class CreditGRPOTrainer(GRPOTrainer):
                 "on how the step is cut into micro-batches."
             )
 
+    def _check_columns(self) -> None:
+        columns = getattr(self.train_dataset, "column_names", None)
+        if columns is None:
+            return  # a stream does not know them before its first row
+        given = ("prompts", "completions", "completion_ids", "trainer_state")  # by TRL
+        rewards = list(zip(self.reward_func_names, self.reward_funcs, strict=True))
+        annotations.check_columns(rewards, [*columns, *given])
+        privileged = self.plan.privileged_column
+        if "privileged_logps" in self.plan.strategy.needs and privileged not in columns:
+            raise CreditError(
+                f"{self.plan.strategy.name!r} scores completions after the prompts of the column "
+                f"{privileged!r}; the data set has {', '.join(columns)}. Add the column, or name "
+                "another with privileged_column."
+            )
+
     @property
     def _mode(self) -> str:
         return "train" if self.model.training else "eval"
@@ -134,9 +169,7 @@ class CreditGRPOTrainer(GRPOTrainer):
         self, inputs: Any, prompts: Any, completions: Any, completion_ids_list: Any
     ) -> Tensor:
         rewards = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
-        ends = {*self.eos_token_ids, self._tokenizer.pad_token_id}
-        truncated = [ids[-1] not in ends for ids in completion_ids_list]
-        self._scored = rewards, torch.tensor(truncated, device=self.accelerator.device)
+        self._scored = Scored(inputs, prompts, completions, completion_ids_list, rewards)
         return rewards
 
     def _generate_and_score_completions(self, inputs: Any) -> dict[str, Any]:
@@ -156,13 +189,16 @@ class CreditGRPOTrainer(GRPOTrainer):
         return output
 
     def _gather_rollouts(self, output: dict[str, Any]) -> Rollouts:
-        rewards_per_func, truncated = self._scored
+        scored, device = self._scored, self.accelerator.device
+        rewards_per_func = scored.rewards
+        ends = {*self.eos_token_ids, self._tokenizer.pad_token_id}
+        truncated = torch.tensor([ids[-1] not in ends for ids in scored.ids], device=device)
         abstained = rewards_per_func.isnan().all(dim=1)
         weighted = (rewards_per_func * self.reward_weights.to(rewards_per_func)).nansum(dim=1)
         columns = {"completion_ids": output["completion_ids"], "mask": counted(output)}
         gathered = {
             name: gather(self.accelerator.pad_across_processes(value, dim=1))
-            for name, value in (columns | self._needed(output)).items()
+            for name, value in (columns | self._forward(output)).items()
         }
         generations: Any = (
             self.num_generations if self._mode == "train" else self.num_generations_eval
@@ -170,37 +206,87 @@ class CreditGRPOTrainer(GRPOTrainer):
         return Rollouts(
             mask=gathered.pop("mask").bool(),
             **gathered,
+            **self._annotations(output),
             advantages=gather(output["advantages"]),
             rewards=weighted.masked_fill(abstained, torch.nan),
             rewards_per_func=rewards_per_func,
             reward_names=tuple(self.reward_func_names),
+            reward_weights=tuple(self.reward_weights.tolist()),
             group=torch.arange(len(weighted), device=weighted.device) // generations,
             truncated=gather(truncated.long()).bool(),
             max_completion_length=self.args.max_completion_length,
+            scale_rewards=self.scale_rewards,
         )
 
-    def _needed(self, output: dict[str, Any]) -> dict[str, Tensor]:
-        """Compute the optional per-token fields that the strategy declares, and no others."""
-        needs = self.plan.strategy.needs
-        have: dict[str, Any] = {"old_logps": output.get("old_per_token_logps")}
-        if any(have.get(name) is None for name in needs):
-            have = self._score(output)
-        return {name: have[name] for name in needs}
+    def _annotations(self, output: dict[str, Any]) -> dict[str, Any]:
+        """Ask the rewards where in the text they were earned, if the strategy wants to know."""
+        if not self.plan.strategy.needs & annotations.NEEDS:
+            return {}
+        scored = self._scored
+        names = [name for name in scored.inputs[0] if name not in ("prompt", "completion")]
+        columns = {name: [row.get(name) for row in scored.inputs] for name in names}
+        told = annotations.Annotations(
+            list(zip(self.reward_func_names, self.reward_funcs, strict=True)),
+            self.reward_weights.tolist(),
+            scored.completions,
+            scored.ids,
+            output["completion_ids"].size(1),
+            self._tokenizer,
+            {**columns, "prompts": scored.prompts},
+        )
+        return told.find(self.plan.strategy.needs, self.accelerator.device)
+
+    def _forward(self, output: dict[str, Any]) -> dict[str, Tensor]:
+        """Compute the per-token fields that the strategy needs of the policy, and no others."""
+        needs = self.plan.strategy.needs & {"old_logps", "entropies", "sum_sq_probs"}
+        found: dict[str, Any] = {"old_logps": output.get("old_per_token_logps")}
+        if any(found.get(name) is None for name in needs):
+            found = self._score(output, output["prompt_ids"], output["prompt_mask"])
+        found = {name: found[name] for name in needs}
+        if "privileged_logps" in self.plan.strategy.needs:
+            found["privileged_logps"] = self._score_privileged(output)
+        return found
 
     @torch.no_grad()
-    def _score(self, output: dict[str, Any]) -> dict[str, Tensor]:
+    def _score(
+        self, output: dict[str, Any], prompt_ids: Tensor, prompt_mask: Tensor
+    ) -> dict[str, Tensor]:
         score = super()._get_per_token_logps_and_entropies
         accepted = inspect.signature(score).parameters
-        logps, entropies, _ = score(
-            self.model,
-            torch.cat([output["prompt_ids"], output["completion_ids"]], dim=1),
-            torch.cat([output["prompt_mask"], output["completion_mask"]], dim=1),
-            output["completion_ids"].size(1),
-            batch_size=getattr(self.args, f"per_device_{self._mode}_batch_size"),
-            compute_entropy=True,
-            **{name: value for name, value in output.items() if name in accepted},  # images
-        )
-        return {"old_logps": logps, "entropies": entropies}
+        width = output["completion_ids"].size(1)
+        with fused_outputs(self._host_model, "log_sum_sq_probs", width) as log_sum_sq_probs:
+            logps, entropies, _ = score(
+                self.model,
+                torch.cat([prompt_ids, output["completion_ids"]], dim=1),
+                torch.cat([prompt_mask, output["completion_mask"]], dim=1),
+                width,
+                batch_size=getattr(self.args, f"per_device_{self._mode}_batch_size"),
+                compute_entropy=True,
+                **{name: value for name, value in output.items() if name in accepted},  # images
+            )
+        found = {"old_logps": logps, "entropies": entropies}
+        if "sum_sq_probs" in self.plan.strategy.needs:
+            found["sum_sq_probs"] = torch.cat(log_sum_sq_probs).exp()
+        return found
+
+    def _score_privileged(self, output: dict[str, Any]) -> Tensor:
+        """Score the completions after the prompts of the privileged column."""
+        scored, column = self._scored, self.plan.privileged_column
+        given = [row.get(column) for row in scored.inputs]
+        prompts = [p if g is None else g for p, g in zip(scored.prompts, given, strict=True)]
+        ids, images, _ = self._tokenize_prompts(prompts)
+        if images is not None:
+            raise CreditError(f"{self.plan.strategy.name!r} cannot score prompts with images.")
+        flipped = [torch.tensor(row, device=self.accelerator.device).flip(0) for row in ids]
+        padded = pad_sequence(flipped, batch_first=True, padding_value=-1).flip(1)
+        mask = (padded >= 0).long()
+        padded = padded.masked_fill(mask == 0, self._tokenizer.pad_token_id)
+        return self._score(output, padded, mask)["old_logps"]
+
+    @property
+    def _host_model(self) -> Any:
+        """The model that TRL's fused head sits on, beneath any adapter."""
+        return self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
 
     # ---- the window: credit once per optimizer step -------------------------------------------
 

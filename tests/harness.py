@@ -141,12 +141,15 @@ def run(
     trainer = trainer_class(
         model=policy(),
         args=config_class(**settings),
-        train_dataset=Dataset.from_dict({"prompt": PROMPTS[:prompts]}),
         eval_dataset=Dataset.from_dict({"prompt": PROMPTS[-2:]}),
         processing_class=TOKENIZER,
         callbacks=[trace],
         rollout_func=rollouts_with(tools),
-        **{"reward_funcs": reward, **(arguments or {})},
+        **{
+            "reward_funcs": reward,
+            "train_dataset": Dataset.from_dict({"prompt": PROMPTS[:prompts]}),
+            **(arguments or {}),
+        },
     )
     inner = trainer.compute_loss
 
