@@ -109,6 +109,7 @@ def run(
     prompts: int = 4,
     arguments: dict[str, Any] | None = None,
     importance_ratio: bool = False,
+    resume: str | None = None,
     **options: Any,
 ) -> Trace:
     """Train a few steps on the fixed completions and return what happened.
@@ -163,7 +164,7 @@ def run(
         return loss
 
     trainer.compute_loss = recorded
-    trainer.train()
+    trainer.train(resume_from_checkpoint=resume)
     return trace
 
 

@@ -126,6 +126,6 @@ def launch(processes, script, *arguments):
         [sys.executable, "-m", "torch.distributed.run", f"--nproc_per_node={processes}",
          "--rdzv_backend=c10d", "--rdzv_endpoint=localhost:0", str(tests / script),
          *map(str, arguments)],
-        capture_output=True, text=True, timeout=240, cwd=tests,
+        capture_output=True, text=True, timeout=280, cwd=tests,
     )  # fmt: skip
     assert result.returncode == 0, result.stderr[-3000:]
