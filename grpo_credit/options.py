@@ -26,3 +26,11 @@ class CreditOptions:
             "for strategies that compare (contrast)."
         },
     )
+    save_rollouts: int = field(
+        default=0,
+        metadata={
+            "help": "Keep the rollouts of every N-th optimizer step with all that any strategy may "
+            "need, for `grpo-credit show` and `grpo-credit lab replay`; costs a forward pass more "
+            "in those steps. 0 keeps none."
+        },
+    )

@@ -134,7 +134,7 @@ def find(name: str) -> Rule:
     if name in _RULES:
         return _RULES[name]
     if ":" in name:
-        return as_rule(_import(name), name)
+        return as_rule(import_object(name), name)
     for point in entry_points(group=ENTRY_POINTS):
         if point.name == name:
             return as_rule(point.load(), name)
@@ -145,10 +145,15 @@ def find(name: str) -> Rule:
     )
 
 
-def _import(path: str) -> Any:
+def import_object(path: str, what: str = "strategy") -> Any:
+    """Import `pkg.mod:obj`, from the current folder too.
+
+    Raises:
+        CreditError: if it is not there, with a suggestion; `what` names it in the message.
+    """
     module_name, _, attribute = path.partition(":")
     if not attribute or not module_name or module_name.startswith("."):
-        raise CreditError(f"{path!r} is no strategy; expected 'pkg.mod:obj' with both names whole.")
+        raise CreditError(f"{path!r} is no {what}; expected 'pkg.mod:obj' with both names whole.")
     added = os.getcwd()  # `accelerate launch` puts the script's folder on the path, not this one
     sys.path.insert(0, added)
     try:
@@ -157,7 +162,7 @@ def _import(path: str) -> Any:
         if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
             raise
         raise CreditError(
-            f"no module {module_name!r} for strategy {path!r}; looked in {added} and on sys.path."
+            f"no module {module_name!r} for {what} {path!r}; looked in {added} and on sys.path."
         ) from None
     finally:
         sys.path.remove(added)

@@ -306,7 +306,10 @@ class Rollouts:
 
     @classmethod
     def cat(cls, parts: Sequence["Rollouts"]) -> "Rollouts":
-        """Join rollouts of several generation batches; groups stay apart."""
+        """Join rollouts of several generation batches; groups stay apart.
+
+        An optional field that one of them lacks is left out.
+        """
         if len(parts) == 1:
             return parts[0]
         columns = max(part.mask.shape[1] for part in parts)
@@ -315,20 +318,23 @@ class Rollouts:
             shifted.append(replace(part.padded(columns), group=part.group + next_group))
             next_group += int(part.group.max()) + 1
         tensors = [part._tensors() for part in shifted]
-        joined: dict[str, Any] = {n: torch.cat([t[n] for t in tensors]) for n in tensors[0]}
-        first = shifted[0]
-        if first.spans is not None:
-            joined["spans"] = _cat_spans(shifted)
-        if first.texts is not None:
-            joined["texts"] = tuple(text for part in shifted for text in part.texts or ())
-        return replace(first, **joined)
+        joined: dict[str, Any] = {
+            name: torch.cat([t[name] for t in tensors]) if all(name in t for t in tensors) else None
+            for name in tensors[0]
+        }
+        joined["spans"] = _cat_spans(shifted)
+        every = [part.texts for part in shifted]
+        joined["texts"] = None if None in every else tuple(t for texts in every for t in texts)
+        return replace(shifted[0], **joined)
 
 
-def _cat_spans(parts: Sequence[Rollouts]) -> dict[str, Tensor]:
+def _cat_spans(parts: Sequence[Rollouts]) -> dict[str, Tensor] | None:
     """Join spans; a generation batch in which a reward named nothing lacks the name."""
-    names = dict.fromkeys(name for part in parts for name in part.spans or {})
+    found = [part.spans for part in parts if part.spans is not None]
+    if len(found) < len(parts):
+        return None
+    names = dict.fromkeys(name for spans in found for name in spans)
     none = [torch.zeros_like(part.mask) for part in parts]
-    found = [part.spans or {} for part in parts]
     return {
         name: torch.cat([spans.get(name, n) for spans, n in zip(found, none, strict=True)])
         for name in names
@@ -356,15 +362,21 @@ def group_advantages(
         raise ValueError(
             f"scale_rewards is {scale_rewards!r}, expected 'group', 'batch' or 'none'."
         )
-    advantages = torch.zeros_like(rewards)
-    for index in group.unique():
-        member = group == index
-        advantages[member] = rewards[member] - rewards[member].nanmean()
-        if scale_rewards == "group":
-            advantages[member] /= _nanstd(rewards[member]) + SCALE_EPS
+    scored = ~rewards.isnan()
+    _, member = group.unique(return_inverse=True)
+
+    def over_group(values: Tensor) -> Tensor:
+        return rewards.new_zeros(len(rewards)).index_add(0, member, values)[member]
+
+    count = over_group(scored.to(rewards.dtype)).clamp(min=1)
+    mean = over_group(rewards.nan_to_num(nan=0.0)) / count
+    centred = (rewards - mean).nan_to_num(nan=0.0)
+    if scale_rewards == "none":
+        return centred
     if scale_rewards == "batch":
-        advantages = advantages / (_nanstd(rewards) + SCALE_EPS)
-    return advantages.nan_to_num(nan=0.0)
+        return centred / (_nanstd(rewards) + SCALE_EPS)
+    std = (over_group(centred**2) / (count - 1).clamp(min=1)).sqrt()
+    return centred / (std + SCALE_EPS)
 
 
 def _nanstd(values: Float[Tensor, " n"]) -> Float[Tensor, ""]:

@@ -22,7 +22,7 @@ from accelerate.utils import gather, gather_object
 from jaxtyping import Float
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
-from transformers import GenerationConfig
+from transformers import GenerationConfig, TrainerCallback
 from transformers.utils import logging
 from trl import GRPOConfig, GRPOTrainer
 from trl.trainer.utils import add_fused_lm_head, strip_images_from_messages
@@ -36,11 +36,12 @@ from grpo_credit.folding import (
     items_for_unit_weight,
     sequence_token_anchor,
 )
-from grpo_credit.rollouts import Rollouts
+from grpo_credit.rollouts import OPTIONAL, Rollouts
+from grpo_credit.saved import save_rollouts
 from grpo_credit.scoring import fused_outputs
 from grpo_credit.seams import SeamError, check_seams
 from grpo_credit.strategy import CreditError, Strategy
-from grpo_credit.window import Generation, Window, credit_table, first_rows
+from grpo_credit.window import Generation, Window, credit_table, first_rows, token_texts
 
 logger = logging.get_logger(__name__)
 
@@ -118,7 +119,8 @@ class CreditGRPOTrainer(GRPOTrainer):
         self._trained_on: tuple[Window, Tensor] | None = None
         super().__init__(model, reward_funcs, args, *rest, **kwargs)
         self._check_columns()
-        if "sum_sq_probs" in self.plan.strategy.needs:
+        self._save_every = getattr(args, "save_rollouts", 0)
+        if "sum_sq_probs" in self.plan.strategy.needs or self._save_every:
             add_fused_lm_head(  # TRL's own, with one output more
                 self._host_model,
                 temperature=self.temperature,
@@ -127,6 +129,8 @@ class CreditGRPOTrainer(GRPOTrainer):
             )
         self.loss_type = self.plan.loss_type
         self.importance_sampling_level = "token" if self.plan.sequence_token else self.plan.ratio
+        if self._save_every:
+            self.add_callback(SaveRollouts(self, self._save_every))
         self._announce(args)
 
     def _announce(self, args: GRPOConfig) -> None:
@@ -179,7 +183,9 @@ class CreditGRPOTrainer(GRPOTrainer):
         texts = [list(self._logs[name])[last:] for name in ("prompt", "completion")]
         number = max(self._generations, default=-1) + 1
         self._generations[number] = Generation(
-            rollouts, *([strip_images_from_messages(text) for text in column] for column in texts)
+            rollouts,
+            *([strip_images_from_messages(text) for text in column] for column in texts),
+            self._gather_prompt_ids(output) if self._saving else [],
         )
         rows = len(output["advantages"])
         first = self.accelerator.process_index * rows
@@ -218,9 +224,29 @@ class CreditGRPOTrainer(GRPOTrainer):
             scale_rewards=self.scale_rewards,
         )
 
+    @property
+    def _saving(self) -> bool:
+        """Whether rollouts generated now are of an optimizer step that is to be saved."""
+        if not self._save_every or self._mode == "eval":
+            return False
+        batches = self.args.steps_per_generation * self.num_iterations
+        steps = max(1, -(-batches // self.args.gradient_accumulation_steps))
+        first = self.state.global_step + 1
+        return (first + steps - 1) // self._save_every > (first - 1) // self._save_every
+
+    @property
+    def _needs(self) -> frozenset[str]:
+        """What rollouts generated now must hold beyond the fields that are always there."""
+        needs = self.plan.strategy.needs
+        return needs | (frozenset(OPTIONAL) - {"privileged_logps"}) if self._saving else needs
+
+    def _gather_prompt_ids(self, output: dict[str, Any]) -> list[list[int]]:
+        rows = zip(output["prompt_ids"], output["prompt_mask"], strict=True)
+        return gather_object([ids[mask.bool()].tolist() for ids, mask in rows])
+
     def _annotations(self, output: dict[str, Any]) -> dict[str, Any]:
         """Ask the rewards where in the text they were earned, if the strategy wants to know."""
-        if not self.plan.strategy.needs & annotations.NEEDS:
+        if not self._needs & annotations.NEEDS:
             return {}
         scored = self._scored
         names = [name for name in scored.inputs[0] if name not in ("prompt", "completion")]
@@ -234,16 +260,16 @@ class CreditGRPOTrainer(GRPOTrainer):
             self._tokenizer,
             {**columns, "prompts": scored.prompts},
         )
-        return told.find(self.plan.strategy.needs, self.accelerator.device)
+        return told.find(self._needs, self.accelerator.device)
 
     def _forward(self, output: dict[str, Any]) -> dict[str, Tensor]:
         """Compute the per-token fields that the strategy needs of the policy, and no others."""
-        needs = self.plan.strategy.needs & {"old_logps", "entropies", "sum_sq_probs"}
+        needs = self._needs & {"old_logps", "entropies", "sum_sq_probs"}
         found: dict[str, Any] = {"old_logps": output.get("old_per_token_logps")}
         if any(found.get(name) is None for name in needs):
             found = self._score(output, output["prompt_ids"], output["prompt_mask"])
         found = {name: found[name] for name in needs}
-        if "privileged_logps" in self.plan.strategy.needs:
+        if "privileged_logps" in self._needs:
             found["privileged_logps"] = self._score_privileged(output)
         return found
 
@@ -265,7 +291,7 @@ class CreditGRPOTrainer(GRPOTrainer):
                 **{name: value for name, value in output.items() if name in accepted},  # images
             )
         found = {"old_logps": logps, "entropies": entropies}
-        if "sum_sq_probs" in self.plan.strategy.needs:
+        if log_sum_sq_probs:
             found["sum_sq_probs"] = torch.cat(log_sum_sq_probs).exp()
         return found
 
@@ -445,16 +471,46 @@ class CreditGRPOTrainer(GRPOTrainer):
         midpoint = self._reward_range[self._mode].midpoint(window.rollouts.rewards)
         for name, value in diagnostics.summary(credit, window.rollouts, midpoint).items():
             self._metrics[self._mode][f"credit/{name}"].append(value)
-        if self._mode == "train" and self.log_completions:
+        if self._mode == "train" and (self.log_completions or self._save_every):
             self._trained_on = window, credit
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Log as TRL does, and write the credit of each token beside the completions table."""
         training = self._mode == "train"
         super().log(logs, start_time)
-        if training and self._trained_on is not None and self.accelerator.is_main_process:
-            folder = Path(self.args.output_dir) / "credit"
+        if training and self.log_completions and self._trained_on is not None:
+            table = credit_table(*self._trained_on, self._tokenizer, self.state.global_step)
+            self._write("credit", table.to_parquet)
+
+    def _write(self, kind: str, write: Callable[[Path], Any]) -> None:
+        """Write a file of the last optimizer step on the main process."""
+        if self.accelerator.is_main_process:
+            folder = Path(self.args.output_dir) / kind
             folder.mkdir(parents=True, exist_ok=True)
-            step = self.state.global_step
-            table = credit_table(*self._trained_on, self._tokenizer, step)
-            table.to_parquet(folder / f"credit_{step:05d}.parquet")
+            write(folder / f"{kind}_{self.state.global_step:05d}.parquet")
+
+    def save_rollouts(self) -> None:
+        """Keep the rollouts of the last optimizer step in `<output_dir>/rollouts/`."""
+        if self._trained_on is None:
+            raise RuntimeError("there was no optimizer step yet whose rollouts could be saved.")
+        window, strategy = self._trained_on[0], self.plan.strategy
+        tokens = token_texts(window.rollouts, self._tokenizer)
+        options = {k: v for given in strategy.options.values() for k, v in given.items()}
+        self._write(
+            "rollouts",
+            lambda path: save_rollouts(
+                path, window.rollouts, window.prompts, tokens, strategy.name, options
+            ),
+        )
+
+
+class SaveRollouts(TrainerCallback):
+    """Save the rollouts of every N-th optimizer step, once it is done."""
+
+    def __init__(self, trainer: CreditGRPOTrainer, every: int) -> None:
+        self.trainer, self.every = trainer, every
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Save, if it is this step's turn."""
+        if state.global_step % self.every == 0:
+            self.trainer.save_rollouts()

@@ -14,11 +14,19 @@ from grpo_credit.rollouts import Rollouts
 
 @dataclass(frozen=True)
 class Generation:
-    """One generation batch over all ranks: what strategies see of it, and its texts."""
+    """One generation batch over all ranks: what strategies see of it, and its texts.
+
+    Args:
+        rollouts: of all ranks.
+        prompts: as the data set has them, one per row of `rollouts`.
+        completions: texts or messages, likewise.
+        prompt_ids: token ids of the prompts; empty unless the rollouts are to be saved.
+    """
 
     rollouts: Rollouts
     prompts: list[Any]
     completions: list[Any]
+    prompt_ids: list[list[int]]
 
 
 @dataclass(frozen=True)
@@ -29,11 +37,13 @@ class Window:
         rollouts: all their completions, with `window_count` set.
         prompts: as the data set has them, one per row of `rollouts`.
         completions: texts or messages, likewise.
+        prompt_ids: token ids of the prompts, likewise; empty where they were not kept.
     """
 
     rollouts: Rollouts
     prompts: list[Any]
     completions: list[Any]
+    prompt_ids: list[list[int]]
 
     @classmethod
     def join(cls, generations: list[Generation], used: Tensor) -> "Window":
@@ -43,6 +53,7 @@ class Window:
             replace(joined, window_count=torch.bincount(used, minlength=len(joined.advantages))),
             [prompt for generation in generations for prompt in generation.prompts],
             [completion for generation in generations for completion in generation.completions],
+            [ids for generation in generations for ids in generation.prompt_ids],
         )
 
 
@@ -50,6 +61,14 @@ def first_rows(generations: dict[int, Generation]) -> dict[int, int]:
     """Say where each generation's rows begin once they are joined in order."""
     ends = accumulate(len(g.rollouts.advantages) for g in generations.values())
     return dict(zip(generations, [0, *ends], strict=False))
+
+
+def token_texts(rollouts: Rollouts, tokenizer: Any) -> list[list[str]]:
+    """Return the text of each token of each completion, up to the last counted one."""
+    text_of = {i: tokenizer.decode([i]) for i in rollouts.completion_ids.unique().tolist()}
+    ends = (rollouts.mask.flip(1).cumsum(dim=1) > 0).sum(dim=1).tolist()
+    ids = rollouts.completion_ids.tolist()
+    return [[text_of[i] for i in row[:end]] for row, end in zip(ids, ends, strict=True)]
 
 
 def credit_table(
@@ -61,13 +80,10 @@ def credit_table(
     prompt, completion, reward, advantage (before credit), and per token up to the last counted one:
     token_ids, tokens (text), counted, credit.
     """
-    rollouts = window.rollouts
-    text_of = {i: tokenizer.decode([i]) for i in rollouts.completion_ids.unique().tolist()}
-    lines = []
+    rollouts, lines = window.rollouts, []
+    tokens = token_texts(rollouts, tokenizer)
     for row in (rollouts.window_count > 0).nonzero().flatten().tolist():
-        places = rollouts.mask[row].nonzero().flatten()
-        end = int(places[-1]) + 1 if places.numel() else 0
-        ids = rollouts.completion_ids[row, :end].tolist()
+        end = len(tokens[row])
         lines.append(
             {
                 "step": step,
@@ -78,8 +94,8 @@ def credit_table(
                 "completion": window.completions[row],
                 "reward": float(rollouts.rewards[row]),
                 "advantage": float(rollouts.advantages[row]),
-                "token_ids": ids,
-                "tokens": [text_of[i] for i in ids],
+                "token_ids": rollouts.completion_ids[row, :end].tolist(),
+                "tokens": tokens[row],
                 "counted": rollouts.mask[row, :end].tolist(),
                 "credit": credit[row, :end].tolist(),
             }

@@ -6,11 +6,13 @@ import pandas as pd
 import pytest
 import torch
 import trl
-from harness import GROUP, TOKENIZER, completion, ours, run
+from harness import GROUP, PROMPTS, TOKENIZER, completion, ours, run
 from trl import GRPOConfig, GRPOTrainer
 
 from grpo_credit import CreditError, CreditGRPOConfig, CreditGRPOTrainer, allocation
 from grpo_credit.folding import RowBeta
+from grpo_credit.rollouts import OPTIONAL
+from grpo_credit.saved import load_rollouts
 from grpo_credit.seams import SeamError, check_seams
 
 SEEN = []
@@ -64,6 +66,28 @@ def test_the_credit_of_each_token_lies_beside_the_completions(tmp_path):
             expected = line.advantage / 16 if place * 2 < len(kept) else 0.0
             assert line.credit[t] == pytest.approx(expected)
         assert all(line.credit[t] == 0 for t in set(range(len(ids))) - set(kept))
+
+
+def test_rollouts_of_every_nth_step_are_kept_whole(tmp_path):
+    ours(credit="first_half/seq", max_steps=5, tools=True, save_rollouts=2,
+         output_dir=str(tmp_path))  # fmt: skip
+    names = sorted(p.name for p in (tmp_path / "rollouts").iterdir())
+    assert names == ["rollouts_00002.parquet", "rollouts_00004.parquet"]
+    saved = load_rollouts(tmp_path / "rollouts" / names[1])
+    assert saved.credit == "first_half/seq"
+    given = {name for name in OPTIONAL if name != "privileged_logps"}
+    assert all(getattr(saved.rollouts, name) is not None for name in given)
+    for prompt, tokens, text in zip(saved.prompts, saved.tokens, saved.rollouts.texts, strict=True):
+        assert prompt in PROMPTS
+        assert "".join(tokens).replace("<eos>", "") == text
+
+
+def test_rollouts_are_kept_where_a_generation_lasts_several_steps(tmp_path):
+    ours(credit="seq", max_steps=4, num_iterations=2, save_rollouts=4, steps_per_generation=4, prompts=8,
+         output_dir=str(tmp_path))  # fmt: skip
+    saved = load_rollouts(tmp_path / "rollouts" / "rollouts_00004.parquet")
+    assert saved.rollouts.entropies is not None
+    assert (saved.rollouts.window_count > 0).sum() == 16
 
 
 def test_a_strategy_gets_what_it_declares_to_need():

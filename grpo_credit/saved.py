@@ -1,0 +1,187 @@
+"""Rollouts of an optimizer step in one parquet file, so that any strategy can be computed later.
+
+One row per completion. A field with a number per row is a column of numbers, a wider one a column
+of flat lists; prompts, tokens and texts are JSON, which holds any Python string. What is one for
+the whole step stands in the file's metadata, with the version of this layout.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from torch import Tensor
+
+from grpo_credit.rollouts import Rollouts
+from grpo_credit.strategy import CreditError
+
+VERSION = 1
+_KEY = b"grpo_credit"
+_SPAN = "span "  # and the span's name: its column
+
+
+@dataclass(frozen=True)
+class SavedRollouts:
+    """What `load_rollouts` returns.
+
+    Args:
+        rollouts: whole groups and their window, as they were saved.
+        prompts: texts or conversations, one per completion.
+        tokens: the text of each token of each completion.
+        credit: the strategy that the run was trained with, as a user names it.
+        options: its options.
+    """
+
+    rollouts: Rollouts
+    prompts: list[Any]
+    tokens: list[list[str]]
+    credit: str
+    options: dict[str, Any]
+
+
+def save_rollouts(
+    path: Path | str,
+    rollouts: Rollouts,
+    prompts: Sequence[Any],
+    tokens: Sequence[Sequence[str]],
+    credit: str,
+    options: Mapping[str, Any] | None = None,
+) -> None:
+    """Write the rollouts of an optimizer step to a file.
+
+    Args:
+        path: the file; its directory must be there.
+        rollouts: every field is kept, padding included.
+        prompts: texts or conversations, one per completion.
+        tokens: per completion the text of its tokens, at least up to the last counted one.
+        credit: what resolves to the strategy that is trained with (`"even/seq"`).
+        options: its options.
+
+    Raises:
+        CreditError: if prompts or tokens do not fit the rollouts.
+    """
+    _expect_fit(rollouts, prompts, tokens)
+    about: dict[str, Any] = {"version": VERSION, "credit": credit, "options": dict(options or {})}
+    about |= {"tensors": {}, "spans": None, "values": {}}
+    columns: dict[str, Any] = {"prompt": _json(prompts), "tokens": _json(tokens)}
+    for name, value in ((field.name, getattr(rollouts, field.name)) for field in fields(rollouts)):
+        if isinstance(value, Tensor):
+            about["tensors"][name] = {"dtype": str(value.dtype), "shape": list(value.shape[1:])}
+            columns[name] = _column(value)
+        elif name == "spans" and value is not None:
+            about["spans"] = list(value)
+            columns |= {_SPAN + span: _column(where) for span, where in value.items()}
+        elif name == "texts" and value is not None:
+            columns["texts"] = _json(value)
+        elif value is not None:
+            about["values"][name] = value
+    metadata = {_KEY: json.dumps(about, default=repr).encode()}
+    pq.write_table(pa.table(columns).replace_schema_metadata(metadata), path, compression="zstd")
+
+
+def load_rollouts(path: Path | str) -> SavedRollouts:
+    """Read what `save_rollouts` wrote.
+
+    Raises:
+        CreditError: if the file is damaged, of another kind, or of another version.
+        OSError: if there is no such file.
+    """
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"there is no file {path}")
+    try:
+        table = pq.ParquetFile(path).read()
+        about = json.loads((table.schema.metadata or {}).get(_KEY, b"{}"))
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise CreditError(
+            f"{path} is no whole parquet file ({_first_line(error)}); expected one by "
+            "save_rollouts."
+        ) from None
+    if about.get("version") != VERSION:
+        raise CreditError(
+            f"{path} has version {about.get('version')} of the rollouts' layout, expected "
+            f"{VERSION}; read it with the grpo-credit that wrote it."
+        )
+    try:
+        return _restored(table, about)
+    except (pa.ArrowException, RuntimeError, ValueError, KeyError, TypeError) as error:
+        raise CreditError(
+            f"{path} is damaged ({type(error).__name__}: {_first_line(error)}); expected a file "
+            "by save_rollouts."
+        ) from None
+
+
+def _restored(table: pa.Table, about: dict[str, Any]) -> SavedRollouts:
+    values = {name: _frozen(value) for name, value in about["values"].items()}
+    for name, form in about["tensors"].items():
+        values[name] = _tensor(table[name], form["dtype"], form["shape"])
+    if about["spans"] is not None:
+        shape = about["tensors"]["mask"]["shape"]
+        values["spans"] = {
+            n: _tensor(table[_SPAN + n], "torch.bool", shape) for n in about["spans"]
+        }
+    if "texts" in table.column_names:
+        values["texts"] = tuple(_parsed(table["texts"]))
+    rollouts, prompts = Rollouts(**values), _parsed(table["prompt"])
+    tokens = _parsed(table["tokens"])
+    _expect_fit(rollouts, prompts, tokens)
+    return SavedRollouts(rollouts, prompts, tokens, about["credit"], about["options"])
+
+
+def _expect_fit(
+    rollouts: Rollouts, prompts: Sequence[Any], tokens: Sequence[Sequence[str]]
+) -> None:
+    rows, columns = rollouts.mask.shape
+    if (len(prompts), len(tokens)) != (rows, rows):
+        raise CreditError(
+            f"got {len(prompts)} prompts and the tokens of {len(tokens)} completions; expected "
+            f"{rows} each."
+        )
+    uncounted = (rollouts.mask.flip(1).cumsum(dim=1) == 0).sum(dim=1)  # at the end of each row
+    for row, (needed, found) in enumerate(zip((columns - uncounted).tolist(), tokens, strict=True)):
+        if not needed <= len(found) <= columns:
+            raise CreditError(
+                f"completion {row} has the text of {len(found)} tokens; expected {needed} (up to "
+                f"the last counted one) to {columns}."
+            )
+
+
+def _column(value: Tensor) -> pa.Array:
+    value = value.detach().cpu()
+    if value.dtype in (torch.bfloat16, torch.float16):
+        value = value.float()  # numpy lacks the first; both fit
+    flat = pa.array(value.reshape(-1).numpy())
+    if value.dim() == 1:
+        return flat
+    width = value[0].numel() if len(value) else 0
+    return pa.ListArray.from_arrays(
+        pa.array([width * row for row in range(len(value) + 1)], pa.int32()), flat
+    )
+
+
+def _tensor(column: pa.ChunkedArray, dtype: str, shape: list[int]) -> Tensor:
+    rows, flat = len(column), column.combine_chunks()
+    if shape:
+        flat = flat.flatten()
+    values = torch.tensor(flat.to_numpy(zero_copy_only=False))
+    return values.reshape(rows, *shape).to(getattr(torch, dtype.removeprefix("torch.")))
+
+
+def _json(values: Sequence[Any]) -> list[str]:
+    return [json.dumps(value, default=repr) for value in values]
+
+
+def _parsed(column: pa.ChunkedArray) -> list[Any]:
+    return [json.loads(text) for text in column.to_pylist()]
+
+
+def _frozen(value: Any) -> Any:
+    """JSON has no tuples; the fields of `Rollouts` have no lists."""
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).partition("\n")[0]
