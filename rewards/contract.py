@@ -68,7 +68,7 @@ class TextReward:
             for completion, row in zip(completions, rows, strict=True)
         ]
 
-    def score(self, text: str, **row: Any) -> float | None:
+    def score(self, text: str, /, *args: Any, **row: Any) -> float | None:
         """Score one text; `row` holds its value of each column in `columns`."""
         raise NotImplementedError
 

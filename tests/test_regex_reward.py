@@ -1,0 +1,193 @@
+"""RegexReward: scores, partial credit, where it was decided, hostile input, wrong use."""
+
+import pickle
+
+import pytest
+import regex
+
+from rewards import Decided, RegexReward
+
+AS_A_FIX = r"(?s)^.*<reasoning>.*?</reasoning>.*<answer>.*?</answer>.*$"  # n⁴ where unfinished
+
+
+def test_fullmatch_and_search():
+    texts = ["a 12 b", "none", "12", " 12\n"]
+    assert RegexReward(r"\d+")(texts) == [0, 0, 1, 1]
+    assert RegexReward(r"\d+", strip=False)(texts) == [0, 0, 1, 0]
+    assert RegexReward(r"\d+", mode="search")(texts) == [1, 0, 1, 1]
+
+
+def test_flags():
+    assert RegexReward("a.b", flags=regex.DOTALL | regex.IGNORECASE)(["A\nB", "a b", "ab"]) == [
+        1, 1, 0,
+    ]  # fmt: skip
+    assert RegexReward("a.b", flags=regex.DOTALL).automaton.accepts("a\nb")
+
+
+def test_matches_are_counted_up_to_the_limit():
+    reward = RegexReward(r"<step>", mode="count", limit=4)
+    assert reward(["", "<step>", "<step><step> <step>", "<step>" * 9]) == [0, 0.25, 0.75, 1]
+
+
+def test_the_longest_viable_prefix_earns_its_share():
+    reward = RegexReward(r"<a>\d+</a>", partial="prefix", partial_weight=0.8)
+    # "<a>12": all 5 viable; "<a>1x": 4 of 5; "x": 0 of 1; nothing: 0
+    assert reward(["<a>1</a>", "<a>12", "<a>1x", "x", ""]) == pytest.approx(
+        [1, 0.8, 0.8 * 4 / 5, 0, 0]
+    )
+    behind = RegexReward(r"(?<=<a>)\d+|<a>\d+</a>", partial="prefix")  # not regular: by bisection
+    assert behind.automaton is None
+    assert behind(["<a>1x", "<a>1</a>"]) == pytest.approx([0.5 * 4 / 5, 1])
+
+
+def test_few_errors_earn_more_than_many():
+    reward = RegexReward("<answer>12</answer>", partial="fuzzy", max_errors=3, partial_weight=0.4)
+    # one letter missing: 1 error of 3 + 1; two letters wrong: 2; nothing like it: 0
+    assert reward(["<answer>12</answer>", "<answer>12</answe>", "<onswer>13</answer>", "no"]) == (
+        pytest.approx([1, 0.4 * 3 / 4, 0.4 * 2 / 4, 0])
+    )
+
+
+# ---- where ------------------------------------------------------------------------------------
+
+
+def test_decided_is_exact_for_regular_patterns():
+    reward = RegexReward(r"<a>\d</a>")
+    assert reward.decided([" <a>x", "<a>1</a>", [{"role": "assistant", "content": "y"}]]) == [
+        Decided(5), Decided(None), Decided(1),
+    ]  # fmt: skip
+    found = RegexReward(r"<a>\d</a>", mode="search").decided(["say <a>1</a> and so on"])
+    assert found == [Decided(12)]
+
+
+@pytest.mark.parametrize(
+    ("pattern", "texts"),
+    [
+        (r"<(\w)>\d+</\1>", ["<a>1</b>", "<a>1</a>", "x", "  <a>x", "<a>1</a>  ", "<a>1</a>  x"]),
+        (r"a(?=b)b*c", ["ab", "ac", "abd", "abc"]),
+        (r"a++b", ["aab", "aac", "b"]),
+    ],
+)
+def test_decided_is_an_upper_bound_otherwise(pattern, texts):
+    reward = RegexReward(pattern)
+    assert reward.automaton is None
+    for text, (chars, exact) in zip(texts, reward.decided(texts), strict=True):
+        assert not exact
+        if chars is not None:  # then no continuation matches
+            for more in ["", "b", "c", ">", "1</a>", "</a>", "</b>", " "]:
+                assert reward([text[:chars] + more]) == [0]
+    assert reward.decided(["#" + texts[0]])[0].chars is not None
+
+
+def test_a_back_reference_is_dead_where_it_differs():
+    assert RegexReward(r"<(\w)>\d+</\1>").decided(["<a>1</b>"]) == [Decided(7, exact=False)]
+    assert RegexReward(r"(?=x)a", mode="search").decided(["a"]) == [Decided(None, exact=False)]
+
+
+def test_scores_that_change_to_the_end_are_not_decided():
+    for reward in (
+        RegexReward("a", mode="count", limit=2),
+        RegexReward("a", partial="prefix"),
+        RegexReward("a", partial="fuzzy"),
+    ):
+        assert reward.automaton is None
+        assert reward.decided(["b"]) == [Decided(None, exact=False)]
+
+
+def test_spans_are_of_the_original_text():
+    reward = RegexReward(r"(?s)<think>(?P<think>.+?)</think>(\d)+")
+    (found, none) = reward.spans(["\n <think>é🙂</think>12 ", "x"])
+    text = "\n <think>é🙂</think>12 "
+    assert none == {}
+    assert [text[s:e] for s, e in found["think"]] == ["é🙂"]
+    assert [text[s:e] for s, e in found["2"]] == ["1", "2"]  # a repeated group, each time
+    assert [text[s:e] for s, e in found["match"]] == [text.strip()]
+    counted = RegexReward(r"\d", mode="count", limit=1).spans(["1a2"])
+    assert counted == [{"match": [(0, 1), (2, 3)]}]
+
+
+# ---- hostile ----------------------------------------------------------------------------------
+
+
+def test_a_pattern_that_explodes_is_decided_by_its_automaton():
+    metrics = {}
+    reward = RegexReward(AS_A_FIX, name="fix")
+    hostile = ("<reasoning>a</reasoning><answer>" * 200)[:6200]
+    scores = reward([hostile, hostile + "</answer>"], log_metric=metrics.__setitem__)
+    assert scores == [0, 1]
+    assert metrics == {"reward/fix/timeout_rate": 0}
+    assert RegexReward("(a+)+b")(["a" * 50, "a" * 50 + "b"]) == [0, 1]
+
+
+def test_a_pattern_that_explodes_and_is_not_regular_abstains_and_is_counted():
+    metrics = {}
+    pattern = r"(?:a|aa)+(?=x)[bx]+|c"
+    reward = RegexReward(pattern, timeout=0.05, name="slow")
+    scores = reward(["a" * 60, "c"], log_metric=metrics.__setitem__)
+    assert scores == [None, 1]
+    assert metrics == {"reward/slow/timeout_rate": 0.5}
+    assert reward.spans(["a" * 60]) == [{}]
+    assert reward.decided(["a" * 60]) == [Decided(None, exact=False)]
+    assert RegexReward(pattern, timeout=0.05, partial="prefix")(["a" * 60]) == [None]
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["\x00" * 1000, "\ud800" * 1000, "x" * 1_000_000, "<think>" * 10_000, "<think>" * 150_000],
+    ids=["NUL", "lone surrogates", "1 MB", "unclosed tags", "1 MB of tags"],
+)
+@pytest.mark.parametrize("mode", ["fullmatch", "search"])
+def test_hostile_text_earns_nothing(text, mode):
+    reward = RegexReward(r"(?s)<think>.+</think>\s*<answer>.+</answer>", mode=mode)
+    assert reward([text]) == [0]
+    assert reward.decided([text])[0].chars == (
+        1 if mode == "fullmatch" and text[0] != "<" else None
+    )
+    assert reward.spans([text]) == [{}]
+
+
+# ---- wrong use --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("pattern", "message"),
+    [
+        ("<think>(a", r"missing \) at position 9; a group is not closed"),
+        ("a)", "unbalanced parenthesis at position 1; a group is closed that was not opened"),
+        ("*a", r"nothing to repeat at position 0; \*, \+ and \? repeat what stands before"),
+        ("[a", "unterminated character set at position 2; a set is not closed"),
+        ("a\\", r"bad escape.*at position 2; write \\\\"),
+    ],
+)
+def test_an_invalid_pattern_names_position_and_remedy(pattern, message):
+    with pytest.raises(ValueError, match=rf"(?s)invalid pattern: {message}.*\n  .*\^"):
+        RegexReward(pattern)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"mode": "match"}, "mode is 'match', expected one of fullmatch, search, count"),
+        ({"timeout": 0}, "timeout is 0, expected more than 0 seconds"),
+        ({"mode": "count"}, "limit is None with mode 'count'; it goes with mode 'count', which"),
+        ({"limit": 3}, "limit is 3 with mode 'fullmatch'"),
+        ({"mode": "count", "limit": 0}, "limit is 0, expected 1 or more"),
+        ({"partial": "suffix"}, "partial is 'suffix', expected None, prefix or fuzzy"),
+        ({"partial": "prefix", "mode": "search"}, "goes with mode 'fullmatch', not 'search'"),
+        ({"partial": "prefix", "partial_weight": 1}, "partial_weight is 1, expected a number bet"),
+        ({"partial": "fuzzy", "max_errors": 0}, "max_errors is 0, expected 1 or more"),
+    ],
+)
+def test_wrong_arguments_are_explained(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        RegexReward("a", **arguments)
+
+
+def test_it_survives_pickling():
+    reward = RegexReward(r"(?P<n>\d)+", name="digits", flags=regex.IGNORECASE)
+    assert reward(["12"]) == [1]
+    assert reward.automaton is not None
+    copy = pickle.loads(pickle.dumps(reward))
+    assert copy.__name__ == "digits"
+    assert copy(["12", "x"]) == [1, 0]
+    assert copy.decided(["x"]) == [Decided(1)]
