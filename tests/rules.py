@@ -46,7 +46,7 @@ class Teller:
         return [Verdict(len(c) // 2 if len(c) > 4 else None) for c in completions]
 
     def steps(self, completions: list[str]) -> list[list[tuple[int, float]]]:
-        return [[(p + 1, 0.5) for p, x in enumerate(c) if x == ","] for c in completions]
+        return [[(p + 1, 0.1 * p) for p, x in enumerate(c) if x == ","] for c in completions]
 
 
 def digits_so_far(rollouts: Any) -> torch.Tensor:

@@ -1,9 +1,27 @@
 """Where a completion's advantage lands inside the completion: one family per file."""
 
+from grpo_credit.allocations.automaton import automaton
+from grpo_credit.allocations.baselines import loo, opo, token_baseline
 from grpo_credit.allocations.contrast import contrast
 from grpo_credit.allocations.even import even
+from grpo_credit.allocations.ktae import ktae
 from grpo_credit.allocations.potential import potential
 from grpo_credit.allocations.spans import spans
 from grpo_credit.allocations.steps import steps, turns
+from grpo_credit.allocations.tree import prefix_tree, tree_td
 
-__all__ = ["contrast", "even", "potential", "spans", "steps", "turns"]
+__all__ = [
+    "automaton",
+    "contrast",
+    "even",
+    "ktae",
+    "loo",
+    "opo",
+    "potential",
+    "prefix_tree",
+    "spans",
+    "steps",
+    "token_baseline",
+    "tree_td",
+    "turns",
+]

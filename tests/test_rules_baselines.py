@@ -1,0 +1,349 @@
+"""Baselines other than the group's mean: by hand, by slow loops, identities, exact gradients."""
+
+import itertools
+import math
+import random
+from dataclasses import replace
+
+import pytest
+import torch
+
+from grpo_credit import CreditError, Rollouts, compute_credit
+from grpo_credit.allocations.automaton import automaton
+from grpo_credit.allocations.baselines import loo, opo, token_baseline
+from grpo_credit.conformance import check
+from grpo_credit.rollouts import group_advantages
+
+SEEDS = range(12)
+NAN = float("nan")
+
+
+def random_rollouts(seed):
+    """Give groups of 1 to 6, in any order: tool tokens, empty rows, abstentions, other windows."""
+    rng, columns = random.Random(seed), 7
+    group = [label for label in (7, -3, 40) for _ in range(rng.randint(1, 6))]
+    rng.shuffle(group)
+    rows, lengths = len(group), [rng.randint(0, columns) for _ in group]
+    rewards = torch.tensor([rng.choice([0.0, 0.25, 1.0, NAN]) for _ in group]).double()
+    mask = [[t < n and rng.random() > 0.2 for t in range(columns)] for n in lengths]
+    kept = torch.tensor(lengths)[:, None].minimum(torch.arange(columns + 1))
+    path = torch.tensor([[rng.choice([0, -5, 10**15]) for _ in range(columns + 1)] for _ in group])
+    draw = torch.Generator().manual_seed(seed)
+    pi, noise = torch.rand(2, rows, columns, dtype=torch.float64, generator=draw)
+    return Rollouts(
+        completion_ids=torch.zeros(rows, columns).long(),
+        mask=torch.tensor(mask),
+        advantages=group_advantages(rewards, torch.tensor(group)),
+        rewards=rewards,
+        rewards_per_func=rewards[:, None],
+        reward_names=("reward",),
+        group=torch.tensor(group),
+        truncated=torch.zeros(rows).bool(),
+        max_completion_length=columns,
+        window_count=torch.tensor([rng.choice([0, 1, 1, 2]) for _ in group]),
+        old_logps=pi.log(),
+        sum_sq_probs=pi**2 + noise * (1 - pi) ** 2,
+        states=path.gather(1, kept),
+    )
+
+
+def rollouts_of(lengths, rewards, **changes):
+    return replace(
+        Rollouts.from_lists(
+            lengths,
+            rewards,
+            num_generations=len(rewards),
+            max_completion_length=9,
+            dtype=torch.float64,
+        ),
+        **changes,
+    )
+
+
+def scored_members(rollouts, i):
+    rewards, group = rollouts.rewards.tolist(), rollouts.group.tolist()
+    return [j for j, r in enumerate(rewards) if r == r and group[j] == group[i]]
+
+
+def by_loop(rollouts, value):
+    """Fill the counted tokens of scored completions with value(i, t), all else with 0."""
+    result = torch.zeros_like(rollouts.mask, dtype=torch.float64)
+    for i, t in rollouts.mask.nonzero().tolist():
+        if rollouts.rewards[i] == rollouts.rewards[i]:
+            result[i, t] = value(i, t)
+    return result
+
+
+def equal(found, expected, rollouts):
+    torch.testing.assert_close(found * rollouts.mask, expected, rtol=0, atol=1e-12)
+
+
+# ---- loo, opo ---------------------------------------------------------------------------------
+
+
+def test_leave_one_out_by_hand():
+    # others' means: (0 + 0.5) / 2, (1 + 0.5) / 2, (1 + 0) / 2; the abstention is in none
+    rollouts = rollouts_of([1, 2, 1, 2], [1.0, 0.0, 0.5, None])
+    assert loo(rollouts)[:, 0].tolist() == [0.75, -0.75, 0.0, 0.0]
+
+
+def test_leave_one_out_is_the_unscaled_advantage_times_g_over_g_minus_1():
+    rewards = torch.tensor([0.3, 0.9, 0.1, 0.4, 1.0, 0.2]).double()
+    group = torch.tensor([0, 1, 0, 1, 1, 0])
+    rollouts = rollouts_of([2] * 6, rewards.tolist(), group=group)
+    torch.testing.assert_close(
+        loo(rollouts)[:, 0], group_advantages(rewards, group, "none") * 3 / 2
+    )
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_loo_equals_its_loop(seed):
+    rollouts = random_rollouts(seed)
+    reward = rollouts.rewards.tolist()
+
+    def value(i, _):
+        others = [reward[j] for j in scored_members(rollouts, i) if j != i]
+        return reward[i] - sum(others) / len(others) if others else 0.0
+
+    equal(loo(rollouts), by_loop(rollouts, value), rollouts)
+
+
+def test_the_length_weighted_baseline_by_hand():
+    # (1 · 1 + 3 · 0 + 2 · 0.5) / 6 = 1/3
+    rollouts = rollouts_of([1, 3, 2, 4], [1.0, 0.0, 0.5, None])
+    expected = torch.tensor([2 / 3, -1 / 3, 1 / 6, 0.0], dtype=torch.float64)
+    torch.testing.assert_close(opo(rollouts)[:, 0], expected)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_opo_equals_its_loop(seed):
+    rollouts = random_rollouts(seed)
+    reward, length = rollouts.rewards.tolist(), rollouts.lengths.tolist()
+
+    def value(i, _):
+        group = scored_members(rollouts, i)
+        return reward[i] - sum(length[j] * reward[j] for j in group) / sum(length[j] for j in group)
+
+    equal(opo(rollouts), by_loop(rollouts, value), rollouts)
+
+
+# ---- token_baseline ---------------------------------------------------------------------------
+
+
+def energy(rollouts):
+    """Sum 1 - 2π + Σπ² over the counted tokens so far, one list per completion."""
+    result = []
+    for i, row in enumerate(rollouts.mask.tolist()):
+        counted = [t for t, m in enumerate(row) if m]
+        terms = [
+            1 - 2 * math.exp(rollouts.old_logps[i, t]) + rollouts.sum_sq_probs[i, t].item()
+            for t in counted
+        ]
+        result.append(list(itertools.accumulate(terms)))
+    return result
+
+
+def slow_token_baseline(rollouts):
+    weights, reward = energy(rollouts), rollouts.rewards.tolist()
+
+    def baseline(i, place):
+        there = [j for j in scored_members(rollouts, i) if len(weights[j]) > place]
+        if len(there) < 2:
+            return baseline(i, place - 1) if place else reward[i]
+        total = sum(weights[j][place] for j in there)
+        return sum(weights[j][place] * reward[j] for j in there) / total
+
+    position = rollouts.position.tolist()
+    return by_loop(rollouts, lambda i, t: reward[i] - baseline(i, position[i][t]))
+
+
+def test_the_token_baseline_by_hand():
+    # π = 1/2: W grows by Σπ²; W = 1/4, 3/4 and 1/2 first; then 1/2, 1 of two; then one is left
+    grown = torch.tensor([[0.25, 0.25, 0.0], [0.75, 0.25, 0.9], [0.5, 0.0, 0.0]]).double()
+    rollouts = rollouts_of(
+        [2, 3, 1],
+        [1.0, 0.0, 0.5],
+        old_logps=torch.full((3, 3), math.log(0.5), dtype=torch.float64),
+        sum_sq_probs=grown,
+    )
+    first, second = (0.25 + 0.25) / 1.5, 0.5 / 1.5
+    expected = [[1 - first, 1 - second, 0], [-first, -second, -second], [0.5 - first, 0, 0]]
+    equal(token_baseline(rollouts), torch.tensor(expected, dtype=torch.float64), rollouts)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_token_baseline_equals_its_loop(seed):
+    rollouts = random_rollouts(seed)
+    equal(token_baseline(rollouts), slow_token_baseline(rollouts), rollouts)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_weighted_advantages_cancel_wherever_two_members_are_left(seed):
+    rollouts = random_rollouts(seed)
+    weights, found = energy(rollouts), token_baseline(rollouts)
+    for first in rollouts.group.unique().tolist():
+        group = scored_members(rollouts, rollouts.group.tolist().index(first))
+        for place in range(rollouts.mask.shape[1]):
+            there = [j for j in group if len(weights[j]) > place]
+            column = {j: rollouts.mask[j].nonzero().flatten().tolist() for j in there}
+            total = sum(weights[j][place] * found[j, column[j][place]].item() for j in there)
+            if len(there) >= 2:
+                assert total == pytest.approx(0, abs=1e-12)
+
+
+def test_where_nobody_was_uncertain_the_baseline_is_the_mean():
+    sure = {"old_logps": torch.zeros(2, 2).double(), "sum_sq_probs": torch.ones(2, 2).double()}
+    rollouts = rollouts_of([2, 1], [1.0, 0.0], **sure)
+    assert token_baseline(rollouts).tolist() == [[0.5, 0.5], [-0.5, -0.5]]
+
+
+@pytest.mark.parametrize("rule", [loo, opo, token_baseline])
+def test_a_lone_scored_member_and_an_unscored_one_get_nothing(rule):
+    extra = {"old_logps": torch.zeros(3, 3).double() - 1, "sum_sq_probs": torch.ones(3, 3).double()}
+    rollouts = rollouts_of([3, 2, 1], [0.5, None, None], **extra)
+    assert (rule(rollouts) == 0).all()
+
+
+# ---- automaton --------------------------------------------------------------------------------
+
+
+def slow_state_value(rollouts, i, state, shrinkage):
+    reward, paths = rollouts.rewards.tolist(), rollouts.states.tolist()
+    others = [j for j, r in enumerate(reward) if j != i and r == r and rollouts.window_count[j] > 0]
+    mean = sum(reward[j] for j in others) / len(others) if others else reward[i]
+    visitors = [j for j in others if state in paths[j]]
+    weight = len(visitors) + shrinkage
+    return (sum(reward[j] for j in visitors) + shrinkage * mean) / weight if weight else mean
+
+
+def slow_automaton(rollouts, mode, shrinkage):
+    paths, reward = rollouts.states.tolist(), rollouts.rewards.tolist()
+
+    def after(i, t):
+        if not rollouts.mask[i, t + 1 :].any():
+            return reward[i]
+        return slow_state_value(rollouts, i, paths[i][t + 1], shrinkage)
+
+    def value(i, t):
+        if mode == "baseline":
+            return reward[i] - slow_state_value(rollouts, i, paths[i][t], shrinkage)
+        before = rollouts.mask[i, :t].nonzero().flatten().tolist()
+        start = slow_state_value(rollouts, i, paths[i][0], shrinkage)
+        return after(i, t) - (after(i, before[-1]) if before else start)
+
+    return by_loop(rollouts, value)
+
+
+@pytest.mark.parametrize("shrinkage", [0.0, 1.0, 3.5])
+@pytest.mark.parametrize("mode", ["baseline", "td"])
+@pytest.mark.parametrize("seed", SEEDS)
+def test_automaton_equals_its_loop(seed, mode, shrinkage):
+    rollouts = random_rollouts(seed)
+    found = automaton(rollouts, mode=mode, shrinkage=shrinkage)
+    equal(found, slow_automaton(rollouts, mode, shrinkage), rollouts)
+
+
+THREE = torch.tensor([[0, 4, 4, 9], [0, 4, 4, 4], [0, 0, 4, 4]])
+
+
+def test_the_state_baseline_by_hand():
+    # for row 0: others' mean 1/4; state 0: (0.5 + 0 + 1/4) / 3; 4, once each: the same; 9: only 1/4
+    rollouts = rollouts_of([3, 3, 3], [1.0, 0.5, 0.0], states=THREE)
+    assert automaton(rollouts)[0].tolist() == [0.75, 0.75, 0.75]
+    last = replace(rollouts, states=torch.tensor([[0, 4, 9, 9], [0, 4, 4, 4], [0, 0, 0, 0]]))
+    # 4: (0.5 + 1/4) / 2; 9: nobody else, so 1/4
+    assert automaton(last)[0].tolist() == [0.75, 1 - 0.375, 0.75]
+
+
+def test_the_token_that_breaks_the_format_pays():
+    # 7 is the dead state: V there is 0, else the others' rewards; the end settles R
+    states = torch.tensor([[0, 0, 7, 7], [0, 0, 7, 7], [0, 0, 0, 0], [0, 0, 0, 0]])
+    rollouts = rollouts_of([3, 3, 3, 3], [0.0, 0.0, 1.0, 1.0], states=states)
+    found = automaton(rollouts, mode="td", shrinkage=0.0)
+    torch.testing.assert_close(found[0], torch.tensor([0.0, -2 / 3, 0.0], dtype=torch.float64))
+    torch.testing.assert_close(found[2], torch.tensor([0.0, 0.0, 2 / 3], dtype=torch.float64))
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_differences_sum_to_the_reward_less_the_value_of_the_start(seed):
+    rollouts = random_rollouts(seed)
+    total = (automaton(rollouts, mode="td") * rollouts.mask).sum(dim=1)
+    for i, reward in enumerate(rollouts.rewards.tolist()):
+        if reward == reward and rollouts.mask[i].any():
+            start = slow_state_value(rollouts, i, rollouts.states[i, 0].item(), 1.0)
+            assert total[i].item() == pytest.approx(reward - start, abs=1e-12)
+
+
+def test_without_an_automaton_it_is_leave_one_out_over_the_batch():
+    rollouts = rollouts_of([3, 2, 1, 2], [1.0, 0.5, 0.0, None])
+    rollouts = replace(rollouts, states=torch.zeros(4, 4).long(), group=torch.tensor([0, 0, 1, 1]))
+    batch = replace(rollouts, group=torch.zeros(4).long())
+    torch.testing.assert_close(automaton(rollouts), loo(batch))
+
+
+@pytest.mark.parametrize("mode", ["baseline", "td"])
+def test_a_lone_scored_completion_gets_nothing(mode):
+    rollouts = rollouts_of([3, 3, 3], [1.0, None, None], states=THREE)
+    assert (automaton(rollouts, mode=mode) == 0).all()
+
+
+@pytest.mark.parametrize("rule", [loo, automaton])
+def test_the_expected_gradient_is_that_of_the_expected_reward(rule):
+    # All batches of three completions of at most two tokens, 0 ends; one logit per prefix.
+    logit = {(): 0.4, (1,): -0.7}
+    chance = {prefix: 1 / (1 + math.exp(-x)) for prefix, x in logit.items()}  # of writing 1
+    reward = {(0,): 0.2, (1, 0): 1.0, (1, 1): 0.5}
+
+    def probability(tokens):
+        return math.prod(
+            chance[tokens[:t]] if token else 1 - chance[tokens[:t]]
+            for t, token in enumerate(tokens)
+        )
+
+    def score(tokens, credit):  # Σ_t credit_t · d log π(token_t) / d logit of its prefix
+        total = dict.fromkeys(logit, 0.0)
+        for t, token in enumerate(tokens):
+            total[tokens[:t]] += credit[t] * (token - chance[tokens[:t]])
+        return torch.tensor(list(total.values()), dtype=torch.float64)
+
+    exact = sum(probability(o) * reward[o] * score(o, [1.0, 1.0]) for o in reward)
+    expected = torch.zeros(2).double()
+    for batch in itertools.product(reward, repeat=3):
+        path = [[0, *o, *[o[-1]] * (2 - len(o))] for o in batch]  # the state is the last token
+        states = torch.tensor(path)
+        rollouts = replace(
+            rollouts_of([len(o) for o in batch], [reward[o] for o in batch]).padded(2),
+            states=states,
+        )
+        credit = rule(rollouts).tolist()
+        weight = math.prod(map(probability, batch)) / 3
+        expected += weight * sum(map(score, batch, credit))
+    torch.testing.assert_close(expected, exact, rtol=1e-12, atol=0)
+
+
+def test_negative_shrinkage_is_refused():
+    with pytest.raises(CreditError, match=r"shrinkage is -1\.0, expected .* >= 0"):
+        compute_credit("automaton", random_rollouts(0), shrinkage=-1.0)
+
+
+@pytest.mark.parametrize(
+    ("rule", "field"), [("automaton", "states"), ("token_baseline", "old_logps")]
+)
+def test_a_missing_field_is_named(rule, field):
+    with pytest.raises(CreditError, match=rf"needs rollouts\.{field}, which is None"):
+        compute_credit(rule, replace(random_rollouts(0), **{field: None}))
+
+
+@pytest.mark.parametrize(
+    ("rule", "options"),
+    [
+        ("loo", {}),
+        ("opo", {}),
+        ("token_baseline", {}),
+        ("automaton", {}),
+        ("automaton", {"mode": "td"}),
+        ("automaton", {"mode": "td", "shrinkage": 0.0}),
+    ],
+)
+def test_the_laws_hold(rule, options):
+    assert {law: v for law, v in check(rule, **options).items() if v != "holds"} == {}

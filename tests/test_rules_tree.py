@@ -1,0 +1,247 @@
+"""Rules over the tree of shared prefixes: by hand, against slow loops, and their identities."""
+
+import random
+from dataclasses import replace
+
+import pytest
+import torch
+
+from grpo_credit import CreditError, Rollouts, compute_credit
+from grpo_credit.allocations.tree import prefix_tree, temporal_differences, tree_td
+from grpo_credit.conformance import check
+from grpo_credit.rollouts import group_advantages
+
+SEEDS = range(12)
+
+
+def random_rollouts(seed):
+    """Give groups of 1 to 6, in any order: tool tokens, empty rows, abstentions, noisy padding."""
+    rng, columns = random.Random(seed), 7
+    group = [label for label in (7, -3, 40) for _ in range(rng.randint(1, 6))]
+    rng.shuffle(group)
+    lengths = [rng.randint(0, columns) for _ in group]
+    rewards = [rng.choice([0.0, 0.25, 1.0, float("nan")]) for _ in group]
+    rewards, group = torch.tensor(rewards, dtype=torch.float64), torch.tensor(group)
+    mask = [[t < n and rng.random() > 0.2 for t in range(columns)] for n in lengths]
+    return Rollouts(
+        completion_ids=torch.tensor([[rng.randint(0, 1) for _ in range(columns)] for _ in group]),
+        mask=torch.tensor(mask),
+        advantages=group_advantages(rewards, group),
+        rewards=rewards,
+        rewards_per_func=rewards[:, None],
+        reward_names=("reward",),
+        group=group,
+        truncated=torch.zeros(len(group)).bool(),
+        max_completion_length=columns,
+    )
+
+
+def rollouts_of(completions, rewards, **changes):
+    return replace(
+        Rollouts.from_lists(
+            [len(tokens) for tokens in completions],
+            rewards,
+            num_generations=len(completions),
+            max_completion_length=9,
+            completion_ids=completions,
+            dtype=torch.float64,
+        ),
+        **changes,
+    )
+
+
+# ---- slow loops -------------------------------------------------------------------------------
+
+
+def ends(rollouts):
+    counted = [[t for t, m in enumerate(row) if m] for row in rollouts.mask.tolist()]
+    return [places[-1] + 1 if places else 0 for places in counted]
+
+
+def members(rollouts, i, length):
+    """List the scored members of the group of i that share its first tokens, i included."""
+    ids, end = rollouts.completion_ids.tolist(), ends(rollouts)
+    return [
+        j
+        for j in range(len(ids))
+        if rollouts.group[j] == rollouts.group[i]
+        and rollouts.rewards[j] == rollouts.rewards[j]
+        and end[j] >= max(length, 1)
+        and ids[j][:length] == ids[i][:length]
+    ]
+
+
+def slow_value(rollouts, i, length, leave_one_out):
+    others = [j for j in members(rollouts, i, length) if not (leave_one_out and j == i)]
+    rewards = [rollouts.rewards[j].item() for j in others]
+    return sum(rewards) / len(rewards) if rewards else rollouts.rewards[i].item()
+
+
+def slow_td(rollouts, leave_one_out=False, outcome=0.0):
+    result = torch.zeros_like(rollouts.mask, dtype=torch.float64)
+    for i, row in enumerate(rollouts.mask.tolist()):
+        if rollouts.rewards[i] != rollouts.rewards[i]:
+            continue
+        value = slow_value(rollouts, i, 0, leave_one_out)
+        for t, counted in enumerate(row):
+            if counted:
+                last = t + 1 == ends(rollouts)[i]
+                after = rollouts.rewards[i].item() if last else None
+                after = slow_value(rollouts, i, t + 1, leave_one_out) if after is None else after
+                result[i, t] = after - value + outcome * rollouts.advantages[i].item()
+                value = after
+    return result
+
+
+# ---- prefix_tree ------------------------------------------------------------------------------
+
+
+def test_the_advantage_is_divided_by_the_members_that_share_the_prefix():
+    # prefix 5: rows 0, 1, 3 (3 ends there); 5 6: rows 0, 1; 5 6 7: row 0; 8 and 8 6: row 2 alone
+    rollouts = rollouts_of([[5, 6, 7], [5, 6], [8, 6], [5]], [1.0, 1.0, 0.0, 0.0])
+    rollouts = replace(
+        rollouts, advantages=torch.tensor([6.0, 3.0, -1.0, -3.0], dtype=torch.float64)
+    )
+    expected = torch.tensor(
+        [[2.0, 3, 6], [1, 1.5, 0], [-1, -1, 0], [-1, 0, 0]], dtype=torch.float64
+    )
+    torch.testing.assert_close(prefix_tree(rollouts) * rollouts.mask, expected)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_prefix_tree_equals_its_loop(seed):
+    rollouts = random_rollouts(seed)
+    expected = torch.zeros_like(rollouts.mask, dtype=torch.float64)
+    for i, t in rollouts.mask.nonzero().tolist():
+        expected[i, t] = rollouts.advantages[i] / max(1, len(members(rollouts, i, t + 1)))
+    torch.testing.assert_close(prefix_tree(rollouts) * rollouts.mask, expected, rtol=0, atol=1e-12)
+
+
+def test_equal_completions_share_one_advantage():
+    rollouts = rollouts_of([[5, 6]] * 4, [1.0, 1.0, 1.0, 0.0])
+    torch.testing.assert_close(
+        prefix_tree(rollouts), (rollouts.advantages / 4)[:, None].expand(4, 2)
+    )
+
+
+def test_without_shared_prefixes_it_is_even():
+    rollouts = rollouts_of([[1, 9, 9], [2, 9, 9], [3, 9, 9]], [1.0, 0.0, 0.0])
+    torch.testing.assert_close(
+        compute_credit("prefix_tree/seq", rollouts), compute_credit("even/seq", rollouts)
+    )
+
+
+def test_groups_do_not_share_prefixes():
+    rollouts = rollouts_of([[5, 6]] * 4, [1.0, 0.0, 1.0, 0.0], group=torch.tensor([3, 8, 3, 8]))
+    torch.testing.assert_close(prefix_tree(rollouts)[:, 0], rollouts.advantages / 2)
+
+
+def test_padding_after_the_end_is_no_prefix():
+    # row 0 has ended after 5; the 6 that follows there is padding
+    ids = torch.tensor([[5, 6], [5, 6]])
+    rollouts = rollouts_of([[5], [5, 6]], [1.0, 0.0], completion_ids=ids)
+    torch.testing.assert_close(
+        prefix_tree(rollouts)[1], rollouts.advantages[1] / torch.tensor([2, 1])
+    )
+
+
+def test_tool_outputs_belong_to_the_prefix():
+    mask = torch.tensor([[True, False, True]] * 3)
+    rollouts = rollouts_of([[5, 1, 6], [5, 2, 6], [5, 1, 6]], [1.0, 0.0, 0.0], mask=mask)
+    shares = prefix_tree(rollouts) / rollouts.advantages[:, None]
+    torch.testing.assert_close(shares[:, 2], torch.tensor([1 / 2, 1, 1 / 2], dtype=torch.float64))
+
+
+def test_masked_and_unscored_completions_are_in_no_tree():
+    mask = torch.tensor([[True, True], [True, True], [False, False], [True, True]])
+    rollouts = rollouts_of([[5, 6]] * 4, [1.0, 0.0, 0.0, None], mask=mask)
+    assert prefix_tree(rollouts)[0, 0] == rollouts.advantages[0] / 2
+    # V(empty) = (1 + 0) / 2, without the 0 of the masked completion
+    assert tree_td(rollouts)[:2].tolist() == [[0.0, 0.5], [0.0, -0.5]]
+    assert tree_td(rollouts)[3].tolist() == [0.0, 0.0]
+
+
+# ---- tree_td ----------------------------------------------------------------------------------
+
+
+def test_credit_is_the_change_of_the_mean_reward_of_a_prefix():
+    # V: 1/2 at the start; 5 -> (1 + 1 + 0) / 3; 5 6 -> (1 + 1) / 2; 8 -> 0; 5 7 -> 0
+    rollouts = rollouts_of([[5, 6, 1], [5, 6, 2], [5, 7, 1], [8, 6, 1]], [1.0, 1.0, 0.0, 0.0])
+    expected = [[1 / 6, 1 / 3, 0], [1 / 6, 1 / 3, 0], [1 / 6, -2 / 3, 0], [-1 / 2, 0, 0]]
+    torch.testing.assert_close(tree_td(rollouts), torch.tensor(expected, dtype=torch.float64))
+
+
+def test_leave_one_out_by_hand():
+    # row 0: V(empty) = 1/3, V(5) = 1/2, V(5 6) = 1, alone after 5 6 1: its own 1
+    # row 2: V(empty) = 2/3, V(5) = 1, alone after 5 7: its own 0
+    # row 3: V(empty) = 2/3, alone after 8: its own 0
+    rollouts = rollouts_of([[5, 6, 1], [5, 6, 2], [5, 7, 1], [8, 6, 1]], [1.0, 1.0, 0.0, 0.0])
+    expected = [[1 / 6, 1 / 2, 0], [1 / 6, 1 / 2, 0], [1 / 3, -1, 0], [-2 / 3, 0, 0]]
+    found = tree_td(rollouts, leave_one_out=True)
+    torch.testing.assert_close(found, torch.tensor(expected, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("options", [{}, {"leave_one_out": True}, {"outcome": 0.7}])
+@pytest.mark.parametrize("seed", SEEDS)
+def test_tree_td_equals_its_loop(seed, options):
+    rollouts = random_rollouts(seed)
+    found = tree_td(rollouts, **options) * rollouts.mask
+    torch.testing.assert_close(found, slow_td(rollouts, **options), rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("leave_one_out", [False, True])
+@pytest.mark.parametrize("seed", SEEDS)
+def test_the_tokens_of_a_completion_sum_to_its_reward_less_the_value_of_the_start(
+    seed, leave_one_out
+):
+    rollouts = random_rollouts(seed)
+    total = (tree_td(rollouts, leave_one_out=leave_one_out) * rollouts.mask).sum(dim=1)
+    for i, reward in enumerate(rollouts.rewards.tolist()):
+        if reward == reward and rollouts.mask[i].any():
+            start = slow_value(rollouts, i, 0, leave_one_out)
+            assert total[i].item() == pytest.approx(reward - start, abs=1e-12)
+
+
+def test_what_all_members_write_earns_nothing():
+    rollouts = rollouts_of([[5, 5, 1], [5, 5, 2], [5, 5, 3, 4]], [1.0, 0.0, 0.3])
+    for leave_one_out in (False, True):
+        found = tree_td(rollouts, leave_one_out=leave_one_out)
+        assert (found[:, :2] == 0).all()
+
+
+def test_what_a_tool_changes_goes_to_the_next_counted_token():
+    # V: 1/2 until the tool answers 1 or 2, which decides; then R
+    mask = torch.tensor([[True, False, True, True]] * 2)
+    rollouts = rollouts_of([[5, 1, 6, 7], [5, 2, 6, 7]], [1.0, 0.0], mask=mask)
+    assert (tree_td(rollouts) * mask).tolist() == [[0, 0, 0.5, 0], [0, 0, -0.5, 0]]
+
+
+def test_the_outcome_adds_the_advantage_to_every_token():
+    rollouts = random_rollouts(0)
+    added = tree_td(rollouts, outcome=1.0) - tree_td(rollouts)
+    torch.testing.assert_close(added, rollouts.advantages[:, None].expand_as(added))
+
+
+def test_differences_skip_masked_places_and_end_with_the_final_value():
+    after = torch.tensor([[1.0, 99.0, 4.0, 99.0, 99.0], [99.0] * 5])
+    mask = torch.tensor([[True, False, True, True, False], [False] * 5])
+    found = temporal_differences(after, torch.tensor([0.5, 0.5]), torch.tensor([3.0, 3.0]), mask)
+    assert (found * mask).tolist() == [[0.5, 0, 3.0, -1.0, 0], [0] * 5]
+
+
+@pytest.mark.parametrize(
+    ("rule", "options"),
+    [
+        ("prefix_tree", {}),
+        ("tree_td", {}),
+        ("tree_td", {"leave_one_out": True}),
+        ("tree_td", {"outcome": 1.0}),
+    ],
+)
+def test_the_laws_hold(rule, options):
+    assert {law: v for law, v in check(rule, **options).items() if v != "holds"} == {}
+
+
+def test_an_ill_typed_option_is_refused():
+    with pytest.raises(CreditError, match=r"'leave_one_out' of 'tree_td' is 1 \(int\)"):
+        compute_credit("tree_td", random_rollouts(0), leave_one_out=1)
