@@ -231,7 +231,7 @@ class Annotations:
         return answers
 
 
-def _gather_wide(value: Tensor, filler: float, device: torch.device) -> Tensor:
+def _gather_wide(value: Tensor, filler: float | int, device: torch.device) -> Tensor:
     """Gather from ranks whose widest rows may differ in width."""
     return gather(pad_across_processes(value.to(device), dim=1, pad_index=filler))
 

@@ -3,7 +3,6 @@
 `plan` decides, before any model is loaded, what will be trained, or says what clashes with what.
 """
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,7 +11,7 @@ import torch
 from trl import GRPOConfig
 
 from grpo_credit.options import CreditOptions
-from grpo_credit.resolve import DEFAULT_AGGREGATION, resolve_credit
+from grpo_credit.resolve import DEFAULT_AGGREGATION, parse_credit_kwargs, resolve_credit
 from grpo_credit.strategy import CreditError, Strategy
 
 # TRL's loss types and how they aggregate. The first four are one surrogate, the clipped ratio.
@@ -84,27 +83,6 @@ def _supports_bf16() -> bool:
     if kind is None or kind.type not in ("cuda", "xpu", "npu"):
         return False  # MPS: TrainingArguments refuses bf16 there
     return bool(getattr(torch, kind.type).is_bf16_supported())
-
-
-def parse_credit_kwargs(value: dict[str, Any] | str | None) -> dict[str, Any]:
-    """Read `credit_kwargs`, which the command line passes as JSON text.
-
-    Raises:
-        CreditError: if it is no JSON object; with the place in the text.
-    """
-    if isinstance(value, str):
-        try:
-            value = json.loads(value)
-        except json.JSONDecodeError as error:
-            raise CreditError(
-                f"credit_kwargs is not JSON: {error.msg} at character {error.pos} of {value!r}; "
-                """write it like --credit_kwargs '{"alpha": 0.75}'."""
-            ) from None
-    if value is None:
-        return {}
-    if not isinstance(value, dict):
-        raise CreditError(f"credit_kwargs is {value!r}, expected a JSON object of option names.")
-    return value
 
 
 # ---- what will be trained ---------------------------------------------------------------------

@@ -1,144 +1,132 @@
-"""The laws a strategy must obey, runnable on anybody's.
+"""Whether a strategy, anybody's, obeys the laws, and if not, where it breaks them.
 
-Each law takes a strategy and rollouts and raises `AssertionError` with a counterexample in words.
-Equal means equal to a relative 1e-6. A law that a rule declared otherwise about (`linear=False`,
-...) is not asked of it.
+Some laws bind every strategy. Others are promises: they are asked of a rule that declares them
+(`conserves_mass`, `keeps_sign`), or does not declare otherwise (`linear=False`, `sign_free=False`).
 
 Example:
     >>> [law for law, verdict in check("seq").items() if verdict != "holds"]
     []
 """
 
+import inspect
+import itertools
 import random
-from collections.abc import Iterator
-from dataclasses import replace
+import traceback
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from jaxtyping import Float
-from torch import Tensor
 
+from grpo_credit.laws import ALWAYS, PROMISES, Law, listed
 from grpo_credit.resolve import resolve_credit
 from grpo_credit.rollouts import Rollouts
 from grpo_credit.strategy import CreditError, Strategy
 
-Law = Any  # a function (Strategy, Rollouts) -> None
 
+@dataclass(frozen=True)
+class Finding:
+    """What came of one law.
 
-def zero_outside_the_mask(strategy: Strategy, rollouts: Rollouts) -> None:
-    """Credit is finite everywhere and zero where nothing is counted."""
-    credit = strategy.credit(rollouts)
-    _require(torch.isfinite(credit).all(), "credit is not finite")
-    _require((credit[~rollouts.mask] == 0).all(), "credit on masked tokens")
+    Args:
+        law: the law's name.
+        sentence: what it says.
+        promised: whether it is asked of the strategy: by all, or by what the strategy declares.
+        counterexample: in words, the smallest one found; empty if the law holds.
+        declaration: what a decorator declares to promise it; empty for a law that binds all.
+    """
 
+    law: str
+    sentence: str
+    promised: bool
+    counterexample: str
+    declaration: str = ""
 
-def padding_changes_nothing(strategy: Strategy, rollouts: Rollouts) -> None:
-    """More columns of padding leave the credit as it is."""
-    columns = rollouts.mask.shape[1]
-    wide = strategy.credit(rollouts.padded(columns + 3))
-    _equal(wide[:, :columns], strategy.credit(rollouts), "after padding by 3 columns")
+    @property
+    def failed(self) -> bool:
+        """Whether the strategy breaks a law that it is held to."""
+        return self.promised and bool(self.counterexample)
 
-
-def rows_may_be_permuted(strategy: Strategy, rollouts: Rollouts) -> None:
-    """Permuting the rows permutes the credit."""
-    order = torch.randperm(len(rollouts.group), generator=torch.Generator().manual_seed(0))
-    _equal(strategy.credit(rollouts.rows(order)), strategy.credit(rollouts)[order], f"rows {order}")
-
-
-def groups_may_be_relabelled(strategy: Strategy, rollouts: Rollouts) -> None:
-    """The numbers that name the groups mean nothing."""
-    relabelled = replace(rollouts, group=1000 - 7 * rollouts.group)
-    _equal(strategy.credit(relabelled), strategy.credit(rollouts), "after relabelling the groups")
-
-
-def weights_are_nonnegative_and_blind_to_sign(strategy: Strategy, rollouts: Rollouts) -> None:
-    """Aggregation weights are >= 0 and, unless declared, do not look at the advantages' signs."""
-    weights = strategy.weights(rollouts)
-    _require((weights >= 0).all(), "a negative aggregation weight")
-    if strategy.aggregation is not None and strategy.aggregation.sign_free:
-        flipped = replace(rollouts, advantages=-rollouts.advantages)
-        _equal(strategy.weights(flipped), weights, "weights after flipping every advantage")
-
-
-def allocation_is_linear(strategy: Strategy, rollouts: Rollouts) -> None:
-    """A[i, t] = A_i · w[i, t], with weights that do not depend on the advantages."""
-    unit = replace(rollouts, advantages=torch.ones_like(rollouts.advantages))
-    weights = strategy.allocation(unit)
-    for said, advantages in (
-        ("the advantages", rollouts.advantages),
-        ("other advantages", torch.linspace(-1, 2, len(weights), dtype=weights.dtype)),
-    ):
-        found = strategy.allocation(replace(rollouts, advantages=advantages))
-        _equal(found, advantages[:, None] * weights, f"from {said} times what the advantage 1 gets")
-
-
-def mass_is_conserved(strategy: Strategy, rollouts: Rollouts) -> None:
-    """Σ_t A[i, t] = L_i · A_i, so that only the place of the credit changes."""
-    weights = strategy.weights(rollouts)
-    expected = rollouts.lengths * rollouts.advantages * weights.squeeze(1)
-    _equal(strategy.credit(rollouts).sum(dim=1), expected, "the mass of each row")
-
-
-def sign_is_kept(strategy: Strategy, rollouts: Rollouts) -> None:
-    """No token gets the sign opposite to its completion's advantage."""
-    opposed = strategy.credit(rollouts) * rollouts.advantages[:, None] < 0
-    _require(not opposed.any(), "a token's credit opposes its completion's advantage")
-
-
-def no_gradient_flows(strategy: Strategy, rollouts: Rollouts) -> None:
-    """Credit is a constant to autograd."""
-    with torch.enable_grad():
-        _require(not strategy.credit(rollouts).requires_grad, "credit carries a gradient")
-
-
-def other_windows_change_nothing(strategy: Strategy, rollouts: Rollouts) -> None:
-    """Rows of other windows add nothing to this window's totals."""
-    twice = Rollouts.cat([rollouts, replace(rollouts, window_count=0 * rollouts.window_count)])
-    rows = len(rollouts.group)
-    _equal(strategy.credit(twice)[:rows], strategy.credit(rollouts), "with rows of another window")
-
-
-def laws_for(strategy: Strategy) -> dict[str, Law]:
-    """Choose the laws that a strategy has not declared itself free of."""
-    laws: list[Law] = [
-        zero_outside_the_mask,
-        padding_changes_nothing,
-        rows_may_be_permuted,
-        groups_may_be_relabelled,
-        no_gradient_flows,
-        other_windows_change_nothing,
-    ]
-    if strategy.aggregation is not None:
-        laws.append(weights_are_nonnegative_and_blind_to_sign)
-    laws += [allocation_is_linear] if strategy.linear else []
-    laws += [mass_is_conserved] if strategy.conserves_mass else []
-    laws += [sign_is_kept] if strategy.keeps_sign else []
-    return {law.__name__: law for law in laws}
+    @property
+    def verdict(self) -> str:
+        """`holds`, `holds, though not declared`, `declared otherwise` or `fails`."""
+        if self.promised:
+            return "fails" if self.counterexample else "holds"
+        return "declared otherwise" if self.counterexample else "holds, though not declared"
 
 
 def check(credit: Any, **options: Any) -> dict[str, str]:
-    """Run every law on a strategy.
+    """Run every law that a strategy is held to.
 
     Args:
         credit: whatever `resolve_credit` takes.
         options: the strategy's keyword arguments.
 
     Returns:
-        Law -> `"holds"`, or the first counterexample in words.
+        Law -> `"holds"`, or the smallest counterexample in words.
     """
     strategy = resolve_credit(credit, **options)
-    return {name: _verdict(law, strategy) for name, law in laws_for(strategy).items()}
+    asked = [law for law, promised, _ in _laws(strategy) if promised]
+    return {law.__name__: counterexample(law, strategy) or "holds" for law in asked}
 
 
-def _verdict(law: Law, strategy: Strategy) -> str:
-    for rollouts in examples():
+def examine(strategy: Strategy) -> Iterator[Finding]:
+    """Run every law on a strategy, those that it declares itself free of included.
+
+    A whole-credit callable has no allocation and no aggregation to promise anything about.
+    """
+    for law, promised, declaration in _laws(strategy):
+        found = counterexample(law, strategy)
+        yield Finding(law.__name__, inspect.getdoc(law) or "", promised, found, declaration)
+
+
+def _laws(strategy: Strategy) -> Iterator[tuple[Law, bool, str]]:
+    """Give every law that can be asked, whether it is promised, and by which declaration."""
+    yield from ((law, True, "") for law in ALWAYS)
+    if strategy.aggregation is None:
+        return
+    for name, law in PROMISES.items():
+        promised = bool(getattr(strategy.aggregation if name == "sign_free" else strategy, name))
+        yield law, promised, f"{name}={promised}"
+
+
+def counterexample(law: Law, strategy: Strategy) -> str:
+    """Search the examples for one that breaks a law, then for the smallest that does.
+
+    Returns:
+        The counterexample in words; empty if there is none.
+    """
+    if not _first(law, strategy, examples()):
+        return ""
+    return _first(law, strategy, itertools.chain(smallest(), examples()))
+
+
+def _first(law: Law, strategy: Strategy, among: Iterable[Rollouts]) -> str:
+    for rollouts in among:
         try:
             law(strategy, rollouts)
         except Exception as error:  # anybody's rule: whatever it raises is the verdict
-            lengths, rewards = rollouts.lengths.int().tolist(), rollouts.rewards.tolist()
-            said = error if isinstance(error, AssertionError | CreditError) else repr(error)
-            return f"{said} (lengths {lengths}, rewards {rewards})"
-    return "holds"
+            lengths = rollouts.lengths.int().tolist()
+            return f"{_said(error)} (lengths {lengths}, rewards {listed(rollouts.rewards)})"
+    return ""
+
+
+def _said(error: Exception) -> str:
+    if isinstance(error, AssertionError | CreditError):
+        return str(error)
+    place = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{error!r} in {place.filename}, line {place.lineno}"
+
+
+# ---- examples ---------------------------------------------------------------------------------
+
+
+def smallest() -> Iterator[Rollouts]:
+    """Yield one group of two completions of up to two tokens, the shortest first."""
+    lengths = sorted(itertools.product(range(3), repeat=2), key=sum)
+    rewards = [(1.0, 0.0), (0.0, 1.0), (None, 1.0), (1.0, 1.0)]
+    for two, scores in itertools.product(lengths, rewards):
+        yield _made(list(two), list(scores))
 
 
 def examples(count: int = 8) -> Iterator[Rollouts]:
@@ -187,14 +175,3 @@ def _made(lengths: list[int], rewards: list[float | None]) -> Rollouts:
         texts=tuple("wait, 1"[:n] for n in lengths),
         offsets=characters,
     )
-
-
-def _require(holds: Any, complaint: str) -> None:
-    if not holds:
-        raise AssertionError(complaint)
-
-
-def _equal(found: Float[Tensor, "..."], expected: Float[Tensor, "..."], when: str) -> None:
-    gap = (found - expected).abs().max() if found.numel() else torch.zeros(())
-    scale = expected.abs().max() if found.numel() else torch.zeros(())
-    _require(gap <= 1e-6 * scale + 1e-12, f"differs by {float(gap):.3g} {when}")  # float32 will do

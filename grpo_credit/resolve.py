@@ -8,6 +8,7 @@ In Python `chain` and `mix` build the same from functions.
 """
 
 import functools
+import json
 import types
 import typing
 from collections.abc import Mapping
@@ -200,6 +201,27 @@ def _rule_of(given: Any) -> Rule:
 
 
 # ---- options ----------------------------------------------------------------------------------
+
+
+def parse_credit_kwargs(value: dict[str, Any] | str | None) -> dict[str, Any]:
+    """Read `credit_kwargs`, which the command line passes as JSON text.
+
+    Raises:
+        CreditError: if it is no JSON object; with the place in the text.
+    """
+    if isinstance(value, str):
+        try:
+            value = json.loads(value)
+        except json.JSONDecodeError as error:
+            raise CreditError(
+                f"credit_kwargs is not JSON: {error.msg} at character {error.pos} of {value!r}; "
+                """write it like --credit_kwargs '{"alpha": 0.75}'."""
+            ) from None
+    if value is None:
+        return {}
+    if not isinstance(value, dict):
+        raise CreditError(f"credit_kwargs is {value!r}, expected a JSON object of option names.")
+    return value
 
 
 def _bind(parts: list[Rule], options: dict[str, Any]) -> dict[str, dict[str, Any]]:

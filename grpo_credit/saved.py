@@ -7,7 +7,7 @@ the whole step stands in the file's metadata, with the version of this layout.
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,8 @@ class SavedRollouts:
         tokens: the text of each token of each completion.
         credit: the strategy that the run was trained with, as a user names it.
         options: its options.
+        prompt_ids: token ids of each prompt; empty where they were not saved.
+        temperature: that the completions were sampled at.
     """
 
     rollouts: Rollouts
@@ -41,6 +43,8 @@ class SavedRollouts:
     tokens: list[list[str]]
     credit: str
     options: dict[str, Any]
+    prompt_ids: list[list[int]] = field(default_factory=list)
+    temperature: float = 1.0
 
 
 def save_rollouts(
@@ -50,6 +54,8 @@ def save_rollouts(
     tokens: Sequence[Sequence[str]],
     credit: str,
     options: Mapping[str, Any] | None = None,
+    prompt_ids: Sequence[Sequence[int]] = (),
+    temperature: float = 1.0,
 ) -> None:
     """Write the rollouts of an optimizer step to a file.
 
@@ -60,15 +66,19 @@ def save_rollouts(
         tokens: per completion the text of its tokens, at least up to the last counted one.
         credit: what resolves to the strategy that is trained with (`"even/seq"`).
         options: its options.
+        prompt_ids: token ids of each prompt, for what needs the model again.
+        temperature: that the completions were sampled at.
 
     Raises:
-        CreditError: if prompts or tokens do not fit the rollouts.
+        CreditError: if prompts, tokens or prompt_ids do not fit the rollouts.
     """
-    _expect_fit(rollouts, prompts, tokens)
+    _expect_fit(rollouts, prompts, tokens, prompt_ids or prompts)
     about: dict[str, Any] = {"version": VERSION, "credit": credit, "options": dict(options or {})}
-    about |= {"tensors": {}, "spans": None, "values": {}}
+    about |= {"tensors": {}, "spans": None, "values": {}, "temperature": temperature}
     columns: dict[str, Any] = {"prompt": _json(prompts), "tokens": _json(tokens)}
-    for name, value in ((field.name, getattr(rollouts, field.name)) for field in fields(rollouts)):
+    if prompt_ids:
+        columns["prompt_ids"] = pa.array(prompt_ids, pa.list_(pa.int64()))
+    for name, value in ((f.name, getattr(rollouts, f.name)) for f in fields(rollouts)):
         if isinstance(value, Tensor):
             about["tensors"][name] = {"dtype": str(value.dtype), "shape": list(value.shape[1:])}
             columns[name] = _column(value)
@@ -127,18 +137,30 @@ def _restored(table: pa.Table, about: dict[str, Any]) -> SavedRollouts:
         values["texts"] = tuple(_parsed(table["texts"]))
     rollouts, prompts = Rollouts(**values), _parsed(table["prompt"])
     tokens = _parsed(table["tokens"])
-    _expect_fit(rollouts, prompts, tokens)
-    return SavedRollouts(rollouts, prompts, tokens, about["credit"], about["options"])
+    _expect_fit(rollouts, prompts, tokens, prompts)
+    given = "prompt_ids" in table.column_names
+    return SavedRollouts(
+        rollouts,
+        prompts,
+        tokens,
+        about["credit"],
+        about["options"],
+        table["prompt_ids"].to_pylist() if given else [],
+        about["temperature"],
+    )
 
 
 def _expect_fit(
-    rollouts: Rollouts, prompts: Sequence[Any], tokens: Sequence[Sequence[str]]
+    rollouts: Rollouts,
+    prompts: Sequence[Any],
+    tokens: Sequence[Sequence[str]],
+    prompt_ids: Sequence[Any],
 ) -> None:
     rows, columns = rollouts.mask.shape
-    if (len(prompts), len(tokens)) != (rows, rows):
+    if not len(prompts) == len(tokens) == len(prompt_ids) == rows:
         raise CreditError(
-            f"got {len(prompts)} prompts and the tokens of {len(tokens)} completions; expected "
-            f"{rows} each."
+            f"got {len(prompts)} prompts, {len(prompt_ids)} of them as token ids, and the tokens "
+            f"of {len(tokens)} completions; expected {rows} each."
         )
     uncounted = (rollouts.mask.flip(1).cumsum(dim=1) == 0).sum(dim=1)  # at the end of each row
     for row, (needed, found) in enumerate(zip((columns - uncounted).tolist(), tokens, strict=True)):

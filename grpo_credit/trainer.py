@@ -79,10 +79,10 @@ class CreditGRPOTrainer(GRPOTrainer):
         CreditError: (a ValueError) unknown strategy, wrong option, or settings that clash.
 
     Logged, besides TRL's metrics, once per optimizer step and over what it was trained on:
-    `credit/mass`, `credit/mass_positive`, `credit/mass_negative`, `credit/effective_tokens`,
-    `credit/zero_share`, `credit/dead_groups`, `credit/dead_groups_low`, `credit/dead_groups_high`
-    (see `grpo_credit.diagnostics`). With `log_completions`, each log writes the credit of every
-    token of its last optimizer step to `<output_dir>/credit/credit_<step>.parquet`.
+    the numbers of `grpo_credit.diagnostics.summary` as `credit/*`. With `log_completions`, each log
+    writes the credit of every token of its last optimizer step to
+    `<output_dir>/credit/credit_<step>.parquet`; with `save_rollouts=N`, every N-th step leaves its
+    whole rollouts in `<output_dir>/rollouts/`.
 
     Example:
         >>> trainer = CreditGRPOTrainer(  # doctest: +SKIP
@@ -355,8 +355,9 @@ class CreditGRPOTrainer(GRPOTrainer):
         rollouts, strategy = window.rollouts, self.plan.strategy
         credit = strategy.credit(rollouts)
         weights = strategy.weights(rollouts) if strategy.aggregation else torch.ones_like(credit)
-        self._record(window, credit)
-        per_row = rollouts.advantages[:, None] * weights if strategy.even else credit
+        even = rollouts.advantages[:, None] * weights
+        self._record(window, credit, even if strategy.aggregation else None)
+        per_row = even if strategy.even else credit
         return [
             self._fold(batch, per_row[own], weights[own], len(batches))
             for batch, own in zip(batches, rows, strict=True)
@@ -467,9 +468,14 @@ class CreditGRPOTrainer(GRPOTrainer):
 
     # ---- what was trained on is what is logged ------------------------------------------------
 
-    def _record(self, window: Window, credit: Float[Tensor, "B T"]) -> None:
+    def _record(
+        self,
+        window: Window,
+        credit: Float[Tensor, "B T"],
+        even: Float[Tensor, "B 1"] | None,
+    ) -> None:
         midpoint = self._reward_range[self._mode].midpoint(window.rollouts.rewards)
-        for name, value in diagnostics.summary(credit, window.rollouts, midpoint).items():
+        for name, value in diagnostics.summary(credit, window.rollouts, midpoint, even).items():
             self._metrics[self._mode][f"credit/{name}"].append(value)
         if self._mode == "train" and (self.log_completions or self._save_every):
             self._trained_on = window, credit
@@ -494,12 +500,20 @@ class CreditGRPOTrainer(GRPOTrainer):
         if self._trained_on is None:
             raise RuntimeError("there was no optimizer step yet whose rollouts could be saved.")
         window, strategy = self._trained_on[0], self.plan.strategy
+        named = getattr(self.args, "credit", None)  # with its module, where it has one
         tokens = token_texts(window.rollouts, self._tokenizer)
         options = {k: v for given in strategy.options.values() for k, v in given.items()}
         self._write(
             "rollouts",
             lambda path: save_rollouts(
-                path, window.rollouts, window.prompts, tokens, strategy.name, options
+                path,
+                window.rollouts,
+                window.prompts,
+                tokens,
+                named if isinstance(named, str) else strategy.name,
+                options,
+                window.prompt_ids,
+                self.temperature,
             ),
         )
 

@@ -53,7 +53,9 @@ class Window:
             replace(joined, window_count=torch.bincount(used, minlength=len(joined.advantages))),
             [prompt for generation in generations for prompt in generation.prompts],
             [completion for generation in generations for completion in generation.completions],
-            [ids for generation in generations for ids in generation.prompt_ids],
+            [ids for generation in generations for ids in generation.prompt_ids]
+            if all(generation.prompt_ids for generation in generations)
+            else [],
         )
 
 

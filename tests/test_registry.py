@@ -383,7 +383,7 @@ def test_help_and_import_are_light():
 def test_the_core_never_imports_trl():
     modules = (
         "rollouts strategy suggest registry aggregations allocations diagnostics conformance "
-        "folding window seams options cli"
+        "folding window seams options cli laws saved show"
     )
     imports = "".join(f"import grpo_credit.{name}\n" for name in modules.split())
     code = f"import sys\n{imports}print(sorted({{'trl', 'rewards'}} & set(sys.modules)))"

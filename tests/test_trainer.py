@@ -35,9 +35,12 @@ def test_credit_metrics_are_of_what_was_trained_on():
     log = ours(credit="first_half/uniform", max_steps=1, tools=True).logs[0]
     one_step = {k.removeprefix("credit/"): v for k, v in log.items() if k.startswith("credit/")}
     assert set(one_step) == {
-        "mass", "mass_positive", "mass_negative", "effective_tokens", "zero_share",
-        "dead_groups", "dead_groups_low", "dead_groups_high",
+        "mass", "mass_positive", "mass_negative", "effective_tokens", "gini", "zero_share",
+        "sign_flip_rate", "dead_groups", "dead_groups_low", "dead_groups_high", "norm_ratio",
+        *(f"position_{n + 1}" for n in range(10)), *(f"length_{n + 1}" for n in range(4)),
     }  # fmt: skip
+    assert 0.5 < one_step["norm_ratio"] < 1
+    assert sum(one_step[f"position_{n + 1}"] for n in range(6)) == pytest.approx(1)
     assert one_step["mass"] == pytest.approx(
         one_step["mass_positive"] + one_step["mass_negative"], abs=1e-6
     )
@@ -75,6 +78,8 @@ def test_rollouts_of_every_nth_step_are_kept_whole(tmp_path):
     assert names == ["rollouts_00002.parquet", "rollouts_00004.parquet"]
     saved = load_rollouts(tmp_path / "rollouts" / names[1])
     assert saved.credit == "first_half/seq"
+    assert [TOKENIZER.decode(ids) for ids in saved.prompt_ids] == saved.prompts
+    assert saved.temperature == 1.0
     given = {name for name in OPTIONAL if name != "privileged_logps"}
     assert all(getattr(saved.rollouts, name) is not None for name in given)
     for prompt, tokens, text in zip(saved.prompts, saved.tokens, saved.rollouts.texts, strict=True):
@@ -83,8 +88,10 @@ def test_rollouts_of_every_nth_step_are_kept_whole(tmp_path):
 
 
 def test_rollouts_are_kept_where_a_generation_lasts_several_steps(tmp_path):
-    ours(credit="seq", max_steps=4, num_iterations=2, save_rollouts=4, steps_per_generation=4, prompts=8,
-         output_dir=str(tmp_path))  # fmt: skip
+    ours(
+        credit="seq", max_steps=4, num_iterations=2, save_rollouts=4, steps_per_generation=4,
+        prompts=8, output_dir=str(tmp_path),
+    )  # fmt: skip
     saved = load_rollouts(tmp_path / "rollouts" / "rollouts_00004.parquet")
     assert saved.rollouts.entropies is not None
     assert (saved.rollouts.window_count > 0).sum() == 16

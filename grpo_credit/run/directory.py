@@ -25,7 +25,7 @@ from grpo_credit.run.manifest import MANIFEST, host, read_manifest
 from grpo_credit.run.ranks import on_main
 
 METRICS = "metrics.jsonl"
-TABLES = ("completions", "credit")  # where the trainer logs by step: <name>_<step>.parquet
+TABLES = ("completions", "credit", "rollouts")  # of the trainer: <name>_<step>.parquet
 
 # What may differ between the attempts at one run: where it writes, what it shows and how often it
 # records. None of these reaches a gradient.

@@ -1,0 +1,28 @@
+"""A picture as one HTML file: no scripts, nothing from the network, completions as text only."""
+
+from pathlib import Path
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from grpo_credit.show.picture import LEVELS, Picture, heading, level, number
+
+
+def page(picture: Picture) -> str:
+    """Render a picture; works from a file, without JavaScript, in light and dark."""
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    template = environment.get_template("page.html")
+    return template.render(
+        picture=picture, levels=LEVELS, heading=heading, number=number, shade=_shade
+    )
+
+
+def _shade(credit: float, scale: float) -> str:
+    """Name the CSS class: p1 to p8, z, n1 to n8."""
+    depth = level(credit, scale)
+    return f"{'p' if depth > 0 else 'n'}{abs(depth)}" if depth else "z"

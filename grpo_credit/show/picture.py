@@ -1,0 +1,226 @@
+"""What is to be shown: which completions of a step, and their credit under each strategy."""
+
+import json
+import math
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from grpo_credit.resolve import parse_credit_kwargs, resolve_credit
+from grpo_credit.rollouts import OPTIONAL, Rollouts
+from grpo_credit.saved import SavedRollouts, load_rollouts
+from grpo_credit.show.visible import visible
+from grpo_credit.strategy import CreditError, Strategy
+
+BASELINE = "even/dapo"
+LEVELS = 8  # shades of each sign
+
+
+@dataclass(frozen=True)
+class Token:
+    """A token as it is shown.
+
+    Args:
+        text: with symbols for what cannot be seen.
+        counted: whether it is part of what is trained on.
+        credit: one number per strategy.
+    """
+
+    text: str
+    counted: bool
+    credit: list[float]
+
+
+@dataclass(frozen=True)
+class Completion:
+    """A completion as it is shown: where it stands, what it got, and its tokens."""
+
+    row: int
+    group: int
+    times: int
+    reward: float
+    advantage: float
+    prompt: str
+    tokens: list[Token]
+
+
+@dataclass(frozen=True)
+class Picture:
+    """What a renderer draws.
+
+    Args:
+        title: run and step.
+        strategies: how they were named.
+        scales: the largest |credit| shown, per strategy.
+        completions: in the order of showing.
+    """
+
+    title: str
+    strategies: list[str]
+    scales: list[float]
+    completions: list[Completion]
+
+
+def level(credit: float, scale: float) -> int:
+    """Choose a shade: 0 for no credit, otherwise ±1 to ±LEVELS in proportion to |credit|.
+
+    Example:
+        >>> [level(credit, 2.0) for credit in (0.0, 1e-9, 1.0, -2.0)]
+        [0, 1, 4, -8]
+    """
+    size = math.ceil(LEVELS * abs(credit) / scale) if credit else 0
+    return int(math.copysign(min(size, LEVELS), credit))
+
+
+def heading(completion: Completion) -> str:
+    """Say where a completion stands and what it got."""
+    reward = "none" if math.isnan(completion.reward) else f"{completion.reward:g}"
+    times = f" | used {completion.times} times" if completion.times > 1 else ""
+    return (
+        f"row {completion.row} | group {completion.group} | reward {reward} | "
+        f"advantage {completion.advantage:+.3g}{times}"
+    )
+
+
+def number(credit: float) -> str:
+    """Write a credit with its sign."""
+    return f"{credit:+.3g}" if credit else "0"
+
+
+def picture(
+    run: Path,
+    step: int | None = None,
+    credit: Sequence[str] = (),
+    *,
+    rows: int = 8,
+    group: int | None = None,
+    by: str = "credit",
+) -> Picture:
+    """Compute the credit of a step's saved rollouts and choose the completions to show.
+
+    Args:
+        run: the run directory.
+        step: optimizer step; the last one saved if None.
+        credit: strategies, with options as `'NAME {"alpha": 0.75}'`; the run's own and `even/dapo`
+            if there are none.
+        rows: how many completions. They are of different groups as long as there are groups.
+        group: of this group only.
+        by: what comes first: `"credit"`, the largest Σ|C| under the first strategy, or `"reward"`.
+
+    Raises:
+        CreditError: nothing is saved, unknown step, group or strategy, or one that needs a field
+            that was not saved.
+    """
+    path = _find(run, step)
+    saved = load_rollouts(path)
+    chosen = _strategies(saved, credit)
+    matrices = [_compute(name, strategy, saved, path) for name, strategy in chosen.items()]
+    shown = _select(saved.rollouts, matrices[0], rows, group, by)
+    scales = [float(matrix[shown].abs().max()) for matrix in matrices]
+    title = f"{run.resolve().name}, step {_step(path)}"
+    completions = [_completion(saved, matrices, row) for row in shown]
+    return Picture(visible(title), [visible(name) for name in chosen], scales, completions)
+
+
+def _find(run: Path, step: int | None) -> Path:
+    folder = run / "rollouts"
+    files = {_step(path): path for path in folder.glob("rollouts_*.parquet")}
+    files.pop(-1, None)
+    if not files:
+        raise CreditError(
+            f"{folder} holds no rollouts_<step>.parquet; expected the directory of a run that kept "
+            "them: train with --save_rollouts=N."
+        )
+    step = max(files) if step is None else step
+    if step not in files:
+        listed = ", ".join(map(str, sorted(files)))
+        raise CreditError(f"no rollouts of step {step} in {folder}; there are {listed}.")
+    return files[step]
+
+
+def _step(path: Path) -> int:
+    number = re.fullmatch(r"rollouts_(\d+)", path.stem)
+    return int(number[1]) if number else -1
+
+
+def _strategies(saved: SavedRollouts, asked: Sequence[str]) -> dict[str, Strategy]:
+    if asked:
+        return {text: _named(text, saved) for text in asked}
+    try:
+        own = _named(saved.credit, saved)
+    except CreditError as error:
+        raise CreditError(
+            f"the run's own strategy {saved.credit!r} is not found here ({error}); say with "
+            "--credit which strategies to show."
+        ) from None
+    return {saved.credit: own, BASELINE: resolve_credit(BASELINE)}
+
+
+def _named(text: str, saved: SavedRollouts) -> Strategy:
+    """Resolve a name with options after it; the run's own strategy brings its options along."""
+    name, brace, options = text.partition("{")
+    own = saved.options if name.strip() == saved.credit else {}
+    return resolve_credit(name.strip(), **(parse_credit_kwargs(brace + options) if brace else own))
+
+
+def _compute(name: str, strategy: Strategy, saved: SavedRollouts, path: Path) -> Tensor:
+    for need in sorted(strategy.needs):
+        if any(getattr(saved.rollouts, field) is None for field in OPTIONAL[need]):
+            raise CreditError(
+                f"{name!r} needs rollouts.{need}, which {path} does not hold. It would if the "
+                "run's own strategy needed it; a share of 0 will do: --credit=even@1,RULE@0."
+            )
+    return strategy.credit(saved.rollouts)
+
+
+def _select(
+    rollouts: Rollouts, credit: Tensor, count: int, group: int | None, by: str
+) -> list[int]:
+    """Order the window's completions; take the first of each group, then the second of each."""
+    used = rollouts.window_count > 0
+    if group is not None:
+        used &= rollouts.group == group
+    if count < 1 or not used.any():
+        raise CreditError(
+            f"no completions to show of group {group}, rows {count}; expected at least 1 row, and "
+            f"a group from {int(rollouts.group.min())} to {int(rollouts.group.max())}."
+        )
+    key = {"credit": credit.abs().sum(dim=1), "reward": rollouts.rewards.nan_to_num(-math.inf)}[by]
+    rows = used.nonzero().flatten()
+    order = rows[key[rows].argsort(descending=True, stable=True)].tolist()
+    taken: Counter[int] = Counter()
+    turn = {}
+    for row in order:
+        member = int(rollouts.group[row])
+        turn[row] = taken[member]
+        taken[member] += 1
+    return sorted(order, key=turn.__getitem__)[:count]
+
+
+def _completion(saved: SavedRollouts, matrices: list[Tensor], row: int) -> Completion:
+    rollouts, texts = saved.rollouts, saved.tokens[row]
+    per_token = zip(*(matrix[row].tolist() for matrix in matrices), strict=True)
+    columns = zip(texts, rollouts.mask[row].tolist(), per_token, strict=False)
+    return Completion(
+        row=row,
+        group=int(rollouts.group[row]),
+        times=int(rollouts.window_count[row]),
+        reward=float(rollouts.rewards[row]),
+        advantage=float(rollouts.advantages[row]),
+        prompt=visible(_prompt_text(saved.prompts[row])),
+        tokens=[Token(visible(text), counted, list(credit)) for text, counted, credit in columns],
+    )
+
+
+def _prompt_text(prompt: Any) -> str:
+    if isinstance(prompt, str):
+        return prompt
+    try:
+        return "\n".join(f"{message['role']}: {message['content']}" for message in prompt)
+    except (TypeError, KeyError):
+        return json.dumps(prompt, ensure_ascii=False)

@@ -1,0 +1,27 @@
+"""Model output as something a page and a terminal can show: nothing hidden, nothing obeyed."""
+
+import functools
+import unicodedata
+
+# Control, format (direction marks, joiners), lone surrogates, unassigned, line separators.
+_HIDDEN = {"Cc", "Cf", "Cs", "Cn", "Zl", "Zp"}
+
+
+def visible(text: str) -> str:
+    r"""Replace what is not seen, or steers a terminal, by a symbol for it.
+
+    Example:
+        >>> visible("a\x1b[1m\tb\u202e") + visible("\n").strip()
+        'a␛[1m␉b⟨U+202E⟩⏎'
+    """
+    return text if text.isprintable() else "".join(map(_symbol, text))
+
+
+@functools.lru_cache(maxsize=4096)
+def _symbol(char: str) -> str:
+    code = ord(char)
+    if char == "\n":
+        return "⏎\n"
+    if code < 0x20:
+        return chr(0x2400 + code)  # Unicode's pictures of them
+    return f"⟨U+{code:04X}⟩" if unicodedata.category(char) in _HIDDEN else char
