@@ -1,0 +1,191 @@
+"""Rewards for the length of a completion, in tokens; results of tools count, as in TRL."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from rewards.combinators import Combination, Reward, name_of, scores_of
+from rewards.contract import Completion
+
+
+class SoftOverlong:
+    """Penalize completions that come close to the limit.
+
+        R = 0                                   up to max − cache tokens
+        R = (max − cache − length) / cache      from there to max
+        R = −1                                  beyond
+
+    Args:
+        max_completion_length: max, tokens; at least 1. Give it the trainer's limit: a completion
+            that is cut there gets −1.
+        soft_punish_cache: cache, tokens; from 0 to max. 0 is a step: what is cut gets 0.
+        name: what TRL calls the reward in its logs.
+
+    Returns:
+        (when called) One number in [−1, 0] per completion; dimensionless.
+
+    Raises:
+        ValueError: if an argument is outside its range; (when called) if no `completion_ids` are
+            given, or not one list per completion.
+
+    How it can be hacked: by being short; it asks for nothing else, so never use it alone.
+
+    Example:
+        >>> reward = SoftOverlong(max_completion_length=100, soft_punish_cache=20)
+        >>> reward(["", "", ""], completion_ids=[[1] * 80, [1] * 90, [1] * 101])
+        [0.0, -0.5, -1.0]
+
+    Source: Yu et al. 2025, DAPO, arXiv:2503.14476, eq. 13; TRL's `get_soft_overlong_punishment`.
+    """
+
+    columns = ("completion_ids",)
+
+    def __init__(
+        self, max_completion_length: int, soft_punish_cache: int, name: str = "soft_overlong"
+    ) -> None:
+        self.max_completion_length = _checked_limit(max_completion_length)
+        if not 0 <= soft_punish_cache <= max_completion_length:
+            raise ValueError(
+                f"soft_punish_cache is {soft_punish_cache}, expected 0 to {max_completion_length} "
+                "tokens (max_completion_length)."
+            )
+        self.soft_punish_cache = soft_punish_cache
+        self.__name__ = name
+
+    def __call__(
+        self,
+        completions: Sequence[Completion],
+        *,
+        completion_ids: Sequence[Sequence[int]] | None = None,
+        **_: Any,
+    ) -> list[float]:
+        """Score completions; see the class."""
+        ids = token_ids(self.__name__, completion_ids, len(completions))
+        return [self._score(len(row)) for row in ids]
+
+    def _score(self, length: int) -> float:
+        free = self.max_completion_length - self.soft_punish_cache
+        if length <= free:
+            return 0.0
+        if length > self.max_completion_length:
+            return -1.0
+        return (free - length) / self.soft_punish_cache
+
+
+class CosineLength(Combination):
+    """Reward right completions for being short, penalize wrong ones less for being long.
+
+        R = long + (short − long) · (1 + cos(π · min(length / max, 1))) / 2
+
+    where (short, long) is (max_value_correct, min_value_correct) for a right completion and
+    (min_value_wrong, max_value_wrong) for a wrong one: after a wrong start it pays to think on.
+
+    Args:
+        correct: what says 1 for right and 0 for wrong: any reward or plain function.
+        max_completion_length: max, tokens; at least 1. TRL calls it `max_len`.
+        min_value_wrong: of a wrong completion without tokens; dimensionless, as all four.
+        max_value_wrong: of a wrong completion of max tokens or more.
+        min_value_correct: of a right completion of max tokens or more.
+        max_value_correct: of a right completion without tokens.
+        name: what TRL calls the reward in its logs.
+
+    Returns:
+        (when called) One number between the two values per completion, or None where `correct`
+        abstains.
+
+    Raises:
+        ValueError: if a minimum is above its maximum or max is less than 1; (when called) if
+            `correct` scores anything but 0, 1 or None, or no `completion_ids` are given.
+        TypeError: if `correct` is async, a class or no callable.
+
+    How it can be hacked: a model that cannot solve a task gains by rambling up to the limit:
+    combine it with `Repetition`. Guessing at once pays most where guesses are often right.
+
+    Deviation: the paper gives completions that reach the limit a value of their own; here, as in
+    TRL's `get_cosine_scaled_reward`, they keep that of max tokens. Add `SoftOverlong` for it.
+
+    Example:
+        >>> def right(completions, **columns):
+        ...     return [float(text == "4") for text in completions]
+        >>> reward = CosineLength(right, max_completion_length=100)
+        >>> reward(["4", "5"], completion_ids=[[1] * 50, [1] * 100])
+        [0.75, -0.5]
+
+    Source: Yeo et al. 2025, Demystifying Long Chain-of-Thought Reasoning, arXiv:2502.03373,
+    appendix C.1.
+    """
+
+    def __init__(
+        self,
+        correct: Reward,
+        max_completion_length: int,
+        *,
+        min_value_wrong: float = -1.0,
+        max_value_wrong: float = -0.5,
+        min_value_correct: float = 0.5,
+        max_value_correct: float = 1.0,
+        name: str = "cosine_length",
+    ) -> None:
+        super().__init__(correct, name=name)
+        self.columns = (*self.columns, "completion_ids")
+        self.max_completion_length = _checked_limit(max_completion_length)
+        self.values = {
+            0.0: _checked_values("wrong", min_value_wrong, max_value_wrong),
+            1.0: _checked_values("correct", min_value_correct, max_value_correct)[::-1],
+        }  # score -> value of no tokens, of max tokens
+
+    def __call__(self, completions: Sequence[Completion], **columns: Any) -> list[float | None]:
+        """Score completions; see the class."""
+        ids = token_ids(self.__name__, columns.get("completion_ids"), len(completions))
+        scores = scores_of(self.parts[0], completions, columns)
+        return [self._score(*row) for row in zip(scores, map(len, ids), strict=True)]
+
+    def _score(self, correct: float | None, length: int) -> float | None:
+        if correct is None:
+            return None
+        if correct not in self.values:
+            raise ValueError(
+                f"reward {name_of(self.parts[0])!r} scored {correct}, expected 0 (wrong) or 1 "
+                f"(right); {self.__name__!r} needs a verdict."
+            )
+        short, long = self.values[correct]
+        angle = math.pi * min(length / self.max_completion_length, 1.0)
+        return long + 0.5 * (short - long) * (1.0 + math.cos(angle))
+
+
+def token_ids(
+    reward: str, completion_ids: Sequence[Sequence[int]] | None, count: int
+) -> Sequence[Sequence[int]]:
+    """Return the token ids of `count` completions as they came, once they are known to be there.
+
+    Raises:
+        ValueError: if there are none, or another number of lists.
+    """
+    if completion_ids is None:
+        raise ValueError(
+            f"reward {reward!r} counts tokens and got no completion_ids. TRL passes them; outside "
+            "TRL pass completion_ids=, one list of token ids per completion."
+        )
+    if len(completion_ids) != count:
+        raise ValueError(
+            f"reward {reward!r} got completion_ids of {len(completion_ids)} completions, expected "
+            f"{count}: one list per completion."
+        )
+    return completion_ids
+
+
+def _checked_limit(max_completion_length: int) -> int:
+    if max_completion_length < 1:
+        raise ValueError(
+            f"max_completion_length is {max_completion_length}, expected at least 1 token."
+        )
+    return max_completion_length
+
+
+def _checked_values(verdict: str, low: float, high: float) -> tuple[float, float]:
+    if not low <= high:
+        raise ValueError(
+            f"min_value_{verdict} is {low} and max_value_{verdict} is {high}; expected the minimum "
+            "to be at most the maximum."
+        )
+    return low, high

@@ -1,0 +1,532 @@
+import functools
+import itertools
+import pickle
+import random
+from types import SimpleNamespace
+
+import pandas as pd
+import pytest
+from harness import trl
+
+from rewards.combinators import clip, gate, schedule, weighted
+from rewards.contract import Decided, TextReward
+from rewards.repetition import Repetition
+
+
+def length(completions, **_):
+    """Score a text by its characters; abstain on an empty one."""
+    return [float(len(text)) if text else None for text in completions]
+
+
+def digits(completions, **_):
+    """Score 1 for a text of digits alone."""
+    return [float(text.isdecimal()) for text in completions]
+
+
+def short(completions, **_):
+    """Score 1 for up to three characters."""
+    return [float(len(text) <= 3) for text in completions]
+
+
+def negative(completions, **_):
+    return [-1.0 for _ in completions]
+
+
+def logging(completions, answer, log_metric=None, log_extra=None, **_):
+    """Score 1, log the answers it was given and how many."""
+    log_extra("gold", list(answer))
+    log_metric("seen", len(completions))
+    return [1.0 for _ in completions]
+
+
+logging.columns = ("answer",)
+
+
+class Recorder:
+    """Remember the arguments of each call."""
+
+    def __init__(self, columns=()):
+        self.calls = []
+        self.columns = columns
+
+    def __call__(self, **given):
+        self.calls.append(given)
+        return [1.0 for _ in given["completions"]]
+
+
+class Logs:
+    """Collect what rewards log, as TRL does."""
+
+    def __init__(self):
+        self.metrics, self.extra = {}, {}
+
+    def given(self):
+        return {"log_metric": self.metrics.__setitem__, "log_extra": self.extra.__setitem__}
+
+
+def test_a_gate_pays_only_where_the_form_is_earned():
+    reward = gate(length, by=digits)
+    assert reward(["12", "ab", "12345"]) == [2.0, 0.0, 5.0]
+
+
+def test_a_gate_abstains_where_either_abstains_but_not_after_a_failure():
+    def by(completions, **_):
+        return [None if "?" in text else float("a" in text) for text in completions]
+
+    def abstaining(completions, **_):
+        return [None for _ in completions]
+
+    assert gate(length, by=by)(["a", "b", "?"]) == [1.0, 0.0, None]
+    assert gate(abstaining, by=by)(["a", "b", "?"]) == [None, 0.0, None]
+
+
+def test_a_gate_opens_from_its_threshold_on():
+    texts = ["a", "ab", "abc"]
+    assert gate(negative, by=length, at_least=2)(texts) == [0.0, -1.0, -1.0]
+    assert gate(negative, by=length, at_least=2.5)(texts) == [0.0, 0.0, -1.0]
+
+
+def test_what_fails_never_reaches_the_gated_reward():
+    reward, state = Recorder(), SimpleNamespace(global_step=1, max_steps=2)
+    given = {"answer": [1, 2, 3], "completion_ids": [[1], [2], [3]], "note": "abc", "pair": [4, 5]}
+    gate(reward, by=digits)(completions=["1", "b", "3"], trainer_state=state, **given)
+    assert reward.calls == [
+        {
+            "completions": ["1", "3"],
+            "answer": [1, 3],
+            "completion_ids": [[1], [3]],
+            "note": "abc",  # no column: as long as the completions, but no list
+            "pair": [4, 5],  # no column: another length
+            "trainer_state": state,
+        }
+    ]
+    assert gate(reward, by=digits)(completions=["b"]) == [0.0]
+    assert len(reward.calls) == 1
+
+
+def test_extra_columns_of_a_gated_reward_are_padded():
+    logs, reward = Logs(), gate(logging, by=digits)
+    reward(["a", "1", "b", "2"], answer=[4, 5, 6, 7], **logs.given())
+    assert logs.extra == {"gold": [None, 5, None, 7]}
+    assert logs.metrics == {"seen": 2, "reward/logging_gated_by_digits/passed": 0.5}
+
+
+def test_an_extra_column_seen_once_is_emptied_when_nothing_passes():
+    logs, reward = Logs(), gate(logging, by=digits)
+    reward(["a"], answer=[4], **logs.given())
+    assert logs.extra == {}
+    reward(["1"], answer=[4], **logs.given())
+    reward(["a", "b"], answer=[4, 5], **logs.given())
+    assert logs.extra == {"gold": [None, None]}
+    assert reward(["a"], answer=[4]) == [0.0]  # without log_extra too
+
+
+def test_an_extra_column_of_another_length_is_refused():
+    def careless(completions, log_extra, **_):
+        log_extra("gold", [1])
+        return [1.0 for _ in completions]
+
+    with pytest.raises(ValueError, match=r"'careless' logged 1 values of 'gold' for 2 completions"):
+        gate(careless, by=digits)(["1", "2", "b"], **Logs().given())
+
+
+def test_a_missing_column_is_found_before_anything_passes():
+    reward = gate(Recorder(("answer",)), by=digits)
+    with pytest.raises(ValueError, match="needs the column 'answer'; the data have solution"):
+        reward(["a"], solution=["4"])
+
+
+def test_tables_of_trl_stay_aligned_under_a_gate(tmp_path):
+    class Told:
+        """Pass the completions that begin with a digit, in the first step alone."""
+
+        def __call__(self, completions, trainer_state, **_):
+            first = trainer_state.global_step == 0
+            return [float(first and text[0].isdigit()) for text in completions]
+
+    def echo(completions, log_extra, **_):
+        log_extra("echo", list(completions))
+        return [1.0 for _ in completions]
+
+    options = {"log_completions": True, "num_completions_to_print": 0, "max_steps": 2}
+    reward = gate(echo, by=Told(), name="gated")
+    trace = trl(arguments={"reward_funcs": reward}, output_dir=str(tmp_path), **options)
+    one, two = (
+        pd.read_parquet(tmp_path / "completions" / f"completions_0000{step}.parquet")
+        for step in (1, 2)
+    )
+    passed = one.completion.str[0].str.isdigit()
+    assert 0 < passed.sum() < len(one)
+    assert one.echo.where(passed, "").tolist() == one.completion.where(passed, "").tolist()
+    assert one.echo[~passed].isna().all()
+    assert one.gated.tolist() == passed.astype(float).tolist()
+    assert two.echo.isna().all()
+    assert trace.logs[0]["reward/gated/passed"] == pytest.approx(passed.mean())
+
+
+def test_a_weighted_reward_is_the_sum_of_what_does_not_abstain():
+    reward = weighted({length: 0.5, digits: 2.0})
+    # "12": 0.5·2 + 2·1; "abc": 0.5·3; "": length abstains, and no digits
+    assert reward(["12", "abc", ""]) == [3.0, 1.5, 0.0]
+    assert weighted([(length, 1.0)])(["", "a"]) == [None, 1.0]
+
+
+def test_a_full_sum_is_a_full_mark():
+    parts = [Marked("a", str(part)) for part in range(10)]
+    assert sum([0.1] * 10) < 1.0
+    assert gate(length, by=weighted(dict.fromkeys(parts, 0.1)))(["ab"]) == [2.0]
+
+
+def test_each_part_is_logged_by_its_mean():
+    logs = Logs()
+    weighted({length: 0.5, digits: 2.0}, name="sum")(["12", "", "abcd"], **logs.given())
+    assert logs.metrics == {
+        "reward/sum/length": 3.0,  # of the two that it judged
+        "reward/sum/digits": pytest.approx(1 / 3),
+    }
+    logs = Logs()
+    weighted({length: 1.0})([""], **logs.given())
+    assert logs.metrics == {}  # a mean of nothing is no number
+
+
+def test_nan_counts_as_an_abstention():
+    def lost(completions, **_):
+        return [float("nan") for _ in completions]
+
+    assert weighted({lost: 1.0, length: 1.0})(["ab"]) == [2.0]
+    assert gate(length, by=lost)(["ab"]) == [None]
+
+
+def test_parts_of_the_same_name_are_refused():
+    with pytest.raises(ValueError, match="two parts are named 'digits', and their metrics"):
+        weighted([(digits, 1.0), (functools.partial(digits, a=1), 1.0)])
+
+
+def test_weights_that_are_no_numbers_are_refused():
+    with pytest.raises(ValueError, match="weight of 'digits' is inf, expected a finite number"):
+        weighted({digits: float("inf")})
+    with pytest.raises(ValueError, match="weighted got no parts"):
+        weighted({})
+
+
+def test_clip_keeps_scores_within_bounds():
+    assert clip(length, 2, 4)(["a", "abc", "abcdef", ""]) == [2.0, 3.0, 4.0, None]
+    assert clip(length, -float("inf"), 4)(["a", "abcdef"]) == [1.0, 4.0]
+
+
+@pytest.mark.parametrize(("low", "high"), [(2, 1), (float("nan"), 1), (0, float("nan"))])
+def test_bounds_in_the_wrong_order_are_refused(low, high):
+    with pytest.raises(ValueError, match=f"low is {low} and high is {high}; expected low"):
+        clip(length, low, high)
+
+
+@pytest.mark.parametrize(
+    ("progress", "factor"),
+    [(0, 2.0), (0.2, 2.0), (0.3, 1.5), (0.4, 1.0), (0.6, 0.5), (0.8, 0.0), (1.0, 0.0)],
+)
+def test_a_factor_is_linear_between_points_and_constant_outside(progress, factor):
+    # 2 at 0.2, 1 at 0.4, 0 at 0.8; given in no order
+    reward = schedule(length, {0.8: 0.0, 0.2: 2.0, 0.4: 1.0})
+    logs = Logs()
+    assert reward(["abc", ""], progress=progress, **logs.given()) == [
+        pytest.approx(3 * factor, abs=1e-12),
+        None,
+    ]
+    assert logs.metrics == {"reward/length_scheduled/factor": pytest.approx(factor, abs=1e-12)}
+
+
+def test_progress_is_the_step_over_the_last_step():
+    reward = schedule(length, {0.0: 1.0, 1.0: 0.0})
+
+    def at(step, last):
+        return reward(["a"], trainer_state=SimpleNamespace(global_step=step, max_steps=last))
+
+    assert [at(0, 4), at(1, 4), at(4, 4)] == [[1.0], [0.75], [0.0]]
+    assert at(0, 0) == [1.0]  # an evaluation before training
+
+
+def test_a_schedule_follows_the_steps_of_trl():
+    reward = schedule(negative, {0.0: 1.0, 1.0: 0.0}, name="fading")
+    trace = trl(arguments={"reward_funcs": reward}, max_steps=4, num_iterations=1)
+    assert [log["reward/fading/factor"] for log in trace.logs[:4]] == [1.0, 0.75, 0.5, 0.25]
+    assert [log["rewards/fading/mean"] for log in trace.logs[:4]] == [-1.0, -0.75, -0.5, -0.25]
+
+
+def test_a_schedule_without_progress_says_how_to_give_it():
+    reward = schedule(length, {0.0: 1.0})
+    with pytest.raises(ValueError, match=r"'length_scheduled' follows .* call it with progress="):
+        reward(["a"])
+    for progress in (1.5, -0.1, float("nan"), [0.5]):
+        with pytest.raises(ValueError, match=r"progress of reward 'length_scheduled' is .*0 to 1"):
+            reward(["a"], progress=progress)
+
+
+@pytest.mark.parametrize("points", [{1.5: 1.0}, {-0.1: 1.0}, {0.5: float("inf")}])
+def test_points_out_of_range_are_refused(points):
+    ((progress, factor),) = points.items()
+    with pytest.raises(ValueError, match=f"point {progress}: {factor}; expected progress in"):
+        schedule(length, points)
+
+
+def test_a_schedule_needs_a_point():
+    with pytest.raises(ValueError, match=r"schedule got no points; expected \{progress: factor\}"):
+        schedule(length, {})
+
+
+def nested():
+    form = schedule(weighted({digits: 1.0, short: 0.5}, name="form"), {0.0: 1.0, 1.0: 2.0})
+    return gate(weighted({length: 1.0, logging: 2.0}), by=clip(form, 0, 2), at_least=2)
+
+
+def test_combinations_nest():
+    # progress 1/2: factor 1.5, so a short number has 2.25, clipped to 2, and a long one 1.5
+    logs, reward = Logs(), nested()
+    scores = reward(["12", "12345", "ab"], answer=[1, 2, 3], progress=0.5, **logs.given())
+    assert scores == [4.0, 0.0, 0.0]
+    assert reward.columns == ("answer",)
+    assert reward.__name__ == "length_plus_logging_gated_by_form_scheduled_clipped"
+    assert logs.extra == {"gold": [1, None, None]}
+
+
+def test_combinations_survive_pickling():
+    reward = nested()
+    given = {"answer": [1, 2], "progress": 1.0, **Logs().given()}
+    copy = pickle.loads(pickle.dumps(reward))
+    assert copy.__name__ == reward.__name__
+    assert copy(["12", "b"], **given) == reward(["12", "b"], **given) == [4.0, 0.0]
+
+
+def test_names_are_those_of_trl():
+    partial = functools.partial(functools.partial(length, a=1), b=2)
+    assert gate(partial, by=Recorder()).__name__ == "length_gated_by_Recorder"
+    assert clip(length, 0, 1, name="mine").__name__ == "mine"
+    assert repr(weighted({length: 1.0, digits: 1.0}, name="sum")) == (
+        "<reward sum of length, digits>"
+    )
+
+
+def test_columns_are_those_of_all_parts():
+    first, second = Recorder(("answer", "unit")), Recorder(("unit", "gold"))
+    assert gate(first, by=second).columns == ("answer", "unit", "gold")
+    assert weighted({length: 1.0}).columns == ()
+
+
+class Later:
+    async def __call__(self, completions, **_):
+        return [1.0 for _ in completions]
+
+
+async def later(completions, **_):
+    return [1.0 for _ in completions]
+
+
+@pytest.mark.parametrize(
+    "part", [later, functools.partial(later, a=1), Later(), functools.partial(Later())]
+)
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda part: gate(part, by=length),
+        lambda part: gate(length, by=part),
+        lambda part: weighted({part: 1.0}),
+        lambda part: clip(part, 0, 1),
+        lambda part: schedule(part, {0: 1}),
+    ],
+)
+def test_async_parts_are_refused(make, part):
+    with pytest.raises(TypeError, match=r"reward '[lL]ater' is async, which combinations do not"):
+        make(part)
+
+
+def test_what_is_no_reward_is_refused():
+    with pytest.raises(TypeError, match="part is 'accuracy', expected a reward"):
+        gate("accuracy", by=digits)
+    with pytest.raises(TypeError, match=r"part is <class .*Repetition'>, expected a reward"):
+        weighted({Repetition: 1.0})
+
+
+def test_a_part_that_returns_too_few_scores_is_named():
+    def lazy(completions, **_):
+        return [1.0]
+
+    with pytest.raises(ValueError, match="'lazy' returned 1 scores for 2 completions; return one"):
+        weighted({lazy: 1.0})(["a", "b"])
+
+
+class Marked(TextReward):
+    """Score 1, and name the characters of a letter."""
+
+    def __init__(self, letter, name):
+        super().__init__(name)
+        self.letter = letter
+
+    def score(self, text):
+        return 1.0
+
+    def spans(self, completions, prompts=None):
+        letter = prompts[0] if prompts else self.letter
+        return [
+            {"here": [(i, i + 1) for i, c in enumerate(text) if c == letter]}
+            for text in completions
+        ]
+
+
+A, B = Marked("a", "A"), Marked("b", "B")
+
+
+def test_spans_are_those_of_all_parts():
+    every = [(place, place + 1) for place in range(40)]
+    assert gate(A, by=B).spans(["ba" * 20, "c"]) == [{"here": every}, {"here": []}]
+    assert clip(A, 0, 1).spans(["ba"]) == [{"here": [(1, 2)]}]
+    assert schedule(A, {0: 1}).spans(["ba"]) == [{"here": [(1, 2)]}]
+    assert gate(length, by=A).spans(["ba"]) == [{"here": [(1, 2)]}]
+    assert gate(length, by=length).spans(["ba"]) == [{}]
+
+
+def test_spans_of_a_sum_keep_apart_by_part():
+    both = weighted({A: 1.0, B: 1.0, length: 1.0}, name="sum")
+    assert both.spans(["ba"]) == [{"A/here": [(1, 2)], "B/here": [(0, 1)]}]
+    assert weighted({both: 1.0}).spans(["ba"]) == [{"sum/A/here": [(1, 2)], "sum/B/here": [(0, 1)]}]
+
+
+def test_prompts_reach_the_parts_that_ask_for_them():
+    both = gate(A, by=Repetition(1))
+    assert both.spans(["x b b"], prompts=["b"]) == [
+        {"here": [(2, 3), (4, 5)], "repeated": [(4, 5)]}
+    ]
+
+
+class Table(TextReward):
+    """Score every text of at most three letters "ab" by a table; know when it is decided.
+
+    `slack` characters too late, if not 0, and then inexact.
+    """
+
+    def __init__(self, scores, name, slack=0):
+        super().__init__(name)
+        self.scores, self.slack = scores, slack
+
+    def score(self, text):
+        return self.scores[text]
+
+    def decided(self, completions):
+        return [self._decided(truth(self.scores, text)) for text in completions]
+
+    def _decided(self, chars):
+        if not self.slack:
+            return Decided(chars)
+        return Decided(None if chars is None else chars + self.slack, exact=False)
+
+
+WORLD = ["".join(text) for size in range(4) for text in itertools.product("ab", repeat=size)]
+
+
+def truth(scores, text):
+    """Find the shortest prefix that all texts of the world continue to the same score."""
+    for chars in range(len(text) + 1):
+        if len({scores[other] for other in WORLD if other.startswith(text[:chars])}) == 1:
+            return chars
+    return None
+
+
+def table(rng, name, values):
+    """Draw scores that are settled at some prefixes, as a format's are."""
+    scores = {}
+    for text in WORLD:
+        parent = scores.get(text[:-1]) if text else None
+        frozen = parent is not None and parent[1]
+        value = parent[0] if frozen else rng.choice(values)
+        scores[text] = (value, frozen or rng.random() < 0.35)
+    slack = rng.choice([0, 0, 1])
+    return Table({text: value for text, (value, _) in scores.items()}, name, slack)
+
+
+def claims(make, values):
+    """Compare what combinations of drawn tables claim with the truth; count the exact claims."""
+    exact = 0
+    for seed in range(150):
+        rng = random.Random(seed)
+        combined = make(table(rng, "one", values), table(rng, "two", values))
+        scores = dict(zip(WORLD, combined(WORLD, progress=0.25), strict=True))
+        for text, claim in zip(WORLD, combined.decided(WORLD), strict=True):
+            chars = truth(scores, text)
+            assert claim.chars is None or (chars is not None and chars <= claim.chars)
+            assert not claim.exact or chars == claim.chars
+            exact += claim.exact and claim.chars != 0
+    return exact
+
+
+def test_a_gated_score_is_decided_when_it_says():
+    assert claims(lambda one, two: gate(one, by=two), [0.0, 1.0]) > 100
+    assert claims(lambda one, two: gate(one, by=two), [0.0, 0.5, 1.0, None]) > 100
+
+
+def test_a_sum_is_decided_when_it_says():
+    assert claims(lambda one, two: weighted({one: 1.0, two: 1.0}), [0.0, 1.0]) > 100
+    assert claims(lambda one, two: weighted({one: 1.0, two: -1.0}), [0.0, 1.0]) > 100
+    assert claims(lambda one, two: weighted({one: 1.0, two: 0.0}), [0.0, 1.0]) > 100
+    assert claims(lambda one, two: weighted({one: 1.0, two: 0.25}), [0.5, 1.0, None]) > 100
+
+
+def test_a_clipped_score_is_decided_when_it_says():
+    assert claims(lambda one, two: clip(one, 0.5, 1.0), [0.0, 0.25, 1.0, 2.0]) == 0
+
+
+def test_a_scheduled_score_is_decided_when_it_says():
+    assert claims(lambda one, two: schedule(one, {0.0: 2.0, 1.0: 1.0}), [0.0, 1.0]) > 100
+    assert claims(lambda one, two: schedule(one, {0.25: 0.0, 1.0: 1.0}), [0.0, 1.0]) == 0
+
+
+def test_nested_scores_are_decided_when_they_say():
+    def make(one, two):
+        by = weighted({two: 1.0}, name="by")
+        return weighted({gate(one, by=by): 1.0, two: 0.5}, name="sum")
+
+    assert claims(make, [0.0, 1.0]) > 0
+
+
+def test_a_failed_gate_is_decided_where_the_form_failed():
+    # what begins with "a" has failed there for good; "bb" has passed, but may still go on
+    never = Table({text: float(not text.startswith("a")) for text in WORLD}, "by")
+    ends = Table({text: float(text.endswith("b")) for text in WORLD}, "reward")
+    assert gate(ends, by=never).decided(["ab", "bb"]) == [Decided(1, False), Decided(None)]
+
+
+def test_a_gate_by_columns_or_progress_waits_for_both():
+    early = Table(dict.fromkeys(WORLD, 0.0), "early")
+    late = Table({text: float(text == "aa") for text in WORLD}, "late")
+    assert gate(late, by=early).decided(["ab"]) == [Decided(0)]
+    early.columns = ("answer",)  # what it scores is not known without them
+    assert gate(late, by=early).decided(["ab"]) == [Decided(2, exact=False)]
+    early.columns = ()
+    paced = schedule(early, {0.0: 1.0})
+    for by in (paced, weighted({paced: 1.0}), weighted({early: 1.0, undeclared: 0.0})):
+        assert gate(late, by=by).decided(["ab"])[0].chars in (2, None)
+
+
+def undeclared(completions, answer, **_):
+    """Need a column without saying so."""
+    return [1.0 for _ in completions]
+
+
+def test_a_form_that_depends_on_the_prompt_is_judged_by_it():
+    class Echo(TextReward):
+        def __call__(self, completions, *, prompts, **_):
+            return [float(a == b) for a, b in zip(completions, prompts, strict=True)]
+
+        def decided(self, completions, prompts):
+            return [Decided(1) for _ in completions]
+
+    ends = Table({text: float(text.endswith("b")) for text in WORLD}, "ends")
+    decided = gate(ends, by=Echo("echo")).decided(["bb", "bb"], prompts=["bb", "ba"])
+    assert decided == [Decided(None), Decided(1, exact=False)]
+
+
+def test_a_part_that_does_not_say_leaves_all_open():
+    unknown = Decided(None, exact=False)
+    known = Table(dict.fromkeys(WORLD, 1.0), "known")
+    assert gate(length, by=known).decided(["ab"]) == [unknown]
+    assert gate(known, by=length).decided(["ab"]) == [unknown]
+    assert weighted({known: 1.0, length: 1.0}).decided(["ab"]) == [unknown]
+    assert weighted({known: 1.0}).decided(["ab"]) == [Decided(0)]
+    assert gate(known, by=weighted({length: 1.0, A: 1.0})).decided(["ab"]) == [unknown]

@@ -1,0 +1,124 @@
+import functools
+import pickle
+
+import pytest
+from trl.rewards import accuracy_reward, get_cosine_scaled_reward, get_soft_overlong_punishment
+
+from rewards.lengths import CosineLength, SoftOverlong
+
+
+def ids(*lengths):
+    return [[1] * length for length in lengths]
+
+
+def right(completions, solution, **_):
+    """Say whether the boxed number is the solution; abstain without one."""
+    return [
+        float(f"\\boxed{{{gold}}}" in text) if gold else None
+        for text, gold in zip(completions, solution, strict=True)
+    ]
+
+
+def test_overlong_completions_pay_along_a_ramp():
+    # max 10, cache 4: free up to 6, then -1/4 per token down to -1 at 10
+    scores = SoftOverlong(10, 4)([""] * 7, completion_ids=ids(0, 6, 7, 8, 9, 10, 11))
+    assert scores == [0.0, 0.0, -0.25, -0.5, -0.75, -1.0, -1.0]
+
+
+@pytest.mark.parametrize(("longest", "cache"), [(10, 4), (10, 0), (7, 7), (1, 1), (256, 51)])
+def test_soft_overlong_is_that_of_trl(longest, cache):
+    lengths = ids(*range(longest + 3))
+    theirs = get_soft_overlong_punishment(max_completion_len=longest, soft_punish_cache=cache)
+    ours = SoftOverlong(longest, cache)
+    assert ours([""] * len(lengths), completion_ids=lengths) == theirs(completion_ids=lengths)
+
+
+def test_a_ramp_outside_the_limit_is_refused():
+    with pytest.raises(ValueError, match="max_completion_length is 0, expected at least 1 token"):
+        SoftOverlong(0, 0)
+    with pytest.raises(ValueError, match="soft_punish_cache is 11, expected 0 to 10 tokens"):
+        SoftOverlong(10, 11)
+    with pytest.raises(ValueError, match="soft_punish_cache is -1, expected 0 to 10 tokens"):
+        SoftOverlong(10, -1)
+
+
+@pytest.mark.parametrize("reward", [SoftOverlong(10, 4), CosineLength(right, 10)])
+def test_without_token_ids_the_error_says_where_they_come_from(reward):
+    message = rf"reward '{reward.__name__}' counts tokens and got no completion_ids\. TRL passes"
+    with pytest.raises(ValueError, match=message):
+        reward(["a"], solution=["4"])
+    with pytest.raises(ValueError, match="completion_ids of 2 completions, expected 1: one list"):
+        reward(["a"], solution=["4"], completion_ids=ids(1, 2))
+
+
+def test_cosine_length_goes_from_the_short_value_to_the_long_one():
+    # half way the cosine is 0: the middle; at max it is -1 and beyond it stays so: the long value
+    reward = CosineLength(
+        right,
+        8,
+        min_value_wrong=-2.0,
+        max_value_wrong=-1.0,
+        min_value_correct=3.0,
+        max_value_correct=5.0,
+    )
+    texts, lengths = ["\\boxed{4}"] * 4 + ["5"] * 4, ids(0, 4, 8, 99) * 2
+    scores = reward(texts, solution=["4"] * 8, completion_ids=lengths)
+    assert scores == pytest.approx([5, 4, 3, 3, -2, -1.5, -1, -1], abs=1e-12)
+
+
+def test_cosine_length_is_that_of_trl():
+    pytest.importorskip("math_verify")
+    texts = [r"\boxed{4}", r"\boxed{5}", "four", r"\boxed{4}"] * 13
+    given = {
+        "completions": [[{"role": "assistant", "content": text}] for text in texts],
+        "solution": ["$4$", "$4$", "$4$", ""] * 13,  # without a solution both abstain
+        "completion_ids": ids(*range(52)),
+    }
+    values = {
+        "min_value_wrong": -3.0,
+        "max_value_wrong": -0.1,
+        "min_value_correct": 0.2,
+        "max_value_correct": 2.0,
+    }
+    for options in ({}, values):
+        ours = CosineLength(accuracy_reward, 40, **options)
+        theirs = get_cosine_scaled_reward(max_len=40, **options)(**given)
+        assert theirs[3] is None
+        assert ours(**given) == theirs
+
+
+def test_cosine_length_abstains_with_its_verdict():
+    reward = CosineLength(right, 8)
+    assert reward(["4"], solution=[""], completion_ids=ids(3)) == [None]
+
+
+def test_cosine_length_takes_the_columns_of_its_verdict_and_the_tokens():
+    verdict = functools.partial(right)
+    verdict.columns = ("solution",)
+    assert CosineLength(verdict, 8).columns == ("solution", "completion_ids")
+    assert SoftOverlong(10, 4).columns == ("completion_ids",)
+
+
+def test_a_verdict_that_is_none_is_refused():
+    def fuzzy(completions, **_):
+        return [0.5 for _ in completions]
+
+    with pytest.raises(ValueError, match=r"reward 'fuzzy' scored 0\.5, expected 0 \(wrong\) or 1"):
+        CosineLength(fuzzy, 8)(["4"], completion_ids=ids(3))
+
+
+def test_a_minimum_above_its_maximum_is_refused():
+    with pytest.raises(ValueError, match=r"min_value_wrong is -0\.1 and max_value_wrong is -0\.5"):
+        CosineLength(right, 8, min_value_wrong=-0.1)
+    with pytest.raises(ValueError, match=r"min_value_correct is 2 and max_value_correct is 1\.0"):
+        CosineLength(right, 8, min_value_correct=2)
+    with pytest.raises(ValueError, match="max_completion_length is 0, expected at least 1"):
+        CosineLength(right, 0)
+
+
+def test_length_rewards_survive_pickling():
+    for reward in (SoftOverlong(10, 4, name="soft"), CosineLength(right, 8, name="cosine")):
+        copy = pickle.loads(pickle.dumps(reward))
+        given = {"solution": ["4"], "completion_ids": ids(7)}
+        assert copy.__name__ == reward.__name__
+        assert copy(["4"], **given) == reward(["4"], **given)
