@@ -1,10 +1,93 @@
 """Reward functions with TRL's signature, importable without torch: `from rewards import …`.
 
 A reward is called as `f(completions, **columns)` and returns one number per completion, or None
-where it does not apply. Completions are plain strings or lists of messages.
+where it does not apply. Completions are plain strings or lists of messages. See README.md beside
+this file for all of them. Names are loaded when they are first used.
 """
 
-from rewards.contract import completion_text
-from rewards.formats import RegexReward, think_answer_format
+import importlib
+from typing import TYPE_CHECKING, Any
 
-__all__ = ["RegexReward", "completion_text", "think_answer_format"]
+# At once: a module that is imported first would take the place of the function of its name.
+from rewards.check_format import check_format
+from rewards.guard import guard
+
+if TYPE_CHECKING:
+    from rewards.answers import (
+        ChoiceAnswer,
+        ExactAnswer,
+        NumericAnswer,
+        choice_answer,
+        exact_answer,
+        numeric_answer,
+    )
+    from rewards.combinators import clip, gate, schedule, weighted
+    from rewards.contract import Decided, TextReward, completion_text
+    from rewards.formats import RegexReward
+    from rewards.lengths import CosineLength, SoftOverlong
+    from rewards.mathematics import MathAnswer, math_answer
+    from rewards.repetition import Repetition, repetition_rate
+    from rewards.tags import TagFormat, think_answer_format, think_format
+
+_HOME = {
+    "ChoiceAnswer": "answers",
+    "CosineLength": "lengths",
+    "Decided": "contract",
+    "ExactAnswer": "answers",
+    "MathAnswer": "mathematics",
+    "NumericAnswer": "answers",
+    "RegexReward": "formats",
+    "Repetition": "repetition",
+    "SoftOverlong": "lengths",
+    "TagFormat": "tags",
+    "TextReward": "contract",
+    "choice_answer": "answers",
+    "clip": "combinators",
+    "completion_text": "contract",
+    "exact_answer": "answers",
+    "gate": "combinators",
+    "math_answer": "mathematics",
+    "numeric_answer": "answers",
+    "repetition_rate": "repetition",
+    "schedule": "combinators",
+    "think_answer_format": "tags",
+    "think_format": "tags",
+    "weighted": "combinators",
+}
+__all__ = [
+    "ChoiceAnswer",
+    "CosineLength",
+    "Decided",
+    "ExactAnswer",
+    "MathAnswer",
+    "NumericAnswer",
+    "RegexReward",
+    "Repetition",
+    "SoftOverlong",
+    "TagFormat",
+    "TextReward",
+    "check_format",
+    "choice_answer",
+    "clip",
+    "completion_text",
+    "exact_answer",
+    "gate",
+    "guard",
+    "math_answer",
+    "numeric_answer",
+    "repetition_rate",
+    "schedule",
+    "think_answer_format",
+    "think_format",
+    "weighted",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-from rewards import RegexReward, completion_text, think_answer_format
+from rewards import completion_text, think_answer_format
 
 TABLE = [
     ("<think>a</think><answer>b</answer>", 1.0),
@@ -30,11 +30,6 @@ def test_think_answer_format(text, score):
     assert think_answer_format([text, chat], prompts=["", ""], trainer_state=None) == [score, score]
 
 
-def test_search_finds_the_pattern_anywhere():
-    assert RegexReward(r"\d+", mode="search")(["a 12 b", "none"]) == [1.0, 0.0]
-    assert RegexReward(r"\d+")(["a 12 b", "12"]) == [0.0, 1.0]
-
-
 def test_content_blocks_are_joined():
     blocks = [{"role": "assistant", "content": [{"type": "text", "text": "1"}, {"type": "image"}]}]
     assert completion_text(blocks) == "1"
@@ -48,30 +43,6 @@ def test_a_completion_of_another_type_is_refused():
         completion_text([])
     with pytest.raises(TypeError, match=r"content is \['<think>'\], expected"):
         completion_text([{"role": "assistant", "content": ["<think>"]}])
-
-
-def test_invalid_pattern_names_the_position():
-    with pytest.raises(ValueError, match=r"(?s)invalid pattern: missing \) at position 9\..*\^"):
-        RegexReward("<think>(a")
-
-
-def test_unknown_mode_is_refused():
-    with pytest.raises(ValueError, match="mode is 'match', expected 'fullmatch' or 'search'"):
-        RegexReward("a", mode="match")
-    with pytest.raises(ValueError, match="timeout is 0, expected more than 0 seconds"):
-        RegexReward("a", timeout=0)
-
-
-def test_a_pattern_that_explodes_abstains_and_is_counted():
-    metrics = {}
-    pattern = (
-        r"(?s)^.*<reasoning>.*?</reasoning>.*<answer>.*?</answer>.*$"  # passed around as a fix
-    )
-    reward = RegexReward(pattern, timeout=0.05, name="slow")
-    unfinished = "<reasoning>a</reasoning><answer>" * 200
-    scores = reward([unfinished, unfinished[:32] + "b</answer>"], log_metric=metrics.__setitem__)
-    assert scores == [None, 1.0]
-    assert metrics == {"slow/timeouts": 0.5}
 
 
 def test_a_reward_survives_pickling():

@@ -1,0 +1,170 @@
+"""Find the answer in a completion.
+
+Everything is linear in the length of the completion but `ByPattern`, which has a time limit.
+"""
+
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+
+import regex
+
+Span = tuple[int, int]
+
+
+@dataclass
+class Extract:
+    """Where the answer is in a text; a subclass says how in `find`.
+
+    Args:
+        unique: whether different answers in one text are no answer, so that answering everything
+            earns nothing; otherwise the last one is taken.
+
+    Returns:
+        (when called) The span of characters of the answer without whitespace around, or None.
+    """
+
+    unique: bool = field(default=True, kw_only=True)
+
+    def __call__(self, text: str) -> Span | None:
+        """Return the span of the answer; see the class."""
+        spans = [_trimmed(text, *span) for span in self.find(text)]
+        different = {" ".join(text[start:end].split()) for start, end in spans}
+        if not spans or (self.unique and len(different) > 1):
+            return None
+        return spans[-1]
+
+    def find(self, text: str) -> Iterable[Span]:
+        """Give the span of each answer in the text; no two may overlap."""
+        raise NotImplementedError
+
+
+@dataclass
+class InTag(Extract):
+    """Take what is between an opening tag and the closing one before the next opening.
+
+    Example:
+        >>> text = "Put it in <answer>: <answer> 42 </answer>"
+        >>> InTag("answer")(text), text[29:31]
+        ((29, 31), '42')
+        >>> InTag()("<answer>A</answer> or <answer>B</answer>")
+    """
+
+    tag: str = "answer"
+
+    def find(self, text: str) -> Iterator[Span]:
+        """Give the span of each answer in the text."""
+        opening, closing = f"<{self.tag}>", f"</{self.tag}>"
+        start = text.find(opening)
+        while start >= 0:
+            start += len(opening)
+            following = text.find(opening, start)
+            stop = following if following >= 0 else len(text)
+            end = text.find(closing, start, stop)
+            if end >= 0:
+                yield start, end
+            start = following
+
+
+@dataclass
+class InBox(Extract):
+    r"""Take what is in `\boxed{…}`, braces balanced; a box that is never closed is none.
+
+    Of boxes inside each other the outermost counts.
+
+    Example:
+        >>> text = r"so \boxed{\frac{1}{2}}"
+        >>> start, end = InBox()(text)
+        >>> text[start:end]
+        '\\frac{1}{2}'
+    """
+
+    def find(self, text: str) -> list[Span]:
+        """Give the span of each answer in the text."""
+        open_braces: list[int | None] = []  # where the box begins, if the brace opens one
+        boxes: list[Span] = []
+        for token in _BRACE.finditer(text):
+            if token[0].endswith("{"):
+                open_braces.append(token.end() if token[0].startswith("\\boxed") else None)
+            elif open_braces and (start := open_braces.pop()) is not None:
+                while boxes and boxes[-1][0] > start:
+                    boxes.pop()
+                boxes.append((start, token.start()))
+        return boxes
+
+
+_BRACE = re.compile(r"\\boxed\s*\{|(?<!\\)(?:\\\\)*[{}]")
+
+
+@dataclass
+class AfterMarker(Extract):
+    r"""Take the rest of the line after a marker, GSM8K's by default.
+
+    Example:
+        >>> AfterMarker()("9 * 2 = 18\n#### 18\n")
+        (16, 18)
+    """
+
+    marker: str = "####"
+
+    def find(self, text: str) -> Iterator[Span]:
+        """Give the span of each answer in the text."""
+        marker = re.escape(self.marker)
+        for match in re.finditer(rf"{marker}((?:(?!{marker})[^\n])*)", text):
+            yield match.span(1)
+
+
+@dataclass
+class ByPattern(Extract):
+    r"""Take what a named group of a regular expression matches.
+
+    Args:
+        pattern: in the syntax of the `regex` package.
+        group: the name of the group.
+        timeout: seconds of matching per completion, after which the reward abstains.
+        unique: see `Extract`.
+
+    Raises:
+        ValueError: if the pattern is invalid or has no such group, with the groups it has.
+
+    Example:
+        >>> ByPattern(r"(?i)answer is (?P<answer>\w+)")("The answer is Bern.")
+        (14, 18)
+    """
+
+    pattern: str
+    group: str = "answer"
+    timeout: float = 1.0
+
+    def __post_init__(self) -> None:
+        """Refuse a pattern that cannot work."""
+        try:
+            groups = regex.compile(self.pattern).groupindex
+        except regex.error as error:
+            raise ValueError(f"invalid pattern {self.pattern!r}: {error}.") from None
+        if self.group not in groups:
+            raise ValueError(
+                f"pattern {self.pattern!r} has no group {self.group!r}; named groups: "
+                f"{', '.join(groups) or 'none'}. Write (?P<{self.group}>…) around the answer."
+            )
+
+    def find(self, text: str) -> Iterator[Span]:
+        """Give the span of each answer in the text."""
+        for match in regex.finditer(self.pattern, text, timeout=self.timeout):
+            if match[self.group] is not None:
+                yield match.span(self.group)
+
+
+@dataclass
+class WholeText(Extract):
+    """Take the whole text."""
+
+    def find(self, text: str) -> Iterator[Span]:
+        """Give the span of each answer in the text."""
+        yield 0, len(text)
+
+
+def _trimmed(text: str, start: int, end: int) -> Span:
+    inside = text[start:end]
+    start += len(inside) - len(inside.lstrip())
+    return start, start + len(inside.strip())

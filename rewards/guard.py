@@ -1,0 +1,360 @@
+"""Keep one bad completion, or one bad reward function, from ending or poisoning a run."""
+
+import functools
+import inspect
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal, NamedTuple, NoReturn
+
+from rewards.contract import Completion, LogExtra, LogMetric, rows_of
+from rewards.serving import Outcome, OutOfTime, WorkerError
+from rewards.workers import Pool, dumps
+
+Policy = Literal["raise", "abstain"] | float
+Scores = list[float | None]
+
+
+class Health(NamedTuple):
+    """How a call went.
+
+    Args:
+        completions: how many there were.
+        timeouts: how many of them ran out of time.
+        errors: how many of them failed otherwise.
+        ms_p95: milliseconds per completion, 95th percentile (nearest rank).
+    """
+
+    completions: int
+    timeouts: int
+    errors: int
+    ms_p95: float
+
+
+def guard(
+    reward: Callable[..., Any],
+    *,
+    timeout: float | None = 1.0,
+    on_error: Policy = "raise",
+    on_timeout: Policy = "abstain",
+    processes: int = 2,
+    name: str | None = None,
+) -> "Guarded":
+    """Wrap a reward so that a completion on which it hangs or fails costs only itself.
+
+        R = reward(completion) where it gives a number (or None, NaN: does not apply) in time
+            on_timeout         where it does not answer within `timeout` seconds
+            on_error           where it raises, kills its process, or gives an infinity or no number
+
+    Within a time limit the reward judges one completion at a time in a process of its own, which is
+    killed when the time is over, whatever it is doing; equal completions with equal columns are
+    judged once per call. It is sent the prompts and the columns that it declares in `columns`; if
+    it declares none, every list with one value per completion that can be pickled; and nothing of
+    the trainer. A reward may have a method `warm_up()`, which each new process calls before its
+    clock starts.
+
+    The guarded reward keeps its name and whatever else the reward has (`spans`, `columns`, …), can
+    be pickled, and works on any thread. It logs `reward/<name>/timeout_rate` and
+    `reward/<name>/error_rate` (shares of completions) and `reward/<name>/ms_p95` (milliseconds),
+    and keeps the same as `last`, a `Health`.
+
+    Args:
+        reward: any reward function that is not `async`.
+        timeout: seconds of wall clock per completion; None calls the reward in this process, in
+            one batch, and completion by completion only if the batch raises.
+        on_error: `"raise"`, `"abstain"` (None), or the score to give.
+        on_timeout: the same.
+        processes: how many processes judge at once; they start at the first call and stay.
+        name: what TRL calls the reward in its logs; that of the reward if None.
+
+    Raises:
+        TypeError: if the reward is asynchronous, or cannot be pickled and has a time limit.
+        ValueError: if the limit is not a positive number or a policy is unknown; (when called) if
+            a declared column is missing or the number of scores is wrong.
+        RuntimeError: (when called) if the reward fails and `on_error` is "raise".
+        TimeoutError: (when called) if its time is over and `on_timeout` is "raise".
+
+    Degenerate cases: without a time limit the seconds of a batch are shared evenly; no completions
+    are judged by nobody and log nothing.
+
+    How it can be hacked: a policy that gives more than a wrong answer earns rewards making the
+    verifier fail. Abstaining is neutral; watch the two rates.
+
+    Example:
+        >>> def inverse(completions, **columns):
+        ...     return [1 / len(completion) for completion in completions]
+        >>> careful = guard(inverse, timeout=None, on_error="abstain")
+        >>> careful(["ab", ""])
+        [0.5, None]
+        >>> careful.last.errors
+        1
+    """
+    return Guarded(
+        reward,
+        timeout=timeout,
+        on_error=on_error,
+        on_timeout=on_timeout,
+        processes=processes,
+        name=name,
+    )
+
+
+class Guarded:
+    """A reward within limits; made by `guard`.
+
+    Attributes:
+        last: the `Health` of the last call, None before the first.
+    """
+
+    def __init__(
+        self,
+        reward: Callable[..., Any],
+        *,
+        timeout: float | None,
+        on_error: Policy,
+        on_timeout: Policy,
+        processes: int,
+        name: str | None,
+    ) -> None:
+        self.reward = reward
+        self.__name__ = name or _name_of(reward)
+        _refuse_async(reward, self.__name__)
+        if timeout is not None and not 0 < timeout < math.inf:
+            raise ValueError(f"timeout is {timeout}, expected seconds above 0, or None for none.")
+        self.timeout = timeout
+        self.on_error = _policy("on_error", on_error)
+        self.on_timeout = _policy("on_timeout", on_timeout)
+        self.last: Health | None = None
+        self._pool = None if timeout is None else _pool(reward, processes, self.__name__)
+
+    def __call__(
+        self,
+        completions: Sequence[Completion],
+        *,
+        log_metric: LogMetric | None = None,
+        log_extra: LogExtra | None = None,
+        **columns: Any,
+    ) -> Scores:
+        """Score completions; see `guard`."""
+        rows = self._rows(columns, len(completions))
+        if not completions:
+            return []
+        if self._pool is None or self.timeout is None:
+            given = {"log_metric": log_metric, "log_extra": log_extra}
+            loggers = {name: log for name, log in given.items() if log is not None}
+            outcomes = self._here(completions, {**columns, **loggers}, rows)
+        else:
+            outcomes = self._away(completions, rows, self._pool, self.timeout)
+        outcomes = [_checked(outcome) for outcome in outcomes]
+        self.last = _health(outcomes)
+        if log_metric is not None:
+            self._log(self.last, log_metric)
+        return [
+            self._settle(index, completion, outcome)
+            for index, (completion, outcome) in enumerate(zip(completions, outcomes, strict=True))
+        ]
+
+    def close(self) -> None:
+        """End the processes; the next call starts new ones."""
+        if self._pool is not None:
+            self._pool.close()
+
+    def __getattr__(self, attribute: str) -> Any:
+        if attribute.startswith("__") or "reward" not in self.__dict__:
+            raise AttributeError(attribute)
+        return getattr(self.reward, attribute)
+
+    def __repr__(self) -> str:
+        return f"guard({self.reward!r}, timeout={self.timeout})"
+
+    def _rows(self, columns: Mapping[str, Any], count: int) -> list[dict[str, Any]]:
+        """Return the columns of each completion."""
+        declared = getattr(self.reward, "columns", ())
+        if declared:
+            rows_of(self, columns, count)
+        lists = {
+            name: values
+            for name, values in columns.items()
+            if name in declared or (isinstance(values, list) and len(values) == count)
+        }
+        if self._pool is not None:
+            wanted = {*declared, "prompts"} if declared else set(lists)
+            lists = {n: v for n, v in lists.items() if n in wanted and _travels(v)}
+        return [{name: lists[name][row] for name in lists} for row in range(count)]
+
+    def _here(
+        self,
+        completions: Sequence[Completion],
+        columns: Mapping[str, Any],
+        rows: Sequence[Mapping[str, Any]],
+    ) -> list[Outcome]:
+        start = time.perf_counter()
+        count = len(completions)
+        try:
+            scores = self.reward(completions=completions, **columns)
+        except Exception as error:
+            return self._one_by_one(completions, columns, rows, error)
+        seconds = (time.perf_counter() - start) / count
+        return [Outcome(score, seconds=seconds) for score in self._counted(scores, count)]
+
+    def _one_by_one(
+        self,
+        completions: Sequence[Completion],
+        columns: Mapping[str, Any],
+        rows: Sequence[Mapping[str, Any]],
+        error: Exception,
+    ) -> list[Outcome]:
+        """Find out which completions a batch failed for; what they log is not logged again."""
+        silent = {name: _ignore for name in ("log_metric", "log_extra") if name in columns}
+        outcomes = [
+            self._alone(completion, {**columns, **silent, **_singles(row)})
+            for completion, row in zip(completions, rows, strict=True)
+        ]
+        if self.on_error == "raise" and not any(outcome.error for outcome in outcomes):
+            raise error  # it fails for none of them alone
+        return outcomes
+
+    def _alone(self, completion: Completion, row: Mapping[str, Any]) -> Outcome:
+        start = time.perf_counter()
+        try:
+            scores = self.reward(completions=[completion], **row)
+        except Exception as error:
+            return Outcome(error=error, seconds=time.perf_counter() - start)
+        [score] = self._counted(scores, 1)
+        return Outcome(score, seconds=time.perf_counter() - start)
+
+    def _away(
+        self,
+        completions: Sequence[Completion],
+        rows: Sequence[Mapping[str, Any]],
+        pool: Pool,
+        timeout: float,
+    ) -> list[Outcome]:
+        outcomes = pool.map(zip(completions, rows, strict=True), timeout)
+        return [
+            outcome if outcome.error else outcome._replace(value=self._counted(outcome.value, 1)[0])
+            for outcome in outcomes
+        ]
+
+    def _counted(self, scores: Any, count: int) -> Sequence[Any]:
+        """Return the scores if there are as many as completions."""
+        if not hasattr(scores, "__len__"):
+            raise ValueError(
+                f"reward {self.__name__!r} returned {scores!r:.80}, expected a list of {count} "
+                "scores."
+            )
+        if len(scores) != count:
+            raise ValueError(
+                f"reward {self.__name__!r} returned {len(scores)} scores for {count} completions; "
+                "return one per completion, None where it does not apply."
+            )
+        return scores
+
+    def _log(self, health: Health, log_metric: LogMetric) -> None:
+        prefix = f"reward/{self.__name__}"
+        log_metric(f"{prefix}/timeout_rate", health.timeouts / health.completions)
+        log_metric(f"{prefix}/error_rate", health.errors / health.completions)
+        log_metric(f"{prefix}/ms_p95", health.ms_p95)
+
+    def _settle(self, index: int, completion: Completion, outcome: Outcome) -> float | None:
+        if outcome.error is None:
+            return outcome.value
+        policy = self.on_timeout if outcome.timed_out else self.on_error
+        if policy == "raise":
+            self._raise(index, completion, outcome.error)
+        return None if policy == "abstain" else float(policy)
+
+    def _raise(self, index: int, completion: Completion, error: Exception) -> NoReturn:
+        where = f"reward {self.__name__!r}, completion {index} ({completion!r:.80})"
+        if isinstance(error, OutOfTime):
+            raise TimeoutError(
+                f"{where}: {error}. Give it more time, or pass on_timeout='abstain'."
+            ) from error
+        what = str(error) if isinstance(error, WorkerError) else f"{type(error).__name__}: {error}"
+        raise RuntimeError(
+            f"{where}: {what:.500}. Mend the reward, or pass on_error='abstain'."
+        ) from error
+
+
+# ---- scores -----------------------------------------------------------------------------------
+
+
+def _checked(outcome: Outcome) -> Outcome:
+    """Return an outcome whose value is a finite number or None, otherwise one with an error."""
+    if outcome.error is not None:
+        return outcome
+    try:
+        return outcome._replace(value=_score(outcome.value))
+    except (TypeError, ValueError) as error:
+        return outcome._replace(error=error)
+
+
+def _score(value: Any) -> float | None:
+    if value is None:
+        return None
+    scalar = getattr(value, "shape", ()) == () and hasattr(value, "__float__")
+    if not scalar:
+        raise TypeError(f"the score is {value!r:.80}, expected a number or None")
+    score = float(value)
+    if math.isinf(score):
+        raise ValueError(f"the score is {score}, expected a finite number or None")
+    return None if math.isnan(score) else score
+
+
+def _health(outcomes: Sequence[Outcome]) -> Health:
+    count = len(outcomes)
+    seconds = sorted(outcome.seconds for outcome in outcomes)
+    timeouts = sum(outcome.timed_out for outcome in outcomes)
+    errors = sum(outcome.error is not None for outcome in outcomes) - timeouts
+    return Health(count, timeouts, errors, 1e3 * seconds[math.ceil(0.95 * count) - 1])
+
+
+# ---- rewards ----------------------------------------------------------------------------------
+
+
+def _pool(reward: Callable[..., Any], processes: int, name: str) -> Pool:
+    judge = functools.partial(_judge, reward)
+    try:
+        return Pool(judge, size=processes, setup=getattr(reward, "warm_up", None))
+    except TypeError as error:
+        raise TypeError(f"reward {name!r}: {error} Or pass timeout=None.") from error
+
+
+def _judge(reward: Callable[..., Any], completion: Completion, row: Mapping[str, Any]) -> Any:
+    return reward(completions=[completion], **_singles(row))
+
+
+def _singles(row: Mapping[str, Any]) -> dict[str, list[Any]]:
+    return {name: [value] for name, value in row.items()}
+
+
+def _ignore(*_: Any) -> None:
+    """Log nothing."""
+
+
+def _travels(values: Any) -> bool:
+    try:
+        dumps(values)
+    except TypeError:
+        return False
+    return True
+
+
+def _name_of(reward: Any) -> str:
+    inner = reward.func if isinstance(reward, functools.partial) else reward
+    return getattr(inner, "__name__", type(inner).__name__)
+
+
+def _refuse_async(reward: Any, name: str) -> None:
+    inner = reward.func if isinstance(reward, functools.partial) else reward
+    if inspect.iscoroutinefunction(inner) or inspect.iscoroutinefunction(type(inner).__call__):
+        raise TypeError(
+            f"reward {name!r} is asynchronous, expected a plain function; TRL awaits it as it is."
+        )
+
+
+def _policy(option: str, value: Any) -> Policy:
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if value in ("raise", "abstain") or (number and math.isfinite(value)):
+        return value
+    raise ValueError(f"{option} is {value!r}, expected 'raise', 'abstain' or a finite score.")

@@ -1,0 +1,302 @@
+import functools
+import pickle
+import threading
+
+import pytest
+from harness import trl
+from slow_rewards import (
+    AsyncReward,
+    PromptReward,
+    ReturnsReward,
+    ScoreReward,
+    SpannedReward,
+    async_reward,
+    column_reward,
+    length_reward,
+    seen_reward,
+    work_reward,
+)
+
+from rewards.guard import Health, _health, guard
+from rewards.serving import Outcome
+
+
+def length_or_fail(completions, log_metric=None, **_):
+    if log_metric is not None:
+        log_metric("inner", 1.0)
+    return [1 / len(completion) for completion in completions]
+
+
+def fails_together(completions, **_):
+    if len(completions) > 1:
+        raise ValueError("one at a time")
+    return [1.0]
+
+
+@pytest.fixture
+def working():
+    """A reward that hangs, dies or raises where the completion says so."""
+    made = []
+
+    def make(**options):
+        made.append(guard(work_reward, **options))
+        return made[-1]
+
+    yield make
+    for reward in made:
+        reward.close()
+
+
+# ---- in a process of its own ------------------------------------------------------------------
+
+
+def test_a_hang_costs_only_itself_and_is_counted(working):
+    metrics = {}
+    reward = working(timeout=1.0)
+    scores = reward(["aa", "hang", "b", "c"], log_metric=metrics.__setitem__)
+    assert scores == [2.0, None, 1.0, 1.0]
+    assert metrics["reward/work_reward/timeout_rate"] == 0.25
+    assert metrics["reward/work_reward/error_rate"] == 0.0
+    # nearest rank: 0.95 * 4 rounds up to the 4th of 4, which is the hang
+    assert 1000 <= metrics["reward/work_reward/ms_p95"] == reward.last.ms_p95
+    assert reward.last[:3] == Health(completions=4, timeouts=1, errors=0, ms_p95=0)[:3]
+    assert reward(["dddd"]) == [4.0]
+    assert reward.last.timeouts == 0
+
+
+def test_what_a_timeout_and_an_error_earn_can_be_chosen(working):
+    reward = working(timeout=1.0, on_timeout=-1, on_error="abstain")
+    assert reward(["hang", "raise", "exit", "a"]) == [-1.0, None, None, 1.0]
+    assert reward.last[:3] == (4, 1, 2)
+
+
+def test_an_error_is_raised_by_default_with_the_completion(working):
+    reward = working(timeout=60)
+    expected = (
+        r"'work_reward', completion 1 \('raise'\): ZeroDivisionError: division by zero\. Mend"
+    )
+    with pytest.raises(RuntimeError, match=expected) as caught:
+        reward(["a", "raise"])
+    assert "lambda: 1 / 0" in caught.value.__cause__.__notes__[0]
+    with pytest.raises(RuntimeError, match=r"its process ended with exit code 3\. Mend"):
+        reward(["exit"])
+    assert reward(["a"]) == [1.0]
+
+
+def test_a_timeout_is_raised_if_asked_for(working):
+    reward = working(timeout=1.0, on_timeout="raise")
+    expected = r"completion 1 \('hang'\): no result within 1 s\. Give it more time, or"
+    with pytest.raises(TimeoutError, match=expected):
+        reward(["a", "hang"])
+
+
+def test_it_works_on_a_thread(working):
+    reward = working(timeout=1.0)
+    answers = []
+    thread = threading.Thread(target=lambda: answers.extend(reward(["hang", "abc"])))
+    thread.start()
+    thread.join()
+    assert answers == [None, 3.0]
+
+
+def test_columns_travel_row_by_row_and_the_trainer_stays(working):
+    reward = guard(column_reward)
+    trainer = {"trainer_state": threading.Lock(), "environments": [threading.Lock()] * 2}
+    assert reward(completions=["1", "2"], answer=["1", "1"], **trainer) == [1.0, 0.0]
+    reward.close()
+    seen = guard(seen_reward)
+    # of six columns travel two: lists with one picklable value per completion
+    columns = {"prompts": ["a", "b"], "answer": [1, 2], "short": [1], "scale": 2.0}
+    assert seen(completions=["1", "2"], log_extra=print, **columns, **trainer) == [2.0, 2.0]
+    seen.close()
+
+
+def test_declared_columns_alone_travel_and_must_be_there():
+    reward = guard(SpannedReward())  # counts columns; 10 more for having warmed up
+    assert reward(["1", "2"], answer=["1", "1"], other=["a", "b"]) == [11.0, 11.0]
+    assert reward(["1"], answer=("1",), other=["a"], prompts=["p"]) == [12.0]
+    reward.close()
+    for timeout in (1.0, None):
+        reward = guard(SpannedReward(), timeout=timeout, on_error="abstain")
+        with pytest.raises(
+            ValueError, match="'spanned' needs the column 'answer'; the data have x"
+        ):
+            reward(["1", "2"], x=["1", "1"])
+
+
+def test_a_reward_warms_up_before_its_clock_starts():
+    reward = guard(SpannedReward(), timeout=1.0)  # its warm_up takes 1.5 s
+    assert reward(["a"], answer=["b"]) == [11.0]
+    reward.close()
+
+
+def test_a_reward_that_cannot_travel_is_refused_when_made():
+    expected = r"reward '<lambda>': cannot be sent to .* Define it at the top level of .* Or pass"
+    with pytest.raises(TypeError, match=expected):
+        guard(lambda completions: [0.0])
+    assert guard(lambda completions: [0.0], timeout=None)(["a"]) == [0.0]
+
+
+def test_prompts_reach_a_reward_without_columns():
+    reward = guard(PromptReward())
+    assert reward(["a", "a"], prompts=["a", "b"]) == [1.0, 0.0]
+    reward.close()
+
+
+# ---- in this process --------------------------------------------------------------------------
+
+
+def test_one_bad_completion_does_not_cost_the_batch():
+    metrics = []
+    reward = guard(length_or_fail, timeout=None, on_error="abstain")
+    scores = reward(["ab", "", "abcd"], log_metric=lambda name, value: metrics.append(name))
+    assert scores == [0.5, None, 0.25]
+    assert reward.last[:3] == (3, 0, 1)
+    prefix = "reward/length_or_fail"
+    assert metrics == [
+        "inner",
+        *(f"{prefix}/{n}" for n in ("timeout_rate", "error_rate", "ms_p95")),
+    ]
+    assert guard(length_or_fail, timeout=None, on_error=-0.5)(["ab", ""]) == [0.5, -0.5]
+
+
+def test_an_error_in_this_process_names_the_completion_and_its_cause():
+    reward = guard(length_or_fail, timeout=None, name="lengths")
+    with pytest.raises(RuntimeError, match=r"'lengths', completion 1 \(''\): ZeroDiv") as caught:
+        reward(["ab", ""])
+    assert isinstance(caught.value.__cause__, ZeroDivisionError)
+
+
+def test_the_columns_of_a_row_go_with_it():
+    def judge(completions, answer, scale, **_):
+        return [
+            scale / (completion == right)
+            for completion, right in zip(completions, answer, strict=True)
+        ]
+
+    reward = guard(judge, timeout=None, on_error="abstain")
+    assert reward(["1", "2", "3"], answer=["1", "x", "3"], scale=2.0) == [2.0, None, 2.0]
+
+
+def test_a_batch_that_fails_for_no_completion_alone_is_an_error_of_the_reward():
+    with pytest.raises(ValueError, match="one at a time"):
+        guard(fails_together, timeout=None)(["a", "b"])
+    assert guard(fails_together, timeout=None, on_error="abstain")(["a", "b"]) == [1.0, 1.0]
+
+
+def test_loggers_reach_the_reward_only_if_there_are_any():
+    assert guard(lambda completions: [1.0], timeout=None)(["a"]) == [1.0]
+    extra = {}
+    reward = guard(lambda completions, log_extra: log_extra("k", [1]) or [1.0], timeout=None)
+    assert reward(["a"], log_extra=extra.__setitem__) == [1.0]
+    assert extra == {"k": [1]}
+
+
+# ---- what a reward may return -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("timeout", [None, 60.0])
+def test_a_wrong_number_of_scores_is_an_error_whatever_the_policy(timeout):
+    reward = guard(ReturnsReward([1.0] * 3), timeout=timeout, on_error="abstain")
+    count = 4 if timeout is None else 1  # in a process of its own it sees one at a time
+    expected = f"'ReturnsReward' returned 3 scores for {count} completions; return one per"
+    with pytest.raises(ValueError, match=expected):
+        reward(["a", "b", "c", "d"])
+    nothing = guard(ReturnsReward(None), timeout=timeout, on_error="abstain")
+    with pytest.raises(ValueError, match="returned None, expected a list of 1 scores"):
+        nothing(["a"])
+    reward.close()
+    nothing.close()
+
+
+def test_infinity_and_no_number_are_errors_and_nan_abstains():
+    reward = guard(ScoreReward(), timeout=None, on_error="abstain")
+    assert reward(["nan", "inf", "text", "none", "half"]) == [None, None, None, None, 0.5]
+    assert reward.last.errors == 2
+    strict = guard(ScoreReward(), timeout=None)
+    with pytest.raises(RuntimeError, match=r"completion 1 .* the score is inf, expected a finite"):
+        strict(["half", "inf"])
+    with pytest.raises(RuntimeError, match="the score is 'yes', expected a number or None"):
+        strict(["text"])
+
+
+def test_arrays_of_numbers_are_scores():
+    numpy = pytest.importorskip("numpy")
+    assert guard(ReturnsReward(numpy.array([1, 0])), timeout=None)(["a", "b"]) == [1.0, 0.0]
+    assert guard(ReturnsReward([True, numpy.float32(0.5)]), timeout=None)(["a", "b"]) == [1.0, 0.5]
+    table = guard(ReturnsReward(numpy.ones((2, 1))), timeout=None)
+    with pytest.raises(RuntimeError, match=r"the score is array\(\[1\.\]\), expected a number"):
+        table(["a", "b"])
+
+
+def test_no_completions_are_no_scores():
+    assert guard(length_reward)([], log_metric=pytest.fail) == []
+
+
+@pytest.mark.parametrize(("count", "rank"), [(1, 1), (4, 4), (20, 19), (100, 95)])
+def test_the_95th_percentile_is_the_nearest_rank(count, rank):
+    # the ceil(0.95 n)-th smallest: 0.95 * 4 = 3.8 is the 4th
+    outcomes = [Outcome(1.0, seconds=second / 1000) for second in range(count, 0, -1)]
+    assert _health(outcomes).ms_p95 == pytest.approx(rank)
+
+
+# ---- as a reward ------------------------------------------------------------------------------
+
+
+def test_it_has_what_the_reward_has():
+    reward = guard(SpannedReward())
+    assert reward.__name__ == "spanned"
+    assert reward.columns == ("answer",)
+    assert reward.spans(["ab"]) == [{"all": [(0, 2)]}]
+    assert not hasattr(reward, "automaton")
+    assert not hasattr(guard(length_reward), "columns")
+    assert repr(guard(length_reward)).startswith("guard(<function length_reward")
+
+
+def test_it_is_named_as_trl_would_name_it():
+    assert guard(length_reward).__name__ == "length_reward"
+    assert guard(functools.partial(length_reward, a=1)).__name__ == "length_reward"
+    assert guard(ScoreReward()).__name__ == "ScoreReward"
+    assert guard(ScoreReward(), name="mine").__name__ == "mine"
+
+
+def test_it_survives_pickling():
+    reward = guard(length_reward, timeout=60)
+    assert reward(["abc"]) == [3.0]
+    copy = pickle.loads(pickle.dumps(reward))
+    assert copy.__name__ == "length_reward"
+    assert copy(["abcd"]) == [4.0]
+    copy.close()
+    reward.close()
+
+
+@pytest.mark.parametrize("reward", [async_reward, functools.partial(async_reward), AsyncReward()])
+def test_asynchronous_rewards_are_refused(reward):
+    with pytest.raises(TypeError, match="is asynchronous, expected a plain function"):
+        guard(reward)
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({"timeout": 0}, "timeout is 0, expected seconds above 0, or None"),
+        ({"timeout": float("inf")}, "timeout is inf"),
+        ({"on_error": "ignore"}, "on_error is 'ignore', expected 'raise', 'abstain' or a finite"),
+        ({"on_timeout": float("nan")}, "on_timeout is nan"),
+        ({"on_error": True}, "on_error is True"),
+        ({"processes": 0}, "size is 0, expected at least 1 process"),
+    ],
+)
+def test_impossible_options_are_refused(options, expected):
+    with pytest.raises(ValueError, match=expected):
+        guard(length_reward, **options)
+
+
+def test_trl_trains_with_it_and_logs_how_it_went():
+    reward = guard(length_reward, timeout=60)
+    [log, *_] = trl(max_steps=1, arguments={"reward_funcs": [reward]}).logs
+    assert log["rewards/length_reward/mean"] > 0
+    assert log["reward/length_reward/timeout_rate"] == 0
+    assert log["reward/length_reward/error_rate"] == 0
+    assert log["reward/length_reward/ms_p95"] > 0
+    reward.close()
