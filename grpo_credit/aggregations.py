@@ -5,11 +5,16 @@ totals are the window's (all ranks, all accumulation steps), so a gradient does 
 the window is cut into micro-batches.
 """
 
-from jaxtyping import Float
+import math
+
+import torch
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from grpo_credit.allocations.baselines import group_sum
 from grpo_credit.registry import aggregation
 from grpo_credit.rollouts import Rollouts
+from grpo_credit.strategy import CreditError
 
 
 @aggregation(trl="dr_grpo", paper="Dr. GRPO, arXiv:2503.20783")
@@ -131,3 +136,182 @@ def dapo(rollouts: Rollouts) -> Float[Tensor, ""]:
     Source: Yu et al. 2025, DAPO, arXiv:2503.14476, eq. 12.
     """
     return 1 / rollouts.num_tokens
+
+
+@aggregation(paper="ScaleRL, arXiv:2510.13786")
+def prompt(rollouts: Rollouts) -> Float[Tensor, "B 1"]:
+    """Weigh every prompt the same; all tokens of its group share the weight.
+
+        g[i] = 1 / (P · Σ_{j in group of i} L_j)
+
+    Within a group this is `dapo`, between groups `length`: a prompt whose completions are long
+    counts no more than one whose completions are short.
+
+    Args:
+        rollouts: uses `lengths` (tokens), `group`, `window_count` and `num_prompts`.
+
+    Returns:
+        Weights (B, 1), per token.
+
+    Degenerate cases: a group without a counted token counts in P. A group that is spread over
+    several optimizer steps is in each of them a prompt with the members that are there.
+    Deviation: none.
+
+    Example:
+        >>> four = Rollouts.from_lists([1, 3, 2, 6], [1.0, 0.0, 1.0, 0.0], num_generations=2,
+        ...                            max_completion_length=6)
+        >>> prompt(four).flatten()  # 1 / (2 · 4) and 1 / (2 · 8)
+        tensor([0.1250, 0.1250, 0.0625, 0.0625])
+
+    Source: Khatri et al. 2025, ScaleRL, arXiv:2510.13786, prompt-average loss aggregation.
+    """
+    tokens = _window_sum_over(rollouts.group, rollouts.lengths, rollouts).clamp(min=1)
+    return 1 / (rollouts.num_prompts * tokens)[:, None]
+
+
+@aggregation(paper="VL-Norm, arXiv:2509.07558")
+def delta_l(rollouts: Rollouts, *, alpha: float = 1.0) -> Float[Tensor, "B 1"]:
+    """Weigh completions by a negative power of their length.
+
+        g[i] = L_i^-α / Σ_j L_j^-α
+
+    If the variance of a completion's gradient grows with its length, α = 1 has the least variance
+    of all weights that sum to 1; α = 0 is `seq`. The paper takes 1 for a short task, 0.75 for
+    mathematics. With α = 1 this is `length` times the harmonic mean of the window's lengths.
+
+    Args:
+        rollouts: uses `lengths` (tokens) and `window_count`.
+        alpha: exponent, 0 to 10; beyond that the shortest completion takes all.
+
+    Returns:
+        Weights (B, 1), per token.
+
+    Raises:
+        CreditError: if alpha is out of its range.
+
+    Degenerate cases: a fully masked row is left out of the sum, where it would be the shortest of
+    all; `seq` counts it in N. With equal lengths this is `seq` for every α.
+    Deviation: the paper has a constant factor 1/M more, which only scales the learning rate (its
+    code takes M = L_max), and sums over the batch at hand; here j runs over the window.
+
+    Example:
+        >>> two = Rollouts.from_lists([1, 3], [1.0, 0.0], num_generations=2,
+        ...                           max_completion_length=4)
+        >>> delta_l(two).flatten()  # 1 / (1 + 1/3) and 1/3 of it
+        tensor([0.7500, 0.2500])
+
+    Source: He et al. 2025, ΔL Normalization, arXiv:2509.07558, the minimum-variance weights.
+    """
+    if not 0 <= alpha <= 10:
+        raise CreditError(f"alpha is {alpha:g}, expected 0 to 10.")
+    lengths = rollouts.lengths.double().clamp(min=1)  # 10,000^-10 is no float32
+    weight = torch.where(rollouts.lengths > 0, lengths**-alpha, 0.0)
+    total = rollouts.window_sum(weight)
+    return torch.where(total > 0, weight / total, 0.0)[:, None].to(rollouts.advantages)
+
+
+@aggregation(sign_free=False, paper="Balanced Aggregation, arXiv:2605.04077")
+def balanced(rollouts: Rollouts) -> Float[Tensor, "B 1"]:
+    """Average the tokens of good and bad completions apart, then weigh both by their number.
+
+        g[i] = (k_s / G) / (P · T_s),  s = sign of A_i
+
+    k_s completions of the group have the sign s, with T_s tokens together; G is their number over
+    all signs. If wrong answers are longer than right ones, `dapo` and `seq` push down more than
+    up. Here the net push Σ_i g[i] · L_i · A_i of a group is 0 if completions of one sign have equal
+    advantages, as with binary rewards; and unlike in `length`, all tokens of a sign weigh the same.
+
+    Args:
+        rollouts: uses the signs of `advantages`, `lengths` (tokens), `group`, `window_count` and
+            `num_prompts`. Subsets are those of each group, as in the paper, not of the window.
+
+    Returns:
+        Weights (B, 1), per token. They depend on which advantages have the same sign.
+
+    Degenerate cases: completions with A_i = 0 are a third subset, so that the tokens of every group
+    weigh 1/P together, also in the KL term; a group without signal is weighed as by `prompt`. A
+    fully masked row counts in k_s. An allocation may give a token another sign than its
+    completion's advantage; the subset is the completion's.
+    Deviation: the paper does not say how groups are averaged; here each weighs the same.
+
+    Example:
+        >>> three = Rollouts.from_lists([2, 1, 3], [1.0, 0.0, 0.0], num_generations=3,
+        ...                             max_completion_length=4, advantages=[2.0, -1.0, -1.0])
+        >>> balanced(three).flatten()  # 1/3 over 2 tokens, 2/3 over 4
+        tensor([0.1667, 0.1667, 0.1667])
+
+    Source: Zeng et al. 2026, Balanced Aggregation, arXiv:2605.04077, section 3.
+    """
+    one = torch.ones_like(rollouts.advantages)
+    group = rollouts.group.unique(return_inverse=True)[1]
+    subset = 3 * group + rollouts.advantages.sign().long()
+    members = _window_sum_over(subset, one, rollouts)
+    share = members / _window_sum_over(group, one, rollouts).clamp(min=1)
+    tokens = _window_sum_over(subset, rollouts.lengths, rollouts).clamp(min=1)
+    return (share / (rollouts.num_prompts * tokens))[:, None]
+
+
+@aggregation(paper="λ-GRPO, arXiv:2510.06870")
+def softmax_length(rollouts: Rollouts, *, lam: float) -> Float[Tensor, "B 1"]:
+    """Weigh completions by a softmax of their standardised length within the group.
+
+        g[i] = G · softmax(h^λ)_i / Σ_j L_j,  h = 1 + z / 9,  z = (L - mean) / std over the group
+
+    λ > 0 favours the tokens of the longer members of a group, λ < 0 those of the shorter ones;
+    λ = 0 is `dapo`.
+
+    Args:
+        rollouts: uses `lengths` (tokens), `group`, `window_count` and `num_tokens`.
+        lam: the exponent λ, -100 to 100; beyond that one completion takes all.
+
+    Returns:
+        Weights (B, 1), per token. Within a group they average to that of `dapo`.
+
+    Raises:
+        CreditError: if lam is out of its range.
+
+    Degenerate cases: a group of equal lengths is weighed as by `dapo`. A fully masked row is no
+    member. h is at least 1/9, which takes 66 members to reach.
+    Deviation: the paper learns λ along with the policy; here it is fixed. Σ_j L_j runs over the
+    window.
+
+    Example:
+        >>> four = Rollouts.from_lists([3, 7, 5, 9], [1.0, 0.0, 1.0, 0.0], num_generations=4,
+        ...                            max_completion_length=9)
+        >>> 24 * softmax_length(four, lam=5.0).flatten()
+        tensor([0.4860, 1.0120, 0.6570, 1.8450])
+
+    Source: λ-GRPO, arXiv:2510.06870, learnable token preferences.
+    """
+    if not -100 <= lam <= 100:
+        raise CreditError(f"lam is {lam:g}, expected -100 to 100.")
+    member = (rollouts.lengths > 0) & (rollouts.window_count > 0)
+
+    def over_group(per_row: Tensor) -> Tensor:
+        return _window_sum_over(rollouts.group, torch.where(member, per_row, 0.0), rollouts)
+
+    lengths = rollouts.lengths.double()  # h^λ may leave float32
+    size = over_group(torch.ones_like(lengths)).clamp(min=1)
+    centred = lengths - over_group(lengths) / size
+    std = (over_group(centred**2) / (size - 1).clamp(min=1)).sqrt()
+    z = torch.where(std > 0, centred / std, 0.0)
+    power = (1 + z / 9).clamp(min=1 / 9) ** lam
+    weight = (power - _largest(power, member, rollouts)).clamp(max=0).exp()
+    share = weight / over_group(weight).clamp(min=1)
+    return (size * share / rollouts.num_tokens)[:, None].to(rollouts.advantages)
+
+
+def _largest(
+    per_row: Float[Tensor, " B"], member: Bool[Tensor, " B"], rollouts: Rollouts
+) -> Float[Tensor, " B"]:
+    """Take the largest value among the members of a row's group; -inf if it has none."""
+    index = rollouts.group.unique(return_inverse=True)[1]
+    values = per_row.masked_fill(~member, -math.inf)
+    return torch.full_like(values, -math.inf).scatter_reduce(0, index, values, "amax")[index]
+
+
+def _window_sum_over(
+    part: Int[Tensor, " B"], per_row: Float[Tensor, " B"], rollouts: Rollouts
+) -> Float[Tensor, " B"]:
+    """Sum one number per completion over those of the same part that the window trains on."""
+    return group_sum(per_row * rollouts.window_count, part)

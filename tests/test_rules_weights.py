@@ -1,0 +1,593 @@
+"""Weights inside a completion: by hand, by slow loops, identities, exact expectations."""
+
+import itertools
+import math
+import random
+import re
+import statistics
+from dataclasses import replace
+from fractions import Fraction
+
+import pytest
+import torch
+
+import grpo_credit.allocations.decided
+import grpo_credit.allocations.entropy
+import grpo_credit.allocations.patterns
+import grpo_credit.allocations.traces  # noqa: F401
+from grpo_credit import CreditError, Rollouts, compute_credit, resolve_credit
+from grpo_credit.conformance import check
+from grpo_credit.rollouts import group_advantages
+
+NAN = float("nan")
+SEEDS = [0, 1, 3, *range(5, 14)]  # 2 and 4 draw no group with a right and a wrong completion
+RULES = [
+    ("decided", {}),
+    ("entropy_top", {}),
+    ("entropy_top", {"share": 0.5}),
+    ("entropy_soft", {}),
+    ("entropy_soft", {"beta": 3.0}),
+    ("gtpo", {}),
+    ("gtpo", {"alpha1": 0.2, "alpha2": 3.0}),
+    ("trace", {}),
+    ("trace", {"decay": 0.5, "floor": 0.2}),
+    ("trace", {"decay": 0.5, "ends": "early"}),
+    ("trace", {"decay": 0.7, "floor": 0.6, "ends": "both"}),
+    ("patterns", {}),
+    ("patterns", {"patterns": [r"b+", r"[ab]\s", r"$"], "alpha": 0.5}),
+]
+
+
+def random_rollouts(seed, scale_rewards="group"):
+    """Give groups of 1 to 5, in any order: tool tokens, empty rows, abstentions, ties, texts."""
+    rng, columns = random.Random(seed), 7
+    group = [label for label in (7, -3, 40) for _ in range(rng.randint(1, 6))]
+    rng.shuffle(group)
+    rows = len(group)
+    lengths = [rng.randint(0, columns) for _ in group]
+    rewards = torch.tensor([[rng.choice([0.0, 0.5, 1.0, NAN]) for _ in range(3)] for _ in group])
+    weights, rewards = (1.0, 0.0, 2.0), rewards.double()
+    total = (rewards * torch.tensor(weights)).nansum(dim=1)
+    total[rewards.isnan().all(dim=1)] = NAN
+    pieces = [
+        [rng.choice(["", "a", "b ", "Wait", "wait,\n", "bb"]) for _ in range(n)] for n in lengths
+    ]
+    ends = torch.tensor([[len("".join(p[: t + 1])) for t in range(columns)] for p in pieces])
+    starts = torch.tensor([[len("".join(p[:t])) for t in range(columns)] for p in pieces])
+    return Rollouts(
+        completion_ids=torch.zeros(rows, columns).long(),
+        mask=torch.tensor(
+            [[t < n and rng.random() > 0.2 for t in range(columns)] for n in lengths]
+        ),
+        advantages=group_advantages(total, torch.tensor(group), scale_rewards),
+        rewards=total,
+        rewards_per_func=rewards,
+        reward_names=("first", "ignored", "second"),
+        reward_weights=weights,
+        group=torch.tensor(group),
+        truncated=torch.zeros(rows).bool(),
+        max_completion_length=columns,
+        window_count=torch.tensor([rng.choice([0, 1, 1, 2]) for _ in group]),
+        scale_rewards=scale_rewards,
+        decided=torch.tensor([[rng.randint(0, max(n, 1)) for _ in range(3)] for n in lengths]),
+        entropies=torch.tensor(
+            [
+                [rng.choice([0.0, 0.25, 0.5, 2 * rng.random()]) for _ in range(columns)]
+                for _ in group
+            ]
+        ).double(),
+        texts=tuple("".join(p) for p in pieces),
+        offsets=torch.stack([starts, ends], dim=2),
+    )
+
+
+def one_group(lengths, advantages, **changes):
+    made = Rollouts.from_lists(
+        lengths,
+        [float(a > 0) for a in advantages],
+        num_generations=len(lengths),
+        max_completion_length=30,
+        advantages=advantages,
+        dtype=torch.float64,
+    )
+    return replace(made, **changes)
+
+
+def landed(rule, rollouts, **options):
+    return resolve_credit(rule, **options).allocation(rollouts)
+
+
+def close(found, expected):
+    expected = torch.as_tensor(expected, dtype=torch.float64)
+    torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
+
+
+# ---- slow loops ---------------------------------------------------------------------------------
+
+
+def counted(rollouts, i):
+    return rollouts.mask[i].nonzero().flatten().tolist()
+
+
+def slow_decided(r, i, t):
+    judges = [
+        k
+        for k in range(3)
+        if r.reward_weights[k] and r.rewards_per_func[i, k] == r.rewards_per_func[i, k]
+    ]
+    return float(r.advantages[i]) * any(t < r.decided[i, k] for k in judges)
+
+
+def slow_entropy_top(r, i, t, share=0.2):
+    everyone = r.entropies[r.mask].tolist()
+    more = sum(h > float(r.entropies[i, t]) for h in everyone)
+    return float(r.advantages[i]) * (Fraction(more, len(everyone)) < Fraction(str(share)))
+
+
+def slow_entropy_soft(r, i, t, beta=0.1):
+    entropies = {s: float(r.entropies[i, s]) for s in counted(r, i)}
+    mean = statistics.fmean(entropies.values())
+    weights = {
+        s: max(0.0, 1 + beta * (h / mean - 1)) if mean else 1.0 for s, h in entropies.items()
+    }
+    return float(r.advantages[i]) * weights[t] * len(weights) / sum(weights.values())
+
+
+def slow_trace(r, i, t, decay=0.99, floor=0.0, ends="late"):
+    tokens = counted(r, i)
+    n = len(tokens)
+    late = [decay ** (n - 1 - s) for s in range(n)]
+    early = [decay**s for s in range(n)]
+    raw = {"late": late, "early": early, "both": [a + b for a, b in zip(late, early, strict=True)]}
+    weights = [max(w / max(raw[ends]), floor) for w in raw[ends]]
+    return float(r.advantages[i]) * weights[tokens.index(t)] * n / sum(weights)
+
+
+def slow_gtpo(r, i, t, alpha1=1.0, alpha2=0.1):
+    members = [
+        j for j in range(len(r.group)) if r.group[j] == r.group[i] and r.rewards[j] == r.rewards[j]
+    ]
+    if i not in members:
+        return 0.0
+    mean = sum(float(r.rewards[j]) for j in members) / len(members)
+    right = [j for j in members if r.rewards[j] > mean + 1e-9]
+    wrong = [j for j in members if j not in right]
+
+    def certain(j, position):
+        return max(float(r.entropies[j, counted(r, j)[position]]), 1e-3)
+
+    shaped = {}
+    for side, sign in ((right, 1), (wrong, -1)):
+        for j in side:
+            for position, s in enumerate(counted(r, j)):
+                active = [k for k in side if len(counted(r, k)) > position]
+                x = {k: certain(k, position) ** sign for k in active}
+                share = len(active) * x[j] / sum(x.values())
+                shaped[j, s] = sign * (alpha1 + alpha2 * share)
+    if len({value > 0 for value in shaped.values()}) < 2:
+        return 0.0
+    std = {"group": statistics.stdev(shaped.values()) + 1e-4, "none": 1.0}[r.scale_rewards]
+    return (shaped[i, t] - statistics.fmean(shaped.values())) / std
+
+
+def slow_patterns(r, i, t, patterns=(r"\bwait\b",), alpha=0.2):
+    matches = [m.span() for p in patterns for m in re.finditer(p, r.texts[i], re.IGNORECASE)]
+    characters = {c for start, end in matches for c in range(start, end)}
+    a = float(r.advantages[i])
+    return a + alpha * abs(a) * bool(characters & set(range(*r.offsets[i, t].tolist())))
+
+
+SLOW = {
+    "decided": slow_decided,
+    "entropy_top": slow_entropy_top,
+    "entropy_soft": slow_entropy_soft,
+    "gtpo": slow_gtpo,
+    "trace": slow_trace,
+    "patterns": slow_patterns,
+}
+
+
+@pytest.mark.parametrize(("rule", "options"), RULES)
+@pytest.mark.parametrize("seed", SEEDS)
+def test_the_allocation_equals_its_loop(rule, options, seed):
+    rollouts = random_rollouts(seed, "none" if seed % 2 else "group")
+    expected = torch.zeros(rollouts.mask.shape, dtype=torch.float64)
+    for i, t in rollouts.mask.nonzero().tolist():
+        expected[i, t] = SLOW[rule](rollouts, i, t, **options)
+    assert expected.any()
+    close(landed(rule, rollouts, **options), expected)
+
+
+@pytest.mark.parametrize(("rule", "options"), RULES)
+def test_the_laws_hold(rule, options):
+    assert set(check(rule, **options).values()) == {"holds"}
+
+
+@pytest.mark.parametrize(
+    ("rule", "linear", "conserves_mass", "keeps_sign"),
+    [
+        ("decided", True, False, True),
+        ("entropy_top", True, False, True),
+        ("entropy_soft", True, True, True),
+        ("trace", True, True, True),
+        ("gtpo", False, False, False),
+        ("patterns", False, False, True),
+    ],
+)
+def test_the_promises(rule, linear, conserves_mass, keeps_sign):
+    found = resolve_credit(rule)
+    promises = (found.linear, found.conserves_mass, found.keeps_sign)
+    assert promises == (linear, conserves_mass, keeps_sign)
+
+
+# ---- identities ---------------------------------------------------------------------------------
+
+EVEN = [
+    ("trace", {"decay": 1.0}),
+    ("trace", {"decay": 1.0, "ends": "both"}),
+    ("trace", {"floor": 1.0, "ends": "early"}),
+    ("entropy_soft", {"beta": 0.0}),
+    ("entropy_top", {"share": 1.0}),
+    ("patterns", {"alpha": 0.0}),
+    ("patterns", {"patterns": []}),
+    ("patterns", {"patterns": ["no such text", "(?=b)"]}),
+]
+
+
+@pytest.mark.parametrize(("rule", "options"), EVEN)
+def test_some_options_make_it_even(rule, options):
+    for seed in range(4):
+        rollouts = random_rollouts(seed)
+        assert torch.equal(landed(rule, rollouts, **options), landed("even", rollouts))
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_decided_at_the_end_is_even(seed):
+    rollouts = random_rollouts(seed)
+    rollouts = replace(rollouts, decided=torch.full_like(rollouts.decided, rollouts.mask.shape[1]))
+    assert torch.equal(landed("decided", rollouts), landed("even", rollouts))
+
+
+@pytest.mark.parametrize("rule", ["entropy_top", "entropy_soft"])
+@pytest.mark.parametrize("level", [0.0, 0.7])
+def test_equal_entropies_make_it_even(rule, level):
+    rollouts = random_rollouts(0)
+    rollouts = replace(rollouts, entropies=torch.full_like(rollouts.entropies, level))
+    close(landed(rule, rollouts), landed("even", rollouts))
+
+
+# ---- decided ------------------------------------------------------------------------------------
+
+
+def test_a_token_is_dropped_once_all_functions_that_scored_have_decided():
+    rollouts = replace(
+        one_group([4, 4, 4, 4], [1.0, 1.0, -1.0, -1.0]),
+        rewards_per_func=torch.tensor([[1.0, 1.0], [1.0, NAN], [NAN, 0.0], [NAN, NAN]]).double(),
+        reward_names=("a", "b"),
+        reward_weights=(1.0, 1.0),
+        decided=torch.tensor([[1, 3], [1, 3], [1, 3], [1, 3]]),
+    )
+    expected = [[1, 1, 1, 0], [1, 0, 0, 0], [-1, -1, -1, 0], [0, 0, 0, 0]]
+    close(landed("decided", rollouts), expected)
+    close(landed("decided", replace(rollouts, reward_weights=(1.0, 0.0)))[0], [1, 0, 0, 0])
+
+
+def test_tool_outputs_are_columns_to_decided():
+    rollouts = one_group([4, 4], [1.0, -1.0], decided=torch.tensor([[3], [2]]))
+    rollouts = replace(rollouts, mask=torch.tensor([[True, False, True, True]] * 2))
+    close(landed("decided", rollouts), [[1, 0, 1, 0], [-1, 0, 0, 0]])
+
+
+# A policy over a, b and the end "." of up to 3 tokens; the reward asks for a first, then no b.
+PREFIXES = ["", "a", "b", "aa", "ab", "ba", "bb"]
+LOGITS = torch.randn(len(PREFIXES), 3, generator=torch.Generator().manual_seed(1)).double()
+CHANCES = LOGITS.softmax(dim=1)
+COMPLETIONS = [
+    "".join(c)
+    for n in (1, 2, 3)
+    for c in itertools.product("ab.", repeat=n)
+    if "." not in c[:-1] and (n == 3 or c[-1] == ".")
+]
+
+
+def steps_of(completion):
+    return [(PREFIXES.index(completion[:t]), "ab.".index(c)) for t, c in enumerate(completion)]
+
+
+def chance(completion):
+    return math.prod(float(CHANCES[step]) for step in steps_of(completion))
+
+
+def reward(completion):
+    return float(completion[0] == "a" and completion[1] != "b")
+
+
+def settled(completion):
+    return 2 if completion[0] == "a" else 1
+
+
+def push(completion, credit):
+    """Sum the gradients of log π with respect to the logits, each times its token's credit."""
+    gradient = torch.zeros_like(LOGITS)
+    for (prefix, token), c in zip(steps_of(completion), credit, strict=False):
+        gradient[prefix] -= float(c) * CHANCES[prefix]
+        gradient[prefix, token] += float(c)
+    return gradient
+
+
+def expected_update(credit, scale_rewards, later=0):
+    """Average Σ C ∇ log π over every pair of completions, times the number of completions."""
+    pairs = list(itertools.product(COMPLETIONS, repeat=2))
+    flat = [completion for pair in pairs for completion in pair]
+    made = Rollouts.from_lists(
+        [len(c) for c in flat],
+        [reward(c) for c in flat],
+        num_generations=2,
+        max_completion_length=3,
+        scale_rewards=scale_rewards,
+        dtype=torch.float64,
+    )
+    told = torch.tensor([[min(settled(c) + later, len(c))] for c in flat])
+    found = len(flat) * compute_credit(credit, replace(made, decided=told))
+    odds = [chance(a) * chance(b) for a, b in pairs for _ in range(2)]
+    return sum(p * push(c, row) for p, c, row in zip(odds, flat, found, strict=True))
+
+
+def test_the_enumerated_policy_is_one():
+    assert sum(map(chance, COMPLETIONS)) == pytest.approx(1)
+    assert len(COMPLETIONS) == 1 + 2 + 4 * 3
+
+
+@pytest.mark.parametrize("scale_rewards", ["none", "group"])
+@pytest.mark.parametrize("later", [0, 1])
+@pytest.mark.parametrize("aggregation", ["seq", "uniform"])
+def test_decided_keeps_the_expected_update(aggregation, later, scale_rewards):
+    even = expected_update(f"even/{aggregation}", scale_rewards)
+    close(expected_update(f"decided/{aggregation}", scale_rewards, later), even)
+
+
+def test_decided_has_the_gradient_of_the_expected_reward():
+    # Σ_i (R_i - mean) ∇ log π_i over two members has the expectation (2 - 1) ∇E[R]
+    gradient = sum(chance(c) * push(c, [reward(c)] * len(c)) for c in COMPLETIONS)
+    close(expected_update("decided/seq", "none"), gradient)
+
+
+def test_aggregations_that_count_the_tail_do_not_keep_the_expected_update():
+    apart = expected_update("decided/length", "none") - expected_update("even/length", "none")
+    assert apart.abs().max() > 1e-3
+
+
+# ---- entropies ----------------------------------------------------------------------------------
+
+
+def entropies_of(*rows):
+    advantages = [1.0] * len(rows)
+    made = one_group([len(row) for row in rows], advantages)
+    wide = [[*row, *[NAN] * (made.mask.shape[1] - len(row))] for row in rows]
+    return replace(made, entropies=torch.tensor(wide, dtype=torch.float64))
+
+
+def test_entropy_top_by_hand():
+    # of 5 tokens the top 2 (0.4 · 5), and the one that ties with the second
+    rollouts = entropies_of([0.1, 0.9, 0.5], [0.5, 0.2])
+    close(landed("entropy_top", rollouts, share=0.4), [[0, 1, 1], [1, 0, 0]])
+    # 0.41 · 5 = 2.05: a third, which is there already
+    close(landed("entropy_top", rollouts, share=0.41), [[0, 1, 1], [1, 0, 0]])
+    # 0.2 · 5 = 1
+    close(landed("entropy_top", rollouts, share=0.2), [[0, 1, 0], [0, 0, 0]])
+
+
+@pytest.mark.parametrize("share", [0.07, 0.29, 0.58])
+@pytest.mark.parametrize("copies", [1, 2, 3])
+def test_entropy_top_takes_the_share_asked_for_however_often_the_rows_are_there(share, copies):
+    one = random.Random(0)
+    rows = [[one.random() for _ in range(5)] for _ in range(20)] * copies
+    kept = landed("entropy_top", entropies_of(*rows), share=share)
+    assert float(kept[:20].sum()) == round(100 * share)  # the advantages are 1
+
+
+def test_entropy_soft_by_hand():
+    # mean 1/2; 1 + β (H / mean - 1) with β = 2: -1 -> 0, 1, 3; times 3 / 4
+    rollouts = entropies_of([0.0, 0.5, 1.0])
+    close(landed("entropy_soft", rollouts, beta=2.0), [[0, 3 / 4, 9 / 4]])
+    close(landed("entropy_soft", rollouts, beta=0.5), [[0.5, 1, 1.5]])
+
+
+def test_rounding_below_zero_is_no_entropy():
+    close(landed("entropy_soft", entropies_of([-1e-9, 1.0]), beta=1.0), [[0, 2]])
+
+
+def test_entropy_soft_survives_tiny_entropies():
+    found = landed("entropy_soft", entropies_of([1e-300, 3e-300]), beta=1.0)
+    torch.testing.assert_close(found, torch.tensor([[0.5, 1.5]]).double())
+
+
+# ---- gtpo ---------------------------------------------------------------------------------------
+
+
+def torn(entropies, rewards, scale_rewards="none"):
+    made = entropies_of(*entropies)
+    scores = torch.tensor(rewards).double()
+    return replace(
+        made, rewards=scores, rewards_per_func=scores[:, None], scale_rewards=scale_rewards
+    )
+
+
+def test_gtpo_by_hand():
+    rollouts = torn([[3.0, 1.0], [1.0], [0.5], [1.0]], [1.0, 1.0, 0.0, 0.0])
+    # right: 1 + 0.1 · 2 · (3, 1) / 4 = 1.15 and 1.05; alone at the second place 1 + 0.1 · 1
+    # wrong, 1/H = 2 and 1: -1 - 0.1 · 2 · (2, 1) / 3
+    shaped = [1.15, 1.1, 1.05, -1 - 0.4 / 3, -1 - 0.2 / 3]
+    mean = sum(shaped) / 5  # (3.3 - 2.2) / 5
+    a, b, c, d, e = (value - mean for value in shaped)
+    close(landed("gtpo", rollouts), [[a, b], [c, 0], [d, 0], [e, 0]])
+    scaled = landed("gtpo", replace(rollouts, scale_rewards="group"))
+    close(scaled * (statistics.stdev(shaped) + 1e-4), [[a, b], [c, 0], [d, 0], [e, 0]])
+
+
+@pytest.mark.parametrize(
+    "rewards",
+    [[1.0, 1.0, 1.0], [0.1, 0.1, 0.1], [NAN, NAN, 1.0], [NAN, 0.0, 0.0]],
+)
+def test_gtpo_gives_nothing_where_nobody_differs(rewards):
+    rollouts = torn([[0.5, 0.1], [1.0, 2.0], [0.3, 0.2]], rewards, "group")
+    assert not landed("gtpo", rollouts).any()
+
+
+def test_gtpo_gives_nothing_where_one_side_has_no_token():
+    rollouts = torn([[0.5, 0.1], [], [0.3, 0.2]], [0.0, 1.0, 0.0], "group")
+    assert not landed("gtpo", rollouts).any()
+
+
+@pytest.mark.parametrize(("tokens", "flips"), [(20, False), (22, True)])
+def test_gtpo_flips_a_sign_only_beyond_its_bound(tokens, flips):
+    """Right ones have 20/21 = 0.9524 or 22/23 = 0.9565 of the tokens; the bound is 0.9545."""
+    sure = [[1e-3] * tokens, [9.0] * tokens, [1.0] * 2]
+    lengths = [sure[0][: tokens // 2], sure[1][: tokens // 2], [1.0]]
+    credit = landed("gtpo", torn(lengths, [1.0, 1.0, 0.0]))
+    assert bool((credit[0, : tokens // 2] < 0).any()) == flips
+    assert float(credit[2, 0]) < 0
+
+
+# ---- traces -------------------------------------------------------------------------------------
+
+
+def test_trace_by_hand():
+    rollouts = one_group([3, 1], [7.0, -1.0])
+    # 1/4, 1/2, 1 times 3 · 4/7
+    close(landed("trace", rollouts, decay=0.5), [[3, 6, 12], [-1, 0, 0]])
+    close(landed("trace", rollouts, decay=0.5, ends="early"), [[12, 6, 3], [-1, 0, 0]])
+    # 5/4, 1, 5/4 times 3 · 2/7
+    close(landed("trace", rollouts, decay=0.5, ends="both"), [[7.5, 6, 7.5], [-1, 0, 0]])
+    # 3/4, 3/4, 1 times 3 · 2/5
+    close(landed("trace", rollouts, decay=0.5, floor=0.75)[0] / 7, [0.9, 0.9, 1.2])
+
+
+@pytest.mark.parametrize("ends", ["late", "early", "both"])
+def test_a_trace_of_a_long_completion_is_finite_in_float32(ends):
+    rollouts = Rollouts.from_lists(
+        [20_000, 1], [1.0, 0.0], num_generations=2, max_completion_length=20_000
+    )
+    credit = landed("trace", rollouts, decay=0.5, ends=ends)
+    assert credit.isfinite().all()
+    assert float(credit[0].sum()) == pytest.approx(20_000 * float(rollouts.advantages[0]), rel=1e-5)
+
+
+# ---- patterns -----------------------------------------------------------------------------------
+
+
+def written(*completions, advantages=None):
+    """Give completions as lists of the texts of their tokens."""
+    made = one_group([len(c) for c in completions], advantages or [1.0] * len(completions))
+    spans = torch.zeros(*made.mask.shape, 2).long()
+    for row, tokens in enumerate(completions):
+        ends = [0, *itertools.accumulate(map(len, tokens))]
+        spans[row, : len(tokens)] = torch.tensor([*itertools.pairwise(ends)]).reshape(-1, 2)
+    return replace(made, texts=tuple("".join(c) for c in completions), offsets=spans)
+
+
+def marks(rollouts, **options):
+    """Tell which tokens get more than the advantage 1."""
+    return (landed("patterns", rollouts, alpha=1.0, **options) == 2).int().tolist()
+
+
+def test_patterns_by_hand():
+    rollouts = written(["so ", "wa", "it", ", x"], ["5"], advantages=[2.0, -1.0])
+    # 2 + 0.2 · 2 on both halves of "wait"
+    close(landed("patterns", rollouts), [[2, 2.4, 2.4, 2], [-1, 0, 0, 0]])
+    rollouts = replace(rollouts, advantages=-rollouts.advantages)
+    close(landed("patterns", rollouts), [[-2, -1.6, -1.6, -2], [1, 0, 0, 0]])
+
+
+def test_a_token_is_marked_by_a_single_character():
+    rollouts = written(["ab", "cd", "ef"], ["ab", "", "cd"], [])
+    assert marks(rollouts, patterns=["bc"]) == [[1, 1, 0], [1, 0, 1], [0, 0, 0]]
+    assert marks(rollouts, patterns=["d"]) == [[0, 1, 0], [0, 0, 1], [0, 0, 0]]
+    assert marks(rollouts, patterns=["A", "F"]) == [[1, 0, 1], [1, 0, 0], [0, 0, 0]]
+
+
+def test_a_match_does_not_run_into_the_next_completion():
+    assert marks(written(["wa"], ["it"])) == [[0], [0]]
+    assert marks(written(["wait"], ["it"])) == [[1], [0]]
+
+
+@pytest.mark.parametrize("text", ["WAIT", "let me", "Alternatively,", "So that means", "let's"])
+def test_planning_is_marked(text):
+    assert marks(written([text, " 42"])) == [[1, 0]]
+
+
+@pytest.mark.parametrize("text", ["waiter", "outlet mention", "x = 4", "", "actual"])
+def test_other_words_are_not_marked(text):
+    assert marks(written([text, "."])) == [[0, 0]]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "\0wait\0",
+        "\ud800 wait \udfff",
+        "ẞ wait İ",
+        "<b>wait</b>",
+        "\x1b[31m wait",
+        "wait " * 200_000,
+    ],
+)
+def test_hostile_text_is_searched(text):
+    assert marks(written([text])) == [[1]]
+
+
+def test_masked_words_mark_nothing():
+    rollouts = written(["wait", " ", "no"])
+    rollouts = replace(rollouts, mask=torch.tensor([[False, True, True]]))
+    close(landed("patterns", rollouts), [[0, 1, 1]])
+
+
+# ---- refusals -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("rule", "options", "message"),
+    [
+        ("trace", {"decay": 0.0}, "decay is 0, expected above 0, to 1"),
+        ("trace", {"decay": 1.1}, "decay is 1.1, expected above 0, to 1"),
+        ("trace", {"decay": NAN}, "decay is nan, expected above 0, to 1"),
+        ("trace", {"floor": -0.5}, "floor is -0.5, expected 0 to 1"),
+        ("trace", {"ends": "middle"}, "option 'ends' of 'trace' is 'middle'"),
+        ("entropy_top", {"share": 0.0}, "share is 0, expected above 0, to 1"),
+        ("entropy_top", {"share": 20.0}, "share is 20, expected above 0, to 1"),
+        ("entropy_soft", {"beta": -1.0}, "beta is -1, expected a finite number, 0 or more"),
+        ("entropy_soft", {"beta": math.inf}, "beta is inf, expected a finite number"),
+        ("gtpo", {"alpha1": -1.0}, "alpha1 is -1, expected a finite number, 0 or more"),
+        ("gtpo", {"alpha2": NAN}, "alpha2 is nan, expected a finite number, 0 or more"),
+        ("patterns", {"alpha": 1.5}, "alpha is 1.5, expected 0 to 1"),
+        ("patterns", {"alpha": -0.1}, "alpha is -0.1, expected 0 to 1"),
+        ("patterns", {"patterns": "wait"}, "option 'patterns' of 'patterns' is 'wait' .str."),
+        ("patterns", {"patterns": ["a", "(b"]}, r"invalid pattern '\(b': missing \) at position 2"),
+    ],
+)
+def test_options_out_of_range_are_refused(rule, options, message):
+    with pytest.raises(CreditError, match=message):
+        compute_credit(rule, random_rollouts(0), **options)
+
+
+def test_a_pattern_that_takes_too_long_is_named():
+    rollouts = written(["fine"], ["a" * 80 + "!"])
+    message = r"pattern '\(a\|aa\)\+\$' took more than 1 s on completion 1 \(81 characters\)"
+    with pytest.raises(CreditError, match=message):
+        landed("patterns", rollouts, patterns=["(a|aa)+$"])
+
+
+@pytest.mark.parametrize(
+    ("rule", "field"),
+    [
+        ("decided", "decided"),
+        ("gtpo", "entropies"),
+        ("entropy_top", "entropies"),
+        ("entropy_soft", "entropies"),
+        ("patterns", "texts"),
+    ],
+)
+def test_a_missing_field_is_named(rule, field):
+    rollouts = replace(random_rollouts(0), **{field: None})
+    with pytest.raises(CreditError, match=rf"needs rollouts\.{field}, which is None"):
+        compute_credit(f"{rule}/seq", rollouts)
