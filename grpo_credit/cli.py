@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from grpo_credit.lab.verbs import add_to as add_lab
+
 _OPTIONS = """options of the strategy, as JSON: '{"alpha": 0.75}'"""
 
 
@@ -51,6 +53,8 @@ def _parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     show.add_argument("--html", type=Path, metavar="FILE", help="write a page instead of printing")
     show.set_defaults(verb=show_credit)
+
+    add_lab(verbs)
     return parser
 
 

@@ -6,6 +6,7 @@ the whole step stands in the file's metadata, with the version of this layout.
 """
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -122,6 +123,33 @@ def load_rollouts(path: Path | str) -> SavedRollouts:
             f"{path} is damaged ({type(error).__name__}: {_first_line(error)}); expected a file "
             "by save_rollouts."
         ) from None
+
+
+def find_rollouts(run: Path, step: int | None = None) -> Path:
+    """Return the file of a step, the last one if none is named, in a run directory.
+
+    Raises:
+        CreditError: if there is none, with those there are.
+    """
+    folder = run / "rollouts"
+    files = {step_of(path): path for path in folder.glob("rollouts_*.parquet")}
+    files.pop(-1, None)
+    if not files:
+        raise CreditError(
+            f"{folder} holds no rollouts_<step>.parquet; expected the directory of a run that kept "
+            "them: train with --save_rollouts=N."
+        )
+    step = max(files) if step is None else step
+    if step not in files:
+        listed = ", ".join(map(str, sorted(files)))
+        raise CreditError(f"no rollouts of step {step} in {folder}; there are {listed}.")
+    return files[step]
+
+
+def step_of(path: Path) -> int:
+    """Return the optimizer step of a file, -1 if its name has none."""
+    number = re.fullmatch(r"rollouts_(\d+)", path.stem)
+    return int(number[1]) if number else -1
 
 
 def _restored(table: pa.Table, about: dict[str, Any]) -> SavedRollouts:

@@ -36,6 +36,7 @@ TINY_DEFAULTS = {
     "gradient_checkpointing": False,
     "logging_steps": 1,
     "save_steps": 20,
+    "save_rollouts": 20,
     "ddp_find_unused_parameters": False,
 }
 DEFAULTS = {
@@ -290,6 +291,7 @@ def run(job: Job) -> int:
             "metrics by step": out / directory.METRICS,
             "completions": out / "completions",
             "credit by token": out / "credit",
+            "rollouts (grpo-credit show)": out / "rollouts",
             "manifest": out / manifest.MANIFEST,
         }
     )

@@ -2,7 +2,6 @@
 
 import json
 import math
-import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ from torch import Tensor
 
 from grpo_credit.resolve import parse_credit_kwargs, resolve_credit
 from grpo_credit.rollouts import OPTIONAL, Rollouts
-from grpo_credit.saved import SavedRollouts, load_rollouts
+from grpo_credit.saved import SavedRollouts, find_rollouts, load_rollouts, step_of
 from grpo_credit.show.visible import visible
 from grpo_credit.strategy import CreditError, Strategy
 
@@ -116,36 +115,15 @@ def picture(
         CreditError: nothing is saved, unknown step, group or strategy, or one that needs a field
             that was not saved.
     """
-    path = _find(run, step)
+    path = find_rollouts(run, step)
     saved = load_rollouts(path)
     chosen = _strategies(saved, credit)
     matrices = [_compute(name, strategy, saved, path) for name, strategy in chosen.items()]
     shown = _select(saved.rollouts, matrices[0], rows, group, by)
     scales = [float(matrix[shown].abs().max()) for matrix in matrices]
-    title = f"{run.resolve().name}, step {_step(path)}"
+    title = f"{run.resolve().name}, step {step_of(path)}"
     completions = [_completion(saved, matrices, row) for row in shown]
     return Picture(visible(title), [visible(name) for name in chosen], scales, completions)
-
-
-def _find(run: Path, step: int | None) -> Path:
-    folder = run / "rollouts"
-    files = {_step(path): path for path in folder.glob("rollouts_*.parquet")}
-    files.pop(-1, None)
-    if not files:
-        raise CreditError(
-            f"{folder} holds no rollouts_<step>.parquet; expected the directory of a run that kept "
-            "them: train with --save_rollouts=N."
-        )
-    step = max(files) if step is None else step
-    if step not in files:
-        listed = ", ".join(map(str, sorted(files)))
-        raise CreditError(f"no rollouts of step {step} in {folder}; there are {listed}.")
-    return files[step]
-
-
-def _step(path: Path) -> int:
-    number = re.fullmatch(r"rollouts_(\d+)", path.stem)
-    return int(number[1]) if number else -1
 
 
 def _strategies(saved: SavedRollouts, asked: Sequence[str]) -> dict[str, Strategy]:

@@ -1,0 +1,6 @@
+"""Measuring a credit rule against the truth: exact gradients, known causes, frozen batches.
+
+* `exact`: policies small enough to list every completion, so that bias and variance are numbers;
+* `oracle`: tasks whose deciding tokens are known, so that a rule is scored;
+* `replay`: one saved window of a real run, several strategies, real gradients.
+"""

@@ -1,0 +1,66 @@
+"""The findings of `replay`, in words, numbers and figures."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from grpo_credit.lab.figures import Mark, dots
+from grpo_credit.lab.output import Cell, Figure, Findings, Table
+from grpo_credit.lab.replay import Replay, Replayed
+
+
+def findings(found: Replay, command: str, settings: Mapping[str, Any]) -> Findings:
+    """Put the gradients of several strategies on one window into words, tables and a figure."""
+    names = [r.strategy for r in found.replayed]
+    cosines = found.cosines().tolist()
+    first = found.replayed[0]
+    sentences = [
+        f"{found.completions} completions, {found.tokens} counted tokens. {_drift(found.drift)}",
+        *(_sentence(r, first, c) for r, c in zip(found.replayed[1:], cosines[0][1:], strict=True)),
+    ]
+    numbers: list[dict[str, Cell]] = [
+        {"credit": r.strategy, "norm": r.norm, "norm / first": _ratio(r.norm, first.norm),
+         "split-half snr": r.snr}
+        for r in found.replayed
+    ]  # fmt: skip
+    rows: list[dict[str, Cell]] = [
+        {"cosine": name, **dict(zip(names, row, strict=True))}
+        for name, row in zip(names, cosines, strict=True)
+    ]
+    shares: list[dict[str, Cell]] = [
+        {"share of |credit|": share, **{r.strategy: r.shares[share] for r in found.replayed}}
+        for share in first.shares
+    ]
+    drawn = dots("norms", "gradient norm", {r.strategy: Mark(r.norm) for r in found.replayed})
+    return Findings(
+        "Strategies on one saved window",
+        sentences,
+        [
+            Table("replay", "Gradients", numbers),
+            Table("cosines", "Cosine between gradients", rows),
+            Table("shares", "Where the credit lies", shares),
+        ],
+        [Figure("Gradient norms", "Where norms differ, so do the steps that SGD takes.", drawn)],
+        command,
+        settings,
+    )
+
+
+def _sentence(found: Replayed, first: Replayed, cosine: float) -> str:
+    ratio = _ratio(found.norm, first.norm)
+    size = "-" if ratio is None else f"{ratio:.3g}"
+    return (
+        f"{found.strategy}: its gradient is {size} times as long as that of {first.strategy}, at a "
+        f"cosine of {cosine:.3f} to it; signal to noise between two halves of the groups "
+        f"{found.snr:.2f} against {first.snr:.2f}."
+    )
+
+
+def _ratio(value: float, to: float) -> float | None:
+    return value / to if to > 0 else None
+
+
+def _drift(drift: float | None) -> str:
+    if drift is None:
+        return "How far the model is from the one that sampled them is not known."
+    near = "is the one that sampled them" if drift < 1e-3 else "is not the one that sampled them"
+    return f"The model {near}: log-probabilities differ by {drift:.2g} nats on average."

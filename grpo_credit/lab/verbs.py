@@ -1,0 +1,127 @@
+"""The verbs of `grpo-credit lab`: exact, oracle, replay."""
+
+import argparse
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+REWARD = r"a+b[abc]*|c+"
+EXACT = ("seq", "uniform", "length", "dapo", "loo/seq", "decided/seq", "loo+decided/seq",
+         "automaton/seq", "prefix_tree/seq", "tree_td/seq")  # fmt: skip
+REPLAY = ("seq", "length", "dapo", "decided/seq", "automaton/seq", "tree_td/seq",
+          "entropy_soft/seq")  # fmt: skip
+
+
+def add_to(verbs: Any) -> None:
+    """Add the verb `lab` with its own verbs to a command."""
+    lab = verbs.add_parser("lab", help="measure strategies against the truth")
+    instruments = lab.add_subparsers(required=True, metavar="INSTRUMENT")
+    exact = _instrument(instruments, "exact", "bias and variance against the enumerated gradient")
+    exact.add_argument("--alphabet", default="abc", help="symbols of the policy (default: abc)")
+    exact.add_argument("--length", type=int, default=5, help="longest completion (default: 5)")
+    exact.add_argument("--policy", choices=("tabular", "transformer"), default="tabular")
+    exact.add_argument("--pattern", default=REWARD, help=f"what earns 1 (default: {REWARD})")
+    exact.add_argument("--reward", help="pkg.mod:obj instead of --pattern; called as by TRL")
+    exact.add_argument("--spread", type=float, default=0.5, help="of the table's logits")
+    exact.add_argument("--stop", type=float, default=-1.0, help="added to the end's logits")
+    exact.add_argument("--num_generations", type=int, nargs="+", default=[8], metavar="G")
+    exact.add_argument("--scale_rewards", nargs="+", default=["none"], metavar="SCALE",
+                       choices=("none", "group", "batch"))  # fmt: skip
+    exact.add_argument("--completions", type=int, default=64, help="per window (default: 64)")
+    exact.add_argument("--windows", type=int, default=2000, help="sampled steps (default: 2000)")
+    exact.set_defaults(verb=run_exact, credit=list(EXACT))
+
+    replay = _instrument(instruments, "replay", "real gradients of strategies on a saved window")
+    replay.add_argument("run", type=Path, help="run directory with --save_rollouts=N, or a file")
+    replay.add_argument("--step", type=int, help="optimizer step (default: the last one saved)")
+    replay.add_argument("--model", help="weights to differentiate at (default: <run>/model)")
+    replay.add_argument("--rows", type=int, default=8, help="completions per forward pass")
+    replay.set_defaults(verb=run_replay, credit=list(REPLAY))
+
+
+def _instrument(instruments: Any, name: str, about: str) -> argparse.ArgumentParser:
+    parser = instruments.add_parser(name, help=about)
+    parser.add_argument("--credit", nargs="+", metavar="NAME", help="strategies to measure")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path, help="folder for lab.json, CSV and page.html")
+    return parser
+
+
+def run_exact(asked: argparse.Namespace) -> int:
+    """Measure strategies on an enumerable policy."""
+    from tqdm import tqdm
+
+    from grpo_credit.lab.enumerable import Language, TabularPolicy, TransformerPolicy
+    from grpo_credit.lab.exact import Problem, Sampling, measure
+    from grpo_credit.lab.report_exact import findings
+    from grpo_credit.registry import import_object
+    from grpo_credit.strategy import CreditError
+    from rewards import RegexReward
+
+    try:
+        language = Language(asked.alphabet, asked.length)
+        reward = RegexReward(asked.pattern, name="pattern")
+        if asked.reward:
+            reward = import_object(asked.reward, "reward")
+    except ValueError as error:
+        raise CreditError(str(error)) from None
+    policies = {
+        "tabular": lambda: TabularPolicy(language, asked.seed, asked.spread, asked.stop),
+        "transformer": lambda: TransformerPolicy(language, asked.seed),
+    }
+    problem = Problem(language, policies[asked.policy](), reward)
+    strategies = _resolved(asked.credit)
+    measured = {}
+    for scale in asked.scale_rewards:
+        for size in asked.num_generations:
+            groups = max(1, asked.completions // size)
+            sampling = Sampling(asked.windows, groups, size, scale, asked.seed)
+            bar = lambda rows, label=f"G={size}, scale {scale}": tqdm(rows, desc=label)  # noqa: E731
+            measured[size, scale] = measure(problem, strategies, sampling, bar)
+    return _finish(
+        findings(problem, measured, asked.reward or asked.pattern, asked.policy, command()), asked
+    )
+
+
+def run_replay(asked: argparse.Namespace) -> int:
+    """Compare the gradients of strategies on a window that a run has saved."""
+    from tqdm import tqdm
+    from transformers import AutoModelForCausalLM
+
+    from grpo_credit.lab.replay import replay
+    from grpo_credit.lab.report_replay import findings
+    from grpo_credit.saved import find_rollouts, load_rollouts
+    from grpo_credit.strategy import CreditError
+
+    path = asked.run if asked.run.is_file() else find_rollouts(asked.run, asked.step)
+    saved = load_rollouts(path)
+    name = asked.model or str(asked.run / "model")
+    if asked.model is None and not Path(name).is_dir():
+        raise CreditError(f"there is no {name}; name the weights with --model.")
+    model = AutoModelForCausalLM.from_pretrained(name, dtype="float32").eval()
+    found = replay(saved, model, _resolved(asked.credit), rows=asked.rows, progress=tqdm)
+    return _finish(findings(found, command(), {"rollouts": path, "model": name}), asked)
+
+
+def _resolved(names: Sequence[str]) -> dict[str, Any]:
+    from grpo_credit.resolve import resolve_credit
+
+    return {name: resolve_credit(name) for name in names}
+
+
+def command() -> str:
+    """Return the command line that was typed."""
+    return shlex.join(["grpo-credit", *sys.argv[1:]])
+
+
+def _finish(found: Any, asked: argparse.Namespace) -> int:
+    from rich.console import Console
+
+    from grpo_credit.lab.output import show, write
+
+    show(found, Console(width=None if sys.stdout.isatty() else 140))
+    if asked.out is not None:
+        print(f"wrote {write(found, asked.out)}")
+    return 0

@@ -1,0 +1,223 @@
+"""The lab's truth against autograd and hand; strategies against the truth."""
+
+import itertools
+import math
+
+import pytest
+import torch
+
+from grpo_credit import CreditError, resolve_credit
+from grpo_credit.lab.enumerable import (
+    Language,
+    TabularPolicy,
+    TransformerPolicy,
+    exact_gradient,
+    jacobian,
+    parameters_of,
+    probabilities,
+)
+from grpo_credit.lab.exact import Problem, Sampling, draw, measure
+from rewards import RegexReward
+
+SMALL = Language("ab", 3)
+TAILS = RegexReward(r"a+b[abc]*|c+", name="tails")  # settled early, by long dead or sure tails
+
+
+def policies(language):
+    return [TabularPolicy(language), TransformerPolicy(language)]
+
+
+# ---- the truth --------------------------------------------------------------------------------
+
+
+def test_every_completion_is_listed_once():
+    texts = {"".join(p) for n in range(4) for p in itertools.product("ab", repeat=n)}
+    assert set(SMALL.texts) == texts
+    assert len(SMALL.texts) == len(texts) == 15
+    row = SMALL.texts.index("ab")
+    assert SMALL.ids[row].tolist() == [0, 1, 2]
+    assert SMALL.mask[row].all()
+    assert SMALL.truncated.tolist() == [len(t) == 3 for t in SMALL.texts]
+    assert SMALL.mask[SMALL.texts.index("")].tolist() == [True, False, False]
+
+
+@pytest.mark.parametrize("policy", policies(SMALL))
+def test_probabilities_are_products_and_sum_to_one(policy):
+    logps = policy().detach()
+    chances = probabilities(SMALL, logps)
+    assert float(chances.sum()) == pytest.approx(1)
+    # "b" = (b after nothing) · (end after b); prefixes in order: "", a, b, aa, ...
+    by_hand = logps[0, 1] + logps[2, 2]
+    assert float(chances[SMALL.texts.index("b")].log()) == pytest.approx(float(by_hand))
+
+
+@pytest.mark.parametrize("policy", policies(SMALL))
+def test_the_exact_gradient_is_that_of_the_enumerated_expectation(policy):
+    rewards = torch.rand(15, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    expectation = (probabilities(SMALL, policy()) * rewards).sum()
+    grads = torch.autograd.grad(expectation, parameters_of(policy))
+    expected = torch.cat([g.flatten() for g in grads])
+    torch.testing.assert_close(exact_gradient(SMALL, policy, rewards), expected)
+
+
+@pytest.mark.parametrize("policy", policies(SMALL))
+def test_the_jacobian_has_the_gradient_of_each_event(policy):
+    found = jacobian(policy)
+    for event in (0, 4, 20):
+        grads = torch.autograd.grad(policy().flatten()[event], parameters_of(policy))
+        torch.testing.assert_close(found[event], torch.cat([g.flatten() for g in grads]))
+
+
+def test_the_transformer_sees_the_prefix_alone():
+    policy = TransformerPolicy(SMALL)
+    alone = policy.model(torch.tensor([[SMALL.end + 1, 0]])).logits[0, 1, :3].log_softmax(0)
+    torch.testing.assert_close(policy()[1], alone)
+
+
+def test_the_transformer_agrees_with_the_table_it_is_trained_to_match():
+    table, transformer = TabularPolicy(SMALL), TransformerPolicy(SMALL, hidden_size=16)
+    goal = table().detach()
+    optimizer = torch.optim.Adam(transformer.parameters(), lr=0.01)
+    for _ in range(600):
+        optimizer.zero_grad()
+        divergence = (goal.exp() * (goal - transformer())).sum(1).mean()
+        divergence.backward()
+        optimizer.step()
+    assert float(divergence) < 1e-3
+    reward = RegexReward("a+b", name="ab")
+    values = [
+        float((probabilities(SMALL, p().detach()) * Problem(SMALL, p, reward).rewards()).sum())
+        for p in (table, transformer)
+    ]
+    assert values[1] == pytest.approx(values[0], abs=0.01)
+    sampling = Sampling(windows=300, groups=2, num_generations=4)
+    rules = {"seq": resolve_credit("seq"), "length": resolve_credit("length")}
+    for policy in (table, transformer):
+        found = {m.strategy: m for m in measure(Problem(SMALL, policy, reward), rules, sampling)}
+        assert found["seq"].unbiased
+        assert found["length"].bias > 0.1
+
+
+def test_draws_have_the_policys_frequencies():
+    problem = Problem(SMALL, TabularPolicy(SMALL), TAILS)
+    drawn = draw(problem, Sampling(windows=1000, groups=4, num_generations=4)).flatten()
+    chances = probabilities(SMALL, problem.policy().detach())
+    found = torch.bincount(drawn, minlength=15) / len(drawn)
+    error = (chances * (1 - chances) / len(drawn)).sqrt()
+    assert ((found - chances).abs() <= 5 * error + 1e-9).all()
+
+
+def test_too_large_a_language_is_refused_with_the_count():
+    with pytest.raises(ValueError, match=r"make 5,592,405 completions, more than the 50,000"):
+        Language("abcd", 11)
+    with pytest.raises(ValueError, match="expected different characters"):
+        Language("aa", 2)
+
+
+def test_a_reward_that_abstains_has_no_expectation():
+    def shy(completions, **_):
+        return [None if c == "a" else 1.0 for c in completions]
+
+    with pytest.raises(ValueError, match="the reward abstains on 'a'"):
+        Problem(SMALL, TabularPolicy(SMALL), shy).rewards()
+
+
+# ---- the strategies ---------------------------------------------------------------------------
+
+GROUP = 8
+
+
+NAMES = [
+    "seq", "length", "decided/seq", "loo/seq", "loo+decided/seq", "automaton/seq", "tree_td/seq",
+    "prefix_tree/seq",
+]  # fmt: skip
+
+
+def on_the_same_windows(problem, names, windows=1200, **sampling):
+    rules = {name: resolve_credit(name) for name in names}
+    drawn = Sampling(windows=windows, num_generations=GROUP, **sampling)
+    return {m.strategy: m for m in measure(problem, rules, drawn)}
+
+
+@pytest.fixture(scope="module")
+def measured():
+    language = Language("abc", 5)
+    return on_the_same_windows(Problem(language, TabularPolicy(language, spread=0.5), TAILS), NAMES)
+
+
+def test_seq_is_unbiased_up_to_the_group_mean(measured):
+    seq = measured["seq"]
+    assert seq.bias <= 2 * seq.floor
+    assert abs(seq.factor - (GROUP - 1) / GROUP) <= 4 * seq.factor_error
+
+
+def test_leave_one_out_is_unbiased_with_factor_one(measured):
+    loo = measured["loo/seq"]
+    assert loo.bias <= 2 * loo.floor
+    assert abs(loo.factor - 1) <= 4 * loo.factor_error
+
+
+def test_length_is_biased(measured):
+    assert measured["length"].bias - 4 * measured["length"].bias_error > 0.1
+
+
+def graded(completions, **_):
+    """Reward a rare success by 1 and each c by a twentieth."""
+    return [1.0 if c.startswith("ab") else 0.05 * c.count("c") for c in completions]
+
+
+def test_group_scaled_advantages_are_biased():
+    """Groups without a rare success are blown up to the size of those with one."""
+    language = Language("abc", 4)
+    problem = Problem(language, TabularPolicy(language, spread=0.5), graded)
+    plain = on_the_same_windows(problem, ["seq"])["seq"]
+    scaled = on_the_same_windows(problem, ["seq"], scale_rewards="group")["seq"]
+    assert plain.bias <= 2 * plain.floor
+    assert scaled.bias - 4 * scaled.bias_error > 0.5
+
+
+PAIRS = [("decided/seq", "seq"), ("loo+decided/seq", "loo/seq")]
+
+
+def test_dropping_decided_tokens_keeps_the_gradient(measured):
+    for name, whole in PAIRS:
+        decided, seq = measured[name], measured[whole]
+        assert decided.bias <= 2 * decided.floor
+        assert abs(decided.factor - seq.factor) <= 4 * math.hypot(
+            decided.factor_error, seq.factor_error
+        )
+        assert decided.variance <= seq.variance  # on the same windows
+
+
+def test_dropping_long_dead_tails_lowers_the_variance():
+    """The first of up to seven symbols decides: a ratio of 0.69 ± 0.01 was seen."""
+    language = Language("ab", 7)
+    policy = TabularPolicy(language, spread=0.3, stop=-2.0)
+    problem = Problem(language, policy, RegexReward("a[ab]*", name="first"))
+    found = on_the_same_windows(problem, ["seq", "decided/seq", "loo/seq", "loo+decided/seq"], 600)
+    for name, whole in PAIRS:
+        decided, seq = found[name], found[whole]
+        assert decided.bias <= 2 * decided.floor
+        margin = math.hypot(decided.variance_error, seq.variance_error)
+        assert decided.variance < 0.8 * seq.variance + 2 * margin
+        assert decided.variance < seq.variance - 4 * margin
+
+
+def test_the_automaton_baseline_is_unbiased(measured):
+    baseline = measured["automaton/seq"]
+    assert baseline.bias <= 2 * baseline.floor
+    assert abs(baseline.factor - 1) <= 4 * baseline.factor_error
+
+
+def test_the_biases_of_the_tree_rules_are_seen(measured):
+    for name in ("tree_td/seq", "prefix_tree/seq"):
+        assert measured[name].bias - 4 * measured[name].bias_error > 0.02, name
+
+
+def test_a_second_prompt_is_refused():
+    from grpo_credit import allocation
+
+    needing = allocation(needs="privileged_logps")(lambda r: r.privileged_logps)
+    problem = Problem(SMALL, TabularPolicy(SMALL), TAILS)
+    with pytest.raises(CreditError, match="needs a second prompt; there is none in the lab"):
+        measure(problem, {"x": resolve_credit(needing)}, Sampling(windows=2))
