@@ -38,7 +38,10 @@ def progress(rollouts: Rollouts) -> Tensor:
 
 
 # What a rule must be given because it has no default of its own.
-OPTIONS: dict[str, dict[str, Any]] = {"potential": {"function": progress}}
+OPTIONS: dict[str, dict[str, Any]] = {
+    "potential": {"function": progress},
+    "softmax_length": {"lam": 1.0},
+}
 
 
 def synthetic(completions: int, tokens: int) -> Rollouts:

@@ -23,6 +23,10 @@ from grpo_credit.tiny.tokenizer import build_tokenizer
 PROMPTS = [f"{i}+{i + 1}=" for i in range(1, 9)]
 GROUP = 4
 LONGEST = 12
+OPTIONS = {  # of rules with an option that has no default
+    "potential": {"function": "rules:digits_so_far"},
+    "softmax_length": {"lam": 1.0},
+}
 TOKENIZER = build_tokenizer()
 
 

@@ -4,13 +4,8 @@ from typing import Any, NamedTuple
 
 import torch
 from datasets import Dataset
-from harness import PROMPTS, Trace, ours, reward, shipped
+from harness import OPTIONS, PROMPTS, Trace, ours, reward, shipped
 
-# Rules that have an option without a default.
-OPTIONS = {
-    "potential": {"function": "rules:digits_so_far"},
-    "softmax_length": {"lam": 1.0},
-}
 RULES = [rule.name for rule in shipped()]
 
 

@@ -5,10 +5,9 @@ from dataclasses import replace
 
 import pytest
 import torch
-from harness import shipped
+from harness import OPTIONS, shipped
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from rules import OPTIONS
 
 from grpo_credit import (
     CreditError,

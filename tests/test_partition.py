@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from harness import difference, ours, shipped
+from harness import OPTIONS, difference, ours, shipped
 
 from grpo_credit import CreditGRPOTrainer, allocation
 from grpo_credit.folding import counted
@@ -33,6 +33,7 @@ CUTS = [(16, 1), (8, 2), (4, 4), (1, 16)]  # rows per micro-batch, accumulation 
 def gradient(rows=8, steps=2, **options):
     """Give the gradient of one window of 16 completions."""
     settings = {"credit": "dapo", "beta": 0.04, "max_steps": 1, "mask_truncated_completions": True}
+    settings["credit_kwargs"] = OPTIONS.get(options.get("credit"))
     return ours(
         per_device_train_batch_size=rows, gradient_accumulation_steps=steps, **settings | options
     ).gradients[0]
