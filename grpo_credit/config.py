@@ -4,12 +4,13 @@
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from trl import GRPOConfig
 
+from grpo_credit.conformance import examples
 from grpo_credit.options import CreditOptions
 from grpo_credit.resolve import DEFAULT_AGGREGATION, parse_credit_kwargs, resolve_credit
 from grpo_credit.strategy import CreditError, Strategy
@@ -210,6 +211,12 @@ def _refuse_distortions(
             f"{strategy.name!r} returns the whole credit; decorate it with @allocation or "
             "@aggregation, or set beta=0."
         )
+    if args.multi_objective_aggregation != "sum_then_normalize" and ignores_advantages(strategy):
+        raise CreditError(
+            f"multi_objective_aggregation={args.multi_objective_aggregation!r} is about TRL's "
+            f"advantages, which {strategy.name!r} replaces by its own from the rewards; drop the "
+            "setting, or use an allocation of the advantages."
+        )
     by_sign = {
         "off_policy_mask_threshold": args.off_policy_mask_threshold is not None,
         "loss_type='vespo'": loss_type == "vespo",
@@ -221,3 +228,18 @@ def _refuse_distortions(
                 f"{strategy.name!r} may give tokens of one completion both signs; drop the "
                 "setting, or use an allocation declared with keeps_sign=True."
             )
+
+
+def ignores_advantages(strategy: Strategy) -> bool:
+    """Return whether a strategy gives the same credit whatever TRL's advantages are.
+
+    It is tried out on a small example, without the strategy's wish for what only a run can give.
+    """
+    if strategy.linear or strategy.whole is not None:
+        return False
+    for rollouts in examples(2):
+        credit = strategy.credit(rollouts)
+        if credit.any():
+            other = replace(rollouts, advantages=1 - 2 * rollouts.advantages)
+            return bool(torch.equal(strategy.credit(other), credit))
+    return False

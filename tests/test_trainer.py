@@ -151,6 +151,12 @@ def test_options_reach_the_strategy():
         ({"credit": "dapo"}, {"credit": "seq"}, "give it once"),
         ({"credit": lambda r: r.mask}, {"beta": 0.1}, "adds a KL term"),
         ({"credit": "first_half"}, {"off_policy_mask_threshold": 0.1}, "both signs"),
+        ({"credit": "tree_td"}, {"loss_type": "vespo"}, "both signs"),
+        (
+            {"credit": "loo"},
+            {"multi_objective_aggregation": "normalize_then_sum"},
+            "which 'loo/dapo' replaces by its own",
+        ),
         ({"credit": "first_half"}, {"loss_type": "vespo"}, "both signs"),
         ({"credit": "seq", "credit_kwargs": {"x": 1}}, {}, "has no option 'x'"),
     ],
