@@ -232,7 +232,7 @@ def balanced(rollouts: Rollouts) -> Float[Tensor, "B 1"]:
     weigh 1/P together, also in the KL term; a group without signal is weighed as by `prompt`. A
     fully masked row counts in k_s. An allocation may give a token another sign than its
     completion's advantage; the subset is the completion's.
-    Deviation: the paper does not say how groups are averaged; here each weighs the same.
+    Deviation: the paper's formula is of one group; here every group of the window weighs the same.
 
     Example:
         >>> three = Rollouts.from_lists([2, 1, 3], [1.0, 0.0, 0.0], num_generations=3,

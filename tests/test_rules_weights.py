@@ -11,10 +11,6 @@ from fractions import Fraction
 import pytest
 import torch
 
-import grpo_credit.allocations.decided
-import grpo_credit.allocations.entropy
-import grpo_credit.allocations.patterns
-import grpo_credit.allocations.traces  # noqa: F401
 from grpo_credit import CreditError, Rollouts, compute_credit, resolve_credit
 from grpo_credit.conformance import check
 from grpo_credit.rollouts import group_advantages
@@ -394,7 +390,7 @@ def test_entropy_soft_by_hand():
 
 
 def test_rounding_below_zero_is_no_entropy():
-    close(landed("entropy_soft", entropies_of([-1e-9, 1.0]), beta=1.0), [[0, 2]])
+    close(landed("entropy_soft", entropies_of([-1e-7, 1.1e-7]), beta=0.1), [[0.9, 1.1]])
 
 
 def test_entropy_soft_survives_tiny_entropies():
@@ -407,7 +403,7 @@ def test_entropy_soft_survives_tiny_entropies():
 
 def torn(entropies, rewards, scale_rewards="none"):
     made = entropies_of(*entropies)
-    scores = torch.tensor(rewards).double()
+    scores = torch.tensor(rewards, dtype=torch.float64)
     return replace(
         made, rewards=scores, rewards_per_func=scores[:, None], scale_rewards=scale_rewards
     )
@@ -437,6 +433,14 @@ def test_gtpo_gives_nothing_where_nobody_differs(rewards):
 def test_gtpo_gives_nothing_where_one_side_has_no_token():
     rollouts = torn([[0.5, 0.1], [], [0.3, 0.2]], [0.0, 1.0, 0.0], "group")
     assert not landed("gtpo", rollouts).any()
+
+
+@pytest.mark.parametrize("rewards", [[0.1, 0.2, 0.3], [0.3, 0.2, 0.1]])
+def test_gtpo_calls_a_reward_at_the_mean_wrong_in_any_order(rewards):
+    """In floating point 0.2 · 3 is above 0.3 + 0.2 + 0.1, and is not above 0.1 + 0.2 + 0.3."""
+    credit = landed("gtpo", torn([[1.0], [1.0], [1.0]], rewards))
+    # r = 1.1 for the best, -1.1 for the others, mean -1.1 / 3
+    close(credit.flatten(), [4.4 / 3 if r == 0.3 else -2.2 / 3 for r in rewards])
 
 
 @pytest.mark.parametrize(("tokens", "flips"), [(20, False), (22, True)])
