@@ -268,7 +268,7 @@ class CreditGRPOTrainer(GRPOTrainer):
         found: dict[str, Any] = {"old_logps": output.get("old_per_token_logps")}
         if any(found.get(name) is None for name in needs):
             found = self._score(output, output["prompt_ids"], output["prompt_mask"])
-        found = {name: found[name] for name in needs}
+        found = {name: found[name] for name in sorted(needs)}  # every rank gathers in this order
         if "privileged_logps" in self._needs:
             found["privileged_logps"] = self._score_privileged(output)
         return found

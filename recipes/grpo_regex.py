@@ -285,13 +285,14 @@ def run(job: Job) -> int:
             f"stopped at step {trainer.state.global_step}; to go on: the same command with "
             f"--resume --output_dir {out}"
         )
+    kept = {"rollouts by step": out / "rollouts"} if job.args.save_rollouts else {}
     summary.where(
         {
             "model, tokenizer": out / "model",
             "metrics by step": out / directory.METRICS,
             "completions": out / "completions",
             "credit by token": out / "credit",
-            "rollouts (grpo-credit show)": out / "rollouts",
+            **kept,
             "manifest": out / manifest.MANIFEST,
         }
     )
