@@ -30,6 +30,17 @@ def padding_changes_nothing(strategy: Strategy, rollouts: Rollouts) -> None:
     _equal(wide[:, :columns], strategy.credit(rollouts), "the credit after padding by 3 columns")
 
 
+def masked_values_mean_nothing(strategy: Strategy, rollouts: Rollouts) -> None:
+    """What the policy said at uncounted tokens, such as padding, leaves the credit as it is."""
+    other = {
+        name: torch.where(rollouts.mask, value, 7.0)
+        for name in ("old_logps", "entropies", "sum_sq_probs", "privileged_logps")
+        if (value := getattr(rollouts, name)) is not None
+    }
+    changed = strategy.credit(replace(rollouts, **other))
+    _equal(changed, strategy.credit(rollouts), "the credit with other numbers at masked tokens")
+
+
 def rows_may_be_permuted(strategy: Strategy, rollouts: Rollouts) -> None:
     """Permuting the rows permutes the credit."""
     rows = torch.arange(len(rollouts.group))
@@ -130,6 +141,7 @@ def the_rollouts_are_left_alone(strategy: Strategy, rollouts: Rollouts) -> None:
 ALWAYS: tuple[Law, ...] = (
     zero_outside_the_mask,
     padding_changes_nothing,
+    masked_values_mean_nothing,
     rows_may_be_permuted,
     groups_may_be_relabelled,
     other_windows_change_nothing,

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     )
     from rewards.combinators import clip, gate, schedule, weighted
     from rewards.contract import Decided, TextReward, completion_text
+    from rewards.extraction import AfterMarker, ByPattern, InBox, InTag, WholeText
     from rewards.formats import RegexReward
     from rewards.lengths import CosineLength, SoftOverlong
     from rewards.mathematics import MathAnswer, math_answer
@@ -30,10 +31,14 @@ if TYPE_CHECKING:
     from rewards.tags import TagFormat, think_answer_format, think_format
 
 _HOME = {
+    "AfterMarker": "extraction",
+    "ByPattern": "extraction",
     "ChoiceAnswer": "answers",
     "CosineLength": "lengths",
     "Decided": "contract",
     "ExactAnswer": "answers",
+    "InBox": "extraction",
+    "InTag": "extraction",
     "MathAnswer": "mathematics",
     "NumericAnswer": "answers",
     "RegexReward": "formats",
@@ -41,6 +46,7 @@ _HOME = {
     "SoftOverlong": "lengths",
     "TagFormat": "tags",
     "TextReward": "contract",
+    "WholeText": "extraction",
     "choice_answer": "answers",
     "clip": "combinators",
     "completion_text": "contract",
@@ -55,10 +61,14 @@ _HOME = {
     "weighted": "combinators",
 }
 __all__ = [
+    "AfterMarker",
+    "ByPattern",
     "ChoiceAnswer",
     "CosineLength",
     "Decided",
     "ExactAnswer",
+    "InBox",
+    "InTag",
     "MathAnswer",
     "NumericAnswer",
     "RegexReward",
@@ -66,6 +76,7 @@ __all__ = [
     "SoftOverlong",
     "TagFormat",
     "TextReward",
+    "WholeText",
     "check_format",
     "choice_answer",
     "clip",

@@ -204,7 +204,7 @@ def test_check_prints_every_law(rules, capsys):
         "checked_half/seq",
         "declared otherwise",
         "keeps_sign=False",
-        "0 of 12 laws broken",
+        "0 of 13 laws broken",
     ):
         assert piece in shown
     # L = 2, so half of the mass is gone: A/2 of A, with A = -0.707007 and seq's weight 1/2
@@ -215,7 +215,7 @@ def test_check_fails_with_exit_code_one(rules, capsys):
     assert cli.main(["check", "checked_rules:checked_third"]) == 1
     shown = capsys.readouterr().out
     assert shown.count("fails") == 2
-    assert "2 of 12 laws broken" in shown
+    assert "2 of 13 laws broken" in shown
 
 
 def test_check_takes_options(rules, capsys):

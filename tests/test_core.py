@@ -119,6 +119,7 @@ BROKEN = {  # a rule that breaks one law, and the law
     "claims_sign": "sign_is_kept",
     "peeks": "weights_are_nonnegative_and_blind_to_sign",
     "learns": "no_gradient_flows",
+    "reads_padding": "masked_values_mean_nothing",
 }
 
 
@@ -143,6 +144,9 @@ def test_a_broken_rule_is_caught_by_its_law(name, law):
         "claims_sign": allocation(keeps_sign=True)(lambda r: -r.advantages[:, None] * r.mask),
         "peeks": aggregation(lambda r: (r.advantages > 0)[:, None] / r.num_tokens),
         "learns": allocation(lambda r: torch.ones(r.mask.shape, requires_grad=True)),
+        "reads_padding": allocation(needs="entropies")(
+            lambda r: r.advantages[:, None] * r.entropies.mean() * r.mask
+        ),
     }
     broken = [found for found, verdict in check(rules[name]).items() if verdict != "holds"]
     assert law in broken

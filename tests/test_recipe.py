@@ -174,7 +174,7 @@ MISTAKES = {
         ["--credit=seq", '--credit_kwargs={"alpha": 1}'], "'even/seq' has no option 'alpha'",
     ),
     "bad JSON": (["--credit_kwargs={alpha}"], "credit_kwargs is not JSON: Expecting property name"),
-    "invalid pattern": (["--pattern=<think>(a"], "invalid pattern: missing ) at position 9; a group is"),
+    "invalid pattern": (["--pattern=<think>(a"], "missing ) at position 9; a group is not closed"),
     "unknown flag": (["--credti=seq"], "unknown option 'credti': nothing reads it. Did you"),
     "abbreviated flag": (["--model_name=model"], "unknown option 'model_name': nothing reads it."),
     "ill-typed flag": (["--learning_rate=fast"], "argument --learning_rate"),
