@@ -1,104 +1,32 @@
 """What rewards say about characters, told in tokens.
 
 A reward may offer `spans`, `decided`, `steps` or `automaton` (see `rewards.contract`); any object
-with such members will do. Characters are mapped to tokens by decoding the sampled ids one by one,
-never by tokenizing the text again: the tokenizer need not choose the tokens that were sampled.
+with such members will do.
 """
 
 import inspect
-from bisect import bisect_left, bisect_right
+import zlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any
 
 import torch
 from accelerate.utils import gather, gather_object, pad_across_processes
 from jaxtyping import Bool, Float, Int
-from tokenizers.decoders import DecodeStream
 from torch import Tensor
 
 from grpo_credit.strategy import CreditError
+from grpo_credit.token_text import TokenText
 from rewards import completion_text
 
 NEEDS = frozenset({"spans", "decided", "states", "step_rewards", "texts"})  # what is found here
-
-
-@dataclass(frozen=True)
-class TokenText:
-    """A token sequence as text, and the characters of each token.
-
-    A character whose bytes are spread over several tokens belongs to all of them.
-
-    Args:
-        text: the decoded text, special tokens left out.
-        starts: the first character that a token has a part in.
-        ends: one past the last.
-        complete: how many characters are whole once the token is there.
-    """
-
-    text: str
-    starts: list[int]
-    ends: list[int]
-    complete: list[int]
-
-    @classmethod
-    def decode(cls, tokenizer: Any, ids: Sequence[int]) -> "TokenText":
-        """Decode token by token.
-
-        Raises:
-            CreditError: if the tokenizer is not a fast one, or decodes a sequence to another text
-                than its tokens one by one.
-        """
-        backend = getattr(tokenizer, "backend_tokenizer", None)
-        if backend is None:
-            raise CreditError(
-                f"{type(tokenizer).__name__} cannot say which characters a token stands for; load "
-                "a fast tokenizer (AutoTokenizer does), or choose a strategy that needs no spans."
-            )
-        special = {i for i, token in tokenizer.added_tokens_decoder.items() if token.special}
-        spelled = [place for place, token in enumerate(ids) if token not in special]
-        stream, pieces = DecodeStream(skip_special_tokens=True), [""] * len(ids)
-        for place in spelled:
-            pieces[place] = stream.step(backend, ids[place]) or ""  # "" within a character
-        text = tokenizer.decode(ids, skip_special_tokens=True)
-        whole = sum(map(len, pieces))
-        if spelled and len(text) > whole:  # cut off within a character
-            pieces[spelled[-1]] += text[whole:]
-        if "".join(pieces) != text:
-            raise CreditError(
-                f"{type(tokenizer).__name__} decodes a completion to {text!r:.60}, but its tokens "
-                f"to {''.join(pieces)!r:.60}; set clean_up_tokenization_spaces=False."
-            )
-        complete = list(accumulate(map(len, pieces)))
-        ends = list(complete)
-        for place in reversed(range(len(ids) - 1)):
-            if not pieces[place] and ids[place] not in special:
-                ends[place] = ends[place + 1]
-        return cls(text, [0, *complete][: len(ids)], ends, complete)
-
-    def place(self, text: str) -> int:
-        """Return where a completion's text begins among the decoded characters.
-
-        Raises:
-            CreditError: if it is not part of them.
-        """
-        start = self.text.rfind(text)
-        if start < 0:
-            raise CreditError(
-                f"the completion {text!r:.60} is no part of its decoded tokens {self.text!r:.60}, "
-                "so spans have no tokens; a chat template that rewrites what the model said "
-                "cannot go with a strategy that needs them."
-            )
-        return start
-
-    def after(self, chars: int) -> int:
-        """Return how many tokens it takes until so many characters are whole."""
-        return bisect_left(self.complete, chars) + 1 if chars else 0
-
-    def within(self, start: int, end: int) -> slice:
-        """Return the tokens that have a part in the characters from `start` up to `end`."""
-        return slice(bisect_right(self.ends, start), bisect_left(self.starts, end))
+# What a strategy needs, and the member of a reward that tells it.
+TOLD_BY = {
+    "spans": "spans",
+    "decided": "decided",
+    "states": "automaton",
+    "step_rewards": "steps",
+}
 
 
 class Annotations:
@@ -114,8 +42,8 @@ class Annotations:
         columns: data set columns that the rewards' methods may ask for, such as `prompts`.
 
     Raises:
-        CreditError: if a completion cannot be mapped to its tokens, or a reward returns another
-            number of answers than there are completions.
+        CreditError: if the tokenizer is a slow one, or a reward answers something else than the
+            contract says.
     """
 
     def __init__(
@@ -131,8 +59,14 @@ class Annotations:
         self._rewards, self._weights = rewards, weights
         self._completions, self._columns = completions, columns
         self._texts = [completion_text(completion) for completion in completions]
-        self._tokens = [TokenText.decode(tokenizer, row) for row in ids]
-        self._starts = [t.place(s) for t, s in zip(self._tokens, self._texts, strict=True)]
+        self._tokens, self._starts = [], []
+        for row, text in zip(ids, self._texts, strict=True):
+            tokens = TokenText.decode(tokenizer, row)
+            start = tokens.text.rfind(text)  # the last message of a conversation
+            if start < 0:  # rewritten by a chat template or a parser
+                tokens, start = TokenText.unknown(text, len(row), tokens.text), 0
+            self._tokens.append(tokens)
+            self._starts.append(start)
         self._shape = len(ids), width
 
     def find(self, needs: frozenset[str], device: torch.device) -> dict[str, Any]:
@@ -164,7 +98,7 @@ class Annotations:
         marked: dict[str, Tensor] = {}
         for name, reward in self._rewards:
             for row, spans in enumerate(self._ask(reward, "spans") or ()):
-                for span, places in spans.items():
+                for span, places in (spans or {}).items():
                     tokens = marked.setdefault(f"{name}/{span}", torch.zeros(self._shape).bool())
                     for start, end in places:
                         first = self._starts[row]
@@ -178,6 +112,11 @@ class Annotations:
         counts = counts.repeat(1, len(self._rewards))
         for k, (_, reward) in enumerate(self._rewards):
             for row, verdict in enumerate(self._ask(reward, "decided") or ()):
+                if not hasattr(verdict, "chars"):
+                    raise CreditError(
+                        f"{type(reward).__name__}.decided returned {verdict!r:.40}, expected a "
+                        "rewards.Decided for each completion."
+                    )
                 if verdict.chars is not None:
                     at = self._starts[row] + verdict.chars
                     counts[row, k] = min(int(counts[row, k]), self._tokens[row].after(at))
@@ -187,16 +126,29 @@ class Annotations:
         """Number what the rewards' automata remember before the first and after each token."""
         states = torch.zeros(self._shape[0], self._shape[1] + 1, dtype=torch.long)
         for _, reward in self._rewards:
-            automaton = getattr(reward, "automaton", None)
-            if automaton is None:
-                continue
-            for row, (tokens, text) in enumerate(zip(self._tokens, self._texts, strict=True)):
-                after = [0, *tokens.complete]
-                after += after[-1:] * (states.shape[1] - len(after))
-                places = torch.tensor(after).sub(self._starts[row]).clamp(0, len(text))
-                trace = torch.tensor(automaton.trace(text))
-                states[row] = states[row] * len(automaton.table) + trace[places]
+            automata = [self._automaton(reward, row) for row in range(self._shape[0])]
+            first, count = _numbering(automata)
+            for row, automaton in enumerate(automata):
+                if automaton is not None:
+                    places = self._characters_before_each(row)
+                    trace = torch.tensor(automaton.trace(self._texts[row]))
+                    states[row] = (
+                        states[row] * count + first[_fingerprint(automaton)] + trace[places]
+                    )
         return states
+
+    def _automaton(self, reward: Any, row: int) -> Any:
+        """Return a reward's automaton, which may depend on the prompt, or None."""
+        choose = getattr(reward, "automaton_for", None)
+        if callable(choose):
+            return choose(self._columns.get("prompts", [None] * self._shape[0])[row])
+        return getattr(reward, "automaton", None)
+
+    def _characters_before_each(self, row: int) -> Int[Tensor, " t1"]:
+        """Return how much of the text is there before the first token and after each."""
+        after = [0, *self._tokens[row].complete]
+        after += after[-1:] * (self._shape[1] + 1 - len(after))
+        return torch.tensor(after).sub(self._starts[row]).clamp(0, len(self._texts[row]))
 
     def step_rewards(self) -> Float[Tensor, "b t"]:
         """Put the weighted reward of each step on the token that ends it, NaN elsewhere."""
@@ -220,6 +172,8 @@ class Annotations:
         method = getattr(reward, what, None)
         if not callable(method):
             return None
+        if inspect.iscoroutinefunction(method):
+            raise CreditError(f"{type(reward).__name__}.{what} is async; expected a plain method.")
         accepted = inspect.signature(method).parameters
         columns = {name: value for name, value in self._columns.items() if name in accepted}
         answers = method(self._completions, **columns)
@@ -229,6 +183,18 @@ class Annotations:
                 f"{len(self._completions)} completions; expected one each."
             )
         return answers
+
+
+def _fingerprint(automaton: Any) -> int:
+    return zlib.crc32(repr(automaton.table).encode())
+
+
+def _numbering(automata: Sequence[Any]) -> tuple[dict[int, int], int]:
+    """Give the states of different automata different numbers, the same on every rank."""
+    own = {_fingerprint(a): len(a.table) for a in automata if a is not None}
+    sizes = dict(sorted(set(gather_object(list(own.items())))))
+    ends = list(accumulate(sizes.values()))
+    return dict(zip(sizes, [0, *ends], strict=False)), max([1, *ends])
 
 
 def _gather_wide(value: Tensor, filler: float | int, device: torch.device) -> Tensor:
@@ -243,10 +209,33 @@ def check_columns(rewards: Sequence[tuple[str, Any]], there: Sequence[str]) -> N
         CreditError: naming the reward, the column and the columns there are.
     """
     for name, reward in rewards:
-        for column in getattr(reward, "columns", ()):
+        columns = getattr(reward, "columns", ())
+        for column in [columns] if isinstance(columns, str) else columns:
             if column not in there:
                 raise CreditError(
                     f"reward {name!r} needs the column {column!r}; the data set has "
                     f"{', '.join(there)}. Rename a column, or name the right one when making the "
                     "reward."
                 )
+
+
+def check_told(
+    strategy: str,
+    needs: frozenset[str],
+    rewards: Sequence[tuple[str, Any]],
+    weights: Sequence[float],
+) -> None:
+    """Refuse a strategy that needs what no reward tells: it would train on nothing, silently.
+
+    Raises:
+        CreditError: naming what is missing and the rewards.
+    """
+    counted = [reward for (_, reward), weight in zip(rewards, weights, strict=True) if weight != 0]
+    for need in sorted(needs & set(TOLD_BY)):
+        member = TOLD_BY[need]
+        if all(getattr(reward, member, None) is None for reward in counted):
+            names = ", ".join(name for name, _ in rewards)
+            raise CreditError(
+                f"{strategy!r} needs {need!r}, which no reward with a weight tells ({names}); "
+                f"use one that has `{member}`, see rewards/README.md."
+            )

@@ -147,6 +147,7 @@ def plan(
     by_seq = credit is not None and _aggregates_by(strategy) == "seq"
     ratio = level or ("sequence" if by_seq and loss_type != "vespo" else "token")
     _refuse_distortions(args, strategy, loss_type, ratio)
+    _try_options(strategy)
     surrogate = loss_type if loss_type in SURROGATE_AGGREGATION else DEFAULT_AGGREGATION
     column = getattr(args, "privileged_column", CreditOptions.privileged_column)
     return Plan(strategy, surrogate, ratio, column)
@@ -217,6 +218,11 @@ def _refuse_distortions(
             f"advantages, which {strategy.name!r} replaces by its own from the rewards; drop the "
             "setting, or use an allocation of the advantages."
         )
+    if args.top_entropy_quantile < 1 and any(r.name == "entropy_top" for r in strategy.rules):
+        raise CreditError(
+            f"top_entropy_quantile={args.top_entropy_quantile} and {strategy.name!r} both choose "
+            "tokens by entropy; drop the setting, which looks at one micro-batch at a time."
+        )
     by_sign = {
         "off_policy_mask_threshold": args.off_policy_mask_threshold is not None,
         "loss_type='vespo'": loss_type == "vespo",
@@ -228,6 +234,16 @@ def _refuse_distortions(
                 f"{strategy.name!r} may give tokens of one completion both signs; drop the "
                 "setting, or use an allocation declared with keeps_sign=True."
             )
+
+
+def _try_options(strategy: Strategy) -> None:
+    """Let the package's own rules say what they think of their options before a model is loaded."""
+    given = {key for options in strategy.options.values() for key in options}
+    shipped = all(r.function.__module__.startswith("grpo_credit.") for r in strategy.rules
+                  if hasattr(r.function, "__module__"))  # fmt: skip
+    if given and shipped and "function" not in given:
+        for rollouts in examples(0):
+            strategy.credit(rollouts)
 
 
 def ignores_advantages(strategy: Strategy) -> bool:

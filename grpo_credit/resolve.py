@@ -115,7 +115,7 @@ def mix(shares: Mapping[Any, float]) -> Mixture:
         >>> resolve_credit(mix({"even": 1.0})).name
         'even/dapo'
     """
-    if min(shares.values(), default=-1) < 0 or abs(sum(shares.values()) - 1) > 1e-6:
+    if not all(s >= 0 for s in shares.values()) or not abs(sum(shares.values()) - 1) <= 1e-6:
         listed = ", ".join(f"{share:g}" for share in shares.values())
         raise CreditError(f"the shares of the mixture are {listed}; expected >= 0, summing to 1.")
     return tuple(

@@ -119,6 +119,9 @@ class CreditGRPOTrainer(GRPOTrainer):
         self._trained_on: tuple[Window, Tensor] | None = None
         super().__init__(model, reward_funcs, args, *rest, **kwargs)
         self._check_columns()
+        annotations.check_told(
+            self.plan.strategy.name, self.plan.strategy.needs, self._named_rewards(), self._weights
+        )
         self._save_every = getattr(args, "save_rollouts", 0)
         if "sum_sq_probs" in self.plan.strategy.needs or self._save_every:
             add_fused_lm_head(  # TRL's own, with one output more
@@ -153,8 +156,7 @@ class CreditGRPOTrainer(GRPOTrainer):
         if columns is None:
             return  # a stream does not know them before its first row
         given = ("prompts", "completions", "completion_ids", "trainer_state")  # by TRL
-        rewards = list(zip(self.reward_func_names, self.reward_funcs, strict=True))
-        annotations.check_columns(rewards, [*columns, *given])
+        annotations.check_columns(self._named_rewards(), [*columns, *given])
         privileged = self.plan.privileged_column
         if "privileged_logps" in self.plan.strategy.needs and privileged not in columns:
             raise CreditError(
@@ -162,6 +164,13 @@ class CreditGRPOTrainer(GRPOTrainer):
                 f"{privileged!r}; the data set has {', '.join(columns)}. Add the column, or name "
                 "another with privileged_column."
             )
+
+    def _named_rewards(self) -> list[tuple[str, Any]]:
+        return list(zip(self.reward_func_names, self.reward_funcs, strict=True))
+
+    @property
+    def _weights(self) -> list[float]:
+        return self.reward_weights.tolist()
 
     @property
     def _mode(self) -> str:
@@ -217,7 +226,7 @@ class CreditGRPOTrainer(GRPOTrainer):
             rewards=weighted.masked_fill(abstained, torch.nan),
             rewards_per_func=rewards_per_func,
             reward_names=tuple(self.reward_func_names),
-            reward_weights=tuple(self.reward_weights.tolist()),
+            reward_weights=tuple(self._weights),
             group=torch.arange(len(weighted), device=weighted.device) // generations,
             truncated=gather(truncated.long()).bool(),
             max_completion_length=self.args.max_completion_length,
@@ -230,7 +239,8 @@ class CreditGRPOTrainer(GRPOTrainer):
         if not self._save_every or self._mode == "eval":
             return False
         batches = self.args.steps_per_generation * self.num_iterations
-        steps = max(1, -(-batches // self.args.gradient_accumulation_steps))
+        whole, rest = divmod(batches, self.args.gradient_accumulation_steps)
+        steps = whole + 2 * (rest > 0)  # one that is cut off at each end
         first = self.state.global_step + 1
         return (first + steps - 1) // self._save_every > (first - 1) // self._save_every
 
@@ -252,8 +262,8 @@ class CreditGRPOTrainer(GRPOTrainer):
         names = [name for name in scored.inputs[0] if name not in ("prompt", "completion")]
         columns = {name: [row.get(name) for row in scored.inputs] for name in names}
         told = annotations.Annotations(
-            list(zip(self.reward_func_names, self.reward_funcs, strict=True)),
-            self.reward_weights.tolist(),
+            self._named_rewards(),
+            self._weights,
             scored.completions,
             scored.ids,
             output["completion_ids"].size(1),

@@ -10,7 +10,8 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
 from grpo_credit import CreditError, allocation
-from grpo_credit.annotations import Annotations, TokenText, check_columns
+from grpo_credit.annotations import Annotations, check_columns, check_told
+from grpo_credit.token_text import TokenText
 
 SEEN = []
 
@@ -137,9 +138,72 @@ def test_a_tokenizer_without_offsets_is_refused():
         TokenText.decode(Slow(), [1])
 
 
-def test_a_text_that_is_not_among_the_tokens_is_refused():
-    with pytest.raises(CreditError, match="'xyz' is no part of its decoded tokens '12'"):
-        tell(["xyz"], ids=[TOKENIZER.encode("12")])
+def byte_fallback() -> PreTrainedTokenizerFast:
+    """Build a tokenizer like Llama 2's: words, and bytes for what is no word."""
+    names = ["<unk>", "</s>", *(f"<0x{i:02X}>" for i in range(256)), "▁hello", "lo", "▁", "a"]
+    vocabulary = {name: i for i, name in enumerate(names)}
+    model = models.BPE(vocab=vocabulary, merges=[], unk_token="<unk>", byte_fallback=True)
+    tokenizer = Tokenizer(model)
+    parts = [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()]
+    tokenizer.decoder = decoders.Sequence([*parts, decoders.Strip(" ", 1, 0)])
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, unk_token="<unk>", eos_token="</s>", pad_token="</s>"
+    )
+
+
+def word_pieces() -> PreTrainedTokenizerFast:
+    names = ["[UNK]", "[SEP]", "hello", "##lo", "a", "##b", ",", "don", "'", "t"]
+    vocabulary = {name: i for i, name in enumerate(names)}
+    tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))
+    tokenizer.decoder = decoders.WordPiece()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, unk_token="[UNK]", eos_token="[SEP]", pad_token="[SEP]"
+    )
+
+
+def sentence_pieces() -> PreTrainedTokenizerFast:
+    names = ["<unk>", "▁hello", "▁wor", "ld", "▁", "a"]
+    tokenizer = Tokenizer(models.Unigram([(name, -1.0) for name in names], unk_id=0))
+    tokenizer.decoder = decoders.Metaspace()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, unk_token="<unk>", eos_token="<unk>", pad_token="<unk>"
+    )
+
+
+@pytest.mark.parametrize("build", [byte_fallback, word_pieces, sentence_pieces])
+def test_other_decoders_are_spelled_out_too(build, caplog):
+    tokenizer = build()
+    generator = torch.Generator().manual_seed(0)
+    for length in [*range(1, 14)] * 20:
+        ids = torch.randint(0, len(tokenizer), (length,), generator=generator).tolist()
+        found = TokenText.decode(tokenizer, ids)
+        assert found.text == tokenizer.decode(ids, skip_special_tokens=True)
+        assert found.complete[-1] == len(found.text)
+    assert not caplog.records  # none was given up
+
+
+def test_bytes_without_a_word_join_to_characters():
+    tokenizer = byte_fallback()
+    newline, face = [2 + 0x0A], [2 + byte for byte in "🙂".encode()]
+    hello = tokenizer.convert_tokens_to_ids("▁hello")
+    found = TokenText.decode(tokenizer, [hello, *newline, *face])
+    assert found.text == "hello\n🙂"
+    assert found.complete == [5, 6, 6, 6, 6, 7]
+    assert found.starts == [0, 5, 6, 6, 6, 6]
+    cut = TokenText.decode(tokenizer, [hello, *newline, *face[:2]])
+    assert cut.text == "hello\ufffd\ufffd\ufffd"  # as the tokenizer has it
+
+
+def test_a_run_of_broken_bytes_is_read_in_one_sweep():
+    ids = [BYTES.convert_tokens_to_ids("ð")] * 20_000
+    assert TokenText.decode(BYTES, ids).text == "\ufffd" * 20_000
+
+
+def test_a_text_that_is_not_among_the_tokens_counts_as_decided_by_its_end(caplog):
+    told = tell(["x,z", "1,2"], ids=[TOKENIZER.encode("123"), TOKENIZER.encode("1,2")])
+    assert "its tokens spell '123': its spans are left out" in caplog.text
+    assert told.decided().tolist() == [[3], [2]]
+    assert told.spans()["teller/comma"].nonzero().tolist() == [[1, 1]]
 
 
 # ---- what a reward tells ----------------------------------------------------------------------
@@ -202,6 +266,45 @@ def test_a_reward_with_too_few_answers_is_refused():
         tell(["1"], reward=Short()).decided()
 
 
+def test_a_reward_that_answers_something_else_is_refused():
+    class Odd(Teller):
+        def decided(self, completions):
+            return [1]
+
+        async def steps(self, completions):
+            return [[]]
+
+        def spans(self, completions):
+            return [None]  # nothing
+
+    with pytest.raises(CreditError, match=r"Odd\.decided returned 1, expected a rewards\.Decided"):
+        tell(["1"], reward=Odd()).decided()
+    with pytest.raises(CreditError, match=r"Odd\.steps is async; expected a plain method"):
+        tell(["1"], reward=Odd()).step_rewards()
+    assert tell(["1"], reward=Odd()).spans() == {}
+
+
+def test_states_of_different_automata_are_different():
+    class ByPrompt(Teller):
+        def automaton_for(self, prompt):
+            return Three() if prompt == "3" else Automaton()
+
+    class Three:
+        table = ((0, 1), (1, 2), (2, 2))
+
+        def trace(self, text):
+            return [min(2, n) for n in range(len(text) + 1)]
+
+    told = Annotations(
+        [("teller", ByPrompt())], [1.0], ["12", "12"], [TOKENIZER.encode("12")] * 2, 2, TOKENIZER,
+        {"prompts": ["2", "3"]},
+    )  # fmt: skip
+    two, three = told.states().tolist()
+    assert [n - two[0] for n in two] == [0, 1, 0]
+    assert [n - three[0] for n in three] == [0, 1, 2]
+    assert not set(two) & set(three)
+
+
 # ---- through the trainer ----------------------------------------------------------------------
 
 
@@ -238,9 +341,33 @@ def length(completions, **_):
     return [len(c) / 12 for c in completions]
 
 
+@pytest.mark.parametrize(
+    ("needs", "missing"),
+    [
+        ("spans", "spans"),
+        ("decided", "decided"),
+        ("states", "automaton"),
+        ("step_rewards", "steps"),
+    ],
+)
+def test_what_no_reward_tells_cannot_be_needed(needs, missing):
+    with pytest.raises(
+        CreditError, match=rf"'x' needs '{needs}', which no .*one that has `{missing}"
+    ):
+        check_told("x", frozenset({needs}), [("length", length), ("teller", Teller())], [1.0, 0.0])
+    check_told("x", frozenset({needs}), [("length", length), ("teller", Teller())], [1.0, 0.5])
+
+
+def test_a_strategy_without_its_reward_is_refused_before_training():
+    with pytest.raises(CreditError, match=r"'decided/seq' needs 'decided', which no reward with a"):
+        ours(credit="decided/seq", arguments={"reward_funcs": length})
+
+
 def test_a_column_that_a_reward_declares_must_be_there():
     with pytest.raises(
         CreditError, match=r"'teller' needs the column 'gold'; the data set has pro"
     ):
         ours(credit="seq", arguments={"reward_funcs": Teller(columns=("prompts", "gold"))})
     check_columns([("teller", Teller())], ["prompts"])
+    with pytest.raises(CreditError, match="needs the column 'answer'"):
+        check_columns([("teller", Teller(columns="answer"))], ["prompts"])

@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from grpo_credit.annotations import NEEDS, Annotations
+from grpo_credit.annotations import NEEDS, Annotations, check_told
 from grpo_credit.lab.enumerable import Language, exact_gradient, jacobian, probabilities
 from grpo_credit.rollouts import Rollouts, group_advantages
 from grpo_credit.strategy import CreditError, Strategy
@@ -35,6 +35,11 @@ class Problem:
     policy: nn.Module
     reward: Any
 
+    @property
+    def name(self) -> str:
+        """The reward's name."""
+        return getattr(self.reward, "__name__", type(self.reward).__name__)
+
     def rewards(self) -> Float[Tensor, " M"]:
         """Return the reward of every completion.
 
@@ -55,10 +60,9 @@ class Problem:
         by_event = logps.flatten()[language.events]
         prefix = language.events // (language.end + 1)
         entropies, squares = -(logps.exp() * logps).sum(1), logps.exp().square().sum(1)
-        name = getattr(self.reward, "__name__", type(self.reward).__name__)
         lengths = language.mask.sum(1).tolist()
         told = Annotations(
-            [(name, self.reward)],
+            [(self.name, self.reward)],
             [1.0],
             list(language.texts),
             [row[:n] for row, n in zip(language.ids.tolist(), lengths, strict=True)],
@@ -72,7 +76,7 @@ class Problem:
             advantages=torch.zeros_like(rewards),
             rewards=rewards,
             rewards_per_func=rewards[:, None],
-            reward_names=(name,),
+            reward_names=(self.name,),
             group=torch.zeros(len(rewards), dtype=torch.long),
             truncated=language.truncated,
             max_completion_length=language.length,
@@ -178,6 +182,7 @@ def measure(
     for strategy in strategies.values():
         if "privileged_logps" in strategy.needs:
             raise CreditError(f"{strategy.name!r} needs a second prompt; there is none in the lab.")
+        check_told(strategy.name, strategy.needs, [(problem.name, problem.reward)], [1.0])
     truth = exact_gradient(problem.language, problem.policy, problem.rewards())
     drawn = draw(problem, sampling)
     updates = {name: _event_sums(problem.language, len(drawn)) for name in strategies}
