@@ -12,8 +12,16 @@ from fractions import Fraction
 from itertools import islice
 from typing import Any
 
-from rewards.contract import Completion, Spans, TextReward, completion_text
-from rewards.extraction import AfterMarker, Extract, InTag
+from rewards.contract import (
+    Completion,
+    LogExtra,
+    LogMetric,
+    Spans,
+    TextReward,
+    completion_text,
+    rows_of,
+)
+from rewards.extraction import AfterMarker, Extract, InTag, Span
 
 
 class AnswerReward(TextReward):
@@ -22,7 +30,8 @@ class AnswerReward(TextReward):
         R = 1 if read(answer) equals read(gold), else 0; None if the gold cannot be read
 
     The gold is what `extract` finds in the column's value, otherwise what follows `####` in it,
-    otherwise all of it.
+    otherwise all of it. Logs the share of completions in which looking for the answer took too long
+    (`ByPattern`), as `reward/<name>/timeout_rate`.
 
     Args:
         extract: where the answer is in a completion.
@@ -36,16 +45,45 @@ class AnswerReward(TextReward):
         self.column = column
         self.columns = (column,)
 
+    def __call__(
+        self,
+        completions: Sequence[Completion],
+        *,
+        log_metric: LogMetric | None = None,
+        log_extra: LogExtra | None = None,
+        **columns: Any,
+    ) -> list[float | None]:
+        """Score completions; see the class."""
+        scores: list[float | None] = []
+        timeouts = 0
+        rows = rows_of(self, columns, len(completions))
+        for completion, row in zip(completions, rows, strict=True):
+            try:
+                scores.append(self._judged(completion_text(completion), row[self.column]))
+            except TimeoutError:
+                scores.append(None)
+                timeouts += 1
+        if log_metric is not None:
+            log_metric(f"reward/{self.__name__}/timeout_rate", timeouts / max(1, len(scores)))
+        return scores
+
     def score(self, text: str, /, **row: Any) -> float | None:
         """Score one text; None as well if looking for the answer took too long."""
         try:
-            gold = self.gold(row[self.column])
-            span = self.extract(text)
+            return self._judged(text, row[self.column])
         except TimeoutError:
             return None
+
+    def _judged(self, text: str, value: Any) -> float | None:
+        gold = self.gold(value)
+        span = self.found(text)
         if gold is None:
             return None
         return float(span is not None and self.right(text[slice(*span)], gold))
+
+    def found(self, text: str) -> Span | None:
+        """Return where the answer is in a text."""
+        return self.extract(text)
 
     def spans(self, completions: Sequence[Completion]) -> list[Spans]:
         """Return where the answer is in each completion, as `answer`."""
@@ -53,7 +91,7 @@ class AnswerReward(TextReward):
 
     def _spans(self, text: str) -> Spans:
         try:
-            span = self.extract(text)
+            span = self.found(text)
         except TimeoutError:
             span = None
         return {"answer": [] if span is None else [span]}
@@ -63,7 +101,7 @@ class AnswerReward(TextReward):
         if value is None:
             return None
         text = str(value)
-        span = self.extract(text) or AfterMarker(unique=False)(text) or (0, len(text))
+        span = self.found(text) or AfterMarker(unique=False)(text) or (0, len(text))
         return self.read(text[slice(*span)])
 
     def right(self, answer: str, gold: Any) -> bool:
@@ -129,7 +167,8 @@ class NumericAnswer(AnswerReward):
 
     Read are one sign (also −), currencies ($5), groups of three digits (1,234 or 1 234 or 1_234),
     fractions (3/4), percentages (50% is 0.5), and powers of ten (1e-3, 1.2 × 10^5). Computed
-    exactly. Words around are ignored, but a second number makes it no answer.
+    exactly. Words around are ignored, but a second number makes it no answer, as does what changes
+    its value: 5!, sin(5), x/2, 0x10, 1.5 million. Answers of the same value, 42 and 42.0, are one.
 
     Args:
         extract: where the answer is in a completion; between `<answer>` tags if None.
@@ -148,7 +187,8 @@ class NumericAnswer(AnswerReward):
         ValueError: if a tolerance is negative or `decimal` neither.
 
     Degenerate cases: more than 1,000 characters, a number of more than 64, a division by zero,
-    1,2345, and expressions (√2, 2^n) are no number; for those use `MathAnswer`.
+    1,2345, and expressions (√2, 2^n) are no number; for those use `MathAnswer`. Where the right
+    answer is 0, only 0 is right unless `abs_tol` is given.
 
     How it can be hacked: by the commonest answers of the data set (0, 1, 2), and within tolerance.
 
@@ -164,8 +204,8 @@ class NumericAnswer(AnswerReward):
         extract: Extract | None = None,
         column: str = "answer",
         *,
-        rel_tol: float = 0.0,
-        abs_tol: float = 1e-6,
+        rel_tol: float = 1e-6,
+        abs_tol: float = 0.0,
         units: str | Sequence[str] = (),
         decimal: str = ".",
         name: str = "numeric_answer",
@@ -177,8 +217,8 @@ class NumericAnswer(AnswerReward):
             )
         if decimal not in _NUMBERS:
             raise ValueError(f"decimal is {decimal!r}, expected one of {', '.join(_NUMBERS)}.")
-        self.rel_tol = Fraction(rel_tol)
-        self.abs_tol = Fraction(abs_tol)
+        self.rel_tol = Fraction(str(rel_tol))  # the decimal number that was written
+        self.abs_tol = Fraction(str(abs_tol))
         self.decimal = decimal
         self.unit = _unit((units,) if isinstance(units, str) else units)
 
@@ -188,11 +228,16 @@ class NumericAnswer(AnswerReward):
         tolerance = max(self.abs_tol, self.rel_tol * abs(gold))
         return value is not None and abs(value - gold) <= tolerance
 
+    def found(self, text: str) -> Span | None:
+        """Return where the answer is in a text; numbers of the same value are one answer."""
+        return self.extract(text, self.read)
+
     def read(self, text: str) -> Fraction | None:
         """Return the only number of a text; None if there is none or another."""
         if len(text) > 1000:
             return None
         text = unicodedata.normalize("NFKC", text).translate(_SIGNS)
+        text = text.replace("{,}", ",").replace(r"\!", "")  # LaTeX: 1{,}000 and 1,\!000
         if self.unit:
             text = self.unit.sub("", text)
         found = list(islice(_NUMBERS[self.decimal].finditer(text), 2))
@@ -200,6 +245,8 @@ class NumericAnswer(AnswerReward):
             return None
         before, after = text[: found[0].start()], text[found[0].end() :]
         if _EXPRESSION.search(f"{before} {after}") or (self.unit and re.search(r"\w", after)):
+            return None
+        if _CHANGED_BEFORE.search(before[-64:]) or _CHANGED_AFTER.match(after):
             return None
         return _value(found[0])
 
@@ -213,6 +260,23 @@ def _unit(units: Sequence[str]) -> re.Pattern[str] | None:
 
 _SIGNS = str.maketrans({"−": "-", "–": "-", "⁄": "/", "×": "*", "·": "*"})
 _EXPRESSION = re.compile(r"[\^√π±∞]|\\(?:sqrt|pi|pm|infty)")
+_CHANGED_BEFORE = re.compile(
+    r"""
+    [^\W_]\(\s*$  # f(5)
+    | (?<![^\W_])(?:(?:arc|a)?(?:sin|cos|tan)h?|cot|sec|csc|log|ln|lg|exp|sqrt)[\s({\[]*$
+    | [\w)}](?:[/*]|\s[/*]\s)$  # x/2
+    """,
+    re.VERBOSE | re.IGNORECASE,
+)
+_CHANGED_AFTER = re.compile(
+    r"""
+    [)}\]]*!  # 5!
+    | x[0-9a-f] | [ob][0-9]  # 0x10
+    | \s?[/*]\s?[a-z]\b  # 5/x
+    | [\s-]*(?:hundred|thousand|dozen|million|billion|trillion|milliard)
+    """,
+    re.VERBOSE | re.IGNORECASE,
+)
 
 
 def _number(decimal: str, grouping: str) -> re.Pattern[str]:

@@ -22,12 +22,13 @@ _regex: Any = _regex_core._regex  # and its matcher
 
 STATES = 20_000  # limit of a deterministic automaton
 NODES = 100_000  # limit of the nondeterministic one it is made from
+VISITS = 2_000_000  # limit of its nodes visited while the deterministic one is made
 CODE_POINTS = 0x110000
 CharSet = np.ndarray  # sorted code points at which membership changes; outside at first
 
 
 class TooLarge(ValueError):
-    """A pattern whose automaton has more states than the limit."""
+    """A pattern whose automaton has more states, or takes more work, than the limit."""
 
 
 class NotRegular(ValueError):
@@ -126,7 +127,6 @@ class Automaton:
         return cls(classes, table, accepting, dead, sure)
 
     @classmethod
-    @functools.lru_cache(maxsize=256)
     def of_pattern(
         cls, pattern: str, flags: int = 0, *, search: bool = False, strip: bool = True
     ) -> "Automaton":
@@ -140,7 +140,7 @@ class Automaton:
 
         Raises:
             NotRegular: naming what is not regular: look-around, back-references, ...
-            TooLarge: if the automaton has too many states.
+            TooLarge: if the automaton has too many states or takes too much work.
 
         Example:
             >>> digits = Automaton.of_pattern(r"\d+,x*")
@@ -162,19 +162,19 @@ class Automaton:
     def _stripping(self, blank: frozenset[int]) -> "Automaton":
         """Ignore whitespace around the text.
 
-        A state is None before the first other character; then the pair of the state after the last
-        one that was not blank and the state now.
+        A state is None before the first other character; then whether the text matched after the
+        last one that was not blank, and the state now.
         """
 
-        def step(state: tuple[int, int] | None, kind: int) -> tuple[int, int] | None:
-            last, now = state or (0, 0)
+        def step(state: tuple[bool, int] | None, kind: int) -> tuple[bool, int] | None:
+            matched, now = state or (False, 0)
             after = self.table[now][kind]
             if kind not in blank:
-                return after, after
-            return state and (last, after)
+                return self.accepting[after], after
+            return state and (matched, after)
 
         return Automaton.explore(
-            self.classes, None, step, lambda state: self.accepting[state[0] if state else 0]
+            self.classes, None, step, lambda state: state[0] if state else self.accepting[0]
         )
 
     def trace(self, text: str) -> list[int]:
@@ -203,6 +203,22 @@ class Automaton:
             state = table[state][kind]
             if state in ends:
                 return place
+        return None
+
+
+@functools.lru_cache(maxsize=256)
+def automaton_of(pattern: str, flags: int, *, search: bool, strip: bool) -> Automaton | None:
+    r"""Return what `Automaton.of_pattern` does, None if it has none to give; remember both.
+
+    Example:
+        >>> automaton_of("(a)x*", 0, search=False, strip=True).accepts("axx")
+        True
+        >>> automaton_of(r"(a)\1", 0, search=False, strip=True) is None
+        True
+    """
+    try:
+        return Automaton.of_pattern(pattern, flags, search=search, strip=strip)
+    except (NotRegular, TooLarge):
         return None
 
 
@@ -263,6 +279,7 @@ class _Nfa:
         self._reads: dict[int, tuple[int, int]] = {}  # node -> (set, next node)
         self._asserts: dict[int, tuple[int, int]] = {}  # node -> (what may follow, next node)
         self._at_start: dict[int, int] = {}  # node -> next node, before the first character only
+        self._visits = 0
         parsed, self._info = _parsed(pattern, flags)
         everything = self._set(np.array([0, CODE_POINTS]))
         self._end = self._node()
@@ -355,6 +372,7 @@ class _Nfa:
         self, state: State, kind: int, moves: Sequence[frozenset[int]], newline: bool
     ) -> State:
         """Return the nodes after one more character."""
+        self._visit(len(state))
         reached = []
         for node, rest in state:
             if rest == _NOTHING or (rest == _LAST_NEWLINE and not newline):
@@ -380,7 +398,13 @@ class _Nfa:
                 follow.append((self._at_start[node], rest))
             nodes.extend(new for new in follow if new not in seen)
             seen.update(follow)
+        self._visit(len(seen))
         return frozenset(n for n in seen if n[0] in self._reads or n[0] == self._end)
+
+    def _visit(self, nodes: int) -> None:
+        self._visits += nodes
+        if self._visits > VISITS:
+            raise TooLarge(f"making the automaton takes more than {VISITS:,} visits to its parts.")
 
 
 _BUILDERS: dict[str, Callable[[_Nfa, Any, int], int]] = {

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
+from rewards.combinators import Combination, Schedule
+
 if TYPE_CHECKING:
     from rewards.automaton import Automaton
 
@@ -49,7 +51,8 @@ def check_format(
         tokenizer: the tokenizer of the model, with the chat template that training uses.
         prompts: prompts of the data set, as they are there: texts, or lists of messages.
         specimen: such a completion, all tags included, even one that the prompt opens. By default
-            `reward.specimen`, or a shortest text that `reward.automaton` accepts.
+            `reward.specimen`, or a shortest text that `reward.automaton` accepts; of a combination,
+            that of its last part that has one (of a gate, `by`).
         max_prompts: how many prompts are looked at, from the first.
         template_options: what `chat_template_kwargs` of the training configuration says.
 
@@ -57,7 +60,7 @@ def check_format(
         The findings, errors first; none is no proof that the model will find the format.
 
     Raises:
-        ValueError: if there is no prompt.
+        ValueError: if there is no prompt, or one text in place of a list of them.
 
     Example:
         >>> from grpo_credit.tiny import build_tokenizer
@@ -69,6 +72,10 @@ def check_format(
         >>> print(finding.level, finding.message.split(":")[0], sep=": ")
         warning: a line break inside makes it fail
     """
+    if isinstance(prompts, str):
+        raise ValueError(f"prompts is {prompts!r:.80}, expected a list of prompts: pass [prompt].")
+    while isinstance(reward, Schedule):
+        reward = reward.parts[0]  # what it earns depends on the step, its form does not
     prompts = list(prompts[:max_prompts])
     if not prompts:
         raise ValueError("there is no prompt, expected some of the data set's.")
@@ -91,6 +98,8 @@ _NO_SPECIMEN = Finding(
 
 
 def _specimen_of(reward: Any) -> str | None:
+    if isinstance(reward, Combination):
+        return next(filter(None, map(_specimen_of, reversed(reward.parts))), None)
     specimen = getattr(reward, "specimen", None)
     automaton = getattr(reward, "automaton", None)
     return specimen if automaton is None or specimen else _shortest_accepted(automaton)

@@ -164,7 +164,7 @@ def schedule(
 
     Source: none; linear interpolation.
     """
-    return _Schedule(reward, points, name)
+    return Schedule(reward, points, name)
 
 
 class Combination:
@@ -307,12 +307,15 @@ class _Clip(Combination):
         return [_bound(chars) for chars, _ in _decided(self.parts[0], completions, prompts)]
 
 
-class _Schedule(Combination):
+class Schedule(Combination):
+    """A reward that needs the progress of training; made by `schedule`."""
+
     def __init__(self, reward: Reward, points: Mapping[float, float], name: str | None) -> None:
         super().__init__(reward, name=name or f"{name_of(reward)}_scheduled")
         self.points = _checked_points(points)
 
     def __call__(self, completions: Completions, **columns: Any) -> list[float | None]:
+        """Score completions; see `schedule`."""
         factor = self._factor(_progress(self.__name__, columns))
         _log_mean(columns, f"reward/{self.__name__}/factor", [factor])
         scores = scores_of(self.parts[0], completions, columns)
@@ -327,6 +330,7 @@ class _Schedule(Combination):
         return self.points[-1][1]
 
     def decided(self, completions: Completions, prompts: Prompts = None) -> list[Decided]:
+        """Say when the scaled reward is decided, inexactly if the factor may be 0."""
         decided = _decided(self.parts[0], completions, prompts)
         factors = [factor for _, factor in self.points]
         if min(factors) <= 0 <= max(factors):  # times 0, a score is settled from the start
@@ -338,6 +342,13 @@ def name_of(reward: Reward) -> str:
     """Return what TRL calls a reward: its `__name__`, or that of its class."""
     inner = _unwrapped(reward)
     return getattr(inner, "__name__", type(inner).__name__)
+
+
+def follows_training(reward: Any) -> bool:
+    """Return whether a reward needs the progress of training: a schedule, or made of one."""
+    reward = _unwrapped(reward)
+    parts = reward.parts if isinstance(reward, Combination) else ()
+    return isinstance(reward, Schedule) or any(map(follows_training, parts))
 
 
 def scores_of(reward: Reward, completions: Completions, columns: Columns) -> list[float | None]:
@@ -440,7 +451,7 @@ def _asked(reward: Reward, what: str, completions: Completions, prompts: Prompts
 
 def _sees_text_alone(reward: Reward) -> bool:
     """Whether a reward that knows when it is decided can be called with completions alone."""
-    if _columns(reward) or isinstance(reward, _Schedule):
+    if _columns(reward) or isinstance(reward, Schedule):
         return False
     if isinstance(reward, Combination):
         return all(map(_sees_text_alone, reward.parts))

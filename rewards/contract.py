@@ -8,7 +8,8 @@ Beyond its score a reward may say where in the text it was earned, and offers th
 * `decided(completions)`: after how many characters the score was settled (`Decided`);
 * `steps(completions)`: for each completion, (character where a step ends, its reward) pairs;
 * `automaton`: the `rewards.automaton.Automaton` of the prefix, if the score is 1 where it accepts
-  and 0 elsewhere, otherwise None.
+  and 0 elsewhere, otherwise None;
+* `automaton_for(prompt)`: the same, where the prompt decides.
 """
 
 from collections.abc import Callable, Mapping, Sequence

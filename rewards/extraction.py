@@ -4,7 +4,7 @@ Everything is linear in the length of the completion but `ByPattern`, which has 
 """
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from dataclasses import dataclass, field
 
 import regex
@@ -26,11 +26,11 @@ class Extract:
 
     unique: bool = field(default=True, kw_only=True)
 
-    def __call__(self, text: str) -> Span | None:
-        """Return the span of the answer; see the class."""
+    def __call__(self, text: str, read: Callable[[str], Hashable] = str) -> Span | None:
+        """Return the span of the answer; answers that `read` the same are the same."""
         spans = [_trimmed(text, *span) for span in self.find(text)]
         different = {" ".join(text[start:end].split()) for start, end in spans}
-        if not spans or (self.unique and len(different) > 1):
+        if not spans or (self.unique and len(different) > 1 and len({*map(read, different)}) > 1):
             return None
         return spans[-1]
 
@@ -121,7 +121,8 @@ class ByPattern(Extract):
     Args:
         pattern: in the syntax of the `regex` package.
         group: the name of the group.
-        timeout: seconds of matching per completion, after which the reward abstains.
+        timeout: seconds of matching per completion, in processor time of all threads, as the engine
+            counts; after them the reward abstains.
         unique: see `Extract`.
 
     Raises:

@@ -1,5 +1,6 @@
 """Regular expressions as rewards."""
 
+import time
 from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Literal
@@ -37,8 +38,9 @@ class RegexReward(TextReward):
             `"count"`: matches are counted.
         flags: as for `regex.compile`.
         limit: matches that earn the full reward; for `mode="count"` alone.
-        timeout: seconds of matching per completion. Where they run out and the pattern is not
-            regular, the reward abstains (None); `reward/<name>/timeout_rate` is logged.
+        timeout: seconds of matching per completion, in processor time of all threads, as the engine
+            counts. Where they run out and the pattern is not regular, the reward abstains (None);
+            `reward/<name>/timeout_rate` is logged.
         partial: what a completion earns that does not match (`mode="fullmatch"` alone). `"prefix"`:
             partial_weight · v / n, where v of its n characters could still become a match;
             `"fuzzy"`: partial_weight · (1 - e / (max_errors + 1)), where e characters must be
@@ -54,6 +56,7 @@ class RegexReward(TextReward):
     Raises:
         ValueError: if the pattern is invalid, with the position and a hint; if an argument is out
             of range or does not go with the mode.
+        TypeError: if the pattern is no string.
 
     How it can be hacked: it sees the form alone, so any content in the right form earns 1. In mode
     `"count"` repeating the same match pays; with `partial="prefix"` a completion that begins well
@@ -109,6 +112,7 @@ class RegexReward(TextReward):
         self.mode, self.flags, self.limit, self.timeout = mode, flags, limit, timeout
         self.partial, self.partial_weight = partial, partial_weight
         self.max_errors, self.strip = max_errors, strip
+        self._near: Any = _fuzzy(self.pattern, max_errors) if partial == "fuzzy" else None
 
     def __call__(
         self,
@@ -127,37 +131,40 @@ class RegexReward(TextReward):
 
     def score(self, text: str) -> float | None:
         """Score one text; None where the time ran out."""
-        for seconds in (min(_SHORT, self.timeout), self.timeout):
+        if self.partial:
+            self._machine()  # made once, not in the time of a completion
+        shortly = () if self.partial else (min(_SHORT, self.timeout),)
+        for seconds in (*shortly, self.timeout):
             try:
-                return _MODES[self.mode](self, self._stripped(text), seconds)
+                return _MODES[self.mode](self, self._stripped(text), _clock() + seconds)
             except TimeoutError:
                 if self.automaton is not None:
                     return float(self.automaton.accepts(text))
         return None
 
-    def _fullmatch(self, text: str, seconds: float) -> float:
-        if self.pattern.fullmatch(text, timeout=seconds, concurrent=True):
+    def _fullmatch(self, text: str, deadline: float) -> float:
+        if self.pattern.fullmatch(text, timeout=_left(deadline), concurrent=True):
             return 1.0
-        return _PARTIAL[self.partial](self, text) if self.partial else 0.0
+        return _PARTIAL[self.partial](self, text, deadline) if self.partial else 0.0
 
-    def _search(self, text: str, seconds: float) -> float:
-        return float(self.pattern.search(text, timeout=seconds, concurrent=True) is not None)
+    def _search(self, text: str, deadline: float) -> float:
+        match = self.pattern.search(text, timeout=_left(deadline), concurrent=True)
+        return float(match is not None)
 
-    def _count(self, text: str, seconds: float) -> float:
+    def _count(self, text: str, deadline: float) -> float:
         limit = self.limit or 1
-        found = self.pattern.finditer(text, timeout=seconds, concurrent=True)
+        found = self.pattern.finditer(text, timeout=_left(deadline), concurrent=True)
         return sum(1 for _ in islice(found, limit)) / limit
 
-    def _viable_share(self, text: str) -> float:
+    def _viable_share(self, text: str, deadline: float) -> float:
         if not text:
             return 0.0
-        dead = self._dead_after(text)
-        viable = len(text) if dead is None else dead - 1
+        dead = self._dead_after(text, deadline)
+        viable = len(text) if dead is None else max(0, dead - 1)
         return self.partial_weight * viable / len(text)
 
-    def _nearness(self, text: str) -> float:
-        near = regex.compile(f"(?b)(?:{self.pattern.pattern}){{e<={self.max_errors}}}", self.flags)
-        match = near.fullmatch(text, timeout=self.timeout, concurrent=True)
+    def _nearness(self, text: str, deadline: float) -> float:
+        match = self._near.fullmatch(text, timeout=_left(deadline), concurrent=True)
         if match is None:
             return 0.0
         return self.partial_weight * (1 - sum(match.fuzzy_counts) / (self.max_errors + 1))
@@ -174,14 +181,11 @@ class RegexReward(TextReward):
         return None if self.mode == "count" or self.partial else self._machine()
 
     def _machine(self) -> "Automaton | None":
-        from rewards.automaton import Automaton, NotRegular, TooLarge
+        from rewards.automaton import automaton_of
 
-        try:
-            return Automaton.of_pattern(
-                self.pattern.pattern, self.flags, search=self.mode == "search", strip=self.strip
-            )
-        except (NotRegular, TooLarge):
-            return None
+        return automaton_of(
+            self.pattern.pattern, self.flags, search=self.mode == "search", strip=self.strip
+        )
 
     def decided(self, completions: Sequence[Completion]) -> list[Decided]:
         """Say after how many characters each score was settled, whatever follows.
@@ -200,31 +204,30 @@ class RegexReward(TextReward):
             return Decided(automaton.settled(text))
         lead = len(text) - len(text.lstrip()) if self.strip else 0
         try:
-            dead = self._dead_after(text[lead:])
+            dead = self._dead_after(text[lead:], _clock() + self.timeout)
         except TimeoutError:
             dead = None
         return Decided(None if dead is None else lead + dead, exact=False)
 
-    def _dead_after(self, text: str) -> int | None:
+    def _dead_after(self, text: str, deadline: float) -> int | None:
         """Return how many characters it takes until no continuation matches, None if never."""
         machine = self._machine()
         if machine is not None:
             settled = machine.settled(text)
-            return (
-                settled if settled and machine.trace(text[:settled])[-1] == machine.dead else None
-            )
+            dead = settled is not None and machine.trace(text[:settled])[-1] == machine.dead
+            return settled if dead else None
         low, high = 0, len(text) + 1  # viable up to low, dead from high on
         while high - low > 1:
             middle = (low + high) // 2
-            low, high = (middle, high) if self._viable(text[:middle]) else (low, middle)
+            low, high = (middle, high) if self._viable(text[:middle], deadline) else (low, middle)
         return high if high <= len(text) else None
 
-    def _viable(self, prefix: str) -> bool:
+    def _viable(self, prefix: str, deadline: float) -> bool:
         match = self.pattern.search if self.mode == "search" else self.pattern.fullmatch
-        if match(prefix, partial=True, timeout=self.timeout, concurrent=True):
+        if match(prefix, partial=True, timeout=_left(deadline), concurrent=True):
             return True
         bare = prefix.rstrip()  # what follows may be blank, too
-        return self.strip and bool(match(bare, timeout=self.timeout, concurrent=True))
+        return self.strip and bool(match(bare, timeout=_left(deadline), concurrent=True))
 
     def spans(self, completions: Sequence[Completion]) -> list[Spans]:
         """Give the characters of the match (`"match"`) and of each capture group, by its name.
@@ -263,12 +266,13 @@ class RegexReward(TextReward):
 
 
 _SHORT = 0.02  # seconds the matcher gets before an automaton takes over
+_clock = time.process_time  # the clock of the engine's timeouts
 _MODES: dict[str, Callable[[RegexReward, str, float], float]] = {
     "fullmatch": RegexReward._fullmatch,
     "search": RegexReward._search,
     "count": RegexReward._count,
 }
-_PARTIAL: dict[str, Callable[[RegexReward, str], float]] = {
+_PARTIAL: dict[str, Callable[[RegexReward, str, float], float]] = {
     "prefix": RegexReward._viable_share,
     "fuzzy": RegexReward._nearness,
 }
@@ -287,9 +291,27 @@ def _expect(holds: bool, complaint: str) -> None:
         raise ValueError(complaint)
 
 
+def _left(deadline: float) -> float:
+    seconds = deadline - _clock()
+    if seconds <= 0:
+        raise TimeoutError
+    return seconds
+
+
+def _fuzzy(pattern: Any, errors: int) -> Any:
+    """Allow errors, and find the fewest."""
+    end = "\n" if pattern.flags & regex.VERBOSE else ""  # ends a comment
+    return regex.compile(f"(?b)(?:{pattern.pattern}{end}){{e<={errors}}}", pattern.flags)
+
+
 def _compiled(pattern: str, flags: int) -> Any:
+    if not isinstance(pattern, str):
+        raise TypeError(
+            f"pattern is {pattern!r:.80}, expected a string (str), as completions are; give the "
+            "pattern's source as r'...'."
+        )
     try:
-        return regex.compile(pattern, flags)
+        compiled = regex.compile(pattern, flags)
     except regex.error as error:
         where, pointer = "", ""
         if error.pos is not None:
@@ -297,3 +319,12 @@ def _compiled(pattern: str, flags: int) -> Any:
             pointer = f"\n  {pattern}\n  {' ' * error.pos}^"
         hint = next((f"; {text}" for key, text in _HINTS.items() if key in error.msg), "")
         raise ValueError(f"invalid pattern: {error.msg}{where}{hint}.{pointer}") from None
+    _expect(
+        not compiled.flags & regex.REVERSE,
+        "the pattern searches backwards, (?r), but completions are written forwards; drop it.",
+    )
+    _expect(
+        "match" not in compiled.groupindex,
+        "a group is called 'match', which names the whole match among the spans; rename the group.",
+    )
+    return compiled

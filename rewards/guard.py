@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple, NoReturn
 
+from rewards.combinators import follows_training
 from rewards.contract import Completion, LogExtra, LogMetric, rows_of
 from rewards.serving import Outcome, OutOfTime, WorkerError
 from rewards.workers import Pool, dumps
@@ -68,7 +69,8 @@ def guard(
         name: what TRL calls the reward in its logs; that of the reward if None.
 
     Raises:
-        TypeError: if the reward is asynchronous, or cannot be pickled and has a time limit.
+        TypeError: if the reward is asynchronous; with a time limit, if it cannot be pickled or is
+            made of a `schedule`, or (when called) if a declared column cannot be pickled.
         ValueError: if the limit is not a positive number or a policy is unknown; (when called) if
             a declared column is missing or the number of scores is wrong.
         RuntimeError: (when called) if the reward fails and `on_error` is "raise".
@@ -179,8 +181,20 @@ class Guarded:
         }
         if self._pool is not None:
             wanted = {*declared, "prompts"} if declared else set(lists)
-            lists = {n: v for n, v in lists.items() if n in wanted and _travels(v)}
+            lists = {n: v for n, v in lists.items() if n in wanted and self._travels(n, v)}
         return [{name: lists[name][row] for name in lists} for row in range(count)]
+
+    def _travels(self, name: str, values: Any) -> bool:
+        """Return whether a column can be pickled, as one that the reward declares must."""
+        try:
+            dumps(values)
+        except TypeError as error:
+            if name in getattr(self.reward, "columns", ()):
+                raise TypeError(
+                    f"column {name!r} of reward {self.__name__!r} {error} Or pass timeout=None."
+                ) from error
+            return False
+        return True
 
     def _here(
         self,
@@ -313,6 +327,11 @@ def _health(outcomes: Sequence[Outcome]) -> Health:
 
 
 def _pool(reward: Callable[..., Any], processes: int, name: str) -> Pool:
+    if follows_training(reward):
+        raise TypeError(
+            f"reward {name!r} follows the progress of training, which its processes do not see. "
+            "Write schedule(guard(reward), ...), or pass timeout=None."
+        )
     judge = functools.partial(_judge, reward)
     try:
         return Pool(judge, size=processes, setup=getattr(reward, "warm_up", None))
@@ -330,14 +349,6 @@ def _singles(row: Mapping[str, Any]) -> dict[str, list[Any]]:
 
 def _ignore(*_: Any) -> None:
     """Log nothing."""
-
-
-def _travels(values: Any) -> bool:
-    try:
-        dumps(values)
-    except TypeError:
-        return False
-    return True
 
 
 def _name_of(reward: Any) -> str:

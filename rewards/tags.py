@@ -151,7 +151,19 @@ class TagFormat(TextReward):
     @property
     def automaton(self) -> "Automaton | None":
         """The automaton that accepts what scores 1 without a prompt; None with `partial_credit`."""
-        return None if self.partial_credit else self._automaton(self._inside(None))
+        return self.automaton_for(None)
+
+    def automaton_for(self, prompt: Any) -> "Automaton | None":
+        """Return the automaton that accepts what scores 1 after a prompt.
+
+        Args:
+            prompt: as the reward is given it; under `"auto"` one that is a text decides whether the
+                first tag is prefilled.
+
+        Returns:
+            The automaton, the same one for equal readings; None with `partial_credit`.
+        """
+        return None if self.partial_credit else self._automaton(self._inside(prompt))
 
     @property
     def specimen(self) -> str:

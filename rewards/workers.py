@@ -222,7 +222,7 @@ class _Worker:
 
     def read(self, message: bytes) -> dict[bytes, Outcome]:
         """Return the outcome in a message; the first message says only that it is ready."""
-        done = {self.chunk.popleft(): pickle.loads(message)} if self.ready else {}
+        done = {self.chunk.popleft(): _outcome(message)} if self.ready else {}
         self.ready = True
         self._start_clock(self.limit if self.chunk else math.inf)
         return done
@@ -260,6 +260,14 @@ class _Worker:
     def _send(self, message: bytes) -> None:
         with contextlib.suppress(OSError):  # a process that died is noticed by its silence
             self.connection.send_bytes(message)
+
+
+def _outcome(message: bytes) -> Outcome:
+    try:
+        return pickle.loads(message)
+    except Exception as error:
+        what = f"{type(error).__name__}: {error}"[:500]
+        return Outcome(error=WorkerError(f"its result cannot be read back: {what}"))
 
 
 def dumps(thing: Any) -> bytes:

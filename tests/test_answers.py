@@ -285,6 +285,19 @@ NUMBERS = [
     ("42 apples", 42),
     ("5km", 5),
     ("5 m²", 5),  # the 2 belongs to the unit
+    ("1{,}000", 1000),
+    (r"1,\!000", 1000),
+    ("5!", None),
+    ("sin(5)", None),
+    (r"\log 5", None),
+    ("log 5", None),
+    ("x/2", None),
+    ("2/x", None),
+    ("0x10", None),
+    ("1.5 million", None),
+    ("Great! It is *5*", 5),
+    ("(5)", 5),
+    ("$5/hour", 5),
     ("1 or 2", None),
     ("10-20", None),
     ("12:30", None),
@@ -327,14 +340,18 @@ def test_tolerances():
     def score(answer, gold, **options):
         return NumericAnswer(WHOLE, **options)([answer], answer=[gold])[0]
 
-    assert score("0.333333", "1/3") == 1.0  # 3.3e-7 off
+    assert score("0.333333", "1/3") == 1.0  # off by 1e-6 / 3, just the tolerance
     assert score("0.33333", "1/3") == 0.0  # 3.3e-6 off
+    assert score("0", "6.626e-34") == 0.0
+    assert score("6.626e-34", "0.6626 * 10^-33") == 1.0
+    assert score("0", "0.0") == 1.0
+    assert score("1e-9", "0") == 0.0
     assert score("0.33", "1/3", abs_tol=0.01) == 1.0
     assert score("101", "100", rel_tol=0.01) == 1.0
     assert score("99", "100", rel_tol=0.01) == 1.0
     assert score("101.1", "100", rel_tol=0.01) == 0.0
     assert score("-101", "-100", rel_tol=0.01) == 1.0
-    assert score("100000000000000000001", "100000000000000000000") == 0.0  # not as floats
+    assert score(f"1{'0' * 20}1", f"1{'0' * 21}", rel_tol=0) == 0.0  # not as floats
     assert score("0.5", "1/2", abs_tol=0) == 1.0
 
 
@@ -351,9 +368,9 @@ def test_units_may_follow_and_nothing_else():
 def test_impossible_options_of_numbers_are_refused():
     with pytest.raises(ValueError, match=r"decimal is ';', expected one of \., ,\."):
         NumericAnswer(decimal=";")
-    with pytest.raises(ValueError, match=r"rel_tol and abs_tol are -1 and 1e-06, expected finite"):
+    with pytest.raises(ValueError, match=r"rel_tol and abs_tol are -1 and 0\.0, expected finite"):
         NumericAnswer(rel_tol=-1)
-    with pytest.raises(ValueError, match=r"are 0\.0 and nan"):
+    with pytest.raises(ValueError, match=r"are 1e-06 and nan"):
         NumericAnswer(abs_tol=float("nan"))
 
 
@@ -399,3 +416,17 @@ def test_other_letters_can_be_choices():
 def test_choices_are_different_capitals(choices):
     with pytest.raises(ValueError, match=f"choices are '{choices}', expected different capitals"):
         ChoiceAnswer(choices=choices)
+
+
+def test_numbers_of_the_same_value_are_one_answer():
+    texts = [f"<answer>42</answer> <answer>{other}</answer>" for other in ("42.0", "43", "x")]
+    assert numeric_answer(texts, answer=["42"] * 3) == [1.0, 0.0, 0.0]
+    assert exact_answer(texts, answer=["42"] * 3) == [0.0, 0.0, 0.0]
+
+
+def test_answers_that_are_not_found_in_time_are_counted():
+    metrics = {}
+    reward = ExactAnswer(ByPattern(r"(?:a|aa)+(?P<answer>b)", timeout=0.05), name="slow")
+    texts, golds = ["a" * 60, "ab", "ab", "ab"], ["b", "b", None, "c"]
+    assert reward(texts, answer=golds, log_metric=metrics.__setitem__) == [None, 1.0, None, 0.0]
+    assert metrics == {"reward/slow/timeout_rate": 0.25}  # an empty column is no timeout

@@ -9,7 +9,7 @@ import regex
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rewards.automaton import Automaton, NotRegular, TooLarge
+from rewards.automaton import Automaton, NotRegular, TooLarge, automaton_of
 
 LEAVES = st.sampled_from(
     ["a", "b", ".", "[ab]", "[^a]", r"\s", r"\w", "(?i:A)", "(?s:.)", "", "ab", "[a-b]"]
@@ -187,3 +187,17 @@ def test_it_survives_pickling():
     copy = pickle.loads(pickle.dumps(automaton))
     assert copy.table == automaton.table
     assert copy.trace("<think>é") == automaton.trace("<think>é")
+
+
+def test_a_pattern_without_an_automaton_is_tried_once():
+    pattern = "(?s).*a.{30}"
+    before = automaton_of.cache_info().misses
+    found = [automaton_of(pattern, 0, search=False, strip=strip) for strip in (True, True, False)]
+    assert found == [None, None, None]
+    assert automaton_of.cache_info().misses == before + 2  # two different questions
+    assert automaton_of(r"(a)\1", 0, search=False, strip=True) is None
+
+
+def test_an_automaton_of_few_but_huge_states_is_given_up():
+    with pytest.raises(TooLarge, match="more than 2,000,000 visits to its parts"):
+        Automaton.of_pattern("(?s)(?:.{0,50}){0,50}x")

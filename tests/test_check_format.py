@@ -11,7 +11,7 @@ from trl.chat_template_utils import (
 from trl.rewards import think_format_reward
 
 from grpo_credit.tiny import build_tokenizer
-from rewards import RegexReward
+from rewards import RegexReward, clip, gate, schedule, weighted
 from rewards.check_format import check_format
 from rewards.tags import TagFormat, think_answer_format, think_format
 
@@ -254,3 +254,31 @@ def test_errors_come_first():
 def test_no_prompt_is_refused():
     with pytest.raises(ValueError, match="there is no prompt, expected some of the data set's"):
         check_format(think_format, tokenizer(), [])
+
+
+def test_one_text_in_place_of_prompts_is_refused():
+    with pytest.raises(ValueError, match=r"prompts is '2\+2\?', expected a list.*pass \[prompt\]"):
+        check_format(think_format, tokenizer(), "2+2?")
+
+
+def one(completions, **_):
+    return [1.0 for _ in completions]
+
+
+@pytest.mark.parametrize(
+    "combine",
+    [
+        lambda form: gate(one, by=form),
+        lambda form: clip(form, 0, 1),
+        lambda form: weighted({form: 1.0, one: 0.5}),
+        lambda form: schedule(clip(form, 0, 1), {0.0: 0.0, 1.0: 1.0}),
+    ],
+)
+@pytest.mark.parametrize(
+    "form", [TagFormat(prefilled=None), RegexReward("(?s)<think>.+</think>")], ids=["tags", "regex"]
+)
+def test_combinations_are_checked_with_the_specimen_of_their_form(combine, form):
+    reward = combine(form)
+    assert messages(reward) == messages(form) == []
+    [finding] = messages(reward, tokenizer("<think>\n"))  # the template opens the first tag
+    assert "2 of 2 prompts, rendered, end with <think>" in finding

@@ -17,6 +17,7 @@ from slow_rewards import (
     work_reward,
 )
 
+from rewards.combinators import clip, gate, schedule
 from rewards.guard import Health, _health, guard
 from rewards.serving import Outcome
 
@@ -299,4 +300,19 @@ def test_trl_trains_with_it_and_logs_how_it_went():
     assert log["reward/length_reward/timeout_rate"] == 0
     assert log["reward/length_reward/error_rate"] == 0
     assert log["reward/length_reward/ms_p95"] > 0
+    reward.close()
+
+
+def test_a_schedule_is_not_guarded_by_processes():
+    fading = schedule(length_reward, {0.0: 1.0, 1.0: 0.0})
+    for reward in (fading, gate(length_reward, by=clip(fading, 0, 1))):
+        with pytest.raises(TypeError, match=r"follows the progress.* Write schedule\(guard\(rew"):
+            guard(reward)
+    assert guard(fading, timeout=None)(["ab"], progress=0.5) == [1.0]  # 2 · 0.5
+
+
+def test_a_declared_column_that_cannot_be_pickled_is_named():
+    reward = guard(SpannedReward())
+    with pytest.raises(TypeError, match=r"column 'answer' of reward 'spanned' cannot be sent"):
+        reward(["1"], answer=[threading.Lock()])
     reward.close()

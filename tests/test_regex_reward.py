@@ -183,6 +183,13 @@ def test_wrong_arguments_are_explained(arguments, message):
         RegexReward("a", **arguments)
 
 
+def test_what_would_be_misread_is_refused():
+    with pytest.raises(ValueError, match=r"searches backwards, \(\?r\), but completions are"):
+        RegexReward("(?r)ab")
+    with pytest.raises(ValueError, match="a group is called 'match', which names the whole match"):
+        RegexReward("(?P<match>a)")
+
+
 def test_it_survives_pickling():
     reward = RegexReward(r"(?P<n>\d)+", name="digits", flags=regex.IGNORECASE)
     assert reward(["12"]) == [1]
@@ -191,3 +198,31 @@ def test_it_survives_pickling():
     assert copy.__name__ == "digits"
     assert copy(["12", "x"]) == [1, 0]
     assert copy.decided(["x"]) == [Decided(1)]
+
+
+def test_nothing_is_viable_of_a_pattern_that_never_matches():
+    assert RegexReward(r"a\Zb", partial="prefix")(["a", "b"]) == [0, 0]  # regular
+    assert RegexReward(r"(?!)a", partial="prefix")(["a", "b"]) == [0, 0]
+
+
+def test_fuzzy_matching_keeps_the_flags_of_the_pattern():
+    # one error of 3 + 1 where a letter is missing: 0.5 * 3 / 4
+    for pattern, flags in (("(?x) a b # both", 0), ("a b # both", regex.VERBOSE), ("ab", 0)):
+        assert RegexReward(pattern, flags=flags, partial="fuzzy")(["ab", "a"]) == [1, 0.375]
+    assert RegexReward("(?s)a.b", partial="fuzzy")(["a\nb", "a\nx"]) == [1, 0.375]
+    assert RegexReward("a #", partial="fuzzy")(["a #", "a x"]) == [1, 0.375]
+
+
+def test_one_deadline_holds_for_the_match_and_its_partial_credit():
+    reward = RegexReward("ab", partial="fuzzy")
+    with pytest.raises(TimeoutError):
+        reward._nearness("a", deadline=0.0)  # processor time is never 0 by now
+    behind = RegexReward("(?<=x)ab", partial="prefix")
+    with pytest.raises(TimeoutError):
+        behind._viable_share("a", deadline=0.0)
+    assert RegexReward("(?:a|aa)+(?=x)[bx]+", timeout=0.05, partial="fuzzy")(["a" * 60]) == [None]
+
+
+def test_a_pattern_of_bytes_is_refused():
+    with pytest.raises(TypeError, match=r"pattern is b'a', expected a string \(str\)"):
+        RegexReward(b"a")

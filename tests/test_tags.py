@@ -301,3 +301,16 @@ def test_a_completion_of_another_type_is_refused():
 
 def test_a_format_names_itself():
     assert repr(think_format) == "TagFormat(('think',), name='think_format')"
+
+
+def test_the_prompt_decides_which_automaton_holds():
+    reward = TagFormat(("think", "answer"))
+    texts = ["a</think><answer>b</answer>", "<think>a</think><answer>b</answer>", "a"]
+    for prompt in ("2+2? <think>\n", "2+2?", [{"role": "user", "content": "2+2?"}], None):
+        accepts = reward.automaton_for(prompt).accepts
+        scores = reward(texts, prompts=[prompt] * 3)
+        assert [float(accepts(text)) for text in texts] == scores, prompt
+    assert reward.automaton_for(None) is reward.automaton
+    assert reward.automaton_for("a<think>") is reward.automaton_for("b<think>")
+    assert reward.automaton_for("a<think>") is not reward.automaton_for("a")
+    assert TagFormat(partial_credit=True).automaton_for("a") is None

@@ -327,3 +327,13 @@ def test_importing_rewards_imports_neither_multiprocessing_nor_math_verify():
 def test_out_of_time_is_a_timeout_error():
     assert issubclass(OutOfTime, TimeoutError)
     assert pickle.loads(dumps(OutOfTime("late"))).args == ("late",)
+
+
+def test_a_result_that_cannot_be_read_back_costs_only_itself():
+    pool = Pool(eval, size=1)
+    spoil = "__import__('copyreg').pickle(complex, lambda _: (int, ('x',)))"
+    outcomes = pool.map([("1",), (f"{spoil} or 1j",), ("2",)], timeout=60)
+    assert values(outcomes) == [1, None, 2]
+    assert isinstance(outcomes[1].error, WorkerError)
+    assert "cannot be read back: ValueError: invalid literal for int()" in str(outcomes[1].error)
+    pool.close()
