@@ -130,7 +130,11 @@ def smallest() -> Iterator[Rollouts]:
 
 
 def examples(count: int = 8) -> Iterator[Rollouts]:
-    """Yield rollouts, the degenerate first: empty rows, one token, abstentions, dead groups."""
+    """Yield rollouts, the degenerate first: empty rows, one token, abstentions, dead groups.
+
+    Every second of the `count` random ones has groups of several sizes, tool outputs, rows of other
+    windows, and two reward functions.
+    """
     yield _made([0, 1, 3, 5], [1.0, 0.0, 1.0, 0.0])
     yield _made([1, 1, 1, 1], [1.0, 0.0, 0.0, 0.0])
     yield _made([2, 4, 3, 1], [None, None, 1.0, 0.0])
@@ -138,20 +142,47 @@ def examples(count: int = 8) -> Iterator[Rollouts]:
     yield _made([0, 0, 0, 0], [None, None, None, None])
     for seed in range(count):
         rng = random.Random(seed)
-        rows = 2 * rng.randint(1, 4)
-        yield _made(
-            [rng.randint(0, 6) for _ in range(rows)],
-            [rng.choice([0.0, 0.25, 1.0, None]) for _ in range(rows)],
-        )
+        if seed % 2:
+            yield _intricate(Rollouts.cat([_drawn(rng, 1, size) for size in (3, 4, 2)]))
+        else:
+            yield _drawn(rng, rng.randint(1, 4), 2)
 
 
-def _made(lengths: list[int], rewards: list[float | None]) -> Rollouts:
+def _drawn(rng: random.Random, groups: int, size: int) -> Rollouts:
+    rows = groups * size
+    return _made(
+        [rng.randint(0, 6) for _ in range(rows)],
+        [rng.choice([0.0, 0.25, 1.0, None]) for _ in range(rows)],
+        size,
+    )
+
+
+def _intricate(rollouts: Rollouts) -> Rollouts:
+    """Make some tokens a tool's, spread rows over windows, and add a function of weight 0."""
+    rows, columns = map(torch.arange, rollouts.mask.shape)
+    first = rollouts.rewards_per_func
+    second = torch.where(rows[:, None] % 2 == 1, 1 - first, torch.nan)
+    assert rollouts.spans is not None  # `_made` fills every field
+    assert rollouts.decided is not None
+    return replace(
+        rollouts,
+        mask=rollouts.mask & (columns % 4 != 1),
+        window_count=rows % 3,
+        rewards_per_func=torch.cat([first, second], dim=1),
+        reward_names=("reward", "other"),
+        reward_weights=(1.0, 0.0),
+        spans={**rollouts.spans, "other/last": rollouts.mask & (columns > 2)},
+        decided=torch.cat([rollouts.decided, rollouts.decided // 2], dim=1),
+    )
+
+
+def _made(lengths: list[int], rewards: list[float | None], size: int = 2) -> Rollouts:
     """Make rollouts with every optional field; group members share prefixes, as real ones do."""
     generator = torch.Generator().manual_seed(0)
     rollouts = Rollouts.from_lists(
         lengths,
         rewards,
-        num_generations=2,
+        num_generations=size,
         max_completion_length=6,
         completion_ids=[
             torch.randint(0, 3, (n,), generator=generator).cumsum(0).tolist() for n in lengths

@@ -58,8 +58,8 @@ def allocation(**about: Any) -> Callable[[Function], Function]: ...
 def allocation(function: Function | None = None, /, **about: Any) -> Any:
     """Register a function of `Rollouts` that says where in a completion its advantage lands.
 
-    The function returns a signed `(B, T)` tensor; `rollouts.advantages[:, None]` everywhere is
-    `even`. Values under masked tokens are ignored.
+    The function returns a signed `(B, T)` tensor, zero where `rollouts.mask` is False;
+    `rollouts.advantages[:, None] * rollouts.mask` is `even`.
 
     Args:
         function: the function, when used without parentheses.
@@ -72,7 +72,8 @@ def allocation(function: Function | None = None, /, **about: Any) -> Any:
         >>> @allocation
         ... def doctest_first(rollouts):
         ...     '''Give everything to the first token.'''
-        ...     return rollouts.advantages[:, None] * (rollouts.position == 0)
+        ...     first = (rollouts.position == 0) & rollouts.mask
+        ...     return rollouts.advantages[:, None] * first
     """
     return _register("allocation", function, about)
 

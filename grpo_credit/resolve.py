@@ -279,7 +279,7 @@ def compute_credit(
 ) -> Float[Tensor, "B T"]:
     """Compute the credit matrix of a strategy on rollouts.
 
-        C[i, t] = allocation[i, t] · aggregation[i] · mask[i, t]
+        C[i, t] = allocation[i, t] · aggregation[i]
 
     Args:
         credit: whatever `resolve_credit` takes.
@@ -288,11 +288,11 @@ def compute_credit(
 
     Returns:
         Credit `(B, T)`, dimensionless, loss weight included: the on-policy gradient is
-        Σ C[i, t] ∇ log π(o[i, t]). Zero where the mask is False, whatever the rule says there.
+        Σ C[i, t] ∇ log π(o[i, t]). Zero where the mask is False.
 
     Raises:
         CreditError: see `resolve_credit`; and if a rule returns the wrong shape, a value that is
-            not finite, a negative weight, or a tensor that carries a gradient.
+            not finite, credit on a token that is not counted, a negative weight, or a tensor that carries a gradient.
 
     Example:
         >>> two = Rollouts.from_lists([1, 3], [1.0, 0.0], num_generations=2,

@@ -159,7 +159,9 @@ class Strategy:
         self._require(rollouts)
         if self.whole:
             return _matrix(self.whole.name, self._call(self.whole, rollouts), rollouts)
-        return self.allocation(rollouts) * self.weights(rollouts)
+        credit = self.allocation(rollouts) * self.weights(rollouts)
+        _refuse_infinite(self.name, credit, rollouts)
+        return credit
 
     def allocation(self, rollouts: Rollouts) -> Float[Tensor, "B T"]:
         """Return where the advantages land, `(B, T)`: the mixture of the chains."""
@@ -194,14 +196,11 @@ def _matrix(name: str, value: Any, rollouts: Rollouts) -> Float[Tensor, "B T"]:
             "one value per completion token."
         )
     _refuse_gradient(name, value)
-    value = torch.where(rollouts.mask, value.to(rollouts.advantages.dtype), 0.0)
-    if not torch.isfinite(value).all():
-        row, column = (~torch.isfinite(value)).nonzero()[0].tolist()
-        raise CreditError(
-            f"{name!r} gave {value[row, column].item()} to token {column} of completion {row} "
-            f"(length {int(rollouts.lengths[row])}); credit must be finite."
-        )
-    return value
+    value = value.to(rollouts.advantages.dtype)
+    counted = torch.where(rollouts.mask, value, 0.0)
+    _refuse_infinite(name, counted, rollouts)
+    _refuse_uncounted(name, value, rollouts)
+    return counted
 
 
 def _weights(name: str, value: Any, rollouts: Rollouts) -> Float[Tensor, "B 1"]:
@@ -224,6 +223,25 @@ def _weights(name: str, value: Any, rollouts: Rollouts) -> Float[Tensor, "B 1"]:
             "the allocation."
         )
     return value
+
+
+def _refuse_infinite(name: str, value: Float[Tensor, "B T"], rollouts: Rollouts) -> None:
+    if not torch.isfinite(value).all():
+        row, column = (~torch.isfinite(value)).nonzero()[0].tolist()
+        raise CreditError(
+            f"{name!r} gave {value[row, column].item()} to token {column} of completion {row} "
+            f"(length {int(rollouts.lengths[row])}); credit must be finite."
+        )
+
+
+def _refuse_uncounted(name: str, value: Float[Tensor, "B T"], rollouts: Rollouts) -> None:
+    spilt = ~rollouts.mask & (value != 0)
+    if spilt.any():
+        row, column = spilt.nonzero()[0].tolist()
+        raise CreditError(
+            f"{name!r} gave {value[row, column].item()} to token {column} of completion {row}, "
+            "which is not counted; multiply by rollouts.mask."
+        )
 
 
 def _refuse_gradient(name: str, value: Tensor) -> None:

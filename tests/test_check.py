@@ -1,6 +1,7 @@
 """`grpo-credit check`: the laws held up to anybody's strategy, with the smallest counterexample."""
 
 import json
+import re
 import runpy
 import sys
 from pathlib import Path
@@ -18,6 +19,7 @@ from grpo_credit.laws import (
     padding_changes_nothing,
     rows_may_be_permuted,
     the_rollouts_are_left_alone,
+    zero_outside_the_mask,
 )
 from grpo_credit.strategy import Rule
 
@@ -28,12 +30,12 @@ from grpo_credit import aggregation, allocation
 @allocation
 def checked_half(rollouts):
     first = rollouts.position < rollouts.lengths[:, None] / 2
-    return rollouts.advantages[:, None] * first
+    return rollouts.advantages[:, None] * first * rollouts.mask
 
 @allocation(conserves_mass=True, keeps_sign=True)
 def checked_third(rollouts):
     far = rollouts.position > 2
-    return rollouts.advantages[:, None] * torch.where(far, -1.0, 1.0)
+    return rollouts.advantages[:, None] * torch.where(far, -1.0, 1.0) * rollouts.mask
 
 @allocation(linear=False)
 def checked_modest(rollouts, *, factor: float):
@@ -85,7 +87,8 @@ def test_the_smallest_counterexample_is_reported_with_both_numbers():
 
 def test_a_law_that_only_bigger_rollouts_break_is_caught():
     def late(rollouts):  # wrong from the fifth token on
-        return rollouts.advantages[:, None] * torch.where(rollouts.position > 3, -1.0, 1.0)
+        sign = torch.where(rollouts.position > 3, -1.0, 1.0)
+        return rollouts.advantages[:, None] * sign * rollouts.mask
 
     said = check(allocation(late, keeps_sign=True))["sign_is_kept"]
     assert "token 4], against the advantage" in said
@@ -122,7 +125,7 @@ def test_a_rule_that_writes_into_the_rollouts_is_caught():
 
 
 def test_a_rule_that_draws_random_numbers_is_caught():
-    noisy = allocation(lambda r: r.advantages[:, None] * torch.rand(r.mask.shape))
+    noisy = allocation(lambda r: r.advantages[:, None] * torch.rand(r.mask.shape) * r.mask)
     assert "when computed again is" in found_in(the_rollouts_are_left_alone, noisy)
 
 
@@ -192,6 +195,51 @@ def test_the_examples_have_the_degenerate_cases():
     assert any(r.rewards.isnan().all() for r in made)
     assert any((r.lengths == 1).any() for r in made)
     assert any(((r.advantages == 0) & ~r.rewards.isnan()).any() for r in made)
+
+
+def test_the_examples_have_what_long_runs_have():
+    intricate = [r for r in examples() if len(r.reward_names) > 1]
+    assert len(intricate) == 4
+    for rollouts in intricate:
+        assert rollouts.group.bincount().tolist() == [3, 4, 2]
+        assert set(rollouts.window_count.tolist()) == {0, 1, 2}
+        assert rollouts.reward_weights == (1.0, 0.0)
+        assert rollouts.decided.shape == rollouts.rewards_per_func.shape
+        assert {name.split("/")[0] for name in rollouts.spans} == set(rollouts.reward_names)
+        ended = rollouts.mask.flip(1).cummax(dim=1).values.flip(1)  # a counted token still comes
+        assert (ended & ~rollouts.mask).any()
+
+
+def contiguous(rollouts):
+    """Take a completion for its first L_i columns, as if no tool had written in between."""
+    column = torch.arange(rollouts.mask.shape[1])
+    return rollouts.advantages[:, None] * (column < rollouts.lengths[:, None])
+
+
+def in_pairs(rollouts):
+    """Take every group for two rows."""
+    pairs = rollouts.advantages.view(-1, 2).mean(dim=1).repeat_interleave(2)
+    return (rollouts.advantages - pairs)[:, None] * rollouts.mask
+
+
+def one_function(rollouts):
+    """Take the first reward function's column for the decision of all."""
+    column = torch.arange(rollouts.mask.shape[1])
+    return rollouts.advantages[:, None] * rollouts.mask * (column < rollouts.decided.view(-1, 1))
+
+
+@pytest.mark.parametrize(
+    ("rule", "message"),
+    [
+        (contiguous, r"to token \d of completion \d, which is not counted; multiply by rollouts"),
+        (in_pairs, "RuntimeError"),
+        (one_function, "RuntimeError"),
+    ],
+)
+def test_what_only_breaks_on_intricate_rollouts_is_caught(rule, message):
+    for rollouts in (r for r in examples() if len(r.reward_names) == 1):
+        resolve_credit(allocation(rule)).credit(rollouts)
+    assert re.search(message, found_in(zero_outside_the_mask, allocation(rule)))
 
 
 # ---- the command ------------------------------------------------------------------------------

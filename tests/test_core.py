@@ -12,8 +12,10 @@ from hypothesis import strategies as st
 from grpo_credit import (
     CreditError,
     Rollouts,
+    chain,
     compute_credit,
     diagnostics,
+    resolve_credit,
 )
 from grpo_credit.conformance import check
 from grpo_credit.rollouts import group_advantages
@@ -115,6 +117,7 @@ BROKEN = {  # a rule that breaks one law, and the law
     "positive_only": "allocation_is_linear",
     "sign_only": "allocation_is_linear",
     "raises": "zero_outside_the_mask",
+    "spills": "zero_outside_the_mask",
     "claims_mass": "mass_is_conserved",
     "claims_sign": "sign_is_kept",
     "peeks": "weights_are_nonnegative_and_blind_to_sign",
@@ -138,6 +141,7 @@ def test_a_broken_rule_is_caught_by_its_law(name, law):
             lambda r: (r.advantages.sign() * r.advantages.abs().max())[:, None] * r.mask
         ),
         "raises": allocation(lambda r: [][0]),
+        "spills": allocation(lambda r: r.advantages[:, None].expand(r.mask.shape)),
         "claims_mass": allocation(conserves_mass=True)(
             lambda r: r.advantages[:, None] * 2 * r.mask
         ),
@@ -231,6 +235,8 @@ def test_malformed_lists_are_refused(lists, message):
         (allocation(lambda r: 1.0), "returned float, expected a tensor"),
         (allocation(lambda r: r.mask * math.inf), r"inf to token 0 of completion 0 \(length 1\)"),
         (allocation(lambda r: torch.ones(3, 5, requires_grad=True)), "carries a gradient"),
+        (allocation(lambda r: r.advantages[:, None].expand(3, 5)), "gave 2.0 to token 1 of"),
+        (lambda r: 1.0 * (r.position < 2), "gave 1.0 to token 1 of completion 0, which is not"),
         (aggregation(lambda r: 1 / r.lengths), r"shape \(3,\), expected \(3, 1\)"),
         (aggregation(lambda r: r.advantages[:, None]), "weight -1.0 to completion 1"),
         (aggregation(lambda r: math.nan), "weight nan to completion 0"),
@@ -248,9 +254,43 @@ def test_a_missing_field_is_named():
         compute_credit(rule, three())
 
 
-def test_values_under_the_mask_are_dropped():
-    credit = compute_credit(lambda r: torch.where(r.mask, 1.0, math.nan), three())
-    assert torch.equal(credit, three().mask.float())
+@pytest.mark.parametrize("value", [0.5, math.nan, -math.inf])
+def test_credit_on_a_token_that_is_not_counted_is_refused(value):
+    tool = torch.tensor([[1, 0, 0, 0, 0], [1, 1, 1, 0, 0], [1, 1, 0, 1, 1]]).bool()
+    rollouts = replace(three(), mask=tool)
+
+    def spills(r):
+        return torch.where(r.mask | (r.group[:, None] > 0), 1.0, 0.0).index_put(
+            (torch.tensor(2), torch.tensor(2)), torch.tensor(value)
+        )
+
+    message = (
+        rf"'spills' gave {value} to token 2 of completion 2, which is not counted; "
+        r"multiply by rollouts\.mask\."
+    )
+    for rule in (spills, allocation(spills)):
+        with pytest.raises(CreditError, match=message):
+            compute_credit(rule, rollouts)
+
+
+def test_a_weight_on_a_token_that_is_not_counted_is_refused():
+    wide = allocation(lambda r: r.advantages[:, None].expand(r.mask.shape))
+    with pytest.raises(CreditError, match="to token 1 of completion 0, which is not counted"):
+        compute_credit(chain("even", wide), three())  # a weight is the allocation of 1
+
+
+def test_a_product_that_is_not_finite_is_refused_by_the_strategys_name():
+    big = allocation(lambda r: 1e30 * r.mask)
+    weight = aggregation(lambda r: 1e30)
+    # 1e60 is no float32
+    strategy = replace(resolve_credit(big), name="big/weight", aggregation=weight.__credit_rule__)
+    with pytest.raises(CreditError, match="'big/weight' gave inf to token 0 of completion 0"):
+        strategy.credit(three())
+    with pytest.raises(CreditError, match=r"\+<lambda>/dapo' gave inf to token 0 of completion 0"):
+        compute_credit(chain(big, big), three())
+    shares = tuple(replace(part, share=math.nan) for part in chain("even"))
+    with pytest.raises(CreditError, match="'even@nan/dapo' gave nan to token 0 of completion 0"):
+        compute_credit(shares, three())
 
 
 # ---- diagnostics ------------------------------------------------------------------------------

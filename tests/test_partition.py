@@ -17,7 +17,7 @@ from grpo_credit.folding import counted
 def late(rollouts):
     """Give the second half of a completion twice the credit of the first."""
     half = rollouts.position * 2 >= rollouts.lengths[:, None]
-    return rollouts.advantages[:, None] * (1.0 + half)
+    return rollouts.advantages[:, None] * (1.0 + half) * rollouts.mask
 
 
 def whole(rollouts):

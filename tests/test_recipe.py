@@ -27,7 +27,7 @@ from grpo_credit import allocation
 @allocation
 def half(rollouts):
     first = rollouts.position < rollouts.lengths[:, None] / 2
-    return rollouts.advantages[:, None] * first
+    return rollouts.advantages[:, None] * first * rollouts.mask
 """
 
 

@@ -31,7 +31,7 @@ from grpo_credit import allocation
 @allocation
 def half(rollouts):
     first = rollouts.position < rollouts.lengths[:, None] / 2
-    return rollouts.advantages[:, None] * first
+    return rollouts.advantages[:, None] * first * rollouts.mask
 
 def whole(rollouts):
     return rollouts.advantages[:, None] * rollouts.mask / rollouts.num_tokens
@@ -62,13 +62,13 @@ def bent(rollouts: Rollouts) -> torch.Tensor:
 @allocation
 def early(rollouts: Rollouts) -> torch.Tensor:
     """Give everything to the first token."""
-    return rollouts.advantages[:, None] * (rollouts.position == 0)
+    return rollouts.advantages[:, None] * (rollouts.position == 0) * rollouts.mask
 
 
 @allocation(needs=["entropies", "decided"])
 def needing(rollouts: Rollouts) -> torch.Tensor:
     """Need two optional fields."""
-    return rollouts.advantages[:, None] * rollouts.entropies
+    return rollouts.advantages[:, None] * rollouts.entropies * rollouts.mask
 
 
 @aggregation

@@ -194,7 +194,7 @@ def test_weighted_advantages_cancel_wherever_two_members_are_left(seed):
 def test_where_nobody_was_uncertain_the_baseline_is_the_mean():
     sure = {"old_logps": torch.zeros(2, 2).double(), "sum_sq_probs": torch.ones(2, 2).double()}
     rollouts = rollouts_of([2, 1], [1.0, 0.0], **sure)
-    assert token_baseline(rollouts).tolist() == [[0.5, 0.5], [-0.5, -0.5]]
+    assert token_baseline(rollouts).tolist() == [[0.5, 0.5], [-0.5, 0.0]]
 
 
 @pytest.mark.parametrize("rule", [loo, opo, token_baseline])

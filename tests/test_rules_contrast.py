@@ -90,9 +90,9 @@ def test_contrast_is_even_without_a_contrast(options, equal_prompts):
 
 def test_an_enormous_shift_is_clipped():
     rollouts = replace(made(0), old_logps=torch.full((8, made(0).mask.shape[1]), -5000.0).double())
-    credit = contrast(rollouts.rows(rollouts.advantages > 0), mix=1.0)
-    advantages = rollouts.advantages[rollouts.advantages > 0][:, None]
-    torch.testing.assert_close(credit, (1.2 * advantages).expand_as(credit))
+    good = rollouts.rows(rollouts.advantages > 0)
+    expected = 1.2 * good.advantages[:, None] * good.mask
+    torch.testing.assert_close(contrast(good, mix=1.0), expected)
 
 
 @pytest.mark.parametrize(

@@ -216,10 +216,10 @@ def test_what_a_tool_changes_goes_to_the_next_counted_token():
     assert (tree_td(rollouts) * mask).tolist() == [[0, 0, 0.5, 0], [0, 0, -0.5, 0]]
 
 
-def test_the_outcome_adds_the_advantage_to_every_token():
+def test_the_outcome_adds_the_advantage_to_every_counted_token():
     rollouts = random_rollouts(0)
     added = tree_td(rollouts, outcome=1.0) - tree_td(rollouts)
-    torch.testing.assert_close(added, rollouts.advantages[:, None].expand_as(added))
+    torch.testing.assert_close(added, rollouts.advantages[:, None] * rollouts.mask)
 
 
 def test_differences_skip_masked_places_and_end_with_the_final_value():

@@ -15,7 +15,7 @@ SEEN = []
 def curious(rollouts):
     """Remember what the policy told."""
     SEEN.append(rollouts)
-    return rollouts.advantages[:, None].expand(rollouts.mask.shape)
+    return rollouts.advantages[:, None] * rollouts.mask
 
 
 def log_probs(prompt, ids):

@@ -12,7 +12,7 @@ from grpo_credit.folding import sequence_token_anchor
 def first_token(rollouts):
     """Give all to the first token, and the opposite to the second."""
     sign = (rollouts.position == 0).float() - (rollouts.position == 1).float()
-    return rollouts.advantages[:, None] * sign
+    return rollouts.advantages[:, None] * sign * rollouts.mask
 
 
 @allocation
@@ -22,6 +22,7 @@ def rising(rollouts):
         rollouts.advantages[:, None]
         * (rollouts.position + 1)
         / rollouts.lengths.clamp(min=1)[:, None]
+        * rollouts.mask
     )
 
 
@@ -105,7 +106,7 @@ def test_even_credit_has_the_same_gradient_in_both_forms():
 @allocation(keeps_sign=True)
 def same(rollouts):
     """Do what `even` does, under another name."""
-    return rollouts.advantages[:, None].expand(rollouts.mask.shape)
+    return rollouts.advantages[:, None] * rollouts.mask
 
 
 def test_anchor_by_hand():

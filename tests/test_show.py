@@ -66,7 +66,8 @@ def test_any_strategy_is_computed_anew(run, tmp_path, monkeypatch):
         "from grpo_credit import allocation\n"
         "@allocation\n"
         "def shown_power(rollouts, *, alpha: float = 1.0):\n"
-        "    return rollouts.advantages[:, None] * (rollouts.position + 1.0) ** alpha\n"
+        "    power = (rollouts.position + 1.0) ** alpha\n"
+        "    return rollouts.advantages[:, None] * power * rollouts.mask\n"
     )
     monkeypatch.chdir(tmp_path)
     names = ["length", "shown_rules:shown_power/seq", 'shown_rules:shown_power/seq {"alpha": 2}']
@@ -124,7 +125,7 @@ def test_a_field_that_was_not_saved_is_named(run, tmp_path, monkeypatch):
         "from grpo_credit import allocation\n"
         "@allocation(needs=['texts'])\n"
         "def shown_needy(rollouts):\n"
-        "    return rollouts.advantages[:, None] * rollouts.offsets[:, :, 0]\n"
+        "    return rollouts.advantages[:, None] * rollouts.offsets[:, :, 0] * rollouts.mask\n"
     )
     monkeypatch.chdir(tmp_path)
     with pytest.raises(CreditError, match=r"needs rollouts\.texts, which .*00010\.parquet does no"):

@@ -22,13 +22,14 @@ SEEN = []
 def needy(rollouts):
     """Weigh tokens by their surprisal, and remember what was given."""
     SEEN.append(rollouts)
-    return rollouts.advantages[:, None] * -rollouts.old_logps
+    return rollouts.advantages[:, None] * -rollouts.old_logps * rollouts.mask
 
 
 @allocation
 def first_half(rollouts):
     """Give no credit to the second half."""
-    return rollouts.advantages[:, None] * (rollouts.position * 2 < rollouts.lengths[:, None])
+    first = rollouts.position * 2 < rollouts.lengths[:, None]
+    return rollouts.advantages[:, None] * first * rollouts.mask
 
 
 def test_credit_metrics_are_of_what_was_trained_on():
@@ -152,6 +153,9 @@ def test_options_reach_the_strategy():
         ({"credit": lambda r: r.mask}, {"beta": 0.1}, "adds a KL term"),
         ({"credit": "first_half"}, {"off_policy_mask_threshold": 0.1}, "both signs"),
         ({"credit": "tree_td"}, {"loss_type": "vespo"}, "both signs"),
+        ({"credit": "delta_l", "credit_kwargs": {"alpha": 99.0}}, {}, "alpha is 99"),
+        ({"credit": "patterns", "credit_kwargs": {"patterns": ["("]}}, {}, "position"),
+        ({"credit": "entropy_top"}, {"top_entropy_quantile": 0.5}, "both choose tokens by entropy"),
         (
             {"credit": "loo"},
             {"multi_objective_aggregation": "normalize_then_sum"},

@@ -71,7 +71,8 @@ def automaton(
         raise CreditError(f"shrinkage is {shrinkage}, expected a number of completions >= 0.")
     assert rollouts.states is not None  # as declared above
     values = _state_values(rollouts, rollouts.states, shrinkage)
-    return torch.where(scored(rollouts)[:, None], _MODES[mode](rollouts, values), 0.0)
+    landed = _MODES[mode](rollouts, values)
+    return torch.where(rollouts.mask & scored(rollouts)[:, None], landed, 0.0)
 
 
 def _baseline(rollouts: Rollouts, values: Float[Tensor, "B T1"]) -> Float[Tensor, "B T"]:

@@ -26,7 +26,7 @@ def loo(rollouts: Rollouts) -> Float[Tensor, "B T"]:
         rollouts: uses `rewards` and `group`.
 
     Returns:
-        Allocation (B, T), in units of reward, the same on every token of a completion.
+        Allocation (B, T), in units of reward, the same on every counted token of a completion.
 
     Degenerate cases: completions that no function scored are left out and get 0; so does the only
     scored member of a group. Fully masked completions count in the mean.
@@ -36,7 +36,7 @@ def loo(rollouts: Rollouts) -> Float[Tensor, "B T"]:
         >>> three = Rollouts.from_lists([1, 2, 1], [1.0, 0.0, 0.5], num_generations=3,
         ...                             max_completion_length=4)
         >>> loo(three)  # 1 - 1/4, 0 - 3/4, 1/2 - 1/2
-        tensor([[ 0.7500,  0.7500],
+        tensor([[ 0.7500,  0.0000],
                 [-0.7500, -0.7500],
                 [ 0.0000,  0.0000]])
 
@@ -59,7 +59,7 @@ def opo(rollouts: Rollouts) -> Float[Tensor, "B T"]:
         rollouts: uses `rewards`, `group` and `lengths` (tokens).
 
     Returns:
-        Allocation (B, T), in units of reward, the same on every token of a completion.
+        Allocation (B, T), in units of reward, the same on every counted token of a completion.
 
     Degenerate cases: completions that no function scored are left out and get 0; the only scored
     member of a group gets 0; fully masked completions weigh nothing.
@@ -70,7 +70,7 @@ def opo(rollouts: Rollouts) -> Float[Tensor, "B T"]:
         >>> two = Rollouts.from_lists([1, 3], [1.0, 0.0], num_generations=2,
         ...                           max_completion_length=4)
         >>> opo(two)  # the baseline is (1 · 1 + 3 · 0) / 4
-        tensor([[ 0.7500,  0.7500,  0.7500],
+        tensor([[ 0.7500,  0.0000,  0.0000],
                 [-0.2500, -0.2500, -0.2500]])
 
     Source: Hao et al. 2025, OPO, arXiv:2505.23585, the optimal baseline for ‖∇ log π‖² ∝ length.
@@ -109,7 +109,7 @@ def token_baseline(rollouts: Rollouts) -> Float[Tensor, "B T"]:
         ...                           max_completion_length=4)
         >>> sure, torn = torch.full((2, 2), 0.5).log(), torch.tensor([[0.25, 1], [0.75, 1]])
         >>> token_baseline(replace(two, old_logps=sure, sum_sq_probs=torn))  # W = 1/4 and 3/4
-        tensor([[ 0.7500,  0.7500],
+        tensor([[ 0.7500,  0.0000],
                 [-0.2500, -0.2500]])
 
     Source: Li et al. 2026, The Optimal Token Baseline, arXiv:2602.07078, with its logit-gradient
@@ -176,5 +176,5 @@ def group_sum(values: Float[Tensor, "B ..."], group: Int[Tensor, " B"]) -> Float
 
 def _compared(rollouts: Rollouts, baseline: Tensor) -> Float[Tensor, "B T"]:
     """Subtract a baseline (B, 1) or (B, T) from the rewards; unscored completions get 0."""
-    advantage = (rollouts.rewards[:, None] - baseline).expand(rollouts.mask.shape)
-    return torch.where(scored(rollouts)[:, None], advantage, 0.0)
+    compared = rollouts.mask & scored(rollouts)[:, None]
+    return torch.where(compared, rollouts.rewards[:, None] - baseline, 0.0)

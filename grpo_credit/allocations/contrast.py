@@ -1,5 +1,6 @@
 """Weights from what a privileged prompt would have changed about each token."""
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -62,5 +63,5 @@ def contrast(rollouts: Rollouts, *, clip: float = 0.2, mix: float = 0.5) -> Floa
     assert plain is not None  # both are in `needs`
     assert privileged is not None
     towards = rollouts.advantages.sign()[:, None] * (privileged - plain)
-    weight = towards.exp().clamp(1 - clip, 1 + clip)
-    return rollouts.advantages[:, None] * (1 - mix + mix * weight)
+    weight = 1 - mix + mix * towards.exp().clamp(1 - clip, 1 + clip)
+    return torch.where(rollouts.mask, rollouts.advantages[:, None] * weight, 0.0)

@@ -55,4 +55,4 @@ def decided(rollouts: Rollouts) -> Float[Tensor, "B T"]:
     judges &= torch.tensor(rollouts.reward_weights, device=judges.device) != 0
     settled = torch.where(judges, rollouts.decided, 0).amax(dim=1, keepdim=True)
     column = torch.arange(rollouts.mask.shape[1], device=settled.device)
-    return torch.where(column < settled, rollouts.advantages[:, None], 0.0)
+    return torch.where(rollouts.mask & (column < settled), rollouts.advantages[:, None], 0.0)

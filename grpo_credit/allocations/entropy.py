@@ -61,7 +61,8 @@ def entropy_top(rollouts: Rollouts, *, share: float = 0.2) -> Float[Tensor, "B T
     # The user's decimal fraction: 0.07 · 100 is 7, not the 7.000000000000001 of floats.
     rank = math.ceil(Fraction(str(share)) * counted.numel())
     threshold = counted.kthvalue(counted.numel() + 1 - rank).values
-    return torch.where(rollouts.entropies >= threshold, rollouts.advantages[:, None], 0.0)
+    torn = rollouts.mask & (rollouts.entropies >= threshold)
+    return torch.where(torn, rollouts.advantages[:, None], 0.0)
 
 
 @allocation(

@@ -1,5 +1,6 @@
 """The allocation that everything else is compared with."""
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -17,7 +18,7 @@ def even(rollouts: Rollouts) -> Float[Tensor, "B T"]:
         rollouts: uses `advantages`, dimensionless.
 
     Returns:
-        Allocation (B, T), the advantage everywhere.
+        Allocation (B, T), the advantage on every counted token.
 
     Degenerate cases: a group without reward variance has A = 0, and so has every token in it.
     Deviation: none.
@@ -26,9 +27,9 @@ def even(rollouts: Rollouts) -> Float[Tensor, "B T"]:
         >>> two = Rollouts.from_lists([1, 2], [1.0, 0.0], num_generations=2,
         ...                           max_completion_length=4, advantages=[1.0, -1.0])
         >>> even(two)
-        tensor([[ 1.,  1.],
+        tensor([[ 1.,  0.],
                 [-1., -1.]])
 
     Source: Shao et al. 2024, DeepSeekMath, arXiv:2402.03300, section 4.1.2.
     """
-    return rollouts.advantages[:, None].expand(rollouts.mask.shape)
+    return torch.where(rollouts.mask, rollouts.advantages[:, None], 0.0)

@@ -66,7 +66,8 @@ def ktae(rollouts: Rollouts) -> Float[Tensor, "B T"]:
         types, type_of_token = _token_types(rollouts, classes, counted)
         value[counted] = key_token_value(types)[type_of_token]
     ends = (rollouts.position + 1 == rollouts.lengths[:, None]) & ~rollouts.truncated[:, None]
-    return rollouts.advantages[:, None] + torch.where(ends, 0.0, value)
+    landed = rollouts.advantages[:, None] + torch.where(ends, 0.0, value)
+    return torch.where(rollouts.mask, landed, 0.0)
 
 
 @dataclass(frozen=True)

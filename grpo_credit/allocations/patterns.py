@@ -86,7 +86,8 @@ def patterns(
         raise CreditError(f"alpha is {alpha:g}, expected 0 to 1.")
     advantages = rollouts.advantages[:, None]
     marked = _marked(rollouts, PLANNING if patterns is None else patterns)
-    return torch.where(marked, advantages + alpha * advantages.abs(), advantages)
+    landed = torch.where(marked, advantages + alpha * advantages.abs(), advantages)
+    return torch.where(rollouts.mask, landed, 0.0)
 
 
 def _marked(rollouts: Rollouts, patterns: Sequence[str]) -> Bool[Tensor, "B T"]:

@@ -78,8 +78,8 @@ def potential(
     shaping = (
         gamma * _at_next_token(before, rollouts) - before if immediate else before[:, :1] - before
     )
-    scored = ~rollouts.rewards.isnan()[:, None]
-    return torch.where(scored, rollouts.advantages[:, None] + shaping, 0.0)
+    lands = rollouts.mask & ~rollouts.rewards.isnan()[:, None]
+    return torch.where(lands, rollouts.advantages[:, None] + shaping, 0.0)
 
 
 def _check_gamma(gamma: float, immediate: bool) -> None:

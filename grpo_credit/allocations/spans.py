@@ -69,9 +69,8 @@ def _advantages(rollouts: Rollouts, k: int) -> Float[Tensor, " B"]:
 
 def _weights(rollouts: Rollouts, name: str) -> Float[Tensor, "B T"]:
     named = _named(rollouts, name)
-    count = named.sum(dim=1, keepdim=True)
-    share = rollouts.lengths[:, None] / count.clamp(min=1)
-    return torch.where(count > 0, named * share, 1.0)
+    lands = torch.where(named.any(dim=1, keepdim=True), named, rollouts.mask)
+    return lands * (rollouts.lengths[:, None] / lands.sum(dim=1, keepdim=True).clamp(min=1))
 
 
 def _named(rollouts: Rollouts, name: str) -> Bool[Tensor, "B T"]:

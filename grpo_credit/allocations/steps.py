@@ -52,7 +52,7 @@ def steps(rollouts: Rollouts) -> Float[Tensor, "B T"]:
     group = rollouts.group[:, None].expand_as(ends)[ends]
     normalised = torch.zeros_like(rewards)
     normalised[ends] = group_advantages(rewards[ends], group, rollouts.scale_rewards)
-    return _to_go(normalised).to(rollouts.advantages)
+    return torch.where(rollouts.mask, _to_go(normalised), 0.0).to(rollouts.advantages)
 
 
 @allocation(needs=["step_rewards"], linear=False, paper="MT-GRPO, arXiv:2505.11821")
@@ -96,8 +96,8 @@ def turns(rollouts: Rollouts, *, coef: float = 1.0) -> Float[Tensor, "B T"]:
         >>> tool, nan = torch.tensor([[True, False, True]] * 2), float("nan")
         >>> found = torch.tensor([[nan, 4.0, nan], [nan, nan, 2.0]])  # in turn 1; in turn 2
         >>> turns(replace(two, mask=tool, step_rewards=found))  # G: [4, 0] and [2, 2]
-        tensor([[ 1.5000,  1.5000, -0.5000],
-                [-1.5000, -1.5000,  0.5000]])
+        tensor([[ 1.5000,  0.0000, -0.5000],
+                [-1.5000,  0.0000,  0.5000]])
 
     Source: Zeng et al. 2025, MT-GRPO, arXiv:2505.11821; bias: verl RFC 7244.
     """
@@ -109,7 +109,8 @@ def turns(rollouts: Rollouts, *, coef: float = 1.0) -> Float[Tensor, "B T"]:
         group_advantages(column, rollouts.group, rollouts.scale_rewards) for column in returns.T
     ]
     extra = torch.stack(over_group, dim=1).to(rollouts.advantages)
-    return rollouts.advantages[:, None] + coef * extra.gather(1, turn)
+    landed = rollouts.advantages[:, None] + coef * extra.gather(1, turn)
+    return torch.where(rollouts.mask, landed, 0.0)
 
 
 def _step_rewards(rollouts: Rollouts) -> Float[Tensor, "B T"]:

@@ -51,7 +51,7 @@ def trace(
     Example:
         >>> two = Rollouts.from_lists([1, 3], [1.0, 0.0], num_generations=2,
         ...                           max_completion_length=4, advantages=[1.0, -1.0])
-        >>> trace(two, decay=0.5) * two.mask  # 3 · (1/4, 1/2, 1) / (7/4)
+        >>> trace(two, decay=0.5)  # 3 · (1/4, 1/2, 1) / (7/4)
         tensor([[ 1.0000,  0.0000,  0.0000],
                 [-0.4286, -0.8571, -1.7143]])
 
@@ -79,8 +79,9 @@ def mean_one(weights: Float[Tensor, "B T"], mask: Bool[Tensor, "B T"]) -> Float[
         mask: True for counted tokens.
 
     Returns:
-        Weights (B, T), 0 where the mask is False; 1 everywhere in a row whose weights are all 0.
+        Weights (B, T), 0 where the mask is False; 1 on every counted token of a row whose weights
+        are all 0.
     """
     counted = torch.where(mask, weights, 0.0)
     total = counted.sum(dim=1, keepdim=True)
-    return torch.where(total > 0, counted * mask.sum(dim=1, keepdim=True) / total, 1.0)
+    return torch.where(total > 0, counted * mask.sum(dim=1, keepdim=True) / total, mask.to(weights))

@@ -50,7 +50,8 @@ def prefix_tree(rollouts: Rollouts) -> Float[Tensor, "B T"]:
     """
     nodes, through = _prefixes(rollouts)
     members = _sum_through(nodes, through, torch.ones_like(rollouts.advantages))
-    return rollouts.advantages[:, None] / members[:, 1:].clamp(min=1)
+    shared = rollouts.advantages[:, None] / members[:, 1:].clamp(min=1)
+    return torch.where(rollouts.mask, shared, 0.0)
 
 
 @allocation(linear=False, paper="TEMPO, arXiv:2509.18314")
@@ -97,8 +98,9 @@ def tree_td(
     others = _sum_through(nodes, through, torch.ones_like(rewards)) - left_out
     total = _sum_through(nodes, through, rewards) - left_out * rewards[:, None]
     values = torch.where(others > 0, total / others.clamp(min=1), rewards[:, None])
-    landed = temporal_differences(values[:, 1:], values[:, 0], rewards, rollouts.mask)
-    return landed * scored(rollouts)[:, None] + outcome * rollouts.advantages[:, None]
+    changes = temporal_differences(values[:, 1:], values[:, 0], rewards, rollouts.mask)
+    landed = changes * scored(rollouts)[:, None] + outcome * rollouts.advantages[:, None]
+    return torch.where(rollouts.mask, landed, 0.0)
 
 
 def temporal_differences(
