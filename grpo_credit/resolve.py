@@ -292,7 +292,8 @@ def compute_credit(
 
     Raises:
         CreditError: see `resolve_credit`; and if a rule returns the wrong shape, a value that is
-            not finite, credit on a token that is not counted, a negative weight, or a tensor that carries a gradient.
+            not finite, credit on a token that is not counted, a negative weight, or a tensor that
+            carries a gradient.
 
     Example:
         >>> two = Rollouts.from_lists([1, 3], [1.0, 0.0], num_generations=2,
