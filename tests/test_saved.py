@@ -38,7 +38,8 @@ def test_every_field_comes_back(tmp_path):
     path = tmp_path / "rollouts.parquet"
     for made in examples(2):
         full = replace(
-            made, scale_rewards="none", reward_weights=(0.5,), max_completion_length=77,
+            made, scale_rewards="none", reward_weights=(0.5,) * len(made.reward_names),
+            max_completion_length=77,
             old_logps=made.old_logps.bfloat16(), window_count=2 * made.window_count.int(),
             texts=tuple(f"{text}\ud800\x00" for text in made.texts),
         )  # fmt: skip
