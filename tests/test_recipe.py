@@ -99,6 +99,9 @@ def test_a_run_leaves_everything_behind(finished):
     assert any(0 in credit and any(credit) for credit in table.credit)
     assert len(list((run / "completions").iterdir())) == 4
     assert (run / "checkpoint-4" / "trainer_state.json").exists()
+    tested = [json.loads(line) for line in (run / "held_out.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in tested] == [0, 4]
+    assert {"format rate (greedy)", "answer named (sampled)"} <= set(tested[0])
     for piece in ("format rate (greedy)", "answer named (sampled)", "before", "after"):
         assert piece in out
     assert "manifest         | runs/own/manifest.json" in out
@@ -230,8 +233,10 @@ def test_your_own_model_needs_your_own_pattern_and_prompts(own, monkeypatch, cap
 
 def test_a_file_of_prompts_will_do(own, monkeypatch):
     from grpo_credit.run.data import load_prompts
+    from grpo_credit.run.recipe import DataArguments
 
-    train, test = load_prompts(str(own / "data.jsonl"), None, "train", "test", 4, 0)
+    asked = DataArguments(dataset_name=str(own / "data.jsonl"), test_prompts=4)
+    train, test = load_prompts(asked, 0)
     assert (len(train), len(test)) == (36, 4)
     assert not {row["prompt"] for row in test} & set(train["prompt"])
 

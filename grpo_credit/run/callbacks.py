@@ -4,7 +4,6 @@ Add each of them on every rank; only the main process writes and prints.
 """
 
 import contextlib
-import json
 import os
 import signal
 import sys
@@ -19,7 +18,7 @@ import torch.distributed as dist
 from tqdm import tqdm
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from grpo_credit.run.jsonfile import plain
+from grpo_credit.run.jsonfile import append_line, read_lines
 from grpo_credit.run.launcher import how_to_insist, launcher_pid
 from grpo_credit.run.ranks import is_main, world_size
 
@@ -59,15 +58,12 @@ class MetricsJsonl(TrainerCallback):
             return
         seconds = round(time.monotonic() - self._zero, 3)
         line = {"step": state.global_step, "epoch": state.epoch, "time_s": seconds, **(logs or {})}
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(plain(line), allow_nan=False) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
+        append_line(self.path, line)
 
 
 def _last_time(path: Path) -> float:
-    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
-    return json.loads(lines[-1])["time_s"] if lines else 0.0
+    lines = read_lines(path)
+    return lines[-1]["time_s"] if lines else 0.0
 
 
 class LiveLine(TrainerCallback):

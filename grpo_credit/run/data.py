@@ -13,21 +13,19 @@ from datasets import (
     load_from_disk,
 )
 
+from grpo_credit.run.recipe import DataArguments
+
 READERS = {".json": "json", ".jsonl": "json", ".parquet": "parquet", ".csv": "csv"}
 
 
-def load_prompts(
-    name: str, config: str | None, train_split: str, test_split: str, held_out: int, seed: int
-) -> tuple[Any, list[dict[str, Any]]]:
+def load_prompts(asked: DataArguments, seed: int) -> tuple[Any, list[dict[str, Any]]]:
     """Load a data set with a column "prompt", and some of it to test on.
 
     Args:
-        name: a folder written by `save_to_disk`, a .jsonl, .parquet or .csv file, or whatever
-            `datasets.load_dataset` takes.
-        config: the data set's configuration, if it has several.
-        train_split: trained on.
-        test_split: tested on; where there is no such split, rows are held out from the train split.
-        held_out: at most so many rows to test on, and never more than a fifth of the data.
+        asked: what is to be read. `dataset_name` is a folder written by `save_to_disk`, a .jsonl,
+            .parquet or .csv file, or whatever `datasets.load_dataset` takes. Where there is no
+            split `dataset_test_split`, rows are held out from the train split: at most
+            `test_prompts`, and never more than a fifth of the data.
         seed: of the choice of the held-out rows.
 
     Returns:
@@ -36,7 +34,9 @@ def load_prompts(
     Raises:
         ValueError: if a split or the column "prompt" is missing; with those there are.
     """
-    splits = _splits(name, config)
+    name, held_out = asked.dataset_name or "", asked.test_prompts
+    train_split, test_split = asked.dataset_train_split, asked.dataset_test_split
+    splits = _splits(name, asked.dataset_config)
     if train_split not in splits:
         raise ValueError(f"{name} has no split {train_split!r}; it has: {', '.join(splits)}.")
     train = splits[train_split]

@@ -25,6 +25,7 @@ from grpo_credit.run.manifest import MANIFEST, host, read_manifest
 from grpo_credit.run.ranks import on_main
 
 METRICS = "metrics.jsonl"
+HELD_OUT = "held_out.jsonl"
 TABLES = ("completions", "credit", "rollouts")  # of the trainer: <name>_<step>.parquet
 
 # What may differ between the attempts at one run: where it writes, what it shows and how often it
@@ -119,7 +120,8 @@ def _resume(directory: Path, manifest: dict[str, Any]) -> Path | None:
     old = _resumable(directory)
     _refuse_other_configuration(directory, old, manifest)
     checkpoint = _last_complete_checkpoint(directory)
-    _drop_later_metrics(directory / METRICS, _step_of(checkpoint))
+    for name in (METRICS, HELD_OUT):
+        _drop_later_lines(directory / name, _step_of(checkpoint))
     for name in TABLES:
         _set_later_tables_aside(directory / name, _step_of(checkpoint))
     earlier = [*old.pop("earlier", []), old]
@@ -239,7 +241,7 @@ def _step_of(checkpoint: Path | None) -> int:
     return -1 if checkpoint is None else int(checkpoint.name.rpartition("-")[2])
 
 
-def _drop_later_metrics(path: Path, step: int) -> None:
+def _drop_later_lines(path: Path, step: int) -> None:
     """Keep the lines up to a step; if any go, the whole old file stays beside the new one."""
     if not path.is_file():
         return

@@ -1,8 +1,16 @@
 """How good the policy is on held-out prompts, judged by a checker that is not the reward."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Protocol
 
+import torch
+from transformers import TrainerCallback
+
+from grpo_credit.run.jsonfile import append_line, read_lines
+from grpo_credit.run.ranks import is_main, on_main
+
+RIGHT = "right"  # what a checker calls the verdict that pass@1, mean@k and pass@k count
 Checker = Callable[[str, Mapping[str, Any]], Mapping[str, float]]
 
 
@@ -15,31 +23,113 @@ class Completes(Protocol):
 
 
 def measure(
-    trainer: Completes, rows: Sequence[Mapping[str, Any]], checker: Checker, samples: int = 4
+    trainer: Completes,
+    rows: Sequence[Mapping[str, Any]],
+    checker: Checker,
+    samples: int = 4,
+    seed: int = 0,
 ) -> dict[str, float]:
     """Average what a checker says over greedy and over sampled completions.
+
+    The samples are drawn by a random state of their own: training goes on as if nothing had been
+    measured, and two strategies are tested by the same draws.
 
     Args:
         trainer: completes prompts.
         rows: held-out rows with a "prompt" and whatever the checker reads.
-        checker: completion, row -> named numbers, such as {"format rate": 1.0}.
-        samples: completions per prompt when sampling.
+        checker: completion, row -> named numbers, such as {"right": 1.0, "format rate": 1.0}.
+        samples: completions per prompt when sampling, k.
+        seed: of the samples.
 
     Returns:
-        "<name> (greedy)" and "<name> (sampled)" -> mean over completions.
+        For a checker's "right" (0 or 1): "pass@1", of the greedy completion; "mean@k", the mean
+        over k samples; "pass@k", the share of prompts with at least one right sample; and mean
+        "characters, right" and "characters, wrong" of the samples, without the one that has none.
+        For every other name "<name> (greedy)" and "<name> (sampled)", means over completions.
     """
     prompts = [row["prompt"] for row in rows]
-    greedy = trainer.complete(prompts, greedy=True)
-    sampled = trainer.complete(prompts * samples)
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        greedy = trainer.complete(prompts, greedy=True)
+        sampled = trainer.complete(prompts * samples)
+    alone = [checker(text, row) for text, row in zip(greedy, rows, strict=True)]
+    several = [checker(t, row) for t, row in zip(sampled, list(rows) * samples, strict=True)]
     return {
-        **_mean(greedy, rows, checker, "greedy"),
-        **_mean(sampled, list(rows) * samples, checker, "sampled"),
+        **_right(alone, several, sampled, samples),
+        **_means(alone, "greedy"),
+        **_means(several, "sampled"),
     }
 
 
-def _mean(
-    texts: list[str], rows: Sequence[Mapping[str, Any]], checker: Checker, how: str
+def _right(
+    alone: list[Mapping[str, float]],
+    several: list[Mapping[str, float]],
+    texts: list[str],
+    samples: int,
 ) -> dict[str, float]:
-    verdicts = [checker(text, row) for text, row in zip(texts, rows, strict=True)]
-    names = verdicts[0] if verdicts else {}
-    return {f"{name} ({how})": sum(v[name] for v in verdicts) / len(verdicts) for name in names}
+    if not alone or RIGHT not in alone[0]:
+        return {}
+    right = [verdict[RIGHT] for verdict in several]
+    by_prompt = [right[first :: len(alone)] for first in range(len(alone))]
+    found = {
+        "pass@1": _mean(verdict[RIGHT] for verdict in alone),
+        f"mean@{samples}": _mean(right),
+        f"pass@{samples}": _mean(max(of_prompt) for of_prompt in by_prompt),
+    }
+    lengths = {
+        f"characters, {name}": [len(t) for t, r in zip(texts, right, strict=True) if r == value]
+        for name, value in (("right", 1), ("wrong", 0))
+    }
+    return found | {name: _mean(values) for name, values in lengths.items() if values}
+
+
+def _means(verdicts: list[Mapping[str, float]], how: str) -> dict[str, float]:
+    names = [name for name in (verdicts[0] if verdicts else {}) if name != RIGHT]
+    return {f"{name} ({how})": _mean(v[name] for v in verdicts) for name in names}
+
+
+def _mean(values: Iterable[float]) -> float:
+    every = list(values)
+    return sum(every) / len(every)
+
+
+class HeldOut(TrainerCallback):
+    """Measure before training, every N optimizer steps, and at the end; keep it in a file.
+
+    A line of the file is {"step", ...what `measure` returns}. What a resumed run has measured
+    already is read from there.
+
+    Args:
+        path: the file; made when it is not there, never truncated.
+        rows: held-out rows.
+        checker: judges completions.
+        samples: completions per prompt when sampling.
+        every: optimizer steps between measurements; 0 for before and after only.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        rows: Sequence[Mapping[str, Any]],
+        checker: Checker,
+        samples: int,
+        every: int,
+    ) -> None:
+        self.path, self.rows, self.checker = path, rows, checker
+        self.samples, self.every = samples, every
+        self.trainer: Any = None  # set once there is one
+
+    def at(self, step: int) -> dict[str, float]:
+        """Return what was measured at an optimizer step, measuring now if it was not yet."""
+        for line in on_main(read_lines, self.path):
+            if line.pop("step") == step:
+                return line
+        found = measure(self.trainer, self.rows, self.checker, self.samples)
+        if is_main():
+            append_line(self.path, {"step": step, **found})
+        return found
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Measure, if it is this step's turn."""
+        if self.every and state.global_step % self.every == 0:
+            self.at(state.global_step)

@@ -113,3 +113,19 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise ValueError(f"{path} is not valid JSON ({error})") from error
+
+
+def append_line(path: Path, value: Any) -> None:
+    """Append one line of JSON; it is on disk when this returns."""
+    with path.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(plain(value), allow_nan=False) + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """Read a file of JSON lines; none where there is no file. A torn last line is left out."""
+    if not path.is_file():
+        return []
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    return [json.loads(line) for line in lines if line.endswith("\n")]

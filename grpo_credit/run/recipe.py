@@ -1,0 +1,281 @@
+"""What every recipe does with its task: check the command line, train, test on held-out prompts.
+
+A recipe is a `Recipe`: options, defaults, and a function that makes a `Task` of them. Everything a
+user can get wrong is checked before a model is loaded or a file written.
+"""
+
+import sys
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from grpo_credit.options import CreditOptions
+from grpo_credit.run.commandline import mistakes_in_one_line, names_option, parse, short_help
+
+RUNS = Path("runs")
+DEFAULTS = {
+    "report_to": [],
+    "log_completions": True,
+    "num_completions_to_print": 0,  # the tables are in the run directory
+    "save_total_limit": 2,
+}
+
+
+@dataclass
+class RunArguments:
+    """Options that every recipe adds to TRL's."""
+
+    test_prompts: int = field(default=64, metadata={"help": "Held-out prompts to test on."})
+    test_samples: int = field(
+        default=4, metadata={"help": "Sampled completions per held-out prompt."}
+    )
+    test_every: int = field(
+        default=0,
+        metadata={"help": "Test every N optimizer steps, too; 0: before and after training."},
+    )
+    resume: bool = field(
+        default=False,
+        metadata={"help": "Go on with the run in --output_dir, or with the last unfinished one."},
+    )
+
+
+@dataclass
+class DataArguments(RunArguments):
+    """Options of a recipe that reads prompts of the user's."""
+
+    dataset_name: str | None = field(
+        default=None,
+        metadata={"help": "Prompts: hub name, folder or file with a column 'prompt'."},
+    )
+    dataset_config: str | None = field(
+        default=None, metadata={"help": "Configuration of the data set, if it has several."}
+    )
+    dataset_train_split: str = field(default="train", metadata={"help": "Split to train on."})
+    dataset_test_split: str = field(
+        default="test", metadata={"help": "Split to test on; held out of the first if missing."}
+    )
+
+
+@dataclass(frozen=True)
+class Task:
+    """What is trained and tested.
+
+    Args:
+        train: data set with a column "prompt" and whatever the rewards read.
+        test: held-out rows with a "prompt" and whatever the checker reads.
+        rewards: reward functions.
+        check: judges a completion of a held-out row; not the reward. See `evaluation.measure`.
+        metric: the held-out number that the task is about, as `evaluation.measure` names it.
+        title: of the table of held-out numbers.
+        tiny: makes the model where the command line names none; None where one must be named.
+        live: metric shown as "format" while training, if the task has one.
+    """
+
+    train: Any
+    test: list[dict[str, Any]]
+    rewards: Sequence[Any]
+    check: Callable[[str, Mapping[str, Any]], Mapping[str, float]]
+    metric: str
+    title: str
+    tiny: Callable[[], Path] | None = None
+    live: str | None = None
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A script that trains.
+
+    Args:
+        file: of the script.
+        about: its docstring, with commands.
+        arguments: dataclass of its options, derived from `RunArguments`.
+        task: makes the task of the script's options, TRL's configuration and the model's options,
+            or raises ValueError with what is wrong; loads no model.
+        defaults: that take the place of TRL's; flags and YAML override them.
+        tiny_defaults: likewise, where no model is named.
+    """
+
+    file: str
+    about: str
+    arguments: type[RunArguments]
+    task: Callable[[Any, Any, Any], Task]
+    defaults: Mapping[str, Any] = field(default_factory=dict)
+    tiny_defaults: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """The script's name, such as "grpo_regex.py"."""
+        return Path(self.file).name
+
+
+@dataclass(frozen=True)
+class Job:
+    """A task on a checked configuration, with a run directory of its own."""
+
+    script: Any
+    args: Any
+    model_args: Any
+    task: Task
+    out: Path
+    checkpoint: Path | None
+
+
+def run_recipe(recipe: Recipe, arguments: list[str]) -> int:
+    """Train, test before and after, leave a run directory; return the exit code."""
+    if {"-h", "--help"} & set(arguments):
+        print(short_help(recipe.name, recipe.about, recipe.arguments, CreditOptions))
+        return 0
+    with mistakes_in_one_line(recipe.name):
+        job = prepare(recipe, arguments)
+    return train(job)
+
+
+def prepare(recipe: Recipe, arguments: list[str]) -> Job:
+    """Read the command line, the data and the model's description; take a run directory."""
+    from grpo_credit.run.data import look_up_model
+
+    script, args, model_args = _read(recipe, arguments)
+    task = recipe.task(script, args, model_args)
+    if model_args.model_name_or_path:
+        look_up_model(
+            model_args.model_name_or_path,
+            [row["prompt"] for row in task.test],
+            revision=model_args.model_revision,
+            trust_remote_code=args.trust_remote_code,
+        )
+    out, checkpoint = _claim(recipe, arguments, script, args, model_args, task)
+    return Job(script, args, model_args, task, out, checkpoint)
+
+
+def _read(recipe: Recipe, arguments: list[str]) -> tuple[Any, Any, Any]:
+    """Parse the command line; what nothing reads is a mistake."""
+    from trl import ModelConfig, TrlParser
+
+    from grpo_credit import CreditGRPOConfig
+
+    warnings.filterwarnings("ignore", "`.*gradient_checkpointing.*` is deprecated", FutureWarning)
+    kinds: Any = (recipe.arguments, CreditGRPOConfig, ModelConfig)
+    parser = TrlParser(kinds, prog=recipe.name)
+    if "--help-all" in arguments:
+        parser.print_help()
+        raise SystemExit(0)
+    tiny = not names_option(arguments, "model_name_or_path")
+    defaults = {**DEFAULTS, **recipe.defaults, **(recipe.tiny_defaults if tiny else {})}
+    script, args, model_args = parse(parser, arguments, defaults)
+    return script, args, model_args
+
+
+def _claim(
+    recipe: Recipe, arguments: list[str], script: Any, args: Any, model_args: Any, task: Task
+) -> tuple[Path, Path | None]:
+    """Take a run directory, or the one to resume with its last checkpoint."""
+    from grpo_credit.config import plan
+    from grpo_credit.run import directory, manifest
+
+    strategy = plan(args).strategy.name.replace("/", "-").replace(":", "-")
+    given = args.output_dir if names_option(arguments, "output_dir") else None
+    stem = f"{Path(recipe.file).stem}-{strategy}"
+    out = directory.choose(RUNS, stem, given, script.resume)
+    args.output_dir = str(out)
+    config = {**asdict(script), **asdict(model_args), **args.to_dict()}
+    data = {"train": task.train, "test": task.test}
+    extra = {"plan": str(plan(args)), "metric": task.metric}
+    described = manifest.manifest(sys.argv, config, data, args.seed, extra, recipe=recipe.file)
+    return out, directory.claim(out, described, script.resume)
+
+
+def build_trainer(job: Job, callbacks: list[Any]) -> Any:
+    """Load or make the model and put the trainer together."""
+    import torch
+    from datasets import Dataset
+    from transformers import PrinterCallback, ProgressCallback
+    from trl import get_peft_config, get_quantization_config
+
+    from grpo_credit import CreditGRPOTrainer
+
+    args, model_args, task = job.args, job.model_args, job.task
+    model = model_args.model_name_or_path
+    if not model:
+        assert task.tiny is not None  # the recipe's `task` refuses otherwise
+        torch.set_num_threads(1)  # on shared cores a second one makes a tiny step 50 times slower
+        model = str(task.tiny())
+    else:
+        args.model_init_kwargs = {
+            "revision": model_args.model_revision,
+            "attn_implementation": model_args.attn_implementation,
+            "dtype": model_args.dtype,
+            **(args.model_init_kwargs or {}),
+        }
+    trainer = CreditGRPOTrainer(
+        model,
+        list(task.rewards),
+        args,
+        task.train,
+        Dataset.from_list(task.test) if args.eval_strategy != "no" else None,
+        callbacks=callbacks,
+        peft_config=get_peft_config(model_args),
+        quantization_config=get_quantization_config(model_args),
+    )
+    trainer.remove_callback(PrinterCallback)
+    trainer.remove_callback(ProgressCallback)
+    return trainer
+
+
+def train(job: Job) -> int:
+    """Test, train, test; return the exit code."""
+    from transformers.utils.logging import disable_progress_bar
+
+    from grpo_credit.run import callbacks, directory, manifest, summary
+    from grpo_credit.run.evaluation import HeldOut
+
+    disable_progress_bar()  # of loading weights; the live line stays
+    out, task, script, stop = job.out, job.task, job.script, callbacks.StopOnSignal()
+    held_out = HeldOut(
+        out / directory.HELD_OUT, task.test, task.check, script.test_samples, script.test_every
+    )
+    shown = [
+        callbacks.MetricsJsonl(out / directory.METRICS),
+        callbacks.LiveLine(task.live),
+        held_out,
+        stop,
+    ]
+    with manifest.recorded(out, stop) as record:
+        trainer = record.trainer = held_out.trainer = build_trainer(job, shown)
+        manifest.set_model(out, trainer.model)
+        trainer.accelerator.print(f"{trainer.plan}\nrun directory: {out}")
+        before = held_out.at(0)
+        with stop:
+            trainer.train(resume_from_checkpoint=job.checkpoint and str(job.checkpoint))
+        trainer.save_model(str(out / "model"))
+        stopped = stop.signum is not None  # then there is no time for another test
+        after = {} if stopped else held_out.at(trainer.state.global_step)
+    summary.before_after(before, after, title=f"{len(task.test)} {task.title}")
+    if stopped:
+        trainer.accelerator.print(
+            f"stopped at step {trainer.state.global_step}; to go on: the same command with "
+            f"--resume --output_dir {out}"
+        )
+    summary.where(_left(job))
+    if job.args.push_to_hub:
+        trainer.push_to_hub(dataset_name=getattr(script, "dataset_name", None))
+    trainer.end()
+    return 128 + stop.signum if stop.signum else 0
+
+
+def _left(job: Job) -> dict[str, Path]:
+    """Say where everything is that the run leaves."""
+    from grpo_credit.run import directory, manifest
+
+    out = job.out
+    kept = {"rollouts by step": out / "rollouts"} if job.args.save_rollouts else {}
+    return {
+        "model, tokenizer": out / "model",
+        "metrics by step": out / directory.METRICS,
+        "held-out numbers": out / directory.HELD_OUT,
+        "completions": out / "completions",
+        "credit by token": out / "credit",
+        **kept,
+        "manifest": out / manifest.MANIFEST,
+    }

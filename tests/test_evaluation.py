@@ -1,0 +1,79 @@
+"""Held-out numbers: what they mean, that they leave training alone, and that they are kept."""
+
+import json
+
+import pytest
+import torch
+
+from grpo_credit.run.evaluation import HeldOut, measure
+
+ROWS = [{"prompt": "1+1=", "answer": "2"}, {"prompt": "2+3=", "answer": "5"}]
+
+
+class Scripted:
+    """Completes "1+1=" with 2 always, "2+3=" with 5 at the second sample alone."""
+
+    calls = 0
+
+    def complete(self, prompts, *, greedy=False):
+        self.calls += 1
+        torch.rand(3)
+        if greedy:
+            return ["2", "44"]
+        return ["2", "7", "2", "5", "2", "888"]  # prompts in order, then again, and again
+
+
+def check(completion, row):
+    return {"right": float(completion == row["answer"]), "digits": float(completion.isdigit())}
+
+
+def test_means_are_over_completions_and_pass_at_k_over_prompts():
+    assert measure(Scripted(), ROWS, check, samples=3) == pytest.approx(
+        {
+            "pass@1": 1 / 2,
+            "mean@3": 4 / 6,
+            "pass@3": 1.0,
+            "characters, right": 1.0,
+            "characters, wrong": (1 + 3) / 2,
+            "digits (greedy)": 1.0,
+            "digits (sampled)": 1.0,
+        }
+    )
+
+
+def test_a_checker_without_a_right_answer_has_no_pass_rates():
+    found = measure(Scripted(), ROWS, lambda c, _: {"digits": 1.0}, samples=3)
+    assert set(found) == {"digits (greedy)", "digits (sampled)"}
+
+
+def test_all_wrong_has_no_length_of_right_answers():
+    found = measure(Scripted(), ROWS, lambda c, _: {"right": 0.0}, samples=3)
+    assert found["pass@3"] == 0.0
+    assert "characters, right" not in found
+
+
+def test_measuring_leaves_the_random_state_alone():
+    torch.manual_seed(3)
+    usual = torch.rand(1)
+    torch.manual_seed(3)
+    measure(Scripted(), ROWS, check, samples=3)
+    assert torch.rand(1) == usual
+
+
+def test_what_was_measured_is_read_from_the_file(tmp_path):
+    held_out = HeldOut(tmp_path / "held_out.jsonl", ROWS, check, samples=3, every=2)
+    held_out.trainer = Scripted()
+    first = held_out.at(0)
+    assert held_out.at(0) == first
+    assert held_out.trainer.calls == 2  # greedy and sampled, once
+    for step in range(1, 5):
+        held_out.on_step_end(None, type("State", (), {"global_step": step}), None)
+    lines = [json.loads(line) for line in held_out.path.read_text().splitlines()]
+    assert [line["step"] for line in lines] == [0, 2, 4]
+
+
+def test_a_torn_last_line_is_measured_again(tmp_path):
+    path = tmp_path / "held_out.jsonl"
+    path.write_text('{"step": 0, "pass@1": 0.25}\n{"step": 2, "pa')
+    held_out = HeldOut(path, ROWS, check, samples=3, every=2)
+    assert held_out.at(0) == {"pass@1": 0.25}
