@@ -1,6 +1,6 @@
 """Prompts to train and to test on, and the model that is to read them."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +18,10 @@ from grpo_credit.run.recipe import DataArguments
 READERS = {".json": "json", ".jsonl": "json", ".parquet": "parquet", ".csv": "csv"}
 
 
-def load_prompts(asked: DataArguments, seed: int) -> tuple[Any, list[dict[str, Any]]]:
-    """Load a data set with a column "prompt", and some of it to test on.
+def load_prompts(
+    asked: DataArguments, seed: int, columns: Sequence[str] = ("prompt",)
+) -> tuple[Any, list[dict[str, Any]]]:
+    """Load a data set, and some of it to test on.
 
     Args:
         asked: what is to be read. `dataset_name` is a folder written by `save_to_disk`, a .jsonl,
@@ -27,12 +29,13 @@ def load_prompts(asked: DataArguments, seed: int) -> tuple[Any, list[dict[str, A
             split `dataset_test_split`, rows are held out from the train split: at most
             `test_prompts`, and never more than a fifth of the data.
         seed: of the choice of the held-out rows.
+        columns: that every row must have.
 
     Returns:
         The train data, and rows to test on.
 
     Raises:
-        ValueError: if a split or the column "prompt" is missing; with those there are.
+        ValueError: if a split or a column is missing; with those there are.
     """
     name, held_out = asked.dataset_name or "", asked.test_prompts
     train_split, test_split = asked.dataset_train_split, asked.dataset_test_split
@@ -40,20 +43,21 @@ def load_prompts(asked: DataArguments, seed: int) -> tuple[Any, list[dict[str, A
     if train_split not in splits:
         raise ValueError(f"{name} has no split {train_split!r}; it has: {', '.join(splits)}.")
     train = splits[train_split]
-    require_column(train, "prompt", name)
+    require_columns(train, columns, name)
     if test_split in splits:
         test = splits[test_split]
-        require_column(test, "prompt", f"{name}[{test_split}]")
+        require_columns(test, columns, f"{name}[{test_split}]")
         return train, [test[i] for i in range(min(held_out, len(test)))]
     parted = train.train_test_split(test_size=max(1, min(held_out, len(train) // 5)), seed=seed)
     return parted["train"], list(parted["test"])
 
 
-def require_column(data: Dataset | IterableDataset, column: str, name: str) -> None:
+def require_columns(data: Dataset | IterableDataset, columns: Sequence[str], name: str) -> None:
     """Raise ValueError, with the columns there are, if one is missing."""
     there = data.column_names or []
-    if column not in there:
-        raise ValueError(f"{name} has no column {column!r}; it has: {', '.join(there)}.")
+    for column in columns:
+        if column not in there:
+            raise ValueError(f"{name} has no column {column!r}; it has: {', '.join(there)}.")
 
 
 def look_up_model(name: str, prompts: list[Any], **where: Any) -> None:

@@ -95,6 +95,7 @@ class Recipe:
             or raises ValueError with what is wrong; loads no model.
         defaults: that take the place of TRL's; flags and YAML override them.
         tiny_defaults: likewise, where no model is named.
+        lora_defaults: likewise, with --use_peft: an adapter wants larger steps than a model.
     """
 
     file: str
@@ -103,6 +104,7 @@ class Recipe:
     task: Callable[[Any, Any, Any], Task]
     defaults: Mapping[str, Any] = field(default_factory=dict)
     tiny_defaults: Mapping[str, Any] = field(default_factory=dict)
+    lora_defaults: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -161,8 +163,11 @@ def _read(recipe: Recipe, arguments: list[str]) -> tuple[Any, Any, Any]:
     if "--help-all" in arguments:
         parser.print_help()
         raise SystemExit(0)
-    tiny = not names_option(arguments, "model_name_or_path")
-    defaults = {**DEFAULTS, **recipe.defaults, **(recipe.tiny_defaults if tiny else {})}
+    defaults = {**DEFAULTS, **recipe.defaults}
+    if not names_option(arguments, "model_name_or_path"):
+        defaults |= recipe.tiny_defaults
+    if names_option(arguments, "use_peft"):
+        defaults |= recipe.lora_defaults
     script, args, model_args = parse(parser, arguments, defaults)
     return script, args, model_args
 

@@ -1,0 +1,160 @@
+# /// script
+# dependencies = ["grpo-credit[math]"]
+# ///
+r"""GRPO for word problems with a number as their answer, shaped like GSM8K.
+
+    accelerate launch recipes/grpo_math.py --credit=seq --use_peft --bf16 \
+        --model_name_or_path Qwen/Qwen2.5-0.5B-Instruct
+    accelerate launch recipes/grpo_math.py --credit=dapo --dataset_name problems.jsonl \
+        --model_name_or_path my_model --question_column problem --judge math
+
+Any chat model will do. The right number earns 1, in the right form alone (--no_gate: in any), and
+the form earns a little by itself, so that there is something to learn before the first right
+answer.
+"""
+
+import re
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from decimal import Decimal, InvalidOperation
+from typing import Any
+
+from grpo_credit.run.recipe import DataArguments, Recipe, Task, run_recipe
+from rewards import MathAnswer, NumericAnswer, gate, think_answer_format
+
+GSM8K = {"dataset_name": "openai/gsm8k", "dataset_config": "main"}
+DEFAULTS = {
+    "learning_rate": 1e-6,
+    "max_completion_length": 1024,  # TRL's 512 cuts many chains of thought off
+    "num_generations": 8,
+    "per_device_train_batch_size": 8,
+    "gradient_accumulation_steps": 8,
+    "logging_steps": 1,
+}
+LORA_DEFAULTS = {"learning_rate": 1e-5, "lora_target_modules": ["all-linear"]}
+SYSTEM = (
+    "Reason step by step between <think> and </think>, then give the final answer, and nothing "
+    "else, between <answer> and </answer>."
+)
+JUDGES: dict[str, Callable[[str], Any]] = {
+    "numeric": lambda column: NumericAnswer(column=column, name="right"),
+    "math": lambda column: MathAnswer(column, name="right"),
+}
+
+
+@dataclass
+class MathArguments(DataArguments):
+    """Options of this recipe."""
+
+    dataset_name: str | None = field(
+        default=None,
+        metadata={"help": "Problems: hub name, folder, .parquet or .jsonl (default: GSM8K)."},
+    )
+    question_column: str = field(default="question", metadata={"help": "Column of the problems."})
+    answer_column: str = field(
+        default="answer", metadata={"help": "Column of the answers; what follows #### counts."}
+    )
+    system_prompt: str = field(
+        default=SYSTEM, metadata={"help": "What the model is told before each problem."}
+    )
+    judge: str = field(
+        default="numeric",
+        metadata={"help": "'numeric': one number; 'math': any formula, by math-verify."},
+    )
+    gate: bool = field(
+        default=True, metadata={"help": "Whether an answer counts in the right form alone."}
+    )
+    format_weight: float = field(default=0.2, metadata={"help": "What the form earns by itself."})
+
+
+def make_task(script: MathArguments, args: Any, model_args: Any) -> Task:
+    """Reward right answers in the right form; test by a judge that is not the reward."""
+    from grpo_credit.run.data import load_prompts
+
+    if not model_args.model_name_or_path:
+        raise ValueError("--model_name_or_path is missing; any chat model will do.")
+    if script.judge not in JUDGES:
+        raise ValueError(f"--judge is {script.judge!r}, expected one of {', '.join(JUDGES)}.")
+    if script.dataset_name is None:
+        vars(script).update(GSM8K)
+    columns = (script.question_column, script.answer_column)
+    train, test = load_prompts(script, args.seed, columns)
+    right = JUDGES[script.judge](script.answer_column)
+    if args.reward_weights is None:
+        args.reward_weights = [1.0, script.format_weight]
+    return Task(
+        train.map(conversation, fn_kwargs={"script": script}),
+        [row | conversation(row, script) for row in test],
+        [gate(right, by=think_answer_format, name="right") if script.gate else right,
+         think_answer_format],
+        checker(script),
+        metric=f"mean@{script.test_samples}",
+        title="held-out problems, judged by the last number between <answer> tags",
+        live="rewards/think_answer_format/mean",
+    )  # fmt: skip
+
+
+def conversation(row: Mapping[str, Any], script: MathArguments) -> dict[str, Any]:
+    """Return a problem as the messages that the model is given."""
+    system = [{"role": "system", "content": script.system_prompt}] if script.system_prompt else []
+    return {"prompt": [*system, {"role": "user", "content": str(row[script.question_column])}]}
+
+
+def checker(script: MathArguments) -> Any:
+    """Judge by the last answer block, and the form by counting tags."""
+    same = {"numeric": same_number, "math": same_formula}[script.judge]
+
+    def check(completion: str, row: Mapping[str, Any]) -> dict[str, float]:
+        answer = completion.rpartition("<answer>")[2].partition("</answer>")[0]
+        gold = str(row[script.answer_column]).rpartition("####")[2].strip()
+        return {
+            "right": float("<answer>" in completion and same(answer, gold)),
+            "format rate": float(keeps_form(completion)),
+            "characters": float(len(completion)),
+        }
+
+    return check
+
+
+def keeps_form(completion: str) -> bool:
+    """Return whether there is one thought and one answer, and nothing after it."""
+    once = all(completion.count(tag) == 1 for tag in ("</think>", "<answer>", "</answer>"))
+    return once and completion.rstrip().endswith("</answer>")
+
+
+def same_number(answer: str, gold: str) -> bool:
+    """Return whether two texts hold the same last number."""
+    return (one := last_number(answer)) is not None and one == last_number(gold)
+
+
+def last_number(text: str) -> Decimal | None:
+    """Return the last number in a text, without thousands separators."""
+    found = re.findall(r"-?\d[\d,]*(?:\.\d+)?", text)
+    try:
+        return Decimal(found[-1].replace(",", "")) if found else None
+    except InvalidOperation:
+        return None
+
+
+def same_formula(answer: str, gold: str) -> bool:
+    """Return whether math-verify takes two formulas for equal, asked by way of TRL."""
+    from trl.rewards import accuracy_reward
+
+    said = [[{"role": "assistant", "content": rf"\boxed{{{answer}}}"}]]
+    return bool(accuracy_reward(completions=said, solution=[f"${gold.strip('$ ')}$"])[0])
+
+
+RECIPE = Recipe(
+    __file__, __doc__ or "", MathArguments, make_task, defaults=DEFAULTS,
+    lora_defaults=LORA_DEFAULTS,
+)  # fmt: skip
+
+
+def main(arguments: list[str]) -> int:
+    """Train, test before and after, leave a run directory; return the exit code."""
+    return run_recipe(RECIPE, arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,140 @@
+"""The recipe for word problems: on local files and a local chat model, and its own judge."""
+
+import json
+import os
+import runpy
+import subprocess
+import sys
+from decimal import Decimal
+from pathlib import Path
+
+import pytest
+from chat_model import save_chat_model
+from datasets import Dataset
+from safetensors import safe_open
+
+RECIPE = Path(__file__).parent.parent / "recipes" / "grpo_math.py"
+SHORT = [
+    "--model_name_or_path=model", "--max_steps=5", "--per_device_train_batch_size=4",
+    "--gradient_accumulation_steps=1", "--num_generations=4", "--max_completion_length=12",
+    "--test_prompts=3", "--test_samples=2", "--gradient_checkpointing=False",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def recipe():
+    return runpy.run_path(str(RECIPE))
+
+
+@pytest.fixture(scope="module")
+def own(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("user")
+    save_chat_model(folder / "model")
+    rows = [
+        {"question": f"Tom has {i} apples and buys {i}. How many?", "answer": f"so\n#### {2 * i}"}
+        for i in range(30)
+    ]
+    Dataset.from_list(rows).to_json(folder / "problems.jsonl")
+    Dataset.from_list(rows).to_parquet(folder / "problems.parquet")
+    return folder
+
+
+def launch(folder, *options, processes=1):
+    command = [sys.executable, str(RECIPE)]
+    if processes > 1:
+        command = [
+            sys.executable, "-m", "torch.distributed.run", f"--nproc_per_node={processes}",
+            "--rdzv_backend=c10d", "--rdzv_endpoint=localhost:0", str(RECIPE),
+        ]  # fmt: skip
+    return subprocess.run(
+        [*command, *SHORT, *options], cwd=folder, capture_output=True, text=True, timeout=280,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+
+
+def metrics(run):
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_jsonl_with_lora(own):
+    done = launch(own, "--dataset_name=problems.jsonl", "--use_peft", "--output_dir=lora")
+    assert done.returncode == 0, done.stderr[-3000:]
+    steps = [line for line in metrics(own / "lora") if "reward" in line]
+    assert [line["step"] for line in steps] == [1, 2, 3, 4, 5]
+    assert {"rewards/right/mean", "rewards/think_answer_format/mean"} <= set(steps[0])
+    manifest = json.loads((own / "lora" / "manifest.json").read_text())
+    assert manifest["config"]["learning_rate"] == 1e-5  # ten times a whole model's
+    assert manifest["config"]["reward_weights"] == [1.0, 0.2]
+    assert manifest["extra"]["metric"] == "mean@2"
+    with safe_open(own / "lora" / "model" / "adapter_model.safetensors", "pt") as adapter:
+        names = set(adapter.keys())
+    assert any("mlp" in name for name in names)  # all linear layers, not attention alone
+    tested = [json.loads(line) for line in (own / "lora" / "held_out.jsonl").open()]
+    assert [line["step"] for line in tested] == [0, 5]
+    assert {"pass@1", "mean@2", "pass@2", "format rate (greedy)"} <= set(tested[0])
+
+
+def test_parquet_on_two_processes(own):
+    options = ["--dataset_name=problems.parquet", "--credit=seq", "--output_dir=two"]
+    done = launch(own, *options, "--max_steps=3", "--save_steps=3", processes=2)
+    assert done.returncode == 0, done.stderr[-3000:]
+    manifest = json.loads((own / "two" / "manifest.json").read_text())
+    assert (manifest["status"], manifest["world_size"]) == ("finished", 2)
+    assert manifest["config"]["learning_rate"] == 1e-6
+    assert [m["step"] for m in metrics(own / "two") if "reward" in m] == [1, 2, 3]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--dataset_name=problems.jsonl", "--judge=eye"], "--judge is 'eye', expected one of num"),
+        (["--dataset_name=problems.jsonl", "--answer_column=solution"],
+         "problems.jsonl has no column 'solution'; it has: question, answer."),
+        (["--dataset_name=none.jsonl"], "none.jsonl"),
+    ],
+)  # fmt: skip
+def test_a_mistake_costs_one_line(recipe, own, monkeypatch, capsys, options, message):
+    monkeypatch.chdir(own)
+    with pytest.raises(SystemExit) as stopped:
+        recipe["main"]([*SHORT, *options])
+    out, err = capsys.readouterr()
+    assert (stopped.value.code, out) == (2, "")
+    assert err.startswith("grpo_math.py: error: ")
+    assert message in err
+    assert len(err.splitlines()) == 1
+
+
+def test_a_model_must_be_named(recipe, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        recipe["main"](["--dataset_name=problems.jsonl"])
+    assert stopped.value.code == 2
+    assert "--model_name_or_path is missing; any chat model will do." in capsys.readouterr().err
+
+
+# ---- the judge that is not the reward ---------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "number"),
+    [("42", 42), ("so $1,234.50", Decimal("1234.50")), ("-3", -3), ("3 or 4", 4), ("none", None)],
+)
+def test_last_number(recipe, text, number):
+    assert recipe["last_number"](text) == number
+
+
+def test_the_judge_reads_the_answer_block_and_counts_tags(recipe):
+    check = recipe["checker"](recipe["MathArguments"]())
+    row = {"answer": "first 3\n#### 1,012"}
+    good = check("<think>5</think><answer>1012</answer>", row)
+    assert (good["right"], good["format rate"]) == (1.0, 1.0)
+    bare = check("1012", row)
+    assert (bare["right"], bare["format rate"]) == (0.0, 0.0)
+    twice = check("<think></think><answer>7</answer><answer>1012</answer>", row)
+    assert (twice["right"], twice["format rate"]) == (1.0, 0.0)
+
+
+def test_formulas_are_compared_by_value(recipe):
+    check = recipe["checker"](recipe["MathArguments"](judge="math"))
+    said = r"<think>.</think><answer>\frac{2}{4}</answer>"
+    assert check(said, {"answer": r"$\frac{1}{2}$"})["right"] == 1.0
+    assert check(said, {"answer": "0.6"})["right"] == 0.0
