@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from grpo_credit.run.evaluation import HeldOut, measure
+from grpo_credit.run.evaluation import HeldOut, falls_while_reward_rises, measure
 
 ROWS = [{"prompt": "1+1=", "answer": "2"}, {"prompt": "2+3=", "answer": "5"}]
 
@@ -61,7 +61,7 @@ def test_measuring_leaves_the_random_state_alone():
 
 
 def test_what_was_measured_is_read_from_the_file(tmp_path):
-    held_out = HeldOut(tmp_path / "held_out.jsonl", ROWS, check, samples=3, every=2)
+    held_out = HeldOut(tmp_path / "held_out.jsonl", ROWS, check, "mean@3", 3, every=2)
     held_out.trainer = Scripted()
     first = held_out.at(0)
     assert held_out.at(0) == first
@@ -75,5 +75,49 @@ def test_what_was_measured_is_read_from_the_file(tmp_path):
 def test_a_torn_last_line_is_measured_again(tmp_path):
     path = tmp_path / "held_out.jsonl"
     path.write_text('{"step": 0, "pass@1": 0.25}\n{"step": 2, "pa')
-    held_out = HeldOut(path, ROWS, check, samples=3, every=2)
+    held_out = HeldOut(path, ROWS, check, "mean@3", 3, every=2)
     assert held_out.at(0) == {"pass@1": 0.25}
+
+
+def test_an_evaluation_of_the_trainer_gets_the_numbers(tmp_path):
+    held_out = HeldOut(tmp_path / "held_out.jsonl", ROWS, check, "mean@3", 3)
+    held_out.trainer = Scripted()
+    metrics = {"eval_loss": 0.0}
+    held_out.on_evaluate(None, type("State", (), {"global_step": 4}), None, metrics)
+    assert metrics["eval_mean@3"] == pytest.approx(4 / 6)
+
+
+# ---- a reward that rises is not a model that is better -----------------------------------------
+
+
+UP = {1: 0.2, 2: 0.2, 3: 0.6, 4: 0.6}
+
+
+def test_a_fall_beyond_noise_under_a_rising_reward_is_told():
+    # two standard errors of 0.5 over 100 prompts are 0.1
+    said = falls_while_reward_rises({0: 0.3, 2: 0.5, 4: 0.39}, UP, "mean@4", 100)
+    assert "the reward rises (0.200 to 0.600) while the held-out 'mean@4' falls: 0.500" in said
+    assert "0.390 at step 4" in said
+
+
+@pytest.mark.parametrize(
+    ("values", "rewards", "prompts"),
+    [
+        ({0: 0.3, 2: 0.5, 4: 0.41}, UP, 100),  # within noise
+        ({0: 0.3, 2: 0.5, 4: 0.39}, UP, 50),  # within the noise of fewer prompts
+        ({0: 0.3, 2: 0.5, 4: 0.39}, {1: 0.6, 2: 0.6, 3: 0.2, 4: 0.2}, 100),  # so does the reward
+        ({0: 0.3, 2: 0.5, 4: 0.6}, UP, 100),
+        ({0: 0.3}, UP, 100),
+        ({0: 0.5, 4: 0.1}, {}, 100),
+    ],
+)
+def test_anything_else_is_not(values, rewards, prompts):
+    assert falls_while_reward_rises(values, rewards, "mean@4", prompts) is None
+
+
+def test_the_warning_comes_once(tmp_path, caplog):
+    held_out = HeldOut(tmp_path / "held_out.jsonl", ROWS * 50, check, "pass@1", 3)
+    held_out._rewards = dict(UP)
+    for last in (0.2, 0.1):
+        held_out._warn([{"step": 2, "pass@1": 0.5}, {"step": 4, "pass@1": last}])
+    assert len([r for r in caplog.records if "the reward rises" in r.message]) == 1

@@ -74,13 +74,18 @@ def test_jsonl_with_lora(own):
     assert {"pass@1", "mean@2", "pass@2", "format rate (greedy)"} <= set(tested[0])
 
 
-def test_parquet_on_two_processes(own):
+def test_parquet_on_two_processes_with_the_held_out_number_choosing_the_checkpoint(own):
     options = ["--dataset_name=problems.parquet", "--credit=seq", "--output_dir=two"]
-    done = launch(own, *options, "--max_steps=3", "--save_steps=3", processes=2)
+    best = ["--eval_strategy=steps", "--eval_steps=3", "--metric_for_best_model=mean@2"]
+    done = launch(own, *options, *best, "--max_steps=3", "--save_steps=3", processes=2)
     assert done.returncode == 0, done.stderr[-3000:]
     manifest = json.loads((own / "two" / "manifest.json").read_text())
     assert (manifest["status"], manifest["world_size"]) == ("finished", 2)
     assert manifest["config"]["learning_rate"] == 1e-6
+    state = json.loads((own / "two" / "checkpoint-3" / "trainer_state.json").read_text())
+    [*_, last] = [json.loads(line) for line in (own / "two" / "held_out.jsonl").open()]
+    assert state["best_metric"] == last["mean@2"]
+    assert state["best_model_checkpoint"].endswith("checkpoint-3")
     assert [m["step"] for m in metrics(own / "two") if "reward" in m] == [1, 2, 3]
 
 

@@ -6,9 +6,12 @@ from typing import Any, Protocol
 
 import torch
 from transformers import TrainerCallback
+from transformers.utils import logging
 
 from grpo_credit.run.jsonfile import append_line, read_lines
 from grpo_credit.run.ranks import is_main, on_main
+
+logger = logging.get_logger(__name__)
 
 RIGHT = "right"  # what a checker calls the verdict that pass@1, mean@k and pass@k count
 Checker = Callable[[str, Mapping[str, Any]], Mapping[str, float]]
@@ -97,12 +100,15 @@ class HeldOut(TrainerCallback):
     """Measure before training, every N optimizer steps, and at the end; keep it in a file.
 
     A line of the file is {"step", ...what `measure` returns}. What a resumed run has measured
-    already is read from there.
+    already is read from there. An evaluation of the trainer (`eval_strategy`) gets the numbers too,
+    as "eval_<name>", so that `metric_for_best_model` may name one. It warns, once, if the reward
+    rises while the metric falls.
 
     Args:
         path: the file; made when it is not there, never truncated.
         rows: held-out rows.
         checker: judges completions.
+        metric: the number that matters, a share of completions or prompts.
         samples: completions per prompt when sampling.
         every: optimizer steps between measurements; 0 for before and after only.
     """
@@ -112,24 +118,93 @@ class HeldOut(TrainerCallback):
         path: Path,
         rows: Sequence[Mapping[str, Any]],
         checker: Checker,
-        samples: int,
-        every: int,
+        metric: str,
+        samples: int = 4,
+        every: int = 0,
     ) -> None:
-        self.path, self.rows, self.checker = path, rows, checker
+        self.path, self.rows, self.checker, self.metric = path, rows, checker, metric
         self.samples, self.every = samples, every
         self.trainer: Any = None  # set once there is one
+        self._rewards: dict[int, float] = {}
+        self._warned = False
 
     def at(self, step: int) -> dict[str, float]:
         """Return what was measured at an optimizer step, measuring now if it was not yet."""
-        for line in on_main(read_lines, self.path):
-            if line.pop("step") == step:
-                return line
+        lines = on_main(read_lines, self.path)
+        for line in lines:
+            if line["step"] == step:
+                return {name: value for name, value in line.items() if name != "step"}
         found = measure(self.trainer, self.rows, self.checker, self.samples)
         if is_main():
             append_line(self.path, {"step": step, **found})
+            self._warn([*lines, {"step": step, **found}])
         return found
+
+    def _warn(self, lines: Sequence[Mapping[str, float]]) -> None:
+        values = {int(line["step"]): line[self.metric] for line in lines if self.metric in line}
+        said = falls_while_reward_rises(values, self._rewards, self.metric, len(self.rows))
+        if said and not self._warned:
+            self._warned = True
+            logger.warning(said)
+
+    def on_log(
+        self, args: Any, state: Any, control: Any, logs: Mapping[str, Any] | None = None, **_: Any
+    ) -> None:
+        """Remember the reward."""
+        if (logs or {}).get("reward") is not None:
+            self._rewards[state.global_step] = logs["reward"]  # ty: ignore[not-subscriptable]
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Measure, if it is this step's turn."""
         if self.every and state.global_step % self.every == 0:
             self.at(state.global_step)
+
+    def on_evaluate(
+        self,
+        args: Any,
+        state: Any,
+        control: Any,
+        metrics: dict[str, float] | None = None,
+        **_: Any,
+    ) -> None:
+        """Add the held-out numbers to the trainer's own, which choose the best checkpoint."""
+        if metrics is not None:
+            metrics |= {f"eval_{name}": v for name, v in self.at(state.global_step).items()}
+
+
+def falls_while_reward_rises(
+    values: Mapping[int, float], rewards: Mapping[int, float], metric: str, prompts: int
+) -> str | None:
+    """Say that the last value of a metric fell below its best while the reward rose since, if so.
+
+    A fall counts from two standard errors of a share over `prompts` prompts: 2 √(v (1 − v) / n),
+    with v the best value. The reward's rise is that of its mean over the logged steps since the
+    best value, against the mean over as many up to it.
+
+    Args:
+        values: optimizer step -> held-out metric.
+        rewards: optimizer step -> training reward, as logged.
+        metric: its name.
+        prompts: held-out prompts, n.
+
+    Returns:
+        A warning, or None.
+    """
+    if len(values) < 2:
+        return None
+    now = max(values)
+    best = max(values, key=lambda step: (values[step], step))
+    fall = values[best] - values[now]
+    if fall <= 2 * (values[best] * (1 - values[best]) / max(1, prompts)) ** 0.5:
+        return None
+    since = [reward for step, reward in sorted(rewards.items()) if best < step <= now]
+    before = [reward for step, reward in sorted(rewards.items()) if step <= best]
+    before = before[-len(since) :] or since[:1]
+    if not since or _mean(since) <= _mean(before):
+        return None
+    return (
+        f"the reward rises ({_mean(before):.3f} to {_mean(since):.3f}) while the held-out "
+        f"{metric!r} falls: {values[best]:.3f} at step {best}, {values[now]:.3f} at step {now}. "
+        "The model learns what the reward sees and not what you want; look at completions/, and "
+        "see metric_for_best_model to keep the best checkpoint."
+    )

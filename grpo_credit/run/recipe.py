@@ -238,8 +238,9 @@ def train(job: Job) -> int:
     disable_progress_bar()  # of loading weights; the live line stays
     out, task, script, stop = job.out, job.task, job.script, callbacks.StopOnSignal()
     held_out = HeldOut(
-        out / directory.HELD_OUT, task.test, task.check, script.test_samples, script.test_every
-    )
+        out / directory.HELD_OUT, task.test, task.check, task.metric, script.test_samples,
+        script.test_every,
+    )  # fmt: skip
     shown = [
         callbacks.MetricsJsonl(out / directory.METRICS),
         callbacks.LiveLine(task.live),
