@@ -110,11 +110,16 @@ class Plan:
         """Whether the ratio is s_i · π/sg[π]: a sequence-level ratio that keeps token credit."""
         return self.ratio == "sequence" and not self.strategy.even
 
+    @property
+    def surrogate(self) -> str:
+        """The surrogate and its ratio, in words."""
+        name = "clipped ratio" if self.loss_type in CLIPPED else self.loss_type
+        return f"{name}, {self.ratio}-level"
+
     def __str__(self) -> str:
-        surrogate = "clipped ratio" if self.loss_type in CLIPPED else self.loss_type
         options = {k: v for given in self.strategy.options.values() for k, v in given.items()}
         said = f" {options}" if options else ""
-        return f"credit {self.strategy.name}{said} | surrogate: {surrogate}, {self.ratio}-level"
+        return f"credit {self.strategy.name}{said} | surrogate: {self.surrogate}"
 
 
 def plan(

@@ -28,6 +28,7 @@ from trl import GRPOConfig, GRPOTrainer
 from trl.trainer.utils import add_fused_lm_head, strip_images_from_messages
 
 from grpo_credit import annotations, diagnostics
+from grpo_credit.card import add_credit
 from grpo_credit.config import CreditGRPOConfig, Plan, plan
 from grpo_credit.folding import (
     RowBeta,
@@ -504,6 +505,12 @@ class CreditGRPOTrainer(GRPOTrainer):
             folder = Path(self.args.output_dir) / kind
             folder.mkdir(parents=True, exist_ok=True)
             write(folder / f"{kind}_{self.state.global_step:05d}.parquet")
+
+    def create_model_card(self, *args: Any, **kwargs: Any) -> None:
+        """Create TRL's model card, and say in it which credit the model was trained with."""
+        super().create_model_card(*args, **kwargs)
+        if self.accelerator.is_main_process:
+            add_credit(Path(self.args.output_dir), self.plan.strategy, self.plan.surrogate)
 
     def save_rollouts(self) -> None:
         """Keep the rollouts of the last optimizer step in `<output_dir>/rollouts/`."""

@@ -1,0 +1,48 @@
+"""Model cards name the strategy, its formula, its papers and the manifest."""
+
+import json
+
+from harness import ours
+
+from grpo_credit.card import credit_section
+from grpo_credit.resolve import resolve_credit
+
+
+def test_every_rule_of_a_strategy_has_its_row():
+    text = credit_section(resolve_credit("decided+trace/delta_l", alpha=0.5), "clipped ratio", None)
+    rows = [line for line in text.splitlines() if line.startswith("| `")]
+    assert [row.split("`")[1] for row in rows] == ["decided", "trace", "delta_l"]
+    assert "g[i] = L_i^-α / Σ_j L_j^-α" in rows[2]
+    assert "| alpha=0.5 |" in rows[2]
+    assert "[2509.07558](https://arxiv.org/abs/2509.07558)" in rows[2]
+    assert "manifest" not in text
+
+
+def test_a_bar_in_a_formula_does_not_end_the_cell():
+    text = credit_section(resolve_credit("patterns/seq"), "clipped ratio", None)
+    [row] = [line for line in text.splitlines() if line.startswith("| `patterns`")]
+    assert r"\|A" in row
+    assert row.replace(r"\|", "").count("|") == 6
+
+
+def test_the_manifest_is_quoted():
+    manifest = {
+        "command": {"shell": "x --credit=seq"},
+        "seed": 3,
+        "git": {"commit": "abc", "dirty": False},
+    }
+    text = credit_section(resolve_credit("seq"), "clipped ratio", manifest)
+    quoted = json.loads(text.partition("```json")[2].partition("```")[0])
+    assert (quoted["seed"], quoted["commit"]) == (3, "abc")
+    assert quoted["command"] == "x --credit=seq"
+
+
+def test_a_checkpoint_comes_with_the_card(tmp_path):
+    (tmp_path / "manifest.json").write_text(json.dumps({"seed": 11}))
+    ours(credit="tree_td/seq", save_strategy="steps", save_steps=2, output_dir=str(tmp_path))
+    card = (tmp_path / "README.md").read_text()
+    assert "It has been trained using [TRL]" in card
+    assert card.count("## Credit assignment") == 1
+    assert "`credit=tree_td/seq` (clipped ratio, sequence-level)" in card
+    assert '"seed": 11' in card
+    assert card.index("## Credit assignment") < card.index("## Citations")
