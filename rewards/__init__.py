@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from rewards.mathematics import MathAnswer, math_answer
     from rewards.repetition import Repetition, repetition_rate
     from rewards.tags import TagFormat, think_answer_format, think_format
+    from rewards.tasks import TaskScore
 
 _HOME = {
     "AfterMarker": "extraction",
@@ -45,6 +46,7 @@ _HOME = {
     "Repetition": "repetition",
     "SoftOverlong": "lengths",
     "TagFormat": "tags",
+    "TaskScore": "tasks",
     "TextReward": "contract",
     "WholeText": "extraction",
     "choice_answer": "answers",
@@ -75,6 +77,7 @@ __all__ = [
     "Repetition",
     "SoftOverlong",
     "TagFormat",
+    "TaskScore",
     "TextReward",
     "WholeText",
     "check_format",

@@ -1,0 +1,108 @@
+"""Reward answers to reasoning-gym's generated tasks, by each task's own verifier.
+
+Needs the extra: pip install 'grpo-credit[tasks]'.
+"""
+
+import difflib
+import functools
+import importlib.util
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from rewards.contract import Spans, TextReward, completion_text
+from rewards.extraction import Extract, WholeText
+
+
+class TaskScore(TextReward):
+    """Reward an answer by what its task's verifier gives for it.
+
+        R = score_answer(answer, entry), in [0, 1]; 0 without an answer
+
+    The columns `task` and `index` say which entry of which generator a completion answers. Entries
+    are made anew where they are needed: a generator is a seed, a size and options. Verifiers give
+    full marks for a right answer and may give some for a wrong one.
+
+    Args:
+        generators: task name -> options of `reasoning_gym.create_dataset`, `seed` and `size` among
+            them.
+        extract: where the answer is in a completion; `None` takes all of it.
+        name: what TRL calls the reward in its logs.
+
+    Returns:
+        (when called) one number in [0, 1] per completion; dimensionless.
+
+    Raises:
+        ImportError: if reasoning-gym is not installed.
+        ValueError: if a task is not known; the names that resemble it are listed. (When called) if
+            a column is missing.
+
+    How it can be hacked: some verifiers pay for an answer that only contains the right one.
+
+    Example:
+        >>> reward = TaskScore({"spell_backward": {"seed": 1, "size": 4}})
+        >>> word = reward.entry("spell_backward", 0)["answer"]
+        >>> reward([word, ""], task=["spell_backward"] * 2, index=[0, 0])
+        [1.0, 0.0]
+
+    Source: Stojanovski et al. 2025, Reasoning Gym, arXiv:2505.24760.
+    """
+
+    columns = ("task", "index")
+
+    def __init__(
+        self,
+        generators: Mapping[str, Mapping[str, Any]],
+        extract: Extract | None = None,
+        name: str = "task_score",
+    ) -> None:
+        if importlib.util.find_spec("reasoning_gym") is None:
+            raise ImportError(
+                "reasoning-gym is not installed, and TaskScore judges by it; "
+                "pip install 'grpo-credit[tasks]'"
+            )
+        super().__init__(name)
+        self.generators = {task: dict(options) for task, options in generators.items()}
+        self.extract = extract or WholeText()
+        for task in self.generators:
+            self.entries(task)
+
+    def entries(self, task: str) -> Any:
+        """Return a task's entries, an indexable of dictionaries."""
+        if task not in self.generators:
+            raise ValueError(f"task is {task!r}, expected one of {', '.join(self.generators)}.")
+        return _entries(task, json.dumps(self.generators[task], sort_keys=True))
+
+    def entry(self, task: str, index: int) -> dict[str, Any]:
+        """Return the entry with "question", "answer" and "metadata"."""
+        return self.entries(task)[index]
+
+    def score(self, text: str, /, *, task: str, index: int) -> float:
+        """Score one text."""
+        span = self.extract(text)
+        if span is None or not text[slice(*span)].strip():
+            return 0.0
+        answer = text[slice(*span)].strip()
+        return float(self.entries(task).score_answer(answer, self.entry(task, index)))
+
+    def spans(self, completions: Any) -> list[Spans]:
+        """Return where the answer is in each completion, as `answer`."""
+        found = [self.extract(completion_text(completion)) for completion in completions]
+        return [{"answer": [] if span is None else [span]} for span in found]
+
+
+@functools.lru_cache(maxsize=64)
+def _entries(task: str, options: str) -> Any:
+    from reasoning_gym import create_dataset
+    from reasoning_gym.factory import DATASETS
+
+    if task not in DATASETS:
+        near = difflib.get_close_matches(task, DATASETS, n=3, cutoff=0.4)
+        raise ValueError(
+            f"reasoning-gym has no task {task!r}; "
+            + (f"did you mean {' or '.join(map(repr, near))}?" if near else "see its gallery.")
+        )
+    try:
+        return create_dataset(task, **json.loads(options))
+    except (TypeError, AssertionError) as error:
+        raise ValueError(f"the options of {task!r} do not fit: {error}.") from None
