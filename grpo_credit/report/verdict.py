@@ -1,0 +1,201 @@
+"""What the numbers say, in words.
+
+A strategy is called better or worse when two things hold:
+
+1. there are enough seeds: the exact sign-flip test of n pairs can go below 1 - level (6 at 95 %);
+2. Holm's procedure rejects over all comparisons, by the paired t test; which is to say that the
+   paired t interval at the level of its step excludes zero. Where all differences are equal there
+   is no interval, and the p of `paired_t_p` for that case decides.
+
+docs/statistics.md has the simulated rate of false claims of this rule, and of others.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from grpo_credit.report.difference import Difference, Settings
+from grpo_credit.report.intervals import Interval
+from grpo_credit.report.paired import smallest_p
+
+Outcome = Literal["better", "worse", "no difference shown", "too few seeds to tell"]
+_OPEN: Outcome = "no difference shown"
+_TOO_FEW: Outcome = "too few seeds to tell"
+_MOST_DECIMALS = 12
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What is said of a strategy against the baseline.
+
+    Attributes:
+        outcome: In a word or two.
+        sentence: With the numbers.
+    """
+
+    outcome: Outcome
+    sentence: str
+
+
+def decide(difference: Difference, settings: Settings) -> Verdict:
+    """Say whether a strategy is better than the baseline, worse, or neither can be said.
+
+    Args:
+        difference: Strategy minus baseline.
+        settings: The direction of the metric and the level.
+
+    Returns:
+        The verdict. A size behind "better by" and "worse by" is positive; behind "no difference
+        shown" it is strategy minus baseline, with its sign.
+    """
+    mean, interval = difference.mean, difference.holm_interval
+    if difference.smallest_p > settings.alpha or mean is None or interval is None:
+        return _too_few(difference)
+    called: Outcome = "better" if (mean > 0) == settings.higher_is_better else "worse"
+    if interval.degenerate:
+        return _all_alike(difference, mean, called, settings)
+    if interval.excludes(0):
+        return Verdict(called, f"{called} by {_size(mean, interval)}, {count(difference.n)}")
+    sentence = f"{_OPEN}: {_size(mean, interval, signed=True)}, {count(difference.n)}"
+    return Verdict(_OPEN, sentence)
+
+
+def summarise(baseline: str, verdicts: Mapping[str, Verdict]) -> str:
+    """Put the verdicts of all strategies into one sentence.
+
+    Example:
+        >>> print(summarise("seq", {"dapo": Verdict("worse", "worse by 0.2 [0.1, 0.3], ...")}))
+        Against seq: dapo is worse by 0.2 [0.1, 0.3], ....
+    """
+    if not verdicts:
+        return f"Only {baseline} was run: nothing to compare it with."
+    called = [
+        f"{name} is {verdict.sentence}"
+        for outcome in ("better", "worse")
+        for name, verdict in verdicts.items()
+        if verdict.outcome == outcome
+    ]
+    uncalled = [
+        _together(
+            outcome, {name: each for name, each in verdicts.items() if each.outcome == outcome}
+        )
+        for outcome in (_OPEN, _TOO_FEW)
+    ]
+    return f"Against {baseline}: {'; '.join([*called, *filter(None, uncalled)])}."
+
+
+def _together(outcome: Outcome, verdicts: Mapping[str, Verdict]) -> str:
+    """Write "no difference shown for seq, dapo", with the numbers if it is one strategy."""
+    if not verdicts:
+        return ""
+    numbers = "".join(
+        f" ({each.sentence.removeprefix(f'{outcome}: ')})" for each in verdicts.values()
+    )
+    return f"{outcome} for {', '.join(verdicts)}{numbers if len(verdicts) == 1 else ''}"
+
+
+def limits(differences: Mapping[str, Difference], settings: Settings) -> tuple[str, ...]:
+    """Say what the comparisons cannot tell, one sentence each, to be printed beside them.
+
+    Args:
+        differences: Strategy to its difference to the baseline.
+        settings: How they were compared.
+
+    Returns:
+        Sentences; none without a comparison.
+    """
+    if not differences:
+        return ()
+    pairs = sorted({each.n for each in differences.values()} - {0})
+    together = max(each.comparisons for each in differences.values())
+    return (
+        *(_floor(n, together, settings) for n in pairs),
+        *_widened(together, settings),
+        "Student's t assumes nearly normal differences, the sign-flip test does not.",
+        "Percentile bootstrap intervals are too narrow with few seeds and decide nothing here.",
+        "No difference shown does not mean equal: the interval says what is still possible.",
+    )
+
+
+def _floor(pairs: int, together: int, settings: Settings) -> str:
+    """Say how small the p of a number of pairs can get, and whether that is enough."""
+    floor = smallest_p(pairs)
+    adjusted = f", {probability(min(1, floor * together))} after Holm" if together > 1 else ""
+    verdict = "" if floor <= settings.alpha else ": too few for a verdict"
+    return (
+        f"With {count(pairs)}, the exact sign-flip test cannot go below "
+        f"p = {probability(floor)}{adjusted}{verdict}."
+    )
+
+
+def _widened(together: int, settings: Settings) -> list[str]:
+    """Say that intervals were widened, if they were."""
+    if together < 2:
+        return []
+    widest = 100 * (1 - settings.alpha / together)
+    return [
+        f"{together} comparisons are made: the interval in a verdict is at the level of its step "
+        f"in Holm's procedure, {100 * settings.level:.3g} to {widest:.3g} %, so that the chance of "
+        f"one or more false claims is {100 * settings.alpha:.2g} % at most."
+    ]
+
+
+def _too_few(difference: Difference) -> Verdict:
+    """Say that no number of this size can decide."""
+    reason = (
+        f"n = {difference.n}, no exact paired test can go below "
+        f"p = {probability(difference.smallest_p)}"
+        if difference.n
+        else "no seed has a value for both"
+    )
+    return Verdict(_TOO_FEW, f"{_TOO_FEW}: {reason}")
+
+
+def _all_alike(difference: Difference, mean: float, called: Outcome, settings: Settings) -> Verdict:
+    """Judge differences that are all equal: there is no spread to compare them with."""
+    every = f"in every one of {count(difference.n)}"
+    if mean == 0:
+        return Verdict(_OPEN, f"{_OPEN}: equal {every}")
+    if difference.p_holm > settings.alpha:
+        return _too_few(difference)
+    p = probability(difference.sign_flip_p)
+    return Verdict(called, f"{called} by {abs(mean):.3g} {every} (p = {p})")
+
+
+def _size(mean: float, interval: Interval, signed: bool = False) -> str:
+    """Write "0.08 [0.01, 0.15]" with positive numbers first, or "+0.01 [-0.04, 0.06]" as it is."""
+    flip = -1 if mean < 0 and not signed else 1
+    low, high = sorted((flip * interval.low, flip * interval.high))
+    places = decimals(low, high)
+    middle = f"{flip * mean:{'+' if signed else ''}.{places}f}"
+    return f"{middle} [{low:.{places}f}, {high:.{places}f}]"
+
+
+def decimals(low: float, high: float) -> int:
+    """Choose the decimals of an interval: two digits of its width, and no end rounded to zero.
+
+    Example:
+        >>> decimals(0.01, 0.15), decimals(0.0004, 0.15), decimals(-20.0, 30.0)
+        (2, 4, 0)
+    """
+    if not high > low:
+        return 2
+    places = 1 - math.floor(math.log10(high - low))
+    first = [-math.floor(math.log10(abs(end))) for end in (low, high) if end]
+    return min(max(0, places, *first), _MOST_DECIMALS)
+
+
+def count(pairs: int) -> str:
+    """Write "1 paired seed", "6 paired seeds"."""
+    return f"{pairs} paired seed{'' if pairs == 1 else 's'}"
+
+
+def probability(p: float) -> str:
+    """Write a probability with two digits.
+
+    Example:
+        >>> probability(0.03125), probability(0.25), probability(2e-7)
+        ('0.031', '0.25', '2e-07')
+    """
+    return f"{p:.2g}"
