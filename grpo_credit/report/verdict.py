@@ -76,23 +76,16 @@ def summarise(baseline: str, verdicts: Mapping[str, Verdict]) -> str:
         for name, verdict in verdicts.items()
         if verdict.outcome == outcome
     ]
-    uncalled = [
-        _together(
-            outcome, {name: each for name, each in verdicts.items() if each.outcome == outcome}
-        )
-        for outcome in (_OPEN, _TOO_FEW)
-    ]
+    uncalled = [_together(outcome, verdicts) for outcome in (_OPEN, _TOO_FEW)]
     return f"Against {baseline}: {'; '.join([*called, *filter(None, uncalled)])}."
 
 
 def _together(outcome: Outcome, verdicts: Mapping[str, Verdict]) -> str:
     """Write "no difference shown for seq, dapo", with the numbers if it is one strategy."""
-    if not verdicts:
-        return ""
-    numbers = "".join(
-        f" ({each.sentence.removeprefix(f'{outcome}: ')})" for each in verdicts.values()
-    )
-    return f"{outcome} for {', '.join(verdicts)}{numbers if len(verdicts) == 1 else ''}"
+    names = [name for name, verdict in verdicts.items() if verdict.outcome == outcome]
+    if len(names) != 1:
+        return f"{outcome} for {', '.join(names)}" if names else ""
+    return f"{outcome} for {names[0]} ({verdicts[names[0]].sentence.removeprefix(f'{outcome}: ')})"
 
 
 def limits(differences: Mapping[str, Difference], settings: Settings) -> tuple[str, ...]:

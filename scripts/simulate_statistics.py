@@ -1,0 +1,205 @@
+"""Simulate how often the report's intervals cover and its verdicts are wrong.
+
+    OMP_NUM_THREADS=1 python scripts/simulate_statistics.py
+    OMP_NUM_THREADS=1 python scripts/simulate_statistics.py --sims 500 --only power
+
+Runs the report's own code on made-up seeds and prints the tables of docs/statistics.md. In a study
+without a difference, every call of "better" or "worse" is false. A share p of N simulations has a
+standard error of √(p (1 - p) / N): 0.003 for 0.05 and 4,000.
+"""
+
+import argparse
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import numpy as np
+
+from grpo_credit.report.difference import Difference, Settings, compare_pairs
+from grpo_credit.report.intervals import Interval, bootstrap_interval, iqm, t_interval
+from grpo_credit.report.paired import holm
+from grpo_credit.report.verdict import decide
+
+Shape = tuple[int, ...]  # (..., seeds)
+Make = Callable[[np.random.Generator, Shape], np.ndarray]
+SEEDS = (3, 5, 6, 8, 10)
+COMPARISONS = (1, 3, 6)
+SETTINGS = Settings(resamples=500)
+
+
+def gaussian(rng: np.random.Generator, shape: Shape) -> np.ndarray:
+    """Draw an effect of the seed, which all strategies share, and one of the run, as large."""
+    return rng.normal(size=shape[-1]) + rng.normal(size=shape)
+
+
+def bounded(rng: np.random.Generator, shape: Shape) -> np.ndarray:
+    """Draw rates in [0, 1], skewed, around a rate that depends on the seed."""
+    centre = rng.uniform(0.5, 0.95, size=shape[-1])
+    return rng.beta(8 * centre, 8 * (1 - centre), size=shape)
+
+
+def saturated(rng: np.random.Generator, shape: Shape) -> np.ndarray:
+    """Draw the share of right answers to 64 prompts that nearly all are answered."""
+    return rng.binomial(64, 0.98, size=shape) / 64
+
+
+def collapsing(rng: np.random.Generator, shape: Shape) -> np.ndarray:
+    """Draw runs of which half fail altogether."""
+    return rng.integers(0, 2, size=shape) * 0.9 + rng.uniform(0, 0.05, size=shape)
+
+
+def coin(rng: np.random.Generator, shape: Shape) -> np.ndarray:
+    """Draw 0 or 1: differences are often all equal."""
+    return rng.integers(0, 2, size=shape).astype(float)
+
+
+MAKERS: tuple[Make, ...] = (gaussian, bounded, saturated, collapsing, coin)
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A way to call winners: from the differences of a study, those that are called."""
+
+    name: str
+    calls: Callable[[list[Difference]], list[bool]]
+
+
+def by_interval(differences: Iterable[Difference], field: str) -> list[bool]:
+    """Call whatever an interval says."""
+    found: list[Interval | None] = [getattr(each, field) for each in differences]
+    return [interval is not None and interval.excludes(0) for interval in found]
+
+
+RULES = (
+    Rule(
+        "the verdict",
+        lambda found: [decide(each, SETTINGS).outcome in ("better", "worse") for each in found],
+    ),
+    Rule("t, Holm, any n", lambda found: [each.p_holm <= SETTINGS.alpha for each in found]),
+    Rule(
+        "sign flips, Holm",
+        lambda found: [p <= SETTINGS.alpha for p in holm([each.sign_flip_p for each in found])],
+    ),
+    Rule("95 % t interval", lambda found: by_interval(found, "interval")),
+    Rule("95 % bootstrap", lambda found: by_interval(found, "bootstrap")),
+)
+
+
+def study(make: Make, rng: np.random.Generator, strategies: int, seeds: int) -> list[Difference]:
+    """Compare strategies that all are the same with one more of them."""
+    runs = make(rng, (strategies + 1, seeds))
+    pairs = {str(row): (runs[row], runs[0]) for row in range(1, strategies + 1)}
+    return list(compare_pairs(pairs, SETTINGS).values())
+
+
+def false_claims(make: Make, strategies: int, seeds: int, sims: int) -> list[float]:
+    """Give the share of studies with one false claim or more, under each rule."""
+    rng = np.random.default_rng(seeds * 100 + strategies)
+    called = np.zeros(len(RULES))
+    for _ in range(sims):
+        found = study(make, rng, strategies, seeds)
+        called += [any(rule.calls(found)) for rule in RULES]
+    return (called / sims).tolist()
+
+
+def power(effect: float, strategies: int, seeds: int, sims: int) -> list[float]:
+    """Give the share of studies that call the one strategy that is better, under each rule.
+
+    Args:
+        effect: Its advantage in standard deviations of a paired difference.
+        strategies: Compared with the baseline, the better one included.
+        seeds: Pairs.
+        sims: Studies.
+    """
+    rng = np.random.default_rng(seeds * 100 + strategies)
+    called = np.zeros(len(RULES))
+    for _ in range(sims):
+        runs = gaussian(rng, (strategies + 1, seeds))
+        runs[1] += effect * 2**0.5  # the difference of two runs has a standard deviation of √2
+        pairs = {str(row): (runs[row], runs[0]) for row in range(1, strategies + 1)}
+        found = list(compare_pairs(pairs, SETTINGS).values())
+        called += [rule.calls(found)[0] for rule in RULES]
+    return (called / sims).tolist()
+
+
+def coverage(make: Make, seeds: int, sims: int) -> list[float]:
+    """Give the share of intervals that cover the truth: t, bootstrap of the mean and of the IQM."""
+    rng = np.random.default_rng(seeds)
+    population = np.concatenate([make(rng, (1, 1_000)).ravel() for _ in range(400)])
+    truths = (population.mean(), population.mean(), iqm(population))
+    covered = np.zeros(3)
+    for _ in range(sims):
+        values = make(rng, (1, seeds))[0]
+        found = (
+            t_interval(values),
+            bootstrap_interval(values, resamples=SETTINGS.resamples),
+            bootstrap_interval(values, iqm, resamples=SETTINGS.resamples),
+        )
+        covered += [
+            interval is not None and (interval.degenerate or interval.low <= truth <= interval.high)
+            for interval, truth in zip(found, truths, strict=True)
+        ]
+    return (covered / sims).tolist()
+
+
+def table(title: str, head: Iterable[str], rows: Iterable[tuple[object, ...]]) -> None:
+    """Print a table in Markdown, row by row."""
+    head = list(head)
+    print(f"\n{title}\n\n| {' | '.join(head)} |\n|{'---|' * len(head)}")
+    for row in rows:
+        cells = (f"{cell:.3f}" if isinstance(cell, float) else str(cell) for cell in row)
+        print(f"| {' | '.join(cells)} |", flush=True)
+
+
+def print_coverage(sims: int) -> None:
+    """Print the coverage of 95 % intervals."""
+    table(
+        "Coverage of 95 % intervals",
+        ("values", "seeds", "Student t", "bootstrap of the mean", "bootstrap of the IQM"),
+        ((make.__name__, n, *coverage(make, n, sims)) for make in MAKERS[:3] for n in SEEDS),
+    )
+
+
+def print_false_claims(sims: int) -> None:
+    """Print the share of studies with a false claim."""
+    table(
+        "Studies with one false claim or more, all strategies being equal",
+        ("values", "seeds", "comparisons", *(rule.name for rule in RULES)),
+        (
+            (make.__name__, n, m, *false_claims(make, m, n, sims))
+            for make in MAKERS
+            for n in SEEDS
+            for m in COMPARISONS
+        ),
+    )
+
+
+def print_power(sims: int) -> None:
+    """Print the share of studies that find a difference."""
+    table(
+        "Studies that call the one better strategy",
+        ("effect / s.d.", "seeds", "comparisons", *(rule.name for rule in RULES)),
+        (
+            (effect, n, m, *power(effect, m, n, sims))
+            for effect in (1, 2, 3)
+            for n in SEEDS[2:]
+            for m in COMPARISONS
+        ),
+    )
+
+
+PARTS = {"coverage": print_coverage, "false": print_false_claims, "power": print_power}
+
+
+def main() -> None:
+    """Print the tables."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--sims", type=int, default=4_000, help="simulations for each row")
+    parser.add_argument("--only", choices=PARTS, help="one table of the three")
+    args = parser.parse_args()
+    for name, part in PARTS.items():
+        if args.only in (None, name):
+            part(args.sims)
+
+
+if __name__ == "__main__":
+    main()
