@@ -82,8 +82,10 @@ def sign_flip_p(found: Numbers, seed: int = 0) -> float:
     observed = abs(found.sum()) - SAME * np.abs(found).sum()
     exact = len(found) <= ENUMERATED_PAIRS
     patterns = _all_signs(len(found)) if exact else _drawn_signs(len(found), seed)
-    hits = sum(int((np.abs(signs @ found) >= observed).sum()) for signs in patterns)
-    return hits / 2 ** len(found) if exact else (1 + hits) / (1 + SIGN_PATTERNS)
+    hits = [np.abs(signs @ found) >= observed for signs in patterns]
+    if exact:
+        return float(np.concatenate(hits).mean())
+    return float((1 + np.concatenate(hits).sum()) / (1 + SIGN_PATTERNS))
 
 
 def smallest_p(pairs: int) -> float:
@@ -184,7 +186,8 @@ def improvement_interval(
         return None
     rng = np.random.default_rng(seed)
     rows, columns = (
-        rng.multinomial(count, np.full(count, 1 / count), resamples) for count in wins.shape
+        rng.multinomial(count, np.full(count, 1 / count), resamples).astype(float)
+        for count in wins.shape
     )
     return percentiles(
         ((rows @ wins) * columns).sum(axis=1) / wins.size, level, "percentile bootstrap"
@@ -214,9 +217,10 @@ def _wins(values: Numbers, baseline: Numbers) -> np.ndarray:
 
 
 def _all_signs(pairs: int) -> Iterator[np.ndarray]:
-    """Yield all patterns of signs, each `(pairs,)`, in chunks."""
-    for start in range(0, 2**pairs, _CHUNK):
-        number = np.arange(start, min(start + _CHUNK, 2**pairs))
+    """Yield half of all patterns of signs, in chunks; the other half is its mirror image."""
+    patterns = 2 ** max(0, pairs - 1)
+    for start in range(0, patterns, _CHUNK):
+        number = np.arange(start, min(start + _CHUNK, patterns))
         yield 1.0 - 2 * (number[:, None] >> np.arange(pairs) & 1)
 
 
