@@ -78,7 +78,7 @@ def steps_to_threshold(
         ValueError: If the window is below 1, the steps do not increase, or lengths differ.
 
     Example:
-        >>> steps_to_threshold([10, 20, 30, 40], [0.2, 0.9, 0.5, 0.9], threshold=0.7, window=2)
+        >>> steps_to_threshold([10, 20, 30, 40], [0.2, 0.9, 0.3, 0.8], threshold=0.55, window=2)
         20.0
     """
     if window < 1:

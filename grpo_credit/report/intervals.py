@@ -137,8 +137,9 @@ def percentiles(estimates: np.ndarray, level: float, kind: str) -> Interval:
 
 
 def standard_error(values: np.ndarray) -> float:
-    """Return s / √n of at least two values."""
-    return float(values.std(ddof=1)) / math.sqrt(len(values))
+    """Return s / √n of at least two values that are not all equal."""
+    largest = float(np.abs(values).max())  # scaled by it, or squares of tiny values vanish
+    return largest * float((values / largest).std(ddof=1)) / math.sqrt(len(values))
 
 
 def all_equal(values: Numbers) -> bool:

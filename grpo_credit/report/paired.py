@@ -1,6 +1,6 @@
 """Two strategies over the same seeds: tests of their differences, and how often one wins."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
@@ -25,10 +25,7 @@ def differences(values: Numbers, baseline: Numbers) -> np.ndarray:
     0.3 - 0.2 and 0.8 - 0.7 are not the same float: left alone, a spread of 1e-17 would look like
     certainty.
     """
-    values, baseline = np.asarray(values, dtype=float), np.asarray(baseline, dtype=float)
-    found = values - baseline
-    rounding = SAME * max(np.abs(values).max(initial=0), np.abs(baseline).max(initial=0))
-    found[np.abs(found) <= rounding] = 0
+    found, rounding = _subtract(np.subtract, values, baseline)
     if len(found) and np.ptp(found) <= rounding:
         found[:] = found[0]
     return found
@@ -213,7 +210,18 @@ def _wins(values: Numbers, baseline: Numbers) -> np.ndarray:
     """Return 1, 1/2 or 0 for every pair of runs, `(n, m)`."""
     if not len(values) or not len(baseline):
         raise ValueError(f"{len(values)} and {len(baseline)} runs, expected at least one of each")
-    return (np.sign(np.subtract.outer(np.asarray(values), np.asarray(baseline))) + 1) / 2
+    found, _ = _subtract(np.subtract.outer, values, baseline)
+    return (np.sign(found) + 1) / 2
+
+
+def _subtract(
+    how: Callable[..., np.ndarray], values: Numbers, baseline: Numbers
+) -> tuple[np.ndarray, float]:
+    """Return differences, zero where they are rounding, and how large that can be."""
+    values, baseline = np.asarray(values, dtype=float), np.asarray(baseline, dtype=float)
+    rounding = SAME * max(np.abs(values).max(initial=0), np.abs(baseline).max(initial=0))
+    found = how(values, baseline)
+    return np.where(np.abs(found) <= rounding, 0.0, found), rounding
 
 
 def _all_signs(pairs: int) -> Iterator[np.ndarray]:

@@ -1,0 +1,171 @@
+"""Averages and their intervals, against scipy and by simulation."""
+
+import math
+
+import numpy as np
+import pytest
+import scipy.stats
+from hypothesis import given
+from hypothesis import strategies as st
+
+from grpo_credit.report.intervals import Interval, bootstrap_interval, iqm, present, t_interval
+from grpo_credit.report.student import t_quantile, upper_tail
+
+SCORES = [0.62, 0.71, 0.55, 0.93, 0.68, 0.66]
+numbers = st.lists(st.floats(-1e3, 1e3).map(lambda x: round(x, 3)), min_size=2, max_size=12)
+
+
+def test_t_quantiles_equal_scipys():
+    levels = [0.55, 0.75, 0.9, 0.95, 0.975, 0.99, 1 - 0.025 / 6, 0.9995, 1 - 1e-9]
+    freedom = [*range(1, 31), 50, 77, 100, 150, 200, 5_000]
+    found = [[t_quantile(level, df) for level in levels] for df in freedom]
+    expected = scipy.stats.t.ppf(levels, np.array(freedom)[:, None])
+    np.testing.assert_allclose(found, expected, rtol=1e-9)
+
+
+def test_t_tails_equal_scipys():
+    values = [0.0, 1e-3, 0.3, 1.0, 2.5, 7.0, 40.0, -1.0, -4.0]
+    freedom = [1, 2, 3, 5, 9, 30, 200]
+    found = [[upper_tail(t, df) for t in values] for df in freedom]
+    expected = scipy.stats.t.sf(values, np.array(freedom)[:, None])
+    np.testing.assert_allclose(found, expected, rtol=1e-11)
+    assert upper_tail(math.inf, 3) == 0
+    # df 1 is Cauchy, 1/2 - arctan(t) / π; scipy 1.17 is off by 2e-9 here
+    assert upper_tail(1e-8, 1) == pytest.approx(0.5 - 1e-8 / math.pi, rel=1e-14)
+
+
+def test_t_quantiles_by_hand():
+    # df 1 is Cauchy: tan(π (p - 1/2)); df 2: (2p - 1) / √(2 p (1 - p))
+    assert t_quantile(0.9, 1) == pytest.approx(math.tan(0.4 * math.pi), rel=1e-12)
+    assert t_quantile(0.9, 2) == pytest.approx(0.8 / math.sqrt(0.18), rel=1e-12)
+    assert t_quantile(0.1, 2) == pytest.approx(-0.8 / math.sqrt(0.18), rel=1e-12)
+
+
+@pytest.mark.parametrize("probability", [0, 1, 1.5, math.nan])
+def test_a_quantile_of_no_probability_is_refused(probability):
+    with pytest.raises(ValueError, match="expected more than 0 and less than 1"):
+        t_quantile(probability, 3)
+
+
+def test_a_t_without_degrees_of_freedom_is_refused():
+    with pytest.raises(ValueError, match="at least one degree"):
+        t_quantile(0.9, 0)
+
+
+@pytest.mark.parametrize("count", range(1, 14))
+def test_iqm_is_scipys_trimmed_mean(count):
+    values = np.random.default_rng(count).normal(size=(3, count))
+    expected = scipy.stats.trim_mean(values, 0.25, axis=1)
+    np.testing.assert_allclose(iqm(values), expected, rtol=1e-12)
+    np.testing.assert_allclose(iqm(values.T, axis=0), expected, rtol=1e-12)
+
+
+def test_iqm_by_hand_and_is_the_mean_of_three():
+    assert iqm([9, 1, 2, 3, 4, 5, -70, 8]) == pytest.approx((2 + 3 + 4 + 5) / 4)  # 2 cut off each
+    assert iqm([0.0, 1.0, 5.0]) == 2
+
+
+def test_the_t_interval_is_scipys():
+    found = t_interval(SCORES, 0.9)
+    expected = scipy.stats.ttest_1samp(SCORES, 0).confidence_interval(0.9)
+    assert (found.low, found.high) == pytest.approx(expected, rel=1e-10)
+    assert (found.level, found.kind, found.note) == (0.9, "Student t", "")
+
+
+@pytest.mark.parametrize("statistic", [np.mean, iqm])
+def test_the_bootstrap_is_scipys_on_the_same_resamples(statistic):
+    found = bootstrap_interval(SCORES, statistic, 0.9, resamples=2_000, seed=3)
+    expected = scipy.stats.bootstrap(
+        (SCORES,), statistic, n_resamples=2_000, confidence_level=0.9, method="percentile",
+        rng=np.random.default_rng(3), axis=-1,
+    ).confidence_interval  # fmt: skip
+    assert (found.low, found.high) == pytest.approx(tuple(expected), rel=1e-12)
+    assert found.kind == "percentile bootstrap"
+
+
+def test_a_seed_makes_the_bootstrap_repeatable():
+    assert bootstrap_interval(SCORES, seed=1) == bootstrap_interval(SCORES, seed=1)
+    assert bootstrap_interval(SCORES, seed=1) != bootstrap_interval(SCORES, seed=2)
+
+
+@pytest.mark.parametrize("make", [t_interval, bootstrap_interval])
+def test_constant_values_have_no_width_and_say_so(make):
+    found = make([1.0] * 6)
+    assert (found.low, found.high) == (1, 1)
+    assert found.degenerate
+    assert found.note.endswith("equal: no interval can be estimated")
+    assert not found.excludes(0)  # no certainty from no spread
+
+
+@pytest.mark.parametrize("make", [t_interval, bootstrap_interval])
+def test_one_value_has_no_interval(make):
+    assert make([0.4]) is None
+    assert make([]) is None
+
+
+def test_values_that_differ_by_rounding_are_constant():
+    assert t_interval([0.1 + 0.2, 0.3, 0.3]).degenerate
+    assert not t_interval([0.3, 0.3, 0.3 + 1e-9]).degenerate
+
+
+def test_two_values_have_an_interval():
+    # mean 1/2, s/√2 = 1/2, t = 12.7062 with one degree
+    found = t_interval([0.0, 1.0])
+    assert (found.low, found.high) == pytest.approx((0.5 - 6.3531, 0.5 + 6.3531), abs=1e-4)
+
+
+def test_resamples_that_agree_have_no_width_though_the_values_differ():
+    found = bootstrap_interval([1.0] * 40 + [0.0], iqm)
+    assert found.degenerate
+    assert "the resamples are equal" in found.note
+
+
+def test_an_interval_excludes_what_lies_outside():
+    interval = Interval(0.1, 0.2, 0.95, "made up")
+    assert interval.excludes(0)
+    assert not interval.excludes(0.1)
+    assert interval.excludes(0.3)
+
+
+def test_missing_values_are_dropped():
+    assert present([1, None, math.nan, math.inf, -math.inf, 2.5]).tolist() == [1, 2.5]
+
+
+@given(numbers, st.floats(-100, 100), st.floats(0.01, 100))
+def test_intervals_move_and_stretch_with_the_values(values, shift, scale):
+    moved = [scale * value + shift for value in values]
+    largest = max(map(abs, [*moved, scale * 1e3, shift]))
+    for make in (t_interval, lambda given: bootstrap_interval(given, iqm, resamples=50)):
+        found, expected = make(moved), make(values)
+        assert found.low == pytest.approx(scale * expected.low + shift, abs=1e-9 * largest)
+        assert found.high == pytest.approx(scale * expected.high + shift, abs=1e-9 * largest)
+
+
+@given(numbers)
+def test_t_intervals_are_centred_and_wider_at_higher_levels(values):
+    inner, outer = t_interval(values, 0.5), t_interval(values, 0.99)
+    assert outer.low <= inner.low <= inner.high <= outer.high
+    mean = np.mean(values)
+    assert outer.high - mean == pytest.approx(mean - outer.low, abs=1e-9 * (1 + abs(mean)))
+
+
+def covered(intervals, truth):
+    """Return the share of intervals that hold the truth."""
+    return np.mean([not interval.excludes(truth) for interval in intervals])
+
+
+@pytest.mark.parametrize("seeds", [3, 6, 10])
+def test_t_intervals_of_normal_values_cover_as_often_as_they_say(seeds):
+    samples = np.random.default_rng(seeds).normal(5, 2, size=(4_000, seeds))
+    found = covered([t_interval(sample) for sample in samples], truth=5)
+    error = math.sqrt(0.95 * 0.05 / 4_000)  # 0.0034
+    assert abs(found - 0.95) < 3 * error
+
+
+def test_bootstrap_intervals_of_three_seeds_cover_far_less_than_they_say():
+    # The smallest value is drawn three times with probability 1/27 = 0.037 > 0.025, and so the
+    # interval is [min, max]: outside of it lies the median, here the mean, with probability 2/8.
+    samples = np.random.default_rng(0).normal(size=(2_000, 3))
+    found = covered([bootstrap_interval(each, resamples=1_000) for each in samples], truth=0)
+    error = math.sqrt(0.75 * 0.25 / 2_000)  # 0.0097
+    assert abs(found - 0.75) < 3 * error
