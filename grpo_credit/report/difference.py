@@ -108,16 +108,17 @@ def compare_pairs(pairs: Mapping[str, Pair], settings: Settings) -> dict[str, Di
     found = {name: differences(*pair) for name, pair in pairs.items()}
     p_values = {name: paired_t_p(each) for name, each in found.items() if len(each) > 1}
     family = list(p_values.values())
-    p_holm = dict(zip(p_values, holm(family), strict=True))
-    steps = dict(zip(p_values, holm_steps(family, settings.alpha), strict=True))
+    p_holm = dict.fromkeys(pairs, 1.0) | dict(zip(p_values, holm(family), strict=True))
+    tested = holm_steps(family, settings.alpha)
+    steps = dict.fromkeys(pairs, 1) | dict(zip(p_values, tested, strict=True))
     return {
         name: Difference(
             comparisons=len(family),
-            holm_step=steps.get(name, 1),
-            p_holm=p_holm.get(name, 1.0),
+            holm_step=steps[name],
+            p_holm=p_holm[name],
             holm_interval=_paired(
-                t_interval(found[name], 1 - settings.alpha / steps.get(name, 1)),
-                f", level of Holm's step {steps.get(name, 1)} of {len(family)}",
+                t_interval(found[name], 1 - settings.alpha / steps[name]),
+                f", widened for {steps[name]} of {len(family)} comparisons",
             ),
             **_alone(found[name], settings),
             **_how_often(pair, found[name], settings),

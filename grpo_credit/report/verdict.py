@@ -25,7 +25,7 @@ from grpo_credit.report.paired import smallest_p
 Outcome = Literal["better", "worse", "no difference shown", "too few seeds to tell"]
 _OPEN: Outcome = "no difference shown"
 _TOO_FEW: Outcome = "too few seeds to tell"
-_MOST_DECIMALS = 12
+_MORE_DECIMALS = 3
 
 
 @dataclass(frozen=True)
@@ -121,12 +121,13 @@ def limits(differences: Mapping[str, Difference], settings: Settings) -> tuple[s
 def _floor(pairs: int, together: int, settings: Settings) -> str:
     """Say how small the p of a number of pairs can get, and whether that is enough."""
     floor = smallest_p(pairs)
-    adjusted = f", {probability(min(1, floor * together))} after Holm" if together > 1 else ""
-    verdict = "" if floor <= settings.alpha else ": too few for a verdict"
-    return (
-        f"With {count(pairs)}, the exact sign-flip test cannot go below "
-        f"p = {probability(floor)}{adjusted}{verdict}."
-    )
+    adjusted = min(1, floor * together)
+    said = f"With {count(pairs)}, the exact sign-flip test cannot go below p = {probability(floor)}"
+    if floor > settings.alpha:
+        return f"{said}: too few for a verdict."
+    if adjusted > settings.alpha:
+        return f"{said}, {probability(adjusted)} after Holm: Student's t decides among those."
+    return f"{said}."
 
 
 def _widened(together: int, settings: Settings) -> list[str]:
@@ -136,8 +137,8 @@ def _widened(together: int, settings: Settings) -> list[str]:
     widest = 100 * (1 - settings.alpha / together)
     return [
         f"{together} comparisons are made: the interval in a verdict is at the level of its step "
-        f"in Holm's procedure, {100 * settings.level:.3g} to {widest:.3g} %, so that the chance of "
-        f"one or more false claims is {100 * settings.alpha:.2g} % at most."
+        f"in Holm's procedure, {100 * settings.level:.3g} to {widest:.3g} %, to keep the chance of "
+        f"one or more false claims at {100 * settings.alpha:.2g} %."
     ]
 
 
@@ -158,7 +159,8 @@ def _all_alike(difference: Difference, mean: float, called: Outcome, settings: S
     if mean == 0:
         return Verdict(_OPEN, f"{_OPEN}: equal {every}")
     if difference.p_holm > settings.alpha:
-        return _too_few(difference)
+        many = f"{mean:+.3g} {every}, but in one of {difference.comparisons} comparisons"
+        return Verdict(_TOO_FEW, f"{_TOO_FEW}: {many}")
     p = probability(difference.sign_flip_p)
     return Verdict(called, f"{called} by {abs(mean):.3g} {every} (p = {p})")
 
@@ -173,7 +175,7 @@ def _size(mean: float, interval: Interval, signed: bool = False) -> str:
 
 
 def decimals(low: float, high: float) -> int:
-    """Choose the decimals of an interval: two digits of its width, and no end rounded to zero.
+    """Choose decimals: two digits of the width, or some more where an end would be zero.
 
     Example:
         >>> decimals(0.01, 0.15), decimals(0.0004, 0.15), decimals(-20.0, 30.0)
@@ -183,7 +185,7 @@ def decimals(low: float, high: float) -> int:
         return 2
     places = 1 - math.floor(math.log10(high - low))
     first = [-math.floor(math.log10(abs(end))) for end in (low, high) if end]
-    return min(max(0, places, *first), _MOST_DECIMALS)
+    return max(0, min(max(places, *first), places + _MORE_DECIMALS))
 
 
 def count(pairs: int) -> str:
