@@ -174,8 +174,8 @@ def test_missing_cells_are_dropped_pairwise_and_told():
 
 def test_pairs_are_matched_by_seed_and_not_by_order():
     shuffled = dict(reversed(plus(*BETTER).items()))
-    assert only(shuffled).difference.mean == pytest.approx(0.08)
-    assert only(shuffled).verdict == only(plus(*BETTER)).verdict
+    assert shuffled[0] == BASE[0] + BETTER[0]
+    assert only(shuffled) == only(plus(*BETTER))  # the drawn intervals, too
 
 
 def test_the_sentence_over_all():

@@ -129,7 +129,7 @@ def _result(
     settings: Settings,
 ) -> Result:
     """Put together what is known of one strategy."""
-    found = present(list(cells.values()))
+    found = present([cells[seed] for seed in sorted(cells)])  # drawn alike in any order
     return Result(
         strategy=name,
         n=len(found),
