@@ -219,6 +219,12 @@ def check_columns(rewards: Sequence[tuple[str, Any]], there: Sequence[str]) -> N
                 )
 
 
+def tells(reward: Any, need: str) -> bool:
+    """Return whether a reward has the member that tells a need, maybe prompt by prompt."""
+    by_prompt = getattr(reward, f"{TOLD_BY[need]}_for", None)
+    return getattr(reward, TOLD_BY[need], by_prompt) is not None
+
+
 def check_told(
     strategy: str,
     needs: frozenset[str],
@@ -233,7 +239,7 @@ def check_told(
     counted = [reward for (_, reward), weight in zip(rewards, weights, strict=True) if weight != 0]
     for need in sorted(needs & set(TOLD_BY)):
         member = TOLD_BY[need]
-        if all(getattr(reward, member, None) is None for reward in counted):
+        if not any(tells(reward, need) for reward in counted):
             names = ", ".join(name for name, _ in rewards)
             raise CreditError(
                 f"{strategy!r} needs {need!r}, which no reward with a weight tells ({names}); "

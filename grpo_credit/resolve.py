@@ -72,6 +72,17 @@ def resolve_credit(
     return Strategy(name, mixture, aggregation, None, _bind(rules, options))
 
 
+def resolve_text(text: str) -> Strategy:
+    """Resolve a name that may have options after it, as command lines take several.
+
+    Example:
+        >>> resolve_text('trace/seq {"decay": 0.5}').options["trace"]
+        {'decay': 0.5}
+    """
+    name, brace, options = text.partition("{")
+    return resolve_credit(name.strip(), **parse_credit_kwargs(brace + options if brace else None))
+
+
 def chain(*rules: str | Function) -> Mixture:
     """Apply allocations one after another; see `Chain` for the equation.
 

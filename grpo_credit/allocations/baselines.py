@@ -118,8 +118,8 @@ def token_baseline(rollouts: Rollouts) -> Float[Tensor, "B T"]:
     assert rollouts.old_logps is not None  # as declared above
     assert rollouts.sum_sq_probs is not None
     takes_part = rollouts.mask & scored(rollouts)[:, None]
-    energy = 1 - 2 * rollouts.old_logps.exp() + rollouts.sum_sq_probs  # >= (1 - π)²
-    weights = torch.where(takes_part, energy.clamp(min=0), 0.0).cumsum(dim=1)
+    energy = squared_score(rollouts.old_logps, rollouts.sum_sq_probs)
+    weights = torch.where(takes_part, energy, 0.0).cumsum(dim=1)
     baseline = _baseline_by_position(rollouts, takes_part, weights)
     return _compared(rollouts, baseline.gather(1, rollouts.position))
 
@@ -146,6 +146,20 @@ def _baseline_by_position(
 
 
 # ---- shared with the other rules that read rewards --------------------------------------------
+
+
+def squared_score(
+    logps: Float[Tensor, "..."], sum_sq_probs: Float[Tensor, "..."]
+) -> Float[Tensor, "..."]:
+    """Return the squared norm of the gradient of log π(o) with respect to the logits.
+
+        ‖∂ log π(o) / ∂ logits‖² = 1 - 2 π(o) + Σ_v π(v)²  >= (1 - π(o))²
+
+    Args:
+        logps: log π(o) of the tokens that were written, nats.
+        sum_sq_probs: Σ_v π(v)² at their places.
+    """
+    return (1 - 2 * logps.exp() + sum_sq_probs).clamp(min=0)
 
 
 def scored(rollouts: Rollouts) -> Bool[Tensor, " B"]:

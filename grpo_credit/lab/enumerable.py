@@ -107,12 +107,17 @@ class Language:
     @cached_property
     def tokenizer(self) -> PreTrainedTokenizerFast:
         """A tokenizer with one token a symbol, an end token, and one to start from."""
-        vocabulary = {c: i for i, c in enumerate([*self.alphabet, END, START])}
-        tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
-        tokenizer.decoder = decoders.Fuse()
-        return PreTrainedTokenizerFast(
-            tokenizer_object=tokenizer, eos_token=END, pad_token=END, bos_token=START
-        )
+        return character_tokenizer(self.alphabet)
+
+
+def character_tokenizer(alphabet: str) -> PreTrainedTokenizerFast:
+    """Make a tokenizer with a token for each character, then one to end and one to start with."""
+    vocabulary = {c: i for i, c in enumerate([*alphabet, END, START])}
+    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
+    tokenizer.decoder = decoders.Fuse()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, eos_token=END, pad_token=END, bos_token=START
+    )
 
 
 class TabularPolicy(nn.Module):

@@ -88,14 +88,23 @@ def show(findings: Findings, console: Console) -> None:
         console.print(escape(sentence), highlight=False)
 
 
+def refuse_taken(folder: Path) -> None:
+    """Refuse a folder that holds findings already.
+
+    Raises:
+        FileExistsError: naming it; nothing is overwritten.
+    """
+    if (folder / "lab.json").exists():
+        raise FileExistsError(f"{folder} holds findings already; name another --out.")
+
+
 def write(findings: Findings, folder: Path) -> Path:
     """Write lab.json, one CSV per table and page.html; return the page.
 
     Raises:
         FileExistsError: if the folder holds findings already; nothing is overwritten.
     """
-    if (folder / "lab.json").exists():
-        raise FileExistsError(f"{folder} holds findings already; name another --out.")
+    refuse_taken(folder)
     folder.mkdir(parents=True, exist_ok=True)
     for table in findings.tables:
         with (folder / f"{table.name}.csv").open("w", newline="", encoding="utf-8") as file:

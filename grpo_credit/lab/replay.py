@@ -6,13 +6,14 @@ strategy (in two halves of the groups, so that what they agree on can be told fr
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
+from grpo_credit.allocations.baselines import squared_score
 from grpo_credit.diagnostics import mass_by_length, mass_by_position
 from grpo_credit.rollouts import Rollouts
 from grpo_credit.saved import SavedRollouts
@@ -27,9 +28,11 @@ class Replayed:
         strategy: its name.
         gradient: Σ C ∇ log π, flat over all trained parameters, float64.
         halves: the same over either half of the groups; they sum to `gradient`.
-        shares: where |credit| lies: "position 1" to "position 10", "length 1" to "length 4",
-            "entropy low" and "high" (about the median token), "positive", "right" (of completions
-            with more than the mean reward); each family sums to 1 with what is left out.
+        shares: where the gradient's mass lies (`gradient_mass`): "position 1" to "position 10" by
+            tenths of a completion, "length 1" to "length 4" by quarters of the completions,
+            "entropy 1" to "entropy 4" by quarters of the tokens, the least uncertain first;
+            "positive" where the credit is, "right" in completions with more than the mean reward;
+            what is left of these two is negative, and wrong.
     """
 
     strategy: str
@@ -52,6 +55,20 @@ class Replayed:
         one, two = self.halves
         noise = (one - two).square().sum()
         return float(4 * (one @ two) / noise) if noise > 0 else float("inf")
+
+
+class Tokens(NamedTuple):
+    """What the model says at each token, at the sampling temperature; 0 where none is counted.
+
+    Args:
+        logps: log-probability of the token, nats.
+        entropies: of the next-token distribution, nats.
+        sum_sq_probs: Σ_v π_v² of it.
+    """
+
+    logps: Float[Tensor, "n T"]
+    entropies: Float[Tensor, "n T"]
+    sum_sq_probs: Float[Tensor, "n T"]
 
 
 @dataclass(frozen=True)
@@ -105,20 +122,23 @@ def replay(
     parameters = [p for p in model.parameters() if p.requires_grad]
     size = sum(p.numel() for p in parameters)
     sums = {name: torch.zeros(2, size, dtype=torch.float64) for name in strategies}
+    whole = Tokens(*torch.zeros(3, *rollouts.mask.shape, dtype=torch.float64))
     drifts: list[float] = []
     passes = [(half, part) for half in (0, 1) for part in _rows_of(rollouts, half).split(rows)]
     for half, part in progress(passes):
-        logps = completion_logps(saved, model, part)
-        drifts += _drift(rollouts, logps.detach(), part)
+        tokens = read_tokens(saved, model, part)
+        drifts += _drift(rollouts, tokens.logps.detach(), part)
+        for values, seen in zip(whole, tokens, strict=True):
+            values[part] = seen.detach().double()
         for name, credit in credits.items():
             weights = credit[part] * rollouts.window_count[part, None]
             grads = torch.autograd.grad(
-                (logps * weights).sum(), parameters, retain_graph=True, allow_unused=True
+                (tokens.logps * weights).sum(), parameters, retain_graph=True, allow_unused=True
             )
             sums[name][half] += _flat(grads, parameters)
     return Replay(
         [
-            Replayed(name, both.sum(0), (both[0], both[1]), _shares(credits[name], rollouts))
+            Replayed(name, both.sum(0), (both[0], both[1]), shares(credits[name], whole, rollouts))
             for name, both in sums.items()
         ],
         sum(drifts) / len(drifts) if drifts else None,
@@ -127,10 +147,8 @@ def replay(
     )
 
 
-def completion_logps(
-    saved: SavedRollouts, model: nn.Module, rows: Int[Tensor, " n"]
-) -> Float[Tensor, "n T"]:
-    """Return the log-probability of each completion token at the sampling temperature, nats."""
+def read_tokens(saved: SavedRollouts, model: nn.Module, rows: Int[Tensor, " n"]) -> Tokens:
+    """Run the model over prompts and completions; the log-probabilities carry the gradient."""
     rollouts = saved.rollouts
     prompts = [torch.tensor(saved.prompt_ids[row]) for row in rows.tolist()]
     padded = pad_sequence([p.flip(0) for p in prompts], batch_first=True, padding_value=-1).flip(1)
@@ -144,9 +162,23 @@ def completion_logps(
         position_ids=(attention.long().cumsum(1) - 1).clamp(min=0).to(device),
     ).logits
     width = rollouts.mask.shape[1]
-    scaled = logits[:, -width - 1 : -1].float() / saved.temperature
-    found = scaled.log_softmax(-1).gather(2, ids[:, -width:, None].to(device)).squeeze(2)
-    return torch.where(rollouts.mask[rows], found.cpu(), 0.0)
+    logps = (logits[:, -width - 1 : -1].float() / saved.temperature).log_softmax(-1)
+    own = logps.gather(2, ids[:, -width:, None].to(device)).squeeze(2)
+    probs = logps.detach().exp()
+    found = own, torch.special.entr(probs).sum(2), probs.square().sum(2)
+    return Tokens(*(torch.where(rollouts.mask[rows], value.cpu(), 0.0) for value in found))
+
+
+def gradient_mass(
+    credit: Float[Tensor, "B T"], logps: Float[Tensor, "B T"], sum_sq_probs: Float[Tensor, "B T"]
+) -> Float[Tensor, "B T"]:
+    """Return how hard each token pulls at the logits of its place.
+
+        |C[i, t]| · ‖∂ log π(o[i, t]) / ∂ logits‖
+
+    Credit on a token that the model is sure of moves nothing, however much it is.
+    """
+    return credit.abs() * squared_score(logps, sum_sq_probs).sqrt()
 
 
 def _rows_of(rollouts: Rollouts, half: int) -> Int[Tensor, " n"]:
@@ -168,20 +200,30 @@ def _drift(rollouts: Rollouts, logps: Float[Tensor, "n T"], rows: Int[Tensor, " 
     return (logps - rollouts.old_logps[rows])[rollouts.mask[rows]].abs().tolist()
 
 
-def _shares(credit: Float[Tensor, "B T"], rollouts: Rollouts) -> dict[str, float]:
-    found = {f"position {n + 1}": v for n, v in enumerate(mass_by_position(credit, rollouts))}
-    found |= {f"length {n + 1}": v for n, v in enumerate(mass_by_length(credit, rollouts))}
+def shares(credit: Float[Tensor, "B T"], tokens: Tokens, rollouts: Rollouts) -> dict[str, float]:
+    """Say where the gradient's mass lies; see `Replayed.shares`."""
+    pull = gradient_mass(credit, tokens.logps, tokens.sum_sq_probs)
+    quarter = _quarters(tokens.entropies, rollouts)
     scored = rollouts.rewards[~rollouts.rewards.isnan()]
     right = (rollouts.rewards > scored.mean())[:, None].expand_as(rollouts.mask)
-    found["positive"] = _share(credit, rollouts, credit > 0)
-    found["right"] = _share(credit, rollouts, right)
-    if rollouts.entropies is not None:
-        median = rollouts.entropies[rollouts.mask].median()
-        found["entropy high"] = _share(credit, rollouts, rollouts.entropies > median)
-    return found
+    return {
+        **{f"position {n + 1}": v for n, v in enumerate(mass_by_position(pull, rollouts))},
+        **{f"length {n + 1}": v for n, v in enumerate(mass_by_length(pull, rollouts))},
+        **{f"entropy {n + 1}": _share(pull, rollouts, quarter == n) for n in range(4)},
+        "positive": _share(pull, rollouts, credit > 0),
+        "right": _share(pull, rollouts, right),
+    }
 
 
-def _share(credit: Float[Tensor, "B T"], rollouts: Rollouts, which: Bool[Tensor, "B T"]) -> float:
-    mass = rollouts.window_sum(credit.abs().sum(1))
-    kept = rollouts.window_sum(torch.where(which, credit.abs(), 0.0).sum(1))
+def _quarters(values: Float[Tensor, "B T"], rollouts: Rollouts) -> Int[Tensor, "B T"]:
+    """Deal the counted tokens of the window to four quarters by a value; equal ones go together."""
+    used = values[rollouts.mask & (rollouts.window_count > 0)[:, None]]
+    if not used.numel():
+        return torch.zeros_like(rollouts.completion_ids)
+    return torch.bucketize(values, used.quantile(used.new_tensor([0.25, 0.5, 0.75])))
+
+
+def _share(pull: Float[Tensor, "B T"], rollouts: Rollouts, which: Bool[Tensor, "B T"]) -> float:
+    mass = rollouts.window_sum(pull.sum(1))
+    kept = rollouts.window_sum(torch.where(which, pull, 0.0).sum(1))
     return float(kept / mass) if mass > 0 else 0.0

@@ -7,6 +7,8 @@ from grpo_credit.lab.figures import Mark, dots
 from grpo_credit.lab.output import Cell, Figure, Findings, Table
 from grpo_credit.lab.replay import Replay, Replayed
 
+MASS = "share of |C| · ‖∂ log π / ∂ logits‖"  # `grpo_credit.lab.replay.gradient_mass`
+
 
 def findings(found: Replay, command: str, settings: Mapping[str, Any]) -> Findings:
     """Put the gradients of several strategies on one window into words, tables and a figure."""
@@ -27,7 +29,10 @@ def findings(found: Replay, command: str, settings: Mapping[str, Any]) -> Findin
         for name, row in zip(names, cosines, strict=True)
     ]
     shares: list[dict[str, Cell]] = [
-        {"share of |credit|": share, **{r.strategy: r.shares[share] for r in found.replayed}}
+        {
+            "share of |C| · ‖∂ log π / ∂ logits‖": share,
+            **{r.strategy: r.shares[share] for r in found.replayed},
+        }
         for share in first.shares
     ]
     drawn = dots("norms", "gradient norm", {r.strategy: Mark(r.norm) for r in found.replayed})
@@ -37,7 +42,7 @@ def findings(found: Replay, command: str, settings: Mapping[str, Any]) -> Findin
         [
             Table("replay", "Gradients", numbers),
             Table("cosines", "Cosine between gradients", rows),
-            Table("shares", "Where the credit lies", shares),
+            Table("shares", "Where the gradient with respect to the logits lies", shares),
         ],
         [Figure("Gradient norms", "Where norms differ, so do the steps that SGD takes.", drawn)],
         command,

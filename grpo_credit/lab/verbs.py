@@ -3,7 +3,6 @@
 import argparse
 import shlex
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,10 @@ EXACT = ("seq", "uniform", "length", "dapo", "loo/seq", "decided/seq", "loo+deci
          "automaton/seq", "prefix_tree/seq", "tree_td/seq")  # fmt: skip
 REPLAY = ("seq", "length", "dapo", "decided/seq", "automaton/seq", "tree_td/seq",
           "entropy_soft/seq")  # fmt: skip
+ORACLE = ("seq", "decided/seq", "automaton/seq", 'automaton/seq {"mode": "td"}', "spans/seq",
+          "steps/seq", "prefix_tree/seq", "tree_td/seq", "entropy_top/seq", "entropy_soft/seq",
+          "gtpo/seq", "trace/seq", "ktae/seq", "token_baseline/seq")  # fmt: skip
+TASKS = ("keys", "regex", "arithmetic", "path_star")
 
 
 def add_to(verbs: Any) -> None:
@@ -33,6 +36,14 @@ def add_to(verbs: Any) -> None:
     exact.add_argument("--windows", type=int, default=2000, help="sampled steps (default: 2000)")
     exact.set_defaults(verb=run_exact, credit=list(EXACT))
 
+    oracle = _instrument(instruments, "oracle", "whether a rule finds the tokens that decide")
+    oracle.add_argument("--task", nargs="+", choices=TASKS, default=list(TASKS),
+                        help="where to look (default: all)")  # fmt: skip
+    oracle.add_argument("--batches", type=int, default=20, help="independent ones (default: 20)")
+    oracle.add_argument("--groups", type=int, default=16, help="prompts per batch (default: 16)")
+    oracle.add_argument("--num_generations", type=int, default=8, metavar="G")
+    oracle.set_defaults(verb=run_oracle, credit=list(ORACLE))
+
     replay = _instrument(instruments, "replay", "real gradients of strategies on a saved window")
     replay.add_argument("run", type=Path, help="run directory with --save_rollouts=N, or a file")
     replay.add_argument("--step", type=int, help="optimizer step (default: the last one saved)")
@@ -43,7 +54,10 @@ def add_to(verbs: Any) -> None:
 
 def _instrument(instruments: Any, name: str, about: str) -> argparse.ArgumentParser:
     parser = instruments.add_parser(name, help=about)
-    parser.add_argument("--credit", nargs="+", metavar="NAME", help="strategies to measure")
+    parser.add_argument(
+        "--credit", nargs="+", metavar="NAME",
+        help="""strategies to measure; with options as 'NAME {"alpha": 0.75}'""",
+    )  # fmt: skip
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, help="folder for lab.json, CSV and page.html")
     return parser
@@ -72,7 +86,7 @@ def run_exact(asked: argparse.Namespace) -> int:
         "transformer": lambda: TransformerPolicy(language, asked.seed),
     }
     problem = Problem(language, policies[asked.policy](), reward)
-    strategies = _resolved(asked.credit)
+    strategies = _prepared(asked)
     measured = {}
     for scale in asked.scale_rewards:
         for size in asked.num_generations:
@@ -85,6 +99,30 @@ def run_exact(asked: argparse.Namespace) -> int:
     )
 
 
+def run_oracle(asked: argparse.Namespace) -> int:
+    """Score strategies on tasks whose deciding tokens are known."""
+    from tqdm import tqdm
+
+    from grpo_credit.lab.oracle import Sampling, measure, missing
+    from grpo_credit.lab.report_oracle import Scored, findings
+    from grpo_credit.lab.tasks import TASKS
+    from grpo_credit.strategy import CreditError
+
+    strategies = _prepared(asked)
+    try:
+        sampling = Sampling(asked.batches, asked.groups, asked.num_generations, asked.seed)
+    except ValueError as error:
+        raise CreditError(str(error)) from None
+    scored = {}
+    for name in dict.fromkeys(asked.task):
+        task = TASKS[name]()
+        lacks = {credit: missing(task, strategy) for credit, strategy in strategies.items()}
+        fed = {credit: strategies[credit] for credit, needs in lacks.items() if not needs}
+        bar = lambda batches, label=name: tqdm(batches, desc=label)  # noqa: E731
+        scored[name] = Scored(measure(task, fed, sampling, bar), lacks)
+    return _finish(findings(scored, sampling, command()), asked)
+
+
 def run_replay(asked: argparse.Namespace) -> int:
     """Compare the gradients of strategies on a window that a run has saved."""
     from tqdm import tqdm
@@ -95,25 +133,30 @@ def run_replay(asked: argparse.Namespace) -> int:
     from grpo_credit.saved import find_rollouts, load_rollouts
     from grpo_credit.strategy import CreditError
 
+    strategies = _prepared(asked)
     path = asked.run if asked.run.is_file() else find_rollouts(asked.run, asked.step)
     saved = load_rollouts(path)
     name = asked.model or str(asked.run / "model")
     if asked.model is None and not Path(name).is_dir():
         raise CreditError(f"there is no {name}; name the weights with --model.")
     model = AutoModelForCausalLM.from_pretrained(name, dtype="float32").eval()
-    found = replay(saved, model, _resolved(asked.credit), rows=asked.rows, progress=tqdm)
+    found = replay(saved, model, strategies, rows=asked.rows, progress=tqdm)
     return _finish(findings(found, command(), {"rollouts": path, "model": name}), asked)
-
-
-def _resolved(names: Sequence[str]) -> dict[str, Any]:
-    from grpo_credit.resolve import resolve_credit
-
-    return {name: resolve_credit(name) for name in names}
 
 
 def command() -> str:
     """Return the command line that was typed."""
     return shlex.join(["grpo-credit", *sys.argv[1:]])
+
+
+def _prepared(asked: argparse.Namespace) -> dict[str, Any]:
+    """Refuse what would fail in the end; resolve the strategies, each with its options."""
+    from grpo_credit.lab.output import refuse_taken
+    from grpo_credit.resolve import resolve_text
+
+    if asked.out is not None:
+        refuse_taken(asked.out)
+    return {name: resolve_text(name) for name in asked.credit}
 
 
 def _finish(found: Any, asked: argparse.Namespace) -> int:

@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
-from grpo_credit.resolve import parse_credit_kwargs, resolve_credit
+from grpo_credit.resolve import resolve_credit, resolve_text
 from grpo_credit.rollouts import OPTIONAL, Rollouts
 from grpo_credit.saved import SavedRollouts, find_rollouts, load_rollouts, step_of
 from grpo_credit.show.visible import visible
@@ -141,9 +141,8 @@ def _strategies(saved: SavedRollouts, asked: Sequence[str]) -> dict[str, Strateg
 
 def _named(text: str, saved: SavedRollouts) -> Strategy:
     """Resolve a name with options after it; the run's own strategy brings its options along."""
-    name, brace, options = text.partition("{")
-    own = saved.options if name.strip() == saved.credit else {}
-    return resolve_credit(name.strip(), **(parse_credit_kwargs(brace + options) if brace else own))
+    own = text.strip() == saved.credit
+    return resolve_credit(saved.credit, **saved.options) if own else resolve_text(text)
 
 
 def _compute(name: str, strategy: Strategy, saved: SavedRollouts, path: Path) -> Tensor:

@@ -1,0 +1,161 @@
+"""The findings of `oracle`, in words, numbers and figures."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from grpo_credit.lab.figures import Mark, dots
+from grpo_credit.lab.oracle import Estimate, Sampling, Scores
+from grpo_credit.lab.output import Cell, Figure, Findings, Table
+
+REFERENCES = ("truth", "random")
+_SHORT = dict(zip(Scores._fields, ("auroc", "prec.", "recall", "sign", "corr."), strict=True))
+CHANCE = 0.5  # what a rule that knows nothing has, as AUROC and of signs
+
+
+@dataclass(frozen=True)
+class Scored:
+    """What came of the rules on a task.
+
+    Args:
+        found: rule -> score -> estimate, with the references.
+        lacks: strategy -> what it needs and the task does not tell; nothing for those in `found`.
+    """
+
+    found: Mapping[str, Mapping[str, Estimate]]
+    lacks: Mapping[str, list[str]]
+
+    @property
+    def ranked(self) -> list[str]:
+        """The rules by AUROC, those alike by correlation with the truth; the best first."""
+        return sorted(self.found, key=lambda rule: _rank(self.found[rule]))
+
+    @property
+    def measured(self) -> list[str]:
+        """The strategies, ranked, without the references."""
+        return [rule for rule in self.ranked if rule not in REFERENCES]
+
+
+def _rank(scores: Mapping[str, Estimate]) -> tuple[float, float]:
+    return -round(scores["auroc"].mean, 9), -scores["correlation"].mean
+
+
+def findings(scored: Mapping[str, Scored], sampling: Sampling, command: str) -> Findings:
+    """Put scores by task into words, tables and figures."""
+    tables = [
+        Table(f"oracle_{task}", f"{task}: who finds the tokens that decide", _rows(found))
+        for task, found in scored.items()
+    ]
+    return Findings(
+        "Credit rules against tokens that are known to decide",
+        [*_overall(scored), *(_sentence(task, found) for task, found in scored.items())],
+        [*tables, *_unfed(scored)],
+        [figure for task, found in scored.items() for figure in _figures(task, found)],
+        command,
+        {
+            "batches": sampling.batches,
+            "groups": sampling.groups,
+            "num_generations": sampling.num_generations,
+            "seed": sampling.seed,
+        },
+    )
+
+
+def _overall(scored: Mapping[str, Scored]) -> list[str]:
+    """Say which rule does best over the tasks, of those that all of them feed."""
+    everywhere = set.intersection(*(set(s.measured) for s in scored.values()))
+    if len(scored) < 2 or not everywhere:
+        return []
+    means = {rule: _mean(scored, rule) for rule in sorted(everywhere)}
+    best = max(means, key=lambda rule: means[rule].mean)
+    return [
+        f"Over {len(scored)} tasks, of the {len(means)} rules that all of them can feed, {best} "
+        f"tells deciding tokens best from others of their completion: AUROC {_pm(means[best])} on "
+        f"average. By chance it is {_pm(_mean(scored, 'random'))}, with the truth at hand "
+        f"{_pm(_mean(scored, 'truth'))}."
+    ]
+
+
+def _mean(scored: Mapping[str, Scored], rule: str) -> Estimate:
+    found = [s.found[rule]["auroc"] for s in scored.values()]
+    error = math.sqrt(sum(e.error**2 for e in found)) / len(found)
+    return Estimate(sum(e.mean for e in found) / len(found), error)
+
+
+def _sentence(task: str, scored: Scored) -> str:
+    """Say which rule does best on a task, and which no better than chance."""
+    said = f"{task}: "
+    if scored.measured:
+        best = scored.measured[0]
+        scores = scored.found[best]
+        said += (
+            f"{best} does best, AUROC {_pm(scores['auroc'])}, and gives {_pm(scores['sign'])} of "
+            f"the deciding tokens the right sign (by chance {_pm(scored.found['random']['auroc'])} "
+            f"and {_pm(scored.found['random']['sign'])}). "
+        )
+        blind = [rule for rule in scored.measured if not _above_chance(scored.found[rule])]
+        said += f"Not seen to be better than chance: {', '.join(blind) or 'none'}."
+    unfed = [f"{rule} ({', '.join(needs)})" for rule, needs in scored.lacks.items() if needs]
+    return said + (
+        f" Not measured, as the task does not tell: {', '.join(unfed)}." if unfed else ""
+    )
+
+
+def _above_chance(scores: Mapping[str, Estimate]) -> bool:
+    auroc = scores["auroc"]
+    return auroc.mean - CHANCE > 2 * auroc.error
+
+
+def _pm(estimate: Estimate) -> str:
+    return f"{estimate.mean:.3f} ± {estimate.error:.3f}"
+
+
+def _rows(scored: Scored) -> list[dict[str, Cell]]:
+    return [_row(rule, scored.found[rule]) for rule in scored.ranked]
+
+
+def _row(rule: str, scores: Mapping[str, Estimate]) -> dict[str, Cell]:
+    row: dict[str, Cell] = {"credit": rule}
+    for score, short in _SHORT.items():
+        row |= {score: _cell(scores[score].mean), f"{short} ±": _cell(scores[score].error)}
+    return row
+
+
+def _cell(value: float) -> float | None:
+    return None if math.isnan(value) else round(value, 6)
+
+
+def _unfed(scored: Mapping[str, Scored]) -> list[Table]:
+    """List the strategies that were not measured on a task."""
+    rows: list[dict[str, Cell]] = [
+        {"credit": rule, "task": task, "not told": ", ".join(needs)}
+        for task, found in scored.items()
+        for rule, needs in found.lacks.items()
+        if needs
+    ]
+    return [Table("oracle_unfed", "Not measured: what a task does not tell", rows)] if rows else []
+
+
+def _figures(task: str, scored: Scored) -> list[Figure]:
+    return [
+        Figure(
+            f"{task}: AUROC",
+            "The chance that of two tokens of a completion the one that decides has more |credit|, "
+            "with its standard error. Ticks: chance.",
+            dots(f"{task}: AUROC", "AUROC", _marks(scored, "auroc")),
+        ),
+        Figure(
+            f"{task}: sign",
+            "Share of the deciding tokens whose credit has the true sign. Ticks: chance.",
+            dots(f"{task}: sign", "share of deciding tokens", _marks(scored, "sign")),
+        ),
+    ]
+
+
+def _marks(scored: Scored, score: str) -> dict[str, Mark]:
+    found = {rule: scored.found[rule][score] for rule in scored.ranked}
+    return {
+        rule: Mark(estimate.mean, 0.0 if math.isnan(estimate.error) else estimate.error, CHANCE)
+        for rule, estimate in found.items()
+        if not math.isnan(estimate.mean)
+    }
