@@ -17,6 +17,7 @@ from grpo_credit.lab.enumerable import (
     probabilities,
 )
 from grpo_credit.lab.exact import Problem, Sampling, draw, measure
+from grpo_credit.lab.report_exact import findings
 from rewards import RegexReward
 
 SMALL = Language("ab", 3)
@@ -74,28 +75,60 @@ def test_the_transformer_sees_the_prefix_alone():
     torch.testing.assert_close(policy()[1], alone)
 
 
-def test_the_transformer_agrees_with_the_table_it_is_trained_to_match():
-    table, transformer = TabularPolicy(SMALL), TransformerPolicy(SMALL, hidden_size=16)
-    goal = table().detach()
+def tabulated(policy):
+    """Make the table that says what another policy over `SMALL` says."""
+    table = TabularPolicy(SMALL)
+    with torch.no_grad():
+        table.logits.copy_(policy())
+    return table
+
+
+def test_the_transformers_gradient_is_its_tables_through_the_logits():
+    """∇_θ E[R] = (∂ logits / ∂θ)ᵀ ∇_logits E[R]: what differs is the parameters, not the lab."""
+    transformer = TransformerPolicy(SMALL)
+    rewards = torch.rand(15, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    by_table = exact_gradient(SMALL, tabulated(transformer), rewards).view_as(transformer())
+    grads = torch.autograd.grad(transformer(), parameters_of(transformer), by_table)
+    expected = torch.cat([g.flatten() for g in grads])
+    torch.testing.assert_close(exact_gradient(SMALL, transformer, rewards), expected)
+
+
+def trained_to_match(table):
+    transformer = TransformerPolicy(SMALL, hidden_size=16)
+    goal, steps = table().detach(), 400
     optimizer = torch.optim.Adam(transformer.parameters(), lr=0.01)
-    for _ in range(600):
+    schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, steps)
+    for _ in range(steps):
         optimizer.zero_grad()
-        divergence = (goal.exp() * (goal - transformer())).sum(1).mean()
-        divergence.backward()
+        (goal.exp() * (goal - transformer())).sum(1).mean().backward()  # KL(table, transformer)
         optimizer.step()
-    assert float(divergence) < 1e-3
+        schedule.step()
+    return transformer
+
+
+def test_the_transformer_agrees_with_the_table_it_is_trained_to_match():
+    table = TabularPolicy(SMALL)
+    transformer = trained_to_match(table)
+    copy = tabulated(transformer)
+    torch.testing.assert_close(copy(), table(), rtol=0, atol=1e-4)
     reward = RegexReward("a+b", name="ab")
-    values = [
-        float((probabilities(SMALL, p().detach()) * Problem(SMALL, p, reward).rewards()).sum())
-        for p in (table, transformer)
-    ]
-    assert values[1] == pytest.approx(values[0], abs=0.01)
+    rewards = Problem(SMALL, table, reward).rewards()
+    exact, found = (exact_gradient(SMALL, p, rewards) for p in (table, copy))
+    assert float((found - exact).norm() / exact.norm()) < 1e-3
     sampling = Sampling(windows=300, groups=2, num_generations=4)
     rules = {"seq": resolve_credit("seq"), "length": resolve_credit("length")}
-    for policy in (table, transformer):
-        found = {m.strategy: m for m in measure(Problem(SMALL, policy, reward), rules, sampling)}
-        assert found["seq"].unbiased
-        assert found["length"].bias > 0.1
+    measured = {
+        kind: {m.strategy: m for m in measure(Problem(SMALL, policy, reward), rules, sampling)}
+        for kind, policy in {"table": table, "copy": copy, "transformer": transformer}.items()
+    }
+    for name in rules:  # in the space of the table the same windows give the same figures
+        one, two = measured["table"][name], measured["copy"][name]
+        assert two.bias == pytest.approx(one.bias, rel=0.01)
+        assert two.factor == pytest.approx(one.factor, rel=0.01)
+        assert two.variance == pytest.approx(one.variance, rel=0.01)
+    for policy in ("table", "transformer"):  # and in its own space the verdicts are the same
+        assert measured[policy]["seq"].unbiased
+        assert measured[policy]["length"].bias > 0.1
 
 
 def test_draws_have_the_policys_frequencies():
@@ -212,6 +245,36 @@ def test_the_automaton_baseline_is_unbiased(measured):
 def test_the_biases_of_the_tree_rules_are_seen(measured):
     for name in ("tree_td/seq", "prefix_tree/seq"):
         assert measured[name].bias - 4 * measured[name].bias_error > 0.02, name
+
+
+def test_the_biases_of_the_tree_rules_are_reported_by_group_size():
+    """Each with its error; what a rule of groups does depends on how large they are."""
+    language = Language("abc", 3)
+    problem = Problem(language, TabularPolicy(language, spread=0.5), TAILS)
+    rules = {name: resolve_credit(name) for name in ("seq", "tree_td/seq", "prefix_tree/seq")}
+    found = {
+        (size, "none"): measure(problem, rules, Sampling(150, 32 // size, size)) for size in (2, 8)
+    }
+    rows = findings(problem, found, "a+b", "tabular", "x").tables[0].rows
+    assert [(r["credit"], r["G"]) for r in rows] == [(n, g) for g in (2, 8) for n in rules]
+    assert all(0 < row["bias ±"] < row["floor"] for row in rows)
+    bias = {(r["credit"], r["G"]): r["bias"] for r in rows}
+    error = {(r["credit"], r["G"]): r["bias ±"] for r in rows}
+    for name, size in (("tree_td/seq", 2), ("prefix_tree/seq", 8)):
+        assert bias[name, size] - 4 * error[name, size] > 0.1
+    # of two members that part at once the tree knows nothing but themselves
+    assert bias["tree_td/seq", 2] > bias["tree_td/seq", 8]
+
+
+def test_the_error_of_the_bias_is_what_repeating_shows():
+    """Against the scatter of the bias over independent runs, within its own uncertainty."""
+    language = Language("ab", 2)
+    problem = Problem(language, TabularPolicy(language), RegexReward("a+", name="a"))
+    rules = {"length": resolve_credit("length")}
+    runs = [measure(problem, rules, Sampling(60, 2, 4, seed=seed))[0] for seed in range(25)]
+    scatter = torch.tensor([run.bias for run in runs]).std()
+    told = torch.tensor([run.bias_error for run in runs]).square().mean().sqrt()
+    assert 0.6 < float(told / scatter) < 1.6  # a scatter of 25 runs is known to 14 %
 
 
 def test_a_second_prompt_is_refused():

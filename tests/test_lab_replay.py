@@ -7,7 +7,7 @@ import torch
 from harness import difference, ours, policy
 
 from grpo_credit import CreditError, resolve_credit
-from grpo_credit.lab.replay import completion_logps, replay
+from grpo_credit.lab.replay import gradient_mass, read_tokens, replay, shares
 from grpo_credit.saved import load_rollouts
 
 NAMES = ["seq", "length", "dapo"]
@@ -39,10 +39,32 @@ def test_the_gradient_is_the_trainers(saved, credit):
     assert difference(step, trained.gradients[0]) <= 1e-5
 
 
-def test_the_log_probs_are_those_that_were_saved(saved):
-    found = completion_logps(saved, policy(), torch.arange(16)).detach()
-    mask = saved.rollouts.mask
-    torch.testing.assert_close(found[mask], saved.rollouts.old_logps[mask], rtol=1e-4, atol=1e-5)
+def test_what_is_read_off_the_model_is_what_was_saved(saved):
+    found = read_tokens(saved, policy(), torch.arange(16))
+    mask, rollouts = saved.rollouts.mask, saved.rollouts
+    assert found.logps.requires_grad
+    torch.testing.assert_close(
+        found.logps.detach()[mask], rollouts.old_logps[mask], rtol=1e-4, atol=1e-5
+    )
+    every = replace(
+        saved, rollouts=replace(rollouts, entropies=None, sum_sq_probs=None)
+    )  # they need not have been saved
+    again = read_tokens(every, policy(), torch.arange(16))
+    assert again.entropies.equal(found.entropies)
+    assert float(found.entropies[~mask].abs().sum()) == 0
+    # H >= -log Σ π² (Rényi), with equality for the uniform distribution alone
+    assert (found.entropies >= -found.sum_sq_probs.log() - 1e-5)[mask].all()
+
+
+def test_the_gradients_mass_is_that_of_autograd():
+    logits = torch.randn(3, 4, 6, dtype=torch.float64, requires_grad=True)
+    ids = torch.randint(0, 6, (3, 4, 1))
+    logps = logits.log_softmax(-1)
+    own = logps.gather(2, ids).squeeze(2)
+    credit = torch.randn(3, 4, dtype=torch.float64)
+    (grads,) = torch.autograd.grad((credit * own).sum(), logits)
+    found = gradient_mass(credit, own.detach(), logps.detach().exp().square().sum(2))
+    torch.testing.assert_close(found, grads.norm(dim=2))
 
 
 def test_the_same_strategy_twice_is_the_same(saved):
@@ -58,13 +80,35 @@ def test_the_same_strategy_twice_is_the_same(saved):
     assert (found.tokens, found.completions) == (int(saved.rollouts.num_tokens), 16)
 
 
-def test_shares_are_of_the_credit(saved):
-    found = replay(saved, policy(), {"seq": resolve_credit("seq")}).replayed[0].shares
-    credit = resolve_credit("seq").credit(saved.rollouts)
-    positive = credit.clamp(min=0).sum() / credit.abs().sum()
-    assert found["positive"] == pytest.approx(float(positive))
-    for family in ("position", "length"):
+def test_shares_are_of_the_gradient_at_the_logits(saved):
+    """By a slow loop over tokens, with the model's own distribution."""
+    found = replay(saved, policy(), {"seq": resolve_credit("seq")}, rows=3).replayed[0].shares
+    rollouts, credit = saved.rollouts, resolve_credit("seq").credit(saved.rollouts)
+    with torch.no_grad():
+        tokens = read_tokens(saved, policy(), torch.arange(16))
+    mean, whole, parts = rollouts.rewards.nanmean(), 0.0, {"positive": 0.0, "right": 0.0}
+    for row, column in rollouts.mask.nonzero().tolist():
+        chance = float(tokens.logps[row, column].exp())
+        norm = (1 - 2 * chance + float(tokens.sum_sq_probs[row, column])) ** 0.5
+        pull = abs(float(credit[row, column])) * norm * int(rollouts.window_count[row])
+        whole += pull
+        parts["positive"] += pull * bool(credit[row, column] > 0)
+        parts["right"] += pull * bool(rollouts.rewards[row] > mean)
+    for name, part in parts.items():
+        assert found[name] == pytest.approx(part / whole, rel=1e-4)
+    for family in ("position", "length", "entropy"):
         assert sum(v for k, v in found.items() if k.startswith(family)) == pytest.approx(1)
+
+
+def test_shares_by_entropy_are_by_quarters_of_the_tokens(saved):
+    with torch.no_grad():
+        tokens = read_tokens(saved, policy(), torch.arange(16))
+    rollouts = saved.rollouts
+    lowest = tokens.entropies <= tokens.entropies[rollouts.mask].quantile(0.25)
+    found = shares(torch.where(lowest & rollouts.mask, 1.0, 0.0), tokens, rollouts)
+    assert [found[f"entropy {n}"] for n in (1, 2, 3, 4)] == [1, 0, 0, 0]
+    assert found["positive"] == 1
+    assert shares(torch.zeros(rollouts.mask.shape), tokens, rollouts)["entropy 1"] == 0
 
 
 def test_another_policy_is_seen_as_drift(saved):

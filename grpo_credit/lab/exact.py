@@ -122,7 +122,7 @@ class Measurement:
         factor_error: its standard error.
         bias: relative, of the direction.
         floor: the bias that sampling alone causes (root mean square).
-        bias_error: standard error of the bias, estimated from ten parts of the windows.
+        bias_error: standard error of the bias, by the jackknife over twenty parts of the windows.
         cosine: between expected update and gradient.
         variance: of one window's update, relative to its expectation squared.
         variance_error: its standard error.
@@ -231,14 +231,13 @@ def _measured(name: str, updates: Float[Tensor, "W D"], truth: Float[Tensor, " D
     factor = along.mean()
     variances = (updates - mean).square().sum(1) / (factor.square() * square)
     variance = variances.sum() / (windows - 1)
-    parts = torch.stack([_bias(part.mean(0), truth) for part in updates.chunk(10)])
     return Measurement(
         strategy=name,
         factor=float(factor),
         factor_error=float(along.std() / windows**0.5),
         bias=float(_bias(mean, truth)),
         floor=float((variance / windows) ** 0.5),
-        bias_error=float(parts.std() / len(parts) ** 0.5),
+        bias_error=_bias_error(updates, truth),
         cosine=float(torch.cosine_similarity(mean, truth, dim=0)),
         variance=float(variance),
         variance_error=float(variances.std() / windows**0.5),
@@ -249,3 +248,11 @@ def _measured(name: str, updates: Float[Tensor, "W D"], truth: Float[Tensor, " D
 def _bias(mean: Float[Tensor, " D"], truth: Float[Tensor, " D"]) -> Float[Tensor, ""]:
     factor = (mean @ truth) / truth.square().sum()
     return (mean / factor - truth).norm() / truth.norm()
+
+
+def _bias_error(updates: Float[Tensor, "W D"], truth: Float[Tensor, " D"]) -> float:
+    """Leave out each of k parts in turn: √((k - 1) / k · Σ (bias without the part - mean)²)."""
+    parts = updates.chunk(20)
+    whole, windows = updates.sum(0), len(updates)
+    left = [_bias((whole - p.sum(0)) / (windows - len(p)), truth) for p in parts]
+    return float(torch.stack(left).var(correction=0).mul(len(parts) - 1).sqrt())

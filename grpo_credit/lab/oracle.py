@@ -273,13 +273,13 @@ def auroc(
 
     NaN where no row has both.
     """
-    wins, pairs = 0.0, 0.0
+    wins, ties, pairs = 0, 0, 0
     for x, yes, no in zip(*(v.split(ROWS) for v in (size, positive, negative)), strict=True):
-        difference = x[:, :, None] - x[:, None, :]
         compared = yes[:, :, None] & no[:, None, :]
-        wins += float((((difference > 0).double() + (difference == 0) / 2) * compared).sum())
-        pairs += float(compared.sum())
-    return wins / pairs if pairs else float("nan")
+        wins += int(((x[:, :, None] > x[:, None, :]) & compared).sum())
+        ties += int(((x[:, :, None] == x[:, None, :]) & compared).sum())
+        pairs += int(compared.sum())
+    return (wins + ties / 2) / pairs if pairs else float("nan")
 
 
 def pick(
