@@ -97,6 +97,9 @@ class Sampling:
         num_generations: completions per group.
         scale_rewards: TRL's `"group"`, `"batch"` or `"none"`.
         seed: of the draws; the same seed gives every strategy the same windows.
+
+    Raises:
+        ValueError: if there is too little to compare.
     """
 
     windows: int = 2000
@@ -104,6 +107,14 @@ class Sampling:
     num_generations: int = 8
     scale_rewards: str = "none"
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.windows < 2 or self.groups < 1 or self.num_generations < 2:
+            raise ValueError(
+                f"there are {self.windows} windows of {self.groups} groups of "
+                f"{self.num_generations}; expected at least 2 windows, for standard errors, 1 "
+                "group, and 2 completions in it, to compare."
+            )
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,8 @@
 import argparse
 import shlex
 import sys
+from collections.abc import Generator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -67,36 +69,49 @@ def run_exact(asked: argparse.Namespace) -> int:
     """Measure strategies on an enumerable policy."""
     from tqdm import tqdm
 
-    from grpo_credit.lab.enumerable import Language, TabularPolicy, TransformerPolicy
-    from grpo_credit.lab.exact import Problem, Sampling, measure
+    from grpo_credit.lab.exact import measure
     from grpo_credit.lab.report_exact import findings
+
+    strategies = _prepared(asked)
+    with _mistakes():
+        problem, samplings = _problem(asked), _samplings(asked)
+        problem.rewards()  # abstentions
+    measured = {}
+    for (size, scale), sampling in samplings.items():
+        bar = lambda rows, label=f"G={size}, scale {scale}": tqdm(rows, desc=label)  # noqa: E731
+        measured[size, scale] = measure(problem, strategies, sampling, bar)
+    return _finish(
+        findings(problem, measured, asked.reward or asked.pattern, asked.policy, command()), asked
+    )
+
+
+def _problem(asked: argparse.Namespace) -> Any:
+    from grpo_credit.lab.enumerable import Language, TabularPolicy, TransformerPolicy
+    from grpo_credit.lab.exact import Problem
     from grpo_credit.registry import import_object
-    from grpo_credit.strategy import CreditError
     from rewards import RegexReward
 
-    try:
-        language = Language(asked.alphabet, asked.length)
-        reward = RegexReward(asked.pattern, name="pattern")
-        if asked.reward:
-            reward = import_object(asked.reward, "reward")
-    except ValueError as error:
-        raise CreditError(str(error)) from None
+    language = Language(asked.alphabet, asked.length)
+    named = asked.reward and import_object(asked.reward, "reward")
     policies = {
         "tabular": lambda: TabularPolicy(language, asked.seed, asked.spread, asked.stop),
         "transformer": lambda: TransformerPolicy(language, asked.seed),
     }
-    problem = Problem(language, policies[asked.policy](), reward)
-    strategies = _prepared(asked)
-    measured = {}
-    for scale in asked.scale_rewards:
-        for size in asked.num_generations:
-            groups = max(1, asked.completions // size)
-            sampling = Sampling(asked.windows, groups, size, scale, asked.seed)
-            bar = lambda rows, label=f"G={size}, scale {scale}": tqdm(rows, desc=label)  # noqa: E731
-            measured[size, scale] = measure(problem, strategies, sampling, bar)
-    return _finish(
-        findings(problem, measured, asked.reward or asked.pattern, asked.policy, command()), asked
-    )
+    reward = named or RegexReward(asked.pattern, name="pattern")
+    return Problem(language, policies[asked.policy](), reward)
+
+
+def _samplings(asked: argparse.Namespace) -> dict[tuple[int, str], Any]:
+    """Make a sampling for every scaling and group size, of about as many completions each."""
+    from grpo_credit.lab.exact import Sampling
+
+    return {
+        (size, scale): Sampling(
+            asked.windows, max(1, asked.completions // max(1, size)), size, scale, asked.seed
+        )
+        for scale in asked.scale_rewards
+        for size in asked.num_generations
+    }
 
 
 def run_oracle(asked: argparse.Namespace) -> int:
@@ -106,13 +121,10 @@ def run_oracle(asked: argparse.Namespace) -> int:
     from grpo_credit.lab.oracle import Sampling, measure, missing
     from grpo_credit.lab.report_oracle import Scored, findings
     from grpo_credit.lab.tasks import TASKS
-    from grpo_credit.strategy import CreditError
 
     strategies = _prepared(asked)
-    try:
+    with _mistakes():
         sampling = Sampling(asked.batches, asked.groups, asked.num_generations, asked.seed)
-    except ValueError as error:
-        raise CreditError(str(error)) from None
     scored = {}
     for name in dict.fromkeys(asked.task):
         task = TASKS[name]()
@@ -134,6 +146,8 @@ def run_replay(asked: argparse.Namespace) -> int:
     from grpo_credit.strategy import CreditError
 
     strategies = _prepared(asked)
+    if asked.rows < 1:
+        raise CreditError(f"--rows is {asked.rows}, expected at least 1 completion per pass.")
     path = asked.run if asked.run.is_file() else find_rollouts(asked.run, asked.step)
     saved = load_rollouts(path)
     name = asked.model or str(asked.run / "model")
@@ -157,6 +171,17 @@ def _prepared(asked: argparse.Namespace) -> dict[str, Any]:
     if asked.out is not None:
         refuse_taken(asked.out)
     return {name: resolve_text(name) for name in asked.credit}
+
+
+@contextmanager
+def _mistakes() -> Generator[None]:
+    """Say what is wrong with what was asked in one line, without a traceback."""
+    from grpo_credit.strategy import CreditError
+
+    try:
+        yield
+    except ValueError as error:
+        raise CreditError(str(error)) from None
 
 
 def _finish(found: Any, asked: argparse.Namespace) -> int:
