@@ -5,20 +5,10 @@ import torch
 
 from grpo_credit import Rollouts, allocation, resolve_credit
 from grpo_credit.annotations import tells
-from grpo_credit.lab.oracle import (
-    Batch,
-    Sampling,
-    Scores,
-    auroc,
-    by_chance,
-    draw,
-    measure,
-    missing,
-    pick,
-    score,
-    truth,
-)
+from grpo_credit.lab.batches import Batch, Sampling, draw
+from grpo_credit.lab.oracle import by_chance, measure, missing, truth
 from grpo_credit.lab.report_oracle import Scored, findings
+from grpo_credit.lab.scores import Scores, auroc, pick, score
 from grpo_credit.lab.tasks import TASKS, Keys, PathStar
 from grpo_credit.lab.verbs import ORACLE
 from grpo_credit.resolve import resolve_text

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 import pytest
 import torch
 
-from grpo_credit.lab.oracle import Sampling, draw
+from grpo_credit.lab.batches import Sampling, draw
 from grpo_credit.lab.process import END, solve, walk
-from grpo_credit.lab.tasks import TASKS, Arithmetic, Format, Keys, PathStar, path_to_goal
+from grpo_credit.lab.tasks import TASKS, Arithmetic, Format, Keys, PathStar
+from grpo_credit.lab.tasks.path_star import path_to_goal
 
 SMALL = [
     Keys(filler=2, keys=2),

@@ -4,9 +4,11 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from grpo_credit.lab.batches import Sampling
 from grpo_credit.lab.figures import Mark, dots
-from grpo_credit.lab.oracle import Estimate, Sampling, Scores
+from grpo_credit.lab.oracle import Estimate
 from grpo_credit.lab.output import Cell, Figure, Findings, Table
+from grpo_credit.lab.scores import Scores
 
 REFERENCES = ("truth", "random")
 _SHORT = dict(zip(Scores._fields, ("auroc", "prec.", "recall", "sign", "corr."), strict=True))

@@ -118,7 +118,8 @@ def run_oracle(asked: argparse.Namespace) -> int:
     """Score strategies on tasks whose deciding tokens are known."""
     from tqdm import tqdm
 
-    from grpo_credit.lab.oracle import Sampling, measure, missing
+    from grpo_credit.lab.batches import Sampling
+    from grpo_credit.lab.oracle import measure, missing
     from grpo_credit.lab.report_oracle import Scored, findings
     from grpo_credit.lab.tasks import TASKS
 
