@@ -278,9 +278,6 @@ def test_the_error_of_the_bias_is_what_repeating_shows():
 
 
 def test_a_second_prompt_is_refused():
-    from grpo_credit import allocation
-
-    needing = allocation(needs="privileged_logps")(lambda r: r.privileged_logps)
     problem = Problem(SMALL, TabularPolicy(SMALL), TAILS)
     with pytest.raises(CreditError, match="needs a second prompt; there is none in the lab"):
-        measure(problem, {"x": resolve_credit(needing)}, Sampling(windows=2))
+        measure(problem, {"x": resolve_credit("contrast/seq")}, Sampling(windows=2))

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from grpo_credit import Rollouts, allocation, resolve_credit
+from grpo_credit import Rollouts, resolve_credit
 from grpo_credit.annotations import tells
 from grpo_credit.lab.batches import Batch, Sampling, draw
 from grpo_credit.lab.oracle import by_chance, measure, missing, truth
@@ -198,8 +198,7 @@ def test_errors_are_those_of_independent_batches():
 
 
 def test_a_second_prompt_is_not_told():
-    rule = allocation(needs="privileged_logps")(lambda rollouts: rollouts.privileged_logps)
-    assert missing(PathStar(), resolve_credit(rule)) == ["privileged_logps"]
+    assert missing(PathStar(), resolve_credit("contrast/seq")) == ["privileged_logps"]
 
 
 def test_a_reward_may_tell_prompt_by_prompt():
