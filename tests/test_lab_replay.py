@@ -10,7 +10,7 @@ from grpo_credit import CreditError, resolve_credit
 from grpo_credit.lab.replay import gradient_mass, read_tokens, replay, shares
 from grpo_credit.saved import load_rollouts
 
-NAMES = ["seq", "length", "dapo"]
+NAMES = ["seq", "length", "dapo", "tree_td/seq"]
 
 
 @pytest.fixture(scope="module")
