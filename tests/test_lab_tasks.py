@@ -110,6 +110,27 @@ def test_a_format_is_worth_the_chance_to_complete_it():
     assert truth_of(task, 0, "b") == pytest.approx([-(kept**3), 0])
 
 
+def test_a_writer_of_formats_keeps_them_open_or_slips():
+    task = Format(pattern="a+b", alphabet="abc", slip=0.4, length=5)
+    (after_a,) = {task.moves(0)["a"][1]}
+    chances = {token: chance for token, (chance, _) in task.moves(after_a).items()}
+    assert chances == pytest.approx({"a": 0.4, "b": 0.4, "c": 0.1, END: 0.1})
+    dead = task.moves(0)["c"][1]
+    assert [chance for chance, _ in task.moves(dead).values()] == pytest.approx([0.25] * 4)
+
+
+def test_one_carry_is_forgotten_at_most():
+    task = Arithmetic(slip=0.6)
+    rng = random.Random(0)
+    for start in (task.start(rng) for _ in range(20)):
+        total = start[1] + sum(map(int, start[0]))
+        solved = solve(task, [start])
+        written = walk(solved, solved.starts.repeat(20), task.length, torch.Generator())
+        for row, mask in zip(written.tokens.tolist(), written.mask, strict=True):
+            text = "".join(task.alphabet[i] for i in row[: int(mask.sum()) - 1])
+            assert int(text[-2:]) in (total, total - 10)
+
+
 @pytest.mark.parametrize("name", TASKS)
 def test_what_a_rule_sees_is_true_of_the_policy(name):
     batch = draw(TASKS[name](), Sampling(groups=24))
