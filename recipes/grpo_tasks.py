@@ -63,7 +63,7 @@ class TaskArguments(RunArguments):
     )
     task_options: str = field(
         default="{}",
-        metadata={"help": "Their options, as JSON: '{\"chain_sum\": {\"max_terms\": 3}}'."},
+        metadata={"help": 'Their options, as JSON: \'{"chain_sum": {"max_terms": 3}}\'.'},
     )
     task_size: int = field(default=4096, metadata={"help": "Entries of each task to train on."})
     warm_start_steps: int = field(

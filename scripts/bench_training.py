@@ -8,9 +8,9 @@ with an adapter and without, with efficient batching and without: 64 completions
 8, of up to 128 tokens. One token in a hundred ends a completion, so that lengths vary as in real
 runs; a reward of chance leaves about a third of the groups without variance. Nothing is downloaded.
 
-Seconds are medians over all steps but the first two. A part's seconds are its own, without those of
-the parts inside it; `rest` is what no part claims: the optimizer, the data, the logs. `tokens/s` are
-tokens generated over seconds of whole steps. `memory` is the peak that the device held.
+Seconds are medians over all steps but the first two. A part's seconds are its own, without those
+of the parts inside it; `rest` is what no part claims: the optimizer, the data, the logs.
+`tokens/s` are tokens generated over seconds of whole steps. `memory` is the device's peak.
 """
 
 import argparse
