@@ -1,0 +1,217 @@
+"""What a sample of completions says about the run to come: each check is a function of numbers.
+
+The thresholds are rules of thumb; every message gives the number itself.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from grpo_credit.preflight.findings import Finding, Severity
+from grpo_credit.preflight.groups import dead_shares, mean_informative
+from grpo_credit.preflight.sample import RewardSample, Sample
+from grpo_credit.preflight.variants import VARIANTS
+
+SIZES = (2, 4, 8, 16)  # of groups whose expected share of informative ones is told
+SLOW_CALL = 1.0  # seconds
+
+
+def check_sample(sample: Sample) -> list[Finding]:
+    """Find what will keep a run from learning in a sample of its completions.
+
+    Where a reward raised, nothing is said about spread and groups: the scores are not real.
+    """
+    found = [truncation(_share(sample.truncated), sample.longest)]
+    found += [finding for reward in sample.rewards for finding in _reward(reward, sample)]
+    found += [special_tokens(_share(sample.special))]
+    if not any(reward.failures for reward in sample.rewards):
+        found += [informative_groups(sample)]
+    found += [reward_time(sample)]
+    return [finding for finding in found if finding is not None]
+
+
+def _reward(reward: RewardSample, sample: Sample) -> list[Finding]:
+    if reward.failures:
+        return [raised(reward)]
+    alone = sum(other.weight != 0 for other in sample.rewards) == 1
+    found = [spread(reward.name, reward.scores, alone), slow(reward, sample.size)]
+    return [finding for finding in found if finding is not None] + failing_format(reward)
+
+
+# ---- length -----------------------------------------------------------------------------------
+
+
+def truncation(share: float, longest: int, kind: str = "truncation") -> Finding | None:
+    """Judge the share of completions that run into `max_completion_length`."""
+    severity = _graded(share, note=0.05, warning=0.2, error=0.8)
+    if severity is None:
+        return None
+    return Finding(
+        severity,
+        kind,
+        f"{share:.0%} of the completions are cut off at max_completion_length={longest}: what "
+        "stands at their end, such as an answer, is never seen.",
+        f"Raise --max_completion_length (say {4 * longest if share > 0.8 else 2 * longest}), make "
+        "sure that the model ends its turn (chat template, end-of-text token), or leave cut "
+        "completions out of the loss with --mask_truncated_completions.",
+    )
+
+
+def special_tokens(share: float) -> Finding | None:
+    """Judge the share of completions in whose text special tokens are spelled out."""
+    severity = _graded(share, note=0.0, warning=0.2, error=2.0)
+    if severity is None:
+        return None
+    return Finding(
+        severity,
+        "special tokens",
+        f"{share:.0%} of the completions hold the text of a special token, such as <|im_end|>: the "
+        "model writes it in letters, or the tokenizer does not know it as special.",
+        "Use the tokenizer and chat template that belong to the model; a reward sees this text.",
+    )
+
+
+# ---- rewards ----------------------------------------------------------------------------------
+
+
+def raised(reward: RewardSample) -> Finding:
+    """Tell an exception of a reward function."""
+    return Finding(
+        "error",
+        f"reward {reward.name}",
+        f"it failed in {len(reward.failures)} of {len(reward.calls)} calls; the first time with "
+        f"{reward.failures[0]}",
+        "Mend it, or wrap it: rewards.guard(reward, on_error='abstain'). Training stops at the "
+        "first exception of a reward.",
+    )
+
+
+def spread(name: str, scores: Sequence[float] | np.ndarray, alone: bool = True) -> Finding | None:
+    """Judge whether a reward tells completions apart.
+
+    Args:
+        name: of the reward.
+        scores: of completions; NaN where it abstained.
+        alone: whether no other reward could teach instead.
+    """
+    given = np.asarray(scores, dtype=float)
+    given = given[~np.isnan(given)]
+    severity: Severity = "error" if alone else "warning"
+    if not given.size:
+        return Finding(
+            severity,
+            f"reward {name}",
+            f"it abstained (None) on all {len(scores)} completions.",
+            "See that it reads the right column and form of completion.",
+        )
+    if given.max() - given.min() > 1e-6:
+        return None
+    return Finding(
+        severity,
+        f"reward {name}",
+        f"it is constant: {given[0]:g} for all {given.size} completions, so no advantage comes of "
+        "it.",
+        "If it never fires, look at a completion, loosen it or give partial credit (rewards.TagFormat("
+        "partial_credit=...)), or begin with supervised fine-tuning on the format; if it always "
+        "does, ask for more.",
+    )
+
+
+def failing_format(reward: RewardSample) -> list[Finding]:
+    """Tell what changes would have made failing completions earn as much as the best one."""
+    return [
+        Finding(
+            "error" if 2 * helped.helped >= helped.tried else "warning",
+            f"reward {reward.name}: {variant.kind}",
+            f"{helped.helped} of {helped.tried} completions with the lowest reward fail only because"
+            f" {variant.cause}.",
+            variant.remedy,
+        )
+        for variant in VARIANTS
+        if (helped := reward.relief.get(variant.kind)) is not None
+    ]
+
+
+# ---- time -------------------------------------------------------------------------------------
+
+
+def milliseconds(reward: RewardSample) -> tuple[float, float] | None:
+    """Return the median and the 95th percentile (nearest rank) of a call, in milliseconds."""
+    seconds = sorted(seconds for _, seconds in reward.calls)
+    if not seconds:
+        return None
+    rank = [math.ceil(q * len(seconds)) - 1 for q in (0.5, 0.95)]
+    return 1e3 * seconds[rank[0]], 1e3 * seconds[rank[1]]
+
+
+def slow(reward: RewardSample, size: int) -> Finding | None:
+    """Judge how long a reward takes for the completions of one prompt."""
+    times = milliseconds(reward)
+    if times is None or times[1] < 1e3 * SLOW_CALL:
+        return None
+    return Finding(
+        "warning",
+        f"reward {reward.name}: time",
+        f"a call with {max(n for n, _ in reward.calls)} completions takes {times[0]:,.0f} ms "
+        f"(median; 95th percentile {times[1]:,.0f} ms); every rank waits for the slowest.",
+        "Make it an `async def`, which TRL runs side by side with the others, give it processes and "
+        "a time limit with rewards.guard(reward, timeout=...), or remember answers.",
+    )
+
+
+def reward_time(sample: Sample) -> Finding | None:
+    """Judge the share of the time of sampling that rewards take."""
+    rewards = sum(seconds for r in sample.rewards for _, seconds in r.calls)
+    if rewards < SLOW_CALL or rewards < sample.seconds:
+        return None
+    return Finding(
+        "warning",
+        "time",
+        f"rewards took {rewards:.1f} s for {len(sample.lengths)} completions, generation "
+        f"{sample.seconds:.1f} s.",
+        "Speed up the rewards first.",
+    )
+
+
+# ---- groups -----------------------------------------------------------------------------------
+
+
+def informative_groups(sample: Sample) -> Finding | None:
+    """Judge the expected share of groups in which two rewards differ."""
+    groups, group = sample.groups, sample.group
+    share = mean_informative(groups, group)
+    if share is None or share >= 0.3:
+        return None
+    low, high = dead_shares(groups, group)
+    shares = {size: mean_informative(groups, size) or 0.0 for size in SIZES if size > group}
+    better = next((size for size, s in shares.items() if s >= 0.5), max(shares, default=None))
+    return Finding(
+        "error" if share < 0.1 else "warning",
+        "dead groups",
+        f"only {share:.0%} of the groups are expected to be informative with "
+        f"num_generations={group}: {low:.0%} are all low, {high:.0%} all high. The others give no "
+        "gradient.",
+        _more_informative(low >= high, better, shares),
+    )
+
+
+def _more_informative(too_hard: bool, better: int | None, shares: dict[int, float]) -> str:
+    easier = (
+        "Take easier prompts, give partial credit, or begin with supervised fine-tuning."
+        if too_hard
+        else "Take harder prompts, or ask more of a completion."
+    )
+    if better is None or shares[better] < 0.05:
+        return easier
+    return f"Set --num_generations {better}: {shares[better]:.0%} would be. {easier}"
+
+
+def _share(flags: Sequence[bool]) -> float:
+    return sum(flags) / max(1, len(flags))
+
+
+def _graded(value: float, **limits: float) -> Any:
+    """Return the highest severity whose limit is exceeded."""
+    return next((name for name, limit in reversed(limits.items()) if value > limit), None)

@@ -1,0 +1,168 @@
+"""Which columns of the data the rewards read, and which of those are not there, or say nothing."""
+
+import functools
+import inspect
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from difflib import get_close_matches
+from typing import Any
+
+from grpo_credit.preflight.findings import Finding
+from grpo_credit.suggest import did_you_mean
+
+# What TRL hands to every reward function beside the data's columns.
+GIVEN = frozenset(
+    {"prompts", "completions", "completion_ids", "trainer_state", "log_extra", "log_metric",
+     "environments"}
+)  # fmt: skip
+_NEAR = 0.8  # how alike two names are, 0 to 1, before one is taken for a slip of the other
+Named = Sequence[tuple[str, Any]]
+
+
+def check_columns(rewards: Named, columns: Sequence[str]) -> list[Finding]:
+    """Find columns that a reward reads and the data lack.
+
+    A column is read where the reward declares it (`columns`), names it as a parameter, or, with
+    `**kwargs`, as a string in its code that is nearly the name of a column (TRL hands over what
+    there is, so that `kwargs.get("ground_truths")` is None for ever, without an error).
+
+    Args:
+        rewards: names and reward functions.
+        columns: of the data.
+    """
+    return [
+        finding
+        for name, reward in rewards
+        for finding in (*_declared(name, reward, columns), *_parameters(name, reward, columns),
+                        *_slips(name, reward, columns))
+    ]  # fmt: skip
+
+
+def check_values(rewards: Named, rows: Sequence[Mapping[str, Any]]) -> list[Finding]:
+    """Find columns that a reward reads and that are empty or the same in every row.
+
+    Args:
+        rewards: names and reward functions.
+        rows: some of the data, more than one.
+    """
+    read = {
+        column: name
+        for name, reward in rewards
+        for column in _reads(reward)
+        if rows and column in rows[0]
+    }
+    found = (
+        _same(column, name, [row.get(column) for row in rows]) for column, name in read.items()
+    )
+    return [finding for finding in found if finding is not None]
+
+
+def _declared(name: str, reward: Any, columns: Sequence[str]) -> Iterator[Finding]:
+    for column in _columns_of(reward):
+        if column not in columns:
+            yield _missing("error", name, column, columns, "so it raises an error")
+
+
+def _parameters(name: str, reward: Any, columns: Sequence[str]) -> Iterator[Finding]:
+    declared = _columns_of(reward)
+    for parameter in _named_parameters(reward):
+        if parameter.name in {*GIVEN, *columns, *declared}:
+            continue
+        if parameter.default is parameter.empty:
+            yield _missing("error", name, parameter.name, columns, "so the call fails")
+        elif get_close_matches(parameter.name, columns, cutoff=_NEAR):
+            consequence = f"so it is {parameter.default!r:.40} for every completion"
+            yield _missing("warning", name, parameter.name, columns, consequence)
+
+
+def _slips(name: str, reward: Any, columns: Sequence[str]) -> Iterator[Finding]:
+    words = _words(reward)
+    for word in sorted(words - {*GIVEN, *columns, *_columns_of(reward)}):
+        near = get_close_matches(word, columns, n=1, cutoff=_NEAR)
+        if near and near[0] not in words:
+            yield _missing("warning", name, word, columns, "so what it looks for is never there")
+
+
+def _missing(
+    severity: Any, name: str, column: str, columns: Sequence[str], consequence: str
+) -> Finding:
+    hint = did_you_mean(column, columns).strip()
+    return Finding(
+        severity,
+        f"columns of {name}",
+        f"reward {name!r} reads the column {column!r}, which the data lack ({', '.join(columns)}), "
+        f"{consequence}.",
+        f"{hint} Rename a column of the data, or read the right one.".strip(),
+    )
+
+
+def _same(column: str, name: str, values: list[Any]) -> Finding | None:
+    if len(values) < 2:
+        return None
+    if all(value is None or value in ("", [], {}) for value in values):
+        return Finding(
+            "error",
+            f"columns of {name}",
+            f"the column {column!r}, which reward {name!r} reads, is empty in all "
+            f"{len(values)} rows looked at.",
+            "Fill it, or let the reward read another one.",
+        )
+    if all(value == values[0] for value in values[1:]):
+        return Finding(
+            "warning",
+            f"columns of {name}",
+            f"the column {column!r}, which reward {name!r} reads, is {values[0]!r:.60} in all "
+            f"{len(values)} rows looked at.",
+            "Check that the data were prepared as meant.",
+        )
+    return None
+
+
+# ---- what a reward reads ----------------------------------------------------------------------
+
+
+def _reads(reward: Any) -> set[str]:
+    named = {parameter.name for parameter in _named_parameters(reward)}
+    return ({*_columns_of(reward)} | named | _words(reward)) - GIVEN
+
+
+def _columns_of(reward: Any) -> tuple[str, ...]:
+    declared = getattr(reward, "columns", ())
+    return (declared,) if isinstance(declared, str) else tuple(declared)
+
+
+def _function(reward: Any) -> Callable[..., Any] | None:
+    """Return what is called, beneath partials and wrappers; None for a model."""
+    while isinstance(reward, functools.partial):
+        reward = reward.func
+    if hasattr(reward, "parameters") and hasattr(reward, "forward"):
+        return None
+    reward = inspect.unwrap(reward)
+    return reward if inspect.isroutine(reward) else type(reward).__call__
+
+
+def _named_parameters(reward: Any) -> list[inspect.Parameter]:
+    if _function(reward) is None:
+        return []
+    try:
+        parameters = inspect.signature(reward).parameters.values()
+    except (TypeError, ValueError):  # written in C
+        return []
+    kinds = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    return [p for p in parameters if p.kind in kinds]
+
+
+def _words(reward: Any) -> set[str]:
+    """Collect the strings in a function's own code that could be names of columns."""
+    code = getattr(_function(reward), "__code__", None)
+    takes_all = code is not None and code.co_flags & inspect.CO_VARKEYWORDS
+    return {c for c in _constants(code) if c.isidentifier()} if takes_all else set()
+
+
+def _constants(code: Any) -> Iterator[str]:
+    for constant in code.co_consts:
+        if isinstance(constant, str):
+            yield constant
+        elif isinstance(constant, tuple):
+            yield from (part for part in constant if isinstance(part, str))
+        elif inspect.iscode(constant):  # a comprehension or an inner function
+            yield from _constants(constant)

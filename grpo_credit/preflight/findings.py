@@ -1,0 +1,67 @@
+"""What a check says: how bad it is, what was seen, which setting to change."""
+
+import sys
+from collections.abc import Iterable, Sequence
+from typing import Literal, NamedTuple
+
+from grpo_credit.show.visible import visible
+
+Severity = Literal["error", "warning", "note"]
+SEVERITIES: tuple[Severity, ...] = ("error", "warning", "note")
+_STYLE = {"error": "bold red", "warning": "yellow", "note": "cyan"}
+
+
+class Finding(NamedTuple):
+    """Something that keeps a run from learning, or may.
+
+    Args:
+        severity: `"error"`: the run will not learn, or stop; `"warning"`: it learns less than it
+            could, or may not; `"note"`: worth knowing.
+        kind: what was looked at, such as "truncation"; the same kind is told once.
+        message: what was seen, in numbers.
+        remedy: which setting to change, and to what.
+    """
+
+    severity: Severity
+    kind: str
+    message: str
+    remedy: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.severity}: {self.kind}: {self.message} {self.remedy}".rstrip()
+
+
+def ordered(findings: Iterable[Finding]) -> list[Finding]:
+    """Sort findings, errors first; otherwise as they came."""
+    return sorted(findings, key=lambda finding: SEVERITIES.index(finding.severity))
+
+
+def errors(findings: Iterable[Finding]) -> list[Finding]:
+    """Keep the findings that stop a strict preflight."""
+    return [finding for finding in findings if finding.severity == "error"]
+
+
+def show(findings: Sequence[Finding], console: "object | None" = None) -> None:
+    """Print findings, errors first, each with what to change on a line of its own.
+
+    Model output and error texts are shown as they are: nothing in them is markup or steers the
+    terminal.
+    """
+    from rich.console import Console
+    from rich.text import Text
+
+    out = console if isinstance(console, Console) else Console(width=_width())
+    for found in ordered(findings):
+        out.print(
+            Text.assemble(
+                (f"{found.severity:<8}", _STYLE[found.severity]),
+                (f"{visible(found.kind)}: ", "bold"),
+                visible(found.message).replace("⏎\n", "⏎ "),
+            )
+        )
+        if found.remedy:
+            out.print(Text(f"      -> {visible(found.remedy)}"))
+
+
+def _width() -> int | None:
+    return None if sys.stdout.isatty() else 140

@@ -1,0 +1,234 @@
+"""How many parameters are trained, and about how much memory a rank needs, without any weights.
+
+Counts are exact: the model is built on the meta device from its configuration. Bytes of weights,
+gradients and optimizer state follow from them; what activations and caches take is estimated by
+the formulas at `estimate`.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+# Tensors of the parameters' size that an optimizer keeps, and bytes of each value (None: as wide as
+# the parameter). Adafactor keeps sums of rows and columns, next to nothing.
+OPTIMIZER_STATE: dict[str, tuple[int, int | None]] = {
+    **dict.fromkeys(("adamw_torch", "adamw_torch_fused", "adamw_apex_fused"), (2, None)),
+    **dict.fromkeys(("adamw_8bit", "adamw_bnb_8bit", "paged_adamw_8bit"), (2, 1)),
+    **dict.fromkeys(("paged_adamw", "paged_adamw_32bit"), (2, 4)),
+    **dict.fromkeys(("rmsprop", "adagrad", "lion", "lion_32bit"), (1, None)),
+    **dict.fromkeys(("lion_8bit", "paged_lion_8bit", "rmsprop_bnb_8bit"), (1, 1)),
+    **dict.fromkeys(("sgd", "adafactor"), (0, None)),
+}
+SAVED_VALUES = 17  # per token, layer and hidden unit: 34 bytes at 16 bits, Korthikanti et al. 2022
+
+
+@dataclass(frozen=True)
+class ModelSize:
+    """What a model's configuration comes to.
+
+    Args:
+        frozen: parameters that are not trained.
+        trained: parameters that are (with LoRA the adapter's).
+        weight_bytes: of one frozen parameter, or of any where all are trained.
+        trained_bytes: of one trained parameter.
+        layers: blocks.
+        hidden: width.
+        cached: key and value numbers that a token leaves in each layer's cache.
+        vocabulary: rows of the output layer.
+        adapter: whether the trained parameters are an adapter's, so that the frozen ones are the
+            reference model too.
+    """
+
+    frozen: int
+    trained: int
+    weight_bytes: float
+    trained_bytes: int
+    layers: int
+    hidden: int
+    cached: int
+    vocabulary: int
+    adapter: bool = False
+
+    @property
+    def parameters(self) -> int:
+        """All parameters."""
+        return self.frozen + self.trained
+
+
+def model_size(
+    config: Any, dtype: str | None = "float32", peft_config: Any = None, bits: int | None = None
+) -> ModelSize:
+    """Count the parameters of a model on the meta device.
+
+    Args:
+        config: a transformers configuration.
+        dtype: what the weights are loaded as: a name, or "auto" for the configuration's own.
+        peft_config: of the adapter to be trained, if one is.
+        bits: 4 or 8 where the frozen weights are quantised.
+    """
+    with torch.device("meta"):
+        model: Any = _architecture(config)(config)
+        if peft_config is not None:
+            from peft import get_peft_model
+
+            model = get_peft_model(model, peft_config)
+    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    frozen = sum(p.numel() for p in model.parameters() if not p.requires_grad)
+    text = config.get_text_config()
+    width = _itemsize(dtype, config)
+    heads = text.num_attention_heads
+    head = getattr(text, "head_dim", None) or text.hidden_size // heads
+    adapter = peft_config is not None
+    return ModelSize(
+        frozen=frozen,
+        trained=trained,
+        weight_bytes=bits / 8 if bits else width,
+        trained_bytes=(2 if bits else 4) if adapter else width,  # peft trains in float32
+        layers=text.num_hidden_layers,
+        hidden=text.hidden_size,
+        cached=2 * head * (getattr(text, "num_key_value_heads", None) or heads),
+        vocabulary=text.vocab_size,
+        adapter=adapter,
+    )
+
+
+def _architecture(config: Any) -> Any:
+    """Return the class that TRL will load: the first one that the configuration names."""
+    import transformers
+
+    named = next(iter(config.architectures or ()), None)
+    found = getattr(transformers, named, None) if named else None
+    return found or transformers.AutoModelForCausalLM.from_config
+
+
+def _itemsize(dtype: str | None, config: Any) -> int:
+    given = (config.dtype if dtype in ("auto", None) else dtype) or "float32"
+    return (getattr(torch, given) if isinstance(given, str) else given).itemsize
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes that a rank holds, by what they are for.
+
+    Args:
+        weights: of the policy.
+        reference: of a second model for the KL term.
+        gradients: of the trained parameters, with DDP's buckets for them.
+        optimizer: state; None where the optimizer is not known here.
+        activations: of one micro-batch, with the output layer's tile.
+        cache: keys and values of a generation, with its logits.
+    """
+
+    weights: int
+    reference: int
+    gradients: int
+    optimizer: int | None
+    activations: int
+    cache: int
+
+    @property
+    def peak(self) -> int:
+        """The larger of what training and what generation holds; without fragmentation."""
+        kept = self.weights + self.reference + (self.optimizer or 0)
+        return kept + max(self.gradients + self.activations, self.cache)
+
+
+@dataclass(frozen=True)
+class Load:
+    """What a rank is to do, as far as memory is concerned.
+
+    Args:
+        rows: completions in a forward pass.
+        generated_rows: completions that are generated at once.
+        tokens: prompt and completion tokens of a row at most.
+        value_bytes: of an activation.
+        optimizer: its name.
+        checkpointing: whether activations are recomputed.
+        reference: whether there is a KL term.
+        ranks: processes.
+        sharded: what is spread over the ranks: 0 nothing, 1 optimizer state, 2 gradients too,
+            3 weights too (ZeRO's stages; FSDP is 3).
+    """
+
+    rows: int
+    generated_rows: int
+    tokens: int
+    value_bytes: int
+    optimizer: str
+    checkpointing: bool
+    reference: bool = False
+    ranks: int = 1
+    sharded: int = 0
+
+    @classmethod
+    def of(cls, args: Any, prompt_tokens: int) -> "Load":
+        """Read it from a `GRPOConfig`."""
+        return cls(
+            rows=args.per_device_train_batch_size,
+            generated_rows=args.per_device_train_batch_size * args.steps_per_generation,
+            tokens=prompt_tokens + args.max_completion_length,
+            value_bytes=2 if args.bf16 or args.fp16 else 4,
+            optimizer=getattr(args.optim, "value", args.optim),
+            checkpointing=args.gradient_checkpointing,
+            reference=args.beta != 0,
+            ranks=args.world_size,
+            sharded=sharding(args),
+        )
+
+
+def sharding(args: Any) -> int:
+    """Return ZeRO's stage; 3 for FSDP, 0 for one model per rank."""
+    import os
+
+    if args.deepspeed_plugin is not None:
+        return args.deepspeed_plugin.zero_stage
+    return 3 if args.fsdp or os.environ.get("ACCELERATE_USE_FSDP") == "true" else 0
+
+
+def estimate(size: ModelSize, load: Load) -> Memory:
+    """Estimate what a rank needs.
+
+        weights      frozen · w + trained · t                     w, t bytes of a value
+        gradients    trained · t                                  twice under DDP: its buckets
+        optimizer    trained · (2 · t for Adam)
+        activations  rows · tokens · hidden · v · (layers + 17)   with gradient checkpointing,
+                     rows · tokens · hidden · v · 17 · layers     without
+        cache        rows · tokens · layers · cached · v, and the last token's logits
+
+    17 values per token, layer and hidden unit: Korthikanti et al. 2022 (34 bytes at 16 bits),
+    without the attention matrix, which SDPA and flash attention do not keep. TRL's output layer
+    computes log-probabilities tile by tile; its tile is left out. Fragmentation, the CUDA context
+    and vLLM are not counted.
+
+    Args:
+        size: of the model.
+        load: what a rank does.
+
+    Returns:
+        Bytes on one rank.
+    """
+    shards = [load.ranks if load.sharded >= stage else 1 for stage in (1, 2, 3)]
+    weights = size.frozen * size.weight_bytes + size.trained * size.trained_bytes
+    gradients = size.trained * size.trained_bytes
+    buckets = 2 if load.ranks > 1 and load.sharded == 0 else 1
+    second = weights if load.reference and not size.adapter else 0
+    kept = size.layers + SAVED_VALUES if load.checkpointing else size.layers * SAVED_VALUES
+    cached = load.tokens * size.layers * size.cached * load.value_bytes + 4 * size.vocabulary
+    state = optimizer_bytes(size, load.optimizer)
+    return Memory(
+        weights=round(weights / shards[2]),
+        reference=round(second / shards[2]),
+        gradients=buckets * gradients // shards[1],
+        optimizer=None if state is None else state // shards[0],
+        activations=load.rows * load.tokens * size.hidden * load.value_bytes * kept,
+        cache=load.generated_rows * cached,
+    )
+
+
+def optimizer_bytes(size: ModelSize, optimizer: str) -> int | None:
+    """Return the bytes of an optimizer's state; None for one that is not known here."""
+    if optimizer not in OPTIMIZER_STATE:
+        return None
+    tensors, width = OPTIMIZER_STATE[optimizer]
+    return tensors * size.trained * (width or size.trained_bytes)

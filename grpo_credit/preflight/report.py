@@ -1,0 +1,107 @@
+"""A preflight on the terminal: what was sampled, and what follows from it."""
+
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from grpo_credit.preflight.batches import Batches
+from grpo_credit.preflight.checks import SIZES, milliseconds
+from grpo_credit.preflight.findings import Finding, show
+from grpo_credit.preflight.groups import dead_shares, mean_informative
+from grpo_credit.preflight.sample import RewardSample, Sample
+from grpo_credit.show.visible import visible
+
+
+def print_report(
+    sample: Sample, findings: Sequence[Finding], batches: Batches, console: Any = None
+) -> None:
+    """Print a sample's numbers and the findings."""
+    from rich.console import Console
+
+    out = console or Console(width=None if sys.stdout.isatty() else 140)
+    out.print(_rewards(sample))
+    for line in (*_lengths(sample), *_groups(sample), *_pace(sample, batches)):
+        out.print(line, markup=False, highlight=False)
+    show(findings, out)
+    if not findings:
+        out.print("nothing found that would keep it from learning", highlight=False)
+
+
+def _rewards(sample: Sample) -> Any:
+    from rich.markup import escape
+    from rich.table import Table
+
+    prompts = len(sample.lengths) // sample.size
+    table = Table(
+        title=f"preflight: {prompts} prompts, {sample.size} completions each", title_justify="left"
+    )
+    table.add_column("reward")
+    for column in ("mean", "spread", "at its best", "abstains", "ms of a call: p50", "p95"):
+        table.add_column(column, justify="right")
+    for reward in sample.rewards:
+        table.add_row(escape(visible(reward.name)), *_numbers(reward))
+    return table
+
+
+def _numbers(reward: RewardSample) -> tuple[str, ...]:
+    given = reward.scores[~np.isnan(reward.scores)]
+    times = milliseconds(reward)
+    shown = ("-", "-") if times is None else tuple(f"{ms:,.1f}" for ms in times)
+    if reward.failures or not given.size:
+        return ("failed" if reward.failures else "-", "-", "-", "-", *shown)
+    best = float(np.mean(given == given.max())) if given.max() > given.min() else 0.0
+    abstains = 1 - given.size / len(reward.scores)
+    numbers = (f"{given.mean():.3f}", f"{given.std():.3f}", f"{best:.0%}", f"{abstains:.0%}")
+    return *numbers, *shown
+
+
+def _lengths(sample: Sample) -> list[str]:
+    lengths = np.array(sample.lengths)
+    cut = np.mean(sample.truncated)
+    return [
+        f"completions: {lengths.mean():.0f} tokens on average, {lengths.max()} at most; "
+        f"{cut:.0%} cut off at max_completion_length={sample.longest}"
+    ]
+
+
+def _groups(sample: Sample) -> list[str]:
+    if any(reward.failures for reward in sample.rewards):
+        return []
+    groups = sample.groups
+    shares = {size: mean_informative(groups, size) or 0.0 for size in SIZES}
+    told = ", ".join(
+        f"{'' if size <= sample.size else 'at least '}{share:.0%} for G={size}"
+        for size, share in shares.items()
+    )
+    low, high = dead_shares(groups, sample.group)
+    return [
+        f"groups expected to be informative: {told}",
+        f"dead groups with num_generations={sample.group}: {low:.0%} all low, {high:.0%} all high",
+    ]
+
+
+def _pace(sample: Sample, batches: Batches) -> list[str]:
+    tokens = sum(sample.lengths) / max(sample.seconds, 1e-9)
+    scale = sample.generated / sample.at_once
+    rewards = sum(s for r in sample.rewards for _, s in r.calls) / batches.ranks
+    batch = scale * (sample.seconds + rewards)
+    return [
+        f"sampled {tokens:,.0f} tokens per second; a generation of {sample.generated} completions "
+        f"with its rewards takes about {duration(batch)}, all {batches.generations} of them "
+        f"{duration(batch * batches.generations)}. Forward and backward passes come on top."
+    ]
+
+
+def duration(seconds: float) -> str:
+    """Write a time as people say it.
+
+    Example:
+        >>> [duration(s) for s in (0.25, 42, 600, 9000)]
+        ['0.2 s', '42 s', '10 min', '2.5 h']
+    """
+    for unit, size in (("h", 3600), ("min", 60)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.1f}".removesuffix(".0") + f" {unit}"
+    return f"{seconds:.0f} s" if seconds >= 1 else f"{seconds:.1f} s"

@@ -1,0 +1,153 @@
+"""Why a format reward does not fire: change failing completions in one respect, and score again.
+
+A completion that earns full marks as soon as its line breaks are spaces was failed by its line
+breaks. That needs no idea of what the reward looks for, and holds for anybody's.
+"""
+
+import re
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+from grpo_credit.preflight.watch import Call, Watched, WatchedAsync
+
+LIMIT = 16  # completions that are scored again
+SLOW = 0.25  # seconds of a call beyond which none is
+# Spelled-out ends of turns and of texts, as chat templates and tokenizers write them.
+SPECIAL = re.compile(
+    r"<\|[^<>|\s]{1,40}\|>|</?s>|<(?:eos|bos|pad|unk|end_of_turn|start_of_turn)>|\[/?INST\]"
+)
+_OPENED = re.compile(r"<[A-Za-z][^<>\s|]{0,40}>\s*$")
+
+
+class Variant(NamedTuple):
+    """A change to a completion, and what it means if that earns full marks.
+
+    Args:
+        kind: of the finding.
+        change: text, text of the rendered prompt -> changed text.
+        cause: why the completion failed.
+        remedy: what to change.
+    """
+
+    kind: str
+    change: Callable[[str, str], str]
+    cause: str
+    remedy: str
+
+
+def opened_tag(prompt: str) -> str:
+    """Return the tag that a rendered prompt opens at its end, with what follows it, or ""."""
+    found = _OPENED.search(prompt)
+    return found[0] if found else ""
+
+
+VARIANTS = (
+    Variant(
+        "prefilled tag",
+        lambda text, prompt: opened_tag(prompt) + text,
+        "the prompt already opens the tag, so the completion does not repeat it",
+        "Give the reward the prefilled tag (rewards.TagFormat(prefilled=...)), or drop the tag from "
+        "the start of the pattern or from the chat template.",
+    ),
+    Variant(
+        "missing DOTALL",
+        lambda text, _: text.replace("\r", " ").replace("\n", " "),
+        "`.` in its pattern does not match line breaks",
+        "Put (?s) before the pattern, or pass re.DOTALL.",
+    ),
+    Variant(
+        "special tokens left in",
+        lambda text, _: SPECIAL.sub("", text).strip(),
+        "special tokens are left in the text that is scored",
+        "Declare them special in the tokenizer, name them as end of the completion in the model's "
+        "generation_config, or strip them in the reward.",
+    ),
+    Variant(
+        "white space around",
+        lambda text, _: text.strip(),
+        "white space stands before or after it",
+        "Strip the completion in the reward.",
+    ),
+)
+
+
+class Relief(NamedTuple):
+    """How many failing completions a change would have helped.
+
+    Args:
+        helped: of those that were scored again.
+        tried: how many were.
+    """
+
+    helped: int
+    tried: int
+
+
+def relieve(reward: Any, prompts: Sequence[str]) -> dict[str, Relief]:
+    """Score failing completions again, changed in one respect each time.
+
+    Args:
+        reward: a watched reward that was called.
+        prompts: rendered prompts of the completions it was called with, in their order.
+
+    Returns:
+        Kind -> how many completions would have earned as much as the best one; only what helped.
+        Nothing for an asynchronous reward, one that raised, or one that is slow.
+    """
+    if not isinstance(reward, Watched) or isinstance(reward, WatchedAsync) or reward.failures:
+        return {}
+    if not reward.calls or max(call.seconds for call in reward.calls) > SLOW:
+        return {}
+    scores = [score for call in reward.calls for score in call.scores if score is not None]
+    if not scores:
+        return {}
+    failing = _failing(reward.calls, prompts, min(scores))
+    found = {v.kind: _tried(reward.reward, v, failing, max(scores)) for v in VARIANTS}
+    return {kind: relief for kind, relief in found.items() if relief.helped}
+
+
+Row = tuple[Any, dict[str, Any], str, float]  # completion, its columns, rendered prompt, score
+
+
+def _failing(calls: Sequence[Call], prompts: Sequence[str], worst: float) -> list[Row]:
+    rows: list[Row] = []
+    rendered = iter(prompts)
+    for call in calls:
+        for index, (completion, score) in enumerate(
+            zip(call.completions, call.scores, strict=True)
+        ):
+            prompt = next(rendered, "")
+            if score is not None and score <= worst and len(rows) < LIMIT:
+                columns = _one(call.columns, index, len(call.completions))
+                rows.append((completion, columns, prompt, score))
+    return rows
+
+
+def _one(columns: dict[str, Any], index: int, count: int) -> dict[str, Any]:
+    return {
+        name: [value[index]] if isinstance(value, list) and len(value) == count else value
+        for name, value in columns.items()
+    }
+
+
+def _tried(
+    reward: Callable[..., Any], variant: Variant, rows: Sequence[Row], best: float
+) -> Relief:
+    helped = 0
+    for completion, columns, prompt, score in rows:
+        changed = edited(completion, lambda text, p=prompt: variant.change(text, p))
+        if changed == completion:
+            continue
+        [again] = reward(completions=[changed], **columns)
+        helped += again is not None and again > score and again >= best
+    return Relief(helped, len(rows))
+
+
+def edited(completion: Any, change: Callable[[str], str]) -> Any:
+    """Change the text of a completion: a string, or the last message of a conversation."""
+    if isinstance(completion, str):
+        return change(completion)
+    content = completion[-1].get("content") if completion else None
+    if not isinstance(content, str):
+        return completion
+    return [*completion[:-1], {**completion[-1], "content": change(content)}]
