@@ -16,6 +16,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from grpo_credit.strategy import CreditError
+from grpo_credit.suggest import did_you_mean
 from grpo_credit.token_text import TokenText
 from rewards import completion_text
 
@@ -214,8 +215,8 @@ def check_columns(rewards: Sequence[tuple[str, Any]], there: Sequence[str]) -> N
             if column not in there:
                 raise CreditError(
                     f"reward {name!r} needs the column {column!r}; the data set has "
-                    f"{', '.join(there)}. Rename a column, or name the right one when making the "
-                    "reward."
+                    f"{', '.join(there)}.{did_you_mean(column, there)} Rename a column, or name "
+                    "the right one when making the reward."
                 )
 
 

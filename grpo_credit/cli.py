@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from grpo_credit.lab.verbs import add_to as add_lab
+from grpo_credit.preflight.verbs import add_to as add_preflight
 
 _OPTIONS = """options of the strategy, as JSON: '{"alpha": 0.75}'"""
 
@@ -54,6 +55,7 @@ def _parser() -> argparse.ArgumentParser:
     show.add_argument("--html", type=Path, metavar="FILE", help="write a page instead of printing")
     show.set_defaults(verb=show_credit)
 
+    add_preflight(verbs)
     add_lab(verbs)
     return parser
 

@@ -66,6 +66,7 @@ def make_task(script: RegexArguments, args: Any, model_args: Any) -> Task:
         metric="format rate (sampled)",
         title="held-out prompts (the reward is the format alone)",
         tiny=warm_start,
+        tiny_outline=outline,
         live="rewards/format/mean",
     )
 
@@ -82,6 +83,14 @@ def warm_start() -> Path:
     from grpo_credit.tiny import warm_start
 
     return warm_start()
+
+
+def outline() -> tuple[Any, Any]:
+    """Describe the tiny model without making it."""
+    from grpo_credit.tiny import build_model, build_tokenizer
+
+    tokenizer = build_tokenizer()
+    return build_model(tokenizer).config, tokenizer
 
 
 def running_sums(script: RegexArguments, args: Any) -> tuple[Any, list[dict[str, Any]], Any]:

@@ -79,7 +79,7 @@ def check_format(
     prompts = list(prompts[:max_prompts])
     if not prompts:
         raise ValueError("there is no prompt, expected some of the data set's.")
-    specimen = _specimen_of(reward) if specimen is None else specimen
+    specimen = specimen_of(reward) if specimen is None else specimen
     if specimen is None:
         return [_NO_SPECIMEN]
     rendered = [_render(tokenizer, prompt, template_options) for prompt in prompts]
@@ -97,9 +97,10 @@ _NO_SPECIMEN = Finding(
 )
 
 
-def _specimen_of(reward: Any) -> str | None:
+def specimen_of(reward: Any) -> str | None:
+    """Return a completion that should earn a format reward's full score; None if it tells none."""
     if isinstance(reward, Combination):
-        return next(filter(None, map(_specimen_of, reversed(reward.parts))), None)
+        return next(filter(None, map(specimen_of, reversed(reward.parts))), None)
     specimen = getattr(reward, "specimen", None)
     automaton = getattr(reward, "automaton", None)
     return specimen if automaton is None or specimen else _shortest_accepted(automaton)

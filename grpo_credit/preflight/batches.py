@@ -1,4 +1,4 @@
-"""Batch arithmetic: what a configuration's batch sizes come to, exactly as TRL and Trainer count."""
+"""Batch arithmetic: what batch sizes come to, as TRL and `Trainer` count."""
 
 import math
 from dataclasses import dataclass

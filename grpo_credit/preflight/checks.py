@@ -4,7 +4,7 @@ The thresholds are rules of thumb; every message gives the number itself.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,17 +16,20 @@ from grpo_credit.preflight.variants import VARIANTS
 
 SIZES = (2, 4, 8, 16)  # of groups whose expected share of informative ones is told
 SLOW_CALL = 1.0  # seconds
+SAME = 1e-6  # how far apart equal rewards may be
 
 
 def check_sample(sample: Sample) -> list[Finding]:
     """Find what will keep a run from learning in a sample of its completions.
 
-    Where a reward raised, nothing is said about spread and groups: the scores are not real.
+    Where a reward raised, nothing is said about groups: its scores are not real. Nor where all
+    rewards are the same: that is told of the reward.
     """
     found = [truncation(_share(sample.truncated), sample.longest)]
     found += [finding for reward in sample.rewards for finding in _reward(reward, sample)]
     found += [special_tokens(_share(sample.special))]
-    if not any(reward.failures for reward in sample.rewards):
+    failed = any(reward.failures for reward in sample.rewards)
+    if not failed and _range(sample.totals) > SAME:
         found += [informative_groups(sample)]
     found += [reward_time(sample)]
     return [finding for finding in found if finding is not None]
@@ -106,16 +109,16 @@ def spread(name: str, scores: Sequence[float] | np.ndarray, alone: bool = True) 
             f"it abstained (None) on all {len(scores)} completions.",
             "See that it reads the right column and form of completion.",
         )
-    if given.max() - given.min() > 1e-6:
+    if _range(given) > SAME:
         return None
     return Finding(
         severity,
         f"reward {name}",
         f"it is constant: {given[0]:g} for all {given.size} completions, so no advantage comes of "
         "it.",
-        "If it never fires, look at a completion, loosen it or give partial credit (rewards.TagFormat("
-        "partial_credit=...)), or begin with supervised fine-tuning on the format; if it always "
-        "does, ask for more.",
+        "If it never fires, look at a completion, loosen it or give partial credit (rewards."
+        "TagFormat(partial_credit=...)), or begin with supervised fine-tuning on the format; if it "
+        "always does, ask for more.",
     )
 
 
@@ -125,8 +128,8 @@ def failing_format(reward: RewardSample) -> list[Finding]:
         Finding(
             "error" if 2 * helped.helped >= helped.tried else "warning",
             f"reward {reward.name}: {variant.kind}",
-            f"{helped.helped} of {helped.tried} completions with the lowest reward fail only because"
-            f" {variant.cause}.",
+            f"{helped.helped} of {helped.tried} completions with the lowest reward fail only "
+            f"because {variant.cause}.",
             variant.remedy,
         )
         for variant in VARIANTS
@@ -156,8 +159,8 @@ def slow(reward: RewardSample, size: int) -> Finding | None:
         f"reward {reward.name}: time",
         f"a call with {max(n for n, _ in reward.calls)} completions takes {times[0]:,.0f} ms "
         f"(median; 95th percentile {times[1]:,.0f} ms); every rank waits for the slowest.",
-        "Make it an `async def`, which TRL runs side by side with the others, give it processes and "
-        "a time limit with rewards.guard(reward, timeout=...), or remember answers.",
+        "Make it an `async def`, which TRL runs side by side with the others, give it processes "
+        "and a time limit with rewards.guard(reward, timeout=...), or remember answers.",
     )
 
 
@@ -180,24 +183,36 @@ def reward_time(sample: Sample) -> Finding | None:
 
 def informative_groups(sample: Sample) -> Finding | None:
     """Judge the expected share of groups in which two rewards differ."""
-    groups, group = sample.groups, sample.group
-    share = mean_informative(groups, group)
-    if share is None or share >= 0.3:
+    groups = sample.groups
+    shares = {size: mean_informative(groups, size) or 0.0 for size in SIZES if size > sample.group}
+    return dead_groups(*dead_shares(groups, sample.group), sample.group, shares)
+
+
+def dead_groups(
+    low: float, high: float, group: int, larger: Mapping[int, float] | None = None
+) -> Finding | None:
+    """Judge the shares of groups whose rewards are all low and all high.
+
+    Args:
+        low: of the groups, 0 to 1.
+        high: likewise.
+        group: `num_generations`.
+        larger: size -> share of informative groups that a larger group would have.
+    """
+    share = 1 - low - high
+    if share >= 0.3:
         return None
-    low, high = dead_shares(groups, group)
-    shares = {size: mean_informative(groups, size) or 0.0 for size in SIZES if size > group}
-    better = next((size for size, s in shares.items() if s >= 0.5), max(shares, default=None))
     return Finding(
         "error" if share < 0.1 else "warning",
         "dead groups",
-        f"only {share:.0%} of the groups are expected to be informative with "
-        f"num_generations={group}: {low:.0%} are all low, {high:.0%} all high. The others give no "
-        "gradient.",
-        _more_informative(low >= high, better, shares),
+        f"only {share:.1%} of the groups are expected to be informative with num_generations="
+        f"{group}: {low:.0%} are all low, {high:.0%} all high, and give no gradient.",
+        _more_informative(low >= high, larger or {}),
     )
 
 
-def _more_informative(too_hard: bool, better: int | None, shares: dict[int, float]) -> str:
+def _more_informative(too_hard: bool, shares: Mapping[int, float]) -> str:
+    better = next((size for size, s in shares.items() if s >= 0.5), max(shares, default=None))
     easier = (
         "Take easier prompts, give partial credit, or begin with supervised fine-tuning."
         if too_hard
@@ -206,6 +221,11 @@ def _more_informative(too_hard: bool, better: int | None, shares: dict[int, floa
     if better is None or shares[better] < 0.05:
         return easier
     return f"Set --num_generations {better}: {shares[better]:.0%} would be. {easier}"
+
+
+def _range(values: np.ndarray) -> float:
+    scored = values[~np.isnan(values)]
+    return float(np.ptp(scored)) if scored.size else 0.0
 
 
 def _share(flags: Sequence[bool]) -> float:

@@ -117,6 +117,13 @@ def _same(column: str, name: str, values: list[Any]) -> Finding | None:
     return None
 
 
+def reward_name(reward: Any) -> str:
+    """Return what TRL calls a reward in its logs; of a model's name, the name itself."""
+    while isinstance(reward, functools.partial):
+        reward = reward.func
+    return reward if isinstance(reward, str) else getattr(reward, "__name__", type(reward).__name__)
+
+
 # ---- what a reward reads ----------------------------------------------------------------------
 
 

@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from accelerate.utils import gather_object
 
+from grpo_credit.preflight.batches import Batches
 from grpo_credit.preflight.variants import SPECIAL, Relief, relieve
 from grpo_credit.preflight.watch import Watched, watch
 from rewards import completion_text
@@ -162,6 +163,7 @@ def draw(trainer: Any, clock: Callable[[], float] = time.perf_counter) -> Sample
     with untouched(trainer):
         watched = [watch(reward, how.size, clock) for reward in trainer.reward_funcs]
         trainer.reward_funcs, trainer.num_generations = watched, how.size
+        trainer.state.max_steps = Batches.of(args, trainer.train_dataset).steps  # rewards may ask
         trainer._save_every = 0  # no forward pass for rollouts that are not saved
         drawn, start = _Drawn(), clock()
         _listen(trainer, drawn)

@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-from grpo_credit.preflight.watch import Call, Watched, WatchedAsync
+from grpo_credit.preflight.watch import Call, Watched, WatchedAsync, cut
 
 LIMIT = 16  # completions that are scored again
 SLOW = 0.25  # seconds of a call beyond which none is
@@ -46,8 +46,8 @@ VARIANTS = (
         "prefilled tag",
         lambda text, prompt: opened_tag(prompt) + text,
         "the prompt already opens the tag, so the completion does not repeat it",
-        "Give the reward the prefilled tag (rewards.TagFormat(prefilled=...)), or drop the tag from "
-        "the start of the pattern or from the chat template.",
+        "Give the reward the prefilled tag (rewards.TagFormat(prefilled=...)), or drop the tag "
+        "from the start of the pattern or from the chat template.",
     ),
     Variant(
         "missing DOTALL",
@@ -102,7 +102,7 @@ def relieve(reward: Any, prompts: Sequence[str]) -> dict[str, Relief]:
     if not scores:
         return {}
     failing = _failing(reward.calls, prompts, min(scores))
-    found = {v.kind: _tried(reward.reward, v, failing, max(scores)) for v in VARIANTS}
+    found = {v.kind: _tried(reward, v, failing, max(scores)) for v in VARIANTS}
     return {kind: relief for kind, relief in found.items() if relief.helped}
 
 
@@ -110,36 +110,22 @@ Row = tuple[Any, dict[str, Any], str, float]  # completion, its columns, rendere
 
 
 def _failing(calls: Sequence[Call], prompts: Sequence[str], worst: float) -> list[Row]:
-    rows: list[Row] = []
-    rendered = iter(prompts)
-    for call in calls:
-        for index, (completion, score) in enumerate(
-            zip(call.completions, call.scores, strict=True)
-        ):
-            prompt = next(rendered, "")
-            if score is not None and score <= worst and len(rows) < LIMIT:
-                columns = _one(call.columns, index, len(call.completions))
-                rows.append((completion, columns, prompt, score))
-    return rows
+    every = [(call, index) for call in calls for index in range(len(call.completions))]
+    return [
+        (call.completions[i], cut(call.columns, slice(i, i + 1), len(call.completions)), prompt, s)
+        for (call, i), prompt in zip(every, prompts, strict=True)
+        if (s := call.scores[i]) is not None and s <= worst
+    ][:LIMIT]
 
 
-def _one(columns: dict[str, Any], index: int, count: int) -> dict[str, Any]:
-    return {
-        name: [value[index]] if isinstance(value, list) and len(value) == count else value
-        for name, value in columns.items()
-    }
-
-
-def _tried(
-    reward: Callable[..., Any], variant: Variant, rows: Sequence[Row], best: float
-) -> Relief:
+def _tried(watched: Watched, variant: Variant, rows: Sequence[Row], best: float) -> Relief:
+    again = Watched(watched.reward, 1, watched.clock)  # what fails on a variant did not help
     helped = 0
     for completion, columns, prompt, score in rows:
         changed = edited(completion, lambda text, p=prompt: variant.change(text, p))
-        if changed == completion:
-            continue
-        [again] = reward(completions=[changed], **columns)
-        helped += again is not None and again > score and again >= best
+        if changed != completion:
+            [new] = again(completions=[changed], **columns)
+            helped += new is not None and new > score and new >= best
     return Relief(helped, len(rows))
 
 

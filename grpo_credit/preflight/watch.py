@@ -83,7 +83,7 @@ class Watched:
 class WatchedAsync(Watched):
     """The same for an asynchronous reward, which is called once: TRL runs them side by side."""
 
-    async def __call__(self, *, completions: list[Any], **columns: Any) -> Scores:  # ty: ignore[invalid-method-override]
+    async def __call__(self, *, completions: list[Any], **columns: Any) -> Scores:  # ty: ignore[incompatible-method-override]
         """Score all completions at once."""
         start = self.clock()
         try:

@@ -32,7 +32,8 @@ TABLES = ("completions", "credit", "rollouts")  # of the trainer: <name>_<step>.
 # records. None of these reaches a gradient.
 MAY_CHANGE = frozenset(
     {
-        *("resume", "resume_from_checkpoint", "output_dir", "run_name", "project", "report_to"),
+        *("resume", "preflight", "dry_run", "resume_from_checkpoint", "output_dir", "run_name"),
+        *("project", "report_to"),
         *("trackio_space_id", "trackio_bucket_id", "trackio_static_space_id", "hub_token"),
         *("disable_tqdm", "log_level", "log_level_replica", "log_on_each_node"),
         *("logging_steps", "logging_first_step", "save_steps", "save_total_limit"),
@@ -93,6 +94,26 @@ def _start(directory: Path, manifest: dict[str, Any]) -> None:
     except FileExistsError as error:
         raise RunExists(f"{directory} was just taken by another run") from error
     write_json(directory / MANIFEST, manifest)
+
+
+def release(output_dir: Path | str, named: bool) -> None:
+    """Give back a directory that was just claimed, before anything was trained in it.
+
+    The manifest goes, and what the trainer's constructor made, if it is empty; then the directory
+    can be claimed again, under whatever configuration. Call it on every rank.
+
+    Args:
+        output_dir: the directory.
+        named: whether the user named it; it stays then, empty.
+    """
+    on_main(_release, Path(output_dir), named)
+
+
+def _release(directory: Path, named: bool) -> None:
+    (directory / MANIFEST).unlink()
+    for folder in [*(directory / name for name in TABLES), *([] if named else [directory])]:
+        if folder.is_dir() and not any(folder.iterdir()):
+            folder.rmdir()
 
 
 def _found(directory: Path) -> str:

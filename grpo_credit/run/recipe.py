@@ -8,6 +8,7 @@ import sys
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,17 @@ class RunArguments:
     resume: bool = field(
         default=False,
         metadata={"help": "Go on with the run in --output_dir, or with the last unfinished one."},
+    )
+    preflight: str = field(
+        default="auto",
+        metadata={
+            "help": "Sample a few groups before training and say why it would not learn: 'auto' "
+            "goes on, 'strict' stops at an error (exit code 2), 'off' does not look."
+        },
+    )
+    dry_run: bool = field(
+        default=False,
+        metadata={"help": "Print what the configuration means, and stop; nothing is written."},
     )
 
 
@@ -71,6 +83,7 @@ class Task:
         title: of the table of held-out numbers.
         tiny: makes the model where the command line names none; None where one must be named.
         live: metric shown as "format" while training, if the task has one.
+        tiny_outline: gives the configuration and the tokenizer of the model that `tiny` makes.
     """
 
     train: Any
@@ -81,6 +94,7 @@ class Task:
     title: str
     tiny: Callable[[], Path] | None = None
     live: str | None = None
+    tiny_outline: Callable[[], tuple[Any, Any]] | None = None
 
 
 @dataclass(frozen=True)
@@ -113,14 +127,21 @@ class Recipe:
 
 
 @dataclass(frozen=True)
-class Job:
-    """A task on a checked configuration, with a run directory of its own."""
+class Asked:
+    """A task on a checked configuration."""
 
     script: Any
     args: Any
     model_args: Any
     task: Task
+
+
+@dataclass(frozen=True)
+class Job(Asked):
+    """The same with a run directory of its own, named by the user or not."""
+
     out: Path
+    named: bool
     checkpoint: Path | None
 
 
@@ -130,15 +151,35 @@ def run_recipe(recipe: Recipe, arguments: list[str]) -> int:
         print(short_help(recipe.name, recipe.about, recipe.arguments, CreditOptions))
         return 0
     with mistakes_in_one_line(recipe.name):
-        job = prepare(recipe, arguments)
+        asked = prepare(recipe, arguments)
+        if asked.script.dry_run:
+            return explain(asked)
+        job = _claim(recipe, arguments, asked)
     return train(job)
 
 
-def prepare(recipe: Recipe, arguments: list[str]) -> Job:
-    """Read the command line, the data and the model's description; take a run directory."""
+def explain(asked: Asked) -> int:
+    """Print what the configuration means; nothing is loaded, written or trained."""
+    from trl import get_peft_config
+
+    from grpo_credit.preflight.plan import outline, print_outline
+    from grpo_credit.run.ranks import is_main
+
+    if is_main():
+        adapter = get_peft_config(asked.model_args)
+        print_outline(outline(asked.args, asked.model_args, asked.task, adapter))
+    return 0
+
+
+def prepare(recipe: Recipe, arguments: list[str]) -> Asked:
+    """Read the command line, the data and the model's description; nothing is written."""
+    from grpo_credit.annotations import check_columns
+    from grpo_credit.preflight.columns import GIVEN, reward_name
+    from grpo_credit.preflight.verdict import read_how
     from grpo_credit.run.data import look_up_model
 
     script, args, model_args = _read(recipe, arguments)
+    script.preflight = read_how(script.preflight)
     task = recipe.task(script, args, model_args)
     if model_args.model_name_or_path:
         look_up_model(
@@ -147,8 +188,10 @@ def prepare(recipe: Recipe, arguments: list[str]) -> Job:
             revision=model_args.model_revision,
             trust_remote_code=args.trust_remote_code,
         )
-    out, checkpoint = _claim(recipe, arguments, script, args, model_args, task)
-    return Job(script, args, model_args, task, out, checkpoint)
+    if columns := getattr(task.train, "column_names", None):
+        named = [(reward_name(reward), reward) for reward in task.rewards]
+        check_columns(named, [*columns, *sorted(GIVEN)])
+    return Asked(script, args, model_args, task)
 
 
 def _read(recipe: Recipe, arguments: list[str]) -> tuple[Any, Any, Any]:
@@ -172,13 +215,12 @@ def _read(recipe: Recipe, arguments: list[str]) -> tuple[Any, Any, Any]:
     return script, args, model_args
 
 
-def _claim(
-    recipe: Recipe, arguments: list[str], script: Any, args: Any, model_args: Any, task: Task
-) -> tuple[Path, Path | None]:
+def _claim(recipe: Recipe, arguments: list[str], asked: Asked) -> Job:
     """Take a run directory, or the one to resume with its last checkpoint."""
     from grpo_credit.config import plan
     from grpo_credit.run import directory, manifest
 
+    script, args, model_args, task = asked.script, asked.args, asked.model_args, asked.task
     strategy = plan(args).strategy.name.replace("/", "-").replace(":", "-")
     given = args.output_dir if names_option(arguments, "output_dir") else None
     stem = f"{Path(recipe.file).stem}-{strategy}"
@@ -188,10 +230,11 @@ def _claim(
     data = {"train": task.train, "test": task.test}
     extra = {"plan": str(plan(args)), "metric": task.metric}
     described = manifest.manifest(sys.argv, config, data, args.seed, extra, recipe=recipe.file)
-    return out, directory.claim(out, described, script.resume)
+    checkpoint = directory.claim(out, described, script.resume)
+    return Job(script, args, model_args, task, out, given is not None, checkpoint)
 
 
-def build_trainer(job: Job, callbacks: list[Any]) -> Any:
+def build_trainer(job: Asked, callbacks: list[Any]) -> Any:
     """Load or make the model and put the trainer together."""
     import torch
     from datasets import Dataset
@@ -232,6 +275,8 @@ def train(job: Job) -> int:
     """Test, train, test; return the exit code."""
     from transformers.utils.logging import disable_progress_bar
 
+    from grpo_credit.preflight.early import EarlyWarnings
+    from grpo_credit.preflight.verdict import NotFit
     from grpo_credit.run import callbacks, directory, manifest, summary
     from grpo_credit.run.evaluation import HeldOut
 
@@ -241,22 +286,30 @@ def train(job: Job) -> int:
         out / directory.HELD_OUT, task.test, task.check, task.metric, script.test_samples,
         script.test_every,
     )  # fmt: skip
+    early = EarlyWarnings()
     shown = [
         callbacks.MetricsJsonl(out / directory.METRICS),
         callbacks.LiveLine(task.live),
+        early,
         held_out,
         stop,
     ]
-    with manifest.recorded(out, stop) as record:
-        trainer = record.trainer = held_out.trainer = build_trainer(job, shown)
-        manifest.set_model(out, trainer.model)
-        trainer.accelerator.print(f"{trainer.plan}\nrun directory: {out}")
-        before = held_out.at(0)
-        with stop:
-            trainer.train(resume_from_checkpoint=job.checkpoint and str(job.checkpoint))
-        trainer.save_model(str(out / "model"))
-        stopped = stop.signum is not None  # then there is no time for another test
-        after = {} if stopped else held_out.at(trainer.state.global_step)
+    try:
+        with manifest.recorded(out, stop) as record:
+            trainer = record.trainer = held_out.trainer = build_trainer(job, shown)
+            manifest.set_model(out, trainer.model)
+            trainer.accelerator.print(f"{trainer.plan}\nrun directory: {out}")
+            _look_first(job, trainer, early)
+            before = held_out.at(0)
+            with stop:
+                trainer.train(resume_from_checkpoint=job.checkpoint and str(job.checkpoint))
+            trainer.save_model(str(out / "model"))
+            stopped = stop.signum is not None  # then there is no time for another test
+            after = {} if stopped else held_out.at(trainer.state.global_step)
+    except NotFit as error:
+        directory.release(out, job.named)
+        error.tell()
+        return 2
     summary.before_after(before, after, title=f"{len(task.test)} {task.title}")
     if stopped:
         trainer.accelerator.print(
@@ -268,6 +321,19 @@ def train(job: Job) -> int:
         trainer.push_to_hub(dataset_name=getattr(script, "dataset_name", None))
     trainer.end()
     return 128 + stop.signum if stop.signum else 0
+
+
+def _look_first(job: Job, trainer: Any, early: Any) -> None:
+    """Do the preflight, unless it is off or the run goes on; a sharded model has to wait."""
+    from grpo_credit.preflight.verdict import preflight
+
+    if job.script.preflight == "off" or job.script.resume:
+        return
+    look = partial(preflight, trainer, strict=job.script.preflight == "strict")
+    if trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:
+        early.pending = look  # the model is put together when training begins
+    else:
+        early.tell(look())
 
 
 def _left(job: Job) -> dict[str, Path]:

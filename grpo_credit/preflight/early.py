@@ -1,0 +1,83 @@
+"""The preflight's checks during the first steps, from what the trainer logs anyway."""
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from transformers import TrainerCallback
+
+from grpo_credit.preflight.checks import dead_groups, spread, truncation
+from grpo_credit.preflight.findings import Finding, show
+
+
+class EarlyWarnings(TrainerCallback):
+    """Warn, once for each kind, of what the first optimizer steps show, on the main process.
+
+    Args:
+        steps: optimizer steps to look at, from where training begins.
+        after: steps before the first warning: one step's groups may be unlucky.
+
+    Attributes:
+        told: kinds of findings that are not told again, such as those of the preflight.
+        pending: a preflight that has to wait until training begins.
+    """
+
+    def __init__(self, steps: int = 10, after: int = 3) -> None:
+        self.steps, self.after = steps, after
+        self.told: set[str] = set()
+        self.pending: Callable[[], Iterable[Finding]] | None = None
+        self._first = 0
+        self._logs: list[dict[str, float]] = []
+
+    def tell(self, found: Iterable[Finding]) -> None:
+        """Take findings as told."""
+        self.told |= {finding.kind for finding in found}
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Note where training begins, and do what had to wait for it."""
+        self._first, self._logs = state.global_step, []
+        if self.pending is not None:
+            look, self.pending = self.pending, None
+            self.tell(look())
+
+    def on_log(
+        self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any
+    ) -> None:
+        """Look at the mean of the logs so far."""
+        logs, done = logs or {}, state.global_step - self._first
+        if not state.is_world_process_zero or "loss" not in logs or done > self.steps:
+            return
+        self._logs.append({k: v for k, v in logs.items() if isinstance(v, int | float)})
+        if done < self.after:
+            return
+        new = [f for f in self._findings(args) if f.kind not in self.told]
+        self.tell(new)
+        if new:
+            show([f._replace(message=f"in the first {done} steps, {f.message}") for f in new],
+                 _stderr())  # fmt: skip
+
+    def _findings(self, args: Any) -> list[Finding]:
+        names = [key.split("/")[1] for key in self._logs[-1] if _is_mean_of_reward(key)]
+        found = [truncation(self._mean("completions/clipped_ratio"), args.max_completion_length)]
+        found += [self._constant(name, len(names) == 1) for name in names]
+        low, high = self._mean("credit/dead_groups_low"), self._mean("credit/dead_groups_high")
+        found += [dead_groups(low, high, args.num_generations)]
+        return [finding for finding in found if finding is not None]
+
+    def _constant(self, name: str, alone: bool) -> Finding | None:
+        if any(log.get(f"rewards/{name}/std") != 0 for log in self._logs):
+            return None
+        return spread(name, [log[f"rewards/{name}/mean"] for log in self._logs], alone)
+
+    def _mean(self, key: str) -> float:
+        values = [log[key] for log in self._logs if key in log]
+        return sum(values) / max(1, len(values))
+
+
+def _is_mean_of_reward(key: str) -> bool:
+    return key.startswith("rewards/") and key.endswith("/mean")
+
+
+def _stderr() -> Any:
+    from rich.console import Console
+
+    return Console(stderr=True, width=140)

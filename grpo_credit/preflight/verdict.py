@@ -1,0 +1,102 @@
+"""The preflight itself: sample from a trainer, and say what will keep it from learning."""
+
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from itertools import islice
+from typing import Any
+
+from grpo_credit.preflight.batches import Batches, check_batches
+from grpo_credit.preflight.checks import check_sample
+from grpo_credit.preflight.columns import check_columns, check_values
+from grpo_credit.preflight.findings import Finding, errors
+from grpo_credit.preflight.report import print_report
+from grpo_credit.preflight.sample import Sample, draw
+from grpo_credit.run.ranks import is_main, on_main
+from rewards.check_format import check_format, specimen_of
+
+HOW = ("auto", "strict", "off")
+ROWS = 256  # of the data that are looked through for empty columns
+
+
+class NotFit(Exception):
+    """A strict preflight found an error."""
+
+    def tell(self) -> None:
+        """Say so in one line on stderr, on the main process."""
+        if is_main():
+            print(f"preflight: error: {self}", file=sys.stderr)
+
+
+def preflight(
+    trainer: Any, *, strict: bool = False, clock: Callable[[], float] = time.perf_counter
+) -> list[Finding]:
+    """Sample a few groups and print what was found; call it on every rank, before training.
+
+    It costs one or two generation batches. The trainer, its logs, the order of the data and the
+    random states are left as they were.
+
+    Args:
+        trainer: a `CreditGRPOTrainer`, or TRL's `GRPOTrainer`.
+        strict: whether an error stops.
+        clock: tells the time in seconds.
+
+    Returns:
+        The findings, errors first, the same on every rank.
+
+    Raises:
+        NotFit: if it is strict and there is an error; on every rank.
+    """
+    sample = draw(trainer, clock)
+    findings: list[Finding] = on_main(_judge, trainer, sample)
+    if is_main():
+        print_report(sample, findings, Batches.of(trainer.args, trainer.train_dataset))
+    if strict and (found := errors(findings)):
+        kinds = ", ".join(finding.kind for finding in found)
+        raise NotFit(f"nothing was trained: {kinds}. --preflight auto goes on in spite of it.")
+    return findings
+
+
+def read_how(asked: Any) -> str:
+    """Return `auto`, `strict` or `off`; YAML reads a bare `off` as False.
+
+    Raises:
+        ValueError: for anything else.
+    """
+    how = "off" if asked is False else asked
+    if how not in HOW:
+        raise ValueError(f"preflight is {asked!r}, expected one of {', '.join(HOW)}.")
+    return how
+
+
+def _judge(trainer: Any, sample: Sample) -> list[Finding]:
+    named = list(zip(trainer.reward_func_names, trainer.reward_funcs, strict=True))
+    data = trainer.train_dataset
+    columns = getattr(data, "column_names", None)
+    found = check_sample(sample)
+    found += check_batches(Batches.of(trainer.args, data))
+    found += check_columns(named, columns) if columns else []
+    found += check_values(named, _some_rows(data))
+    for (name, reward), drawn in zip(named, sample.rewards, strict=True):
+        if not drawn.failures and not drawn.relief:
+            found += _format(name, reward, trainer)
+    return found
+
+
+def _some_rows(data: Any) -> Sequence[Mapping[str, Any]]:
+    """Return rows spread over the data, or the first ones of a stream."""
+    if not hasattr(data, "__len__"):
+        return list(islice(iter(data), ROWS))
+    count = min(ROWS, len(data))
+    return [data[i * len(data) // count] for i in range(count)]
+
+
+def _format(name: str, reward: Any, trainer: Any) -> list[Finding]:
+    """Let `rewards.check_format` try a format reward out on what the tokenizer makes of it."""
+    if getattr(reward, "columns", ()) or not callable(reward) or specimen_of(reward) is None:
+        return []
+    prompts = [row["prompt"] for row in _some_rows(trainer.train_dataset)[:16] if "prompt" in row]
+    if not prompts:
+        return []
+    found = check_format(reward, trainer._tokenizer, prompts, **trainer.chat_template_kwargs)
+    return [Finding(f.level, f"reward {name}: format", f.message) for f in found]
