@@ -199,11 +199,11 @@ def dead_groups(
         group: `num_generations`.
         larger: size -> share of informative groups that a larger group would have.
     """
-    share = 1 - low - high
+    share = round(1 - low - high, 9)
     if share >= 0.3:
         return None
     return Finding(
-        "error" if share < 0.1 else "warning",
+        "error" if share < 0.05 else "warning",
         "dead groups",
         f"only {share:.1%} of the groups are expected to be informative with num_generations="
         f"{group}: {low:.0%} are all low, {high:.0%} all high, and give no gradient.",

@@ -75,10 +75,10 @@ def _parameters(name: str, reward: Any, columns: Sequence[str]) -> Iterator[Find
 
 
 def _slips(name: str, reward: Any, columns: Sequence[str]) -> Iterator[Finding]:
-    words = _words(reward)
+    words, read = _words(reward), _reads(reward)
     for word in sorted(words - {*GIVEN, *columns, *_columns_of(reward)}):
         near = get_close_matches(word, columns, n=1, cutoff=_NEAR)
-        if near and near[0] not in words:
+        if near and near[0] not in read:
             yield _missing("warning", name, word, columns, "so what it looks for is never there")
 
 

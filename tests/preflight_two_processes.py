@@ -1,0 +1,29 @@
+"""Run by test_preflight under torchrun: a reward that raises on one rank alone."""
+
+import os
+
+import conftest  # noqa: F401 (environment variables)
+import torch
+from accelerate.utils import gather_object
+from preflight_helpers import trainer_of
+
+from grpo_credit.preflight.verdict import NotFit, preflight
+
+
+def fails_on_one(completions, **_):
+    if torch.distributed.get_rank() == 1:
+        raise RuntimeError("rank 1 only")
+    return [float(len(c) % 2) for c in completions]
+
+
+if __name__ == "__main__":
+    trainer = trainer_of(fails_on_one, ["a", "bb", "ccc"], per_device_train_batch_size=8)
+    try:
+        preflight(trainer, strict=True)
+        raise SystemExit("strict did not stop")
+    except NotFit as error:
+        told = gather_object([str(error)])
+    if torch.distributed.get_rank() == 0 and len(set(told)) == 1 and len(told) == 2:
+        print("same on both", flush=True)
+    torch.distributed.barrier()
+    os._exit(0)  # as in two_processes.py

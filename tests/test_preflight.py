@@ -1,0 +1,268 @@
+"""The preflight through TRL's own machinery: what it names, and that it leaves no trace."""
+
+import copy
+import random
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from harness import TOKENIZER
+from preflight_helpers import PROMPTS, Clock, trainer_of
+from transformers import TrainerCallback
+
+from grpo_credit.preflight import verdict
+from grpo_credit.preflight.sample import draw, how_many
+from grpo_credit.preflight.verdict import NotFit, preflight, read_how
+from rewards import RegexReward, TagFormat
+
+GOOD = ["<answer>1</answer>", "no"]
+
+
+def short(completions, **_):
+    return [float(len(c) % 2) for c in completions]
+
+
+def kinds(found):
+    return {finding.kind: finding.severity for finding in found}
+
+
+# ---- each kind of failure is named ------------------------------------------------------------
+
+
+def test_a_healthy_run_is_told_nothing(capsys):
+    assert preflight(trainer_of(TagFormat(("answer",), name="format"), GOOD)) == []
+    out = capsys.readouterr().out
+    assert "preflight: 4 prompts, 8 completions each" in out
+    assert "nothing found that would keep it from learning" in out
+
+
+def test_a_prefilled_think_is_named():
+    reward = TagFormat(("think", "answer"), prefilled=None, name="format")
+    texts = ["so</think><answer>1</answer>"] * 3 + ["no"]
+    trainer = trainer_of(
+        reward, texts, prompts=[f"{p}<think>" for p in PROMPTS], max_completion_length=64
+    )
+    found = preflight(trainer)
+    assert kinds(found)["reward format: prefilled tag"] == "error"
+    assert "12 of 16 completions" in " ".join(map(str, found))
+
+
+def test_a_format_that_no_completion_can_earn_is_named_before_the_model_writes_one():
+    reward = TagFormat(("think", "answer"), prefilled=None, name="format")
+    trainer = trainer_of(reward, GOOD, prompts=[f"{p}<think>" for p in PROMPTS])
+    found = {f.kind: f for f in preflight(trainer)}
+    assert found["reward format: format"].severity == "error"
+    assert "end with <think>" in found["reward format: format"].message
+
+
+def test_a_pattern_without_dotall_is_named():
+    texts = ["<think>a\nb</think>", "<think>ab</think>", "<think>a\n</think>", "no"]
+    found = preflight(trainer_of(RegexReward("<think>.+</think>", name="format"), texts))
+    assert kinds(found)["reward format: missing DOTALL"] == "error"
+
+
+def test_special_tokens_left_in_are_named():
+    texts = ["<answer>1</answer>[/INST]", "<answer>1</answer>", "no", "<answer>1</answer>[/INST]"]
+    found = preflight(trainer_of(TagFormat(("answer",), name="format"), texts))
+    assert kinds(found)["special tokens"] == "warning"
+    assert kinds(found)["reward format: special tokens left in"] == "error"
+
+
+def test_a_cap_that_truncates_nine_in_ten_is_named():
+    texts = [f"{i}" * (1 + i % 2) for i in range(10)]
+    trainer = trainer_of(
+        short, texts, [True] + [False] * 9, max_completion_length=2, per_device_train_batch_size=20
+    )
+    [found] = preflight(trainer)
+    assert (found.severity, found.kind) == ("error", "truncation")
+    assert found.message.startswith("90% of the completions are cut off at max_completion_length=2")
+
+
+def test_pairs_of_a_reward_at_five_percent_are_named():
+    texts = ["1"] + ["22"] * 19
+    found = preflight(trainer_of(short, texts, per_device_train_batch_size=40, num_generations=2))
+    assert kinds(found)["dead groups"] == "warning"
+    assert "num_generations=2" in str(found[0])
+
+
+def test_a_constant_reward_is_named():
+    found = preflight(trainer_of(lambda completions, **_: [1.0] * len(completions), GOOD))
+    assert kinds(found) == {"reward <lambda>": "error"}
+
+
+def test_a_misspelt_column_is_named():
+    def right(completions, answers=None, **_):
+        return [float(c in (answers or "")) for c in completions]
+
+    found = preflight(trainer_of(right, GOOD, columns={"answer": list("12345678")}))
+    assert kinds(found)["columns of right"] == "warning"
+    assert "Did you mean 'answer'?" in " ".join(map(str, found))
+
+
+def test_a_reward_that_raises_is_told_and_the_others_are_judged():
+    def broken(completions, **_):
+        raise KeyError("answer")
+
+    found = preflight(trainer_of([broken, short], GOOD))
+    assert kinds(found) == {"reward broken": "error"}
+    assert "failed in 4 of 4 calls; the first time with KeyError: 'answer'" in found[0].message
+
+
+def test_a_reward_that_takes_two_seconds_is_named():
+    clock = Clock()
+
+    def slow(completions, **_):
+        clock.now += 2.0
+        return short(completions)
+
+    found = preflight(trainer_of(slow, ["a", "bb"]), clock=clock)
+    assert kinds(found)["reward slow: time"] == "warning"
+    assert "2,000 ms" in " ".join(map(str, found))
+
+
+def test_an_empty_column_is_named():
+    def graded(completions, answer, **_):
+        return short(completions)
+
+    found = preflight(trainer_of(graded, ["a", "bb"], columns={"answer": [""] * 8}))
+    assert kinds(found) == {"columns of graded": "error"}
+
+
+def test_strict_stops_at_an_error_alone(capsys):
+    def constant(completions, **_):
+        return [0.0] * len(completions)
+
+    trainer = trainer_of(constant, GOOD)
+    with pytest.raises(NotFit, match=r"nothing was trained: reward constant\. --preflight auto"):
+        preflight(trainer, strict=True)
+    assert "error   reward constant: it is constant" in capsys.readouterr().out
+    texts = ["1"] + ["22"] * 19
+    pairs = trainer_of(
+        short, texts, per_device_train_batch_size=40, num_generations=2, prompts=PROMPTS * 3
+    )
+    assert kinds(preflight(pairs, strict=True))["dead groups"] == "warning"
+
+
+@pytest.mark.parametrize(("asked", "how"), [("auto", "auto"), (False, "off"), ("off", "off")])
+def test_yaml_reads_off_as_false(asked, how):
+    assert read_how(asked) == how
+
+
+def test_another_word_is_refused():
+    with pytest.raises(ValueError, match="preflight is 'stict', expected one of auto, strict, off"):
+        read_how("stict")
+
+
+# ---- nothing is left behind -------------------------------------------------------------------
+
+
+class Gradients(TrainerCallback):
+    def __init__(self):
+        self.found, self.logs = [], []
+
+    def on_pre_optimizer_step(self, *_, model, **__):
+        grads = [p.grad.flatten() for p in model.parameters() if p.grad is not None]
+        self.found.append(torch.cat(grads).clone())
+
+    def on_log(self, *_, logs, **__):
+        timed = ("time", "runtime", "second")
+        self.logs.append({k: v for k, v in logs.items() if not any(t in k for t in timed)})
+
+
+def noisy(completions, log_metric, log_extra, **_):
+    log_metric("noise", random.random())
+    log_extra("extra", list(completions))
+    return [random.random() + float(np.random.rand()) for _ in completions]  # noqa: NPY002
+
+
+def trained(look: bool):
+    random.seed(0)
+    np.random.seed(0)  # noqa: NPY002
+    trace = Gradients()
+    trainer = trainer_of(noisy, callbacks=[trace], temperature=1.0, steps_per_generation=2)
+    random.seed(1)
+    np.random.seed(1)  # noqa: NPY002
+    if look:
+        preflight(trainer)
+    trainer.train()
+    return trace
+
+
+def test_training_goes_on_as_if_nobody_had_looked():
+    looked, plain = trained(True), trained(False)
+    assert len(plain.found) == 2
+    for a, b in zip(looked.found, plain.found, strict=True):
+        assert torch.equal(a, b)
+    assert looked.logs == plain.logs
+
+
+def test_a_trainer_is_left_as_it_was():
+    trainer = trainer_of(short, temperature=1.0)
+    before, contents = dict(vars(trainer)), copy.deepcopy(trainer._metrics)
+    drawn = draw(trainer)
+    assert len(drawn.lengths) == 32  # two generation batches
+    assert vars(trainer) == before
+    assert trainer._metrics == contents
+    assert not trainer._logs["prompt"]
+    assert trainer.state.num_input_tokens_seen == 0
+    assert not trainer.model.training
+
+
+def test_a_reward_model_is_asked_too():
+    from transformers import LlamaConfig, LlamaForSequenceClassification
+
+    config = LlamaConfig(
+        vocab_size=len(TOKENIZER), hidden_size=16, intermediate_size=16, num_hidden_layers=1,
+        num_attention_heads=2, num_labels=1, pad_token_id=TOKENIZER.pad_token_id,
+    )  # fmt: skip
+    judge = LlamaForSequenceClassification(config)
+    judge.config._name_or_path = "judge"
+    trainer = trainer_of(short, GOOD)
+    trainer.reward_funcs, trainer.reward_func_names = [judge], ["judge"]
+    trainer.reward_processing_classes = [TOKENIZER]
+    [reward] = draw(trainer).rewards
+    assert reward.calls == []
+    assert len(set(reward.scores.tolist())) == 8  # 4 prompts, 2 different completions each
+
+
+# ---- how many completions ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 3, 4])
+@pytest.mark.parametrize("group", [2, 3, 4, 8, 12])
+@pytest.mark.parametrize("groups", [1, 2, 5, 16, 100])
+def test_a_sample_is_whole_groups_and_at_most_two_generation_batches(ranks, group, groups):
+    generated = groups * group * ranks
+    how = how_many(generated, ranks, group)
+    drawn = how.calls * how.rows * ranks
+    assert how.calls <= 2
+    assert 0 < how.rows * ranks <= min(generated, 128)
+    assert (how.rows * ranks) % how.size == 0  # TRL reshapes each call to groups
+    assert drawn >= min(128, 2 * generated) / 2
+    assert how.size >= 2
+
+
+def test_two_processes_see_the_same_and_one_of_them_tells(tmp_path):
+    script = Path(__file__).parent / "preflight_two_processes.py"
+    done = subprocess.run(
+        [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--standalone",
+         str(script)],
+        capture_output=True, text=True, timeout=200, cwd=tmp_path,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("preflight: 4 prompts, 8 completions each") == 1
+    assert done.stdout.count("the first time with RuntimeError: rank 1 only") == 1
+    assert done.stdout.count("same on both") == 1
+
+
+def test_a_stream_is_read_from_its_start():
+    rows = iter([{"prompt": p} for p in PROMPTS])
+
+    class Stream:
+        def __iter__(self):
+            return rows
+
+    assert [row["prompt"] for row in verdict._some_rows(Stream())] == PROMPTS
