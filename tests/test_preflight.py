@@ -106,7 +106,7 @@ def test_a_reward_that_raises_is_told_and_the_others_are_judged():
     def broken(completions, **_):
         raise KeyError("answer")
 
-    found = preflight(trainer_of([broken, short], GOOD))
+    found = preflight(trainer_of([broken, short], ["a", "bb"]))
     assert kinds(found) == {"reward broken": "error"}
     assert "failed in 4 of 4 calls; the first time with KeyError: 'answer'" in found[0].message
 

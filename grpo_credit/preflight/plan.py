@@ -23,7 +23,7 @@ class Outline:
         batches: the batch arithmetic.
         credit: the resolved `config.Plan`.
         rewards: names.
-        prompt_tokens: mean and maximum over some prompts; None where no tokenizer is there yet.
+        prompt_tokens: mean, maximum and number of some prompts; None where no tokenizer is there.
         size: of the model; None where its configuration is not there yet.
         memory: of a rank; None likewise.
         available: bytes of the accelerator; None without one.
@@ -34,7 +34,7 @@ class Outline:
     batches: Batches
     credit: Any
     rewards: Sequence[str]
-    prompt_tokens: tuple[float, int] | None
+    prompt_tokens: tuple[float, int, int] | None
     size: ModelSize | None
     memory: Memory | None
     available: int | None
@@ -97,14 +97,14 @@ def _size(config: Any, args: Any, model_args: Any, peft_config: Any) -> ModelSiz
     return model_size(config, dtype, peft_config, bits)
 
 
-def _prompt_tokens(train: Any, tokenizer: Any, args: Any) -> tuple[float, int] | None:
+def _prompt_tokens(train: Any, tokenizer: Any, args: Any) -> tuple[float, int, int] | None:
     """Count the tokens of some prompts, spread over the data."""
     if not hasattr(train, "__len__") or not len(train):
         return None
     count = min(LOOKED_AT, len(train))
     prompts = [train[i * len(train) // count]["prompt"] for i in range(count)]
     lengths = [_tokens(tokenizer, prompt, args.chat_template_kwargs or {}) for prompt in prompts]
-    return sum(lengths) / count, max(lengths)
+    return sum(lengths) / count, max(lengths), count
 
 
 def _tokens(tokenizer: Any, prompt: Any, options: dict[str, Any]) -> int:
@@ -195,10 +195,11 @@ def _policy(b: Batches) -> str:
     )
 
 
-def _prompts(tokens: tuple[float, int] | None) -> str:
+def _prompts(tokens: tuple[float, int, int] | None) -> str:
     if tokens is None:
         return ""
-    return f"; prompts {tokens[0]:.0f} on average, {tokens[1]} at most ({LOOKED_AT} looked at)"
+    mean, longest, count = tokens
+    return f"; prompts {mean:.0f} on average, {longest} at most ({count} looked at)"
 
 
 def _model_rows(found: Outline) -> Iterator[tuple[str, str]]:
