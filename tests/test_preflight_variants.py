@@ -21,7 +21,8 @@ def matching(pattern):
 def relief(reward, completions, rendered=None, rows=2, **columns):
     watched = watch(reward, rows, Clock())
     watched(completions=completions, **columns)
-    return relieve(watched, rendered or [""] * len(completions))
+    found = relieve(watched, rendered or [""] * len(completions))
+    return {kind: relief for kind, relief in found.items() if relief.helped}
 
 
 ANSWER = "<think>.+</think><answer>.+</answer>"

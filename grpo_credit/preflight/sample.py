@@ -288,9 +288,10 @@ def _in_order(parts: Sequence[Any], how: Draw, column: int) -> list[Any]:
 
 
 def _summed(found: Sequence[dict[str, Relief]]) -> dict[str, Relief]:
-    """Add what the ranks found; a rank that a change did not help has tried it all the same."""
+    """Add what the ranks found, and keep what helped."""
     kinds = dict.fromkeys(kind for part in found for kind in part)
-    return {
+    added = {
         kind: Relief(*map(sum, zip(*(p[kind] for p in found if kind in p), strict=True)))
         for kind in kinds
     }
+    return {kind: relief for kind, relief in added.items() if relief.helped}

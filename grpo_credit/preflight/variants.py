@@ -91,7 +91,7 @@ def relieve(reward: Any, prompts: Sequence[str]) -> dict[str, Relief]:
         prompts: rendered prompts of the completions it was called with, in their order.
 
     Returns:
-        Kind -> how many completions would have earned as much as the best one; only what helped.
+        Kind -> how many completions would have earned as much as the best one.
         Nothing for an asynchronous reward, one that raised, or one that is slow.
     """
     if not isinstance(reward, Watched) or isinstance(reward, WatchedAsync) or reward.failures:
@@ -102,8 +102,7 @@ def relieve(reward: Any, prompts: Sequence[str]) -> dict[str, Relief]:
     if not scores:
         return {}
     failing = _failing(reward.calls, prompts, min(scores))
-    found = {v.kind: _tried(reward, v, failing, max(scores)) for v in VARIANTS}
-    return {kind: relief for kind, relief in found.items() if relief.helped}
+    return {v.kind: _tried(reward, v, failing, max(scores)) for v in VARIANTS}
 
 
 Row = tuple[Any, dict[str, Any], str, float]  # completion, its columns, rendered prompt, score

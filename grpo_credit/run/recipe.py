@@ -309,6 +309,7 @@ def train(job: Job) -> int:
     except NotFit as error:
         directory.release(out, job.named)
         error.tell()
+        record.trainer.end()
         return 2
     summary.before_after(before, after, title=f"{len(task.test)} {task.title}")
     if stopped:
