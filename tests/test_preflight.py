@@ -9,13 +9,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from datasets import Dataset
 from harness import TOKENIZER
 from preflight_helpers import PROMPTS, Clock, trainer_of
 from transformers import TrainerCallback
 
-from grpo_credit.preflight import verdict
 from grpo_credit.preflight.sample import draw, how_many
 from grpo_credit.preflight.verdict import NotFit, preflight, read_how
+from grpo_credit.strategy import CreditError
 from rewards import RegexReward, TagFormat
 
 GOOD = ["<answer>1</answer>", "no"]
@@ -258,11 +259,20 @@ def test_two_processes_see_the_same_and_one_of_them_tells(tmp_path):
     assert done.stdout.count("same on both") == 1
 
 
-def test_a_stream_is_read_from_its_start():
-    rows = iter([{"prompt": p} for p in PROMPTS])
+def test_a_stream_is_looked_at_and_then_read_from_its_start():
+    stream = Dataset.from_dict({"prompt": PROMPTS[:3], "answer": [""] * 3}).to_iterable_dataset()
 
-    class Stream:
-        def __iter__(self):
-            return rows
+    def graded(completions, answer, **_):
+        return short(completions)
 
-    assert [row["prompt"] for row in verdict._some_rows(Stream())] == PROMPTS
+    trainer = trainer_of(graded, ["a", "bb"])
+    trainer.train_dataset = stream
+    assert kinds(preflight(trainer)) == {"columns of graded": "error"}
+    assert next(iter(stream))["prompt"] == PROMPTS[0]
+
+
+def test_empty_data_are_refused():
+    trainer = trainer_of(short, ["a"])
+    trainer.train_dataset = trainer.train_dataset.select([])
+    with pytest.raises(CreditError, match="the training data are empty"):
+        draw(trainer)

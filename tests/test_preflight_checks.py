@@ -81,6 +81,14 @@ def test_a_constant_reward_beside_another_is_a_warning():
     assert (found.severity, found.kind) == ("warning", "reward answer")
 
 
+def test_two_constant_rewards_are_an_error_each():
+    found = check_sample(sample(reward_sample([1] * 16), reward_sample([0] * 16, "answer")))
+    assert [(f.severity, f.kind) for f in found] == [
+        ("error", "reward format"),
+        ("error", "reward answer"),
+    ]
+
+
 def test_a_reward_that_always_abstains_is_named():
     found = only(check_sample(sample(reward_sample([np.nan] * 16))))
     assert found.severity == "error"

@@ -4,7 +4,7 @@ import functools
 
 import pytest
 
-from grpo_credit.preflight.columns import check_columns, check_values, reward_name
+from grpo_credit.preflight.columns import check_columns, check_values, columns_read, reward_name
 
 COLUMNS = ["prompt", "ground_truth", "level"]
 
@@ -90,18 +90,18 @@ def test_columns_that_say_nothing_are_named():
         return [0.0] * len(completions)
 
     rows = [{"prompt": str(i), "ground_truth": "", "level": 3, "unread": None} for i in range(5)]
-    empty, same = sorted(check_values([("r", reward)], rows))
+    read = columns_read([("r", reward)], [*rows[0]])
+    assert read == {"ground_truth": "r", "level": "r"}
+    empty, same = check_values(read, rows)
     assert (empty.severity, same.severity) == ("error", "warning")
     assert "'ground_truth', which reward 'r' reads, is empty in all 5 rows" in empty.message
     assert "'level', which reward 'r' reads, is 3 in all 5 rows" in same.message
 
 
 def test_columns_that_differ_are_fine():
-    def reward(completions, level):
-        return level
-
-    assert check_values([("r", reward)], [{"level": i} for i in range(3)]) == []
-    assert check_values([("r", reward)], []) == []
+    assert check_values({"level": "r"}, [{"level": i} for i in range(3)]) == []
+    assert check_values({"level": "r"}, [{"level": 1}]) == []
+    assert check_values({"level": "r"}, []) == []
 
 
 def test_names_are_those_that_trl_logs():

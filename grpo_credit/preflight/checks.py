@@ -38,8 +38,8 @@ def check_sample(sample: Sample) -> list[Finding]:
 def _reward(reward: RewardSample, sample: Sample) -> list[Finding]:
     if reward.failures:
         return [raised(reward)]
-    alone = sum(other.weight != 0 for other in sample.rewards) == 1
-    found = [spread(reward.name, reward.scores, alone), slow(reward, sample.size)]
+    nothing_else = _range(sample.totals) <= SAME
+    found = [spread(reward.name, reward.scores, nothing_else), slow(reward)]
     return [finding for finding in found if finding is not None] + failing_format(reward)
 
 
@@ -91,13 +91,13 @@ def raised(reward: RewardSample) -> Finding:
     )
 
 
-def spread(name: str, scores: Sequence[float] | np.ndarray, alone: bool = True) -> Finding | None:
+def spread(name: str, scores: Sequence[float] | np.ndarray, alone: bool) -> Finding | None:
     """Judge whether a reward tells completions apart.
 
     Args:
         name: of the reward.
         scores: of completions; NaN where it abstained.
-        alone: whether no other reward could teach instead.
+        alone: whether no other reward teaches instead.
     """
     given = np.asarray(scores, dtype=float)
     given = given[~np.isnan(given)]
@@ -149,7 +149,7 @@ def milliseconds(reward: RewardSample) -> tuple[float, float] | None:
     return 1e3 * seconds[rank[0]], 1e3 * seconds[rank[1]]
 
 
-def slow(reward: RewardSample, size: int) -> Finding | None:
+def slow(reward: RewardSample) -> Finding | None:
     """Judge how long a reward takes for the completions of one prompt."""
     times = milliseconds(reward)
     if times is None or times[1] < 1e3 * SLOW_CALL:

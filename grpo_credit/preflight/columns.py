@@ -37,22 +37,20 @@ def check_columns(rewards: Named, columns: Sequence[str]) -> list[Finding]:
     ]  # fmt: skip
 
 
-def check_values(rewards: Named, rows: Sequence[Mapping[str, Any]]) -> list[Finding]:
+def columns_read(rewards: Named, columns: Sequence[str]) -> dict[str, str]:
+    """Map each column of the data that a reward reads to the name of such a reward."""
+    read = {column: name for name, reward in rewards for column in _reads(reward)}
+    return {column: read[column] for column in columns if column in read}
+
+
+def check_values(read: Mapping[str, str], rows: Sequence[Mapping[str, Any]]) -> list[Finding]:
     """Find columns that a reward reads and that are empty or the same in every row.
 
     Args:
-        rewards: names and reward functions.
+        read: column -> name of a reward, see `columns_read`.
         rows: some of the data, more than one.
     """
-    read = {
-        column: name
-        for name, reward in rewards
-        for column in _reads(reward)
-        if rows and column in rows[0]
-    }
-    found = (
-        _same(column, name, [row.get(column) for row in rows]) for column, name in read.items()
-    )
+    found = (_same(column, name, [row[column] for row in rows]) for column, name in read.items())
     return [finding for finding in found if finding is not None]
 
 

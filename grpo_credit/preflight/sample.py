@@ -22,6 +22,7 @@ from accelerate.utils import gather_object
 from grpo_credit.preflight.batches import Batches
 from grpo_credit.preflight.variants import SPECIAL, Relief, relieve
 from grpo_credit.preflight.watch import Watched, watch
+from grpo_credit.strategy import CreditError
 from rewards import completion_text
 
 WANTED = 128  # completions, where two generation batches hold as many
@@ -200,10 +201,12 @@ def _rows(trainer: Any, how: Draw) -> Iterator[list[dict[str, Any]]]:
     """
     data, count = trainer.train_dataset, how.prompts
     if hasattr(data, "__len__"):
-        prompts = [data[i * len(data) // count] for i in range(count)]
+        prompts = [data[i * len(data) // count] for i in range(count)] if len(data) else []
     else:
         prompts = list(islice(iter(data), count))
-    rows = [prompt for prompt in prompts for _ in range(how.size)]
+    if not prompts:
+        raise CreditError("the training data are empty; give a data set with prompts.")
+    rows = [prompts[i % len(prompts)] for i in range(count) for _ in range(how.size)]
     for call in range(how.calls):
         first = (call * how.ranks + trainer.accelerator.process_index) * how.rows
         yield [dict(row) for row in rows[first : first + how.rows]]

@@ -8,7 +8,7 @@ from typing import Any
 
 from grpo_credit.preflight.batches import Batches, check_batches
 from grpo_credit.preflight.checks import check_sample
-from grpo_credit.preflight.columns import check_columns, check_values
+from grpo_credit.preflight.columns import check_columns, check_values, columns_read
 from grpo_credit.preflight.findings import Finding, errors
 from grpo_credit.preflight.report import print_report
 from grpo_credit.preflight.sample import Sample, draw
@@ -75,8 +75,10 @@ def _judge(trainer: Any, sample: Sample) -> list[Finding]:
     columns = getattr(data, "column_names", None)
     found = check_sample(sample)
     found += check_batches(Batches.of(trainer.args, data))
-    found += check_columns(named, columns) if columns else []
-    found += check_values(named, _some_rows(data))
+    if columns:  # unknown for some streams
+        found += check_columns(named, columns)
+        read = columns_read(named, columns)
+        found += check_values(read, _some_rows(data.select_columns([*read])) if read else [])
     for (name, reward), drawn in zip(named, sample.rewards, strict=True):
         if not drawn.failures and not drawn.relief:
             found += _format(name, reward, trainer)
