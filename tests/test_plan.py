@@ -11,7 +11,8 @@ from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCau
 
 from grpo_credit.preflight.batches import Batches, check_batches
 from grpo_credit.preflight.memory import Load, ModelSize, estimate, model_size, optimizer_bytes
-from grpo_credit.preflight.plan import Outline, print_outline
+from grpo_credit.preflight.plan import Outline
+from grpo_credit.preflight.plan_table import print_outline
 
 # ---- batches ----------------------------------------------------------------------------------
 

@@ -14,7 +14,7 @@ from harness import TOKENIZER
 from preflight_helpers import PROMPTS, Clock, trainer_of
 from transformers import TrainerCallback
 
-from grpo_credit.preflight.sample import draw, how_many
+from grpo_credit.preflight.draw import draw, how_many
 from grpo_credit.preflight.verdict import NotFit, preflight, read_how
 from grpo_credit.strategy import CreditError
 from rewards import RegexReward, TagFormat

@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Iterable, Sequence
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from grpo_credit.show.visible import visible
 
@@ -41,7 +41,7 @@ def errors(findings: Iterable[Finding]) -> list[Finding]:
     return [finding for finding in findings if finding.severity == "error"]
 
 
-def show(findings: Sequence[Finding], console: "object | None" = None) -> None:
+def show(findings: Sequence[Finding], console: Any = None) -> None:
     """Print findings, errors first, each with what to change on a line of its own.
 
     Model output and error texts are shown as they are: nothing in them is markup or steers the
@@ -50,7 +50,7 @@ def show(findings: Sequence[Finding], console: "object | None" = None) -> None:
     from rich.console import Console
     from rich.text import Text
 
-    out = console if isinstance(console, Console) else Console(width=_width())
+    out = console or Console(width=None if sys.stdout.isatty() else 140)
     for found in ordered(findings):
         out.print(
             Text.assemble(
@@ -61,7 +61,3 @@ def show(findings: Sequence[Finding], console: "object | None" = None) -> None:
         )
         if found.remedy:
             out.print(Text(f"      -> {visible(found.remedy)}"))
-
-
-def _width() -> int | None:
-    return None if sys.stdout.isatty() else 140

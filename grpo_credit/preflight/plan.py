@@ -1,18 +1,15 @@
 """What a configuration means, printed without training, loading weights or writing anything."""
 
-import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from grpo_credit.preflight.batches import Batches, check_batches
 from grpo_credit.preflight.columns import check_columns, reward_name
-from grpo_credit.preflight.findings import Finding, show
+from grpo_credit.preflight.findings import Finding
 from grpo_credit.preflight.memory import Load, Memory, ModelSize, estimate, model_size
-from grpo_credit.show.visible import visible
 
 LOOKED_AT = 64  # prompts whose length is counted
-_FORWARD = frozenset({"old_logps", "entropies", "sum_sq_probs", "privileged_logps"})
 
 
 @dataclass(frozen=True)
@@ -132,129 +129,6 @@ def _too_large(peak: int, available: int) -> Finding:
         "Lower --per_device_train_batch_size and raise --gradient_accumulation_steps by the same "
         "factor, train an adapter (--use_peft), or spread the model over devices (FSDP, ZeRO-3).",
     )
-
-
-# ---- on the terminal --------------------------------------------------------------------------
-
-
-def print_outline(found: Outline, console: Any = None) -> None:
-    """Print an outline as a table, and what is wrong already below it."""
-    from rich.console import Console
-    from rich.markup import escape
-    from rich.table import Table
-
-    out = console or Console(width=None if sys.stdout.isatty() else 140)
-    table = Table(title="what this configuration means", title_justify="left", show_header=False)
-    table.add_column(no_wrap=True)
-    table.add_column()
-    for label, text in (*_batch_rows(found), *_model_rows(found), *_credit_rows(found)):
-        table.add_row(label, escape(visible(text)))
-    out.print(table)
-    show(found.findings, out)
-
-
-def _batch_rows(found: Outline) -> Iterator[tuple[str, str]]:
-    b = found.batches
-    yield (
-        "optimizer step",
-        f"{b.completions:,} completions of {number(b.completions / b.group)} prompts x {b.group} "
-        f"(per device {b.micro} x accumulation {b.accumulation} x processes {b.ranks})",
-    )
-    yield (
-        "generation",
-        f"{b.generated:,} completions of {b.generated_prompts} prompts at once (per device "
-        f"{b.micro} x steps_per_generation {b.slices} x processes {b.ranks})",
-    )
-    yield "window", _window(b)
-    yield "policy", _policy(b)
-    epochs = "a stream" if b.epochs is None else f"{number(b.epochs)} epochs"
-    data = "" if b.prompts is None else f" of {b.prompts:,} prompts"
-    yield "optimizer steps", f"{b.steps:,} ({epochs}{data}), {b.generations:,} generations"
-    yield (
-        "tokens",
-        f"at most {b.step_tokens:,} of completions a step, {b.all_tokens:,} generated in all "
-        f"(max_completion_length {b.longest}){_prompts(found.prompt_tokens)}",
-    )
-
-
-def _window(b: Batches) -> str:
-    if b.uses == b.accumulation:
-        return "one generation is one optimizer step"
-    if b.uses > b.accumulation:
-        return f"one generation serves {number(b.uses / b.accumulation)} optimizer steps"
-    return f"one optimizer step joins {number(b.accumulation / b.uses)} generations"
-
-
-def _policy(b: Batches) -> str:
-    if b.on_policy:
-        again = f", each completion {b.passes} times" if b.passes > 1 else ""
-        return f"on-policy: a step trains on what its own policy sampled{again}"
-    return (
-        f"off-policy by up to {b.lag} steps (num_iterations {b.passes}, steps_per_generation "
-        f"{b.slices}, accumulation {b.accumulation}): the ratio and its clipping matter"
-    )
-
-
-def _prompts(tokens: tuple[float, int, int] | None) -> str:
-    if tokens is None:
-        return ""
-    mean, longest, count = tokens
-    return f"; prompts {mean:.0f} on average, {longest} at most ({count} looked at)"
-
-
-def _model_rows(found: Outline) -> Iterator[tuple[str, str]]:
-    size, memory = found.size, found.memory
-    if size is None or memory is None:
-        yield "parameters", "of the recipe's own tiny model, which is made when training starts"
-        return
-    share = f"{size.trained / size.parameters:.2%}"
-    what = f"an adapter's, {share} of {size.parameters:,}" if size.adapter else "all"
-    yield "parameters trained", f"{size.trained:,} ({what})"
-    unknown = "unknown" if memory.optimizer is None else size_of(memory.optimizer)
-    kept = f"weights {size_of(memory.weights)}, gradients {size_of(memory.gradients)}, "
-    kept += f"optimizer {unknown}"
-    kept += f", reference model {size_of(memory.reference)}" if memory.reference else ""
-    yield "memory of a rank", f"{kept}; counted"
-    has = "" if found.available is None else f" of {size_of(found.available)} there are"
-    yield (
-        "",
-        f"activations about {size_of(memory.activations)} a micro-batch, cache about "
-        f"{size_of(memory.cache)} when generating; at the peak about {size_of(memory.peak)}{has}. "
-        "Estimated; without fragmentation, CUDA's own and vLLM",
-    )
-
-
-def _credit_rows(found: Outline) -> Iterator[tuple[str, str]]:
-    credit = found.credit
-    yield "credit", str(credit)
-    for rule in credit.strategy.rules:
-        yield "", f"{rule.kind} {rule.name}: {rule.formula or rule.summary}"
-    yield "rewards", ", ".join(found.rewards)
-    yield "credit needs", _needs(credit.strategy.needs, found.saves_rollouts)
-
-
-def _needs(needs: frozenset[str], saves: bool) -> str:
-    forward, told = sorted(needs & _FORWARD), sorted(needs - _FORWARD)
-    parts = [f"{', '.join(told)}, told by the rewards"] if told else []
-    if forward:
-        parts.append(
-            f"{', '.join(forward)}: a forward pass over each generation"
-            + (" (two: one after the privileged prompts)" if len(forward) > 1
-               and "privileged_logps" in forward else "")
-        )  # fmt: skip
-    if saves:
-        parts.append("a forward pass more in steps whose rollouts are saved")
-    return "; ".join(parts) or "nothing beyond rewards and masks"
-
-
-def number(value: float) -> str:
-    """Write a count without needless digits.
-
-    Example:
-        >>> [number(v) for v in (8.0, 0.5, 1234.5678)]
-        ['8', '0.5', '1,235']
-    """
-    return f"{value:,.0f}" if value == int(value) or value >= 1000 else f"{value:.3g}"
 
 
 def size_of(count: float) -> str:

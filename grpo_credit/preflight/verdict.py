@@ -9,9 +9,10 @@ from typing import Any
 from grpo_credit.preflight.batches import Batches, check_batches
 from grpo_credit.preflight.checks import check_sample
 from grpo_credit.preflight.columns import check_columns, check_values, columns_read
+from grpo_credit.preflight.draw import draw
 from grpo_credit.preflight.findings import Finding, errors
 from grpo_credit.preflight.report import print_report
-from grpo_credit.preflight.sample import Sample, draw
+from grpo_credit.preflight.sample import Sample
 from grpo_credit.run.ranks import is_main, on_main
 from rewards.check_format import check_format, specimen_of
 

@@ -162,7 +162,8 @@ def explain(asked: Asked) -> int:
     """Print what the configuration means; nothing is loaded, written or trained."""
     from trl import get_peft_config
 
-    from grpo_credit.preflight.plan import outline, print_outline
+    from grpo_credit.preflight.plan import outline
+    from grpo_credit.preflight.plan_table import print_outline
     from grpo_credit.run.ranks import is_main
 
     if is_main():

@@ -1,0 +1,238 @@
+"""A few groups from the real model, drawn by the trainer that will train it; nothing is trained.
+
+What TRL does in a training step until the loss is done here by the same methods: tokenizing,
+generation, tools and environments, reward calls, advantages. Afterwards the trainer, its logs, the
+order of the data and the random states are as they were. Not restored: what rewards and
+environments keep for themselves, and vLLM's own random state.
+"""
+
+import copy
+import random
+import time
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate.utils import gather_object
+
+from grpo_credit.preflight.batches import Batches
+from grpo_credit.preflight.sample import RewardSample, Sample
+from grpo_credit.preflight.variants import SPECIAL, Relief, relieve
+from grpo_credit.preflight.watch import Watched, watch
+from grpo_credit.strategy import CreditError
+from rewards import completion_text
+
+WANTED = 128  # completions, where two generation batches hold as many
+PER_PROMPT = (16, 8, 4, 2)  # completions of a prompt; the first that leaves enough prompts
+PROMPTS = 4  # that there should be at least
+_MUTABLE = ("_metrics", "_logs", "_pending_extra_logs", "_pending_metrics", "_generations", "state")
+
+
+@dataclass(frozen=True)
+class Draw:
+    """How many completions are drawn.
+
+    Args:
+        calls: of the generator, at most two.
+        rows: completions of one rank in a call.
+        ranks: processes.
+        size: completions of a prompt.
+    """
+
+    calls: int
+    rows: int
+    ranks: int
+    size: int
+
+    @property
+    def prompts(self) -> int:
+        """Different prompts."""
+        return self.calls * self.rows * self.ranks // self.size
+
+
+def how_many(generated: int, ranks: int, group: int) -> Draw:
+    """Choose how many completions to draw: 128, or as many as two generation batches hold.
+
+    Args:
+        generated: completions of a generation batch, over all ranks.
+        ranks: processes.
+        group: `num_generations`, taken where no usual size divides the batch.
+
+    Example:
+        >>> how_many(64, 1, 8)
+        Draw(calls=2, rows=64, ranks=1, size=16)
+        >>> how_many(8, 2, 4)
+        Draw(calls=2, rows=4, ranks=2, size=4)
+    """
+    batch = min(generated, max(WANTED, ranks))
+    batch -= batch % ranks
+    calls = 1 if batch >= WANTED else 2
+    fitting = (n for n in PER_PROMPT if batch % n == 0 and batch * calls // n >= PROMPTS)
+    return Draw(calls, batch // ranks, ranks, next(fitting, group if batch % group == 0 else batch))
+
+
+@dataclass
+class _Drawn:
+    """What one rank has drawn so far."""
+
+    lengths: list[int] = field(default_factory=list)
+    truncated: list[bool] = field(default_factory=list)
+    special: list[bool] = field(default_factory=list)
+    prompts: list[str] = field(default_factory=list)  # rendered
+    scores: list[torch.Tensor] = field(default_factory=list)  # of all ranks
+
+
+def draw(trainer: Any, clock: Callable[[], float] = time.perf_counter) -> Sample:
+    """Sample groups as a training step does; call it on every rank.
+
+    Args:
+        trainer: a `CreditGRPOTrainer`, or a `GRPOTrainer`, before training.
+        clock: tells the time in seconds.
+
+    Returns:
+        The same sample on every rank.
+    """
+    args = trainer.args
+    ranks = trainer.accelerator.num_processes
+    how = how_many(args.generation_batch_size, ranks, args.num_generations)
+    with untouched(trainer):
+        watched = [watch(reward, how.size, clock) for reward in trainer.reward_funcs]
+        trainer.reward_funcs, trainer.num_generations = watched, how.size
+        trainer.state.max_steps = Batches.of(args, trainer.train_dataset).steps  # rewards may ask
+        trainer._save_every = 0  # no forward pass for rollouts that are not saved
+        drawn, start = _Drawn(), clock()
+        _listen(trainer, drawn)
+        for rows in _rows(trainer, how):
+            trainer._generate_and_score_completions(rows)
+        seconds = clock() - start - sum(c.seconds for w in _observed(watched) for c in w.calls)
+        relief = [relieve(reward, drawn.prompts) for reward in watched]
+        return _joined(trainer, how, drawn, watched, relief, seconds)
+
+
+@contextmanager
+def untouched(trainer: Any) -> Generator[None, None, None]:
+    """Let the body train or sample as it likes, and then put everything back."""
+    kept, training = dict(vars(trainer)), trainer.model.training
+    states = random.getstate(), np.random.get_state()  # noqa: NPY002 (the global state itself)
+    with torch.random.fork_rng():
+        try:
+            changing = {name: copy.deepcopy(kept[name]) for name in _MUTABLE if name in kept}
+            vars(trainer).update(changing)
+            trainer.model.train()  # TRL samples in the midst of a training step
+            yield
+        finally:
+            trainer.model.train(training)
+            vars(trainer).clear()
+            vars(trainer).update(kept)
+            random.setstate(states[0])
+            np.random.set_state(states[1])  # noqa: NPY002
+
+
+def _rows(trainer: Any, how: Draw) -> Iterator[list[dict[str, Any]]]:
+    """Yield this rank's rows of each call: whole groups over all ranks, as TRL's sampler lays them.
+
+    The prompts are spread over the data, or the first ones of a stream.
+    """
+    data, count = trainer.train_dataset, how.prompts
+    if hasattr(data, "__len__"):
+        prompts = [data[i * len(data) // count] for i in range(count)] if len(data) else []
+    else:
+        prompts = list(islice(iter(data), count))
+    if not prompts:
+        raise CreditError("the training data are empty; give a data set with prompts.")
+    rows = [prompts[i % len(prompts)] for i in range(count) for _ in range(how.size)]
+    for call in range(how.calls):
+        first = (call * how.ranks + trainer.accelerator.process_index) * how.rows
+        yield [dict(row) for row in rows[first : first + how.rows]]
+
+
+def _listen(trainer: Any, drawn: _Drawn) -> None:
+    """Keep what the trainer generates and what it is worth."""
+    inner, generate = trainer._calculate_rewards, trainer._generate
+    tokenizer = trainer._tokenizer
+    ends = {*trainer.eos_token_ids, tokenizer.pad_token_id}
+
+    def generated(prompts: Any) -> Any:
+        output = generate(prompts)
+        drawn.prompts += [tokenizer.decode(ids[-64:]) for ids in output[0]]
+        return output
+
+    def scored(inputs: Any, prompts: Any, completions: Any, ids: Any) -> Any:
+        drawn.lengths += [len(row) for row in ids]
+        drawn.truncated += [row[-1] not in ends for row in ids]
+        drawn.special += [bool(SPECIAL.search(_text(c))) for c in completions]
+        drawn.scores.append(inner(inputs, prompts, completions, ids))
+        return drawn.scores[-1]
+
+    trainer._generate, trainer._calculate_rewards = generated, scored
+
+
+def _text(completion: Any) -> str:
+    return completion_text(completion) if completion else ""
+
+
+def _observed(watched: Sequence[Any]) -> list[Watched]:
+    return [reward for reward in watched if isinstance(reward, Watched)]
+
+
+def _joined(
+    trainer: Any,
+    how: Draw,
+    drawn: _Drawn,
+    watched: Sequence[Any],
+    relief: list[dict[str, Relief]],
+    seconds: float,
+) -> Sample:
+    """Gather the ranks' parts; a rank's rows of the calls are taken apart to lie in order."""
+    per_reward = [
+        ([(len(c.completions), c.seconds) for c in w.calls], w.failures)
+        if isinstance(w, Watched)
+        else ([], [])
+        for w in watched
+    ]
+    columns = [drawn.lengths, drawn.truncated, drawn.special]
+    parts = gather_object([(columns, per_reward, relief, seconds)])
+    lengths, truncated, special = (_in_order(parts, how, k) for k in range(3))
+    scores = torch.cat(drawn.scores).float().cpu().numpy()
+    rewards = [
+        RewardSample(
+            name=name,
+            weight=float(trainer.reward_weights[k]),
+            scores=scores[:, k],
+            calls=[call for part in parts for call in part[1][k][0]],
+            failures=[failure for part in parts for failure in part[1][k][1]],
+            relief=_summed([part[2][k] for part in parts]),
+        )
+        for k, name in enumerate(trainer.reward_func_names)
+    ]
+    return Sample(
+        size=how.size,
+        lengths=lengths,
+        truncated=truncated,
+        special=special,
+        rewards=rewards,
+        longest=trainer.args.max_completion_length,
+        group=trainer.args.num_generations,
+        generated=trainer.args.generation_batch_size,
+        seconds=max(part[3] for part in parts),
+        at_once=how.calls * how.rows * how.ranks,
+    )
+
+
+def _in_order(parts: Sequence[Any], how: Draw, column: int) -> list[Any]:
+    rows = [slice(call * how.rows, (call + 1) * how.rows) for call in range(how.calls)]
+    return [value for row in rows for part in parts for value in part[0][column][row]]
+
+
+def _summed(found: Sequence[dict[str, Relief]]) -> dict[str, Relief]:
+    """Add what the ranks found, and keep what helped."""
+    kinds = dict.fromkeys(kind for part in found for kind in part)
+    added = {
+        kind: Relief(*map(sum, zip(*(p[kind] for p in found if kind in p), strict=True)))
+        for kind in kinds
+    }
+    return {kind: relief for kind, relief in added.items() if relief.helped}
