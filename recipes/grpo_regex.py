@@ -78,19 +78,18 @@ def built_in_pattern() -> str:
     return PATTERN
 
 
+def outline() -> tuple[Any, Any]:
+    """Describe the tiny model without making it."""
+    from grpo_credit.tiny.model import outline
+
+    return outline()
+
+
 def warm_start() -> Path:
     """Make the tiny model, or find it made."""
     from grpo_credit.tiny import warm_start
 
     return warm_start()
-
-
-def outline() -> tuple[Any, Any]:
-    """Describe the tiny model without making it."""
-    from grpo_credit.tiny import build_model, build_tokenizer
-
-    tokenizer = build_tokenizer()
-    return build_model(tokenizer).config, tokenizer
 
 
 def running_sums(script: RegexArguments, args: Any) -> tuple[Any, list[dict[str, Any]], Any]:

@@ -86,6 +86,7 @@ def make_task(script: TaskArguments, args: Any, model_args: Any) -> Task:
         metric=f"mean@{script.test_samples}",
         title="held-out entries; right: full marks by the task's own verifier",
         tiny=lambda: warm_start(reward, script),
+        tiny_outline=outline,
     )
 
 
@@ -139,6 +140,13 @@ def checker(reward: TaskScore) -> Any:
         return {"right": float(score == 1.0), "characters": float(len(completion))}
 
     return check
+
+
+def outline() -> tuple[Any, Any]:
+    """Describe the tiny model without making it."""
+    from grpo_credit.tiny.model import outline
+
+    return outline()
 
 
 def warm_start(reward: TaskScore, script: TaskArguments) -> Path:

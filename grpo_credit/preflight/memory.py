@@ -140,7 +140,7 @@ class Load:
 
     Args:
         rows: completions in a forward pass.
-        generated_rows: completions that are generated at once.
+        generated_rows: completions that are generated at once; 0 where vLLM does it.
         tokens: prompt and completion tokens of a row at most.
         value_bytes: of an activation.
         optimizer: its name.
@@ -164,9 +164,10 @@ class Load:
     @classmethod
     def of(cls, args: Any, prompt_tokens: int) -> "Load":
         """Read it from a `GRPOConfig`."""
+        rows = args.per_device_train_batch_size
         return cls(
-            rows=args.per_device_train_batch_size,
-            generated_rows=args.per_device_train_batch_size * args.steps_per_generation,
+            rows=rows,
+            generated_rows=0 if args.use_vllm else rows * args.steps_per_generation,
             tokens=prompt_tokens + args.max_completion_length,
             value_bytes=2 if args.bf16 or args.fp16 else 4,
             optimizer=getattr(args.optim, "value", args.optim),

@@ -1,5 +1,7 @@
 """A Llama-shaped causal language model small enough to train on a laptop."""
 
+from typing import Any
+
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
@@ -46,6 +48,18 @@ def build_model(
         bos_token_id=None,
     )
     return _seeded(config, seed)
+
+
+def outline() -> tuple[Any, PreTrainedTokenizerBase]:
+    """Describe the default model of the character tasks, without warm-starting one.
+
+    Returns:
+        Its configuration and its tokenizer.
+    """
+    from grpo_credit.tiny.tokenizer import build_tokenizer
+
+    tokenizer = build_tokenizer()
+    return build_model(tokenizer).config, tokenizer
 
 
 def _seeded(config: LlamaConfig, seed: int) -> PreTrainedModel:
