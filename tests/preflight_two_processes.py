@@ -7,6 +7,7 @@ import torch
 from accelerate.utils import gather_object
 from preflight_helpers import trainer_of
 
+from grpo_credit.preflight.draw import draw
 from grpo_credit.preflight.verdict import NotFit, preflight
 
 
@@ -16,7 +17,18 @@ def fails_on_one(completions, **_):
     return [float(len(c) % 2) for c in completions]
 
 
+def odd(completions, **_):
+    return [float(len(c) % 2) for c in completions]
+
+
+def rows_are_in_order():
+    """A text's tokens are its characters and the end, so its length tells its reward."""
+    drawn = draw(trainer_of(odd, ["a", "bb", "ccc"], per_device_train_batch_size=8))
+    return [float((n - 1) % 2) for n in drawn.lengths] == drawn.rewards[0].scores.tolist()
+
+
 if __name__ == "__main__":
+    assert rows_are_in_order()
     trainer = trainer_of(fails_on_one, ["a", "bb", "ccc"], per_device_train_batch_size=8)
     try:
         preflight(trainer, strict=True)

@@ -4,6 +4,7 @@ import copy
 import random
 import subprocess
 import sys
+from itertools import groupby
 from pathlib import Path
 
 import numpy as np
@@ -210,6 +211,21 @@ def test_a_trainer_is_left_as_it_was():
     assert not trainer._logs["prompt"]
     assert trainer.state.num_input_tokens_seen == 0
     assert not trainer.model.training
+
+
+def test_prompts_come_in_groups_of_the_size_that_the_trainer_is_told():
+    seen = []  # vLLM generates num_generations completions of every num_generations-th prompt
+    trainer = trainer_of(short, GOOD)
+    inner = trainer.rollout_func
+
+    def rollout(prompts, trainer):
+        runs = [len(list(run)) for _, run in groupby(prompts)]
+        seen.append((trainer.num_generations, runs))
+        return inner(prompts, trainer)
+
+    trainer.rollout_func = rollout
+    assert draw(trainer).size == 8
+    assert seen == [(8, [8, 8]), (8, [8, 8])]
 
 
 def test_a_reward_model_is_asked_too():
