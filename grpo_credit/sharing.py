@@ -7,7 +7,8 @@ back through these, so that log-probabilities and gradients are those of the pla
 
 Both passes happen inside a single call of the model: wrappers (DDP, autocast, adapters) see one
 forward pass, and TRL's fused head scores completions as always. No position ids are passed, so that
-the model numbers the columns as it does in the plain pass.
+the model numbers the columns as it does in the plain pass. Where this cannot be done, and how it is
+checked before it is done, is in `grpo_credit.sharing_checks`.
 """
 
 from collections.abc import Generator
@@ -32,12 +33,12 @@ def score_sharing_prompts(
 ) -> tuple[Tensor, Tensor | None]:
     """Score completions with one forward pass of each distinct prompt.
 
-        log π(o[i,t] | q[i], o[i,<t]) / temperature, as TRL's fused head computes it
+        log π(o[i,t] | q[i], o[i,<t]) at the fused head's temperature
 
     Autocast is the caller's, as in TRL.
 
     Args:
-        model: with TRL's fused head; may be wrapped by an adapter or DDP. See `refusal`.
+        model: with TRL's fused head; may be wrapped by an adapter or DDP.
         prompt_ids: (b, P) tokens, padded on the left.
         prompt_mask: (b, P), 0 at padding; the last column is never padding.
         completion_ids: (b, T) tokens, padded on the right.
@@ -49,29 +50,49 @@ def score_sharing_prompts(
     Returns:
         Log-probabilities (b, T) and entropies (b, T) or None, nats, with gradient; 0 at padding.
     """
-    labels = completion_ids.masked_fill(completion_mask == 0, -100)
     with _prompts_first(host_of(model).base_model, prompt_ids, prompt_mask, prompt_of):
         outputs = model(
             input_ids=torch.cat([prompt_ids[:, -1:], completion_ids[:, :-1]], dim=1),
             attention_mask=torch.cat([prompt_mask, completion_mask[:, :-1]], dim=1),
-            shift_labels=labels,
+            shift_labels=completion_ids.masked_fill(completion_mask == 0, -100),
             fused_lm_head=True,
         )
     return outputs.log_probs, outputs.entropy if compute_entropy else None
 
 
 def number_prompts(prompt_ids: Tensor, prompt_mask: Tensor) -> Tensor:
-    """Number the distinct prompts among the rows.
+    """Number the distinct prompts among rows (b, P), from 0; padding must agree, too."""
+    columns = torch.cat([prompt_ids * prompt_mask, prompt_mask], dim=1)
+    return columns.unique(dim=0, return_inverse=True)[1]
+
+
+def shared_tokens(rows: int, prompts: int, prompt_width: int, completion_width: int) -> int:
+    """Count the padded tokens that the backbone runs for a micro-batch with shared prompts."""
+    return prompts * (prompt_width - 1) + rows * completion_width
+
+
+def pays(
+    rows: int, prompts: int, prompt_width: int, completion_width: int, *, pass_cost: int
+) -> bool:
+    """Say whether a micro-batch is worth sharing its prompts.
+
+        rows · (P + T) - (prompts · (P - 1) + rows · T) > pass_cost
+
+    Attention over the prompt costs the same per token either way, and each shared prompt saves its
+    own: it is left out, which errs on the careful side.
 
     Args:
-        prompt_ids: (b, P) tokens, padded on the left.
-        prompt_mask: (b, P), 0 at padding.
+        rows: completions of the micro-batch.
+        prompts: distinct prompts among them.
+        prompt_width: P, padded, in tokens.
+        completion_width: T, padded, in tokens.
+        pass_cost: tokens that one more pass of the backbone is worth.
 
     Returns:
-        (b,) numbers from 0; equal where prompts are equal.
+        Whether the tokens saved are worth more than a pass.
     """
-    columns = torch.stack([prompt_ids * prompt_mask, prompt_mask], dim=2).flatten(1)
-    return columns.unique(dim=0, return_inverse=True)[1]
+    plain = rows * (prompt_width + completion_width)
+    return plain - shared_tokens(rows, prompts, prompt_width, completion_width) > pass_cost
 
 
 def host_of(model: nn.Module) -> Any:
@@ -81,23 +102,36 @@ def host_of(model: nn.Module) -> Any:
 
 
 class SharedLayer(DynamicLayer):
-    """Keys and values of distinct prompts, read by every row that has the prompt.
+    """Keys and values of distinct prompts, for every row that has the prompt.
 
-    New tokens are appended to what a caller gets, never to what is kept: the model runs once.
+    New tokens are appended to what the attention gets and not to what is kept: the completions are
+    run once, and keeping theirs would double the memory.
+
+    Args:
+        keys: (prompts, heads, P - 1, width).
+        values: likewise.
+        prompt_of: (b,) index of each row's prompt.
     """
 
-    def __init__(self, prompts: DynamicLayer, prompt_of: Tensor) -> None:
+    def __init__(self, keys: Tensor, values: Tensor, prompt_of: Tensor) -> None:
         super().__init__()
-        self.keys, self.values = prompts.keys, prompts.values
-        self.prompt_of = prompt_of.to(prompts.keys.device)
+        self.keys, self.values = keys, values
+        self.prompt_of = prompt_of.to(keys.device)
         self.is_initialized = True
 
     def update(
         self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any
     ) -> tuple[Tensor, Tensor]:
-        """Return keys and values of each row's prompt and new tokens."""
-        keys, values = (kept.index_select(0, self.prompt_of) for kept in (self.keys, self.values))
-        return torch.cat([keys, key_states], dim=-2), torch.cat([values, value_states], dim=-2)
+        """Return keys and values of each row's prompt and of its new tokens."""
+        return (
+            torch.cat([self._repeat(self.keys), key_states], dim=-2),
+            torch.cat([self._repeat(self.values), value_states], dim=-2),
+        )
+
+    def _repeat(self, kept: Any) -> Tensor:
+        if len(kept) == 1:  # a view: `cat` makes the only copy
+            return kept.expand(len(self.prompt_of), -1, -1, -1)
+        return kept.index_select(0, self.prompt_of)
 
 
 @contextmanager
@@ -107,24 +141,24 @@ def _prompts_first(
     """Let the next pass of the backbone begin with a pass of the distinct prompts.
 
     The last token of a prompt stays with the completion, whose first token it predicts. The cache
-    holds every key, also for layers with a sliding window: the model's mask leaves out what is old.
+    keeps every key, also for layers with a sliding window: the model's mask leaves out what is old.
     """
     numbers, of_row = prompt_of.unique(return_inverse=True)
     rows = torch.arange(len(of_row), device=of_row.device)
     first = rows.new_full(numbers.shape, len(rows)).scatter_reduce(0, of_row, rows, "amin")
-    ids, mask = (column[first, :-1] for column in (prompt_ids, prompt_mask))
+    ids, mask = (columns[first, :-1] for columns in (prompt_ids, prompt_mask))
 
-    def run(module: nn.Module, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+    def run_prompts(_: nn.Module, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
         handle.remove()  # before the backbone runs again
-        cache = DynamicCache()
-        module(input_ids=ids, attention_mask=mask, past_key_values=cache, use_cache=True)
-        shared = Cache(layers=[SharedLayer(layer, of_row) for layer in cache.layers])
-        return args, {**kwargs, "past_key_values": shared, "use_cache": True}
+        cache: Any = DynamicCache()
+        backbone(input_ids=ids, attention_mask=mask, past_key_values=cache, use_cache=True)
+        layers: list[Any] = [SharedLayer(kept.keys, kept.values, of_row) for kept in cache.layers]
+        return args, {**kwargs, "past_key_values": Cache(layers), "use_cache": True}
 
-    if ids.size(1) == 0:  # prompts of one token have nothing to share
+    if ids.size(1) == 0:  # prompts of one token: nothing to share
         yield
         return
-    handle = backbone.register_forward_pre_hook(run, with_kwargs=True)
+    handle = backbone.register_forward_pre_hook(run_prompts, with_kwargs=True)
     try:
         yield
     finally:
