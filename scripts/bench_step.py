@@ -7,12 +7,13 @@
 64 completions, 8 groups of 8, which TRL runs as 8 micro-batches of 8 rows; two iterations of each
 generation batch with a learning rate of 0. The second iteration is timed, from the first
 `training_step` to the last: forward, backward, our credit and our cut, no generation. `no grad` is
-the pass for the old log-probabilities. The two trainers take turns; a ratio is the median of ours
-over the median of TRL's. `memory` is the ratio of what a step allocates at its peak, beyond what
-was there when it began. Tokens are those that the backbone runs, padding included, with the number
-of its passes; `needed` are those that any exact method must run: each completion with credit, and
-the prompts of these once. `ideal` is needed over TRL's. `gradient` is the relative difference to
-TRL's gradient, the largest of the strategies asked for.
+the pass for the old log-probabilities. Seconds are the processor's on the CPU, so that other
+programs disturb little, and the wall's on a GPU. The two trainers take turns; a ratio is the median
+of ours over the median of TRL's. `memory` is the ratio of what a step allocates at its peak beyond
+what was there when it began. Tokens are those that the backbone runs, padding included, with the
+number of its passes. `needed` are those that any exact method must run, each completion with credit
+and the prompts of these once; `ideal` is needed over TRL's. `gradient` is the relative difference
+to TRL's gradient, the largest of the strategies asked for.
 
 CPU: a Llama of 6 layers, 256 wide, in float32. CUDA: the shape of Qwen2.5-0.5B in bfloat16, every
 length times 4. Weights are random, nothing is downloaded.
@@ -20,6 +21,7 @@ length times 4. Weights are random, nothing is downloaded.
 
 import argparse
 import json
+import os
 import statistics
 import tempfile
 from pathlib import Path
@@ -30,7 +32,7 @@ from bench_step_meter import Meter
 from bench_step_workloads import GROUP, GROUPS, TOKENIZER, WORKLOADS, Workload, reward, workload
 from rich.console import Console
 from rich.table import Table
-from transformers import AutoModelForCausalLM, LlamaConfig, Qwen2Config
+from transformers import AutoModelForCausalLM, LlamaConfig, PrinterCallback, Qwen2Config
 from trl import GRPOConfig, GRPOTrainer
 
 from grpo_credit import CreditGRPOConfig, CreditGRPOTrainer
@@ -53,12 +55,11 @@ MODELS = {
         num_attention_heads=14, num_key_value_heads=2, tie_word_embeddings=True, dtype="bfloat16",
     ),
 }  # fmt: skip
-EFFICIENT = {
-    name: "auto" for name in CreditGRPOConfig.__dataclass_fields__ if name == "efficient_batching"
-}
 
 
-def metered(trainer_class: Any, config_class: Any, load: Workload, device: str, **options: Any):
+def metered(
+    trainer_class: Any, config_class: Any, load: Workload, device: str, **options: Any
+) -> Meter:
     """Build a trainer with a meter on it; weights and order are the same every time."""
     torch.manual_seed(0)
     trainer = trainer_class(
@@ -88,6 +89,7 @@ def metered(trainer_class: Any, config_class: Any, load: Workload, device: str, 
         processing_class=TOKENIZER,
         rollout_func=load.rollout,
     )
+    trainer.remove_callback(PrinterCallback)
     return Meter(trainer, device)
 
 
@@ -96,7 +98,12 @@ def pair(credit: str, load: Workload, device: str) -> dict[str, Meter]:
     return {
         "trl": metered(GRPOTrainer, GRPOConfig, load, device, **TWINS[credit]),
         "ours": metered(
-            CreditGRPOTrainer, CreditGRPOConfig, load, device, credit=credit, **EFFICIENT
+            CreditGRPOTrainer,
+            CreditGRPOConfig,
+            load,
+            device,
+            credit=credit,
+            efficient_batching="auto",
         ),
     }
 
@@ -119,16 +126,16 @@ def compare(load: Workload, credits: list[str], device: str) -> dict[str, float]
 
 
 def measure(load: Workload, credit: str, repeats: int, device: str) -> dict[str, Any]:
-    """Run both trainers in turn: to warm up, timed, and once more for the memory."""
+    """Run both trainers in turn: once for the memory, to warm up, and then timed."""
     meters = pair(credit, load, device)
-    for turn in range(repeats + 2):
+    for turn in range(1 + repeats):
         for meter in meters.values():
-            meter.watch_memory = turn > repeats
+            meter.watch_memory = turn == 0
             meter.trainer.train()
     found: dict[str, Any] = {
         name: {
-            "seconds": meter.seconds[1:-1],
-            "seconds_no_grad": meter.seconds_no_grad[1:-1],
+            "seconds": meter.seconds[1:],
+            "seconds_no_grad": meter.seconds_no_grad[1:],
             "peak_bytes": meter.peak_bytes,
             **vars(meter.with_grad),
             **{f"{key}_no_grad": value for key, value in vars(meter.no_grad).items()},
@@ -179,10 +186,11 @@ def main() -> None:
         "--credit", nargs="+", choices=TWINS, default=list(TWINS),
         help="strategies whose gradient is compared (default: all); the first one is timed",
     )  # fmt: skip
-    parser.add_argument("--repeats", type=int, default=5, help="timed steps of each trainer")
+    parser.add_argument("--repeats", type=int, default=3, help="timed steps of each trainer")
     parser.add_argument("--device", choices=MODELS, default="cpu")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every figure")
     asked = parser.parse_args()
+    os.environ["TRL_EXPERIMENTAL_SILENCE"] = "1"  # about rollout_func
     timed, *others = asked.credit
     shown = Table(title=f"one optimizer step, {timed}, {asked.device}", title_justify="left")
     for column in COLUMNS:
@@ -193,7 +201,7 @@ def main() -> None:
         found = results[name] = measure(load, timed, asked.repeats, asked.device)
         found["gradients"] |= compare(load, others, asked.device)
         shown.add_row(*row(name, found))
-    Console().print(shown)
+    Console(width=140).print(shown)
     if asked.json:
         about = {"device": device_name(asked.device), "threads": torch.get_num_threads()}
         about |= {"torch": torch.__version__, "credit": timed}

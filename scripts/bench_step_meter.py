@@ -80,9 +80,10 @@ class Meter(TrainerCallback):
         trainer.add_callback(self)
 
     def now(self) -> float:
-        """Read the clock, once the device has nothing left to do."""
-        if self.device == "cuda":
-            torch.cuda.synchronize()
+        """Read the clock: the processor's on the CPU, else the wall's once the GPU is done."""
+        if self.device == "cpu":
+            return time.process_time()
+        torch.cuda.synchronize()
         return time.perf_counter()
 
     def count(self, _: Any, __: Any, kwargs: dict[str, Any]) -> None:
