@@ -27,7 +27,7 @@ class CreditGRPOConfig(CreditOptions, GRPOConfig):
     Every option of `GRPOConfig` is an option here, with TRL's default, but for these:
 
     * `privileged_column`: for strategies that score completions after a second prompt.
-    * `efficient_batching`: whether a step's rows are cut into micro-batches anew, with less padding.
+    * `efficient_batching`: whether to cut the rows of a step into micro-batches of less padding.
     * `credit`, `credit_kwargs`: the strategy and its options. Without `credit`, the strategy is the
       one that `loss_type` stands for.
     * `loss_type` (default None): which surrogate. `cispo`, `sapo` and `vespo` go with every
