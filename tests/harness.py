@@ -7,6 +7,7 @@ with uneven lengths, a fully masked row and a tool mask.
 import functools
 import random
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -53,7 +54,7 @@ def reward(completions: list[str], **_: Any) -> list[float | None]:
     ]
 
 
-def rollouts_with(tools: bool) -> Any:
+def rollouts_with(tools: bool, completion: Callable[[str, int], list[int]] = completion) -> Any:
     """Make a `rollout_func` that looks completions up by prompt and place in the group."""
 
     def rollout(prompts: list[str], trainer: GRPOTrainer) -> dict[str, Any]:
@@ -153,8 +154,8 @@ def run(
         eval_dataset=Dataset.from_dict({"prompt": PROMPTS[-2:]}),
         processing_class=TOKENIZER,
         callbacks=[trace],
-        rollout_func=rollouts_with(tools),
         **{
+            "rollout_func": rollouts_with(tools),
             "reward_funcs": reward,
             "train_dataset": Dataset.from_dict({"prompt": PROMPTS[:prompts]}),
             **(arguments or {}),
