@@ -1,0 +1,203 @@
+"""How rows are cut into passes and dealt to ranks, with hand-worked numbers."""
+
+from itertools import combinations, pairwise
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from transformers import GPT2Config, LlamaConfig, MistralConfig, Qwen3NextConfig
+
+from grpo_credit.batching import Budget, Lengths, cut, plan, positions_are_relative, spread
+from grpo_credit.rows import row_tensors, take
+
+ROOMY = Budget(tokens=10**6, completion_tokens=10**6, pass_cost=0)
+
+
+def lengths(prompts, completions):
+    return Lengths(np.array(prompts), np.array(completions))
+
+
+def sizes(slices):
+    return [part.stop - part.start for part in slices]
+
+
+def cost(rows, part, budget):
+    """Give what a pass costs, or infinity where it does not fit."""
+    prompt, completion = rows.prompt[part].max(), rows.completion[part].max()
+    count = part.stop - part.start
+    within = count * (prompt + completion) <= budget.tokens
+    within &= count * completion <= budget.completion_tokens
+    return count * (prompt + completion) + budget.pass_cost if within or count == 1 else np.inf
+
+
+def every_cut(count):
+    for number in range(count):
+        for inner in combinations(range(1, count), number):
+            ends = [0, *inner, count]
+            yield [slice(a, b) for a, b in pairwise(ends)]
+
+
+pairs = st.lists(st.tuples(st.integers(1, 9), st.integers(1, 30)), min_size=1, max_size=8)
+
+
+@settings(max_examples=150, deadline=None)
+@given(pairs, st.integers(1, 120), st.integers(1, 90), st.integers(0, 40))
+def test_no_cut_costs_less(rows, tokens, completion_tokens, pass_cost):
+    rows = lengths(*zip(*rows, strict=True))
+    budget = Budget(tokens, completion_tokens, pass_cost)
+
+    def total(parts):
+        return sum(cost(rows, part, budget) for part in parts)
+
+    found = cut(rows, budget)
+    assert [i for part in found for i in range(part.start, part.stop)] == [*range(len(rows.prompt))]
+    assert total(found) == min(total(parts) for parts in every_cut(len(rows.prompt)))
+
+
+def test_a_pass_is_worth_its_cost():
+    # two rows of 2 + 8 tokens and two of 2 + 1: one pass is 4 x 10 = 40 padded tokens, two passes
+    # are 2 x 10 + 2 x 3 = 26, so that a second pass pays if it costs less than 14
+    rows = lengths([2, 2, 2, 2], [8, 8, 1, 1])
+    assert sizes(cut(rows, Budget(40, 40, pass_cost=13))) == [2, 2]
+    assert sizes(cut(rows, Budget(40, 40, pass_cost=15))) == [4]
+
+
+def test_the_budget_bounds_both_halves():
+    rows = lengths([6] * 4, [4] * 4)
+    assert sizes(cut(rows, Budget(40, 10**6, pass_cost=100))) == [4]
+    assert len(cut(rows, Budget(39, 10**6, pass_cost=1))) == 2
+    assert sizes(cut(rows, Budget(10**6, 8, pass_cost=100))) == [2, 2]
+
+
+def test_a_row_beyond_the_budget_has_a_pass_of_its_own():
+    assert sizes(cut(lengths([5, 5, 1], [90, 5, 1]), Budget(20, 20, pass_cost=0))) == [1, 1, 1]
+
+
+def test_equal_rows_are_cut_as_trl_cuts_them():
+    rows = lengths([10] * 64, [50] * 64)
+    assert sizes(cut(rows, Budget(8 * 60, 8 * 50, pass_cost=64))) == [8] * 8
+
+
+def test_widths_are_padded_to_a_multiple():
+    # 3 + 5 tokens take 4 + 8, so that 24 tokens hold two rows and 23 one
+    rows = lengths([3, 3], [5, 5])
+    assert sizes(cut(rows, Budget(24, 16, pass_cost=9, multiple=4))) == [2]
+    assert sizes(cut(rows, Budget(23, 16, pass_cost=9, multiple=4))) == [1, 1]
+
+
+def test_many_rows_are_cut_better_than_by_filling_up():
+    rows = lengths([1] * 1024, sorted(np.random.default_rng(0).integers(1, 500, 1024))[::-1])
+    budget = Budget(8 * 501, 8 * 500, pass_cost=64)
+    filled, begin = [], 0
+    for end in range(1, 1025):
+        if end == 1024 or cost(rows, slice(begin, end + 1), budget) == np.inf:
+            filled.append(slice(begin, end))
+            begin = end
+    best = cut(rows, budget)
+    assert sum(sizes(best)) == 1024
+    assert sum(cost(rows, part, budget) for part in best) < sum(
+        cost(rows, part, budget) for part in filled
+    )
+
+
+# ---- ranks --------------------------------------------------------------------------------------
+
+
+def test_ranks_take_every_other_row_of_the_sorted_window():
+    rows = lengths([1] * 6, [2, 9, 4, 7, 5, 1])
+    dealt = plan(rows, np.array([True] * 6), ranks=2, budget=ROOMY)
+    assert np.concatenate(dealt).tolist() == [[1, 3], [4, 2], [0, 5]]  # 9, 7 | 5, 4 | 2, 1
+
+
+def test_rows_without_credit_are_left_out():
+    rows, live = lengths([1] * 6, [2, 9, 4, 7, 5, 1]), np.array([0, 1, 0, 1, 0, 0], dtype=bool)
+    assert np.concatenate(plan(rows, live, 2, ROOMY)).tolist() == [[1, 3]]
+
+
+def test_the_shortest_rows_without_credit_fill_up():
+    rows, live = lengths([1] * 6, [2, 9, 4, 7, 5, 1]), np.array([0, 1, 0, 0, 0, 0], dtype=bool)
+    assert np.concatenate(plan(rows, live, 2, ROOMY)).tolist() == [[1, 5]]
+    assert np.concatenate(plan(rows, live, 3, ROOMY)).tolist() == [[1, 0, 5]]
+
+
+def test_a_window_without_credit_still_runs_a_row_on_every_rank():
+    rows, live = lengths([1] * 4, [3, 2, 1, 4]), np.zeros(4, dtype=bool)
+    assert np.concatenate(plan(rows, live, 2, ROOMY)).tolist() == [[1, 2]]
+
+
+def test_a_given_number_of_passes_is_kept():
+    rows, live = lengths([1] * 8, [8, 7, 6, 5, 4, 3, 2, 1]), np.array([True] + [False] * 7)
+    dealt = plan(rows, live, ranks=1, budget=ROOMY, passes=4)
+    assert [part.ravel().tolist() for part in dealt] == [[0], [5], [6], [7]]
+    everything = plan(rows, np.array([True] * 8), ranks=2, budget=ROOMY, passes=2)
+    assert [part.shape for part in everything] == [(2, 2), (2, 2)]
+
+
+@pytest.mark.parametrize(
+    ("passes", "turns", "expected"),
+    [(1, 4, [0, 0, 0, 1]), (4, 4, [1, 1, 1, 1]), (5, 2, [2, 3]), (3, 1, [3])],
+)
+def test_the_last_turn_is_never_empty(passes, turns, expected):
+    parts = spread(list(range(passes)), turns)
+    assert [len(part) for part in parts] == expected
+    assert [number for part in parts for number in part] == list(range(passes))
+
+
+# ---- tensors ------------------------------------------------------------------------------------
+
+
+def batch(**more):
+    ids = torch.arange(12).reshape(3, 4)
+    return {"prompt_ids": ids[:, :3], "prompt_mask": ids[:, :3], "completion_ids": ids} | more
+
+
+def test_what_is_said_row_by_row_travels_along():
+    more = {"mine": torch.ones(3, 4), "own": torch.arange(3), "ratio": torch.ones(3, 1)}
+    rows = row_tensors(batch(**more, items=torch.tensor(7), nothing=None))
+    assert set(rows) == {"prompt_ids", "prompt_mask", "completion_ids", *more}
+    taken = take(rows, torch.tensor([2, 0]), prompt=2, completion=3)
+    assert taken["prompt_ids"].tolist() == [[9, 10], [1, 2]]  # trimmed on the left
+    assert taken["completion_ids"].tolist() == [[8, 9, 10], [0, 1, 2]]  # and on the right
+    assert taken["mine"].shape == (2, 3)
+    assert taken["ratio"].shape == (2, 1)
+    assert taken["own"].tolist() == [2, 0]
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"pixel_values": torch.ones(5, 3)},
+        {"num_images": [1, 0, 2]},
+        {"token_type_ids": torch.ones(3, 7)},
+        {"completion_ids": torch.ones(3, 1)},
+    ],
+    ids=lambda more: next(iter(more)),
+)
+def test_what_cannot_be_recut_is_left_alone(more):
+    assert row_tensors(batch(**more)) == {}
+
+
+def test_lengths_are_measured_from_the_padding_side():
+    prompt = torch.tensor([[0, 1, 1], [1, 1, 1], [0, 0, 0]])
+    completion = torch.tensor([[1, 1, 0, 0], [1, 0, 1, 0], [0, 0, 0, 0]])  # a gap is no padding
+    found = Lengths.of(prompt, completion)
+    assert found.prompt.tolist() == [2, 3, 0]
+    assert found.completion.tolist() == [2, 3, 0]
+
+
+@pytest.mark.parametrize(
+    ("config", "relative"),
+    [
+        (LlamaConfig(), True),
+        (MistralConfig(), True),
+        (GPT2Config(), False),  # learned positions
+        (Qwen3NextConfig(), False),  # recurrent layers
+        (LlamaConfig(rope_parameters={"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0,
+                                      "original_max_position_embeddings": 64}), False),
+    ],
+    ids=lambda value: type(value).__name__,
+)  # fmt: skip
+def test_prompts_are_trimmed_only_where_positions_are_relative(config, relative):
+    assert positions_are_relative(config) is relative
