@@ -20,9 +20,6 @@ PASS_COST = {"cpu": 64, "accelerator": 2048}
 """Padded tokens that one more pass must save to be worth it: launching its kernels and adding up
 its gradients take time however few rows it has."""
 
-RELATIVE_ROPE = ("default", "linear", "llama3", "yarn")  # frequencies do not depend on the width
-RELATIVE_LAYERS = ("full_attention", "sliding_attention")
-
 
 @dataclass(frozen=True)
 class Budget:
@@ -46,64 +43,104 @@ class Budget:
 
 
 class Lengths(NamedTuple):
-    """Tokens of each row, padding apart; each of shape (N,)."""
+    """Tokens of each row, padding apart, and which prompt it has; each of shape (N,).
+
+    Where no prompts are shared, every row has a number of its own in `prompt_of`.
+    """
 
     prompt: np.ndarray
     completion: np.ndarray
+    prompt_of: np.ndarray
 
     @classmethod
     def of(cls, prompt_mask: Tensor, completion_mask: Tensor) -> "Lengths":
         """Measure rows padded on the left (prompts) and on the right (completions)."""
-        prompt, completion = prompt_mask.flip(1) != 0, completion_mask != 0
-        return cls(_last(prompt), _last(completion))
+        prompt, completion = _last(prompt_mask.flip(1)), _last(completion_mask)
+        return cls(prompt, completion, np.arange(len(prompt)))
 
     def take(self, index: Any) -> "Lengths":
         """Pick rows."""
-        return Lengths(self.prompt[index], self.completion[index])
+        return Lengths(*(value[index] for value in self))
 
     def longest_first(self) -> np.ndarray:
         """Order rows by all their tokens, longest first; equal ones stay in order."""
         return np.argsort(-(self.prompt + self.completion), kind="stable")
 
+    def by_prompt(self) -> np.ndarray:
+        """Order rows by prompt, that of the longest row first, and longest first within each."""
+        tokens = self.prompt + self.completion
+        numbers, of_row = np.unique(self.prompt_of, return_inverse=True)
+        longest = np.zeros(len(numbers), dtype=int)
+        np.maximum.at(longest, of_row, tokens)
+        return np.lexsort((-tokens, of_row, -longest[of_row]))
+
 
 def _last(mask: Tensor) -> np.ndarray:
     """Give the place after the last set column; 0 where there is none."""
     places = torch.arange(1, mask.size(1) + 1, device=mask.device)
-    return (mask * places).amax(dim=1).cpu().numpy()
+    return ((mask != 0) * places).amax(dim=1).cpu().numpy()
 
 
-def cut(lengths: Lengths, budget: Budget) -> list[slice]:
-    """Cut rows, in the order given, into consecutive passes at the least cost.
-
-        cost = Σ over passes of  rows · (longest prompt + longest completion) + pass_cost
+def places(lengths: Lengths, dealt: np.ndarray) -> np.ndarray:
+    """Measure the widest row of all ranks at each place of an order.
 
     Args:
-        lengths: of the rows; sorted, or nothing is gained.
+        lengths: of the rows.
+        dealt: row numbers, (n, ranks).
+
+    Returns:
+        (3, n): tokens of the prompt; of the completion; 1 where the prompt is not that of the place
+        before, 0 where it is.
+    """
+    own = lengths.take(dealt)
+    fresh = np.ones(dealt.shape, dtype=int)
+    fresh[1:] = own.prompt_of[1:] != own.prompt_of[:-1]
+    return np.stack([own.prompt, own.completion, fresh]).max(axis=2)
+
+
+class Cut(NamedTuple):
+    """Consecutive passes, and what they cost, in padded tokens."""
+
+    cost: float
+    passes: list[slice]
+
+
+def cut(places: np.ndarray, budget: Budget) -> Cut:
+    """Cut rows, in the order given, into consecutive passes at the least cost.
+
+        cost of a pass = min(rows · (P + T), prompts · P + rows · T + pass_cost) + pass_cost
+
+    with its longest prompt P and completion T; the second form is that of shared prompts, which
+    take a pass of their own within the pass.
+
+    Args:
+        places: (3, n) prompt and completion lengths, and where a prompt is new: see `places`.
         budget: what a pass may hold.
 
     Returns:
-        One slice per pass. Exact, by dynamic programming over the last cut: O(rows · rows a pass).
+        The best cut; exact, by dynamic programming over the last cut: O(rows · rows of a pass).
 
     Example:
-        >>> rows = Lengths(np.array([2, 2, 2, 2]), np.array([8, 8, 1, 1]))
+        >>> rows = np.array([[2, 2, 2, 2], [8, 8, 1, 1], [1, 1, 1, 1]])
         >>> cut(rows, Budget(tokens=40, completion_tokens=40, pass_cost=1))
-        [slice(0, 2, None), slice(2, 4, None)]
+        Cut(cost=28.0, passes=[slice(0, 2, None), slice(2, 4, None)])
     """
-    prompt, completion = budget.rounded(lengths.prompt), budget.rounded(lengths.completion)
-    rows = len(prompt)
-    reach = max(1, budget.tokens // int((prompt + completion).min())) if rows else 0
-    least, begins = np.zeros(rows + 1), np.zeros(rows + 1, dtype=int)
-    for end in range(1, rows + 1):
-        begin = max(0, end - reach)
-        widest = np.maximum.accumulate(completion[begin:end][::-1])
-        width = np.maximum.accumulate(prompt[begin:end][::-1]) + widest
-        count = np.arange(1, len(width) + 1)
-        fits = (count * width <= budget.tokens) & (count * widest <= budget.completion_tokens)
-        fits[0] = True
-        cost = least[begin:end][::-1] + count * width + budget.pass_cost
-        best = int(np.argmin(np.where(fits, cost, np.inf)))
+    prompt, completion, fresh = budget.rounded(places[0]), budget.rounded(places[1]), places[2]
+    reach = max(1, budget.tokens // int((prompt + completion).min()))
+    least, begins = np.zeros(len(prompt) + 1), np.zeros(len(prompt) + 1, dtype=int)
+    for end in range(1, len(least)):
+        last = slice(max(0, end - reach), end)  # below, index k is of the pass of k + 1 rows
+        rows = np.arange(1, last.stop - last.start + 1)
+        before = np.maximum.accumulate(prompt[last][::-1])
+        after = np.maximum.accumulate(completion[last][::-1])
+        changes = fresh[last][::-1]
+        prompts = 1 + np.cumsum(changes) - changes
+        plain, shared = rows * (before + after), prompts * before + rows * after + budget.pass_cost
+        cost = least[last][::-1] + np.minimum(plain, shared) + budget.pass_cost
+        fits = (plain <= budget.tokens) & (rows * after <= budget.completion_tokens)
+        best = int(np.argmin(np.where(fits | (rows == 1), cost, np.inf)))
         least[end], begins[end] = cost[best], end - best - 1
-    return _slices(begins)
+    return Cut(float(least[-1]), _slices(begins))
 
 
 def _slices(begins: np.ndarray) -> list[slice]:
@@ -122,7 +159,8 @@ def plan(
     Sorted by length, every rank takes each `ranks`-th row: all have as many rows, nearly equally
     long, in as many passes, so that their collectives stay in step. Where rows do not divide, the
     shortest rows without credit fill up; where no row is live, one per rank is run all the same,
-    because the gradient is zero then, and not missing.
+    because the gradient is zero then, and not missing. Sorted by prompt, ranks take whole prompts;
+    that is chosen where sharing them costs less.
 
     Args:
         lengths: of all rows of all ranks.
@@ -134,40 +172,39 @@ def plan(
     Returns:
         For each pass the row numbers, (rows, ranks).
     """
-    order = lengths.longest_first()
-    least = max(1, passes or 1)
-    count = max(-(-int(live.sum()) // ranks), least) * ranks
-    dead = order[~live[order]]
-    run = live.copy()
-    run[dead[len(dead) - (count - int(live.sum())) :]] = True
-    dealt = order[run[order]].reshape(-1, ranks)
+    run = np.flatnonzero(live | _filled_up(lengths, live, max(1, passes or 1), ranks))
+    rows = lengths.take(run)
+    longest_first = run[rows.longest_first()].reshape(-1, ranks)
     if passes is not None:
-        return np.array_split(dealt, passes)
-    widest = Lengths(lengths.prompt[dealt].max(axis=1), lengths.completion[dealt].max(axis=1))
-    return [dealt[part] for part in cut(widest, budget)]
+        return np.array_split(longest_first, passes)
+    deals = [longest_first, *_whole_prompts(rows, run, ranks)]
+    cuts = [cut(places(lengths, dealt), budget) for dealt in deals]
+    best, dealt = min(zip(cuts, deals, strict=True), key=lambda pair: pair[0].cost)
+    return [dealt[part] for part in best.passes]
+
+
+def _filled_up(lengths: Lengths, live: np.ndarray, least: int, ranks: int) -> np.ndarray:
+    """Choose the shortest rows without credit that every rank needs to have as many rows."""
+    count = int(live.sum())
+    wanted = max(-(-count // ranks), least) * ranks - count
+    order = lengths.longest_first()
+    dead = order[~live[order]]
+    filled = np.zeros_like(live)
+    filled[dead[len(dead) - wanted :]] = True
+    return filled
+
+
+def _whole_prompts(rows: Lengths, numbers: np.ndarray, ranks: int) -> list[np.ndarray]:
+    """Deal whole prompts to ranks, if each gets as many and all have as many rows."""
+    _, sizes = np.unique(rows.prompt_of, return_counts=True)
+    if sizes.max() == 1 or (ranks > 1 and (len(set(sizes)) > 1 or len(sizes) % ranks)):
+        return []
+    order = numbers[rows.by_prompt()]
+    size = int(sizes[0]) if ranks > 1 else 1
+    return [order.reshape(-1, ranks, size).transpose(0, 2, 1).reshape(-1, ranks)]
 
 
 def spread(passes: list[Any], turns: int) -> list[list[Any]]:
     """Spread passes over the turns of the accumulation loop; the last turn has one at least."""
     ends = [turn * len(passes) // turns for turn in range(turns + 1)]
     return [passes[begin:end] for begin, end in pairwise(ends)]
-
-
-def positions_are_relative(config: Any) -> bool:
-    """Say whether padding on the left of a prompt leaves the log-probabilities as they are.
-
-    So it is with rotary positions whose frequencies do not depend on the width, and attention that
-    sees all or the last tokens. Of other models nothing is assumed.
-
-    Args:
-        config: of the model, as transformers has it.
-    """
-    config = config.get_text_config()
-    rope = getattr(config, "rope_parameters", None) or {}
-    by_layer = list(rope.values()) if all(isinstance(v, dict) for v in rope.values()) else [rope]
-    layers = getattr(config, "layer_types", None) or ["full_attention"]
-    return (
-        bool(rope)
-        and all(one.get("rope_type", "default") in RELATIVE_ROPE for one in by_layer)
-        and all(layer in RELATIVE_LAYERS for layer in layers)
-    )

@@ -19,6 +19,7 @@ from grpo_credit.config import Plan
 from grpo_credit.folding import counted
 from grpo_credit.passes import PassTrainer
 from grpo_credit.rollouts import OPTIONAL, Rollouts
+from grpo_credit.rows import Rows
 from grpo_credit.scoring import fused_outputs
 from grpo_credit.strategy import CreditError
 from grpo_credit.window import Generation
@@ -165,24 +166,25 @@ class GatheringTrainer(PassTrainer):
         accepted = inspect.signature(GRPOTrainer._get_per_token_logps_and_entropies).parameters
         images = {name: value for name, value in output.items() if name in accepted}
 
-        def score(ids: Tensor, mask: Tensor, width: int, rows: int | None = None) -> Any:
+        def score(rows: Rows, batch_size: int | None = None) -> tuple[Tensor | None, ...]:
+            ids, width = rows["completion_ids"], rows["completion_ids"].size(1)
             with fused_outputs(self._host_model, "log_sum_sq_probs", width) as log_sum_sq_probs:
                 logps, entropies, _ = self._get_per_token_logps_and_entropies(
-                    self.model, ids, mask, width, batch_size=rows, compute_entropy=True, **images
+                    self.model,
+                    torch.cat([rows["prompt_ids"], ids], dim=1),
+                    torch.cat([rows["prompt_mask"], rows["completion_mask"]], dim=1),
+                    width,
+                    batch_size=batch_size,
+                    compute_entropy=True,
+                    **images,
                 )
             sum_sq_probs = torch.cat(log_sum_sq_probs).exp() if log_sum_sq_probs else None
             return logps, entropies, sum_sq_probs
 
-        rows: int = getattr(self.args, f"per_device_{self._mode}_batch_size")
-        ids = torch.cat([prompt_ids, output["completion_ids"]], dim=1)
-        mask = torch.cat([prompt_mask, output["completion_mask"]], dim=1)
-        width = output["completion_ids"].size(1)
-        cuts = self._batching.recuts and not images
-        told = (
-            self._in_passes(score, ids, mask, width, rows)
-            if cuts
-            else score(ids, mask, width, rows)
-        )
+        completions = {name: output[name] for name in ("completion_ids", "completion_mask")}
+        rows = {"prompt_ids": prompt_ids, "prompt_mask": prompt_mask, **completions}
+        batch_size: int = getattr(self.args, f"per_device_{self._mode}_batch_size")
+        told = score(rows, batch_size) if images else self._in_passes(score, rows, batch_size)
         found = dict(zip(("old_logps", "entropies", "sum_sq_probs"), told, strict=True))
         return {name: value for name, value in found.items() if value is not None}
 

@@ -6,63 +6,52 @@ are backed within `compute_loss`, the last one by `Trainer` as ever.
 """
 
 from collections import defaultdict
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Generator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from accelerate.utils import DistributedType, gather
+from accelerate.utils import gather, gather_object
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
+from transformers.utils import logging
 from trl import GRPOTrainer
 
-from grpo_credit.batching import (
-    PASS_COST,
-    Budget,
-    Lengths,
-    cut,
-    plan,
-    positions_are_relative,
-    spread,
-)
+from grpo_credit.batching import PASS_COST, Budget, Lengths, cut, places, plan, spread
+from grpo_credit.exactness import Batching
 from grpo_credit.folding import counted
 from grpo_credit.pass_metrics import Counts, PassMetrics, merge
-from grpo_credit.rows import join, take
+from grpo_credit.rows import Rows, join, take
+from grpo_credit.sharing import number_prompts, pays, score_sharing_prompts
+from grpo_credit.sharing_checks import self_test
 
+logger = logging.get_logger(__name__)
 
-@dataclass(frozen=True)
-class Batching:
-    """What is done to the passes of a step, and what is left as TRL does it, and why.
-
-    Args:
-        recuts: rows are sorted by length, cut anew, and trimmed to the longest of their pass.
-        skips: rows without credit are not run.
-        trims_prompts: padding on the left of prompts is trimmed, too.
-        one_pass_per_turn: there are as many passes as accumulation steps.
-        left_out: what is not done, and why.
-    """
-
-    recuts: bool
-    skips: bool = False
-    trims_prompts: bool = False
-    one_pass_per_turn: bool = False
-    left_out: tuple[str, ...] = ()
-
-    def __str__(self) -> str:
-        skips = ["skips rows without credit"] if self.skips else []
-        used = [*skips, "sorts rows by length", "cuts anew", "trims padding"] * self.recuts
-        said = f"batching: {', '.join(used) or 'the micro-batches of TRL'}"
-        return said + (f" | left out: {'; '.join(self.left_out)}" if self.left_out else "")
+TEXT = ("prompt_ids", "prompt_mask", "completion_ids", "completion_mask")
 
 
 @dataclass(frozen=True)
 class Pass:
-    """A micro-batch as TRL's `_compute_loss` takes it, and what it holds over all ranks."""
+    """A micro-batch as TRL's `_compute_loss` takes it.
+
+    Args:
+        batch: the micro-batch.
+        counts: what it holds over all ranks.
+        prompt_of: number of each row's prompt, if the prompts are shared.
+    """
 
     batch: dict[str, Any]
     counts: Counts
+    prompt_of: Tensor | None
+
+
+class Cutout(NamedTuple):
+    """Rows of one pass, trimmed, and the number of each one's prompt if prompts are shared."""
+
+    rows: Rows
+    prompt_of: Tensor | None
 
 
 @dataclass(frozen=True)
@@ -91,34 +80,30 @@ class PassTrainer(GRPOTrainer):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self._pass_metrics: list[PassMetrics] = []  # of the optimizer step so far
+        self._prompt_of: Tensor | None = None  # of the pass at hand, where its prompts are shared
+        self._settled = False  # whether sharing prompts was tried
         super().__init__(*args, **kwargs)
 
     # ---- what is exact ------------------------------------------------------------------------
 
-    def _choose_batching(self) -> Batching:
-        """Say what leaves the gradient as it is under this configuration."""
-        if getattr(self.args, "efficient_batching", "off") == "off":
-            return Batching(recuts=False)
-        clashes = {
-            f"top_entropy_quantile={self.top_entropy_quantile} is taken over a micro-batch": (
-                self.top_entropy_quantile < 1.0
-            ),
-            "the entropy bonus is a mean over a micro-batch": self._entropy_bonus_enabled,
-            "the auxiliary loss of experts is a mean over a micro-batch": self.aux_loss_enabled,
-            f"optim={self.args.optim} updates within a backward pass": "lomo" in self.args.optim,
-            "DataParallel cuts micro-batches itself": self.args.n_gpu > 1,
-        }
-        if reasons := tuple(reason for reason, applies in clashes.items() if applies):
-            return Batching(recuts=False, left_out=reasons)
-        counts_passes = self.accelerator.distributed_type == DistributedType.DEEPSPEED
-        relative = positions_are_relative(self.model.config)
-        partly = {
-            f"skipping (beta={self.beta} gives every row a KL term)": self.beta != 0.0,
-            "trimming prompts (positions of this model may count their padding)": not relative,
-            "fewer or more passes (DeepSpeed counts them)": counts_passes,
-        }
-        reasons = tuple(reason for reason, applies in partly.items() if applies)
-        return Batching(True, self.beta == 0.0, relative, counts_passes, reasons)
+    def _settle_batching(self, rows: Rows) -> None:
+        """Before the first pass, try whether sharing prompts is exact here, and say what is done.
+
+        Args:
+            rows: some of this rank, prompts and completions.
+        """
+        if self._settled:
+            return
+        self._settled = True
+        if self._batching.shares_prompts and (reason := self._shared_wrongly(rows)):
+            self._batching = self._batching.without_sharing(reason)
+        say = logger.warning_once if self._batching.left_out else logger.info
+        say(f"grpo-credit: {self._batching}")
+
+    def _shared_wrongly(self, rows: Rows) -> str | None:
+        with torch.enable_grad(), self.accelerator.autocast():
+            reasons = gather_object([self_test(self.model, *(rows[name] for name in TEXT))])
+        return next((reason for reason in reasons if reason), None)
 
     def _budget(self, rows: int, prompt: int, completion: int) -> Budget:
         """Give a pass what a micro-batch of TRL with so many rows takes."""
@@ -129,11 +114,28 @@ class PassTrainer(GRPOTrainer):
             multiple=int(self.pad_to_multiple_of or 1),
         )
 
-    def _lengths(self, prompt_mask: Tensor, completion_mask: Tensor) -> Lengths:
-        lengths = Lengths.of(prompt_mask, completion_mask)
-        if self._batching.trims_prompts:
-            return lengths
-        return lengths._replace(prompt=np.full_like(lengths.prompt, prompt_mask.size(1)))
+    def _lengths(self, rows: Rows) -> Lengths:
+        lengths = Lengths.of(rows["prompt_mask"], rows["completion_mask"])
+        if not self._batching.trims_prompts:
+            width = rows["prompt_mask"].size(1)
+            lengths = lengths._replace(prompt=np.full_like(lengths.prompt, width))
+        if self._batching.shares_prompts:
+            numbers = number_prompts(rows["prompt_ids"], rows["prompt_mask"])
+            lengths = lengths._replace(prompt_of=numbers.cpu().numpy())
+        return lengths
+
+    def _cut_out(self, rows: Rows, index: np.ndarray, lengths: Lengths, budget: Budget) -> Cutout:
+        """Pick the rows of a pass, trim them, and share their prompts where that pays."""
+        own = lengths.take(index)
+        at = torch.from_numpy(index).to(rows["completion_ids"].device)
+        prompt, completion = (int(budget.rounded(own[half]).max()) for half in (0, 1))
+        prompts, of_row = np.unique(own.prompt_of, return_inverse=True)
+        shared = self._batching.shares_prompts and pays(
+            len(index), len(prompts), prompt, completion, pass_cost=budget.pass_cost
+        )
+        return Cutout(
+            take(rows, at, prompt, completion), torch.from_numpy(of_row).to(at) if shared else None
+        )
 
     # ---- a window in turns --------------------------------------------------------------------
 
@@ -147,14 +149,17 @@ class PassTrainer(GRPOTrainer):
         Returns:
             As many turns as micro-batches; None, on every rank, if they are not to be re-cut.
         """
-        if not (self._batching.recuts and self.model.training):
+        if not self.model.training:
+            return None
+        self._settle_batching(batches[0])
+        if not self._batching.recuts:
             return None
         told = live.long().split([len(batch["completion_ids"]) for batch in batches])
         batches = [{**batch, "live": own} for batch, own in zip(batches, told, strict=True)]
         rows = join(batches, self._batching.trims_prompts)
         if rows is None:
             return None
-        lengths = self._lengths(rows["prompt_mask"], rows["completion_mask"])
+        lengths = self._lengths(rows)
         budget = self._budget(
             len(told[0]), rows["prompt_ids"].size(1), rows["completion_ids"].size(1)
         )
@@ -165,12 +170,12 @@ class PassTrainer(GRPOTrainer):
         whole = Counts(len(tokens), int(tokens.sum()))
         made = [Counts(dealt.size, int(tokens[dealt].sum())) for dealt in planned]
         skipped = Counts(*(n - sum(ran) for n, *ran in zip(whole, *made, strict=True)))
-        own = [dealt[:, self.accelerator.process_index] for dealt in planned]
         scalars = {k: v for k, v in batches[0].items() if k not in rows and k != "live"}
-        cuts = [
-            Pass({**scalars, **_trimmed(rows, index, lengths, budget)}, counts)
-            for index, counts in zip(own, made, strict=True)
-        ]
+        cuts = []
+        for dealt, counts in zip(planned, made, strict=True):
+            own = dealt[:, self.accelerator.process_index]
+            cutout = self._cut_out(rows, own, lengths, budget)
+            cuts.append(Pass({**scalars, **cutout.rows}, counts, cutout.prompt_of))
         *first, last = spread(cuts, len(batches))
         return [*(Turn(passes, None) for passes in first), Turn(last, skipped)]
 
@@ -200,7 +205,8 @@ class PassTrainer(GRPOTrainer):
         kept, found = self._metrics["train"], defaultdict(list)
         self._metrics["train"] = found
         try:
-            return super().compute_loss(model, one.batch, *args, **kwargs)
+            with self._sharing(one.prompt_of):
+                return super().compute_loss(model, one.batch, *args, **kwargs)
         finally:
             self._metrics["train"] = kept
             self._pass_metrics.append(PassMetrics(one.counts, found))
@@ -211,7 +217,16 @@ class PassTrainer(GRPOTrainer):
             self._metrics["train"][name].append(value)
         self._pass_metrics = []
 
-    # ---- passes without gradient --------------------------------------------------------------
+    # ---- scoring ------------------------------------------------------------------------------
+
+    @contextmanager
+    def _sharing(self, prompt_of: Tensor | None) -> Generator[None, None, None]:
+        """Let the pass within share prompts."""
+        self._prompt_of = prompt_of
+        try:
+            yield
+        finally:
+            self._prompt_of = None
 
     def _get_per_token_logps_and_entropies(
         self,
@@ -220,77 +235,82 @@ class PassTrainer(GRPOTrainer):
         attention_mask: Tensor,
         logits_to_keep: int,
         batch_size: int | None = None,
+        compute_entropy: bool = False,
         **kwargs: Any,
     ) -> Any:
-        score = super()._get_per_token_logps_and_entropies
-        asked = {name for name, value in kwargs.items() if value is not None and value is not False}
-        other = torch.is_grad_enabled() or batch_size is None or asked - {"compute_entropy"}
-        if other or not self._batching.recuts:
-            return score(
-                model, input_ids, attention_mask, logits_to_keep, batch_size=batch_size, **kwargs
-            )
-        return *self._in_passes(
-            lambda ids, mask, width: score(model, ids, mask, width, **kwargs)[:2],
-            input_ids, attention_mask, logits_to_keep, batch_size,
-        ), None  # fmt: skip
+        def score(rows: Rows, batch_size: int | None = None) -> tuple[Tensor | None, ...]:
+            return self._score_pass(model, rows, compute_entropy, batch_size, **kwargs)
+
+        plain = not any(value is not None and value is not False for value in kwargs.values())
+        prompt = input_ids.size(1) - logits_to_keep
+        rows = {
+            "prompt_ids": input_ids[:, :prompt], "prompt_mask": attention_mask[:, :prompt],
+            "completion_ids": input_ids[:, prompt:], "completion_mask": attention_mask[:, prompt:],
+        }  # fmt: skip
+        if torch.is_grad_enabled() or batch_size is None or not plain:
+            return score(rows, batch_size)
+        return self._in_passes(score, rows, batch_size)
+
+    def _score_pass(
+        self, model: Any, rows: Rows, compute_entropy: bool, batch_size: int | None, **kwargs: Any
+    ) -> tuple[Tensor | None, ...]:
+        """Score one pass: log-probabilities, entropies, and the auxiliary loss of experts."""
+        if self._prompt_of is not None:
+            with self.accelerator.autocast():
+                return *score_sharing_prompts(
+                    model, *(rows[name] for name in TEXT), self._prompt_of,
+                    compute_entropy=compute_entropy,
+                ), None  # fmt: skip
+        return super()._get_per_token_logps_and_entropies(
+            model,
+            torch.cat([rows["prompt_ids"], rows["completion_ids"]], dim=1),
+            torch.cat([rows["prompt_mask"], rows["completion_mask"]], dim=1),
+            rows["completion_ids"].size(1),
+            batch_size=batch_size,
+            compute_entropy=compute_entropy,
+            **kwargs,
+        )
 
     def _in_passes(
-        self,
-        score: Callable[[Tensor, Tensor, int], tuple[Tensor | None, ...]],
-        input_ids: Tensor,
-        attention_mask: Tensor,
-        width: int,
-        batch_size: int,
-    ) -> list[Tensor | None]:
-        """Score rows by passes of like length, and put the values back in place.
+        self, score: Callable[..., tuple[Tensor | None, ...]], rows: Rows, batch_size: int
+    ) -> tuple[Tensor | None, ...]:
+        """Score rows without gradient by passes of our own cut, and put the values back in place.
 
         Args:
-            score: gives values (b, width) of ids and mask (b, P + width).
-            input_ids: prompts padded on the left, completions on the right.
-            attention_mask: likewise.
-            width: of the completions.
-            batch_size: rows per pass of TRL.
+            score: gives values by completion token, (b, T), of the rows of a pass; of all rows, in
+                passes of a given size, if it is called with that.
+            rows: prompts and completions of this rank.
+            batch_size: rows of a pass of TRL.
 
         Returns:
-            What `score` gives, (B, width); 0 where a pass was trimmed.
+            What `score` gives, (B, T); 0 where a pass was trimmed.
         """
-        prompt = input_ids.size(1) - width
+        if not self._batching.recuts:
+            return score(rows, batch_size)
+        self._settle_batching(rows)
+        lengths = self._lengths(rows)
+        width = rows["completion_ids"].size(1)
+        widths = np.array([rows["prompt_ids"].size(1), width])
+        budget = self._budget(batch_size, *self._most(widths).tolist())
+        orders = [lengths.longest_first(), lengths.by_prompt()]
+        cuts = [cut(self._most(places(lengths, order[:, None])), budget) for order in orders]
+        best, order = min(zip(cuts, orders, strict=True), key=lambda pair: pair[0].cost)
         out: list[Tensor | None] = []
-        lengths = self._lengths(attention_mask[:, :prompt], attention_mask[:, prompt:])
-        order = lengths.longest_first()
-        lengths = lengths.take(order)
-        *agreed, budget = self._agreed(lengths, batch_size, prompt, width)
-        for part in cut(Lengths(*agreed), budget):
-            at = torch.from_numpy(order[part]).to(input_ids.device)
-            before, after = _widths(lengths.take(part), budget)
-            columns = slice(max(0, prompt - before), prompt + after)
-            values = score(input_ids[at, columns], attention_mask[at, columns], min(after, width))
+        for part in best.passes:
+            cutout = self._cut_out(rows, order[part], lengths, budget)
+            with self._sharing(cutout.prompt_of):
+                values = score(cutout.rows)
             out = out or [v if v is None else v.new_zeros(len(order), width) for v in values]
+            at = torch.from_numpy(order[part]).to(rows["completion_ids"].device)
             for whole, value in zip(out, values, strict=True):
                 if whole is not None and value is not None:
                     whole[at, : value.size(1)] = value
-        return out
+        return tuple(out)
 
-    def _agreed(
-        self, lengths: Lengths, rows: int, prompt: int, completion: int
-    ) -> tuple[np.ndarray, np.ndarray, Budget]:
-        """Take the longest row of all ranks at each place, so that all cut at the same places."""
-        own = np.array([[*lengths.prompt, prompt], [*lengths.completion, completion]])
-        told = gather(torch.from_numpy(own)[None].to(self.accelerator.device))
-        prompts, completions = told.amax(dim=0).cpu().numpy()
-        budget = self._budget(rows, int(prompts[-1]), int(completions[-1]))
-        return prompts[:-1], completions[:-1], budget
-
-
-def _widths(lengths: Lengths, budget: Budget) -> tuple[int, int]:
-    return int(budget.rounded(lengths.prompt).max()), int(budget.rounded(lengths.completion).max())
-
-
-def _trimmed(
-    rows: dict[str, Tensor], index: np.ndarray, lengths: Lengths, budget: Budget
-) -> dict[str, Tensor]:
-    at = torch.from_numpy(index).to(rows["completion_ids"].device)
-    return take(rows, at, *_widths(lengths.take(index), budget))
+    def _most(self, numbers: np.ndarray) -> np.ndarray:
+        """Take the largest over ranks, element by element, so that all cut at the same places."""
+        told = gather(torch.from_numpy(numbers)[None].to(self.accelerator.device))
+        return told.amax(dim=0).cpu().numpy()
 
 
 def _without_exchange(model: Any) -> AbstractContextManager[Any]:

@@ -26,7 +26,7 @@ from transformers.utils import logging
 from trl import GRPOConfig, GRPOTrainer
 from trl.trainer.utils import add_fused_lm_head
 
-from grpo_credit import annotations, diagnostics
+from grpo_credit import annotations, diagnostics, exactness
 from grpo_credit.config import CreditGRPOConfig, Plan, plan
 from grpo_credit.folding import (
     RowBeta,
@@ -118,7 +118,7 @@ class CreditGRPOTrainer(GatheringTrainer):
                 cast_lm_head_to_fp32=args.cast_lm_head_to_fp32,
                 outputs=("log_probs", "entropy", "log_sum_sq_probs"),
             )
-        self._batching = self._choose_batching()
+        self._batching = exactness.choose(self)
         self.loss_type = self.plan.loss_type
         self.importance_sampling_level = "token" if self.plan.sequence_token else self.plan.ratio
         if self._save_every:
@@ -127,8 +127,6 @@ class CreditGRPOTrainer(GatheringTrainer):
 
     def _announce(self, args: GRPOConfig) -> None:
         logger.info(f"grpo-credit: {self.plan}")
-        say = logger.warning_once if self._batching.left_out else logger.info
-        say(f"grpo-credit: {self._batching}")
         if not isinstance(args, CreditGRPOConfig) and self.plan.ratio != (
             args.importance_sampling_level
         ):

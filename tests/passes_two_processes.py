@@ -7,20 +7,20 @@ from pathlib import Path
 import conftest  # noqa: F401 (environment variables)
 import torch
 from harness import ours
-from transformers import LlamaModel
+from transformers import LlamaForCausalLM
 from workloads import WORKLOADS
 
 FORWARDS = []
 
 
-def recorded(self, input_ids, *args, inner=LlamaModel.forward, **kwargs):
+def recorded(self, *args, inner=LlamaForCausalLM.__call__, **kwargs):
     """Count the pass, with and without gradient."""
-    FORWARDS.append((len(input_ids), torch.is_grad_enabled()))
-    return inner(self, input_ids, *args, **kwargs)
+    FORWARDS.append((len(kwargs["input_ids"]), torch.is_grad_enabled()))
+    return inner(self, *args, **kwargs)
 
 
 if __name__ == "__main__":
-    LlamaModel.forward = recorded
+    LlamaForCausalLM.__call__ = recorded
     found = {}
     for name in ("reference", "dead", "long prompt"):
         FORWARDS.clear()

@@ -5,14 +5,14 @@ from dataclasses import replace
 
 import pytest
 import torch
-from harness import difference, ours, policy, run, trl
+from harness import difference, ours, policy, trl
 from test_parity_with_trl import TWINS
 from test_partition import launch
-from transformers import GPT2Config, GPT2LMHeadModel
+from transformers import GPT2Config, GPT2LMHeadModel, LlamaModel
 from trl import GRPOTrainer
-from workloads import WORKLOADS, Workload
+from workloads import LONG, WORKLOADS, Workload
 
-from grpo_credit import CreditError, CreditGRPOConfig, CreditGRPOTrainer, allocation, batching
+from grpo_credit import CreditError, CreditGRPOConfig, allocation, batching, exactness
 
 SEEN = []
 
@@ -56,7 +56,10 @@ def test_a_step_without_credit_has_gradients_of_zero():
 
 @pytest.fixture
 def free_passes(monkeypatch):
+    """Count no cost of a pass, and share no prompts, so that the fewest tokens are easily told."""
     monkeypatch.setitem(batching.PASS_COST, "cpu", 0)
+    choose = exactness.choose
+    monkeypatch.setattr(exactness, "choose", lambda t: choose(t).without_sharing("a test"))
 
 
 def test_padded_tokens_are_the_least(free_passes):
@@ -107,16 +110,16 @@ def test_with_a_kl_term_every_row_runs():
     assert sum(rows for rows, _ in skipping.passes) == 4
 
 
-def test_where_passes_are_counted_a_turn_has_one():
+def test_where_passes_are_counted_a_turn_has_one(monkeypatch):
     """As under DeepSpeed, which steps by the number of backward passes."""
 
-    class Counted(CreditGRPOTrainer):
-        def _choose_batching(self):
-            return replace(super()._choose_batching(), one_pass_per_turn=True)
+    def counted(trainer, choose=exactness.choose):
+        return replace(choose(trainer), one_pass_per_turn=True)
 
+    monkeypatch.setattr(exactness, "choose", counted)
     options = {"arguments": WORKLOADS["dead"].arguments, "gradient_accumulation_steps": 8,
                "per_device_train_batch_size": 2, "loss_type": "grpo"}  # fmt: skip
-    mine = run(Counted, CreditGRPOConfig, **options)
+    mine = ours(**options)
     assert max(gaps(mine, trl(**options))) <= 1e-5
     assert [rows for rows, _ in mine.passes] == [1] * 16  # 4 live rows and 4 more, in two steps
 
@@ -139,6 +142,27 @@ def test_positions_that_count_padding_keep_it(monkeypatch):
     mine = ours(num_iterations=2, max_steps=2, **options)
     assert max(gaps(mine, trl(num_iterations=2, max_steps=2, **options))) <= 1e-5
     assert {width - 28 for _, width in mine.passes} < set(range(2, 13))  # prompts of 28 tokens
+
+
+def test_a_prompt_is_run_once_for_its_completions(monkeypatch):
+    # Two groups with credit, prompts of 28 and 26 and completions of 5. TRL runs 16 x (28 + 5)
+    # tokens, ours 2 x 27 + 8 x 5: the last token of a prompt goes with the completions.
+    tokens = []
+    inner = LlamaModel.forward
+
+    def recorded(self, input_ids, *args, **kwargs):
+        if torch.is_grad_enabled():
+            tokens.append(input_ids.numel())
+        return inner(self, input_ids, *args, **kwargs)
+
+    work = Workload(((5,) * 4,) * 4, (2, 3), (LONG, LONG[2:], "1=", "2="))
+    options = {"arguments": work.arguments, "max_steps": 1, "loss_type": "grpo"}
+    theirs = trl(**options)
+    monkeypatch.setattr(LlamaModel, "forward", recorded)
+    mine = ours(**options)
+    assert max(gaps(mine, theirs)) <= 1e-5
+    assert mine.passes == [(8, 33)]
+    assert tokens[-2:] == [2 * 27, 8 * 5]  # the self-test came before
 
 
 def test_passes_without_gradient_are_cut_too(monkeypatch, free_passes):
