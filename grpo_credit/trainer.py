@@ -204,10 +204,8 @@ class CreditGRPOTrainer(GatheringTrainer):
             own = batch["own"]
             return self._fold(batch, per_row[own], weights[own], len(batches))
 
-        live = per_row.any(dim=1)[torch.cat(rows)]
-        turns = (
-            self._turns(credited, live) if self._batching.recuts and self._mode == "train" else None
-        )
+        live = per_row.any(dim=1) & rollouts.mask.any(dim=1)
+        turns = self._turns(credited, live[torch.cat(rows)])
         if turns is None:
             return [fold(batch) for batch in credited]
         return [{"turn": turn.mapped(fold)} for turn in turns]

@@ -110,6 +110,29 @@ def test_with_a_kl_term_every_row_runs():
     assert sum(rows for rows, _ in skipping.passes) == 4
 
 
+def test_a_completion_that_is_masked_as_a_whole_is_skipped():
+    options = {"loss_type": "grpo", "max_steps": 1, "mask_truncated_completions": True}
+    mine, theirs = ours(**options), trl(**options)
+    assert max(gaps(mine, theirs)) <= 1e-5
+    ran = sum(rows for rows, _ in mine.passes)
+    assert ran == sum(rows for rows, _ in ours(loss_type="grpo", max_steps=1).passes) - 1
+
+
+def test_images_keep_trls_micro_batches(monkeypatch):
+    """Batches with images hold one count of them per row, in a list."""
+    inner = GRPOTrainer._generate_and_score_completions
+
+    @functools.wraps(inner)
+    def counting(self, inputs):
+        return inner(self, inputs) | {"num_images": [0] * len(inputs)}
+
+    theirs = trl(loss_type="grpo", max_steps=1)
+    monkeypatch.setattr(GRPOTrainer, "_generate_and_score_completions", counting)
+    mine = ours(loss_type="grpo", max_steps=1)
+    assert mine.passes == theirs.passes
+    assert max(gaps(mine, theirs)) <= 1e-5
+
+
 def test_where_passes_are_counted_a_turn_has_one(monkeypatch):
     """As under DeepSpeed, which steps by the number of backward passes."""
 
