@@ -63,7 +63,7 @@ def choose(trainer: Any) -> Batching:
         ),
         "the entropy bonus is a mean over a micro-batch": trainer._entropy_bonus_enabled,
         "the auxiliary loss of experts is a mean over a micro-batch": trainer.aux_loss_enabled,
-        f"optim={args.optim} updates within a backward pass": "lomo" in args.optim,
+        f"optim={args.optim.value} updates within a backward pass": "lomo" in args.optim,
         "DataParallel cuts micro-batches itself": args.n_gpu > 1,
     }):  # fmt: skip
         return Batching(recuts=False, left_out=reasons)

@@ -7,10 +7,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from transformers import GPT2Config, LlamaConfig, MistralConfig, Qwen3NextConfig
 
 from grpo_credit.batching import Budget, Lengths, cut, places, plan, spread
-from grpo_credit.exactness import positions_are_relative
 from grpo_credit.rows import row_tensors, take
 
 ROOMY = Budget(tokens=10**6, completion_tokens=10**6, pass_cost=0)
@@ -215,19 +213,3 @@ def test_lengths_are_measured_from_the_padding_side():
     found = Lengths.of(prompt, completion)
     assert found.prompt.tolist() == [2, 3, 0]
     assert found.completion.tolist() == [2, 3, 0]
-
-
-@pytest.mark.parametrize(
-    ("config", "relative"),
-    [
-        (LlamaConfig(), True),
-        (MistralConfig(), True),
-        (GPT2Config(), False),  # learned positions
-        (Qwen3NextConfig(), False),  # recurrent layers
-        (LlamaConfig(rope_parameters={"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0,
-                                      "original_max_position_embeddings": 64}), False),
-    ],
-    ids=lambda value: type(value).__name__,
-)  # fmt: skip
-def test_prompts_are_trimmed_only_where_positions_are_relative(config, relative):
-    assert positions_are_relative(config) is relative
