@@ -24,6 +24,7 @@ import json
 import os
 import statistics
 import tempfile
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +64,7 @@ def metered(
     """Build a trainer with a meter on it; weights and order are the same every time."""
     torch.manual_seed(0)
     trainer = trainer_class(
-        model=AutoModelForCausalLM.from_config(MODELS[device]),
+        model=AutoModelForCausalLM.from_config(deepcopy(MODELS[device])),  # trainers change it
         reward_funcs=reward,
         args=config_class(
             per_device_train_batch_size=ROWS,
