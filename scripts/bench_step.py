@@ -20,6 +20,7 @@ length times 4. Weights are random, nothing is downloaded.
 """
 
 import argparse
+import gc
 import json
 import os
 import statistics
@@ -63,8 +64,10 @@ def metered(
 ) -> Meter:
     """Build a trainer with a meter on it; weights and order are the same every time."""
     torch.manual_seed(0)
+    with torch.device(device):
+        model = AutoModelForCausalLM.from_config(deepcopy(MODELS[device]))  # trainers change it
     trainer = trainer_class(
-        model=AutoModelForCausalLM.from_config(deepcopy(MODELS[device])),  # trainers change it
+        model=model,
         reward_funcs=reward,
         args=config_class(
             per_device_train_batch_size=ROWS,
@@ -95,7 +98,8 @@ def metered(
 
 
 def pair(credit: str, load: Workload, device: str) -> dict[str, Meter]:
-    """Build both trainers."""
+    """Build both trainers, once the last ones, which refer to themselves, are gone."""
+    gc.collect()
     return {
         "trl": metered(GRPOTrainer, GRPOConfig, load, device, **TWINS[credit]),
         "ours": metered(
