@@ -195,6 +195,12 @@ def main() -> None:
     parser.add_argument("--device", choices=MODELS, default="cpu")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every figure")
     asked = parser.parse_args()
+    if asked.repeats < 1:
+        parser.error(f"--repeats is {asked.repeats}, expected 1 or more")
+    if asked.json and asked.json.exists():
+        parser.error(f"--json {asked.json} exists; name another file")
+    if asked.device == "cuda" and not torch.cuda.is_available():
+        parser.error("--device cuda needs a GPU that PyTorch can use")
     os.environ["TRL_EXPERIMENTAL_SILENCE"] = "1"  # about rollout_func
     timed, *others = asked.credit
     shown = Table(title=f"one optimizer step, {timed}, {asked.device}", title_justify="left")
