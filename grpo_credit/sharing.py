@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+from jaxtyping import Float, Int, Shaped
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
@@ -23,14 +24,14 @@ from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
 
 def score_sharing_prompts(
     model: nn.Module,
-    prompt_ids: Tensor,
-    prompt_mask: Tensor,
-    completion_ids: Tensor,
-    completion_mask: Tensor,
-    prompt_of: Tensor,
+    prompt_ids: Int[Tensor, "b P"],
+    prompt_mask: Shaped[Tensor, "b P"],
+    completion_ids: Int[Tensor, "b T"],
+    completion_mask: Shaped[Tensor, "b T"],
+    prompt_of: Int[Tensor, " b"],
     *,
     compute_entropy: bool = True,
-) -> tuple[Tensor, Tensor | None]:
+) -> tuple[Float[Tensor, "b T"], Float[Tensor, "b T"] | None]:
     """Score completions with one forward pass of each distinct prompt.
 
         log π(o[i,t] | q[i], o[i,<t]) at the fused head's temperature
@@ -39,11 +40,11 @@ def score_sharing_prompts(
 
     Args:
         model: with TRL's fused head; may be wrapped by an adapter or DDP.
-        prompt_ids: (b, P) tokens, padded on the left.
-        prompt_mask: (b, P), 0 at padding; the last column is never padding.
-        completion_ids: (b, T) tokens, padded on the right.
-        completion_mask: (b, T), 0 at padding.
-        prompt_of: (b,) a number of each row's prompt: equal only where prompts and their masks are
+        prompt_ids: tokens, padded on the left.
+        prompt_mask: 0 at padding; the last column is never padding.
+        completion_ids: tokens, padded on the right.
+        completion_mask: 0 at padding.
+        prompt_of: a number of each row's prompt: equal only where prompts and their masks are
             equal, see `number_prompts`.
         compute_entropy: whether entropies are wanted.
 
@@ -60,8 +61,10 @@ def score_sharing_prompts(
     return outputs.log_probs, outputs.entropy if compute_entropy else None
 
 
-def number_prompts(prompt_ids: Tensor, prompt_mask: Tensor) -> Tensor:
-    """Number the distinct prompts among rows (b, P), from 0; padding must agree, too."""
+def number_prompts(
+    prompt_ids: Int[Tensor, "b P"], prompt_mask: Shaped[Tensor, "b P"]
+) -> Int[Tensor, " b"]:
+    """Number the distinct prompts among rows, from 0; equal ones have as much padding, too."""
     columns = torch.cat([prompt_ids * prompt_mask, prompt_mask], dim=1)
     return columns.unique(dim=0, return_inverse=True)[1]
 
@@ -108,12 +111,17 @@ class SharedLayer(DynamicLayer):
     run once, and keeping theirs would double the memory.
 
     Args:
-        keys: (prompts, heads, P - 1, width).
+        keys: of the prompts' tokens but their last.
         values: likewise.
-        prompt_of: (b,) index of each row's prompt.
+        prompt_of: index of each row's prompt.
     """
 
-    def __init__(self, keys: Tensor, values: Tensor, prompt_of: Tensor) -> None:
+    def __init__(
+        self,
+        keys: Float[Tensor, "prompts heads columns _"],
+        values: Float[Tensor, "prompts heads columns _"],
+        prompt_of: Int[Tensor, " b"],
+    ) -> None:
         super().__init__()
         self.keys, self.values = keys, values
         self.prompt_of = prompt_of.to(keys.device)

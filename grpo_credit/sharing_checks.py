@@ -223,6 +223,13 @@ def _last_place_disturbed(model: nn.Module) -> Generator[None, None, None]:
 
 
 def _last_place(output: Tensor) -> float:
-    if output.is_cuda and output.dtype == torch.float32 and torch.backends.cuda.matmul.allow_tf32:
+    if output.is_cuda and output.dtype == torch.float32 and _multiplies_in_tf32():
         return 2.0**-10
     return torch.finfo(output.dtype).eps
+
+
+def _multiplies_in_tf32() -> bool:
+    matmul: Any = torch.backends.cuda.matmul
+    if hasattr(matmul, "fp32_precision"):  # where this was set, reading `allow_tf32` raises
+        return matmul.fp32_precision == "tf32"
+    return matmul.allow_tf32

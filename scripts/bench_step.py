@@ -20,10 +20,12 @@ length times 4. Weights are random, nothing is downloaded.
 """
 
 import argparse
+import gc
 import json
 import os
 import statistics
 import tempfile
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -62,8 +64,10 @@ def metered(
 ) -> Meter:
     """Build a trainer with a meter on it; weights and order are the same every time."""
     torch.manual_seed(0)
+    with torch.device(device):
+        model = AutoModelForCausalLM.from_config(deepcopy(MODELS[device]))  # trainers change it
     trainer = trainer_class(
-        model=AutoModelForCausalLM.from_config(MODELS[device]),
+        model=model,
         reward_funcs=reward,
         args=config_class(
             per_device_train_batch_size=ROWS,
@@ -94,7 +98,8 @@ def metered(
 
 
 def pair(credit: str, load: Workload, device: str) -> dict[str, Meter]:
-    """Build both trainers."""
+    """Build both trainers, once the last ones, which refer to themselves, are gone."""
+    gc.collect()
     return {
         "trl": metered(GRPOTrainer, GRPOConfig, load, device, **TWINS[credit]),
         "ours": metered(
@@ -190,6 +195,12 @@ def main() -> None:
     parser.add_argument("--device", choices=MODELS, default="cpu")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every figure")
     asked = parser.parse_args()
+    if asked.repeats < 1:
+        parser.error(f"--repeats is {asked.repeats}, expected 1 or more")
+    if asked.json and asked.json.exists():
+        parser.error(f"--json {asked.json} exists; name another file")
+    if asked.device == "cuda" and not torch.cuda.is_available():
+        parser.error("--device cuda needs a GPU that PyTorch can use")
     os.environ["TRL_EXPERIMENTAL_SILENCE"] = "1"  # about rollout_func
     timed, *others = asked.credit
     shown = Table(title=f"one optimizer step, {timed}, {asked.device}", title_justify="left")

@@ -71,10 +71,22 @@ def test_the_backbone_runs_each_prompt_once_and_no_padding_twice():
     assert ran == [(6, 16)]
 
 
-def test_the_model_is_as_it_was_after_an_error():
-    model, rows = build(), batch()
-    with pytest.raises(IndexError):
-        score_sharing_prompts(model, *rows[:2], rows[2] + 50, rows[3], number_prompts(*rows[:2]))
+class Adapter(torch.nn.Module):
+    """Fails before the model beneath is called."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.get_base_model = lambda: model
+
+    def forward(self, **_):
+        raise IndexError("no such adapter")
+
+
+@pytest.mark.parametrize(("wrapper", "message"), [(Adapter, "adapter"), (lambda m: m, "range")])
+def test_the_model_is_as_it_was_after_an_error(wrapper, message):
+    model, (*prompts, ids, mask) = build(), batch()
+    with pytest.raises(IndexError, match=message):
+        score_sharing_prompts(wrapper(model), *prompts, ids + 50, mask, number_prompts(*prompts))
     assert not model.model._forward_pre_hooks
 
 

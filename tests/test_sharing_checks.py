@@ -1,6 +1,7 @@
 """Sharing prompts is refused where it is not exact, and tested on the model at hand."""
 
 import re
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig, MambaCon
 from transformers import T5ForConditionalGeneration as T5
 
 from grpo_credit import sharing
-from grpo_credit.sharing_checks import _smallest, refusal, self_test
+from grpo_credit.sharing_checks import _multiplies_in_tf32, _smallest, refusal, self_test
 
 
 @pytest.mark.parametrize("family", CONFIGS)
@@ -156,6 +157,19 @@ def test_the_self_test_takes_the_smallest_gradients_of_a_large_model(monkeypatch
     assert sum(p.numel() for p in _smallest(model)) == 80
     monkeypatch.setattr("grpo_credit.sharing_checks.TESTED_NUMBERS", 1)
     assert len(_smallest(model)) == 1
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [
+        ({"fp32_precision": "tf32"}, True),
+        ({"fp32_precision": "ieee"}, False),
+        ({"allow_tf32": True}, True),  # before PyTorch 2.9
+    ],
+)
+def test_the_precision_of_products_is_known_in_every_pytorch(monkeypatch, flags, expected):
+    monkeypatch.setattr(torch.backends.cuda, "matmul", SimpleNamespace(**flags))
+    assert _multiplies_in_tf32() is expected
 
 
 def test_two_processes_average_the_gradients_of_shared_prompts(tmp_path):
