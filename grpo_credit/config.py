@@ -27,6 +27,7 @@ class CreditGRPOConfig(CreditOptions, GRPOConfig):
     Every option of `GRPOConfig` is an option here, with TRL's default, but for these:
 
     * `privileged_column`: for strategies that score completions after a second prompt.
+    * `efficient_batching`: whether to cut the rows of a step into micro-batches of less padding.
     * `credit`, `credit_kwargs`: the strategy and its options. Without `credit`, the strategy is the
       one that `loss_type` stands for.
     * `loss_type` (default None): which surrogate. `cispo`, `sapo` and `vespo` go with every
@@ -66,9 +67,18 @@ class CreditGRPOConfig(CreditOptions, GRPOConfig):
                 f"credit is {self.credit!r}; a configuration holds names only, so pass a function "
                 "to the trainer: CreditGRPOTrainer(..., credit=function)."
             )
+        self._check_batching()
         self.credit_kwargs = parse_credit_kwargs(self.credit_kwargs)
         if self.credit is not None or not self.credit_kwargs:
             plan(self)  # options without a strategy wait for the one that the trainer is given
+
+    def _check_batching(self) -> None:
+        if self.efficient_batching is False:
+            self.efficient_batching = "off"  # as YAML reads the bare word
+        if self.efficient_batching not in ("auto", "off"):
+            raise CreditError(
+                f"efficient_batching is {self.efficient_batching!r}, expected 'auto' or 'off'."
+            )
 
     def _fit_to_hardware(self) -> None:
         accelerator = torch.accelerator.is_available()

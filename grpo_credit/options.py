@@ -34,3 +34,10 @@ class CreditOptions:
             "in those steps. 0 keeps none."
         },
     )
+    efficient_batching: str = field(
+        default="auto",
+        metadata={
+            "help": "'auto': skip rows without credit, sort, cut and trim the micro-batches of a "
+            "step, where that leaves the gradient as it is; 'off': the micro-batches of TRL."
+        },
+    )

@@ -3,31 +3,30 @@
 Nothing of TRL is copied; these of its methods are extended with `super()`:
 
 * `_calculate_rewards`, `_generate_and_score_completions`: keep what a strategy may see, for whole
-  groups over all ranks, before TRL shuffles and splits the batch;
+  groups over all ranks, before TRL shuffles and splits the batch (`grpo_credit.gathering`);
 * `get_batch_samples`, `_prepare_inputs`: prepare all micro-batches of an optimizer step (the
   window) when its first one is due, compute the credit once, and hand it to TRL as advantages;
+* `compute_loss`: run the window in passes of our own cut (`grpo_credit.passes`);
 * `_compute_loss`, `_get_per_token_logps_and_entropies`: weigh the KL term as the strategy does, and
   move the anchor of a sequence-level ratio over token credit. See `grpo_credit.folding`.
 """
 
-import inspect
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 import trl
 from accelerate.utils import gather, gather_object
 from jaxtyping import Float
 from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
 from transformers import GenerationConfig, TrainerCallback
 from transformers.utils import logging
 from trl import GRPOConfig, GRPOTrainer
-from trl.trainer.utils import add_fused_lm_head, strip_images_from_messages
+from trl.trainer.utils import add_fused_lm_head
 
-from grpo_credit import annotations, diagnostics
+from grpo_credit import annotations, diagnostics, exactness
 from grpo_credit.card import add_credit
 from grpo_credit.config import CreditGRPOConfig, Plan, plan
 from grpo_credit.folding import (
@@ -37,9 +36,8 @@ from grpo_credit.folding import (
     items_for_unit_weight,
     sequence_token_anchor,
 )
-from grpo_credit.rollouts import OPTIONAL, Rollouts
+from grpo_credit.gathering import GatheringTrainer
 from grpo_credit.saved import save_rollouts
-from grpo_credit.scoring import fused_outputs
 from grpo_credit.seams import SeamError, check_seams
 from grpo_credit.strategy import CreditError, Strategy
 from grpo_credit.window import Generation, Window, credit_table, first_rows, token_texts
@@ -47,17 +45,7 @@ from grpo_credit.window import Generation, Window, credit_table, first_rows, tok
 logger = logging.get_logger(__name__)
 
 
-class Scored(NamedTuple):
-    """A generation batch of this rank as TRL scored it; the rewards are of all ranks."""
-
-    inputs: list[dict[str, Any]]
-    prompts: list[Any]
-    completions: list[Any]
-    ids: list[list[int]]
-    rewards: Tensor
-
-
-class CreditGRPOTrainer(GRPOTrainer):
+class CreditGRPOTrainer(GatheringTrainer):
     """TRL's `GRPOTrainer` with a pluggable credit strategy; a drop-in.
 
     Every constructor argument of `GRPOTrainer` and every option of `GRPOConfig` works, or is
@@ -131,6 +119,7 @@ class CreditGRPOTrainer(GRPOTrainer):
                 cast_lm_head_to_fp32=args.cast_lm_head_to_fp32,
                 outputs=("log_probs", "entropy", "log_sum_sq_probs"),
             )
+        self._batching = exactness.choose(self)
         self.loss_type = self.plan.loss_type
         self.importance_sampling_level = "token" if self.plan.sequence_token else self.plan.ratio
         if self._save_every:
@@ -165,165 +154,6 @@ class CreditGRPOTrainer(GRPOTrainer):
                 f"{privileged!r}; the data set has {', '.join(columns)}. Add the column, or name "
                 "another with privileged_column."
             )
-
-    def _named_rewards(self) -> list[tuple[str, Any]]:
-        return list(zip(self.reward_func_names, self.reward_funcs, strict=True))
-
-    @property
-    def _weights(self) -> list[float]:
-        return self.reward_weights.tolist()
-
-    @property
-    def _mode(self) -> str:
-        return "train" if self.model.training else "eval"
-
-    # ---- what a strategy may see --------------------------------------------------------------
-
-    def _calculate_rewards(
-        self, inputs: Any, prompts: Any, completions: Any, completion_ids_list: Any
-    ) -> Tensor:
-        rewards = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
-        self._scored = Scored(inputs, prompts, completions, completion_ids_list, rewards)
-        return rewards
-
-    def _generate_and_score_completions(self, inputs: Any) -> dict[str, Any]:
-        output = super()._generate_and_score_completions(inputs)
-        rollouts = self._gather_rollouts(output)
-        last = -len(rollouts.advantages)  # TRL's log holds the rows of all ranks, in this order
-        texts = [list(self._logs[name])[last:] for name in ("prompt", "completion")]
-        number = max(self._generations, default=-1) + 1
-        self._generations[number] = Generation(
-            rollouts,
-            *([strip_images_from_messages(text) for text in column] for column in texts),
-            self._gather_prompt_ids(output) if self._saving else [],
-        )
-        rows = len(output["advantages"])
-        first = self.accelerator.process_index * rows
-        device = self.accelerator.device
-        output["row"] = torch.arange(first, first + rows, device=device)  # shuffled with the rest
-        output["generation"] = torch.tensor(number, device=device)
-        return output
-
-    def _gather_rollouts(self, output: dict[str, Any]) -> Rollouts:
-        scored, device = self._scored, self.accelerator.device
-        rewards_per_func = scored.rewards
-        ends = {*self.eos_token_ids, self._tokenizer.pad_token_id}
-        truncated = torch.tensor([ids[-1] not in ends for ids in scored.ids], device=device)
-        abstained = rewards_per_func.isnan().all(dim=1)
-        weighted = (rewards_per_func * self.reward_weights.to(rewards_per_func)).nansum(dim=1)
-        columns = {"completion_ids": output["completion_ids"], "mask": counted(output)}
-        gathered = {
-            name: gather(self.accelerator.pad_across_processes(value, dim=1))
-            for name, value in (columns | self._forward(output)).items()
-        }
-        generations: Any = (
-            self.num_generations if self._mode == "train" else self.num_generations_eval
-        )
-        return Rollouts(
-            mask=gathered.pop("mask").bool(),
-            **gathered,
-            **self._annotations(output),
-            advantages=gather(output["advantages"]),
-            rewards=weighted.masked_fill(abstained, torch.nan),
-            rewards_per_func=rewards_per_func,
-            reward_names=tuple(self.reward_func_names),
-            reward_weights=tuple(self._weights),
-            group=torch.arange(len(weighted), device=weighted.device) // generations,
-            truncated=gather(truncated.long()).bool(),
-            max_completion_length=self.args.max_completion_length,
-            scale_rewards=self.scale_rewards,
-        )
-
-    @property
-    def _saving(self) -> bool:
-        """Whether rollouts generated now are of an optimizer step that is to be saved."""
-        if not self._save_every or self._mode == "eval":
-            return False
-        batches = self.args.steps_per_generation * self.num_iterations
-        whole, rest = divmod(batches, self.args.gradient_accumulation_steps)
-        steps = whole + 2 * (rest > 0)  # one that is cut off at each end
-        first = self.state.global_step + 1
-        return (first + steps - 1) // self._save_every > (first - 1) // self._save_every
-
-    @property
-    def _needs(self) -> frozenset[str]:
-        """What rollouts generated now must hold beyond the fields that are always there."""
-        needs = self.plan.strategy.needs
-        return needs | (frozenset(OPTIONAL) - {"privileged_logps"}) if self._saving else needs
-
-    def _gather_prompt_ids(self, output: dict[str, Any]) -> list[list[int]]:
-        rows = zip(output["prompt_ids"], output["prompt_mask"], strict=True)
-        return gather_object([ids[mask.bool()].tolist() for ids, mask in rows])
-
-    def _annotations(self, output: dict[str, Any]) -> dict[str, Any]:
-        """Ask the rewards where in the text they were earned, if the strategy wants to know."""
-        if not self._needs & annotations.NEEDS:
-            return {}
-        scored = self._scored
-        names = [name for name in scored.inputs[0] if name not in ("prompt", "completion")]
-        columns = {name: [row.get(name) for row in scored.inputs] for name in names}
-        told = annotations.Annotations(
-            self._named_rewards(),
-            self._weights,
-            scored.completions,
-            scored.ids,
-            output["completion_ids"].size(1),
-            self._tokenizer,
-            {**columns, "prompts": scored.prompts},
-        )
-        return told.find(self._needs, self.accelerator.device)
-
-    def _forward(self, output: dict[str, Any]) -> dict[str, Tensor]:
-        """Compute the per-token fields that the strategy needs of the policy, and no others."""
-        needs = self._needs & {"old_logps", "entropies", "sum_sq_probs"}
-        found: dict[str, Any] = {"old_logps": output.get("old_per_token_logps")}
-        if any(found.get(name) is None for name in needs):
-            found = self._score(output, output["prompt_ids"], output["prompt_mask"])
-        found = {name: found[name] for name in sorted(needs)}  # every rank gathers in this order
-        if "privileged_logps" in self._needs:
-            found["privileged_logps"] = self._score_privileged(output)
-        return found
-
-    @torch.no_grad()
-    def _score(
-        self, output: dict[str, Any], prompt_ids: Tensor, prompt_mask: Tensor
-    ) -> dict[str, Tensor]:
-        score = super()._get_per_token_logps_and_entropies
-        accepted = inspect.signature(score).parameters
-        width = output["completion_ids"].size(1)
-        with fused_outputs(self._host_model, "log_sum_sq_probs", width) as log_sum_sq_probs:
-            logps, entropies, _ = score(
-                self.model,
-                torch.cat([prompt_ids, output["completion_ids"]], dim=1),
-                torch.cat([prompt_mask, output["completion_mask"]], dim=1),
-                width,
-                batch_size=getattr(self.args, f"per_device_{self._mode}_batch_size"),
-                compute_entropy=True,
-                **{name: value for name, value in output.items() if name in accepted},  # images
-            )
-        found = {"old_logps": logps, "entropies": entropies}
-        if log_sum_sq_probs:
-            found["sum_sq_probs"] = torch.cat(log_sum_sq_probs).exp()
-        return found
-
-    def _score_privileged(self, output: dict[str, Any]) -> Tensor:
-        """Score the completions after the prompts of the privileged column."""
-        scored, column = self._scored, self.plan.privileged_column
-        given = [row.get(column) for row in scored.inputs]
-        prompts = [p if g is None else g for p, g in zip(scored.prompts, given, strict=True)]
-        ids, images, _ = self._tokenize_prompts(prompts)
-        if images is not None:
-            raise CreditError(f"{self.plan.strategy.name!r} cannot score prompts with images.")
-        flipped = [torch.tensor(row, device=self.accelerator.device).flip(0) for row in ids]
-        padded = pad_sequence(flipped, batch_first=True, padding_value=-1).flip(1)
-        mask = (padded >= 0).long()
-        padded = padded.masked_fill(mask == 0, self._tokenizer.pad_token_id)
-        return self._score(output, padded, mask)["old_logps"]
-
-    @property
-    def _host_model(self) -> Any:
-        """The model that TRL's fused head sits on, beneath any adapter."""
-        return self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
 
     # ---- the window: credit once per optimizer step -------------------------------------------
 
@@ -369,10 +199,17 @@ class CreditGRPOTrainer(GRPOTrainer):
         even = rollouts.advantages[:, None] * weights
         self._record(window, credit, even if strategy.aggregation else None)
         per_row = even if strategy.even else credit
-        return [
-            self._fold(batch, per_row[own], weights[own], len(batches))
-            for batch, own in zip(batches, rows, strict=True)
-        ]
+        credited = [{**batch, "own": own} for batch, own in zip(batches, rows, strict=True)]
+
+        def fold(batch: dict[str, Any]) -> dict[str, Any]:
+            own = batch["own"]
+            return self._fold(batch, per_row[own], weights[own], len(batches))
+
+        live = per_row.any(dim=1) & rollouts.mask.any(dim=1)
+        turns = self._turns(credited, live[torch.cat(rows)])
+        if turns is None:
+            return [fold(batch) for batch in credited]
+        return [{"turn": turn.mapped(fold)} for turn in turns]
 
     def _join(self, batches: list[dict[str, Any]]) -> tuple[Window, list[Tensor]]:
         """Join the generations that the window draws on, and locate each micro-batch's rows."""

@@ -7,6 +7,7 @@ with uneven lengths, a fully masked row and a tool mask.
 import functools
 import random
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -53,7 +54,7 @@ def reward(completions: list[str], **_: Any) -> list[float | None]:
     ]
 
 
-def rollouts_with(tools: bool) -> Any:
+def rollouts_with(tools: bool, completion: Callable[[str, int], list[int]] = completion) -> Any:
     """Make a `rollout_func` that looks completions up by prompt and place in the group."""
 
     def rollout(prompts: list[str], trainer: GRPOTrainer) -> dict[str, Any]:
@@ -91,15 +92,19 @@ def policy() -> PreTrainedModel:
 
 @dataclass
 class Trace(TrainerCallback):
-    """Losses of every micro-batch, gradients and parameters of every optimizer step."""
+    """Loss and gradient of every optimizer step, rows and padded width of every pass in it."""
 
     losses: list[float] = field(default_factory=list)
+    turns: list[float] = field(default_factory=list)
+    passes: list[tuple[int, int]] = field(default_factory=list)
     gradients: list[torch.Tensor] = field(default_factory=list)
     logs: list[dict[str, float]] = field(default_factory=list)
 
     def on_pre_optimizer_step(self, *_: Any, model: torch.nn.Module, **__: Any) -> None:
         grads = [p.grad for _, p in sorted(model.named_parameters()) if p.grad is not None]
         self.gradients.append(torch.cat([g.flatten().double() for g in grads]))
+        self.losses.append(sum(self.turns))
+        self.turns.clear()
 
     def on_log(self, *_: Any, logs: dict[str, float], **__: Any) -> None:
         self.logs.append(dict(logs))
@@ -149,25 +154,32 @@ def run(
         eval_dataset=Dataset.from_dict({"prompt": PROMPTS[-2:]}),
         processing_class=TOKENIZER,
         callbacks=[trace],
-        rollout_func=rollouts_with(tools),
         **{
+            "rollout_func": rollouts_with(tools),
             "reward_funcs": reward,
             "train_dataset": Dataset.from_dict({"prompt": PROMPTS[:prompts]}),
             **(arguments or {}),
         },
     )
-    inner = trainer.compute_loss
+    compute_loss, of_one_pass = trainer.compute_loss, trainer._compute_loss
 
-    def recorded(model: Any, inputs: dict[str, Any], **kwargs: Any) -> torch.Tensor:
-        trainer.use_vllm = importance_ratio
-        if importance_ratio:
-            inputs = {**inputs, "importance_sampling_ratio": 1 + inputs["completion_ids"] % 7 / 9}
-        loss = inner(model, inputs, **kwargs)
-        trainer.use_vllm = False
-        trace.losses.append(float(loss.detach().double()))
+    def turn(model: Any, inputs: dict[str, Any], **kwargs: Any) -> torch.Tensor:
+        loss = compute_loss(model, inputs, **kwargs)
+        if trainer.model.training:
+            trace.turns.append(float(loss.detach().double()))
         return loss
 
-    trainer.compute_loss = recorded
+    def one_pass(model: Any, inputs: dict[str, Any]) -> torch.Tensor:
+        ids = inputs["completion_ids"]
+        trace.passes.append((len(ids), inputs["prompt_ids"].size(1) + ids.size(1)))
+        trainer.use_vllm = importance_ratio
+        if importance_ratio:
+            inputs = {**inputs, "importance_sampling_ratio": 1 + ids % 7 / 9}
+        loss = of_one_pass(model, inputs)
+        trainer.use_vllm = False
+        return loss
+
+    trainer.compute_loss, trainer._compute_loss = turn, one_pass
     trainer.train(resume_from_checkpoint=resume)
     return trace
 

@@ -10,7 +10,7 @@ import importlib.resources
 import pytest
 import torch
 from datasets import Dataset, IterableDataset
-from harness import PROMPTS, TOKENIZER, Trace, policy
+from harness import PROMPTS, TOKENIZER, Trace, difference, policy
 from transformers import AutoTokenizer, LlamaConfig, LlamaForSequenceClassification
 from trl import GRPOConfig, GRPOTrainer
 
@@ -146,6 +146,9 @@ CASES = {
 }  # fmt: skip
 
 
+WEIGHED = ("kl", "entropy", "clip_ratio", "cispo_clip_ratio")  # see test_pass_metrics
+
+
 def made(thing):
     return (
         thing() if callable(thing) and thing in (reward_model, rows, chat_rows, stream) else thing
@@ -190,12 +193,14 @@ def test_changing_the_class_name_changes_nothing(name, tmp_path):
     name_only, _ = train(CreditGRPOTrainer, GRPOConfig, tmp_path, CASES[name])
     assert len(theirs.gradients) == 2
     for ours in (mine, name_only):
-        for a, b in zip(ours.gradients, theirs.gradients, strict=True):
-            torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-7)
+        gaps = [difference(a, b) for a, b in zip(ours.gradients, theirs.gradients, strict=True)]
+        assert max(gaps) <= 1e-5
         for a, b in zip(ours.logs, theirs.logs, strict=True):
             shared = {k for k in b if not k.endswith(("time", "runtime", "per_second"))}
             shared -= {"policy_loss"}  # in TRL its unit depends on the loss type, see README
             assert shared <= set(a), "a metric of TRL is missing"
+            if ours is mine:  # our micro-batches are others
+                shared = {key for key in shared if not key.startswith(WEIGHED)}
             for key in shared:
                 assert a[key] == pytest.approx(b[key], rel=1e-3, abs=1e-6), key
 

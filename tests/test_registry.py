@@ -383,7 +383,8 @@ def test_help_and_import_are_light():
 def test_the_core_never_imports_trl():
     modules = (
         "rollouts strategy suggest registry aggregations allocations diagnostics conformance "
-        "folding window seams options cli laws saved show"
+        "folding window seams options cli laws saved show batching rows pass_metrics exactness "
+        "sharing sharing_checks"
     )
     imports = "".join(f"import grpo_credit.{name}\n" for name in modules.split())
     code = f"import sys\n{imports}print(sorted({{'trl', 'rewards'}} & set(sys.modules)))"

@@ -1,0 +1,196 @@
+"""`CuttingTrainer`: TRL's trainer whose forward passes hold rows of like length.
+
+`grpo_credit.batching` plans which rows are in which, `grpo_credit.exactness` says what leaves the
+gradient as it is. Here are the passes without gradient, and what those with gradient
+(`grpo_credit.passes`) have in common with them.
+"""
+
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from accelerate.utils import gather, gather_object
+from torch import Tensor
+from transformers.utils import logging
+from trl import GRPOTrainer
+
+from grpo_credit.batching import PASS_COST, Budget, Lengths, cut, places
+from grpo_credit.exactness import Batching
+from grpo_credit.rows import Rows, take
+from grpo_credit.sharing import number_prompts, pays, score_sharing_prompts
+from grpo_credit.sharing_checks import self_test
+
+logger = logging.get_logger(__name__)
+
+TEXT = ("prompt_ids", "prompt_mask", "completion_ids", "completion_mask")
+
+
+class Cutout(NamedTuple):
+    """Rows of one pass, trimmed, and the number of each one's prompt if prompts are shared."""
+
+    rows: Rows
+    prompt_of: Tensor | None
+
+
+class CuttingTrainer(GRPOTrainer):
+    """TRL's `GRPOTrainer` with passes of our own cut, where they are without gradient."""
+
+    args: Any
+    model: Any
+    _batching = Batching(recuts=False)
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self._prompt_of: Tensor | None = None  # of the pass at hand, where its prompts are shared
+        self._settled = False  # whether sharing prompts was tried
+        super().__init__(*args, **kwargs)
+
+    # ---- what is exact ------------------------------------------------------------------------
+
+    def _settle_batching(self, rows: Rows) -> None:
+        """Before the first pass, try whether sharing prompts is exact here, and say what is done.
+
+        Args:
+            rows: some of this rank, prompts and completions.
+        """
+        if self._settled:
+            return
+        self._settled = True
+        if self._batching.shares_prompts and (reason := self._shared_wrongly(rows)):
+            self._batching = self._batching.without_sharing(reason)
+        if self.accelerator.is_main_process:
+            say = logger.warning_once if self._batching.left_out else logger.info
+            say(f"grpo-credit: {self._batching}")
+
+    def _shared_wrongly(self, rows: Rows) -> str | None:
+        with torch.enable_grad(), self.accelerator.autocast():
+            reasons = gather_object([self_test(self.model, *(rows[name] for name in TEXT))])
+        return next((reason for reason in reasons if reason), None)
+
+    def _budget(self, rows: int, prompt: int, completion: int) -> Budget:
+        """Give a pass what a micro-batch of TRL with so many rows takes."""
+        return Budget(
+            tokens=rows * (prompt + completion),
+            completion_tokens=rows * completion,
+            pass_cost=PASS_COST["cpu" if self.accelerator.device.type == "cpu" else "accelerator"],
+            multiple=int(self.pad_to_multiple_of or 1),
+        )
+
+    def _lengths(self, rows: Rows) -> Lengths:
+        lengths = Lengths.of(rows["prompt_mask"], rows["completion_mask"])
+        if not self._batching.trims_prompts:
+            width = rows["prompt_mask"].size(1)
+            lengths = lengths._replace(prompt=np.full_like(lengths.prompt, width))
+        if self._batching.shares_prompts:
+            numbers = number_prompts(rows["prompt_ids"], rows["prompt_mask"])
+            lengths = lengths._replace(prompt_of=numbers.cpu().numpy())
+        return lengths
+
+    def _cut_out(self, rows: Rows, index: np.ndarray, lengths: Lengths, budget: Budget) -> Cutout:
+        """Pick the rows of a pass, trim them, and share their prompts where that pays."""
+        own = lengths.take(index)
+        at = torch.from_numpy(index).to(rows["completion_ids"].device)
+        prompt, completion = (int(budget.rounded(own[half]).max()) for half in (0, 1))
+        prompts, of_row = np.unique(own.prompt_of, return_inverse=True)
+        shared = self._batching.shares_prompts and pays(
+            len(index), len(prompts), prompt, completion, pass_cost=budget.pass_cost
+        )
+        return Cutout(
+            take(rows, at, prompt, completion), torch.from_numpy(of_row).to(at) if shared else None
+        )
+
+    # ---- scoring ------------------------------------------------------------------------------
+
+    @contextmanager
+    def _sharing(self, prompt_of: Tensor | None) -> Generator[None, None, None]:
+        """Let the pass within share prompts."""
+        self._prompt_of = prompt_of
+        try:
+            yield
+        finally:
+            self._prompt_of = None
+
+    def _get_per_token_logps_and_entropies(
+        self,
+        model: Any,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        logits_to_keep: int,
+        batch_size: int | None = None,
+        compute_entropy: bool = False,
+        **kwargs: Any,
+    ) -> Any:
+        def score(rows: Rows, batch_size: int | None = None) -> tuple[Tensor | None, ...]:
+            return self._score_pass(model, rows, compute_entropy, batch_size, **kwargs)
+
+        plain = not any(value is not None and value is not False for value in kwargs.values())
+        prompt = input_ids.size(1) - logits_to_keep
+        rows = {
+            "prompt_ids": input_ids[:, :prompt], "prompt_mask": attention_mask[:, :prompt],
+            "completion_ids": input_ids[:, prompt:], "completion_mask": attention_mask[:, prompt:],
+        }  # fmt: skip
+        if torch.is_grad_enabled() or batch_size is None or not plain:
+            return score(rows, batch_size)
+        return self._in_passes(score, rows, batch_size)
+
+    def _score_pass(
+        self, model: Any, rows: Rows, compute_entropy: bool, batch_size: int | None, **kwargs: Any
+    ) -> tuple[Tensor | None, ...]:
+        """Score one pass: log-probabilities, entropies, and the auxiliary loss of experts."""
+        if self._prompt_of is not None:
+            with self.accelerator.autocast():
+                return *score_sharing_prompts(
+                    model, *(rows[name] for name in TEXT), self._prompt_of,
+                    compute_entropy=compute_entropy,
+                ), None  # fmt: skip
+        return super()._get_per_token_logps_and_entropies(
+            model,
+            torch.cat([rows["prompt_ids"], rows["completion_ids"]], dim=1),
+            torch.cat([rows["prompt_mask"], rows["completion_mask"]], dim=1),
+            rows["completion_ids"].size(1),
+            batch_size=batch_size,
+            compute_entropy=compute_entropy,
+            **kwargs,
+        )
+
+    def _in_passes(
+        self, score: Callable[..., tuple[Tensor | None, ...]], rows: Rows, batch_size: int
+    ) -> tuple[Tensor | None, ...]:
+        """Score rows without gradient by passes of our own cut, and put the values back in place.
+
+        Args:
+            score: gives values by completion token, (b, T), of the rows of a pass; of all rows, in
+                passes of a given size, if it is called with that.
+            rows: prompts and completions of this rank.
+            batch_size: rows of a pass of TRL.
+
+        Returns:
+            What `score` gives, (B, T); 0 where a pass was trimmed.
+        """
+        if not self._batching.recuts:
+            return score(rows, batch_size)
+        self._settle_batching(rows)
+        lengths = self._lengths(rows)
+        width = rows["completion_ids"].size(1)
+        widths = np.array([rows["prompt_ids"].size(1), width])
+        budget = self._budget(batch_size, *self._most(widths).tolist())
+        orders = [lengths.longest_first(), lengths.by_prompt()]
+        cuts = [cut(self._most(places(lengths, order[:, None])), budget) for order in orders]
+        best, order = min(zip(cuts, orders, strict=True), key=lambda pair: pair[0].cost)
+        out: list[Tensor | None] = []
+        for part in best.passes:
+            cutout = self._cut_out(rows, order[part], lengths, budget)
+            with self._sharing(cutout.prompt_of):
+                values = score(cutout.rows)
+            out = out or [v if v is None else v.new_zeros(len(order), width) for v in values]
+            at = torch.from_numpy(order[part]).to(rows["completion_ids"].device)
+            for whole, value in zip(out, values, strict=True):
+                if whole is not None and value is not None:
+                    whole[at, : value.size(1)] = value
+        return tuple(out)
+
+    def _most(self, numbers: np.ndarray) -> np.ndarray:
+        """Take the largest over ranks, element by element, so that all cut at the same places."""
+        told = gather(torch.from_numpy(numbers)[None].to(self.accelerator.device))
+        return told.amax(dim=0).cpu().numpy()

@@ -1,0 +1,228 @@
+"""Time the optimizer step of TRL's `GRPOTrainer` and ours on the same rollouts and weights.
+
+    OMP_NUM_THREADS=1 python scripts/bench_step.py
+    OMP_NUM_THREADS=1 python scripts/bench_step.py --workload reference dead --json bench.json
+    python scripts/bench_step.py --device cuda
+
+64 completions, 8 groups of 8, which TRL runs as 8 micro-batches of 8 rows; two iterations of each
+generation batch with a learning rate of 0. The second iteration is timed, from the first
+`training_step` to the last: forward, backward, our credit and our cut, no generation. `no grad` is
+the pass for the old log-probabilities. Seconds are the processor's on the CPU, so that other
+programs disturb little, and the wall's on a GPU. The two trainers take turns; a ratio is the median
+of ours over the median of TRL's. `memory` is the ratio of what a step allocates at its peak beyond
+what was there when it began. Tokens are those that the backbone runs, padding included, with the
+number of its passes. `needed` are those that any exact method must run, each completion with credit
+and the prompts of these once; `ideal` is needed over TRL's. `gradient` is the relative difference
+to TRL's gradient, the largest of the strategies asked for.
+
+CPU: a Llama of 6 layers, 256 wide, in float32. CUDA: the shape of Qwen2.5-0.5B in bfloat16, every
+length times 4. Weights are random, nothing is downloaded.
+"""
+
+import argparse
+import gc
+import json
+import os
+import statistics
+import tempfile
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import torch
+from bench_step_meter import Meter
+from bench_step_workloads import GROUP, GROUPS, TOKENIZER, WORKLOADS, Workload, reward, workload
+from rich.console import Console
+from rich.table import Table
+from transformers import AutoModelForCausalLM, LlamaConfig, PrinterCallback, Qwen2Config
+from trl import GRPOConfig, GRPOTrainer
+
+from grpo_credit import CreditGRPOConfig, CreditGRPOTrainer
+
+ROWS = 8  # of TRL's micro-batches
+TWINS: dict[str, dict[str, Any]] = {
+    "dapo": {"loss_type": "dapo"},
+    "length": {"loss_type": "grpo"},
+    "seq": {"loss_type": "luspo", "importance_sampling_level": "sequence"},
+    "uniform": {"loss_type": "dr_grpo"},
+}
+SCALES = {"cpu": 1, "cuda": 4}
+MODELS = {
+    "cpu": LlamaConfig(
+        vocab_size=1024, hidden_size=256, intermediate_size=512, num_hidden_layers=6,
+        num_attention_heads=8, tie_word_embeddings=True, dtype="float32",
+    ),
+    "cuda": Qwen2Config(
+        vocab_size=151936, hidden_size=896, intermediate_size=4864, num_hidden_layers=24,
+        num_attention_heads=14, num_key_value_heads=2, tie_word_embeddings=True, dtype="bfloat16",
+    ),
+}  # fmt: skip
+
+
+def metered(
+    trainer_class: Any, config_class: Any, load: Workload, device: str, **options: Any
+) -> Meter:
+    """Build a trainer with a meter on it; weights and order are the same every time."""
+    torch.manual_seed(0)
+    with torch.device(device):
+        model = AutoModelForCausalLM.from_config(deepcopy(MODELS[device]))  # trainers change it
+    trainer = trainer_class(
+        model=model,
+        reward_funcs=reward,
+        args=config_class(
+            per_device_train_batch_size=ROWS,
+            gradient_accumulation_steps=GROUPS * GROUP // ROWS,
+            num_generations=GROUP,
+            num_iterations=2,
+            max_steps=2,
+            max_completion_length=load.longest,
+            learning_rate=0.0,
+            optim="sgd",
+            max_grad_norm=0.0,
+            use_cpu=device == "cpu",
+            bf16=device == "cuda",
+            gradient_checkpointing=False,
+            output_dir=tempfile.mkdtemp(),
+            save_strategy="no",
+            logging_strategy="no",
+            report_to=[],
+            disable_tqdm=True,
+            **options,
+        ),
+        train_dataset=load.dataset(),
+        processing_class=TOKENIZER,
+        rollout_func=load.rollout,
+    )
+    trainer.remove_callback(PrinterCallback)
+    return Meter(trainer, device)
+
+
+def pair(credit: str, load: Workload, device: str) -> dict[str, Meter]:
+    """Build both trainers, once the last ones, which refer to themselves, are gone."""
+    gc.collect()
+    return {
+        "trl": metered(GRPOTrainer, GRPOConfig, load, device, **TWINS[credit]),
+        "ours": metered(
+            CreditGRPOTrainer,
+            CreditGRPOConfig,
+            load,
+            device,
+            credit=credit,
+            efficient_batching="auto",
+        ),
+    }
+
+
+def difference(meters: dict[str, Meter]) -> float:
+    """Give |ours - TRL's| / |TRL's|, Euclidean, of the last gradients."""
+    ours, host = meters["ours"].gradient, meters["trl"].gradient
+    return float((ours - host).norm() / host.norm())
+
+
+def compare(load: Workload, credits: list[str], device: str) -> dict[str, float]:
+    """Compare the gradients of strategies with those of their twins."""
+    found = {}
+    for credit in credits:
+        meters = pair(credit, load, device)
+        for meter in meters.values():
+            meter.trainer.train()
+        found[credit] = difference(meters)
+    return found
+
+
+def measure(load: Workload, credit: str, repeats: int, device: str) -> dict[str, Any]:
+    """Run both trainers in turn: once for the memory, to warm up, and then timed."""
+    meters = pair(credit, load, device)
+    for turn in range(1 + repeats):
+        for meter in meters.values():
+            meter.watch_memory = turn == 0
+            meter.trainer.train()
+    found: dict[str, Any] = {
+        name: {
+            "seconds": meter.seconds[1:],
+            "seconds_no_grad": meter.seconds_no_grad[1:],
+            "peak_bytes": meter.peak_bytes,
+            **vars(meter.with_grad),
+            **{f"{key}_no_grad": value for key, value in vars(meter.no_grad).items()},
+        }
+        for name, meter in meters.items()
+    }
+    return {
+        **found,
+        "time_ratio": ratio(found, "seconds"),
+        "no_grad_ratio": ratio(found, "seconds_no_grad"),
+        "memory_ratio": found["ours"]["peak_bytes"] / found["trl"]["peak_bytes"],
+        "ideal": load.ideal,
+        "needed": load.needed,
+        "gradients": {credit: difference(meters)},
+    }
+
+
+def ratio(found: dict[str, Any], of: str) -> float:
+    """Give the median of ours over TRL's."""
+    ours, host = (statistics.median(found[name][of]) for name in ("ours", "trl"))
+    return ours / host
+
+
+def row(name: str, found: dict[str, Any]) -> list[str]:
+    """Lay out a workload."""
+    ours, host = found["ours"], found["trl"]
+    return [
+        name,
+        *(f"{statistics.median(side['seconds']):.3f}" for side in (host, ours)),
+        *(f"{found[key]:.3f}" for key in ("time_ratio", "ideal", "no_grad_ratio", "memory_ratio")),
+        *(f"{side['tokens']:,} / {side['passes']}" for side in (host, ours)),
+        f"{found['needed']:,}",
+        f"{max(found['gradients'].values()):.0e}",
+    ]
+
+
+COLUMNS = (
+    "workload", "TRL s", "ours s", "time", "ideal", "no grad", "memory",
+    "TRL tokens / passes", "ours", "needed", "gradient",
+)  # fmt: skip
+
+
+def main() -> None:
+    """Measure, print and, if asked, write."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--workload", nargs="+", choices=WORKLOADS, default=list(WORKLOADS))
+    parser.add_argument(
+        "--credit", nargs="+", choices=TWINS, default=list(TWINS),
+        help="strategies whose gradient is compared (default: all); the first one is timed",
+    )  # fmt: skip
+    parser.add_argument("--repeats", type=int, default=3, help="timed steps of each trainer")
+    parser.add_argument("--device", choices=MODELS, default="cpu")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write every figure")
+    asked = parser.parse_args()
+    if asked.repeats < 1:
+        parser.error(f"--repeats is {asked.repeats}, expected 1 or more")
+    if asked.json and asked.json.exists():
+        parser.error(f"--json {asked.json} exists; name another file")
+    if asked.device == "cuda" and not torch.cuda.is_available():
+        parser.error("--device cuda needs a GPU that PyTorch can use")
+    os.environ["TRL_EXPERIMENTAL_SILENCE"] = "1"  # about rollout_func
+    timed, *others = asked.credit
+    shown = Table(title=f"one optimizer step, {timed}, {asked.device}", title_justify="left")
+    for column in COLUMNS:
+        shown.add_column(column, justify="left" if column == "workload" else "right")
+    results = {}
+    for name in asked.workload:
+        load = workload(name, SCALES[asked.device])
+        found = results[name] = measure(load, timed, asked.repeats, asked.device)
+        found["gradients"] |= compare(load, others, asked.device)
+        shown.add_row(*row(name, found))
+    Console(width=140).print(shown)
+    if asked.json:
+        about = {"device": device_name(asked.device), "threads": torch.get_num_threads()}
+        about |= {"torch": torch.__version__, "credit": timed}
+        asked.json.write_text(json.dumps({**about, "workloads": results}, indent=1), "utf-8")
+
+
+def device_name(device: str) -> str:
+    """Name the hardware."""
+    return torch.cuda.get_device_name() if device == "cuda" else "CPU"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,86 @@
+"""What is done to the passes of a step, what is left out, and what a run says about it."""
+
+import pytest
+from datasets import Dataset
+from harness import TOKENIZER, difference, ours, policy, reward, trl
+from transformers import GPT2Config, LlamaConfig, MistralConfig, Qwen3NextConfig
+from trl import GRPOConfig
+from workloads import WORKLOADS
+
+from grpo_credit import CreditGRPOConfig, CreditGRPOTrainer, cutting
+from grpo_credit.exactness import positions_are_relative
+
+CUT = "sorts rows by length and cuts anew, trims padding"
+SHARED = "shares prompts where it pays"
+TRLS = "the micro-batches of TRL"
+
+
+def said(tmp_path, config_class=CreditGRPOConfig, **options):
+    """Build a trainer and tell what it will do."""
+    settings = {"report_to": [], "use_cpu": True, "bf16": False, "gradient_checkpointing": False}
+    trainer = CreditGRPOTrainer(
+        policy(), reward, config_class(str(tmp_path), **settings | options),
+        Dataset.from_dict({"prompt": ["1+1="]}), processing_class=TOKENIZER,
+    )  # fmt: skip
+    return str(trainer._batching)
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({}, f"skips rows without credit, {CUT}, {SHARED}"),
+        ({"efficient_batching": "off"}, TRLS),
+        (
+            {"beta": 0.1},
+            f"{CUT}, {SHARED} | left out: skipping (beta=0.1 gives every row a KL term)",
+        ),
+        (
+            {"gradient_checkpointing": True},
+            f"skips rows without credit, {CUT} | left out: sharing prompts (gradient checkpointing "
+            "runs layers again without a cache)",
+        ),
+        (
+            {"top_entropy_quantile": 0.5, "entropy_coef": 0.1},
+            f"{TRLS} | left out: top_entropy_quantile=0.5 is taken over a micro-batch; the entropy "
+            "bonus is a mean over a micro-batch",
+        ),
+        (
+            {"optim": "adalomo"},
+            f"{TRLS} | left out: optim=adalomo updates within a backward pass",
+        ),
+    ],
+    ids=str,
+)
+def test_what_is_done_and_why_not_more_is_said_in_one_line(tmp_path, options, expected):
+    assert said(tmp_path, **options) == f"batching: {expected}"
+
+
+def test_a_plain_grpo_config_keeps_trls_micro_batches(tmp_path):
+    assert said(tmp_path, GRPOConfig) == f"batching: {TRLS}"
+
+
+def test_prompts_are_not_shared_where_the_self_test_fails(monkeypatch, caplog):
+    work = WORKLOADS["long prompt"]
+    options = {"arguments": work.arguments, "loss_type": "grpo", "max_steps": 1}
+    theirs = trl(**options)
+    monkeypatch.setattr(cutting, "self_test", lambda *_: "gradients differ by 0.5")
+    monkeypatch.setattr(cutting, "score_sharing_prompts", None)  # must not be called
+    mine = ours(**options)
+    assert difference(mine.gradients[0], theirs.gradients[0]) <= 1e-5
+    assert "left out: sharing prompts (gradients differ by 0.5)" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("config", "relative"),
+    [
+        (LlamaConfig(), True),
+        (MistralConfig(), True),
+        (GPT2Config(), False),  # learned positions
+        (Qwen3NextConfig(), False),  # recurrent layers
+        (LlamaConfig(rope_parameters={"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0,
+                                      "original_max_position_embeddings": 64}), False),
+    ],
+    ids=lambda value: type(value).__name__,
+)  # fmt: skip
+def test_prompts_are_trimmed_only_where_positions_are_relative(config, relative):
+    assert positions_are_relative(config) is relative

@@ -1,0 +1,177 @@
+"""Sharing prompts is refused where it is not exact, and tested on the model at hand."""
+
+import re
+from types import SimpleNamespace
+
+import pytest
+import torch
+from accelerate.utils import DistributedType
+from peft import LoraConfig, PromptTuningConfig, get_peft_model
+from sharing_helpers import CONFIGS, SIZES, batch, build
+from test_partition import launch
+from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig, MambaConfig, T5Config
+from transformers import T5ForConditionalGeneration as T5
+
+from grpo_credit import sharing
+from grpo_credit.sharing_checks import _multiplies_in_tf32, _smallest, refusal, self_test
+
+
+@pytest.mark.parametrize("family", CONFIGS)
+def test_models_with_a_plain_cache_are_not_refused(family):
+    assert refusal(build(family), DistributedType.MULTI_CPU) is None
+
+
+def checkpointing():
+    model = build()
+    model.gradient_checkpointing_enable()
+    return model
+
+
+def virtual_tokens():
+    tuning = PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=2)
+    return get_peft_model(build(), tuning)
+
+
+def linear_layers():
+    model = build()
+    model.config.layer_types = ["linear_attention", "full_attention"]
+    return model
+
+
+def lora_with_dropout():
+    return get_peft_model(build(), LoraConfig(target_modules=["q_proj"], lora_dropout=0.1))
+
+
+def other_attention():
+    model = build()
+    model.config._attn_implementation = "flex_attention"
+    return model
+
+
+def from_config(config):
+    return lambda: AutoModelForCausalLM.from_config(config)
+
+
+@pytest.mark.parametrize(
+    ("make", "reason"),
+    [
+        (checkpointing, "gradient checkpointing runs layers again without a cache"),
+        (lambda: torch.compile(build()), "the model is compiled"),
+        (from_config(MambaConfig(**SIZES)), "keeps more than keys and values of its tokens"),
+        (linear_layers, "keeps more than keys and values of its tokens"),
+        (lambda: T5(T5Config(d_model=8, d_ff=8, num_layers=1, num_heads=1)), "has an encoder"),
+        (other_attention, "the attention implementation 'flex_attention' was not tried"),
+        (from_config(GPT2Config(n_embd=8, n_layer=1, n_head=1)), r"dropout in 'transformer\.drop'"),
+        (from_config(LlamaConfig(**SIZES, attention_dropout=0.1)), "dropout in 'model.layers.0"),
+        (lora_with_dropout, "dropout in .*lora_dropout"),
+        (virtual_tokens, "the adapter puts tokens before the prompt"),
+    ],
+)  # fmt: skip
+def test_what_sharing_cannot_do_is_refused(make, reason):
+    assert re.search(reason, refusal(make()) or "nothing")
+
+
+def test_sharded_training_and_router_losses_are_refused():
+    assert re.match("FSDP gathers parameters", refusal(build(), DistributedType.FSDP) or "")
+    assert re.match("DEEPSPEED gathers", refusal(build(), DistributedType.DEEPSPEED) or "")
+    assert re.match("the router's auxiliary loss", refusal(build(), aux_loss=True) or "")
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("family", CONFIGS)
+def test_sound_models_pass_the_self_test_and_nothing_is_left_behind(family, dtype):
+    model = build(family).to(dtype)
+    for parameter in model.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    state = torch.get_rng_state()
+    assert self_test(model, *batch()) is None
+    assert torch.equal(torch.get_rng_state(), state)
+    assert all(torch.equal(p.grad, torch.ones_like(p)) for p in model.parameters())
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
+
+
+class Detached(sharing.SharedLayer):
+    """Stops the gradient at the cache."""
+
+    def __init__(self, keys, values, prompt_of):
+        super().__init__(keys.detach(), values.detach(), prompt_of)
+
+
+class Swapped(sharing.SharedLayer):
+    """Gives every row the prompt of another."""
+
+    def __init__(self, keys, values, prompt_of):
+        super().__init__(keys, values, prompt_of.flip(0))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(
+    ("layer", "what"), [(Detached, "gradients differ"), (Swapped, "log-probabilities differ")]
+)
+def test_a_wrong_cache_fails_the_self_test(monkeypatch, layer, what, dtype):
+    monkeypatch.setattr(sharing, "SharedLayer", layer)
+    assert re.match(rf"{what} by .* in its self-test, .* allowed", self_test(
+        build().to(dtype), *batch()) or "passed")  # fmt: skip
+
+
+def spoilt(change):
+    """Build a model whose backbone changes its arguments where it is given a filled cache."""
+    model = build()
+    inner = model.model.forward
+
+    def forward(**kwargs):
+        filled = kwargs.get("past_key_values") is not None and kwargs["input_ids"].size(0) == 3
+        return inner(**kwargs | (change(kwargs) if filled else {}))
+
+    model.model.forward = forward
+    return model
+
+
+def shifted(kwargs):
+    length = kwargs["input_ids"].size(1)
+    return {"position_ids": torch.arange(length)[None]}  # as if there was no prompt
+
+
+@pytest.mark.parametrize(
+    ("change", "what"),
+    [
+        (shifted, "log-probabilities differ by"),
+        (lambda _: {"past_key_values": None, "attention_mask": None}, "log-probabilities differ"),
+        (lambda _: {"past_key_values": 7}, "its self-test failed with AttributeError: 'int'"),
+    ],
+)
+def test_models_that_treat_the_cache_wrongly_fail_the_self_test(change, what):
+    assert (self_test(spoilt(change), *batch()) or "passed").startswith(what)
+
+
+def test_the_self_test_needs_no_counted_token_and_no_second_row():
+    prompt_ids, prompt_mask, completion_ids, completion_mask = (x[:1] for x in batch())
+    rows = prompt_ids, prompt_mask, completion_ids, torch.zeros_like(completion_mask)
+    assert self_test(build(), *rows) is None
+
+
+def test_the_self_test_takes_the_smallest_gradients_of_a_large_model(monkeypatch):
+    monkeypatch.setattr("grpo_credit.sharing_checks.TESTED_NUMBERS", 100)
+    model = build()
+    assert {p.dim() for p in _smallest(model)} == {1}  # five norms of 16
+    assert sum(p.numel() for p in _smallest(model)) == 80
+    monkeypatch.setattr("grpo_credit.sharing_checks.TESTED_NUMBERS", 1)
+    assert len(_smallest(model)) == 1
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [
+        ({"fp32_precision": "tf32"}, True),
+        ({"fp32_precision": "ieee"}, False),
+        ({"allow_tf32": True}, True),  # before PyTorch 2.9
+    ],
+)
+def test_the_precision_of_products_is_known_in_every_pytorch(monkeypatch, flags, expected):
+    monkeypatch.setattr(torch.backends.cuda, "matmul", SimpleNamespace(**flags))
+    assert _multiplies_in_tf32() is expected
+
+
+def test_two_processes_average_the_gradients_of_shared_prompts(tmp_path):
+    launch(2, "sharing_two_processes.py", tmp_path)
+    assert len(list(tmp_path.glob("rank*"))) == 2
