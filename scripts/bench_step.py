@@ -24,6 +24,7 @@ import gc
 import json
 import os
 import statistics
+import sys
 import tempfile
 from copy import deepcopy
 from pathlib import Path
@@ -206,17 +207,18 @@ def main() -> None:
     shown = Table(title=f"one optimizer step, {timed}, {asked.device}", title_justify="left")
     for column in COLUMNS:
         shown.add_column(column, justify="left" if column == "workload" else "right")
+    about = {"device": device_name(asked.device), "threads": torch.get_num_threads()}
+    about |= {"torch": torch.__version__, "credit": timed}
     results = {}
     for name in asked.workload:
         load = workload(name, SCALES[asked.device])
         found = results[name] = measure(load, timed, asked.repeats, asked.device)
         found["gradients"] |= compare(load, others, asked.device)
         shown.add_row(*row(name, found))
+        print(f"{name}: {found['time_ratio']:.3f} of TRL's time", file=sys.stderr, flush=True)
+        if asked.json:  # after each, so that nothing measured is lost
+            asked.json.write_text(json.dumps({**about, "workloads": results}, indent=1), "utf-8")
     Console(width=140).print(shown)
-    if asked.json:
-        about = {"device": device_name(asked.device), "threads": torch.get_num_threads()}
-        about |= {"torch": torch.__version__, "credit": timed}
-        asked.json.write_text(json.dumps({**about, "workloads": results}, indent=1), "utf-8")
 
 
 def device_name(device: str) -> str:

@@ -16,9 +16,11 @@ of the parts inside it; `rest` is what no part claims: the optimizer, the data, 
 import argparse
 import json
 import statistics
+import sys
 import tempfile
 import time
 from collections import defaultdict
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -161,14 +163,14 @@ def main() -> None:
     parser.add_argument("--credit", default="entropy_soft/seq")
     parser.add_argument("--json", type=Path, help="file for the figures")
     asked = parser.parse_args()
-    found = {
-        f"{'adapter' if adapter else 'full'}, efficient_batching={batching}": train(
-            asked.device, asked.steps, asked.credit, adapter, batching
-        )
-        for adapter in (True, False)
-        for batching in ("off", "auto")
-    }
     name = torch.cuda.get_device_name() if asked.device == "cuda" else "CPU"
+    found = {}
+    for adapter, batching in product((False, True), ("off", "auto")):
+        kind = f"{'adapter' if adapter else 'full'}, efficient_batching={batching}"
+        found[kind] = train(asked.device, asked.steps, asked.credit, adapter, batching)
+        print(f"{kind}: {found[kind]['seconds']:.2f} s a step", file=sys.stderr, flush=True)
+        if asked.json:  # after each, so that nothing measured is lost
+            asked.json.write_text(json.dumps({"device": name, "found": found}, indent=1) + "\n")
     table = Table(title=f"{asked.credit}, {asked.steps} steps, {name}", title_justify="left")
     table.add_column("")
     for kind in found:
@@ -177,8 +179,6 @@ def main() -> None:
         values = [figures[row] for figures in found.values()]
         table.add_row(row, *("-" if v is None else f"{v:.4g}" for v in values))
     Console(width=140).print(table)
-    if asked.json:
-        asked.json.write_text(json.dumps({"device": name, "found": found}, indent=1) + "\n")
 
 
 if __name__ == "__main__":
