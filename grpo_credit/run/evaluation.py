@@ -7,7 +7,8 @@ from typing import Any, Protocol
 import torch
 from transformers import TrainerCallback
 
-from grpo_credit.run.jsonfile import append_line, read_lines
+from grpo_credit.run.files import read_lines
+from grpo_credit.run.jsonfile import append_line
 from grpo_credit.run.ranks import is_main, on_main
 
 RIGHT = "right"  # what a checker calls the verdict that pass@1, mean@k and pass@k count

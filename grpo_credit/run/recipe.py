@@ -109,6 +109,14 @@ class Recipe:
         """The script's name, such as "grpo_regex.py"."""
         return Path(self.file).name
 
+    def check(self, arguments: list[str]) -> str:
+        """Check a command line as a run would, writing nothing; return the task's metric.
+
+        Raises:
+            ValueError: (or OSError, ImportError) what a run would refuse.
+        """
+        return _check(self, arguments)[-1].metric
+
 
 @dataclass(frozen=True)
 class Job:
@@ -134,6 +142,12 @@ def run_recipe(recipe: Recipe, arguments: list[str]) -> int:
 
 def prepare(recipe: Recipe, arguments: list[str]) -> Job:
     """Read the command line, the data and the model's description; take a run directory."""
+    script, args, model_args, task = _check(recipe, arguments)
+    out, checkpoint = _claim(recipe, arguments, script, args, model_args, task)
+    return Job(script, args, model_args, task, out, checkpoint)
+
+
+def _check(recipe: Recipe, arguments: list[str]) -> tuple[Any, Any, Any, Task]:
     from grpo_credit.run.data import look_up_model
 
     script, args, model_args = _read(recipe, arguments)
@@ -145,8 +159,7 @@ def prepare(recipe: Recipe, arguments: list[str]) -> Job:
             revision=model_args.model_revision,
             trust_remote_code=args.trust_remote_code,
         )
-    out, checkpoint = _claim(recipe, arguments, script, args, model_args, task)
-    return Job(script, args, model_args, task, out, checkpoint)
+    return script, args, model_args, task
 
 
 def _read(recipe: Recipe, arguments: list[str]) -> tuple[Any, Any, Any]:
@@ -266,7 +279,8 @@ def train(job: Job) -> int:
 
 def _left(job: Job) -> dict[str, Path]:
     """Say where everything is that the run leaves."""
-    from grpo_credit.run import directory, manifest
+    from grpo_credit.run import directory
+    from grpo_credit.run.provenance import MANIFEST
 
     out = job.out
     kept = {"rollouts by step": out / "rollouts"} if job.args.save_rollouts else {}
@@ -277,5 +291,5 @@ def _left(job: Job) -> dict[str, Path]:
         "completions": out / "completions",
         "credit by token": out / "credit",
         **kept,
-        "manifest": out / manifest.MANIFEST,
+        "manifest": out / MANIFEST,
     }
