@@ -109,13 +109,13 @@ class Recipe:
         """The script's name, such as "grpo_regex.py"."""
         return Path(self.file).name
 
-    def check(self, arguments: list[str]) -> str:
-        """Check a command line as a run would, writing nothing; return the task's metric.
+    def check(self, arguments: list[str]) -> None:
+        """Check a command line as a run would; write nothing.
 
         Raises:
             ValueError: (or OSError, ImportError) what a run would refuse.
         """
-        return _check(self, arguments)[-1].metric
+        _check(self, arguments)
 
 
 @dataclass(frozen=True)
