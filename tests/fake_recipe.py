@@ -2,7 +2,7 @@
 
 A run directory with manifest, metrics and checkpoints, --resume, a checkpoint on SIGTERM. Every
 step is a line of the file that $LEDGER names, so that a step done twice is two lines. Options that
-make trouble at a seed: --fail, --full (disk), --kill (as when memory is short), --lie (exit code 0).
+make trouble at a seed: --fail, --full (disk), --kill (as if memory were short), --lie (exit 0).
 """
 
 import argparse
@@ -129,7 +129,7 @@ def main(arguments):
     with open(f"{asked.output_dir}.alone", "w") as file:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # two at once would be a mistake
         code = train(asked, stop)
-    note(asked, "end")
+    note(asked, "interrupted" if code else "finished")
     return code
 
 

@@ -92,8 +92,8 @@ def make_parser() -> argparse.ArgumentParser:
     add("--baseline", metavar="NAME", help="what the others are compared with (default: the first)")
     add("--metric", metavar="NAME", help="held-out number that decides (default: the recipe's)")
     add("--lower_is_better", action="store_true", help="the metric is a cost")
-    add("--match_grad_norm", action="store_true", help="scale credit so that first gradients "
-        "are as long as the baseline's; AdamW undoes a scale but for clipping and epsilon")  # fmt: skip
+    add("--match_grad_norm", action="store_true", help="scale credit so that first gradients are "
+        "as long as the baseline's; AdamW undoes a scale but for clipping and epsilon")  # fmt: skip
     add("--jobs", type=int, metavar="N", help="cells at once (default: one a GPU, or one a core)")
     add("--engine", choices=sorted(ENGINES), default="local", help="where cells run (default: "
         "local); ray and slurm need the extra of that name")  # fmt: skip
