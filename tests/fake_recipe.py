@@ -33,6 +33,7 @@ def parse(arguments):
     parser.add_argument("--output_dir", type=Path)
     parser.add_argument("--credit")
     parser.add_argument("--credit_kwargs")
+    parser.add_argument("--hub_token")
     parser.add_argument("--credit_scale", type=float, default=1.0)
     parser.add_argument("--pause", type=float, default=0.01)
     parser.add_argument("--resume", action="store_true")
@@ -89,8 +90,7 @@ def claim(asked):
 
 def trouble(asked):
     if asked.fail == asked.seed:
-        print("weights are \x1b[31mlost\x1b[0m")
-        raise RuntimeError("no such weights")
+        raise RuntimeError("no \x1b[31mweights")
     if asked.full == asked.seed:
         raise OSError(28, "No space left on device")
     if asked.kill == asked.seed:
