@@ -117,8 +117,9 @@ def train(asked, stop):
             write(out / f"checkpoint-{step}.json", {"step": step, "state": state})
     if stop and step:
         write(out / f"checkpoint-{step}.json", {"step": step, "state": state})
-    describe(asked, "interrupted" if stop else "finished", step)
-    return 128 + stop[0] if stop else 0
+    code = 128 + stop[0] if stop else 0
+    describe(asked, "interrupted" if code else "finished", step)
+    return code
 
 
 def main(arguments):

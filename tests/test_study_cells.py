@@ -1,5 +1,6 @@
 """How cells stand, what goes wrong in them, and what is told of it."""
 
+import io
 import json
 import os
 import shlex
@@ -233,9 +234,9 @@ def test_the_table_shows_the_running_cells_first(cell):
     (cell.run / "manifest.json").write_text('{"config": {"max_steps": 10}}')
     others = [Cell(cell.root, "r.py", "[bold]dapo", seed) for seed in range(5)]
     states = {other: State() for other in others} | {cell: State("running")}
-    board = view.Board(states, 1)
+    board = view.Board(states, others, 1)
     board.began[cell] = time.monotonic()
-    console = Console(width=100, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
+    console = Console(width=100, record=True, file=io.StringIO())
     console.print(view.table(board, 2))
     text = console.export_text()
     assert "seq · seed 0" in text
@@ -250,6 +251,28 @@ def test_the_table_shows_the_running_cells_first(cell):
 def test_time_left_is_told_by_the_cells_that_are_done(tmp_path):
     done, *rest = (Cell(tmp_path, "r.py", "seq", seed) for seed in range(5))
     states = {done: State("finished", [attempt() | {"seconds": 30.0}])}
-    board = view.Board(states | {cell: State() for cell in rest}, 2)
+    board = view.Board(states | {cell: State() for cell in rest}, rest, 2)
     assert board.seconds_left() == 4 * 30 / 2
-    assert view.Board({rest[0]: State()}, 1).seconds_left() is None
+    assert view.Board({rest[0]: State()}, rest[:1], 1).seconds_left() is None
+
+
+def test_a_terminal_shows_a_table_and_a_pipe_shows_lines(cell, monkeypatch):
+    monkeypatch.setattr(view, "LINE_S", 0.0)
+    run_says(cell, "running")
+    (cell.run / "metrics.jsonl").write_text('{"step": 3, "reward": 0.25}\n')
+    shown = []
+    for terminal in (True, False):
+        console = Console(width=100, file=io.StringIO(), force_terminal=terminal)
+        board = view.Board({cell: State("running")}, [], 1)
+        board.began[cell] = time.monotonic()
+        chosen = view.make_view(board, console)
+        chosen.tell("[bold]news[/bold]")
+        chosen.update()
+        chosen.close()
+        shown.append(console.file.getvalue())
+    assert "┃" in shown[0]
+    assert "┃" not in shown[1]
+    assert "  seq · seed 0  step 3  reward 0.250" in shown[1].splitlines()
+    for text in shown:
+        assert "[bold]news[/bold]" in text
+        assert "1 cells: 1 running" in text

@@ -40,6 +40,8 @@ def main(arguments: Sequence[str], command: Sequence[str]) -> int:
         write_study(asked.out, study, command)
     except (ValueError, OSError, ImportError) as error:
         return fail(error)
+    except KeyboardInterrupt:  # nothing has begun
+        return 130
     with lock:
         return run_study(study, asked.out, engine)
 
@@ -64,7 +66,7 @@ def check(asked: Asked) -> None:
         if new:
             ask(study.recipe, new)
     except ValueError as error:
-        raise ValueError(f"{error}{hint_for(study.options)}") from None
+        raise ValueError(f"{error}{hint_for(study.options, str(error))}") from None
 
 
 def alone(out: Path) -> FileLock:

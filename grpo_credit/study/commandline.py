@@ -169,12 +169,12 @@ def _flags(values: Mapping[str, Any]) -> list[str]:
     return words
 
 
-def hint_for(options: Sequence[str]) -> str:
-    """Suggest an option of the study for one that the recipe may have refused."""
+def hint_for(options: Sequence[str], message: str) -> str:
+    """Suggest an option of the study for one that the recipe refused with a message."""
     known = [action.dest for action in make_parser()._actions]
     names = [word.partition("=")[0][2:] for word in options if word.startswith("--")]
-    hints = {name: did_you_mean(name, known) for name in names}
-    return next((f"{hint} (--{name})" for name, hint in hints.items() if hint), "")
+    hints = [did_you_mean(name, known) for name in names if name in message]
+    return next(filter(None, hints), "")
 
 
 def one_line(error: Exception) -> str:

@@ -116,7 +116,7 @@ class RayEngine:
     def __init__(self, jobs: int | None, options: Mapping[str, Any], out: Path) -> None:
         self._ray = needed("ray", "ray")
         self.slots = jobs or QUEUE
-        self.threads = int(options.get("num_cpus", 1))
+        self.threads = max(1, int(options.get("num_cpus", 1)))
         if not self._ray.is_initialized():
             self._ray.init(log_to_driver=False, include_dashboard=False)
         chosen = {"num_cpus": 1, "max_retries": 0, **options}

@@ -44,14 +44,14 @@ class Runner:
         self.engine = engine
         found = {cell: look(cell) for cell in cells}
         self.states: dict[Cell, State] = {cell: state for cell, (state, _) in found.items()}
-        self.board = Board(self.states, engine.slots)
+        open_ = [cell for cell in cells if self.states[cell].status not in ("finished", "running")]
+        self._waiting = deque(open_)
+        self._elsewhere = [cell for cell in cells if self.states[cell].status == "running"]
+        self.board = Board(self.states, self._waiting, engine.slots)
         self.view: View = view(self.board)
         self.signum: int | None = None
         self._since, self._insisted = 0.0, False
         self._started: dict[Cell, Started] = {}
-        self._elsewhere = [cell for cell in cells if self.states[cell].status == "running"]
-        open_ = [cell for cell in cells if self.states[cell].status not in ("finished", "running")]
-        self._waiting = deque(open_)
         for cell, (_, notes) in found.items():
             for note in notes:
                 self.view.tell(note)
@@ -66,18 +66,24 @@ class Runner:
 
     def run(self) -> Mapping[Cell, State]:
         """Run until every cell has ended, or until a signal and the end of what was started."""
-        with self._signals_handled():
-            while self._started or ((self._waiting or self._elsewhere) and self.signum is None):
-                self._reap()
-                self._look_elsewhere()
-                if self.signum is None:
-                    self._launch()
-                else:
-                    self._stop()
-                self.view.update()
-                time.sleep(TICK_S)
-        self.view.close()
+        try:
+            with self._signals_handled():
+                while self._goes_on():
+                    self._reap()
+                    self._look_elsewhere()
+                    if self.signum is None:
+                        self._launch()
+                    else:
+                        self._stop()
+                    self.view.update()
+                    time.sleep(TICK_S)
+        finally:
+            self.view.close()
         return self.states
+
+    def _goes_on(self) -> bool:
+        left = self._waiting or self._elsewhere
+        return bool(self._started or (left and self.signum is None))
 
     # ---- starting -----------------------------------------------------------------------------
 
@@ -89,6 +95,7 @@ class Runner:
             except OSError as error:  # no room for a log, say: the others may have some
                 self.states[cell].status = "failed"
                 self.states[cell].tail = [f"could not be started: {error}"]
+                self._save(cell)
                 self.view.tell(f"{visible_name(cell)} could not be started: {error}")
 
     def _start(self, cell: Cell) -> None:

@@ -2,7 +2,7 @@
 
 import shlex
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Protocol
 
 from rich.console import Console
@@ -23,11 +23,12 @@ class Board:
 
     Args:
         states: of every cell; kept up to date by the runner.
+        queue: the cells that are still to be started; likewise.
         slots: how many run at once.
     """
 
-    def __init__(self, states: Mapping[Cell, State], slots: int) -> None:
-        self.states, self.slots = states, slots
+    def __init__(self, states: Mapping[Cell, State], queue: Collection[Cell], slots: int) -> None:
+        self.states, self.queue, self.slots = states, queue, slots
         self.began: dict[Cell, float] = {}
 
     def elapsed(self, cell: Cell) -> float:
@@ -58,7 +59,7 @@ class Board:
             return None
         mean = sum(took) / len(took)
         running = sum(max(mean - self.elapsed(cell), 0) for cell in self.began)
-        return (running + mean * self.count("waiting")) / min(self.slots, len(self.states))
+        return (running + mean * len(self.queue)) / min(self.slots, len(self.states))
 
 
 class View(Protocol):
@@ -193,7 +194,7 @@ def duration(seconds: float) -> str:
 
     Example:
         >>> duration(7), duration(75), duration(3700)
-        ('7 s', '1 min 15 s', '1 h 2 min')
+        ('7 s', '1 min 15 s', '1 h 1 min')
     """
     whole = round(seconds)
     if whole < 60:
