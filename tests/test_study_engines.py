@@ -1,13 +1,18 @@
 """The same cells on other engines."""
 
+import io
 import signal
 import sys
 
 import pytest
-from study_helpers import ablate, ledger, records, results, start, steps_done, wait_for
+from rich.console import Console
+from study_helpers import FAKE, ablate, ledger, records, results, start, steps_done, wait_for
 
-from grpo_credit.study import engines
+from grpo_credit.study import child, engines, view
+from grpo_credit.study.cells import Cell, cells_of
+from grpo_credit.study.design import Study
 from grpo_credit.study.process import Ended, Job
+from grpo_credit.study.runner import Runner
 
 TWO = ["--credit", "seq", "dapo", "--seeds", "2", "--max_steps=2"]
 ENGINES = {
@@ -67,6 +72,45 @@ def test_what_goes_wrong_with_a_worker_is_an_error_of_the_cell():
         raise RuntimeError("the node is gone\nand more")
 
     assert engines.ended_by(lost) == Ended(None, error="RuntimeError: the node is gone")
+
+
+class Busy:
+    """An engine whose first job finds its cell taken, as one left in a queue may."""
+
+    slots, threads = 1, 1
+
+    def __init__(self, folder):
+        self.here, self.started = engines.LocalEngine(1, {}, folder), []
+
+    def start(self, job):
+        if not self.started:
+            sleep = [sys.executable, "-c", "import time; time.sleep(600)"]
+            self.started.append(self.here.start(Job(sleep, job.log, job.lock, job.folder)))
+            wait_for(lambda: child.is_held(str(job.lock)))
+        self.started.append(self.here.start(job))
+        return self.started[-1]
+
+
+def test_a_cell_that_another_process_took_meanwhile_is_left_to_it(tmp_path, monkeypatch):
+    monkeypatch.setenv("LEDGER", str(tmp_path / "ledger"))
+    cell = Cell(tmp_path, str(FAKE), "seq", 0, ("--max_steps=1",))
+    engine, quiet = Busy(tmp_path), Console(file=io.StringIO())
+    runner = Runner([cell], engine, lambda board: view.PlainView(board, quiet))
+    monkeypatch.setattr(
+        runner.view, "update", lambda: runner._elsewhere and engine.started[0].kill()
+    )
+    assert runner.run()[cell].status == "finished"
+    assert len(engine.started) == 3, "one that holds, one that found it held, one that ran"
+    assert steps_done(tmp_path) == [("seq", 0, 1)]
+
+
+def test_cells_come_seed_by_seed_so_that_pairs_are_there_early(tmp_path):
+    study = Study("r.py", ("seq", "dapo"), (3, 1), ("--x",))
+    cells = cells_of(study, tmp_path, {"seq": 0.5, "dapo": 1.0})
+    assert [(cell.credit, cell.seed) for cell in cells] == [
+        ("seq", 3), ("dapo", 3), ("seq", 1), ("dapo", 1),
+    ]  # fmt: skip
+    assert [cell.options for cell in cells[:2]] == [("--x", "--credit_scale=0.5"), ("--x",)]
 
 
 def test_cores_are_divided_between_jobs(tmp_path, monkeypatch):
