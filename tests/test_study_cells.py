@@ -9,8 +9,8 @@ import sys
 import time
 
 import pytest
+from ablate_helpers import FAKE, ablate, ledger, records, steps_done
 from rich.console import Console
-from study_helpers import FAKE, ablate, ledger, records, steps_done
 
 from grpo_credit.study import calibration, cells, view
 from grpo_credit.study.cells import Cell, State, look
@@ -104,7 +104,7 @@ def test_the_same_command_tries_failed_cells_again(tmp_path):
 
 def described():
     study = Study(str(FAKE), ("seq", "dapo"), (0, 1), ("--max_steps=2",))
-    return {"schema": 1, **vars(study), "command": {}, "started": "", "git": None}
+    return {"schema": 1, **vars(study), "command": "", "started": "", "git": None}
 
 
 # ---- cells that are damaged -------------------------------------------------------------------

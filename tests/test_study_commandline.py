@@ -5,7 +5,7 @@ import sys
 
 import pytest
 import yaml
-from study_helpers import FAKE, ablate
+from ablate_helpers import FAKE, ablate
 
 from grpo_credit.study import engines
 from grpo_credit.study.ablate import main

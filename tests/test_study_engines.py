@@ -5,8 +5,8 @@ import signal
 import sys
 
 import pytest
+from ablate_helpers import FAKE, ablate, ledger, records, results, start, steps_done, wait_for
 from rich.console import Console
-from study_helpers import FAKE, ablate, ledger, records, results, start, steps_done, wait_for
 
 from grpo_credit.study import child, engines, view
 from grpo_credit.study.cells import Cell, cells_of

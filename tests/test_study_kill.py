@@ -8,7 +8,7 @@ import sys
 import time
 
 import pytest
-from study_helpers import ablate, ledger, records, results, start, steps_done, wait_for
+from ablate_helpers import ablate, ledger, records, results, start, steps_done, wait_for
 
 from grpo_credit.study import child
 

@@ -4,7 +4,7 @@ import json
 
 import pandas as pd
 import pytest
-from study_helpers import ROOT, ablate, records
+from ablate_helpers import ROOT, ablate, records
 
 SHORT = [
     "--credit", "length", "decided/seq", "--seeds", "2", "--max_steps=2",

@@ -181,6 +181,11 @@ def write_study(out: Path, study: Study, command: Sequence[str]) -> None:
     else:
         first = {"started": now(), "git": git_state(Path(study.recipe))}
     described = {**asdict(study), "options": without_secrets(study.options)}
-    content = {"schema": SCHEMA, **described, "command": describe_command(command), **first}
+    content = {
+        "schema": SCHEMA,
+        **described,
+        "command": describe_command(command)["shell"],
+        **first,
+    }
     out.mkdir(parents=True, exist_ok=True)
     replace_text(path, json.dumps(content, indent=2) + "\n")
