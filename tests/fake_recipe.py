@@ -33,7 +33,8 @@ def parse(arguments):
     parser.add_argument("--output_dir", type=Path)
     parser.add_argument("--credit")
     parser.add_argument("--credit_kwargs")
-    parser.add_argument("--hub_token")
+    for name in ("hub_token", "learning_rate", "test_every", "save_rollouts"):
+        parser.add_argument(f"--{name}")
     parser.add_argument("--credit_scale", type=float, default=1.0)
     parser.add_argument("--pause", type=float, default=0.01)
     parser.add_argument("--resume", action="store_true")
@@ -109,7 +110,7 @@ def train(asked, stop):
         step += 1
         state = (state * 31 + len(asked.credit)) % 1009
         note(asked, step)
-        norm = asked.credit_scale * len(asked.credit)
+        norm = asked.credit_scale * len(asked.credit) * (1 + step % 2)
         line = {"step": step, "reward": state / 1009, "grad_norm": norm, "time_s": step / 10}
         with (out / "metrics.jsonl").open("a") as metrics:
             metrics.write(json.dumps(line) + "\n")

@@ -89,7 +89,7 @@ def run_study(study: Study, out: Path, engine: Engine) -> int:
     console = Console(width=None if Console().is_terminal else 140)
     scale: dict[str, float] = {}
     if study.match_grad_norm:
-        console.print("calibration: one step of every strategy", highlight=False)
+        console.print("calibration: gradient norms of every strategy", highlight=False)
         cells = calibration_cells(study, out)
         if code := run_cells(cells, engine, console):
             return code
