@@ -1,6 +1,7 @@
 """A study from its command line to its end."""
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -33,7 +34,8 @@ def main(arguments: Sequence[str], command: Sequence[str]) -> int:
         return 0
     try:
         asked = read(arguments)
-        check(asked)
+        with patience("asking the recipe about its options"):
+            check(asked)
         engine = make_engine(asked.engine, asked.jobs, asked.engine_options, asked.out)
         lock = alone(asked.out)
         study = settled(read_study(asked.out), asked)
@@ -67,6 +69,12 @@ def check(asked: Asked) -> None:
             ask(study.recipe, new)
     except ValueError as error:
         raise ValueError(f"{error}{hint_for(study.options, str(error))}") from None
+
+
+def patience(what: str) -> AbstractContextManager[object]:
+    """Show on a terminal what is being waited for."""
+    console = Console(stderr=True)
+    return console.status(what) if console.is_terminal else nullcontext()
 
 
 def alone(out: Path) -> FileLock:

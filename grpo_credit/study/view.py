@@ -1,5 +1,6 @@
 """The study on the terminal: a live table, or a plain line now and then where there is none."""
 
+import math
 import shlex
 import time
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -133,10 +134,10 @@ def _row(board: Board, cell: Cell, state: State) -> Sequence[str]:
 
 
 class PlainView:
-    """A line for what happens, and one a minute for how it stands."""
+    """A line for what happens; at first and every minute, how it stands."""
 
     def __init__(self, board: Board, console: Console) -> None:
-        self._board, self._console, self._said = board, console, time.monotonic()
+        self._board, self._console, self._said = board, console, -math.inf
 
     def tell(self, text: str) -> None:
         """Print a line."""
