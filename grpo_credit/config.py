@@ -3,6 +3,7 @@
 `plan` decides, before any model is loaded, what will be trained, or says what clashes with what.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -30,6 +31,7 @@ class CreditGRPOConfig(CreditOptions, GRPOConfig):
     * `efficient_batching`: whether to cut the rows of a step into micro-batches of less padding.
     * `credit`, `credit_kwargs`: the strategy and its options. Without `credit`, the strategy is the
       one that `loss_type` stands for.
+    * `credit_scale`: a constant that multiplies the credit, not the KL term.
     * `loss_type` (default None): which surrogate. `cispo`, `sapo` and `vespo` go with every
       strategy; TRL's `dapo`, `grpo`, `dr_grpo` and `luspo` are one surrogate (the clipped ratio)
       with four denominators, so with `credit` they must agree with its aggregation. None is the
@@ -68,6 +70,11 @@ class CreditGRPOConfig(CreditOptions, GRPOConfig):
                 "to the trainer: CreditGRPOTrainer(..., credit=function)."
             )
         self._check_batching()
+        if not 0 < self.credit_scale < math.inf:
+            raise CreditError(
+                f"credit_scale is {self.credit_scale}, expected a finite number > 0; 1 changes "
+                "nothing."
+            )
         self.credit_kwargs = parse_credit_kwargs(self.credit_kwargs)
         if self.credit is not None or not self.credit_kwargs:
             plan(self)  # options without a strategy wait for the one that the trainer is given

@@ -19,6 +19,14 @@ class CreditOptions:
         default=None,
         metadata={"help": "Options of the strategy, as JSON: '{\"alpha\": 0.75}'."},
     )
+    credit_scale: float = field(
+        default=1.0,
+        metadata={
+            "help": "A constant, > 0, that multiplies the credit and not the KL term; makes the "
+            "gradients of two strategies equally long. AdamW undoes it but for clipping and its "
+            "epsilon."
+        },
+    )
     privileged_column: str = field(
         default="privileged_prompt",
         metadata={

@@ -112,6 +112,7 @@ class CreditGRPOTrainer(GatheringTrainer):
             self.plan.strategy.name, self.plan.strategy.needs, self._named_rewards(), self._weights
         )
         self._save_every = getattr(args, "save_rollouts", 0)
+        self._credit_scale = getattr(args, "credit_scale", 1.0)
         if "sum_sq_probs" in self.plan.strategy.needs or self._save_every:
             add_fused_lm_head(  # TRL's own, with one output more
                 self._host_model,
@@ -194,9 +195,9 @@ class CreditGRPOTrainer(GatheringTrainer):
         """Compute the credit of a window and hand it to its micro-batches."""
         window, rows = self._join(batches)
         rollouts, strategy = window.rollouts, self.plan.strategy
-        credit = strategy.credit(rollouts)
+        credit = strategy.credit(rollouts) * self._credit_scale
         weights = strategy.weights(rollouts) if strategy.aggregation else torch.ones_like(credit)
-        even = rollouts.advantages[:, None] * weights
+        even = rollouts.advantages[:, None] * weights * self._credit_scale
         self._record(window, credit, even if strategy.aggregation else None)
         per_row = even if strategy.even else credit
         credited = [{**batch, "own": own} for batch, own in zip(batches, rows, strict=True)]

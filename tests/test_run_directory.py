@@ -9,7 +9,7 @@ import torch
 from run_helpers import add_checkpoint, describe, interrupted_run, write_metrics
 from safetensors.torch import save_file
 
-from grpo_credit.run import directory, manifest
+from grpo_credit.run import directory, manifest, provenance
 
 
 def test_an_empty_or_missing_directory_is_claimed_with_its_manifest(tmp_path):
@@ -58,7 +58,7 @@ def test_nothing_to_resume_is_said(tmp_path):
 
 def test_a_run_that_is_going_on_is_not_resumed(tmp_path):
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as other:
-        process = {"pid": other.pid, "host": manifest.host()}
+        process = {"pid": other.pid, "host": provenance.host()}
         ours = {**describe(), "process": process, "started": "2999-01-01T00:00:00+00:00"}
         directory.claim(tmp_path / "x-20250101-000000", ours, resume=False)
         with pytest.raises(directory.RunExists, match=f"is going on as process {other.pid}"):

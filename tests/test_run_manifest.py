@@ -15,7 +15,7 @@ from run_helpers import HUB_TOKEN, WITHOUT_SYSTEM_CONFIG, add_checkpoint, descri
 from torch import nn
 from transformers import TrainerState
 
-from grpo_credit.run import directory, jsonfile, manifest
+from grpo_credit.run import directory, files, jsonfile, manifest, provenance
 from grpo_credit.run.callbacks import StopOnSignal
 
 # --- JSON
@@ -30,14 +30,14 @@ def test_a_crash_before_the_replacement_leaves_the_old_file(tmp_path, monkeypatc
     monkeypatch.setattr(os, "replace", crash)
     with pytest.raises(OSError, match="power cut"):
         jsonfile.write_json(tmp_path / "x.json", {"a": 2})
-    assert jsonfile.read_json(tmp_path / "x.json") == {"a": 1}
+    assert files.read_json(tmp_path / "x.json") == {"a": 1}
     assert [path.name for path in tmp_path.iterdir()] == ["x.json"]
 
 
 def test_a_damaged_file_is_named(tmp_path):
     (tmp_path / "x.json").write_text("{")
     with pytest.raises(ValueError, match=r"x\.json is not valid JSON"):
-        jsonfile.read_json(tmp_path / "x.json")
+        files.read_json(tmp_path / "x.json")
 
 
 def test_any_configuration_becomes_strict_json():
@@ -90,7 +90,7 @@ def test_tokens_are_hidden_and_counts_are_not():
     made = manifest.manifest(argv, config, {}, 0, {"token": "secret-7"})
     assert "secret-" not in json.dumps(made)
     assert HUB_TOKEN not in json.dumps(made)
-    hidden = manifest.HIDDEN
+    hidden = provenance.HIDDEN
     assert made["config"] == {
         "hub_token": hidden,
         "push_to_hub_token": None,
@@ -163,18 +163,18 @@ def test_git_state_inside_and_outside_a_repository(tmp_path, monkeypatch):
     recipe = tmp_path / "repo" / "recipe.py"
     recipe.parent.mkdir()
     recipe.write_text("1")
-    assert manifest.git_state(recipe) is None
+    assert provenance.git_state(recipe) is None
     git = functools.partial(subprocess.run, cwd=recipe.parent, check=True, capture_output=True)
     identity = ["-c", "user.name=n", "-c", "user.email=e"]
     git(["git", "init"])
     git(["git", "add", "."])
     git(["git", *identity, "commit", "-m", "first"])
-    state = manifest.git_state(recipe)
+    state = provenance.git_state(recipe)
     assert (state["tracked"], state["dirty"], len(state["commit"])) == (True, False, 40)
     recipe.write_text("2")
-    assert manifest.git_state(recipe)["dirty"]
+    assert provenance.git_state(recipe)["dirty"]
     monkeypatch.setenv("PATH", str(tmp_path))  # no git
-    assert manifest.git_state(recipe) is None
+    assert provenance.git_state(recipe) is None
 
 
 def test_an_unknown_status_is_refused(tmp_path):

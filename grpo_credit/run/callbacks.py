@@ -18,7 +18,8 @@ import torch.distributed as dist
 from tqdm import tqdm
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from grpo_credit.run.jsonfile import append_line, read_lines
+from grpo_credit.run.files import read_lines
+from grpo_credit.run.jsonfile import append_line
 from grpo_credit.run.launcher import how_to_insist, launcher_pid
 from grpo_credit.run.ranks import is_main, world_size
 

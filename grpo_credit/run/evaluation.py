@@ -8,7 +8,8 @@ import torch
 from transformers import TrainerCallback
 from transformers.utils import logging
 
-from grpo_credit.run.jsonfile import append_line, read_lines
+from grpo_credit.run.files import read_lines
+from grpo_credit.run.jsonfile import append_line
 from grpo_credit.run.ranks import is_main, on_main
 
 logger = logging.get_logger(__name__)

@@ -1,4 +1,4 @@
-"""Python values as strict JSON, and files of it that are never half-written."""
+"""Python values as strict JSON, and files of it that are never half-written. See `files`."""
 
 import dataclasses
 import functools
@@ -13,6 +13,8 @@ from typing import Any
 
 import numpy as np
 import torch
+
+from grpo_credit.run.files import replace_text
 
 MAX_VALUES = 16  # larger arrays are described, not copied
 
@@ -90,42 +92,9 @@ def write_json(path: Path, value: Any) -> None:
     replace_text(path, json.dumps(plain(value), indent=2, allow_nan=False) + "\n")
 
 
-def replace_text(path: Path, text: str) -> None:
-    """Replace the content of a file in one step, through a temporary file beside it."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())  # else a power cut may keep the rename and lose the content
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def read_json(path: Path) -> Any:
-    """Read a JSON file.
-
-    Raises:
-        ValueError: if the content is not JSON; the message names the file.
-    """
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} is not valid JSON ({error})") from error
-
-
 def append_line(path: Path, value: Any) -> None:
     """Append one line of JSON; it is on disk when this returns."""
     with path.open("a", encoding="utf-8") as file:
         file.write(json.dumps(plain(value), allow_nan=False) + "\n")
         file.flush()
         os.fsync(file.fileno())
-
-
-def read_lines(path: Path) -> list[dict[str, Any]]:
-    """Read a file of JSON lines; none where there is no file. A torn last line is left out."""
-    if not path.is_file():
-        return []
-    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-    return [json.loads(line) for line in lines if line.endswith("\n")]

@@ -125,6 +125,14 @@ class Recipe:
         """The script's name, such as "grpo_regex.py"."""
         return Path(self.file).name
 
+    def check(self, arguments: list[str]) -> None:
+        """Check a command line as a run would; write nothing.
+
+        Raises:
+            ValueError: (or OSError, ImportError) what a run would refuse.
+        """
+        prepare(self, arguments)
+
 
 @dataclass(frozen=True)
 class Asked:
@@ -340,7 +348,8 @@ def _look_first(job: Job, trainer: Any, early: Any) -> None:
 
 def _left(job: Job) -> dict[str, Path]:
     """Say where everything is that the run leaves."""
-    from grpo_credit.run import directory, manifest
+    from grpo_credit.run import directory
+    from grpo_credit.run.provenance import MANIFEST
 
     out = job.out
     kept = {"rollouts by step": out / "rollouts"} if job.args.save_rollouts else {}
@@ -351,5 +360,5 @@ def _left(job: Job) -> dict[str, Path]:
         "completions": out / "completions",
         "credit by token": out / "credit",
         **kept,
-        "manifest": out / manifest.MANIFEST,
+        "manifest": out / MANIFEST,
     }

@@ -1,0 +1,122 @@
+"""A study from its command line to its end."""
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+from rich.console import Console
+
+from grpo_credit.study.calibration import CalibrationError, calibration_cells, scales, write_scales
+from grpo_credit.study.cells import Cell, cells_of
+from grpo_credit.study.check import ask
+from grpo_credit.study.commandline import Asked, fail, hint_for, make_parser, read
+from grpo_credit.study.design import Study, merged, read_study, write_study
+from grpo_credit.study.engines import Engine, make_engine
+from grpo_credit.study.runner import Runner
+from grpo_credit.study.view import failures, make_view
+
+LOCK = ".runner.lock"
+
+
+def main(arguments: Sequence[str], command: Sequence[str]) -> int:
+    """Run a study.
+
+    Args:
+        arguments: the command line, without the program.
+        command: with it, for the record.
+
+    Returns:
+        0 if every cell is finished, 1 if one failed, 2 for a mistake, 128 + signal if stopped.
+    """
+    if {"-h", "--help"} & set(arguments):
+        make_parser().print_help()
+        return 0
+    try:
+        asked = read(arguments)
+        with patience("asking the recipe about its options"):
+            check(asked)
+        engine = make_engine(asked.engine, asked.jobs, asked.engine_options, asked.out)
+        lock = alone(asked.out)
+        study = settled(read_study(asked.out), asked)
+        write_study(asked.out, study, command)
+    except (ValueError, OSError, ImportError) as error:
+        return fail(error)
+    except KeyboardInterrupt:  # nothing has begun
+        return 130
+    with lock:
+        return run_study(study, asked.out, engine)
+
+
+def settled(old: Study | None, asked: Asked) -> Study:
+    """Return the study that is to be run in a directory that holds `old`."""
+    return merged(old, asked.study, asked.out) if old else asked.study
+
+
+def check(asked: Asked) -> None:
+    """Make sure that the recipe would run what is new; nothing is written.
+
+    Raises:
+        ValueError: another study is in the directory, or what the recipe refuses.
+    """
+    old = read_study(asked.out)
+    study = settled(old, asked)
+    known = old.credits if old else ()
+    first = [cell for cell in cells_of(study, asked.out) if cell.seed == study.seeds[0]]
+    new = [cell.arguments() for cell in first if cell.credit not in known]
+    try:
+        if new:
+            ask(study.recipe, new)
+    except ValueError as error:
+        raise ValueError(f"{error}{hint_for(study.options, str(error))}") from None
+
+
+def patience(what: str) -> AbstractContextManager[object]:
+    """Show on a terminal what is being waited for."""
+    console = Console(stderr=True)
+    return console.status(what) if console.is_terminal else nullcontext()
+
+
+def alone(out: Path) -> FileLock:
+    """Take the directory for this runner; the lock is gone with the process, however it ends.
+
+    Raises:
+        ValueError: another runner has it.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(out / LOCK)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise ValueError(f"another runner is at work on {out}; wait for it, or stop it.") from None
+    return lock
+
+
+def run_study(study: Study, out: Path, engine: Engine) -> int:
+    """Calibrate if that is asked for, and run the cells; return the exit code."""
+    console = Console(width=None if Console().is_terminal else 140)
+    scale: dict[str, float] = {}
+    if study.match_grad_norm:
+        console.print("calibration: gradient norms of every strategy", highlight=False)
+        cells = calibration_cells(study, out)
+        if code := run_cells(cells, engine, console):
+            return code
+        try:
+            scale, norms = scales(study, cells)
+        except CalibrationError as error:
+            console.print(f"error: {error}", markup=False, highlight=False, soft_wrap=True)
+            return 1
+        write_scales(out, study, scale, norms)
+    return run_cells(cells_of(study, out, scale), engine, console)
+
+
+def run_cells(cells: Sequence[Cell], engine: Engine, console: Console) -> int:
+    """Run cells, tell of those that failed, and return the exit code."""
+    runner = Runner(cells, engine, lambda board: make_view(board, console))
+    states = runner.run()
+    for line in failures(states):
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+    if runner.signum is not None:
+        console.print("stopped; the same command goes on", highlight=False)
+        return 128 + runner.signum
+    return int(any(state.status != "finished" for state in states.values()))

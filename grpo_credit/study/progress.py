@@ -1,0 +1,71 @@
+"""How far a run is, read from what it writes."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from grpo_credit.run.files import read_json
+from grpo_credit.run.provenance import MANIFEST
+from grpo_credit.study.cells import METRICS
+
+_LAST_BYTES = 32768
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a run is.
+
+    Args:
+        step: optimizer steps done, None before the first is logged.
+        steps: all of them, None if unknown.
+        reward: mean training reward of the last logged step.
+        seconds: of training so far.
+    """
+
+    step: int | None = None
+    steps: int | None = None
+    reward: float | None = None
+    seconds: float = 0.0
+
+    @property
+    def seconds_left(self) -> float | None:
+        """Seconds of training that are left at this pace; None if nobody can tell."""
+        if not self.step or self.steps is None:
+            return None
+        return max(self.steps - self.step, 0) * self.seconds / self.step
+
+
+def read_progress(run: Path) -> Progress:
+    """Read how far a run is; what is not there yet is None."""
+    line = last_logged(run / METRICS)
+    return Progress(
+        line.get("step"), _steps(run, line), line.get("reward"), line.get("time_s", 0.0)
+    )
+
+
+def last_logged(path: Path) -> dict[str, Any]:
+    """Return the last line about a step; empty if there is none."""
+    try:
+        with path.open("rb") as file:
+            file.seek(max(0, path.stat().st_size - _LAST_BYTES))
+            lines = file.read().splitlines(keepends=True)
+    except OSError:
+        return {}
+    for line in reversed(lines):
+        if line.endswith(b"\n") and b'"reward"' in line:
+            try:
+                return json.loads(line)
+            except ValueError:
+                return {}
+    return {}
+
+
+def _steps(run: Path, line: dict[str, Any]) -> int | None:
+    try:
+        config = read_json(run / MANIFEST)["config"]
+        if config["max_steps"] > 0:
+            return config["max_steps"]
+        return round(line["step"] / line["epoch"] * config["num_train_epochs"])
+    except (OSError, ValueError, KeyError, TypeError, ZeroDivisionError):
+        return None

@@ -1,0 +1,14 @@
+r"""Compare credit strategies: strategies × seeds of a recipe, each cell a process of its own.
+
+    python scripts/ablate.py --recipe recipes/grpo_regex.py --credit uniform length seq dapo \
+        --seeds 6 --out reports/regex [options of the recipe]
+
+See --help.
+"""
+
+import sys
+
+from grpo_credit.study.ablate import main
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:], sys.argv))

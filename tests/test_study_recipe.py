@@ -1,0 +1,59 @@
+"""A real study: two strategies, two seeds, two steps."""
+
+import json
+
+import pandas as pd
+import pytest
+from ablate_helpers import ROOT, ablate, records
+
+SHORT = [
+    "--credit", "length", "decided/seq", "--seeds", "2", "--max_steps=2",
+    "--per_device_train_batch_size=16", "--max_completion_length=24", "--test_prompts=4",
+    "--test_samples=1", "--save_rollouts=0",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("study")
+    code, out, err = ablate(folder, *SHORT, recipe=ROOT / "recipes" / "grpo_regex.py")
+    assert code == 0, out + err
+    return folder / "study"
+
+
+def table(study, credit, seed, step):
+    folder = study / "cells" / credit / f"seed-{seed}" / "completions"
+    return pd.read_parquet(folder / f"completions_{step:05d}.parquet")
+
+
+def test_every_cell_is_a_finished_run_of_the_recipe(study):
+    kept = records(study)
+    assert {record["status"] for record in kept.values()} == {"finished"}
+    assert set(kept) == {(c, s) for c in ("length", "decided/seq") for s in (0, 1)}
+    for slug in ("length", "decided-seq"):
+        for seed in (0, 1):
+            run = study / "cells" / slug / f"seed-{seed}"
+            manifest = json.loads((run / "manifest.json").read_text())
+            assert (manifest["status"], manifest["seed"]) == ("finished", seed)
+            tested = [json.loads(line) for line in (run / "held_out.jsonl").open()]
+            assert [line["step"] for line in tested] == [0, 2]
+
+
+def test_seeds_are_paired(study):
+    """Before the first update, a seed is the same training under every strategy."""
+    same = ["prompt", "completion", "format", "advantage"]
+    for seed in (0, 1):
+        first = [table(study, credit, seed, 1)[same] for credit in ("length", "decided-seq")]
+        pd.testing.assert_frame_equal(*first)
+    assert not table(study, "length", 0, 1).prompt.equals(table(study, "length", 1, 1).prompt)
+    after = [table(study, credit, 0, 2) for credit in ("length", "decided-seq")]
+    assert after[0].prompt.equals(after[1].prompt)
+    assert not after[0].completion.equals(after[1].completion), "credit did not matter"
+
+
+def test_mistakes_of_the_recipe_are_told_before_anything_runs(tmp_path):
+    recipe = ROOT / "recipes" / "grpo_regex.py"
+    code, out, err = ablate(tmp_path, "--credit", "length", "sqe", "--seeds", "2", recipe=recipe)
+    assert (code, out) == (2, "")
+    assert err.startswith("ablate.py: error: grpo_regex.py: unknown strategy 'sqe'. Did you mean")
+    assert not (tmp_path / "study").exists()
