@@ -14,7 +14,7 @@ _OPTIONS = """options of the strategy, as JSON: '{"alpha": 0.75}'"""
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a verb; return the exit code (2 for a user's mistake)."""
     asked = _parser().parse_args(arguments)
-    from grpo_credit.strategy import CreditError
+    from grpo_credit.errors import CreditError
 
     try:
         return asked.verb(asked)
