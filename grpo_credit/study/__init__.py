@@ -1,0 +1,1 @@
+"""Studies: strategies × seeds of a recipe, and the data that they leave."""
