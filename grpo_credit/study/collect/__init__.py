@@ -4,7 +4,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from grpo_credit.report.data import Report, curve_frame, write
+from grpo_credit.report.data import Report
+from grpo_credit.report.store import curve_frame, write
 from grpo_credit.run.files import read_json
 from grpo_credit.study.collect.cells import find_metric, read_cells, read_study
 from grpo_credit.study.collect.completions import read_completions
@@ -26,7 +27,7 @@ def collect(out: Path) -> Report:
         out: the directory of the study.
 
     Returns:
-        The report's data, as `grpo_credit.report.data.load` reads it.
+        The report's data, as `grpo_credit.report.store.load` reads it.
 
     Raises:
         CreditError: if there is no study there.

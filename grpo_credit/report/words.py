@@ -1,0 +1,75 @@
+"""Numbers in words that a reader takes in at a glance."""
+
+from grpo_credit.report.intervals import Interval
+from grpo_credit.report.verdict import decimals
+
+NONE = "–"
+
+
+def number(value: float | None, digits: int = 3) -> str:
+    """Write a number with some digits; a dash for none.
+
+    Example:
+        >>> number(0.12345), number(12345.6), number(None), number(2.0)
+        ('0.123', '12,346', '–', '2')
+    """
+    if value is None or value != value:
+        return NONE
+    return f"{value:,.0f}" if abs(value) >= 10 ** (digits + 1) else f"{value:.{digits}g}"
+
+
+def signed(value: float | None) -> str:
+    """Write a number with its sign.
+
+    Example:
+        >>> signed(0.5), signed(-0.25), signed(0.0), signed(None)
+        ('+0.5', '-0.25', '0', '–')
+    """
+    if value is None or value != value:
+        return NONE
+    return f"{value:+.3g}" if value else "0"
+
+
+def between(interval: Interval | None) -> str:
+    """Write an interval; where nothing could be estimated, say so.
+
+    Example:
+        >>> between(Interval(0.01, 0.15, 0.95, "Student t")), between(None)
+        ('[0.01, 0.15]', '–')
+        >>> between(Interval(1.0, 1.0, 0.95, "Student t", "all 6 values are equal"))
+        'none: all equal'
+    """
+    if interval is None:
+        return NONE
+    if interval.degenerate:
+        return "none: all equal"
+    places = decimals(interval.low, interval.high)
+    return f"[{interval.low:.{places}f}, {interval.high:.{places}f}]"
+
+
+def duration(seconds: float | None) -> str:
+    """Write a time.
+
+    Example:
+        >>> duration(0.25), duration(59), duration(125), duration(7260), duration(None)
+        ('0.25 s', '59 s', '2 min 05 s', '2 h 01 min', '–')
+    """
+    if seconds is None:
+        return NONE
+    if seconds < 60:
+        return f"{seconds:.3g} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s"
+
+
+def size(amount: float | None) -> str:
+    """Write bytes.
+
+    Example:
+        >>> size(865_095_680), size(None)
+        ('865 MB', '–')
+    """
+    if amount is None:
+        return NONE
+    return f"{amount / 1e9:.2f} GB" if amount >= 1e9 else f"{amount / 1e6:.0f} MB"
