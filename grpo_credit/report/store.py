@@ -30,15 +30,13 @@ CREDIT, COMPLETIONS = "credit.parquet", "completions.parquet"
 _KINDS: Any = {"credit": str, "name": str}
 _EMPTY: Any = {"tokens": [""], "seconds": [""], "value": [""]}  # a strategy may be called "nan"
 _CURVE_COLUMNS = ["credit", "seed", "step", "tokens", "seconds", "name", "value"]
-_DERIVED = ("comparison",)  # written for other programs, computed again when read
-
 _TABLES = ("curves", "credit", "completions")
 
 
 def write(report: Report, folder: Path) -> None:
     """Write the data; each file is replaced in one step, report.json last."""
-    _write_table(pd.DataFrame(report.credit), folder / CREDIT)
-    _write_table(pd.DataFrame(report.completions), folder / COMPLETIONS)
+    _write_table(report.credit, folder / CREDIT)
+    _write_table(report.completions, folder / COMPLETIONS)
     replace_text(folder / CURVES, report.curves.to_csv(index=False))
     replace_text(
         folder / RUNS, pd.DataFrame([asdict(cell) for cell in report.cells]).to_csv(index=False)
@@ -49,6 +47,7 @@ def write(report: Report, folder: Path) -> None:
 def dump(report: Report) -> str:
     """Write report.json's text: strict JSON, null for what is no number."""
     content = {f.name: getattr(report, f.name) for f in fields(report) if f.name not in _TABLES}
+    # for other programs; it is computed again when this is read
     content = {"schema": SCHEMA, **content, "comparison": report.comparison}
     return json.dumps(_strict(content), indent=1, allow_nan=False) + "\n"
 
@@ -163,12 +162,12 @@ def curve_frame(rows: Sequence[tuple[Any, ...]]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=_CURVE_COLUMNS)
 
 
-def _write_table(frame: pd.DataFrame, path: Path) -> None:
+def _write_table(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
+    columns = dict.fromkeys(name for row in rows for name in row)
+    table = pa.table({name: [row.get(name) for row in rows] for name in columns})
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        pq.write_table(
-            pa.Table.from_pandas(frame, preserve_index=False), temporary, compression="zstd"
-        )
+        pq.write_table(table, temporary, compression="zstd")
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)

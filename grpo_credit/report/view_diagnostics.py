@@ -1,7 +1,6 @@
 """Numbers about credit and gradients over training, all strategies in one panel."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
@@ -10,6 +9,8 @@ from grpo_credit.report.data import Report
 from grpo_credit.report.limits import Limits
 from grpo_credit.report.series import AXES, Curves, Run, average, ratios
 from grpo_credit.report.view_curves import Panel, line, shown
+from grpo_credit.report.view_results import Table
+from grpo_credit.report.words import number
 from grpo_credit.visible import visible
 
 COLOURS = 8  # of strategies; after them the dashes change
@@ -88,46 +89,20 @@ def _profiles(curves: Curves, stem: str) -> Callable[[str], Mapping[int, Run]]:
     return profile
 
 
-@dataclass(frozen=True)
-class Ratio:
-    """How large a strategy's gradient is relative to the baseline's.
-
-    Args:
-        credit: the strategy.
-        first: geometric mean over seeds at the first step; None without pairs.
-        low: the smallest of the seeds.
-        high: the largest.
-        seeds: pairs.
-        later: geometric mean over seeds and all steps.
-    """
-
-    credit: str
-    first: float | None
-    low: float | None
-    high: float | None
-    seeds: int
-    later: float | None
-
-
-def gradient_ratios(report: Report, curves: Curves) -> list[Ratio]:
+def gradient_table(report: Report, curves: Curves) -> Table:
     """Compare the gradient norms of every strategy with the baseline's, seed by seed."""
+    columns = ["strategy", "pairs", "ratio at step 1, geometric mean", "smallest", "largest",
+               "ratio over all steps, geometric mean"]  # fmt: skip
     baseline = curves.runs(GRADIENT, report.study.baseline)
-    found = []
+    rows = []
     for credit in report.study.credits:
         runs = ratios(curves.runs(GRADIENT, credit), baseline)
-        first = [y[0] for x, y in runs.values() if x[0] == 1]
-        later = [value for _, y in runs.values() for value in y.tolist()]
-        found.append(
-            Ratio(
-                visible(credit),
-                _geometric(first),
-                min(first, default=None),
-                max(first, default=None),
-                len(first),
-                _geometric(later),
-            )
-        )
-    return found
+        first = [float(y[0]) for x, y in runs.values() if x[0] == 1]
+        every = [value for _, y in runs.values() for value in y.tolist()]
+        numbers = [_geometric(first), min(first, default=None), max(first, default=None)]
+        cells = [number(value) for value in (*numbers, _geometric(every))]
+        rows.append([visible(credit), str(len(first)), *cells])
+    return Table(columns, rows)
 
 
 def _geometric(values: Sequence[float]) -> float | None:
