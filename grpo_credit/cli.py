@@ -54,6 +54,10 @@ def _parser() -> argparse.ArgumentParser:
     show.add_argument("--html", type=Path, metavar="FILE", help="write a page instead of printing")
     show.set_defaults(verb=show_credit)
 
+    report = verbs.add_parser("report", help="write the page of a study again, from its data")
+    report.add_argument("study", type=Path, help="directory with report.json")
+    report.set_defaults(verb=write_report)
+
     add_lab(verbs)
     return parser
 
@@ -136,6 +140,14 @@ def show_credit(asked: argparse.Namespace) -> int:
     else:
         asked.html.write_text(page(drawn), encoding="utf-8")
         print(f"wrote {asked.html}")
+    return 0
+
+
+def write_report(asked: argparse.Namespace) -> int:
+    """Write report.html and report.md from the data beside them; needs no torch."""
+    from grpo_credit.report.page import render
+
+    print(f"wrote {render(asked.study)}")
     return 0
 
 

@@ -9,7 +9,7 @@ from markupsafe import Markup
 from grpo_credit.figures.axes import Axis, Span, drawing, label, span, stroke, ticks
 from grpo_credit.figures.lines import compact
 
-WIDTH, ROW, TOP, BOTTOM, MARGIN = 440, 46, 6, 38, 14
+WIDTH, ROW, TOP, BOTTOM, MARGIN = 400, 46, 6, 38, 14
 
 
 @dataclass(frozen=True)

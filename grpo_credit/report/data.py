@@ -1,6 +1,7 @@
 """What a report is made of: the study, its runs, and what was read of them."""
 
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import pandas as pd
@@ -150,7 +151,7 @@ class Report:
             found[cell.credit][cell.seed] = cell.value
         return found
 
-    @property
+    @cached_property
     def comparison(self) -> Comparison:
         """The strategies against the baseline."""
         return compare(self.values, self.study.baseline, self.study.higher_is_better)

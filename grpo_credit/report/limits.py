@@ -13,6 +13,7 @@ class Limits:
         points: of a curve.
         runs: with their command.
         cells: of the grid.
+        examples: completions with shades.
         shaded: tokens × strategies with a shade.
         tokens: of one completion with a shade.
         characters: of all completions in the browser.
@@ -24,6 +25,7 @@ class Limits:
     points: int = 48
     runs: int = 200
     cells: int = 4000
+    examples: int = 12
     shaded: int = 10_000
     tokens: int = 400
     characters: int = 300_000

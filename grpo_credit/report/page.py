@@ -31,6 +31,7 @@ from grpo_credit.report.view_results import (
     values_figure,
 )
 from grpo_credit.report.view_run import anchors, cost_table, listed, manifest
+from grpo_credit.report.words import moment
 from grpo_credit.run.files import replace_text
 from grpo_credit.visible import visible
 
@@ -89,7 +90,7 @@ def _rendered(report: Report, limits: Limits) -> str:
     return environment.get_template("page.html").render(
         **content,
         title=f"{visible(Path(report.study.recipe).stem)}: credit strategies compared",
-        collected=visible(report.collected),
+        collected=visible(moment(report.collected)),
         sections=SECTIONS,
         study=report.study,
         visible=visible,

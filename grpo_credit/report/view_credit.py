@@ -110,7 +110,7 @@ def _within(
 ) -> list[Mapping[str, Any]]:
     """Keep rows while there is room; one is kept in any case."""
     kept, used = [], 0
-    for row in rows:
+    for row in rows[: limits.examples]:
         used += max(1, strategies) * min(len(row["counted"]), limits.tokens)
         if kept and used > limits.shaded:
             break
@@ -128,7 +128,8 @@ def _completion(
 ) -> Completion:
     texts = json.loads(row["tokens"])
     credits = [row[CREDIT + name] or [0.0] * len(texts) for name in names]
-    notes = [f"{sum(row['counted'])} tokens"]
+    count = sum(row["counted"])
+    notes = [f"{count} token{'' if count == 1 else 's'}"]
     if row["truncated"]:
         notes.append("cut off at the limit")
     decided = row["decided"]

@@ -74,7 +74,7 @@ def values_figure(
     rows = [
         Row(
             visible(result.strategy),
-            f"{number(result.mean)}  {between(result.t_interval)}" if result.n else "no value",
+            _note(number(result.mean), result.t_interval),
             [value for value in values[result.strategy].values() if value is not None],
             result.mean,
             _ends(result.t_interval),
@@ -98,7 +98,7 @@ def differences_figure(
         rows.append(
             Row(
                 visible(result.strategy),
-                f"{signed(difference.mean)}  {between(difference.holm_interval)}",
+                _note(signed(difference.mean), difference.holm_interval),
                 _paired(values[result.strategy], values[comparison.baseline]),
                 difference.mean,
                 _ends(difference.holm_interval),
@@ -108,6 +108,11 @@ def differences_figure(
         )
     baseline = visible(comparison.baseline)
     return forest(f"Paired differences to {baseline}", unit, rows, zero=True)
+
+
+def _note(mean: str, interval: Interval | None) -> str:
+    """Write a number with its interval, if there is one that says something."""
+    return mean if interval is None or interval.degenerate else f"{mean}  {between(interval)}"
 
 
 def _ends(interval: Interval | None) -> tuple[float, float] | None:
@@ -210,8 +215,8 @@ def _mean_height(runs: Sequence[Run]) -> float | None:
 def differences_table(comparison: Comparison) -> Table:
     """Put the paired differences into a table."""
     columns = ["strategy", "verdict", "pairs", "mean difference", "paired t interval (Holm level)",
-               "paired bootstrap", "p, paired t, Holm", "p, sign flip", "smallest p of these pairs",
-               "P(improvement)", "its bootstrap", "seeds won"]  # fmt: skip
+               "paired bootstrap", "p, paired t, Holm", "p, sign flip",
+               "P(improvement), bootstrap", "seeds won"]  # fmt: skip
     rows = [
         _difference(result.strategy, result.verdict.outcome, result.difference)
         for result in comparison.results
@@ -230,8 +235,6 @@ def _difference(strategy: str, outcome: str, found: Difference) -> list[str]:
         between(found.bootstrap),
         probability(found.p_holm) if found.n > 1 else NONE,
         probability(found.sign_flip_p) if found.n else NONE,
-        probability(found.smallest_p) if found.n else NONE,
-        number(found.improvement),
-        between(found.improvement_interval),
+        _note(number(found.improvement), found.improvement_interval),
         NONE if found.win_rate is None else f"{100 * found.win_rate:.0f} %",
     ]

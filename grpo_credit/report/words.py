@@ -10,12 +10,13 @@ def number(value: float | None, digits: int = 3) -> str:
     """Write a number with some digits; a dash for none.
 
     Example:
-        >>> number(0.12345), number(12345.6), number(None), number(2.0)
-        ('0.123', '12,346', '–', '2')
+        >>> number(0.12345), number(999.7), number(12345.6), number(None), number(2.0)
+        ('0.123', '1,000', '12,346', '–', '2')
     """
     if value is None or value != value:
         return NONE
-    return f"{value:,.0f}" if abs(value) >= 10 ** (digits + 1) else f"{value:.{digits}g}"
+    large = abs(value) >= 10**digits - 0.5
+    return f"{value:,.0f}" if large else f"{value:.{digits}g}"
 
 
 def signed(value: float | None) -> str:
@@ -45,6 +46,16 @@ def between(interval: Interval | None) -> str:
         return "none: all equal"
     places = decimals(interval.low, interval.high)
     return f"[{interval.low:.{places}f}, {interval.high:.{places}f}]"
+
+
+def moment(text: str) -> str:
+    """Write a UTC time in ISO format.
+
+    Example:
+        >>> moment("2026-11-27T18:34:49+00:00")
+        '2026-11-27 18:34 UTC'
+    """
+    return f"{text[:16].replace('T', ' ')} UTC"
 
 
 def duration(seconds: float | None) -> str:
