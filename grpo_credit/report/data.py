@@ -6,6 +6,7 @@ from typing import Any
 
 import pandas as pd
 
+from grpo_credit.report.series import Curves
 from grpo_credit.report.statistics import Comparison, compare
 
 FINISHED = "finished"
@@ -155,3 +156,9 @@ class Report:
     def comparison(self) -> Comparison:
         """The strategies against the baseline."""
         return compare(self.values, self.study.baseline, self.study.higher_is_better)
+
+    @cached_property
+    def finished_curves(self) -> Curves:
+        """The curves of the runs that finished."""
+        finished = [(cell.credit, cell.seed) for cell in self.cells if cell.status == FINISHED]
+        return Curves(self.curves, finished)

@@ -4,7 +4,6 @@ import re
 from collections.abc import Mapping, Sequence
 
 from grpo_credit.report.data import FINISHED, Report
-from grpo_credit.report.series import Curves
 from grpo_credit.report.view_diagnostics import gradient_table
 from grpo_credit.report.view_results import Table, differences_table, strategies_table
 from grpo_credit.report.view_run import cost_table
@@ -18,7 +17,7 @@ def markdown(report: Report) -> str:
     """Write what a colleague should read, without the figures."""
     study, comparison = report.study, report.comparison
     finished = [cell for cell in report.cells if cell.status == FINISHED]
-    curves = Curves(report.curves, [(cell.credit, cell.seed) for cell in finished])
+    curves = report.finished_curves
     parts = [
         f"# {plain(study.recipe)}: credit strategies compared",
         f"**{plain(comparison.verdict)}**",

@@ -12,7 +12,7 @@ from grpo_credit.figures.shading import LEVELS
 from grpo_credit.report.data import Report
 from grpo_credit.report.limits import Limits
 from grpo_credit.report.markdown import markdown
-from grpo_credit.report.series import AXES, Curves
+from grpo_credit.report.series import AXES
 from grpo_credit.report.store import load
 from grpo_credit.report.view_completions import browser
 from grpo_credit.report.view_credit import shaded
@@ -111,10 +111,6 @@ def _hash(script: str) -> str:
     return f"sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}"
 
 
-def _finished(report: Report) -> Curves:
-    return Curves(report.curves, [(c.credit, c.seed) for c in report.cells if c.value is not None])
-
-
 def _results(report: Report, limits: Limits) -> dict[str, Any]:
     comparison, values = report.comparison, report.values
     unit = visible(report.study.metric or "metric")
@@ -127,13 +123,13 @@ def _results(report: Report, limits: Limits) -> dict[str, Any]:
         "problems": [visible(problem) for problem in report.problems],
         "values_figure": values_figure(comparison, values, unit),
         "differences_figure": differences_figure(comparison, values, f"difference in {unit}"),
-        "strategies": strategies_table(report, comparison, _finished(report)),
+        "strategies": strategies_table(report, comparison, report.finished_curves),
         "differences": differences_table(comparison),
     }
 
 
 def _curves(report: Report, limits: Limits) -> dict[str, Any]:
-    curves, drawn = _finished(report), shown(report, limits)
+    curves, drawn = report.finished_curves, shown(report, limits)
     return {
         "axes": AXES,
         "learning": learning(report, curves, limits),

@@ -41,17 +41,19 @@ class Curves:
 
     def __init__(self, frame: pd.DataFrame, cells: Iterable[tuple[str, int]]) -> None:
         used = set(cells)
-        self._found: dict[tuple[str, str], dict[int, pd.DataFrame]] = {}
-        known = frame[np.isfinite(frame["value"].astype(float))]
-        for (name, credit, seed), part in known.groupby(["name", "credit", "seed"], sort=False):
+        frame = frame[np.isfinite(frame["value"].to_numpy(dtype=float))]
+        frame = frame.sort_values("step", kind="stable")
+        frame = frame.drop_duplicates(["name", "credit", "seed", "step"], keep="last")
+        self._columns = {name: frame[name].to_numpy(dtype=float) for name in (*AXES, "value")}
+        self._rows: dict[tuple[str, str], dict[int, np.ndarray]] = {}
+        for (name, credit, seed), rows in frame.groupby(["name", "credit", "seed"]).indices.items():
             if (credit, seed) in used:
-                runs = self._found.setdefault((name, credit), {})
-                runs[int(seed)] = part.sort_values("step").drop_duplicates("step", keep="last")
+                self._rows.setdefault((name, credit), {})[int(seed)] = rows
 
     @property
     def names(self) -> list[str]:
-        """Names of curves, in the order of the data."""
-        return list(dict.fromkeys(name for name, _ in self._found))
+        """Names of curves, in alphabetical order."""
+        return list(dict.fromkeys(name for name, _ in self._rows))
 
     def runs(self, name: str, credit: str, axis: str = "step") -> dict[int, Run]:
         """Return seed -> run, for the seeds that have this curve.
@@ -62,13 +64,11 @@ class Curves:
             axis: a key of `AXES`. Points without a place on it are left out.
         """
         found = {}
-        for seed, part in self._found.get((name, credit), {}).items():
-            part = part[np.isfinite(part[axis].astype(float))]
-            if len(part):
-                found[seed] = (
-                    part[axis].to_numpy(dtype=float),
-                    part["value"].to_numpy(dtype=float),
-                )
+        for seed, rows in self._rows.get((name, credit), {}).items():
+            x, y = self._columns[axis][rows], self._columns["value"][rows]
+            known = np.isfinite(x)
+            if known.any():
+                found[seed] = (x[known], y[known])
         return found
 
 
