@@ -19,6 +19,7 @@ from typing import Any, get_args, get_origin
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
+from pyarrow import csv
 
 from grpo_credit.errors import CreditError
 from grpo_credit.report.data import Report
@@ -27,9 +28,15 @@ from grpo_credit.run.files import replace_text
 SCHEMA = 1
 REPORT, RUNS, CURVES = "report.json", "runs.csv", "curves.csv"
 CREDIT, COMPLETIONS = "credit.parquet", "completions.parquet"
-_KINDS: Any = {"credit": str, "name": str}
-_EMPTY: Any = {"tokens": [""], "seconds": [""], "value": [""]}  # a strategy may be called "nan"
-_CURVE_COLUMNS = ["credit", "seed", "step", "tokens", "seconds", "name", "value"]
+_KINDS = {
+    "credit": pa.string(), "seed": pa.int64(), "step": pa.int64(), "tokens": pa.float64(),
+    "seconds": pa.float64(), "name": pa.string(), "value": pa.float64(),
+}  # fmt: skip
+_CURVE_COLUMNS = list(_KINDS)
+_PARSE = csv.ParseOptions(newlines_in_values=True)
+_CREDIT_COLUMNS = {"step", "row", "group", "prompt", "reward", "advantage", "truncated", "decided",
+                   "tokens", "counted"}  # fmt: skip
+_COMPLETION_COLUMNS = {"credit", "seed", "step", "prompt", "completion", "rewards", "advantage"}
 _TABLES = ("curves", "credit", "completions")
 
 
@@ -68,8 +75,8 @@ def load(folder: Path) -> Report:
     report = Report(
         **parts,
         curves=_curves(folder / CURVES),
-        credit=_read_table(folder / CREDIT),
-        completions=_read_table(folder / COMPLETIONS),
+        credit=_read_table(folder / CREDIT, _CREDIT_COLUMNS),
+        completions=_read_table(folder / COMPLETIONS, _COMPLETION_COLUMNS),
     )
     _expect_whole(report, where)
     return report
@@ -139,15 +146,10 @@ def _expect_whole(report: Report, where: str) -> None:
 
 
 def _curves(path: Path) -> pd.DataFrame:
+    options = csv.ConvertOptions(column_types=_KINDS, null_values=[""])
     try:
-        frame = pd.read_csv(
-            path,
-            dtype=_KINDS,
-            keep_default_na=False,
-            na_values=_EMPTY,
-            float_precision="round_trip",
-        )
-    except (OSError, ValueError) as error:
+        frame = csv.read_csv(path, parse_options=_PARSE, convert_options=options).to_pandas()
+    except (OSError, pa.ArrowException) as error:
         raise CreditError(f"{path} cannot be read: {error}. {_AGAIN}") from None
     if list(frame.columns) != _CURVE_COLUMNS:
         raise CreditError(
@@ -159,7 +161,8 @@ def _curves(path: Path) -> pd.DataFrame:
 
 def curve_frame(rows: Sequence[tuple[Any, ...]]) -> pd.DataFrame:
     """Make a table of curves: credit, seed, step, tokens, seconds, name, value."""
-    return pd.DataFrame(rows, columns=_CURVE_COLUMNS)
+    frame = pd.DataFrame(rows, columns=_CURVE_COLUMNS)
+    return frame.astype({"tokens": float, "seconds": float, "value": float})
 
 
 def _write_table(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
@@ -173,11 +176,18 @@ def _write_table(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def _read_table(path: Path) -> list[dict[str, Any]]:
+def _read_table(path: Path, needed: set[str]) -> list[dict[str, Any]]:
+    """Read rows; a table without rows may have no columns."""
     try:
-        return pq.ParquetFile(path).read().to_pylist()
+        table = pq.ParquetFile(path).read()
     except (OSError, pa.ArrowException) as error:
         raise CreditError(f"{path} cannot be read: {error}. {_AGAIN}") from None
+    if table.num_rows and not needed <= set(table.column_names):
+        raise CreditError(
+            f"{path} has columns {', '.join(table.column_names)}; expected "
+            f"{', '.join(sorted(needed))} among them. {_AGAIN}"
+        )
+    return table.to_pylist()
 
 
 def _strict(value: Any) -> Any:

@@ -1,6 +1,7 @@
 """How each run of a study stands, and the held-out number that it came to."""
 
 import json
+import math
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -151,8 +152,8 @@ def _finished(cell: Cell, run: Path, study: Study) -> Cell:
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         return _damaged(cell, f"{type(error).__name__}: {error}")
     value = tests.get(cell.step, {}).get(study.metric)
-    if not isinstance(value, int | float):
-        return _damaged(cell, f"held_out.jsonl has no {study.metric!r} at step {cell.step}")
+    if not isinstance(value, int | float) or not math.isfinite(value):
+        return _damaged(cell, f"held_out.jsonl has no finite {study.metric!r} at step {cell.step}")
     return replace(cell, value=float(value), before=tests.get(0, {}).get(study.metric))
 
 
@@ -176,7 +177,7 @@ def _progress(run: Path) -> dict[str, Any]:
 
 
 def read_metrics(run: Path) -> list[dict[str, Any]]:
-    """Read metrics.jsonl up to the first line that is none."""
+    """Read metrics.jsonl; nothing of it where a line is damaged."""
     try:
         return read_lines(run / METRICS)
     except json.JSONDecodeError:

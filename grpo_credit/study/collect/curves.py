@@ -1,5 +1,6 @@
 """Curves of every run: what the trainer logged, and what was measured on held-out prompts."""
 
+import math
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -52,6 +53,7 @@ def _numbers(line: Mapping[str, Any]) -> list[tuple[str, float]]:
         (name, float(value))
         for name, value in line.items()
         if isinstance(value, int | float)
+        and math.isfinite(value)
         and name not in _NOT_CURVES
         and not name.startswith("train_")
     ]

@@ -84,7 +84,7 @@ def _credits(
             strategy = named(name, saved)
             found[name] = credit_of(name, strategy, saved, path)
         except CreditError as error:
-            examples.left_out[name] = str(error).replace(str(path), path.name)
+            examples.left_out.setdefault(name, str(error).replace(str(path), path.name))
         else:
             examples.milliseconds[name] = _milliseconds(strategy, saved.rollouts)
     return found
