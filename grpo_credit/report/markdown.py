@@ -63,12 +63,12 @@ def plain(text: str) -> str:
     r"""Escape what Markdown or HTML would obey; one line.
 
     Example:
-        >>> plain("<b>*a* | `b`\n[c](d)")
-        '&lt;b&gt;\\*a\\* \\| \\`b\\`⏎ \\[c\\](d)'
+        >>> plain("<b>*a* | `b`\n[c](d) tree_td [0, 1]")
+        '&lt;b&gt;\\*a\\* \\| \\`b\\`⏎ [c]\\(d) tree_td [0, 1]'
     """
     text = " ".join(visible(text).split("\n"))
-    text = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-    return re.sub(r"([\\`*_\[\]|#])", r"\\\1", text)
+    text = re.sub(r"[\\`*|]", r"\\\g<0>", text).replace("](", "]\\(")
+    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
 
 
 def _list(entries: Mapping[str, str]) -> str:
