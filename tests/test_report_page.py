@@ -8,6 +8,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from html.parser import HTMLParser
+from xml.etree import ElementTree
 
 import numpy as np
 import pandas as pd
@@ -24,6 +25,7 @@ from grpo_credit.report.store import load
 from grpo_credit.study.collect import collect
 from grpo_credit.visible import visible
 
+FILES = ["figures/results.svg", "figures/curves.svg", "figures/lengths.svg"]
 STRANGE = 'uniform<b>"x"</b>|*'
 
 
@@ -252,7 +254,7 @@ def test_a_report_is_rendered_again_without_torch(study, tmp_path):
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout == f"wrote {out / 'report.html'}\n"
     assert (out / "report.html").read_text(encoding="utf-8") == page(load(study))
-    assert (out / "report.md").read_text(encoding="utf-8") == markdown(load(study))
+    assert (out / "report.md").read_text(encoding="utf-8") == markdown(load(study), FILES)
 
 
 def test_a_folder_without_data_is_one_line_and_exit_code_two(tmp_path, capsys):
@@ -263,9 +265,20 @@ def test_a_folder_without_data_is_one_line_and_exit_code_two(tmp_path, capsys):
 
 
 def test_rendering_changes_no_data(study, tmp_path):
-    out = shutil.copytree(study, tmp_path / "copy")
-    before = {path.name: path.read_bytes() for path in out.glob("*.*")}
+    out = shutil.copytree(study, tmp_path / "copy", ignore=shutil.ignore_patterns("cells"))
+    before = {str(p.relative_to(out)): p.read_bytes() for p in out.rglob("*.*")}
     render(out)
-    after = {path.name: path.read_bytes() for path in out.glob("*.*")}
+    after = {str(p.relative_to(out)): p.read_bytes() for p in out.rglob("*.*")}
     assert before.items() <= after.items()
-    assert set(after) - set(before) == {"report.html", "report.md"}
+    assert set(after) - set(before) == {"report.html", "report.md", *FILES}
+
+
+def test_figures_are_files_of_their_own(study, tmp_path):
+    out = shutil.copytree(study, tmp_path / "copy", ignore=shutil.ignore_patterns("cells"))
+    render(out)
+    for name in FILES:
+        root = ElementTree.parse(out / name).getroot()
+        assert root.tag == "{http://www.w3.org/2000/svg}svg"
+        labels = [each.text for each in root.iter("{http://www.w3.org/2000/svg}text")]
+        assert any("uniform" in text for text in labels if text)
+        assert f"![{name}]({name})" in (out / "report.md").read_text(encoding="utf-8")

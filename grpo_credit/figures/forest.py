@@ -48,8 +48,8 @@ def forest(title: str, unit: str, rows: Sequence[Row], zero: bool = False) -> Ma
         An `<svg>` element.
     """
     axis = Axis(*span([*_numbers(rows), *([0.0] if zero else [])]), MARGIN, WIDTH - MARGIN)
-    height = TOP + ROW * len(rows) + BOTTOM
-    bottom = height - BOTTOM
+    tall = height(len(rows))
+    bottom = tall - BOTTOM
     body = [
         stroke("grid", axis(v), TOP, axis(v), bottom)
         + label("tick", axis(v), bottom + 15, compact(v))
@@ -58,8 +58,13 @@ def forest(title: str, unit: str, rows: Sequence[Row], zero: bool = False) -> Ma
     if zero:
         body.append(stroke("zero", axis(0), TOP, axis(0), bottom))
     body += [_row(row, axis, TOP + ROW * place) for place, row in enumerate(rows)]
-    body.append(label("unit", WIDTH / 2, height - 5, unit))
-    return drawing(title, WIDTH, height, body, "forest")
+    body.append(label("unit", WIDTH / 2, tall - 5, unit))
+    return drawing(title, WIDTH, tall, body, "forest")
+
+
+def height(rows: int) -> int:
+    """Return the height of a plot with so many rows."""
+    return TOP + ROW * rows + BOTTOM
 
 
 def _numbers(rows: Sequence[Row]) -> list[float]:

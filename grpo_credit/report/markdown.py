@@ -13,8 +13,13 @@ _SHOWN = ("git.commit", "git.dirty", "versions.torch", "versions.trl", "versions
           "hardware.cpus", "hardware.gpus", "model.class", "model.parameters")  # fmt: skip
 
 
-def markdown(report: Report) -> str:
-    """Write what a colleague should read, without the figures."""
+def markdown(report: Report, figures: Sequence[str] = ()) -> str:
+    """Write what a colleague should read.
+
+    Args:
+        report: the study.
+        figures: files to show below the verdict, relative to the Markdown.
+    """
     study, comparison = report.study, report.comparison
     finished = [cell for cell in report.cells if cell.status == FINISHED]
     curves = report.finished_curves
@@ -28,6 +33,7 @@ def markdown(report: Report) -> str:
             {r.strategy: r.verdict.sentence for r in comparison.results if r.verdict is not None}
         ),
         _unfinished(report),
+        *(f"![{name}]({name})" for name in figures),
         "## Each strategy",
         table(strategies_table(report, comparison, curves)),
         f"## Against {plain(study.baseline)}, in pairs of the same seed",

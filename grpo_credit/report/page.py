@@ -12,6 +12,7 @@ from grpo_credit.figures.shading import LEVELS
 from grpo_credit.report.data import Report
 from grpo_credit.report.limits import Limits
 from grpo_credit.report.markdown import markdown
+from grpo_credit.report.pictures import pictures
 from grpo_credit.report.series import AXES
 from grpo_credit.report.store import load
 from grpo_credit.report.view_completions import browser
@@ -35,7 +36,7 @@ from grpo_credit.report.words import moment
 from grpo_credit.run.files import replace_text
 from grpo_credit.visible import visible
 
-PAGE, MARKDOWN = "report.html", "report.md"
+PAGE, MARKDOWN, FIGURES = "report.html", "report.md", "figures"
 LARGEST = 3_000_000  # bytes of the page
 SECTIONS = {
     "verdict": "Verdict",
@@ -53,7 +54,7 @@ SECTIONS = {
 
 
 def render(folder: Path) -> Path:
-    """Write report.html and report.md from the data in a folder; return the page.
+    """Write report.html, report.md and figures/*.svg from a folder's data; return the page.
 
     Args:
         folder: where `grpo_credit.study.collect.collect` wrote the data.
@@ -62,7 +63,11 @@ def render(folder: Path) -> Path:
         CreditError: if the data is missing, damaged or of another version.
     """
     report = load(folder)
-    replace_text(folder / MARKDOWN, markdown(report))
+    drawn = pictures(report, _own(_environment(), "figures.css"))
+    (folder / FIGURES).mkdir(exist_ok=True)
+    for name, svg in drawn.items():
+        replace_text(folder / FIGURES / name, svg)
+    replace_text(folder / MARKDOWN, markdown(report, [f"{FIGURES}/{name}" for name in drawn]))
     replace_text(folder / PAGE, page(report))
     return folder / PAGE
 
@@ -78,13 +83,7 @@ def page(report: Report, limits: Limits | None = None) -> str:
 
 
 def _rendered(report: Report, limits: Limits) -> str:
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent / "templates"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    environment = _environment()
     script = _own(environment, "page.js")
     content = _results(report, limits) | _curves(report, limits) | _runs(report, limits)
     return environment.get_template("page.html").render(
@@ -98,6 +97,16 @@ def _rendered(report: Report, limits: Limits) -> str:
         style=_own(environment, "style.css", levels=LEVELS, axes=AXES),
         script=script,
         script_hash=_hash(script),
+    )
+
+
+def _environment() -> Environment:
+    return Environment(
+        loader=FileSystemLoader(Path(__file__).parent / "templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
 
 

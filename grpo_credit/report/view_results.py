@@ -15,7 +15,7 @@ from grpo_credit.report.limits import Limits
 from grpo_credit.report.series import Curves, Run
 from grpo_credit.report.statistics import Cells, Comparison, Result
 from grpo_credit.report.verdict import probability
-from grpo_credit.report.words import NONE, between, number, signed
+from grpo_credit.report.words import NONE, aligned, between, number, signed
 from grpo_credit.visible import visible
 
 SIGNS = {
@@ -56,7 +56,7 @@ def grid(report: Report, anchors: Mapping[tuple[str, int], str], limits: Limits)
         entry = {
             "status": cell.status if cell.status in SIGNS else "damaged",
             "sign": SIGNS.get(cell.status, "!"),
-            "text": number(cell.value) if cell.status == FINISHED else visible(cell.status),
+            "text": aligned(cell.value) if cell.status == FINISHED else visible(cell.status),
             "why": visible(f"{cell.credit}, seed {cell.seed}: {cell.reason or cell.status}"),
             "anchor": anchors.get((cell.credit, cell.seed), ""),
         }

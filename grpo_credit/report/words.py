@@ -19,6 +19,16 @@ def number(value: float | None, digits: int = 3) -> str:
     return f"{value:,.0f}" if large else f"{value:.{digits}g}"
 
 
+def aligned(value: float | None) -> str:
+    """Write a number with three digits, zeros at its end included.
+
+    Example:
+        >>> aligned(0.5), aligned(12.0), aligned(1234.0), aligned(None)
+        ('0.500', '12.0', '1,234', '–')
+    """
+    return f"{value:#.3g}" if value is not None and abs(value) < 999 else number(value)
+
+
 def signed(value: float | None) -> str:
     """Write a number with its sign.
 
