@@ -83,6 +83,15 @@ def test_every_run_that_is_not_finished_has_a_status_and_a_reason(tmp_path):
     assert cell_of(found, "seq", 1).command is None
 
 
+def test_the_time_and_the_memory_of_every_attempt_count(out):
+    path = out / "cells/s0/seed-0.json"
+    state = json.loads(path.read_text())
+    first = {**state["attempts"][0], "seconds": 12.0, "peak_memory_bytes": 7e8, "exit_code": -9}
+    path.write_text(json.dumps({**state, "attempts": [first, *state["attempts"]]}))
+    found = cell_of(collect(out), "uniform", 0)
+    assert (found.attempts, found.seconds, found.peak_memory_bytes) == (2, 42, 7e8)
+
+
 def test_a_failed_run_names_its_error_where_its_manifest_does(out):
     state = json.loads((out / "cells/s0/seed-0.json").read_text())
     (out / "cells/s0/seed-0.json").write_text(json.dumps({**state, "status": "failed"}))
@@ -187,6 +196,13 @@ def test_curves_have_tokens_and_seconds(report):
     # 0.2, then half way, then 0.5; before the first step no time has passed
     held_out = [[0, 0, 0, 0.2], [2, 200, 4, 0.35], [4, 400, 8, 0.5]]
     assert curve(report, f"held_out/{METRIC}") == [pytest.approx(row) for row in held_out]
+
+
+def test_what_is_no_number_is_no_point_of_a_curve(out):
+    lines = [metrics_line(step, "uniform", 0) for step in (1, 2, 3, 4)]
+    lines[1]["reward"], lines[2]["reward"] = float("nan"), float("inf")
+    write_lines(out / "cells/s0/seed-0/metrics.jsonl", lines)
+    assert [row[0] for row in curve(collect(out), "reward")] == [1, 4]
 
 
 def test_what_is_no_curve_is_left_out(report):
