@@ -74,7 +74,7 @@ def test_every_run_that_is_not_finished_has_a_status_and_a_reason(tmp_path):
         "length": {0: pytest.approx(0.7), 1: pytest.approx(0.71)},
     }  # fmt: skip
     reasons = {(c.credit, c.seed): (c.status, c.reason) for c in found.cells}
-    assert reasons["uniform", 0] == ("failed", "failed, exit code 1")
+    assert reasons["uniform", 0] == ("failed", "ValueError: it broke")
     assert reasons["uniform", 1][1].startswith("interrupted; the study's command goes on")
     assert reasons["seq", 0] == ("running", "still running when this was collected")
     assert reasons["seq", 1] == ("waiting", "not started yet")
@@ -134,12 +134,22 @@ def test_a_damaged_run_is_reported_and_costs_only_itself(out, file, content, rea
     assert [cell.status for cell in found.cells if cell is not damaged] == ["finished"] * 5
 
 
-@pytest.mark.parametrize("content", ["{", "[]", '{"seed": 0}'])
-def test_a_damaged_state_leaves_its_run_unknown_and_is_named(out, content):
+@pytest.mark.parametrize("content", ["{", "[]", '{"seed": 0}', '{"credit": 1, "attempts": []}'])
+def test_a_damaged_record_is_named_and_the_runs_own_word_counts(out, content):
     (out / "cells/s0/seed-0.json").write_text(content)
     found = collect(out)
-    assert cell_of(found, "uniform", 0).status == "missing"
     assert found.problems[0].startswith("cells/s0/seed-0.json cannot be read: ")
+    assert cell_of(found, "uniform", 0).status == "finished"
+    assert cell_of(found, "uniform", 0).command is None
+    shutil.rmtree(out / "cells/s0/seed-0")
+    missing = cell_of(collect(out), "uniform", 0)
+    assert (missing.status, missing.reason) == ("missing", "nothing is known of this run")
+
+
+def test_a_run_that_finished_after_its_runner_was_killed_counts(out):
+    path = out / "cells/s0/seed-0.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "status": "running"}))
+    assert cell_of(collect(out), "uniform", 0).value == 0.5
 
 
 def test_nothing_that_the_runs_left_is_changed(out):

@@ -144,7 +144,7 @@ def test_each_token_has_a_shade_and_a_number_for_every_strategy(text):
 def test_a_run_that_did_not_finish_is_linked_to_its_reason(text):
     read = Read(text)
     failed = next(a for t, a in read.tags if t == "a" and "failed" in a.get("class", ""))
-    assert failed["title"] == "length, seed 1: failed, exit code 1"
+    assert failed["title"] == "length, seed 1: ValueError: it broke"
     assert ("details", {"id": failed["href"][1:], "open": None}) in read.tags
     assert "ValueError: it broke" in text
     assert "7 of 9 runs finished, 1 failed, 1 waiting." in text
@@ -154,6 +154,12 @@ def test_the_numbers_of_the_verdict_are_those_of_the_comparison(report, text):
     assert report.comparison.verdict in text
     for limit in report.comparison.limits:
         assert str(escape(limit)) in text
+
+
+def test_a_calibration_is_shown(report):
+    calibrated = replace(report, calibration={"scale": {"<i>": 0.51234}, "meaning": "x"})
+    assert '<th scope="row">&lt;i&gt;</th><td>0.5123</td>' in page(calibrated)
+    assert "The norms were matched" not in page(replace(report, calibration={"other": 1}))
 
 
 def test_gradient_ratios_are_paired_by_seed(text):
@@ -191,7 +197,7 @@ def test_a_study_of_failures_has_a_page(tmp_path):
     drawn = study_of(tmp_path, seeds=(0, 1), states=states)
     text = page(drawn)
     assert "0 of 6 runs finished, 6 failed." in text
-    assert text.count("ValueError: it broke") == 6
+    assert text.count('class="bar">ValueError: it broke') == 6
     assert set(SECTIONS) <= set(Read(text).ids)
     assert "0 of 6 runs finished" in markdown(drawn)
 
@@ -234,7 +240,7 @@ def test_the_markdown_has_the_verdict_the_tables_and_the_command(report):
     text = markdown(report)
     assert plain(report.comparison.verdict) in text
     assert "7 of 9 runs finished" in text
-    assert "* length, seed 1: failed, exit code 1" in text
+    assert "* length, seed 1: ValueError: it broke" in text
     assert "| uniform | 3 | 0.51 |" in text  # 0.50, 0.51, 0.52
     assert "    python scripts/ablate.py --seeds 6" in text
 

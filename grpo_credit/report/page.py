@@ -31,7 +31,7 @@ from grpo_credit.report.view_results import (
     strategies_table,
     values_figure,
 )
-from grpo_credit.report.view_run import anchors, cost_table, listed, manifest
+from grpo_credit.report.view_run import anchors, calibration_table, cost_table, listed, manifest
 from grpo_credit.report.words import moment
 from grpo_credit.run.files import replace_text
 from grpo_credit.visible import visible
@@ -153,14 +153,13 @@ def _curves(report: Report, limits: Limits) -> dict[str, Any]:
 
 def _runs(report: Report, limits: Limits) -> dict[str, Any]:
     runs = listed(report, limits)
-    calibration = report.calibration or {}
     return {
         "examples": report.examples,
         "shaded": shaded(report, limits),
         "browser": browser(report, limits),
         "cost": cost_table(report),
         "manifest": manifest(report, limits),
-        "calibration": [(visible(str(n)), visible(str(v))) for n, v in calibration.items()],
+        "calibration": calibration_table(report),
         "runs": runs,
         "runs_left_out": len(report.cells) - len(runs),
     }

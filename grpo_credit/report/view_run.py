@@ -158,3 +158,12 @@ def manifest(report: Report, limits: Limits) -> Manifest:
 def _text(value: Any, limits: Limits) -> str:
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
     return visible(cut(text, limits.text))
+
+
+def calibration_table(report: Report) -> Table | None:
+    """Put the scales that make the first gradients equally long into a table, if there are any."""
+    scales = (report.calibration or {}).get("scale")
+    if not isinstance(scales, dict):
+        return None
+    rows = [[visible(name), f"{scale:.4g}"] for name, scale in scales.items()]
+    return Table(["strategy", "its credit is multiplied by"], rows)

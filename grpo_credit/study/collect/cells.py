@@ -16,6 +16,7 @@ from grpo_credit.run.files import read_json, read_lines
 from grpo_credit.run.manifest import MANIFEST
 
 SCHEMA = 1
+_RECORDS = "cells/*/seed-*.json"
 _EXPECTED = {
     "recipe": str, "credits": list, "seeds": list, "options": list, "baseline": str,
     "metric": str | None, "higher_is_better": bool, "command": str | list,
@@ -24,6 +25,7 @@ _REASONS = {
     "waiting": "not started yet",
     "running": "still running when this was collected",
     "interrupted": "interrupted; the study's command goes on with it",
+    "missing": "nothing is known of this run",
 }
 
 
@@ -69,43 +71,58 @@ def find_metric(out: Path, study: Study) -> Study:
 def read_cells(out: Path, study: Study, problems: list[str]) -> list[Cell]:
     """Return a cell for every strategy and seed of the study, whatever there is of it.
 
+    A run is finished when its own manifest says so; the record beside it tells the rest.
+
     Args:
         out: the directory of the study.
         study: what was to be run.
-        problems: grows by a sentence for each file that belongs to no cell.
+        problems: grows by a sentence for each record that cannot be read.
     """
-    states = _states(out, problems)
-    planned = [(credit, seed) for credit in study.credits for seed in study.seeds]
-    return [_cell(out, study, credit, seed, states.get((credit, seed))) for credit, seed in planned]
+    records = {path: _record(out, path, problems) for path in sorted(out.glob(_RECORDS))}
+    folders = {found["credit"]: path.parent for path, found in records.items() if found}
+    return [
+        _cell(out, study, credit, seed, folders.get(credit, out / "nothing"), records)
+        for credit in study.credits
+        for seed in study.seeds
+    ]
 
 
-def _states(out: Path, problems: list[str]) -> dict[tuple[str, int], dict[str, Any]]:
-    """Read seed-<n>.json of every cell; add "folder", the run directory."""
-    found: dict[tuple[str, int], dict[str, Any]] = {}
-    for path in sorted(out.glob("cells/*/seed-*.json")):
-        try:
-            state = read_json(path)
-            found[state["credit"], state["seed"]] = {**state, "folder": path.with_suffix("")}
-        except (OSError, ValueError, TypeError, KeyError) as error:
-            problems.append(f"{path.relative_to(out)} cannot be read: {error}")
-    return found
+def _record(out: Path, path: Path, problems: list[str]) -> dict[str, Any]:
+    """Read what the runner noted of a cell; nothing where that is damaged."""
+    try:
+        found = read_json(path)
+        if isinstance(found["credit"], str) and isinstance(found["attempts"], list):
+            return found
+        raise TypeError("it is not the record of a run")
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        problems.append(f"{path.relative_to(out)} cannot be read: {error}")
+        return {}
 
 
-def _cell(out: Path, study: Study, credit: str, seed: int, state: Mapping[str, Any] | None) -> Cell:
-    if state is None:
-        return Cell(credit, seed, "missing", "nothing is known of this run")
-    run: Path = state["folder"]
+def _cell(
+    out: Path,
+    study: Study,
+    credit: str,
+    seed: int,
+    folder: Path,
+    records: Mapping[Path, Mapping[str, Any]],
+) -> Cell:
+    run = folder / f"seed-{seed}"
+    record = records.get(run.with_name(f"{run.name}.json"), {})
+    told = _manifest(run).get("status")
     cell = Cell(
         credit,
         seed,
-        str(state.get("status")),
+        str(record.get("status", told or "missing")),
         path=run.relative_to(out).as_posix() if run.is_dir() else None,
-        **_attempts(state.get("attempts") or []),
+        **_attempts(record.get("attempts", [])),
     )
+    if told == FINISHED:
+        return _finished(replace(cell, status=FINISHED), run, study)
     if cell.status == FINISHED:
-        return _finished(cell, run, study)
-    reason = _REASONS.get(cell.status) or _failure(state, run)
-    return replace(cell, reason=reason, tail=_tail(state), **_progress(run))
+        return _damaged(cell, f"its manifest.json says {told!r}, not {FINISHED!r}")
+    reason = _REASONS.get(cell.status) or _failure(record, run)
+    return replace(cell, reason=reason, tail=_tail(record), **_progress(run))
 
 
 def _attempts(attempts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -119,16 +136,14 @@ def _attempts(attempts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     }
 
 
-def _failure(state: Mapping[str, Any], run: Path) -> str:
-    """Say in a line why a run failed, as far as it is known."""
-    attempts = state.get("attempts") or [{}]
-    error = _manifest(run).get("error")
-    code = attempts[-1].get("exit_code")
-    return str(error or f"{state.get('status')}, exit code {code}")
+def _failure(record: Mapping[str, Any], run: Path) -> str:
+    """Say in a line why a run failed: its own word, or the last line of its log."""
+    last = (_tail(record) or "").strip().splitlines()
+    return str(_manifest(run).get("error") or (last or ["it left no word"])[-1])
 
 
-def _tail(state: Mapping[str, Any]) -> str | None:
-    tail = state.get("tail") or None
+def _tail(record: Mapping[str, Any]) -> str | None:
+    tail = record.get("tail") or None
     return "\n".join(map(str, tail)) if isinstance(tail, list) else tail
 
 
@@ -143,9 +158,6 @@ def _manifest(run: Path) -> dict[str, Any]:
 
 def _finished(cell: Cell, run: Path, study: Study) -> Cell:
     """Add the numbers of a finished run; it is damaged where they are not all there."""
-    status = _manifest(run).get("status")
-    if status != FINISHED:
-        return _damaged(cell, f"its manifest.json says {status!r}, not {FINISHED!r}")
     try:
         tests = {line.pop("step"): line for line in read_lines(run / HELD_OUT)}
         cell = replace(cell, **_progress(run))
