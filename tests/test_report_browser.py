@@ -136,9 +136,10 @@ def test_a_token_under_the_pointer_shows_the_credit_of_every_strategy(visit):
     readout = article.locator(".readout")
     assert readout.text_content() == ""
     article.locator(".tokens").nth(1).locator("i").nth(1).hover()
-    # -1/6 for seq; -1/(6 · 2) for length; -1/(6 · 11) for uniform
-    expected = "token 2 “b”   uniform: -0.0152   ·   seq: -0.167   ·   length: -0.0833"
-    assert readout.text_content() == expected
+    # of an advantage of -1: 1/6 for seq, 1/(6 · 2) for length, 1/(6 · 11) for uniform; the largest
+    # of 2 has twice that, and for length with one token 2/6
+    numbers = ["uniform: -0.0152 (50 %)", "seq: -0.167 (50 %)", "length: -0.0833 (25 %)"]
+    assert readout.text_content() == "token 2 “b”   " + "   ·   ".join(numbers)
     assert article.locator("i.on").count() == 3  # the same token in every row
     article.locator(".tokens").first.focus()
     page.keyboard.press("ArrowLeft")

@@ -30,7 +30,10 @@ for (const article of document.querySelectorAll("article.shaded")) {
     at = place;
     const text = document.createElement("b");
     text.textContent = `token ${place + 1} “${rows[0].children[place].textContent}”`;
-    const numbers = rows.map((row) => `${row.dataset.name}: ${row.children[place].title || "0"}`);
+    const numbers = rows.map((row) => {
+      const credit = row.children[place].title, share = Math.abs(parseFloat(credit)) / parseFloat(row.dataset.scale);
+      return `${row.dataset.name}: ${credit}${share >= 0 ? ` (${Math.round(100 * share)} %)` : ""}`;
+    });
     readout.replaceChildren(text, "   " + numbers.join("   ·   "));
   };
   for (const row of rows) {
