@@ -233,6 +233,13 @@ def test_the_page_of_a_large_study_is_small_and_says_what_it_leaves_out():
     assert "more runs are in runs.csv" in text
 
 
+def test_a_page_that_is_still_too_large_shows_less(report, text, monkeypatch):
+    monkeypatch.setattr("grpo_credit.report.page.LARGEST", len(text.encode()) * 3 // 4)
+    smaller = page(report)
+    assert len(smaller.encode()) < len(text.encode()) * 3 // 4
+    assert set(SECTIONS) <= set(Read(smaller).ids)
+
+
 # ---- markdown and the command -----------------------------------------------------------------
 
 
