@@ -42,9 +42,6 @@ def curve(report, name, credit="uniform", seed=0):
     return rows[["step", "tokens", "seconds", "value"]].values.tolist()
 
 
-# ---- cells ------------------------------------------------------------------------------------
-
-
 def test_a_finished_run_has_its_numbers(report):
     found = cell_of(report, "seq", 1)
     assert (found.status, found.reason, found.path) == ("finished", None, "cells/s1/seed-1")
@@ -161,9 +158,6 @@ def test_nothing_that_the_runs_left_is_changed(out):
 def fingerprint(folder):
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     return [(path, hashlib.sha256(path.read_bytes()).hexdigest()) for path in files]
-
-
-# ---- the study --------------------------------------------------------------------------------
 
 
 def test_a_folder_without_a_study_is_refused(tmp_path):
