@@ -140,7 +140,9 @@ def test_how_fast_a_strategy_learns():
 def test_differences_are_strategy_minus_baseline():
     svg = differences_figure(report().comparison, report().values, "d")
     assert ">+0.5<" in svg  # 0.9 - 0.4, the seed that both have
-    assert svg.count('class="run"') == 1
+    runs = re.findall(r'class="run" cx="([\d.]+)"', svg)
+    mean = re.findall(r'class="mean open" cx="([\d.]+)"', svg)
+    assert runs == mean  # of one pair
     assert 'class="mean open"' in svg  # no verdict
 
 
