@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from grpo_credit.config import CreditGRPOConfig
+    from grpo_credit.errors import CreditError
     from grpo_credit.registry import aggregation, allocation, list_credit
     from grpo_credit.resolve import chain, compute_credit, mix, resolve_credit
     from grpo_credit.rollouts import Rollouts
-    from grpo_credit.strategy import CreditError
     from grpo_credit.trainer import CreditGRPOTrainer
 
 __version__ = "0.1.0"
@@ -30,7 +30,7 @@ __all__ = [
 ]
 
 _HOME = {
-    "CreditError": "strategy",
+    "CreditError": "errors",
     "CreditGRPOConfig": "config",
     "CreditGRPOTrainer": "trainer",
     "Rollouts": "rollouts",

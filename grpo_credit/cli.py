@@ -15,7 +15,7 @@ _OPTIONS = """options of the strategy, as JSON: '{"alpha": 0.75}'"""
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a verb; return the exit code (2 for a user's mistake)."""
     asked = _parser().parse_args(arguments)
-    from grpo_credit.strategy import CreditError
+    from grpo_credit.errors import CreditError
 
     try:
         return asked.verb(asked)
@@ -54,6 +54,10 @@ def _parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     show.add_argument("--html", type=Path, metavar="FILE", help="write a page instead of printing")
     show.set_defaults(verb=show_credit)
+
+    report = verbs.add_parser("report", help="write the page of a study again, from its data")
+    report.add_argument("study", type=Path, help="directory with report.json")
+    report.set_defaults(verb=write_report)
 
     add_preflight(verbs)
     add_lab(verbs)
@@ -138,6 +142,14 @@ def show_credit(asked: argparse.Namespace) -> int:
     else:
         asked.html.write_text(page(drawn), encoding="utf-8")
         print(f"wrote {asked.html}")
+    return 0
+
+
+def write_report(asked: argparse.Namespace) -> int:
+    """Write report.html and report.md from the data beside them; needs no torch."""
+    from grpo_credit.report.page import render
+
+    print(f"wrote {render(asked.study)}")
     return 0
 
 

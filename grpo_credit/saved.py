@@ -147,8 +147,8 @@ def find_rollouts(run: Path, step: int | None = None) -> Path:
 
 
 def step_of(path: Path) -> int:
-    """Return the optimizer step of a file, -1 if its name has none."""
-    number = re.fullmatch(r"rollouts_(\d+)", path.stem)
+    """Return the optimizer step of a trainer's table, -1 if its name has none."""
+    number = re.fullmatch(r"[a-z]+_(\d+)", path.stem)
     return int(number[1]) if number else -1
 
 

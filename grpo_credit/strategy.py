@@ -14,14 +14,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from grpo_credit.errors import CreditError
 from grpo_credit.rollouts import OPTIONAL, Rollouts
 
 Kind = Literal["aggregation", "allocation", "credit"]
 Function = Any  # a callable; what it takes and returns is checked when it is called
-
-
-class CreditError(ValueError):
-    """A strategy cannot be found, built or used as asked."""
 
 
 @dataclass(frozen=True)

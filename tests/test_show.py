@@ -11,12 +11,12 @@ from rich.console import Console
 from saved_helpers import HOSTILE, PROMPTS, TOKENS, rollouts
 
 from grpo_credit import CreditError, cli, compute_credit
+from grpo_credit.figures.shading import LEVELS, level
 from grpo_credit.saved import save_rollouts
 from grpo_credit.show import picture
 from grpo_credit.show.html import page
-from grpo_credit.show.picture import LEVELS, level
 from grpo_credit.show.terminal import print_picture
-from grpo_credit.show.visible import visible
+from grpo_credit.visible import visible
 
 
 @pytest.fixture

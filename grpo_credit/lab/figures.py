@@ -1,10 +1,12 @@
 """Figures of the lab as inline SVG: no script, no network, light and dark by the page's colours."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from html import escape
 from typing import NamedTuple
 
 from markupsafe import Markup
+
+from grpo_credit.figures.axes import drawing, ticks
 
 WIDTH, LABELS, ROW, MARGIN = 720, 210, 26, 34
 
@@ -41,10 +43,7 @@ def dots(title: str, unit: str, rows: Mapping[str, Mark]) -> Markup:
     body = [_axis(top, height, unit)]
     for place, (label, mark) in enumerate(rows.items()):
         body.append(_row(label, mark, MARGIN / 2 + ROW * (place + 0.5), top))
-    return Markup(
-        f'<svg role="img" aria-label="{escape(title)}" viewBox="0 0 {WIDTH} {height}" '
-        f'xmlns="http://www.w3.org/2000/svg">{"".join(body)}</svg>'
-    )
+    return drawing(title, WIDTH, height, body)
 
 
 def _x(value: float, top: float) -> float:
@@ -53,12 +52,12 @@ def _x(value: float, top: float) -> float:
 
 def _axis(top: float, height: int, unit: str) -> str:
     bottom = height - MARGIN
-    ticks = "".join(
+    lines = "".join(
         f'<line class="grid" x1="{_x(v, top):.1f}" x2="{_x(v, top):.1f}" y1="8" y2="{bottom}"/>'
         f'<text class="tick" x="{_x(v, top):.1f}" y="{bottom + 14}">{v:.3g}</text>'
-        for v in ticks_up_to(top)
+        for v in ticks(0, top)
     )
-    return f'{ticks}<text class="unit" x="{LABELS}" y="{height - 4}">{escape(unit)}</text>'
+    return f'{lines}<text class="unit" x="{LABELS}" y="{height - 4}">{escape(unit)}</text>'
 
 
 def _row(label: str, mark: Mark, y: float, top: float) -> str:
@@ -75,15 +74,3 @@ def _row(label: str, mark: Mark, y: float, top: float) -> str:
         f'<circle class="dot" cx="{_x(mark.value, top):.1f}" cy="{y:.1f}" r="4.5">'
         f"<title>{escape(label)}: {mark.value:.4g} ± {mark.error:.2g}</title></circle>"
     )
-
-
-def ticks_up_to(top: float) -> Sequence[float]:
-    """Choose about five round numbers from 0 up to `top`.
-
-    Example:
-        >>> ticks_up_to(1.05)
-        [0.0, 0.2, 0.4, 0.6, 0.8, 1.0]
-    """
-    step = 10.0 ** int(f"{top / 5:e}".partition("e")[2])
-    step = next(step * m for m in (1, 2, 5, 10) if step * m >= top / 6)
-    return [round(n * step, 12) for n in range(int(top / step) + 1)]

@@ -4,7 +4,8 @@ from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from grpo_credit.show.picture import LEVELS, Picture, heading, level, number
+from grpo_credit.figures.shading import LEVELS, number, shade
+from grpo_credit.show.picture import Picture, heading
 
 
 def page(picture: Picture) -> str:
@@ -18,11 +19,5 @@ def page(picture: Picture) -> str:
     )
     template = environment.get_template("page.html")
     return template.render(
-        picture=picture, levels=LEVELS, heading=heading, number=number, shade=_shade
+        picture=picture, levels=LEVELS, heading=heading, number=number, shade=shade
     )
-
-
-def _shade(credit: float, scale: float) -> str:
-    """Name the CSS class: p1 to p8, z, n1 to n8."""
-    depth = level(credit, scale)
-    return f"{'p' if depth > 0 else 'n'}{abs(depth)}" if depth else "z"

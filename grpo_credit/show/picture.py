@@ -1,23 +1,20 @@
 """What is to be shown: which completions of a step, and their credit under each strategy."""
 
-import json
 import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from torch import Tensor
 
 from grpo_credit.resolve import resolve_credit, resolve_text
 from grpo_credit.rollouts import OPTIONAL, Rollouts
 from grpo_credit.saved import SavedRollouts, find_rollouts, load_rollouts, step_of
-from grpo_credit.show.visible import visible
 from grpo_credit.strategy import CreditError, Strategy
+from grpo_credit.visible import prompt_text, visible
 
 BASELINE = "even/dapo"
-LEVELS = 8  # shades of each sign
 
 
 @dataclass(frozen=True)
@@ -65,17 +62,6 @@ class Picture:
     completions: list[Completion]
 
 
-def level(credit: float, scale: float) -> int:
-    """Choose a shade: 0 for no credit, otherwise ±1 to ±LEVELS in proportion to |credit|.
-
-    Example:
-        >>> [level(credit, 2.0) for credit in (0.0, 1e-9, 1.0, -2.0)]
-        [0, 1, 4, -8]
-    """
-    size = math.ceil(LEVELS * abs(credit) / scale) if credit else 0
-    return int(math.copysign(min(size, LEVELS), credit))
-
-
 def heading(completion: Completion) -> str:
     """Say where a completion stands and what it got."""
     reward = "none" if math.isnan(completion.reward) else f"{completion.reward:g}"
@@ -84,11 +70,6 @@ def heading(completion: Completion) -> str:
         f"row {completion.row} | group {completion.group} | reward {reward} | "
         f"advantage {completion.advantage:+.3g}{times}"
     )
-
-
-def number(credit: float) -> str:
-    """Write a credit with its sign."""
-    return f"{credit:+.3g}" if credit else "0"
 
 
 def picture(
@@ -118,7 +99,7 @@ def picture(
     path = find_rollouts(run, step)
     saved = load_rollouts(path)
     chosen = _strategies(saved, credit)
-    matrices = [_compute(name, strategy, saved, path) for name, strategy in chosen.items()]
+    matrices = [credit_of(name, strategy, saved, path) for name, strategy in chosen.items()]
     shown = _select(saved.rollouts, matrices[0], rows, group, by)
     scales = [float(matrix[shown].abs().max()) for matrix in matrices]
     title = f"{run.resolve().name}, step {step_of(path)}"
@@ -128,9 +109,9 @@ def picture(
 
 def _strategies(saved: SavedRollouts, asked: Sequence[str]) -> dict[str, Strategy]:
     if asked:
-        return {text: _named(text, saved) for text in asked}
+        return {text: named(text, saved) for text in asked}
     try:
-        own = _named(saved.credit, saved)
+        own = named(saved.credit, saved)
     except CreditError as error:
         raise CreditError(
             f"the run's own strategy {saved.credit!r} is not found here ({error}); say with "
@@ -139,13 +120,24 @@ def _strategies(saved: SavedRollouts, asked: Sequence[str]) -> dict[str, Strateg
     return {saved.credit: own, BASELINE: resolve_credit(BASELINE)}
 
 
-def _named(text: str, saved: SavedRollouts) -> Strategy:
+def named(text: str, saved: SavedRollouts) -> Strategy:
     """Resolve a name with options after it; the run's own strategy brings its options along."""
     own = text.strip() == saved.credit
     return resolve_credit(saved.credit, **saved.options) if own else resolve_text(text)
 
 
-def _compute(name: str, strategy: Strategy, saved: SavedRollouts, path: Path) -> Tensor:
+def credit_of(name: str, strategy: Strategy, saved: SavedRollouts, path: Path) -> Tensor:
+    """Compute the credit `(B, T)` of saved rollouts under a strategy.
+
+    Args:
+        name: as the user named it.
+        strategy: what it resolves to, see `named`.
+        saved: the rollouts.
+        path: where they come from, for the message.
+
+    Raises:
+        CreditError: if the strategy needs a field that was not saved.
+    """
     for need in sorted(strategy.needs):
         if any(getattr(saved.rollouts, field) is None for field in OPTIONAL[need]):
             raise CreditError(
@@ -189,15 +181,6 @@ def _completion(saved: SavedRollouts, matrices: list[Tensor], row: int) -> Compl
         times=int(rollouts.window_count[row]),
         reward=float(rollouts.rewards[row]),
         advantage=float(rollouts.advantages[row]),
-        prompt=visible(_prompt_text(saved.prompts[row])),
+        prompt=visible(prompt_text(saved.prompts[row])),
         tokens=[Token(visible(text), counted, list(credit)) for text, counted, credit in columns],
     )
-
-
-def _prompt_text(prompt: Any) -> str:
-    if isinstance(prompt, str):
-        return prompt
-    try:
-        return "\n".join(f"{message['role']}: {message['content']}" for message in prompt)
-    except (TypeError, KeyError):
-        return json.dumps(prompt, ensure_ascii=False)

@@ -4,7 +4,8 @@ from rich.console import Console
 from rich.style import Style
 from rich.text import Text
 
-from grpo_credit.show.picture import LEVELS, Picture, Token, heading, level
+from grpo_credit.figures.shading import LEVELS, level
+from grpo_credit.show.picture import Picture, Token, heading
 
 _POSITIVE, _NEGATIVE = (0, 114, 178), (213, 94, 0)  # told apart by the colour-blind as well
 _DEEPEST = 0.65  # of a colour on white, so that black text stays readable

@@ -27,7 +27,8 @@ def main(arguments: Sequence[str], command: Sequence[str]) -> int:
         command: with it, for the record.
 
     Returns:
-        0 if every cell is finished, 1 if one failed, 2 for a mistake, 128 + signal if stopped.
+        0 if every cell is finished, 1 if one failed, 2 for a mistake or where no report could be
+        written, 128 + signal if stopped.
     """
     if {"-h", "--help"} & set(arguments):
         make_parser().print_help()
@@ -45,7 +46,23 @@ def main(arguments: Sequence[str], command: Sequence[str]) -> int:
     except KeyboardInterrupt:  # nothing has begun
         return 130
     with lock:
-        return run_study(study, asked.out, engine)
+        code = run_study(study, asked.out, engine)
+        return code if code > 1 else max(code, write_report(asked.out))
+
+
+def write_report(out: Path) -> int:
+    """Collect what the cells left and write the page; return the exit code."""
+    with patience("collecting the runs for the report"):
+        from grpo_credit.report.page import render
+        from grpo_credit.study.collect import collect
+
+        try:
+            collect(out)
+            page = render(out)
+        except (ValueError, OSError) as error:
+            return fail(error)
+    Console(soft_wrap=True).print(f"report: {page}", markup=False, highlight=False)
+    return 0
 
 
 def settled(old: Study | None, asked: Asked) -> Study:

@@ -71,8 +71,11 @@ class Cell:
         return self.run.with_name(f".{self.run.name}.lock")
 
     def arguments(self) -> list[str]:
-        """Return the recipe's command line, without the program."""
-        fixed = [f"--seed={self.seed}", f"--output_dir={self.run}"]
+        """Return the recipe's command line, without the program.
+
+        A preflight in every cell would say the same each time, so it is left to the options.
+        """
+        fixed = [f"--seed={self.seed}", f"--output_dir={self.run}", "--preflight=off"]
         return [*credit_arguments(self.credit), *fixed, *self.options]
 
     def command(self) -> list[str]:

@@ -1,7 +1,9 @@
 """Model output as something a page and a terminal can show: nothing hidden, nothing obeyed."""
 
 import functools
+import json
 import unicodedata
+from typing import Any
 
 # Control, format (direction marks, joiners), lone surrogates, unassigned, line separators.
 _HIDDEN = {"Cc", "Cf", "Cs", "Cn", "Zl", "Zp"}
@@ -25,3 +27,13 @@ def _symbol(char: str) -> str:
     if code < 0x20:
         return chr(0x2400 + code)  # Unicode's pictures of them
     return f"⟨U+{code:04X}⟩" if unicodedata.category(char) in _HIDDEN else char
+
+
+def prompt_text(prompt: Any) -> str:
+    """Write a text or a conversation as one text; anything else as JSON."""
+    if isinstance(prompt, str):
+        return prompt
+    try:
+        return "\n".join(f"{message['role']}: {message['content']}" for message in prompt)
+    except (TypeError, KeyError):
+        return json.dumps(prompt, ensure_ascii=False)

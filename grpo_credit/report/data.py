@@ -1,0 +1,164 @@
+"""What a report is made of: the study, its runs, and what was read of them."""
+
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import pandas as pd
+
+from grpo_credit.report.series import Curves
+from grpo_credit.report.statistics import Comparison, compare
+
+FINISHED = "finished"
+
+
+@dataclass(frozen=True)
+class Study:
+    """What was to be run.
+
+    Args:
+        recipe: its script.
+        credits: strategies as they were typed.
+        seeds: of the runs; each strategy has them all.
+        options: of the recipe, the same for every run.
+        baseline: the strategy that the others are compared with.
+        metric: the held-out number that is compared; None where no run said one.
+        higher_is_better: its direction.
+        command: that runs the study again.
+    """
+
+    recipe: str
+    credits: list[str]
+    seeds: list[int]
+    options: list[str]
+    baseline: str
+    metric: str | None
+    higher_is_better: bool
+    command: str
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run: a strategy with a seed.
+
+    Args:
+        credit: the strategy.
+        seed: of the run.
+        status: finished, failed, interrupted, running, waiting, missing or damaged.
+        reason: why there is no number, in a sentence; None for a finished run.
+        path: the run directory, from the study's.
+        value: the held-out number after training; None unless finished.
+        before: the same before training.
+        step: optimizer steps done.
+        tokens: that the run has read and written.
+        seconds: wall time of all its attempts, start-up and tests included.
+        train_seconds: of training alone.
+        step_seconds: median time of an optimizer step.
+        peak_memory_bytes: of the process and its children.
+        attempts: how often it was started.
+        command: that repeats it.
+        tail: the last lines of its log, if it failed.
+    """
+
+    credit: str
+    seed: int
+    status: str
+    reason: str | None = None
+    path: str | None = None
+    value: float | None = None
+    before: float | None = None
+    step: int | None = None
+    tokens: float | None = None
+    seconds: float | None = None
+    train_seconds: float | None = None
+    step_seconds: float | None = None
+    peak_memory_bytes: float | None = None
+    attempts: int = 0
+    command: str | None = None
+    tail: str | None = None
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Where the completions of credit.parquet come from.
+
+    Args:
+        credit: the strategy that they were sampled under.
+        seed: of that run.
+        steps: optimizer steps.
+        available: completions in those steps.
+        milliseconds: strategy -> time to compute the credit of one of the steps.
+        left_out: strategy -> why its credit could not be computed.
+    """
+
+    credit: str
+    seed: int
+    steps: list[int]
+    available: int
+    milliseconds: dict[str, float] = field(default_factory=dict)
+    left_out: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Pairing:
+    """Whether the runs of a seed began alike.
+
+    Args:
+        alike: seeds whose runs had the same completions in the first step that was kept.
+        unlike: seeds whose runs had not.
+    """
+
+    alike: list[int]
+    unlike: list[int]
+
+
+@dataclass(frozen=True)
+class Report:
+    """A study with all that its page shows.
+
+    Args:
+        study: what was to be run.
+        cells: one for each strategy and seed, in that order.
+        problems: files that could not be read, in sentences.
+        threshold: a training completion is called right where its reward is above.
+        pairing: whether the runs of a seed began alike.
+        examples: where the completions in credit.parquet come from; None without any.
+        manifest: what is common to all runs, and what differs.
+        calibration: of the gradient norms, if there was one.
+        collected: when, UTC.
+        curves: credit, seed, step, tokens, seconds, name, value.
+        credit: rows of credit.parquet.
+        completions: rows of completions.parquet.
+    """
+
+    study: Study
+    cells: list[Cell]
+    problems: list[str]
+    threshold: float | None
+    pairing: Pairing
+    examples: Examples | None
+    manifest: dict[str, Any]
+    calibration: dict[str, Any] | None
+    collected: str
+    curves: pd.DataFrame = field(compare=False)
+    credit: list[dict[str, Any]]
+    completions: list[dict[str, Any]]
+
+    @property
+    def values(self) -> dict[str, dict[int, float | None]]:
+        """Strategy -> seed -> held-out number; None where there is none."""
+        found: dict[str, dict[int, float | None]] = {name: {} for name in self.study.credits}
+        for cell in self.cells:
+            found[cell.credit][cell.seed] = cell.value
+        return found
+
+    @cached_property
+    def comparison(self) -> Comparison:
+        """The strategies against the baseline."""
+        return compare(self.values, self.study.baseline, self.study.higher_is_better)
+
+    @cached_property
+    def finished_curves(self) -> Curves:
+        """The curves of the runs that finished."""
+        finished = [(cell.credit, cell.seed) for cell in self.cells if cell.status == FINISHED]
+        return Curves(self.curves, finished)

@@ -1,0 +1,69 @@
+"""From the directory of a study to the data of its report."""
+
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from grpo_credit.report.data import Report
+from grpo_credit.report.store import curve_frame, write
+from grpo_credit.run.files import read_json
+from grpo_credit.study.collect.cells import find_metric, read_cells, read_study
+from grpo_credit.study.collect.completions import read_completions
+from grpo_credit.study.collect.curves import read_curves
+from grpo_credit.study.collect.examples import find_examples
+from grpo_credit.study.collect.provenance import describe
+from grpo_credit.study.collect.trained import length_rows, midpoint, pairing, read_trained
+
+__all__ = ["collect"]
+
+
+def collect(out: Path) -> Report:
+    """Read the runs of a study and write the data of its report beside them.
+
+    Unfinished, failed and damaged runs are part of it, each with its reason; nothing that the runs
+    left is changed. What was collected before is replaced.
+
+    Args:
+        out: the directory of the study.
+
+    Returns:
+        The report's data, as `grpo_credit.report.store.load` reads it.
+
+    Raises:
+        CreditError: if there is no study there.
+    """
+    problems: list[str] = []
+    study = find_metric(out, read_study(out))
+    cells = read_cells(out, study, problems)
+    trained = read_trained(out, cells, problems)
+    threshold = midpoint(trained)
+    curves = read_curves(out, cells, problems)
+    curves += length_rows(trained, threshold, curves)
+    examples, credit = find_examples(out, study, cells, problems)
+    report = Report(
+        study=study,
+        cells=cells,
+        problems=problems,
+        threshold=threshold,
+        pairing=pairing(trained),
+        examples=examples,
+        manifest=describe(out, cells),
+        calibration=_calibration(out, problems),
+        collected=datetime.now(UTC).isoformat(timespec="seconds"),
+        curves=curve_frame(curves),
+        credit=credit,
+        completions=read_completions(out, cells, problems),
+    )
+    write(report, out)
+    return report
+
+
+def _calibration(out: Path, problems: list[str]) -> dict[str, Any] | None:
+    path = out / "calibration.json"
+    if not path.is_file():
+        return None
+    try:
+        return read_json(path)
+    except ValueError as error:
+        problems.append(str(error))
+        return None

@@ -1,0 +1,196 @@
+"""How each run of a study stands, and the held-out number that it came to."""
+
+import json
+import math
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from grpo_credit.errors import CreditError
+from grpo_credit.report.data import FINISHED, Cell, Study
+from grpo_credit.run.directory import HELD_OUT, METRICS
+from grpo_credit.run.files import read_json, read_lines
+from grpo_credit.run.manifest import MANIFEST
+
+SCHEMA = 1
+_RECORDS = "cells/*/seed-*.json"
+_EXPECTED = {
+    "recipe": str, "credits": list, "seeds": list, "options": list, "baseline": str,
+    "metric": str | None, "higher_is_better": bool, "command": str | list,
+}  # fmt: skip
+_REASONS = {
+    "waiting": "not started yet",
+    "running": "still running when this was collected",
+    "interrupted": "interrupted; the study's command goes on with it",
+    "missing": "nothing is known of this run",
+}
+
+
+def read_study(out: Path) -> Study:
+    """Read study.json.
+
+    Raises:
+        CreditError: if there is none, or it is damaged or of another version.
+    """
+    path = out / "study.json"
+    if not path.is_file():
+        raise CreditError(f"{out} holds no study.json; expected the directory of a study.")
+    try:
+        given = read_json(path)
+    except ValueError as error:
+        raise CreditError(str(error)) from None
+    version = given.get("schema") if isinstance(given, dict) else None
+    if version != SCHEMA:
+        raise CreditError(f"{path} has schema {version}, expected {SCHEMA}.")
+    for name, kind in _EXPECTED.items():
+        if not isinstance(given.get(name), kind):
+            raise CreditError(f"{path} is damaged: {name} is {given.get(name)!r}.")
+    study = Study(**{name: given[name] for name in _EXPECTED})
+    return replace(study, command=_shell(study.command))
+
+
+def _shell(command: str | Sequence[str]) -> str:
+    return command if isinstance(command, str) else shlex.join(map(str, command))
+
+
+def find_metric(out: Path, study: Study) -> Study:
+    """Name the metric by what the first finished run is about, if the study names none."""
+    if study.metric is not None:
+        return study
+    for path in sorted(out.glob(f"cells/*/seed-*/{MANIFEST}")):
+        found = _manifest(path.parent)
+        name = (found.get("extra") or {}).get("metric")
+        if found.get("status") == FINISHED and isinstance(name, str):
+            return replace(study, metric=name)
+    return study
+
+
+def read_cells(out: Path, study: Study, problems: list[str]) -> list[Cell]:
+    """Return a cell for every strategy and seed of the study, whatever there is of it.
+
+    A run is finished when its own manifest says so; the record beside it tells the rest.
+
+    Args:
+        out: the directory of the study.
+        study: what was to be run.
+        problems: grows by a sentence for each record that cannot be read.
+    """
+    records = {path: _record(out, path, problems) for path in sorted(out.glob(_RECORDS))}
+    folders = {found["credit"]: path.parent for path, found in records.items() if found}
+    return [
+        _cell(out, study, credit, seed, folders.get(credit, out / "nothing"), records)
+        for credit in study.credits
+        for seed in study.seeds
+    ]
+
+
+def _record(out: Path, path: Path, problems: list[str]) -> dict[str, Any]:
+    """Read what the runner noted of a cell; nothing where that is damaged."""
+    try:
+        found = read_json(path)
+        if isinstance(found["credit"], str) and isinstance(found["attempts"], list):
+            return found
+        raise TypeError("it is not the record of a run")
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        problems.append(f"{path.relative_to(out)} cannot be read: {error}")
+        return {}
+
+
+def _cell(
+    out: Path,
+    study: Study,
+    credit: str,
+    seed: int,
+    folder: Path,
+    records: Mapping[Path, Mapping[str, Any]],
+) -> Cell:
+    run = folder / f"seed-{seed}"
+    record = records.get(run.with_name(f"{run.name}.json"), {})
+    told = _manifest(run).get("status")
+    cell = Cell(
+        credit,
+        seed,
+        str(record.get("status", told or "missing")),
+        path=run.relative_to(out).as_posix() if run.is_dir() else None,
+        **_attempts(record.get("attempts", [])),
+    )
+    if told == FINISHED:
+        return _finished(replace(cell, status=FINISHED), run, study)
+    if cell.status == FINISHED:
+        return _damaged(cell, f"its manifest.json says {told!r}, not {FINISHED!r}")
+    reason = _REASONS.get(cell.status) or _failure(record, run)
+    return replace(cell, reason=reason, tail=_tail(record), **_progress(run))
+
+
+def _attempts(attempts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    seconds = [a["seconds"] for a in attempts if a.get("seconds") is not None]
+    memory = [a["peak_memory_bytes"] for a in attempts if a.get("peak_memory_bytes") is not None]
+    return {
+        "attempts": len(attempts),
+        "seconds": sum(seconds) if seconds else None,
+        "peak_memory_bytes": max(memory, default=None),
+        "command": _shell(attempts[-1]["command"]) if attempts else None,
+    }
+
+
+def _failure(record: Mapping[str, Any], run: Path) -> str:
+    """Say in a line why a run failed: its own word, or the last line of its log."""
+    last = (_tail(record) or "").strip().splitlines()
+    return str(_manifest(run).get("error") or (last or ["it left no word"])[-1])
+
+
+def _tail(record: Mapping[str, Any]) -> str | None:
+    tail = record.get("tail") or None
+    return "\n".join(map(str, tail)) if isinstance(tail, list) else tail
+
+
+def _manifest(run: Path) -> dict[str, Any]:
+    """Read a run's manifest; an empty one where there is none to read."""
+    try:
+        found = read_json(run / MANIFEST)
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _finished(cell: Cell, run: Path, study: Study) -> Cell:
+    """Add the numbers of a finished run; it is damaged where they are not all there."""
+    try:
+        tests = {line.pop("step"): line for line in read_lines(run / HELD_OUT)}
+        cell = replace(cell, **_progress(run))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        return _damaged(cell, f"{type(error).__name__}: {error}")
+    value = tests.get(cell.step, {}).get(study.metric)
+    if not isinstance(value, int | float) or not math.isfinite(value):
+        return _damaged(cell, f"held_out.jsonl has no finite {study.metric!r} at step {cell.step}")
+    return replace(cell, value=float(value), before=tests.get(0, {}).get(study.metric))
+
+
+def _damaged(cell: Cell, reason: str) -> Cell:
+    return replace(cell, status="damaged", reason=reason)
+
+
+def _progress(run: Path) -> dict[str, Any]:
+    """Read from the metrics how far a run is, and at what pace."""
+    lines = read_metrics(run)
+    if not lines:
+        return {}
+    tokens = [line["num_tokens"] for line in lines if line.get("num_tokens") is not None]
+    times = [line["step_time"] for line in lines if line.get("step_time") is not None]
+    return {
+        "step": lines[-1]["step"],
+        "tokens": max(tokens, default=None),
+        "train_seconds": lines[-1]["time_s"],
+        "step_seconds": median(times) if times else None,
+    }
+
+
+def read_metrics(run: Path) -> list[dict[str, Any]]:
+    """Read metrics.jsonl; nothing of it where a line is damaged."""
+    try:
+        return read_lines(run / METRICS)
+    except json.JSONDecodeError:
+        return []

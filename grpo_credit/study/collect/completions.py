@@ -1,0 +1,81 @@
+"""Completions of every strategy, from TRL's own tables."""
+
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from grpo_credit.report.data import FINISHED, Cell
+from grpo_credit.saved import step_of
+from grpo_credit.visible import prompt_text
+
+ROWS = 12  # completions of each table that is read
+_OWN = ("step", "prompt", "completion", "advantage")
+
+
+def read_completions(out: Path, cells: Sequence[Cell], problems: list[str]) -> list[dict[str, Any]]:
+    """Return rows of completions.parquet: the first and the last table of one run a strategy.
+
+    The run is the strategy's first that finished, otherwise its first with completions.
+
+    Args:
+        out: the directory of the study.
+        cells: its runs.
+        problems: grows by a sentence for each file that cannot be read.
+    """
+    rows: list[dict[str, Any]] = []
+    for credit in dict.fromkeys(cell.credit for cell in cells):
+        own = [cell for cell in cells if cell.credit == credit]
+        for cell in sorted(own, key=lambda cell: cell.status != FINISHED):
+            found = _of_run(out, cell, problems)
+            if found:
+                rows += found
+                break
+    return rows
+
+
+def _of_run(out: Path, cell: Cell, problems: list[str]) -> list[dict[str, Any]]:
+    folder = out / cell.path / "completions" if cell.path else out / "nothing"
+    paths = sorted(folder.glob("completions_*.parquet"), key=step_of)
+    rows: list[dict[str, Any]] = []
+    for path in dict.fromkeys([*paths[:1], *paths[-1:]]):
+        try:
+            table = pq.ParquetFile(path).read().to_pandas()
+            rows += [_row(cell, step_of(path), line) for line in _spread(table)]
+        except (OSError, pa.ArrowException, KeyError) as error:
+            problems.append(f"{path.relative_to(out)} cannot be read: {error}")
+    return rows
+
+
+def _spread(table: pd.DataFrame) -> list[dict[str, Any]]:
+    """Take completions at even distances from the highest advantage to the lowest."""
+    ordered = table.sort_values("advantage", ascending=False, kind="stable").to_dict("records")
+    count = min(ROWS, len(ordered))
+    places = [round(n * (len(ordered) - 1) / max(count - 1, 1)) for n in range(count)]
+    return [ordered[place] for place in places]
+
+
+def _row(cell: Cell, step: int, line: dict[str, Any]) -> dict[str, Any]:
+    rewards = {n: _number(v) for n, v in line.items() if n not in _OWN and _is_number(v)}
+    return {
+        "credit": cell.credit,
+        "seed": cell.seed,
+        "step": step,
+        "prompt": json.dumps(prompt_text(line["prompt"])),
+        "completion": json.dumps(prompt_text(line["completion"])),
+        "rewards": json.dumps(rewards),
+        "advantage": _number(line["advantage"]),
+    }
+
+
+def _is_number(value: Any) -> bool:
+    return value is None or isinstance(value, int | float)
+
+
+def _number(value: float | None) -> float | None:
+    return None if value is None or not math.isfinite(value) else float(value)

@@ -1,0 +1,240 @@
+"""What the page draws and tabulates, in numbers."""
+
+import math
+import re
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from grpo_credit.figures.axes import span
+from grpo_credit.figures.forest import Row, forest
+from grpo_credit.figures.lines import Band, Curve, panel
+from grpo_credit.figures.sheet import sheet
+from grpo_credit.report.data import Cell, Examples, Pairing, Report, Study
+from grpo_credit.report.limits import Limits
+from grpo_credit.report.series import Curves, average, ratios
+from grpo_credit.report.store import curve_frame
+from grpo_credit.report.view_credit import shaded
+from grpo_credit.report.view_curves import learning, shown
+from grpo_credit.report.view_diagnostics import colour, gradient_table
+from grpo_credit.report.view_results import differences_figure, speeds
+from grpo_credit.report.view_run import anchors, cost_table, listed
+
+STUDY = Study("r.py", ["a", "b"], [0, 1], [], "a", "right", True, "ablate")
+CELLS = [
+    Cell("a", 0, "finished", value=0.4, before=0.0, step=2, tokens=100.0, train_seconds=10.0,
+         seconds=20.0, step_seconds=1.0, peak_memory_bytes=2e9),
+    Cell("a", 1, "finished", value=0.6, before=0.2, step=2, tokens=300.0, train_seconds=10.0,
+         seconds=40.0, step_seconds=2.0, peak_memory_bytes=1e9),
+    Cell("b", 0, "finished", value=0.9, before=0.2, step=2, step_seconds=2.0),
+    Cell("b", 1, "failed", "it broke", step_seconds=9.0, tail="it broke"),
+]  # fmt: skip
+
+
+def report(rows=(), **changes):
+    made = Report(
+        STUDY, CELLS, [], None, Pairing([], []), None, {}, None, "2026-01-01T00:00:00+00:00",
+        curve_frame(list(rows)), [], [],
+    )  # fmt: skip
+    return replace(made, **changes)
+
+
+def rows(name, credit, seed, points):
+    return [(credit, seed, step, 10.0 * step, None, name, value) for step, value in points]
+
+
+# ---- curves -----------------------------------------------------------------------------------
+
+
+def run(*points):
+    x, y = zip(*points, strict=True)
+    return np.array(x, dtype=float), np.array(y, dtype=float)
+
+
+def test_the_band_is_students_interval_at_each_point():
+    found = average({0: run((1, 0.0), (2, 1.0)), 1: run((1, 2.0), (2, 1.0))}, points=9)
+    assert found.x.tolist() == [1, 2]
+    assert found.mean.tolist() == [1, 1]
+    # s = √2, n = 2: t(0.975, 1) · √2 / √2 = 12.706
+    assert found.half.tolist() == pytest.approx([12.7062047, 0.0])
+
+
+def test_runs_at_different_places_are_joined_by_straight_lines_where_all_are():
+    found = average({0: run((0, 0.0), (4, 4.0)), 1: run((2, 0.0), (6, 0.0))}, points=3)
+    assert found.x.tolist() == [2, 3, 4]
+    assert found.mean.tolist() == [1, 1.5, 2]
+
+
+def test_a_single_run_has_no_band_and_none_no_average():
+    assert average({0: run((1, 0.5))}, points=9).half is None
+    assert average({}, points=9) is None
+    assert average({0: run((0, 1.0), (1, 1.0)), 1: run((2, 1.0), (3, 1.0))}, points=9) is None
+
+
+def test_ratios_are_of_the_same_seed_and_step():
+    mine = {0: run((1, 6.0), (2, 8.0), (3, 1.0)), 1: run((1, 1.0))}
+    baseline = {0: run((1, 2.0), (2, 0.0), (3, 4.0)), 2: run((1, 1.0))}
+    found = ratios(mine, baseline)
+    assert list(found) == [0]
+    assert [each.tolist() for each in found[0]] == [[1, 3], [3, 0.25]]  # none is divided by zero
+
+
+def test_curves_of_other_runs_are_left_out():
+    frame = curve_frame([*rows("r", "a", 0, [(2, 5.0), (1, 4.0), (2, 6.0)]),
+                         *rows("r", "a", 1, [(1, 0.0)])])  # fmt: skip
+    found = Curves(frame, [("a", 0)])
+    assert found.names == ["r"]
+    assert [each.tolist() for each in found.runs("r", "a")[0]] == [[1, 2], [4, 6]]
+    assert found.runs("r", "a", "tokens")[0][0].tolist() == [10, 20]
+    assert found.runs("r", "a", "seconds") == {}
+    assert Curves(pd.concat([frame, frame.head(0)]), []).names == []
+
+
+def test_a_run_that_failed_is_in_no_curve():
+    made = report([*rows("reward", "b", 0, [(1, 0.5)]), *rows("reward", "b", 1, [(1, 9.0)])])
+    assert list(made.finished_curves.runs("reward", "b")) == [0]
+    block = learning(made, made.finished_curves, Limits())[0]
+    assert (block.title, list(block.axes)) == ("Training reward", ["step", "tokens", "seconds"])
+    assert [panel.title for panel in block.axes["step"]] == ["a · 0 seeds", "b · 1 seed"]
+
+
+def test_gradient_norms_are_compared_at_the_first_step_and_over_all():
+    made = report([
+        *rows("grad_norm", "a", 0, [(1, 1.0), (2, 1.0)]),
+        *rows("grad_norm", "b", 0, [(1, 4.0), (2, 1.0)]),
+    ])  # fmt: skip
+    # over all steps √(4 · 1) = 2
+    assert gradient_table(made, made.finished_curves).rows[1] == ["b", "1", "4", "4", "4", "2"]
+
+
+def test_lines_of_strategies_differ_by_colour_and_then_by_dash():
+    assert [colour(place) for place in (0, 7, 8)] == ["mean s0 d0", "mean s7 d0", "mean s0 d1"]
+    kinds = {colour(place) for place in range(24)}
+    assert len(kinds) == 24
+
+
+def test_the_baseline_is_among_the_strategies_with_curves():
+    study = replace(STUDY, credits=["a", "b", "c", "d"], baseline="d")
+    assert shown(report(study=study), Limits(strategies=3)) == ["a", "b", "d"]
+
+
+# ---- results ----------------------------------------------------------------------------------
+
+
+def test_how_fast_a_strategy_learns():
+    made = report([
+        *rows("held_out/right", "a", 0, [(0, 0.0), (2, 0.4)]),
+        *rows("held_out/right", "a", 1, [(0, 0.2), (2, 0.6)]),
+        *rows("held_out/right", "b", 0, [(0, 0.2), (1, 0.8), (2, 0.9)]),
+    ])  # fmt: skip
+    found = speeds(made, made.finished_curves)
+    # mean before: (0 + 0.2 + 0.2) / 3; best mean after: 0.9
+    assert found.threshold == pytest.approx((0.4 / 3 + 0.9) / 2)
+    assert found.heights["a"] == pytest.approx(0.3)  # 0.2 and 0.4
+    assert found.heights["b"] == pytest.approx(0.675)  # (0.5 + 0.85) / 2
+    assert found.steps == {"a": None, "b": 1}  # one run of a never got there
+
+
+def test_differences_are_strategy_minus_baseline():
+    svg = differences_figure(report().comparison, report().values, "d")
+    assert ">+0.5<" in svg  # 0.9 - 0.4, the seed that both have
+    runs = re.findall(r'class="run" cx="([\d.]+)"', svg)
+    mean = re.findall(r'class="mean open" cx="([\d.]+)"', svg)
+    assert runs == mean  # of one pair
+    assert 'class="mean open"' in svg  # no verdict
+
+
+def test_cost_is_averaged_over_finished_runs():
+    examples = Examples("a", 0, [1], 1, {"a": 30.0})
+    found = cost_table(report(examples=examples)).rows
+    # (100/10 + 300/10) / 2 tokens a second; 30 ms of (1 + 2)/2 s
+    expected = ["a", "2", "30 s", "20", "2.00 GB", "1.5 s", "1.00 ×", "30 ms", "2 %"]
+    assert found[0] == expected
+    assert found[1] == ["b", "1", "–", "–", "–", "2 s", "2.00 ×", "–", "–"]
+
+
+def test_runs_that_did_not_finish_are_listed_first_when_there_is_no_room_for_all():
+    made = report()
+    assert [run.title for run in listed(made, Limits(runs=2))] == ["a, seed 0", "b, seed 1"]
+    assert anchors(made, Limits(runs=2)) == {("a", 0): "run-0", ("b", 1): "run-3"}
+
+
+# ---- completions ------------------------------------------------------------------------------
+
+
+def example(step, row, **changes):
+    return {
+        "step": step, "row": row, "group": 0, "prompt": '"p"', "reward": 1.0, "advantage": 1.0,
+        "truncated": False, "decided": 2, "tokens": '["x", "y", "z"]',
+        "counted": [True, True, False], "credit a": [0.5, -1.0, 0.0], "credit b": [0.0, 4.0, 0.0],
+        **changes,
+    }  # fmt: skip
+
+
+def test_shades_are_shares_of_each_strategys_own_scale():
+    found = shaded(report(credit=[example(1, 0)]), Limits())
+    assert (found.strategies, found.scales) == (["a", "b"], ["+1", "+4"])
+    tokens = found.completions[0].tokens
+    assert [token.shades for token in tokens] == [["p4", "z"], ["n8", "p8"], ["x", "x"]]
+    assert [token.numbers for token in tokens] == [["+0.5", "0"], ["-1", "+4"], ["", ""]]
+    assert [token.settled for token in tokens] == [False, True, False]
+    assert found.completions[0].notes == ["2 tokens", "reward settled after 2"]
+
+
+def test_the_baseline_is_the_first_row():
+    study = replace(STUDY, baseline="b")
+    assert shaded(report(study=study, credit=[example(1, 0)]), Limits()).strategies == ["b", "a"]
+
+
+def test_completions_of_every_step_are_shown_and_the_rest_counted():
+    made = report(credit=[example(1, n) for n in range(5)] + [example(9, n) for n in range(5)])
+    found = shaded(made, Limits(examples=4))
+    assert [(c.step, c.row) for c in found.completions] == [(1, 0), (1, 1), (9, 0), (9, 1)]
+    assert found.left_out == 6
+    assert len(shaded(made, Limits(shaded=1)).completions) == 1  # one in any case
+    short = shaded(made, Limits(tokens=2)).completions[0]
+    assert (len(short.tokens), short.left_out) == (2, 1)
+
+
+def test_a_step_without_a_strategys_credit_is_shown_without_shades():
+    made = report(credit=[example(1, 0), example(9, 0, **{"credit b": None})])
+    late = shaded(made, Limits()).completions[1]
+    assert [token.shades for token in late.tokens[:2]] == [["p4", "z"], ["n8", "z"]]
+
+
+# ---- figures ----------------------------------------------------------------------------------
+
+
+def test_a_panel_draws_points_where_they_belong():
+    svg = panel("t", [Curve([(0, 0.0), (10, 1.0)], "mean")], [], (0, 10), (0, 1), "steps")
+    assert 'points="40.0,158.0 292.0,10.0"' in svg  # left and bottom, right and top
+    alone = panel("t", [Curve([(5, 0.5)], "mean")], [], (0, 10), (0, 1), "steps")
+    assert '<circle class="mean alone" cx="166.0" cy="84.0"' in alone
+    band = panel("t", [], [Band([(0, 0.0, 1.0), (10, 0.0, 1.0)], "band")], (0, 10), (0, 1), "")
+    assert 'points="40.0,10.0 292.0,10.0 292.0,158.0 40.0,158.0"' in band
+
+
+def test_a_forest_has_room_for_zero_and_intervals():
+    row = Row("<b>", "&", [1.0, 2.0], 1.5, (0.5, 2.5), None, strong=False)
+    svg = forest("<t>", "<u>", [row], zero=True)
+    assert "<b>" not in svg
+    assert "<u>" not in svg
+    assert 'aria-label="&lt;t&gt;"' in svg
+    ends = [float(x) for x in re.findall(r'class="wide" x1="([\d.]+)" x2="([\d.]+)"', svg)[0]]
+    # 5 % of room around 0 ... 2.5, between 14 and 386: 0.5 is at (0.5 + 0.125) / 2.75
+    assert ends == pytest.approx([14 + 372 * 0.625 / 2.75, 14 + 372 * 2.625 / 2.75], abs=0.06)
+    assert forest("t", "u", []).startswith("<svg")
+
+
+def test_axes_of_equal_and_of_no_numbers_have_a_width():
+    for values in ([], [1.0] * 3, [0.0], [math.nan], [1e-9] * 2, [-5.0] * 2, [1e12] * 2):
+        low, high = span(values)
+        assert low < high, values
+
+
+def test_a_sheet_escapes_its_titles():
+    drawn = sheet("<t>", [("<b>", forest("t", "u", []))] * 3, (100, 50), 2, ".x {}")
+    assert "<b>" not in drawn
+    assert 'viewBox="0 0 248 196"' in drawn  # 16 + 2 · (100 + 16), 16 + 2 · (50 + 24 + 16)
