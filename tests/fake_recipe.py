@@ -33,6 +33,7 @@ def parse(arguments):
     parser.add_argument("--output_dir", type=Path)
     parser.add_argument("--credit")
     parser.add_argument("--credit_kwargs")
+    parser.add_argument("--preflight")
     for name in ("hub_token", "learning_rate", "test_every", "save_rollouts"):
         parser.add_argument(f"--{name}")
     parser.add_argument("--credit_scale", type=float, default=1.0)

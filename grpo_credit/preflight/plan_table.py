@@ -7,7 +7,7 @@ from typing import Any
 from grpo_credit.preflight.batches import Batches
 from grpo_credit.preflight.findings import show
 from grpo_credit.preflight.plan import Outline, size_of
-from grpo_credit.show.visible import visible
+from grpo_credit.visible import visible
 
 _FORWARD = frozenset({"old_logps", "entropies", "sum_sq_probs", "privileged_logps"})
 

@@ -11,7 +11,7 @@ from grpo_credit.preflight.checks import SIZES, milliseconds
 from grpo_credit.preflight.findings import Finding, show
 from grpo_credit.preflight.groups import dead_shares, mean_informative
 from grpo_credit.preflight.sample import RewardSample, Sample
-from grpo_credit.show.visible import visible
+from grpo_credit.visible import visible
 
 
 def print_report(
