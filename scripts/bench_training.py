@@ -5,7 +5,7 @@
 
 Real training by `CreditGRPOTrainer` on random weights of the shape of Qwen2.5-0.5B in bfloat16,
 with an adapter and without, with efficient batching and without: 64 completions a step in groups of
-8, of up to 128 tokens. One token in a hundred ends a completion, so that lengths vary as in real
+8, of up to `--tokens`. One token in a hundred ends a completion, so that lengths vary as in real
 runs; a reward of chance leaves about a third of the groups without variance. Nothing is downloaded.
 
 Seconds are medians over all steps but the first two. A part's seconds are its own, without those
@@ -112,16 +112,17 @@ def model(device: str) -> PreTrainedModel:
     return built
 
 
-def train(device: str, steps: int, credit: str, adapter: bool, batching: str) -> dict[str, Any]:
+def train(asked: argparse.Namespace, adapter: bool, batching: str) -> dict[str, Any]:
     """Train and return medians by part, tokens per second and peak memory."""
+    device = asked.device
     prompts = [f"{i} + {i} is how much? Say it in one number. " * 4 for i in range(512)]
     trainer = CreditGRPOTrainer(
         model=model(device),
         reward_funcs=chance,
         args=CreditGRPOConfig(
-            tempfile.mkdtemp(), credit=credit, efficient_batching=batching, max_steps=steps,
+            tempfile.mkdtemp(), credit=asked.credit, efficient_batching=batching, max_steps=asked.steps,
             per_device_train_batch_size=8, gradient_accumulation_steps=8, num_generations=8,
-            max_completion_length=128, learning_rate=1e-6, gradient_checkpointing=False,
+            max_completion_length=asked.tokens, learning_rate=1e-6, gradient_checkpointing=False,
             bf16=device == "cuda", save_strategy="no", logging_steps=1, report_to=[],
             disable_tqdm=True,
         ),
@@ -160,6 +161,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--device", choices=sorted(SHAPES), default="cuda")
     parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--tokens", type=int, default=128, help="longest completion")
     parser.add_argument("--credit", default="entropy_soft/seq")
     parser.add_argument("--json", type=Path, help="file for the figures")
     asked = parser.parse_args()
@@ -167,7 +169,7 @@ def main() -> None:
     found = {}
     for adapter, batching in product((False, True), ("off", "auto")):
         kind = f"{'adapter' if adapter else 'full'}, efficient_batching={batching}"
-        found[kind] = train(asked.device, asked.steps, asked.credit, adapter, batching)
+        found[kind] = train(asked, adapter, batching)
         print(f"{kind}: {found[kind]['seconds']:.2f} s a step", file=sys.stderr, flush=True)
         if asked.json:  # after each, so that nothing measured is lost
             asked.json.write_text(json.dumps({"device": name, "found": found}, indent=1) + "\n")
