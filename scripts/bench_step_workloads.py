@@ -30,8 +30,13 @@ class Workload:
 
     @property
     def needed(self) -> int:
-        """Tokens that any exact method must run: completions with credit, their prompts once."""
-        return sum(self.prompts[self.dead :]) + sum(map(sum, self.completions[self.dead :]))
+        """Tokens that any exact method must run: completions with credit, their prompts once.
+
+        The last token of each completion predicts nothing; the last one of a prompt is run with
+        every completion, where all are run together.
+        """
+        prompts = self.prompts[self.dead :]
+        return sum(prompts) - len(prompts) + sum(map(sum, self.completions[self.dead :]))
 
     @property
     def ideal(self) -> float:

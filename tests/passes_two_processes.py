@@ -10,6 +10,8 @@ from harness import ours
 from transformers import LlamaForCausalLM
 from workloads import WORKLOADS
 
+from grpo_credit.batching import PASS_COST
+
 FORWARDS = []
 
 
@@ -21,6 +23,7 @@ def recorded(self, *args, inner=LlamaForCausalLM.__call__, **kwargs):
 
 if __name__ == "__main__":
     LlamaForCausalLM.__call__ = recorded
+    PASS_COST["cpu"] = 4  # so that a turn has several passes
     found = {}
     for name in ("reference", "dead", "long prompt"):
         FORWARDS.clear()

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from grpo_credit.batching import Budget, Lengths, cut, places, plan, spread
-from grpo_credit.rows import row_tensors, take
+from grpo_credit.rows import join, row_tensors, take
 
 ROOMY = Budget(tokens=10**6, completion_tokens=10**6, pass_cost=0)
 
@@ -191,6 +191,21 @@ def test_what_is_said_row_by_row_travels_along():
     assert taken["mine"].shape == (2, 3)
     assert taken["ratio"].shape == (2, 1)
     assert taken["own"].tolist() == [2, 0]
+
+
+def test_batches_are_joined_at_the_widest_with_padding_where_it_was():
+    ids = torch.arange(1, 13)
+    narrow = batch(own=torch.tensor([7, 8, 9]))
+    wide = {"prompt_ids": ids[:4].reshape(1, 4), "prompt_mask": ids[:4].reshape(1, 4),
+            "completion_ids": ids[:5].reshape(1, 5), "own": torch.tensor([5])}  # fmt: skip
+    rows = join([narrow, wide], True)
+    assert rows["prompt_ids"].tolist() == [[0, 0, 1, 2], [0, 4, 5, 6], [0, 8, 9, 10], [1, 2, 3, 4]]
+    assert rows["completion_ids"][0].tolist() == [0, 1, 2, 3, 0]
+    assert rows["completion_ids"][3].tolist() == [1, 2, 3, 4, 5]
+    assert rows["own"].tolist() == [7, 8, 9, 5]
+    assert join([narrow, wide], False) is None  # where a prompt must not be padded further
+    assert join([narrow, wide | {"images": [1]}], True) is None
+    assert join([narrow, wide | {"more": torch.ones(1)}], True) is None
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,16 @@ from accelerate.utils import DistributedType
 from peft import LoraConfig, PromptTuningConfig, get_peft_model
 from sharing_helpers import CONFIGS, SIZES, batch, build
 from test_partition import launch
-from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig, MambaConfig, T5Config
+from transformers import (
+    AutoModelForCausalLM,
+    CLIPVisionConfig,
+    GPT2Config,
+    LlamaConfig,
+    LlavaConfig,
+    LlavaForConditionalGeneration,
+    MambaConfig,
+    T5Config,
+)
 from transformers import T5ForConditionalGeneration as T5
 
 from grpo_credit import sharing
@@ -32,20 +41,31 @@ def virtual_tokens():
     return get_peft_model(build(), tuning)
 
 
-def linear_layers():
+def with_config(**settings):
+    def make():
+        model = build()
+        vars(model.config).update(settings)
+        return model
+
+    return make
+
+
+def recurrent():
     model = build()
-    model.config.layer_types = ["linear_attention", "full_attention"]
+    model._is_stateful = True
     return model
+
+
+def with_images():
+    vision = CLIPVisionConfig(
+        hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=1
+    )
+    config = LlavaConfig(vision_config=vision, text_config=CONFIGS["llama"])
+    return LlavaForConditionalGeneration(config)
 
 
 def lora_with_dropout():
     return get_peft_model(build(), LoraConfig(target_modules=["q_proj"], lora_dropout=0.1))
-
-
-def other_attention():
-    model = build()
-    model.config._attn_implementation = "flex_attention"
-    return model
 
 
 def from_config(config):
@@ -58,9 +78,12 @@ def from_config(config):
         (checkpointing, "gradient checkpointing runs layers again without a cache"),
         (lambda: torch.compile(build()), "the model is compiled"),
         (from_config(MambaConfig(**SIZES)), "keeps more than keys and values of its tokens"),
-        (linear_layers, "keeps more than keys and values of its tokens"),
+        (recurrent, "keeps more than keys and values of its tokens"),
+        (with_config(layer_types=["linear_attention"]), "keeps more than keys and values of its"),
+        (with_config(num_kv_shared_layers=1), "keeps more than keys and values of its tokens"),
+        (with_images, "the model has inputs besides text"),
         (lambda: T5(T5Config(d_model=8, d_ff=8, num_layers=1, num_heads=1)), "has an encoder"),
-        (other_attention, "the attention implementation 'flex_attention' was not tried"),
+        (with_config(_attn_implementation_internal="flex_attention"), "'flex_attention' was not t"),
         (from_config(GPT2Config(n_embd=8, n_layer=1, n_head=1)), r"dropout in 'transformer\.drop'"),
         (from_config(LlamaConfig(**SIZES, attention_dropout=0.1)), "dropout in 'model.layers.0"),
         (lora_with_dropout, "dropout in .*lora_dropout"),
