@@ -33,9 +33,8 @@ def chromium():
 def file(tmp_path_factory):
     """Render a study of hostile completions, of which some runs failed."""
     states = {("length", 1): "failed", ("length", 2): "waiting"}
-    out = make_study(
-        tmp_path_factory.mktemp("browser") / "study", seeds=(0, 1, 2, 3, 4, 5), states=states
-    )
+    out = tmp_path_factory.mktemp("browser") / "study"
+    make_study(out, states=states, recipe=f"recipes/{'long' * 60}.py")
     collect(out)
     return render(out).as_uri()
 
@@ -144,6 +143,7 @@ def test_a_token_under_the_pointer_shows_the_credit_of_every_strategy(visit):
     article.locator(".tokens").first.focus()
     page.keyboard.press("ArrowLeft")
     assert readout.text_content().startswith("token 1 “a”")
+    assert article.locator("i.on").all_text_contents() == ["a"] * 3
     page.keyboard.press("ArrowLeft")  # there is none before
     assert readout.text_content().startswith("token 1 “a”")
 

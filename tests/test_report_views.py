@@ -100,6 +100,25 @@ def test_a_run_that_failed_is_in_no_curve():
     assert [panel.title for panel in block.axes["step"]] == ["a · 0 seeds", "b · 1 seed"]
 
 
+def test_the_band_lies_around_the_mean():
+    made = report([*rows("reward", "a", 0, [(1, 0.0), (2, 1.0)]),
+                   *rows("reward", "a", 1, [(1, 2.0), (2, 1.0)])])  # fmt: skip
+    svg = learning(made, made.finished_curves, Limits())[0].axes["step"][0].svg
+    shown = {
+        kind: re.findall(rf'class="{kind}" points="([^"]*)"', svg) for kind in ("band", "mean")
+    }
+    (x1, high), (x2, same), *_, (_, low) = pairs(shown["band"][0])
+    (left, first), (right, last) = pairs(shown["mean"][0])
+    assert (x1, x2) == (left, right)
+    assert high < first < low  # upwards is less
+    assert first - high == pytest.approx(low - first, abs=0.2)
+    assert same == last  # no spread at step 2
+
+
+def pairs(points):
+    return [tuple(map(float, point.split(","))) for point in points.split()]
+
+
 def test_gradient_norms_are_compared_at_the_first_step_and_over_all():
     made = report([
         *rows("grad_norm", "a", 0, [(1, 1.0), (2, 1.0)]),
