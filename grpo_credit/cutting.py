@@ -16,7 +16,7 @@ from torch import Tensor
 from transformers.utils import logging
 from trl import GRPOTrainer
 
-from grpo_credit.batching import PASS_COST, Budget, Lengths, cut, places
+from grpo_credit.batching import Budget, Lengths, cut, pass_cost, places
 from grpo_credit.exactness import Batching
 from grpo_credit.rows import Rows, take
 from grpo_credit.sharing import number_prompts, pays, score_sharing_prompts
@@ -73,7 +73,9 @@ class CuttingTrainer(GRPOTrainer):
         return Budget(
             tokens=rows * (prompt + completion),
             completion_tokens=rows * completion,
-            pass_cost=PASS_COST["cpu" if self.accelerator.device.type == "cpu" else "accelerator"],
+            pass_cost=pass_cost(
+                self.accelerator.device.type, sum(p.numel() for p in self.model.parameters())
+            ),
             multiple=int(self.pad_to_multiple_of or 1),
         )
 
