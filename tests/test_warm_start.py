@@ -6,7 +6,6 @@ import random
 import shutil
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,9 +19,11 @@ from grpo_credit.tiny import (
     build_tokenizer,
     check,
     prompts,
+    training,
     warm_start,
 )
 from grpo_credit.tiny import cache as cache_module
+from grpo_credit.tiny.training import Settings
 
 # The package re-exports the function under the module's name.
 warm_start_module = importlib.import_module("grpo_credit.tiny.warm_start")
@@ -34,12 +35,12 @@ STEPS = 2
 
 
 def test_training_lowers_the_loss_and_ignores_padding():
-    chosen = replace(warm_start_module.Settings(seed=0, steps=120), learning_rate=1e-2)
+    chosen = Settings(seed=0, steps=120, learning_rate=1e-2)
     model = build_model(TOKENIZER, hidden_size=16, layers=1, heads=2)
-    loss = warm_start_module.train(model, TOKENIZER, chosen)
+    loss = training.train(model, warm_start_module.batches(TOKENIZER, chosen), chosen)
     assert loss < 2.5  # nats; ln(101) = 4.6 before training
     short, long = ([3, 4, 5], [-100, 4, 5]), ([3] * 9, [-100] * 9)
-    alone, padded = (warm_start_module._loss(model, b).item() for b in ([short], [short, long]))
+    alone, padded = (training.loss_of(model, b).item() for b in ([short], [short, long]))
     assert padded == pytest.approx(alone, rel=1e-5)
 
 
@@ -47,13 +48,13 @@ def test_loss_is_on_the_completion_only():
     # uniform logits: ln(101) per labelled token, whatever the prompt
     model = build_model(TOKENIZER, hidden_size=16, layers=1)
     torch.nn.init.zeros_(model.get_output_embeddings().weight)
-    example = warm_start_module._example([7, 8, 9], [10, 11])
+    example = training.example([7, 8, 9], [10, 11])
     assert example == ([7, 8, 9, 10, 11], [-100, -100, -100, 10, 11])
-    assert warm_start_module._loss(model, [example]).item() == pytest.approx(np.log(101), rel=1e-6)
+    assert training.loss_of(model, [example]).item() == pytest.approx(np.log(101), rel=1e-6)
 
 
 def test_demonstrations_that_end_teach_the_end_token_and_are_cut_at_the_cap():
-    chosen = warm_start_module.Settings(seed=0, steps=30)
+    chosen = Settings(seed=0, steps=30)
     answers = [
         [label for label in labels if label != -100]
         for _, labels in warm_start_module._examples(TOKENIZER, chosen)
@@ -85,7 +86,7 @@ def copied(built, tmp_path):
 def trainings(monkeypatch):
     """Replace the training loop by one that only counts its calls."""
     calls = []
-    monkeypatch.setattr(warm_start_module, "train", lambda *args: calls.append(args) or 0.0)
+    monkeypatch.setattr(training, "train", lambda *args: calls.append(args) or 0.0)
     return calls
 
 
@@ -143,7 +144,7 @@ def test_failed_build_leaves_nothing_behind(tmp_path, monkeypatch):
     def broken(*args):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(warm_start_module, "train", broken)
+    monkeypatch.setattr(training, "train", broken)
     with pytest.raises(KeyboardInterrupt):
         warm_start(0, tmp_path, STEPS)
     assert [path for path in tmp_path.iterdir() if path.is_dir()] == []
@@ -151,7 +152,7 @@ def test_failed_build_leaves_nothing_behind(tmp_path, monkeypatch):
 
 def test_seed_steps_sources_and_versions_are_in_the_key(monkeypatch):
     def key(seed=0, steps=1):
-        return warm_start_module._key(warm_start_module.Settings(seed, steps))
+        return training._key(warm_start_module.lesson(Settings(seed, steps)))
 
     first = key()
     assert first == key()

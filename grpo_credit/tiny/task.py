@@ -44,15 +44,29 @@ def prompts(n: int, seed: int, split: str) -> list[dict[str, str]]:
     Raises:
         ValueError: If the split has another name.
     """
-    if split not in SPLITS:
-        raise ValueError(f"split is {split!r}, expected one of {', '.join(SPLITS)}")
-    rng = random.Random(f"{split}/{seed}")
+    rng = split_random(split, seed)
     return [_row(_terms(rng, split)) for _ in range(n)]
 
 
 def dataset(n: int, seed: int, split: str) -> Dataset:
     """Return `prompts(n, seed, split)` as a dataset with columns "prompt" and "answer"."""
     return Dataset.from_list(prompts(n, seed, split))
+
+
+def split_random(split: str, seed: int) -> random.Random:
+    """Return the source of randomness of a split's draws.
+
+    Raises:
+        ValueError: If the split has another name than "train" or "test".
+    """
+    if split not in SPLITS:
+        raise ValueError(f"split is {split!r}, expected one of {', '.join(SPLITS)}")
+    return random.Random(f"{split}/{seed}")
+
+
+def split_of(prompt: str) -> str:
+    """Return the split that a prompt belongs to for good; one in five is "test"."""
+    return "test" if hashlib.sha256(prompt.encode()).digest()[0] % 5 == 0 else "train"
 
 
 def _row(terms: list[int]) -> dict[str, str]:
@@ -66,12 +80,8 @@ def _prompt(terms: list[int]) -> str:
 def _terms(rng: random.Random, split: str) -> list[int]:
     while True:
         terms = [rng.randrange(10) for _ in range(rng.randint(MIN_TERMS, MAX_TERMS))]
-        if _split_of(_prompt(terms)) == split:
+        if split_of(_prompt(terms)) == split:
             return terms
-
-
-def _split_of(prompt: str) -> str:
-    return "test" if hashlib.sha256(prompt.encode()).digest()[0] % 5 == 0 else "train"
 
 
 def check(completion: str, answer: str) -> Check:

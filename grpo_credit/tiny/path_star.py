@@ -1,0 +1,145 @@
+"""Path-star graphs: a task in which one token decides, and every other one follows.
+
+    prompt      07 03 | 12 07 | 12 09 | 09 01 / 12 03 =
+    completion  12 07 03
+
+A source (12) has `degree` arms; each is a path of `length` nodes, the source included, and one of
+them ends in the goal (03). The prompt lists the edges in random order, then source and goal; the
+answer is the path between them. Its first node stands in the prompt. Which arm to take is the one
+decision, and only who follows the goal's arm back to the source can know. From then on each node is
+the only successor of the one before.
+
+Next-token training finds a shortcut (Clever Hans): shown the right arm, a model learns to walk it,
+and is left with a guess, 1 in `degree`, where the arm is chosen. From the goal to the source there
+is nothing to choose: each node has one predecessor, so the reversed path can be learned.
+
+Source: Bachmann and Nagarajan 2024, The pitfalls of next-token prediction, arXiv:2403.06963.
+Deviation: an end token follows the path. Commas do not exist; the paper drops them as tokens.
+"""
+
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import islice, pairwise
+
+from datasets import Dataset
+from transformers import PreTrainedTokenizerFast
+
+from grpo_credit.tiny.task import split_of, split_random
+from grpo_credit.tiny.tokenizer import build_word_tokenizer
+
+SYMBOLS = ("|", "/", "=")  # between edges, before source and goal, before the answer
+DECISIVE = 1  # place of the decisive token in a forward path; the source is at 0
+
+
+@dataclass(frozen=True)
+class PathStar:
+    """The graphs G(degree, length) with labels drawn from `nodes` numbers.
+
+    Args:
+        degree: Arms of the source, d; 2 or more.
+        length: Nodes of a path, source and goal included, l; 2 or more. With 2 nothing is left to
+            find: the choice is the goal, and the prompt names it.
+        nodes: Labels to draw from, N; at least d (l - 1) + 1.
+
+    Raises:
+        ValueError: If one of them is too small.
+    """
+
+    degree: int = 2
+    length: int = 3
+    nodes: int = 12
+
+    def __post_init__(self) -> None:
+        if self.degree < 2:
+            raise ValueError(f"degree is {self.degree}, expected 2 or more: arms to choose from")
+        if self.length < 2:
+            raise ValueError(f"length is {self.length}, expected 2 or more: a source and a goal")
+        if self.nodes < self.labels:
+            raise ValueError(
+                f"nodes is {self.nodes}, expected {self.labels} or more: a source and "
+                f"{self.degree} arms of {self.length - 1} nodes"
+            )
+
+    @property
+    def labels(self) -> int:
+        """Nodes of one graph, d (l - 1) + 1."""
+        return self.degree * (self.length - 1) + 1
+
+    @property
+    def words(self) -> list[str]:
+        """All labels; of one width, so that none is the beginning of another."""
+        width = len(str(self.nodes - 1))
+        return [f"{node:0{width}}" for node in range(self.nodes)]
+
+    @property
+    def answer_tokens(self) -> int:
+        """Tokens of an answer, the end token included."""
+        return self.length + 1
+
+    def build_tokenizer(self) -> PreTrainedTokenizerFast:
+        """Build a tokenizer with one id per label and per symbol."""
+        return build_word_tokenizer([*self.words, *SYMBOLS])
+
+
+def problems(star: PathStar, n: int, seed: int, split: str) -> list[dict[str, str]]:
+    """Draw graphs with their paths.
+
+    A graph belongs to one split for good, however its edges are ordered and whichever goal is asked
+    for: a hash of the sorted edges decides, and one in five is "test". Draws are with replacement.
+
+    Args:
+        star: The family of graphs.
+        n: How many.
+        seed: Same seed, same graphs.
+        split: "train" or "test".
+
+    Returns:
+        Rows {"prompt": "07 03 | 12 07 | 12 09 | 09 01 / 12 03 =", "path": "12 07 03"}.
+
+    Raises:
+        ValueError: If the split has another name.
+    """
+    return list(islice(draws(star, seed, split), n))
+
+
+def draws(star: PathStar, seed: int, split: str) -> Iterator[dict[str, str]]:
+    """Yield the rows of `problems` one after another, without end."""
+    rng, words = split_random(split, seed), star.words
+    while True:
+        yield _row(_arms(star, words, rng, split), rng)
+
+
+def dataset(star: PathStar, n: int, seed: int, split: str) -> Dataset:
+    """Return `problems(...)` as a data set with columns "prompt" and "path"."""
+    return Dataset.from_list(problems(star, n, seed, split))
+
+
+def edges_of(prompt: str) -> list[tuple[str, str]]:
+    """Return the edges that a prompt lists, in its order."""
+    pairs = [edge.split() for edge in prompt.partition("/")[0].split("|")]
+    return [(start, end) for start, end in pairs]
+
+
+def _arms(star: PathStar, words: list[str], rng: random.Random, split: str) -> list[list[str]]:
+    """Draw the paths from the source to the end of each arm, as a graph of the split."""
+    step = star.length - 1
+    while True:
+        source, *others = rng.sample(words, star.labels)
+        arms = [[source, *others[i : i + step]] for i in range(0, len(others), step)]
+        if split_of(" ".join(sorted(f"{a}-{b}" for a, b in _edges(arms)))) == split:
+            return arms
+
+
+def _edges(arms: list[list[str]]) -> list[tuple[str, str]]:
+    return [edge for arm in arms for edge in pairwise(arm)]
+
+
+def _row(arms: list[list[str]], rng: random.Random) -> dict[str, str]:
+    path = rng.choice(arms)
+    edges = [f"{start} {end}" for start, end in _edges(arms)]
+    rng.shuffle(edges)
+    return {
+        "prompt": f"{' | '.join(edges)} / {path[0]} {path[-1]} =",
+        "path": " ".join(path),
+    }
