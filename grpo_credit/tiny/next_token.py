@@ -78,11 +78,11 @@ def batches(
     star: PathStar, tokenizer: PreTrainedTokenizerBase, settings: Settings, direction: str
 ) -> Iterator[list[Example]]:
     """Yield a batch of new train graphs for each step; the loss is on the answer only."""
-    rows = draws(star, settings.seed, "train")
+    rows, end = draws(star, settings.seed, "train"), _end(tokenizer)
     for _ in range(settings.steps):
         batch = list(islice(rows, settings.batch_size))
         pairs = zip(*_encoded(tokenizer, batch, direction), strict=True)
-        yield [example(question, [*answer, _end(tokenizer)]) for question, answer in pairs]
+        yield [example(question, [*answer, end]) for question, answer in pairs]
 
 
 @torch.no_grad()
@@ -118,7 +118,8 @@ def free_running_accuracy(
     The arguments are those of `teacher_forced_accuracy`.
     """
     questions, answers = map(torch.tensor, _encoded(tokenizer, rows, direction))
-    written = model.generate(
+    generator: Any = model  # which models can generate is not in their types
+    written = generator.generate(
         questions.to(model.device),
         attention_mask=torch.ones_like(questions),
         max_new_tokens=answers.shape[1],
