@@ -6,8 +6,9 @@ r"""GRPO where one token decides: paths through star graphs.
     accelerate launch recipes/grpo_path_star.py --credit=tree_td
     accelerate launch recipes/grpo_path_star.py --credit=seq --degree 3 --length 4 --nodes 20
 
-Without --model_name_or_path it trains a tiny model, made on the spot by next-token training, which
-walks every arm of a star to its end and guesses which one leads to the goal.
+Without --model_name_or_path it trains a tiny model, made on the spot by next-token training. It
+walks every arm of a star to its end and guesses which one leads to the goal, except where it writes
+the path from the goal to the source first, as a share of its lessons did (--plan_share).
 """
 
 import sys
@@ -48,7 +49,11 @@ class PathStarArguments(RunArguments):
         default=12, metadata={"help": "Labels to draw from, degree * (length - 1) + 1 or more."}
     )
     warm_start_steps: int = field(
-        default=400, metadata={"help": "Steps of next-token training of the tiny model."}
+        default=500, metadata={"help": "Steps of next-token training of the tiny model."}
+    )
+    plan_share: float = field(
+        default=0.5,
+        metadata={"help": "Share of answers in that training that are planned; 0 as in the paper."},
     )
 
 
@@ -62,11 +67,11 @@ def make_task(script: PathStarArguments, args: Any, model_args: Any) -> Task:
     return Task(
         dataset(star, 4096, args.seed, "train"),
         problems(star, script.test_prompts, args.seed, "test"),
-        [ExactText("path", name="path")],
+        [ExactText("answers", name="path")],
         check_path,
         metric=f"mean@{script.test_samples}",
         title="held-out graphs",
-        tiny=lambda: next_token_model(star, script.warm_start_steps),
+        tiny=lambda: next_token_model(star, script),
         live="rewards/path/mean",
     )
 
@@ -79,25 +84,28 @@ def check_tiny(script: PathStarArguments, star: Any, args: Any) -> None:
     """
     if script.warm_start_steps < 1:
         raise ValueError(f"--warm_start_steps is {script.warm_start_steps}, expected 1 or more.")
+    if not 0 <= script.plan_share <= 1:
+        raise ValueError(f"--plan_share is {script.plan_share}, expected a number from 0 to 1.")
     if args.max_completion_length < star.answer_tokens:
         raise ValueError(
             f"--max_completion_length is {args.max_completion_length}, expected "
-            f"{star.answer_tokens} or more: {star.length} nodes and the end token."
+            f"{star.answer_tokens} or more: a planned path of {star.length} nodes and the end."
         )
 
 
-def next_token_model(star: Any, steps: int) -> Path:
+def next_token_model(star: Any, script: PathStarArguments) -> Path:
     """Make the tiny model, or find it made."""
     from grpo_credit.tiny.next_token import next_token_model
 
-    return next_token_model(star, steps=steps)
+    return next_token_model(star, steps=script.warm_start_steps, plan_share=script.plan_share)
 
 
 def check_path(completion: str, row: Mapping[str, Any]) -> dict[str, float]:
-    """Judge a path node by node, and whether it follows edges of the graph at all."""
+    """Judge the path node by node, whether it follows edges at all, and whether it was planned."""
     from grpo_credit.tiny.path_star import edges_of
 
-    path, walked = row["path"].split(), completion.split()
+    plan, planned, answer = completion.rpartition("=")
+    path, walked = row["path"].split(), answer.split()
     edges = set(edges_of(row["prompt"]))
     right = {
         f"token {place}": float(walked[place - 1 : place] == [node])
@@ -109,6 +117,8 @@ def check_path(completion: str, row: Mapping[str, Any]) -> dict[str, float]:
         "right": float(walked == path),
         **right,
         "steps along edges": along / max(len(steps), len(path) - 1),
+        "planned": float(bool(planned)),
+        "plan right": float(plan.split() == path[::-1]),
     }
 
 

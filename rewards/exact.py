@@ -1,4 +1,4 @@
-"""Reward a completion that is a text of the data set, to the letter."""
+"""Reward a completion that is a text of the data set, or one of several, to the letter."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -12,17 +12,18 @@ if TYPE_CHECKING:
 class ExactText(TextReward):
     """Reward a completion that is the text in a column, blanks around it aside.
 
-        R = 1 if strip(completion) = strip(gold), else 0; None if there is no gold
+        R = 1 if strip(completion) = strip(gold) for a gold of the column, else 0
 
-    The first wrong character decides: whatever follows, the score is 0. A right one is decided by
-    its end alone. For an answer somewhere in a longer completion see `ExactAnswer`.
+    The column holds a text, or a list of texts that are all right. The first character that leads
+    away from all of them decides: whatever follows, the score is 0. A right completion is decided
+    by its end alone. For an answer somewhere in a longer completion see `ExactAnswer`.
 
     Args:
-        column: the column with the right texts.
+        column: the column with the right text or texts.
         name: what TRL calls the reward in its logs.
 
     Returns:
-        (when called) 1.0, 0.0, or None where the column is None; dimensionless.
+        (when called) 1.0, 0.0, or None where there is no right text; dimensionless.
 
     How it can be hacked: only by a text that is right for many prompts.
 
@@ -41,17 +42,19 @@ class ExactText(TextReward):
 
     def score(self, text: str, /, **row: Any) -> float | None:
         """Score one text."""
-        gold = row[self.column]
-        return None if gold is None else float(text.strip() == str(gold).strip())
+        golds = _golds(row[self.column])
+        return float(text.strip() in golds) if golds else None
 
     def automata(
         self, completions: Sequence[Completion], **columns: Any
     ) -> "list[Automaton | None]":
-        """Return the automaton that accepts the right text of each completion.
+        """Return the automaton that accepts the right texts of each completion.
 
-        None where the column is None, and where the text is too long for one.
+        None where there is no right text, and where the texts are too long for one.
         """
-        return [_automaton(row[self.column]) for row in rows_of(self, columns, len(completions))]
+        return [
+            _automaton(_golds(row[self.column])) for row in rows_of(self, columns, len(completions))
+        ]
 
     def decided(self, completions: Sequence[Completion], **columns: Any) -> list[Decided]:
         """Say after how many characters each score was settled, whatever follows.
@@ -62,23 +65,30 @@ class ExactText(TextReward):
             return [Decided(None, exact=False) for _ in completions]
         rows = rows_of(self, columns, len(completions))
         return [
-            _decided(completion_text(completion), row[self.column])
+            _decided(completion_text(completion), _golds(row[self.column]))
             for completion, row in zip(completions, rows, strict=True)
         ]
 
 
-def _decided(text: str, gold: Any) -> Decided:
-    if gold is None:
-        return Decided(0)
-    gold = str(gold).strip()
+def _golds(value: Any) -> list[str]:
+    """Return the right texts that a column's value holds."""
+    several = value if isinstance(value, list | tuple) else [value]
+    return [str(gold).strip() for gold in several if gold is not None]
+
+
+def _decided(text: str, golds: Sequence[str]) -> Decided:
+    ends = [_wrong_from(text, gold) for gold in golds]
+    return Decided(None if None in ends else max([0, *filter(None, ends)]))
+
+
+def _wrong_from(text: str, gold: str) -> int | None:
+    """Return after how many characters a text cannot become a gold, None if it still can."""
     lead = len(text) - len(text.lstrip())
     body = text[lead:]
     same = _common(body, gold)
-    if same < len(gold):
-        return Decided(lead + same + 1 if same < len(body) else None)
-    rest = body[same:]
-    extra = len(rest) - len(rest.lstrip())  # blanks may follow, and nothing else
-    return Decided(lead + same + extra + 1 if extra < len(rest) else None)
+    if same == len(gold):  # blanks may follow, and nothing else
+        same += len(body[same:]) - len(body[same:].lstrip())
+    return lead + same + 1 if same < len(body) else None
 
 
 def _common(one: str, other: str) -> int:
@@ -87,11 +97,12 @@ def _common(one: str, other: str) -> int:
     return next((n for n, (a, b) in enumerate(pairs) if a != b), min(len(one), len(other)))
 
 
-def _automaton(gold: Any) -> "Automaton | None":
+def _automaton(golds: Sequence[str]) -> "Automaton | None":
     import regex
 
     from rewards.automaton import automaton_of
 
-    if gold is None:
+    if not golds:
         return None
-    return automaton_of(regex.escape(str(gold).strip()), 0, search=False, strip=True)
+    pattern = "|".join(regex.escape(gold) for gold in golds)
+    return automaton_of(pattern, 0, search=False, strip=True)

@@ -20,6 +20,8 @@ def test_only_the_text_itself_scores_blanks_around_aside():
     texts = ["a b", " a b\n", "a  b", "a", "a b c", "A b", ""]
     assert REWARD(texts, path=["a b"] * 7) == [1, 1, 0, 0, 0, 0, 0]
     assert REWARD(["a b", "x"], path=[None, " x "]) == [None, 1.0]
+    assert REWARD(["x", "y", "z"], path=[["x", "y"]] * 3) == [1, 1, 0]
+    assert REWARD(["x"], path=[[]]) == [None]
     assert REWARD([[{"role": "assistant", "content": "7"}]], path=["7"]) == [1.0]
 
 
@@ -29,12 +31,13 @@ def test_a_missing_column_is_named():
 
 
 @settings(deadline=None, max_examples=300)
-@given(text=TEXTS, gold=TEXTS)
-def test_score_and_decision_are_those_of_the_automaton_of_the_text(text, gold):
-    machine = automaton_of(regex.escape(gold.strip()), 0, search=False, strip=True)
-    assert REWARD([text], path=[gold]) == [machine.accepts(text)]
-    assert REWARD.decided([text], path=[gold]) == [Decided(machine.settled(text))]
-    assert REWARD.automata([text], path=[gold])[0].trace(text) == machine.trace(text)
+@given(text=TEXTS, golds=st.lists(TEXTS, min_size=1, max_size=3))
+def test_score_and_decision_are_those_of_the_automaton_of_the_texts(text, golds):
+    pattern = "|".join(regex.escape(gold.strip()) for gold in golds)
+    machine = automaton_of(pattern, 0, search=False, strip=True)
+    assert REWARD([text], path=[golds]) == [machine.accepts(text)]
+    assert REWARD.decided([text], path=[golds]) == [Decided(machine.settled(text))]
+    assert REWARD.automata([text], path=[golds])[0].trace(text) == machine.trace(text)
 
 
 def test_without_its_column_a_decision_is_bounded_by_the_end():

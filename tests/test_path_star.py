@@ -17,7 +17,7 @@ from grpo_credit.tiny.next_token import (
     settings,
     teacher_forced_accuracy,
 )
-from grpo_credit.tiny.path_star import PathStar, dataset, edges_of, problems
+from grpo_credit.tiny.path_star import STYLES, PathStar, dataset, edges_of, problems
 from grpo_credit.tiny.training import IGNORED, train
 
 STAR = PathStar(degree=3, length=4, nodes=14)
@@ -115,16 +115,44 @@ def test_saved_word_tokenizer_loads_the_same(tmp_path):
 # ---- next-token training ----------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("direction", ["forward", "reversed"])
-def test_the_answer_alone_is_taught_and_ends(direction):
+@pytest.mark.parametrize(
+    ("style", "expected"),
+    [("direct", "05 02 07"), ("reversed", "07 02 05"), ("planned", "07 02 05 = 05 02 07")],
+)
+def test_a_style_writes_the_path_forward_backward_or_first_one_and_then_the_other(style, expected):
+    assert STYLES[style](["05", "02", "07"]) == expected
+
+
+def test_both_the_path_and_the_planned_path_are_right():
+    for row in ROWS[:20]:
+        path = row["path"].split()
+        assert row["answers"] == [STYLES["direct"](path), STYLES["planned"](path)]
+        # two paths, "=" and the end token
+        assert len(TOKENIZER.encode(f"{row['answers'][1]} <eos>")) == STAR.answer_tokens == 10
+
+
+def test_the_answer_alone_is_taught_and_ends():
     few = settings(seed=0, steps=2)
-    taught = list(lesson(STAR, few, direction).batches(TOKENIZER))
+    taught = list(lesson(STAR, few, {"reversed": 1.0}).batches(TOKENIZER))
     assert [len(batch) for batch in taught] == [few.batch_size] * 2
     for (ids, labels), row in zip(taught[0], ROWS, strict=False):
-        path = row["path"].split()[:: 1 if direction == "forward" else -1]
         answer = [label for label in labels if label != IGNORED]
-        assert TOKENIZER.decode(answer) == " ".join([*path, "<eos>"])
+        assert TOKENIZER.decode(answer) == f"{STYLES['reversed'](row['path'].split())} <eos>"
         assert TOKENIZER.decode(ids) == f"{row['prompt']} {TOKENIZER.decode(answer)}"
+
+
+def test_styles_are_drawn_by_their_shares():
+    few = settings(seed=0, steps=8)
+    taught = lesson(STAR, few, {"direct": 0.75, "planned": 0.25}).batches(TOKENIZER)
+    lengths = [sum(label != IGNORED for label in labels) for b in taught for _, labels in b]
+    assert set(lengths) == {5, 10}  # 4 nodes and the end; twice 4 nodes, "=" and the end
+    error = 4 * math.sqrt(0.25 * 0.75 / len(lengths))
+    assert lengths.count(10) / len(lengths) == pytest.approx(0.25, abs=error)
+
+
+def test_a_share_outside_of_0_to_1_is_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"plan_share is 1\.5, expected a number from 0 to 1"):
+        next_token_model(STAR, cache_dir=tmp_path, plan_share=1.5)
 
 
 def test_accuracy_counts_by_place_after_right_tokens_or_after_its_own():
@@ -167,22 +195,28 @@ CHANCE = 0.5
 ERROR = 4 * math.sqrt(CHANCE * (1 - CHANCE) / TESTED)  # four standard errors of a share: 0.063
 
 
-def taught(star, direction, steps):
+def taught(star, style, steps):
     """Return a model after next-token training, its tokenizer and held-out graphs."""
     tokenizer, chosen = star.build_tokenizer(), settings(0, steps)
     model = build_model(tokenizer, 0, **SHAPE)
-    train(model, lesson(star, chosen, direction).batches(tokenizer), chosen)
+    train(model, lesson(star, chosen, {style: 1.0}).batches(tokenizer), chosen)
     return model.eval(), tokenizer, problems(star, TESTED, 0, "test")
 
 
-@pytest.mark.parametrize("length", [3, 4])
-def test_next_token_training_guesses_the_deciding_token_and_knows_all_others(length):
-    model, tokenizer, rows = taught(PathStar(length=length), "forward", STEPS[length])
+@pytest.mark.parametrize(("length", "steps"), [(3, 250), (4, 450)])
+def test_next_token_training_guesses_the_deciding_token_and_knows_all_others(length, steps):
+    model, tokenizer, rows = taught(PathStar(length=length, nodes=10), "direct", steps)
     source, decisive, *forced = teacher_forced_accuracy(model, tokenizer, rows)
     assert decisive == pytest.approx(CHANCE, abs=ERROR)
     assert min(source, *forced) > 0.99
-    # left to itself it walks the arm it guessed, so that all of the path stands or falls with it
-    source, decisive, *forced = free_running_accuracy(model, tokenizer, rows)
-    assert source > 0.99
-    assert decisive == pytest.approx(CHANCE, abs=ERROR)
-    assert all(share == pytest.approx(decisive, abs=0.02) for share in forced[:-1])
+    # left to itself it walks the arm that it guessed, and leaps to the goal at its end
+    source, guessed, *between, goal = free_running_accuracy(model, tokenizer, rows)
+    assert min(source, goal) > 0.99
+    assert all(share == pytest.approx(guessed, abs=0.02) for share in between)
+
+
+@pytest.mark.parametrize(("length", "steps"), [(3, 450), (4, 350)])
+def test_the_reversed_path_is_learned(length, steps):
+    model, tokenizer, rows = taught(PathStar(length=length, nodes=10), "reversed", steps)
+    assert min(teacher_forced_accuracy(model, tokenizer, rows, "reversed")) > 0.99
+    assert min(free_running_accuracy(model, tokenizer, rows, "reversed")) > 0.99

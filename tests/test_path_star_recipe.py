@@ -26,7 +26,7 @@ def test_a_short_run_measures_every_token_before_and_after(tmp_path):
     before, after = map(json.loads, lines)
     assert (before["step"], after["step"]) == (0, 2)
     names = {"pass@1", "mean@2", "token 1 (greedy)", "token 2 (sampled)", "token 3 (sampled)",
-             "steps along edges (greedy)"}  # fmt: skip
+             "steps along edges (greedy)", "planned (sampled)", "plan right (sampled)"}  # fmt: skip
     assert names <= set(before) & set(after)
     assert before["token 1 (greedy)"] > 0.5  # the source stands in the prompt
     manifest = json.loads((tmp_path / "run" / "manifest.json").read_text())
@@ -45,21 +45,30 @@ def judged(completion):
     return runpy.run_path(str(RECIPE))["check_path"](completion, row)
 
 
-def test_the_judge_tells_each_token_and_whether_steps_follow_edges():
-    assert judged("00 03 04") == {
-        "right": 1, "token 1": 1, "token 2": 1, "token 3": 1, "steps along edges": 1,
-    }  # fmt: skip
-    assert judged("00 01 02") == {  # the other arm, to its end
-        "right": 0, "token 1": 1, "token 2": 0, "token 3": 0, "steps along edges": 1,
-    }  # fmt: skip
-    assert judged("00 01 04") == {  # the other arm, then a leap to the goal
-        "right": 0, "token 1": 1, "token 2": 0, "token 3": 1, "steps along edges": 0.5,
-    }  # fmt: skip
-    assert judged("00 03 04 04")["right"] == 0
-    assert judged("00 03")["steps along edges"] == 0.5  # what is missing follows no edge
-    assert judged("") == {
-        "right": 0, "token 1": 0, "token 2": 0, "token 3": 0, "steps along edges": 0,
-    }  # fmt: skip
+@pytest.mark.parametrize(
+    ("completion", "right", "tokens", "along", "planned", "plan_right"),
+    [
+        ("00 03 04", 1, (1, 1, 1), 1, 0, 0),
+        ("04 03 00 = 00 03 04", 1, (1, 1, 1), 1, 1, 1),
+        ("02 01 00 = 00 03 04", 1, (1, 1, 1), 1, 1, 0),
+        ("00 01 02", 0, (1, 0, 0), 1, 0, 0),  # the other arm, to its end
+        ("00 01 04", 0, (1, 0, 1), 0.5, 0, 0),  # the other arm, then a leap to the goal
+        ("00 03 04 04", 0, (1, 1, 1), 2 / 3, 0, 0),
+        ("00 03", 0, (1, 1, 0), 0.5, 0, 0),  # what is missing follows no edge
+        ("04 03 00", 0, (0, 1, 0), 0, 0, 0),
+        ("", 0, (0, 0, 0), 0, 0, 0),
+    ],
+)
+def test_the_judge_tells_tokens_edges_and_plan(
+    completion, right, tokens, along, planned, plan_right
+):
+    assert judged(completion) == {
+        "right": right,
+        **{f"token {place}": value for place, value in enumerate(tokens, 1)},
+        "steps along edges": pytest.approx(along),
+        "planned": planned,
+        "plan right": plan_right,
+    }
 
 
 # ---- mistakes ---------------------------------------------------------------------------------
@@ -73,9 +82,10 @@ MISTAKES = {
         "nodes is 12, expected 13 or more: a source and 3 arms of 4 nodes",
     ),
     "no warm start": (["--warm_start_steps=0"], "--warm_start_steps is 0, expected 1 or more."),
+    "no share": (["--plan_share=2"], "--plan_share is 2.0, expected a number from 0 to 1."),
     "no room": (
         ["--max_completion_length=3"],
-        "--max_completion_length is 3, expected 4 or more: 3 nodes and the end token.",
+        "--max_completion_length is 3, expected 8 or more: a planned path of 3 nodes and the end.",
     ),
 }
 
