@@ -33,8 +33,8 @@ def next_token_model(
 ) -> Path:
     """Return a folder with a model trained to answer path-star problems, and its tokenizer.
 
-    It walks every arm to its end and guesses which one to take, unless it plans. See `training.learned` for what the
-    folder depends on and what is left as it was.
+    It walks every arm to its end and guesses which one to take, unless it plans. See
+    `training.learned` for what the folder depends on and what is left as it was.
 
     Args:
         star: The family of graphs.
