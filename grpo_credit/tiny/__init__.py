@@ -6,10 +6,6 @@ reads characters, and is warm-started in half a minute to obey the format one ti
 import ...`. The second task, paths through star graphs, is in `path_star` and `next_token`.
 """
 
-from grpo_credit.tiny.warm_start import ...`. The second
-task, paths through star graphs, is in `path_star` and `next_token`.
-"""
-
 from grpo_credit.tiny.demonstrations import Demonstration, demonstration
 from grpo_credit.tiny.model import build_model
 from grpo_credit.tiny.task import MAX_COMPLETION_TOKENS, PATTERN, Check, check, dataset, prompts
