@@ -133,7 +133,7 @@ def test_both_the_path_and_the_planned_path_are_right():
 
 def test_the_answer_alone_is_taught_and_ends():
     few = settings(seed=0, steps=2)
-    taught = list(lesson(STAR, few, {"reversed": 1.0}).batches(TOKENIZER))
+    taught = list(lesson(STAR, few, [(1, {"reversed": 1.0})]).batches(TOKENIZER))
     assert [len(batch) for batch in taught] == [few.batch_size] * 2
     for (ids, labels), row in zip(taught[0], ROWS, strict=False):
         answer = [label for label in labels if label != IGNORED]
@@ -143,7 +143,7 @@ def test_the_answer_alone_is_taught_and_ends():
 
 def test_styles_are_drawn_by_their_shares():
     few = settings(seed=0, steps=8)
-    taught = lesson(STAR, few, {"direct": 0.75, "planned": 0.25}).batches(TOKENIZER)
+    taught = lesson(STAR, few, [(1, {"direct": 0.75, "planned": 0.25})]).batches(TOKENIZER)
     lengths = [sum(label != IGNORED for label in labels) for b in taught for _, labels in b]
     assert set(lengths) == {5, 10}  # 4 nodes and the end; twice 4 nodes, "=" and the end
     error = 4 * math.sqrt(0.25 * 0.75 / len(lengths))
@@ -199,7 +199,7 @@ def taught(star, style, steps):
     """Return a model after next-token training, its tokenizer and held-out graphs."""
     tokenizer, chosen = star.build_tokenizer(), settings(0, steps)
     model = build_model(tokenizer, 0, **SHAPE)
-    train(model, lesson(star, chosen, {style: 1.0}).batches(tokenizer), chosen)
+    train(model, lesson(star, chosen, [(1, {style: 1.0})]).batches(tokenizer), chosen)
     return model.eval(), tokenizer, problems(star, TESTED, 0, "test")
 
 

@@ -7,7 +7,7 @@ with more labels.
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
-from itertools import islice
+from itertools import islice, repeat
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,8 @@ from grpo_credit.tiny.training import Example, Lesson, Settings, example, learne
 
 STEPS = 500
 SHAPE = {"hidden_size": 64, "layers": 2, "heads": 4}
+PREPARED = 0.55  # of the steps, where some answers are to be planned
+Course = Sequence[tuple[float, Mapping[str, float]]]  # share of the steps, shares of the styles
 Rows = Sequence[Mapping[str, Any]]
 
 
@@ -53,8 +55,19 @@ def next_token_model(
     """
     if not 0 <= plan_share <= 1:
         raise ValueError(f"plan_share is {plan_share}, expected a number from 0 to 1")
-    styles = {"direct": 1 - plan_share, "planned": plan_share}
-    return learned(lesson(star, settings(seed, steps), styles), cache_dir, progress)
+    return learned(lesson(star, settings(seed, steps), course(plan_share)), cache_dir, progress)
+
+
+def course(plan_share: float) -> Course:
+    """Say in which order styles are taught.
+
+    A policy that is to plan must know how to find a predecessor. It learns that from reversed paths
+    alone, and keeps it; in a mixture with direct answers that would take several times as long.
+    """
+    if plan_share == 0:
+        return [(1.0, {"direct": 1.0})]
+    mixture = {"direct": 1 - plan_share, "planned": plan_share}
+    return [(PREPARED, {"reversed": 1.0}), (1 - PREPARED, mixture)]
 
 
 def settings(seed: int, steps: int) -> Settings:
@@ -62,7 +75,7 @@ def settings(seed: int, steps: int) -> Settings:
     return Settings(seed, steps, batch_size=128, warmup_steps=50)
 
 
-def lesson(star: PathStar, settings: Settings, styles: Mapping[str, float]) -> Lesson:
+def lesson(star: PathStar, settings: Settings, course: Course) -> Lesson:
     """Say what a model is taught: the paths of train graphs, each in a style drawn by its share."""
     return Lesson(
         name=f"path-star-{star.degree}-{star.length}-{star.nodes}",
@@ -70,8 +83,12 @@ def lesson(star: PathStar, settings: Settings, styles: Mapping[str, float]) -> L
         settings=settings,
         tokenizer=star.build_tokenizer,
         model=lambda tokenizer: build_model(tokenizer, settings.seed, **SHAPE),
-        batches=lambda tokenizer: batches(star, tokenizer, settings, styles),
-        task={**asdict(star), **SHAPE, "styles": dict(styles)},
+        batches=lambda tokenizer: batches(star, tokenizer, settings, course),
+        task={
+            **asdict(star),
+            **SHAPE,
+            "course": [[share, dict(styles)] for share, styles in course],
+        },
     )
 
 
@@ -79,12 +96,12 @@ def batches(
     star: PathStar,
     tokenizer: PreTrainedTokenizerBase,
     settings: Settings,
-    styles: Mapping[str, float],
+    course: Course,
 ) -> Iterator[list[Example]]:
     """Yield a batch of new train graphs for each step; the loss is on the answer only."""
     rng, end = random.Random(f"styles/{settings.seed}"), tokenizer.eos_token
     rows = draws(star, settings.seed, "train")
-    for _ in range(settings.steps):
+    for styles in _styles_by_step(course, settings.steps):
         batch = list(islice(rows, settings.batch_size))
         drawn = rng.choices(list(styles), weights=list(styles.values()), k=len(batch))
         answers = [
@@ -94,6 +111,13 @@ def batches(
         questions = tokenizer([row["prompt"] for row in batch]).input_ids
         pairs = zip(questions, tokenizer(answers).input_ids, strict=True)
         yield [example(question, answer) for question, answer in pairs]
+
+
+def _styles_by_step(course: Course, steps: int) -> Iterator[Mapping[str, float]]:
+    done = 0.0
+    for share, styles in course:
+        yield from repeat(styles, round((done + share) * steps) - round(done * steps))
+        done += share
 
 
 @torch.no_grad()
