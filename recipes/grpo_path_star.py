@@ -49,11 +49,11 @@ class PathStarArguments(RunArguments):
         default=12, metadata={"help": "Labels to draw from, degree * (length - 1) + 1 or more."}
     )
     warm_start_steps: int = field(
-        default=500, metadata={"help": "Steps of next-token training of the tiny model."}
+        default=700, metadata={"help": "Steps of next-token training of the tiny model."}
     )
     plan_share: float = field(
-        default=0.5,
-        metadata={"help": "Share of answers in that training that are planned; 0 as in the paper."},
+        default=0.25,
+        metadata={"help": "Share of planned answers that it learns from; 0 as in the paper."},
     )
 
 

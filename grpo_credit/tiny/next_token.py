@@ -18,9 +18,9 @@ from grpo_credit.tiny.model import build_model
 from grpo_credit.tiny.path_star import STYLES, PathStar, draws
 from grpo_credit.tiny.training import Example, Lesson, Settings, example, learned
 
-STEPS = 500
+STEPS = 700
 SHAPE = {"hidden_size": 64, "layers": 2, "heads": 4}
-PREPARED = 0.55  # of the steps, where some answers are to be planned
+PREPARED = 0.65  # of the steps, where some answers are to be planned
 Course = Sequence[tuple[float, Mapping[str, float]]]  # share of the steps, shares of the styles
 Rows = Sequence[Mapping[str, Any]]
 
@@ -61,13 +61,13 @@ def next_token_model(
 def course(plan_share: float) -> Course:
     """Say in which order styles are taught.
 
-    A policy that is to plan must know how to find a predecessor. It learns that from reversed paths
-    alone, and keeps it; in a mixture with direct answers that would take several times as long.
+    Planned answers come alone at first: to find a predecessor is learned in 300 to 400 steps, suddenly,
+    and lasts. In a mixture with direct answers it was not learned in 600.
     """
     if plan_share == 0:
         return [(1.0, {"direct": 1.0})]
     mixture = {"direct": 1 - plan_share, "planned": plan_share}
-    return [(PREPARED, {"reversed": 1.0}), (1 - PREPARED, mixture)]
+    return [(PREPARED, {"planned": 1.0}), (1 - PREPARED, mixture)]
 
 
 def settings(seed: int, steps: int) -> Settings:
