@@ -61,8 +61,8 @@ def next_token_model(
 def course(plan_share: float) -> Course:
     """Say in which order styles are taught.
 
-    Planned answers come alone at first: to find a predecessor is learned in 300 to 400 steps, suddenly,
-    and lasts. In a mixture with direct answers it was not learned in 600.
+    Planned answers come alone at first: to find a predecessor is learned in 300 to 400 steps, of a
+    sudden, and lasts. In a mixture with direct answers it was not learned in 600.
     """
     if plan_share == 0:
         return [(1.0, {"direct": 1.0})]
