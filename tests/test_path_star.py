@@ -11,6 +11,7 @@ from transformers import AutoTokenizer
 from grpo_credit.tiny import build_model
 from grpo_credit.tiny.next_token import (
     SHAPE,
+    course,
     free_running_accuracy,
     lesson,
     next_token_model,
@@ -155,27 +156,36 @@ def test_a_share_outside_of_0_to_1_is_refused(tmp_path):
         next_token_model(STAR, cache_dir=tmp_path, plan_share=1.5)
 
 
-def test_accuracy_counts_by_place_after_right_tokens_or_after_its_own():
-    star, tokenizer = PathStar(), PathStar().build_tokenizer()
+def test_accuracy_counts_by_place_after_right_tokens():
+    tokenizer = PathStar().build_tokenizer()
+    rows = problems(PathStar(), 8, 0, "test")
+    answers = tokenizer([row["path"] for row in rows]).input_ids
 
     class Stubborn:
-        """Follows the path, but for a label that is never in a graph at the second place."""
+        """Knows the path, but in every second row not its second node."""
 
         device = torch.device("cpu")
 
-        def __init__(self, rows):
-            self.answers = tokenizer([row["path"] for row in rows]).input_ids
-
         def __call__(self, input_ids):
             logits = torch.zeros(*input_ids.shape, len(tokenizer))
-            for row, answer in enumerate(self.answers):
+            for row, answer in enumerate(answers):
                 for place, token in enumerate(answer):
-                    guess = tokenizer.unk_token_id if place == 1 else token
+                    wrong = place == 1 and row % 2
+                    guess = tokenizer.unk_token_id if wrong else token
                     logits[row, input_ids.shape[1] - len(answer) - 1 + place, guess] = 1
             return type("Output", (), {"logits": logits})
 
-    rows = problems(star, 8, 0, "test")
-    assert teacher_forced_accuracy(Stubborn(rows), tokenizer, rows) == [1.0, 0.0, 1.0]
+    assert teacher_forced_accuracy(Stubborn(), tokenizer, rows) == [1.0, 0.5, 1.0]
+
+
+def test_plans_are_taught_alone_before_they_are_mixed():
+    few = settings(seed=0, steps=20)
+    taught = lesson(STAR, few, course(0.25)).batches(TOKENIZER)
+    planned = [sum(labels.count(IGNORED) + 10 == len(labels) for _, labels in b) for b in taught]
+    assert planned[:13] == [few.batch_size] * 13  # 0.65 of 20
+    assert len(planned) == 20
+    assert max(planned[13:]) < few.batch_size / 2
+    assert course(0.0) == [(1.0, {"direct": 1.0})]
 
 
 def test_models_of_different_tasks_have_different_folders(tmp_path):
@@ -203,9 +213,15 @@ def taught(star, style, steps):
     return model.eval(), tokenizer, problems(star, TESTED, 0, "test")
 
 
-@pytest.mark.parametrize(("length", "steps"), [(3, 250), (4, 450)])
+SLOW = pytest.mark.slow
+
+
+@pytest.mark.parametrize(
+    ("length", "steps"),
+    [(3, 250), pytest.param(4, 1000, marks=SLOW), pytest.param(5, 1500, marks=SLOW)],
+)
 def test_next_token_training_guesses_the_deciding_token_and_knows_all_others(length, steps):
-    model, tokenizer, rows = taught(PathStar(length=length, nodes=10), "direct", steps)
+    model, tokenizer, rows = taught(PathStar(length=length), "direct", steps)
     source, decisive, *forced = teacher_forced_accuracy(model, tokenizer, rows)
     assert decisive == pytest.approx(CHANCE, abs=ERROR)
     assert min(source, *forced) > 0.99
@@ -215,8 +231,11 @@ def test_next_token_training_guesses_the_deciding_token_and_knows_all_others(len
     assert all(share == pytest.approx(guessed, abs=0.02) for share in between)
 
 
-@pytest.mark.parametrize(("length", "steps"), [(3, 450), (4, 350)])
+@pytest.mark.parametrize(
+    ("length", "steps"),
+    [(3, 450), pytest.param(4, 600, marks=SLOW), pytest.param(5, 600, marks=SLOW)],
+)
 def test_the_reversed_path_is_learned(length, steps):
-    model, tokenizer, rows = taught(PathStar(length=length, nodes=10), "reversed", steps)
-    assert min(teacher_forced_accuracy(model, tokenizer, rows, "reversed")) > 0.99
-    assert min(free_running_accuracy(model, tokenizer, rows, "reversed")) > 0.99
+    model, tokenizer, rows = taught(PathStar(length=length), "reversed", steps)
+    assert min(teacher_forced_accuracy(model, tokenizer, rows, "reversed")) > 0.97
+    assert min(free_running_accuracy(model, tokenizer, rows, "reversed")) > 0.97
