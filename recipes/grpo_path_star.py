@@ -26,13 +26,13 @@ TINY_DEFAULTS = {
     "per_device_train_batch_size": 128,
     "num_generations": 8,
     "max_completion_length": 16,
-    "max_steps": 100,
-    "learning_rate": 1e-3,
+    "max_steps": 60,
+    "learning_rate": 3e-4,
     "lr_scheduler_type": "constant",
     "gradient_checkpointing": False,
     "logging_steps": 1,
-    "save_steps": 50,
-    "save_rollouts": 50,
+    "save_steps": 20,
+    "save_rollouts": 20,
     "ddp_find_unused_parameters": False,
 }
 
