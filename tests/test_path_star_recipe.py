@@ -16,8 +16,9 @@ RECIPE = Path(__file__).parent.parent / "recipes" / "grpo_path_star.py"
 def test_a_short_run_measures_every_token_before_and_after(tmp_path):
     done = subprocess.run(
         [sys.executable, str(RECIPE), "--credit=automaton/seq", "--plan_share=0",
-         "--warm_start_steps=60", "--max_steps=2", "--per_device_train_batch_size=32", "--test_prompts=16",
-         "--test_samples=2", "--output_dir=run", "--nodes=6", "--save_rollouts=0"],
+         "--warm_start_steps=60", "--max_steps=2", "--per_device_train_batch_size=32",
+         "--test_prompts=16", "--test_samples=2", "--output_dir=run", "--nodes=6",
+         "--save_rollouts=0"],
         cwd=tmp_path, text=True, capture_output=True, timeout=280,
         env={**os.environ, "OMP_NUM_THREADS": "1", "GRPO_CREDIT_CACHE": str(tmp_path / "cache")},
     )  # fmt: skip
