@@ -21,12 +21,12 @@ from grpo_credit.token_text import TokenText
 from rewards import completion_text
 
 NEEDS = frozenset({"spans", "decided", "states", "step_rewards", "texts"})  # what is found here
-# What a strategy needs, and the member of a reward that tells it.
+# What a strategy needs, and the members of a reward one of which tells it.
 TOLD_BY = {
-    "spans": "spans",
-    "decided": "decided",
-    "states": "automaton",
-    "step_rewards": "steps",
+    "spans": ("spans",),
+    "decided": ("decided",),
+    "states": ("automaton", "automaton_for", "automata"),
+    "step_rewards": ("steps",),
 }
 
 
@@ -127,7 +127,7 @@ class Annotations:
         """Number what the rewards' automata remember before the first and after each token."""
         states = torch.zeros(self._shape[0], self._shape[1] + 1, dtype=torch.long)
         for _, reward in self._rewards:
-            automata = [self._automaton(reward, row) for row in range(self._shape[0])]
+            automata = self._automata(reward)
             first, count = _numbering(automata)
             for row, automaton in enumerate(automata):
                 if automaton is not None:
@@ -137,6 +137,13 @@ class Annotations:
                         states[row] * count + first[_fingerprint(automaton)] + trace[places]
                     )
         return states
+
+    def _automata(self, reward: Any) -> Sequence[Any]:
+        """Return a reward's automaton for each row, or None."""
+        told = self._ask(reward, "automata")
+        if told is not None:
+            return told
+        return [self._automaton(reward, row) for row in range(self._shape[0])]
 
     def _automaton(self, reward: Any, row: int) -> Any:
         """Return a reward's automaton, which may depend on the prompt, or None."""
@@ -175,8 +182,7 @@ class Annotations:
             return None
         if inspect.iscoroutinefunction(method):
             raise CreditError(f"{type(reward).__name__}.{what} is async; expected a plain method.")
-        accepted = inspect.signature(method).parameters
-        columns = {name: value for name, value in self._columns.items() if name in accepted}
+        columns = _accepted(method, self._columns)
         answers = method(self._completions, **columns)
         if len(answers) != len(self._completions):
             raise CreditError(
@@ -184,6 +190,14 @@ class Annotations:
                 f"{len(self._completions)} completions; expected one each."
             )
         return answers
+
+
+def _accepted(method: Any, columns: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the columns that a method has parameters for; all of them if it takes any."""
+    parameters = inspect.signature(method).parameters
+    if any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values()):
+        return columns
+    return {name: value for name, value in columns.items() if name in parameters}
 
 
 def _fingerprint(automaton: Any) -> int:
@@ -221,9 +235,8 @@ def check_columns(rewards: Sequence[tuple[str, Any]], there: Sequence[str]) -> N
 
 
 def tells(reward: Any, need: str) -> bool:
-    """Return whether a reward has the member that tells a need, maybe prompt by prompt."""
-    by_prompt = getattr(reward, f"{TOLD_BY[need]}_for", None)
-    return getattr(reward, TOLD_BY[need], by_prompt) is not None
+    """Return whether a reward has a member that tells a need."""
+    return any(getattr(reward, member, None) is not None for member in TOLD_BY[need])
 
 
 def check_told(
@@ -239,10 +252,10 @@ def check_told(
     """
     counted = [reward for (_, reward), weight in zip(rewards, weights, strict=True) if weight != 0]
     for need in sorted(needs & set(TOLD_BY)):
-        member = TOLD_BY[need]
+        members = TOLD_BY[need]
         if not any(tells(reward, need) for reward in counted):
             names = ", ".join(name for name, _ in rewards)
             raise CreditError(
                 f"{strategy!r} needs {need!r}, which no reward with a weight tells ({names}); "
-                f"use one that has `{member}`, see rewards/README.md."
+                f"use one that has `{members[0]}`, see rewards/README.md."
             )

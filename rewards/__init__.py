@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     )
     from rewards.combinators import clip, gate, schedule, weighted
     from rewards.contract import Decided, TextReward, completion_text
+    from rewards.exact import ExactText
     from rewards.extraction import AfterMarker, ByPattern, InBox, InTag, WholeText
     from rewards.formats import RegexReward
     from rewards.lengths import CosineLength, SoftOverlong
@@ -38,6 +39,7 @@ _HOME = {
     "CosineLength": "lengths",
     "Decided": "contract",
     "ExactAnswer": "answers",
+    "ExactText": "exact",
     "InBox": "extraction",
     "InTag": "extraction",
     "MathAnswer": "mathematics",
@@ -69,6 +71,7 @@ __all__ = [
     "CosineLength",
     "Decided",
     "ExactAnswer",
+    "ExactText",
     "InBox",
     "InTag",
     "MathAnswer",

@@ -9,7 +9,10 @@ Beyond its score a reward may say where in the text it was earned, and offers th
 * `steps(completions)`: for each completion, (character where a step ends, its reward) pairs;
 * `automaton`: the `rewards.automaton.Automaton` of the prefix, if the score is 1 where it accepts
   and 0 elsewhere, otherwise None;
-* `automaton_for(prompt)`: the same, where the prompt decides.
+* `automaton_for(prompt)`: the same, where the prompt decides;
+* `automata(completions)`: the same, one for each completion, where a column decides.
+
+Where a method of these takes parameters named as columns of the data set, it is given them.
 """
 
 from collections.abc import Callable, Mapping, Sequence

@@ -1,8 +1,9 @@
-"""A model and a task that need no download.
+"""Models and tasks that need no download.
 
-The task is a running sum with a fixed answer format. The model has half a million parameters, reads
-characters, and is warm-started in half a minute to obey the format one time in three. `warm_start`
-names the function here; its module is reached by `from grpo_credit.tiny.warm_start import ...`.
+The first task is a running sum with a fixed answer format. Its model has half a million parameters,
+reads characters, and is warm-started in half a minute to obey the format one time in three.
+`warm_start` names the function here; its module is reached by `from grpo_credit.tiny.warm_start
+import ...`. The second task, paths through star graphs, is in `path_star` and `next_token`.
 """
 
 from grpo_credit.tiny.demonstrations import Demonstration, demonstration

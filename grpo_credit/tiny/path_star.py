@@ -11,16 +11,21 @@ the only successor of the one before.
 
 Next-token training finds a shortcut (Clever Hans): shown the right arm, a model learns to walk it,
 and is left with a guess, 1 in `degree`, where the arm is chosen. From the goal to the source there
-is nothing to choose: each node has one predecessor, so the reversed path can be learned.
+is nothing to choose: each node has one predecessor, so the reversed path can be learned. Hence an
+answer may also be planned, which tells a policy that guesses from one that looks:
+
+    completion  03 07 12 = 12 07 03
 
 Source: Bachmann and Nagarajan 2024, The pitfalls of next-token prediction, arXiv:2403.06963.
-Deviation: an end token follows the path. Commas do not exist; the paper drops them as tokens.
+Deviation: an end token follows the path; commas, which the paper drops as tokens, do not exist; the
+planned answer is ours.
 """
 
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import islice, pairwise
+from typing import Any
 
 from datasets import Dataset
 from transformers import PreTrainedTokenizerFast
@@ -30,6 +35,9 @@ from grpo_credit.tiny.tokenizer import build_word_tokenizer
 
 SYMBOLS = ("|", "/", "=")  # between edges, before source and goal, before the answer
 DECISIVE = 1  # place of the decisive token in a forward path; the source is at 0
+
+
+Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -74,15 +82,15 @@ class PathStar:
 
     @property
     def answer_tokens(self) -> int:
-        """Tokens of an answer, the end token included."""
-        return self.length + 1
+        """Tokens of the longest answer, the planned one: two paths, "=" and the end token."""
+        return 2 * self.length + 2
 
     def build_tokenizer(self) -> PreTrainedTokenizerFast:
         """Build a tokenizer with one id per label and per symbol."""
         return build_word_tokenizer([*self.words, *SYMBOLS])
 
 
-def problems(star: PathStar, n: int, seed: int, split: str) -> list[dict[str, str]]:
+def problems(star: PathStar, n: int, seed: int, split: str) -> list[Row]:
     """Draw graphs with their paths.
 
     A graph belongs to one split for good, however its edges are ordered and whichever goal is asked
@@ -95,7 +103,8 @@ def problems(star: PathStar, n: int, seed: int, split: str) -> list[dict[str, st
         split: "train" or "test".
 
     Returns:
-        Rows {"prompt": "07 03 | 12 07 | 12 09 | 09 01 / 12 03 =", "path": "12 07 03"}.
+        Rows {"prompt": "07 03 | 12 07 | 12 09 | 09 01 / 12 03 =", "path": "12 07 03"}, and as
+        "answers" both that are right: the path, and the path planned.
 
     Raises:
         ValueError: If the split has another name.
@@ -103,7 +112,7 @@ def problems(star: PathStar, n: int, seed: int, split: str) -> list[dict[str, st
     return list(islice(draws(star, seed, split), n))
 
 
-def draws(star: PathStar, seed: int, split: str) -> Iterator[dict[str, str]]:
+def draws(star: PathStar, seed: int, split: str) -> Iterator[Row]:
     """Yield the rows of `problems` one after another, without end."""
     rng, words = split_random(split, seed), star.words
     while True:
@@ -111,7 +120,7 @@ def draws(star: PathStar, seed: int, split: str) -> Iterator[dict[str, str]]:
 
 
 def dataset(star: PathStar, n: int, seed: int, split: str) -> Dataset:
-    """Return `problems(...)` as a data set with columns "prompt" and "path"."""
+    """Return `problems(...)` as a data set."""
     return Dataset.from_list(problems(star, n, seed, split))
 
 
@@ -135,11 +144,33 @@ def _edges(arms: list[list[str]]) -> list[tuple[str, str]]:
     return [edge for arm in arms for edge in pairwise(arm)]
 
 
-def _row(arms: list[list[str]], rng: random.Random) -> dict[str, str]:
+def _row(arms: list[list[str]], rng: random.Random) -> Row:
     path = rng.choice(arms)
     edges = [f"{start} {end}" for start, end in _edges(arms)]
     rng.shuffle(edges)
     return {
         "prompt": f"{' | '.join(edges)} / {path[0]} {path[-1]} =",
-        "path": " ".join(path),
+        "path": _direct(path),
+        "answers": [_direct(path), _planned(path)],
     }
+
+
+def _direct(path: list[str]) -> str:
+    return " ".join(path)
+
+
+def _reversed(path: list[str]) -> str:
+    """Not an answer to the question, but one that can be learned."""
+    return " ".join(path[::-1])
+
+
+def _planned(path: list[str]) -> str:
+    return f"{_reversed(path)} {SYMBOLS[2]} {_direct(path)}"
+
+
+# How an answer is written.
+STYLES: dict[str, Callable[[list[str]], str]] = {
+    "direct": _direct,
+    "reversed": _reversed,
+    "planned": _planned,
+}

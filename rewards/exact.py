@@ -1,0 +1,108 @@
+"""Reward a completion that is a text of the data set, or one of several, to the letter."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from rewards.contract import Completion, Decided, TextReward, completion_text, rows_of
+
+if TYPE_CHECKING:
+    from rewards.automaton import Automaton
+
+
+class ExactText(TextReward):
+    """Reward a completion that is the text in a column, blanks around it aside.
+
+        R = 1 if strip(completion) = strip(gold) for a gold of the column, else 0
+
+    The column holds a text, or a list of texts that are all right. The first character that leads
+    away from all of them decides: whatever follows, the score is 0. A right completion is decided
+    by its end alone. For an answer somewhere in a longer completion see `ExactAnswer`.
+
+    Args:
+        column: the column with the right text or texts.
+        name: what TRL calls the reward in its logs.
+
+    Returns:
+        (when called) 1.0, 0.0, or None where there is no right text; dimensionless.
+
+    How it can be hacked: only by a text that is right for many prompts.
+
+    Example:
+        >>> path = ExactText("path")
+        >>> path(["a c d", "a b d", "a c d e"], path=["a c d"] * 3)
+        [1.0, 0.0, 0.0]
+        >>> [found.chars for found in path.decided(["a c d", "a b d"], path=["a c d"] * 2)]
+        [None, 3]
+    """
+
+    def __init__(self, column: str = "answer", *, name: str = "exact_text") -> None:
+        super().__init__(name)
+        self.column = column
+        self.columns = (column,)
+
+    def score(self, text: str, /, **row: Any) -> float | None:
+        """Score one text."""
+        golds = _golds(row[self.column])
+        return float(text.strip() in golds) if golds else None
+
+    def automata(
+        self, completions: Sequence[Completion], **columns: Any
+    ) -> "list[Automaton | None]":
+        """Return the automaton that accepts the right texts of each completion.
+
+        None where there is no right text, and where the texts are too long for one.
+        """
+        return [
+            _automaton(_golds(row[self.column])) for row in rows_of(self, columns, len(completions))
+        ]
+
+    def decided(self, completions: Sequence[Completion], **columns: Any) -> list[Decided]:
+        """Say after how many characters each score was settled, whatever follows.
+
+        Without the column, as in a combination with other rewards, an upper bound: the end.
+        """
+        if self.column not in columns:
+            return [Decided(None, exact=False) for _ in completions]
+        rows = rows_of(self, columns, len(completions))
+        return [
+            _decided(completion_text(completion), _golds(row[self.column]))
+            for completion, row in zip(completions, rows, strict=True)
+        ]
+
+
+def _golds(value: Any) -> list[str]:
+    """Return the right texts that a column's value holds."""
+    several = value if isinstance(value, list | tuple) else [value]
+    return [str(gold).strip() for gold in several if gold is not None]
+
+
+def _decided(text: str, golds: Sequence[str]) -> Decided:
+    ends = [_wrong_from(text, gold) for gold in golds]
+    return Decided(None if None in ends else max([0, *filter(None, ends)]))
+
+
+def _wrong_from(text: str, gold: str) -> int | None:
+    """Return after how many characters a text cannot become a gold, None if it still can."""
+    lead = len(text) - len(text.lstrip())
+    body = text[lead:]
+    same = _common(body, gold)
+    if same == len(gold):  # blanks may follow, and nothing else
+        same += len(body[same:]) - len(body[same:].lstrip())
+    return lead + same + 1 if same < len(body) else None
+
+
+def _common(one: str, other: str) -> int:
+    """Return how many characters two texts begin with alike."""
+    pairs = zip(one, other, strict=False)
+    return next((n for n, (a, b) in enumerate(pairs) if a != b), min(len(one), len(other)))
+
+
+def _automaton(golds: Sequence[str]) -> "Automaton | None":
+    import regex
+
+    from rewards.automaton import automaton_of
+
+    if not golds:
+        return None
+    pattern = "|".join(regex.escape(gold) for gold in golds)
+    return automaton_of(pattern, 0, search=False, strip=True)
