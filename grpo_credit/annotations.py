@@ -235,8 +235,9 @@ def check_columns(rewards: Sequence[tuple[str, Any]], there: Sequence[str]) -> N
 
 
 def tells(reward: Any, need: str) -> bool:
-    """Return whether a reward has a member that tells a need."""
-    return any(getattr(reward, member, None) is not None for member in TOLD_BY[need])
+    """Return whether a reward tells a need: the first member that it has for it is not None."""
+    has = [member for member in TOLD_BY[need] if hasattr(reward, member)]
+    return bool(has) and getattr(reward, has[0]) is not None
 
 
 def check_told(
