@@ -199,6 +199,9 @@ MISTAKES = {
     "conversations without a template": (
         ["--dataset_name=chat.jsonl"], "the tokenizer of 'model' has no chat template",
     ),
+    "nothing tells what the strategy needs": (
+        ["--credit=steps/seq"], "needs 'step_rewards', which no reward with a weight tells (format",
+    ),
     "nothing to resume": (["--resume"], "no unfinished run runs/grpo_regex-even-dapo-*"),
 }  # fmt: skip
 

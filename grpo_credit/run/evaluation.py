@@ -129,16 +129,21 @@ class HeldOut(TrainerCallback):
         self._rewards: dict[int, float] = {}
         self._warned = False
 
+    def known(self, step: int) -> dict[str, float]:
+        """Return what was measured at an optimizer step; nothing if it was not."""
+        for line in on_main(read_lines, self.path):
+            if line.pop("step") == step:
+                return line
+        return {}
+
     def at(self, step: int) -> dict[str, float]:
         """Return what was measured at an optimizer step, measuring now if it was not yet."""
-        lines = on_main(read_lines, self.path)
-        for line in lines:
-            if line["step"] == step:
-                return {name: value for name, value in line.items() if name != "step"}
+        if found := self.known(step):
+            return found
         found = measure(self.trainer, self.rows, self.checker, self.samples)
         if is_main():
             append_line(self.path, {"step": step, **found})
-            self._warn([*lines, {"step": step, **found}])
+            self._warn(read_lines(self.path))
         return found
 
     def _warn(self, lines: Sequence[Mapping[str, float]]) -> None:
@@ -154,6 +159,11 @@ class HeldOut(TrainerCallback):
         """Remember the reward."""
         if (logs or {}).get("reward") is not None:
             self._rewards[state.global_step] = logs["reward"]  # ty: ignore[not-subscriptable]
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Measure before the first step, where a sharded model is put together already."""
+        if state.global_step == 0:
+            self.at(0)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Measure, if it is this step's turn."""

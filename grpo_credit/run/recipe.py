@@ -182,7 +182,8 @@ def explain(asked: Asked) -> int:
 
 def prepare(recipe: Recipe, arguments: list[str]) -> Asked:
     """Read the command line, the data and the model's description; nothing is written."""
-    from grpo_credit.annotations import check_columns
+    from grpo_credit.annotations import check_columns, check_told
+    from grpo_credit.config import plan
     from grpo_credit.preflight.columns import GIVEN, reward_name
     from grpo_credit.preflight.verdict import read_how
     from grpo_credit.run.data import look_up_model
@@ -197,8 +198,10 @@ def prepare(recipe: Recipe, arguments: list[str]) -> Asked:
             revision=model_args.model_revision,
             trust_remote_code=args.trust_remote_code,
         )
+    named = [(reward_name(reward), reward) for reward in task.rewards]
+    strategy = plan(args).strategy
+    check_told(strategy.name, strategy.needs, named, args.reward_weights or [1.0] * len(named))
     if columns := getattr(task.train, "column_names", None):
-        named = [(reward_name(reward), reward) for reward in task.rewards]
         check_columns(named, [*columns, *sorted(GIVEN)])
     return Asked(script, args, model_args, task)
 
@@ -296,11 +299,11 @@ def train(job: Job) -> int:
         script.test_every,
     )  # fmt: skip
     early = EarlyWarnings()
-    shown = [
-        callbacks.MetricsJsonl(out / directory.METRICS),
-        callbacks.LiveLine(task.live),
+    shown = [  # in the order in which they act when training begins
         early,
         held_out,
+        callbacks.MetricsJsonl(out / directory.METRICS),
+        callbacks.LiveLine(task.live),
         stop,
     ]
     try:
@@ -309,11 +312,11 @@ def train(job: Job) -> int:
             manifest.set_model(out, trainer.model)
             trainer.accelerator.print(f"{trainer.plan}\nrun directory: {out}")
             _look_first(job, trainer, early)
-            before = held_out.at(0)
             with stop:
                 trainer.train(resume_from_checkpoint=job.checkpoint and str(job.checkpoint))
             trainer.save_model(str(out / "model"))
             stopped = stop.signum is not None  # then there is no time for another test
+            before = held_out.known(0)
             after = {} if stopped else held_out.at(trainer.state.global_step)
     except NotFit as error:
         directory.release(out, job.named)
