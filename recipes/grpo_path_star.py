@@ -72,6 +72,7 @@ def make_task(script: PathStarArguments, args: Any, model_args: Any) -> Task:
         metric=f"mean@{script.test_samples}",
         title="held-out graphs",
         tiny=lambda: next_token_model(star, script),
+        tiny_outline=lambda: outline(star),
         live="rewards/path/mean",
     )
 
@@ -91,6 +92,15 @@ def check_tiny(script: PathStarArguments, star: Any, args: Any) -> None:
             f"--max_completion_length is {args.max_completion_length}, expected "
             f"{star.answer_tokens} or more: a planned path of {star.length} nodes and the end."
         )
+
+
+def outline(star: Any) -> tuple[Any, Any]:
+    """Describe the tiny model without making it."""
+    from grpo_credit.tiny.model import build_model
+    from grpo_credit.tiny.next_token import SHAPE
+
+    tokenizer = star.build_tokenizer()
+    return build_model(tokenizer, **SHAPE).config, tokenizer
 
 
 def next_token_model(star: Any, script: PathStarArguments) -> Path:

@@ -97,8 +97,8 @@ def _architecture(config: Any) -> Any:
     """Return the class that TRL will load: the first one that the configuration names."""
     import transformers
 
-    named = next(iter(config.architectures or ()), None)
-    found = getattr(transformers, named, None) if named else None
+    named = next(iter(config.architectures or ()), "")
+    found = getattr(transformers, named, None)
     return found or transformers.AutoModelForCausalLM.from_config
 
 

@@ -1,0 +1,65 @@
+"""Every configuration beside the recipes is read, and says what it means, without a GPU."""
+
+import re
+import runpy
+from pathlib import Path
+
+import pytest
+import yaml
+from chat_model import save_chat_model
+from datasets import Dataset
+
+RECIPES = Path(__file__).parent.parent / "recipes"
+CONFIGS = sorted((RECIPES / "configs").glob("*.yaml"))
+LAUNCHES = sorted((RECIPES / "accelerate").glob("*.yaml"))
+
+
+@pytest.fixture(scope="module")
+def own(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("user")
+    save_chat_model(folder / "model")
+    rows = [{"question": f"{i} and {i}?", "answer": f"#### {2 * i}"} for i in range(600)]
+    Dataset.from_list(rows).to_json(folder / "problems.jsonl")
+    return folder
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=lambda path: path.stem)
+def test_a_configuration_is_read_and_explained(config, own, monkeypatch, capsys):
+    """No model is at hand but a small one, so the name in the file gives way to it."""
+    monkeypatch.chdir(own)
+    main = runpy.run_path(str(RECIPES / "grpo_math.py"))["main"]
+    local = ["--model_name_or_path=model", "--dataset_name=problems.jsonl", "--output_dir=out"]
+    assert main(["--config", str(config), "--dry_run", "--credit=seq", *local]) == 0
+    out = " ".join(capsys.readouterr().out.split())
+    given = yaml.safe_load(config.read_text())
+    rows = given["per_device_train_batch_size"] * given["gradient_accumulation_steps"]
+    group = given["num_generations"]
+    assert f"{rows} completions of {rows // group} prompts x {group}" in out
+    assert "on-policy" in out
+    assert not (own / "out").exists()
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=lambda path: path.stem)
+def test_the_command_in_a_configuration_names_files_that_exist(config):
+    comment = config.read_text().split("\nmodel_name_or_path")[0]
+    named = re.findall(r"recipes/[\w/.]+", comment)
+    assert len(named) == 3 if config.stem != "vllm_server" else len(named) >= 3
+    assert f"recipes/configs/{config.name}" in named
+    assert all((RECIPES.parent / name).is_file() for name in named)
+
+
+@pytest.mark.parametrize("launch", LAUNCHES, ids=lambda path: path.stem)
+def test_accelerate_reads_a_launch_configuration(launch):
+    from accelerate.commands.config.config_args import load_config_from_file
+
+    read = load_config_from_file(str(launch))
+    kinds = {"cpu": "NO", "one_gpu": "NO", "ddp": "MULTI_GPU", "fsdp2": "FSDP",
+             "zero3": "DEEPSPEED"}  # fmt: skip
+    assert read.distributed_type.value == kinds[launch.stem]
+
+
+def test_there_are_configurations_for_every_kind_of_machine():
+    assert {path.stem for path in CONFIGS} == {
+        "laptop_cpu", "one_gpu_lora", "one_gpu_full", "eight_gpus_ddp", "eight_gpus_fsdp2",
+        "eight_gpus_zero3", "vllm_server",
+    }  # fmt: skip
