@@ -1,6 +1,5 @@
 """How each run of a study stands, and the held-out number that it came to."""
 
-import json
 import math
 import shlex
 from collections.abc import Mapping, Sequence
@@ -122,7 +121,11 @@ def _cell(
     if cell.status == FINISHED:
         return _damaged(cell, f"its manifest.json says {told!r}, not {FINISHED!r}")
     reason = _REASONS.get(cell.status) or _failure(record, run)
-    return replace(cell, reason=reason, tail=_tail(record), **_progress(run))
+    cell = replace(cell, reason=reason, tail=_tail(record))
+    try:
+        return replace(cell, **_progress(run))
+    except (KeyError, TypeError):  # how far it came is not known, but why it has no number is
+        return cell
 
 
 def _attempts(attempts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -189,8 +192,9 @@ def _progress(run: Path) -> dict[str, Any]:
 
 
 def read_metrics(run: Path) -> list[dict[str, Any]]:
-    """Read metrics.jsonl; nothing of it where a line is damaged."""
+    """Read metrics.jsonl; nothing of it where it is damaged."""
     try:
-        return read_lines(run / METRICS)
-    except json.JSONDecodeError:
+        lines = read_lines(run / METRICS)
+    except (OSError, ValueError):
         return []
+    return lines if all(isinstance(line, dict) for line in lines) else []
