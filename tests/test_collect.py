@@ -131,6 +131,16 @@ def test_a_damaged_run_is_reported_and_costs_only_itself(out, file, content, rea
     assert [cell.status for cell in found.cells if cell is not damaged] == ["finished"] * 5
 
 
+@pytest.mark.parametrize("content", [b"\xff\xfe\n", b'"text"\n', b'{"no": "step"}\n'])
+def test_a_failed_run_keeps_its_reason_where_its_metrics_are_damaged(tmp_path, content):
+    out = make_study(tmp_path / "study", seeds=(0, 1), states={("uniform", 0): "failed"})
+    (out / "cells/s0/seed-0/metrics.jsonl").write_bytes(content)
+    failed, *others = collect(out).cells
+    assert (failed.status, failed.reason) == ("failed", "ValueError: it broke")
+    assert (failed.tail, failed.step) == ("ValueError: it broke\n", None)
+    assert [cell.status for cell in others] == ["finished"] * 5
+
+
 @pytest.mark.parametrize("content", ["{", "[]", '{"seed": 0}', '{"credit": 1, "attempts": []}'])
 def test_a_damaged_record_is_named_and_the_runs_own_word_counts(out, content):
     (out / "cells/s0/seed-0.json").write_text(content)
@@ -233,6 +243,14 @@ def test_runs_of_a_seed_that_began_alike_are_told_from_others(report, out):
     first = "credit/credit_00001.parquet"
     shutil.copy(out / "cells/s1/seed-1" / first, out / "cells/s1/seed-0" / first)
     assert collect(out).pairing == Pairing([1], [0])
+
+
+def test_completions_that_differ_after_an_update_are_no_sign_of_unlike_runs(out):
+    for path in out.glob("cells/*/seed-0/credit/credit_00001.parquet"):
+        path.unlink()  # as with --logging_steps 4: the first step that is kept is the fourth
+    last = "credit/credit_00004.parquet"
+    shutil.copy(out / "cells/s1/seed-1" / last, out / "cells/s1/seed-0" / last)
+    assert collect(out).pairing == Pairing([1], [])
 
 
 # ---- completions ------------------------------------------------------------------------------

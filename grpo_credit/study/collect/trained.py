@@ -14,6 +14,7 @@ from grpo_credit.saved import step_of
 from grpo_credit.study.collect.curves import Row
 
 RIGHT, WRONG = "length/right", "length/wrong"
+FIRST = 1  # the optimizer step whose completions no update has touched
 
 
 @dataclass(frozen=True)
@@ -103,7 +104,8 @@ def length_rows(
 def pairing(trained: Iterable[Step]) -> Pairing:
     """Say of which seeds all runs had the same completions in the first step that was kept.
 
-    Seeds with one run, or whose runs kept no step in common, are of neither kind.
+    Seeds with one run, or whose runs kept no step in common, are of neither kind; nor are those
+    that differ where the first step was not kept: after an update completions may differ.
     """
     first: dict[int, dict[str, Step]] = defaultdict(dict)
     for step in trained:
@@ -114,5 +116,7 @@ def pairing(trained: Iterable[Step]) -> Pairing:
     for seed, runs in sorted(first.items()):
         if len(runs) > 1 and len({step.step for step in runs.values()}) == 1:
             alike = len({step.tokens for step in runs.values()}) == 1
-            (found.alike if alike else found.unlike).append(seed)
+            at = next(iter(runs.values())).step
+            if alike or at == FIRST:
+                (found.alike if alike else found.unlike).append(seed)
     return found
