@@ -147,19 +147,24 @@ def _words(path: str, parser: argparse.ArgumentParser) -> tuple[list[str], list[
         if key not in known:
             hint = did_you_mean(str(key), [*known, "options"])
             raise ValueError(f"unknown key {key!r} in {path}: nothing reads it.{hint}")
+    content = {key: value for key, value in content.items() if value is not False}
     return _flags(content), _flags(options) if isinstance(options, dict) else [*map(str, options)]
 
 
 def _flags(values: Mapping[str, Any]) -> list[str]:
-    """Return a mapping as options: a list as several words, true as the bare flag.
+    """Return a mapping as options: a list as several words, true as the bare flag, null as none.
+
+    False is said: some of a recipe's options are true by default.
 
     Example:
         >>> _flags({"seeds": [1, 5], "max_steps": 40, "match_grad_norm": True, "jobs": None})
         ['--seeds', '1', '5', '--max_steps', '40', '--match_grad_norm']
+        >>> _flags({"gradient_checkpointing": False})
+        ['--gradient_checkpointing', 'False']
     """
     words: list[str] = []
     for key, value in values.items():
-        if value is None or value is False:
+        if value is None:
             continue
         words.append(f"--{key}")
         if isinstance(value, list):
