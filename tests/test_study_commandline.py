@@ -2,6 +2,7 @@
 
 import json
 import sys
+from dataclasses import asdict
 
 import pytest
 import yaml
@@ -12,6 +13,7 @@ from grpo_credit.study.ablate import main
 from grpo_credit.study.commandline import read
 from grpo_credit.study.design import Study, credit_arguments, slug
 
+STUDY = Study("a.py", ("seq",), (0, 1))
 LEAST = ["--recipe", str(FAKE), "--credit", "uniform", "seq", "--out", "study"]
 
 
@@ -35,14 +37,16 @@ def test_a_yaml_file_describes_a_study_and_the_command_line_overrides_it(tmp_pat
     file = tmp_path / "study.yaml"
     content = {
         "recipe": "a.py", "credit": ["seq", 'delta_l {"alpha": 0.5}'], "seeds": [3, 4],
-        "out": "here", "baseline": "seq", "match_grad_norm": True, "lower_is_better": False,
-        "engine_options": {"num_cpus": 2}, "options": {"max_steps": 4, "use_peft": True},
+        "out": "here", "baseline": "seq", "lower_is_better": False,
+        "engine_options": {"num_cpus": 2}, "match_grad_norm": True,
+        "options": {"max_steps": 4, "use_peft": True, "log_completions": False, "pause": None},
     }  # fmt: skip
     file.write_text(yaml.dump(content))
     asked = read(["--config", str(file), "--seeds", "2", "--pause=1"])
     assert asked.study == Study(
         "a.py", ("seq", 'delta_l {"alpha": 0.5}'), (0, 1),
-        ("--max_steps", "4", "--use_peft", "--pause=1"), "seq", match_grad_norm=True,
+        ("--log_completions", "False", "--max_steps", "4", "--use_peft", "--pause=1"),
+        "seq", match_grad_norm=True,
     )  # fmt: skip
     assert (str(asked.out), asked.engine_options) == ("here", {"num_cpus": 2})
     file.write_text(yaml.dump(content | {"options": ["--max_steps=4"]}))
@@ -159,6 +163,7 @@ def test_a_study_may_grow_but_not_change(tmp_path):
     code, out, err = ablate(tmp_path, *few, "2")
     assert code == 0, out + err
     first = json.loads((tmp_path / "study" / "study.json").read_text())
+    assert first["command"].startswith("python ")  # the script need not be executable
     code, out, err = ablate(tmp_path, *few, "2", "--baseline=seq", "--max_steps=3")
     assert (code, err.count("\n")) == (2, 1)
     assert "study holds another study; options: --max_steps=2 in the study, " in err
@@ -187,7 +192,8 @@ def test_secrets_are_kept_nowhere(tmp_path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [("{", "not valid JSON"), ("[]", "not of schema 1"), ('{"schema": 2}', "not of schema 1"),
-     ('{"schema": 1}', "lacks 'recipe'")],
+     ('{"schema": 1}', "lacks 'recipe'"),
+     (json.dumps({"schema": 1, **asdict(STUDY), "seeds": None}), "is damaged: seeds is None")],
 )  # fmt: skip
 def test_a_damaged_study_is_refused_and_left_alone(content, message, folder, capsys):
     (folder / "study").mkdir()

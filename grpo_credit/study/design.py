@@ -125,6 +125,8 @@ def read_study(out: Path) -> Study | None:
     except KeyError as error:
         raise ValueError(f"{path} lacks {error}; use another --out.") from None
     for name in ("credits", "seeds", "options"):
+        if not isinstance(fields[name], list):
+            raise ValueError(f"{path} is damaged: {name} is {fields[name]!r}; use another --out.")
         fields[name] = tuple(fields[name])
     return Study(**fields)
 
@@ -184,7 +186,7 @@ def write_study(out: Path, study: Study, command: Sequence[str]) -> None:
     content = {
         "schema": SCHEMA,
         **described,
-        "command": describe_command(command)["shell"],
+        "command": describe_command(["python", *command])["shell"],
         **first,
     }
     out.mkdir(parents=True, exist_ok=True)
