@@ -43,6 +43,14 @@ def test_a_failed_cell_costs_itself_alone(troubled):
     }
 
 
+def test_a_failed_cells_command_shows_no_secret(tmp_path):
+    cell = Cell(tmp_path, "r.py", "seq", 0, ("--hub_token=abc123", "--max_steps=2"))
+    told = "\n".join(view.failures({cell: State("failed")}))
+    assert "--hub_token=" in told
+    assert "--max_steps=2" in told
+    assert "abc123" not in told
+
+
 @pytest.mark.parametrize(
     ("seed", "last"),
     [

@@ -1,7 +1,6 @@
 """The study on the terminal: a live table, or a plain line now and then where there is none."""
 
 import math
-import shlex
 import time
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Protocol
@@ -11,6 +10,7 @@ from rich.live import Live
 from rich.markup import escape
 from rich.table import Table
 
+from grpo_credit.run.provenance import describe_command
 from grpo_credit.study.cells import Cell, State
 from grpo_credit.study.progress import Progress, read_progress
 
@@ -206,9 +206,12 @@ def duration(seconds: float) -> str:
 
 
 def failures(states: Mapping[Cell, State]) -> Iterable[str]:
-    """Tell, for each failed cell, the last lines of its log and the command that repeats it."""
+    """Tell, for each failed cell, the last lines of its log and the command that repeats it.
+
+    Secrets in the command are hidden: what a terminal shows is kept in the logs of a job.
+    """
     for cell, state in states.items():
         if state.status == "failed":
             yield f"\n{visible_name(cell)} failed; the end of {cell.log}:"
             yield from (f"    {visible(line)}" for line in state.tail)
-            yield f"  to repeat it alone: {shlex.join(cell.command())}"
+            yield f"  to repeat it alone: {describe_command(cell.command())['shell']}"
