@@ -28,6 +28,11 @@ DIAGNOSTICS = {
     "credit/dead_groups_low": "share of groups that teach nothing: too hard",
     "credit/dead_groups_high": "share of groups that teach nothing: too easy",
 }
+SIZE = "credit/effective_tokens"  # 0 where a step has no credit at all
+_OF_CREDIT = (
+    *("credit/gini", "credit/sign_flip_rate", "credit/before_decided", "credit/norm_ratio"),
+    *("credit/position_", "credit/length_"),
+)
 _NOT_PANELS = ("credit/position_", "credit/length_", "credit/dead_groups")
 
 
@@ -41,9 +46,10 @@ def diagnostics(report: Report, curves: Curves, limits: Limits) -> list[Panel]:
         and name not in DIAGNOSTICS
     ]
     titles = {**DIAGNOSTICS, **{name: visible(name) for name in own}}
+    unit = AXES["step"]
     panels = [
         _together(
-            report, limits, title, lambda credit, name=name: curves.runs(name, credit), AXES["step"]
+            report, limits, title, lambda credit, name=name: known(curves, name, credit), unit
         )
         for name, title in titles.items()
         if name in curves.names
@@ -74,12 +80,28 @@ def colour(place: int) -> str:
     return f"mean s{place % COLOURS} d{place // COLOURS % 3}"
 
 
+def known(curves: Curves, name: str, credit: str) -> Mapping[int, Run]:
+    """Return seed -> run, without the steps at which the number means nothing.
+
+    Where every group taught nothing there is no credit, and the trainer logs 0 for its shares and
+    ratios: a Gini coefficient of 0 would look like credit that is perfectly even.
+    """
+    runs = curves.runs(name, credit)
+    if not name.startswith(_OF_CREDIT):
+        return runs
+    empty = {seed: x[size == 0] for seed, (x, size) in curves.runs(SIZE, credit).items()}
+    kept = {seed: ~np.isin(x, empty.get(seed, [])) for seed, (x, _) in runs.items()}
+    return {
+        seed: (x[kept[seed]], y[kept[seed]]) for seed, (x, y) in runs.items() if kept[seed].any()
+    }
+
+
 def _profiles(curves: Curves, stem: str) -> Callable[[str], Mapping[int, Run]]:
     """Return a function from a strategy to seed -> the mean over training of each part."""
     places = [n for n in range(1, 11) if f"credit/{stem}_{n}" in curves.names]
 
     def profile(credit: str) -> Mapping[int, Run]:
-        parts = [curves.runs(f"credit/{stem}_{n}", credit) for n in places]
+        parts = [known(curves, f"credit/{stem}_{n}", credit) for n in places]
         seeds = set.intersection(*(set(part) for part in parts))
         return {
             seed: (np.array(places, dtype=float), np.array([p[seed][1].mean() for p in parts]))
@@ -91,8 +113,8 @@ def _profiles(curves: Curves, stem: str) -> Callable[[str], Mapping[int, Run]]:
 
 def gradient_table(report: Report, curves: Curves) -> Table:
     """Compare the gradient norms of every strategy with the baseline's, seed by seed."""
-    columns = ["strategy", "pairs", "ratio at step 1, geometric mean", "smallest", "largest",
-               "ratio over all steps, geometric mean"]  # fmt: skip
+    columns = ["strategy", "pairs", "ratio at step 1, geometric mean", "smallest at step 1",
+               "largest at step 1", "ratio over all steps, geometric mean"]  # fmt: skip
     baseline = curves.runs(GRADIENT, report.study.baseline)
     rows = []
     for credit in report.study.credits:
