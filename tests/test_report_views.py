@@ -18,7 +18,7 @@ from grpo_credit.report.series import Curves, average, ratios
 from grpo_credit.report.store import curve_frame
 from grpo_credit.report.view_credit import shaded
 from grpo_credit.report.view_curves import learning, shown
-from grpo_credit.report.view_diagnostics import colour, gradient_table
+from grpo_credit.report.view_diagnostics import colour, gradient_table, known
 from grpo_credit.report.view_results import differences_figure, speeds
 from grpo_credit.report.view_run import anchors, cost_table, listed
 
@@ -128,6 +128,23 @@ def test_gradient_norms_are_compared_at_the_first_step_and_over_all():
     assert gradient_table(made, made.finished_curves).rows[1] == ["b", "1", "4", "4", "4", "2"]
 
 
+def test_shares_of_no_credit_are_no_points():
+    made = report([
+        *rows("credit/effective_tokens", "a", 0, [(1, 9.0), (2, 0.0), (3, 9.0)]),
+        *rows("credit/gini", "a", 0, [(1, 0.4), (2, 0.0), (3, 0.6)]),
+        *rows("credit/effective_tokens", "a", 1, [(1, 0.0)]),
+        *rows("credit/gini", "a", 1, [(1, 0.0)]),
+        *rows("credit/gini", "b", 0, [(1, 0.0)]),  # how much credit there was is not known
+    ])  # fmt: skip
+    curves = made.finished_curves
+    found = known(curves, "credit/gini", "a")
+    assert {seed: (x.tolist(), y.tolist()) for seed, (x, y) in found.items()} == {
+        0: ([1, 3], [0.4, 0.6])
+    }
+    assert known(curves, "credit/effective_tokens", "a")[0][1].tolist() == [9, 0, 9]
+    assert known(curves, "credit/gini", "b")[0][1].tolist() == [0]
+
+
 def test_lines_of_strategies_differ_by_colour_and_then_by_dash():
     assert [colour(place) for place in (0, 7, 8)] == ["mean s0 d0", "mean s7 d0", "mean s0 d1"]
     kinds = {colour(place) for place in range(24)}
@@ -169,9 +186,17 @@ def test_cost_is_averaged_over_finished_runs():
     examples = Examples("a", 0, [1], 1, {"a": 30.0})
     found = cost_table(report(examples=examples)).rows
     # (100/10 + 300/10) / 2 tokens a second; 30 ms of (1 + 2)/2 s
-    expected = ["a", "2", "30 s", "20", "2.00 GB", "1.5 s", "1.00 ×", "30 ms", "2 %"]
-    assert found[0] == expected
-    assert found[1] == ["b", "1", "–", "–", "–", "2 s", "2.00 ×", "–", "–"]
+    same, twice = "1.00 × (1.00 to 1.00)", "2.00 × (2.00 to 2.00)"
+    assert found[0] == ["a", "2", "30 s", "20", "2.00 GB", "1.5 s", same, "30 ms", "2 %"]
+    assert found[1] == ["b", "1", "–", "–", "–", "2 s", twice, "–", "–"]
+
+
+def test_the_time_of_a_step_has_its_range_and_needs_both_runs_to_be_finished():
+    cells = [*CELLS[:3], replace(CELLS[3], status="finished", step_seconds=9.0)]
+    # 2/1 and 9/2, √9 = 3 between them
+    assert cost_table(report(cells=cells)).rows[1][6] == "3.00 × (2.00 to 4.50)"
+    cells[0] = replace(cells[0], status="running")
+    assert cost_table(report(cells=cells)).rows[1][6] == "4.50 × (4.50 to 4.50)"
 
 
 def test_runs_that_did_not_finish_are_listed_first_when_there_is_no_room_for_all():

@@ -16,7 +16,7 @@ from grpo_credit.visible import visible
 def cost_table(report: Report) -> Table:
     """Put time, pace, memory and the overhead of credit into a table."""
     columns = ["strategy", "runs", "wall time of a run", "tokens per second", "peak memory",
-               "optimizer step", "step relative to the baseline", "credit of a step",
+               "optimizer step", "step relative to the baseline (seeds)", "credit of a step",
                "share of the step"]  # fmt: skip
     return Table(columns, [_cost(report, credit) for credit in report.study.credits])
 
@@ -48,19 +48,26 @@ def _pace(cell: Cell) -> float | None:
     return cell.tokens / cell.train_seconds if cell.tokens and cell.train_seconds else None
 
 
-def _relative(report: Report, cells: Sequence[Cell]) -> float | None:
-    """Give the geometric mean over seeds of the step's time relative to the baseline's."""
-    baseline = {c.seed: c.step_seconds for c in report.cells if c.credit == report.study.baseline}
-    logs = [
-        math.log(cell.step_seconds / theirs)
+def _relative(report: Report, cells: Sequence[Cell]) -> list[float]:
+    """Give the step's time relative to the baseline's, for each seed that both finished."""
+    baseline = {
+        c.seed: c.step_seconds
+        for c in report.cells
+        if c.credit == report.study.baseline and c.status == FINISHED
+    }
+    return [
+        cell.step_seconds / theirs
         for cell in cells
         if cell.step_seconds and (theirs := baseline.get(cell.seed))
     ]
-    return math.exp(sum(logs) / len(logs)) if logs else None
 
 
-def _times(ratio: float | None) -> str:
-    return NONE if ratio is None else f"{ratio:.2f} ×"
+def _times(ratios: Sequence[float]) -> str:
+    """Write the geometric mean of ratios, and the smallest and the largest of them."""
+    if not ratios:
+        return NONE
+    mean = math.exp(sum(map(math.log, ratios)) / len(ratios))
+    return f"{mean:.2f} × ({min(ratios):.2f} to {max(ratios):.2f})"
 
 
 @dataclass(frozen=True)
