@@ -148,6 +148,7 @@ def test_a_run_that_did_not_finish_is_linked_to_its_reason(text):
     assert ("details", {"id": failed["href"][1:], "open": None}) in read.tags
     assert "ValueError: it broke" in text
     assert "7 of 9 runs finished, 1 failed, 1 waiting." in text
+    assert "7 of 9 runs have finished; the verdict is of these and may change." in text
 
 
 def test_the_numbers_of_the_verdict_are_those_of_the_comparison(report, text):

@@ -170,6 +170,10 @@ def test_missing_cells_are_dropped_pairwise_and_told():
     assert second.difference.n == 1
     assert second.difference.mean == pytest.approx(0.1)
     assert "new has no value for seed 2, 3: left out of the pairs." in found.limits
+    stopping = "by what the verdict says so far makes false claims in more than 5 % of studies."
+    assert found.limits[2].endswith(stopping)
+    whole = compare({"base": cells(BASE), "new": plus(*BETTER)}, "base", resamples=10)
+    assert not any("so far" in limit for limit in whole.limits)
 
 
 def test_pairs_are_matched_by_seed_and_not_by_order():

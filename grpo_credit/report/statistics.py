@@ -116,7 +116,7 @@ def compare(
         comparisons=max((each.comparisons for each in found.values()), default=0),
         results=results,
         verdict=summarise(baseline, verdicts),
-        limits=(*_gaps(results), *limits(found, settings)),
+        limits=(*_gaps(results, settings), *limits(found, settings)),
     )
 
 
@@ -155,8 +155,8 @@ def _has(cells: Cells, seed: int) -> bool:
     return len(present([cells.get(seed)])) == 1
 
 
-def _gaps(results: tuple[Result, ...]) -> list[str]:
-    """Say which values are missing, and which strategies have no spread."""
+def _gaps(results: tuple[Result, ...], settings: Settings) -> list[str]:
+    """Say which values are missing and what that can do, and which strategies have no spread."""
     missing = [
         f"{each.strategy} has no value for seed {', '.join(map(str, each.missing))}: left out of "
         "the pairs."
@@ -168,4 +168,11 @@ def _gaps(results: tuple[Result, ...]) -> list[str]:
         for each in results
         if each.t_interval and each.t_interval.degenerate
     ]
-    return missing + constant
+    return missing + ([_STOPPING.format(100 * settings.alpha)] if missing else []) + constant
+
+
+_STOPPING = (
+    "Where bad runs are those that fail, a strategy without them looks better than it is; and "
+    "whoever stops a study, or adds seeds to it, by what the verdict says so far makes false "
+    "claims in more than {:.2g} % of studies."
+)
