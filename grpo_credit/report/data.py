@@ -52,7 +52,7 @@ class Cell:
         step: optimizer steps done.
         tokens: that the run has read and written.
         seconds: wall time of all its attempts, start-up and tests included.
-        train_seconds: of training alone.
+        train_seconds: of the training loop, tests and checkpoints between steps included.
         step_seconds: median time of an optimizer step.
         peak_memory_bytes: of the process and its children.
         attempts: how often it was started.

@@ -135,7 +135,8 @@ def lengths(report: Report, curves: Curves, limits: Limits) -> list[Block]:
          f"Completions that were trained on. Right: the reward is above {threshold}, the middle "
          "between the lowest and the highest reward of the study."),
         (f"{HELD_OUT}characters, right", f"{HELD_OUT}characters, wrong", "Held out, characters",
-         "Sampled completions of held-out prompts, right or wrong by the recipe's own checker."),
+         "Sampled completions of held-out prompts, right or wrong by the recipe's own checker, "
+         "which need not be what training rewards or what the metric counts."),
     ]  # fmt: skip
     return [
         Block(title, about, {"step": _pairs(report, curves, right, wrong, limits)})
