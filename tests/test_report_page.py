@@ -161,6 +161,8 @@ def test_a_calibration_is_shown(report):
     calibrated = replace(report, calibration={"scale": {"<i>": 0.51234}, "meaning": "x"})
     assert '<th scope="row">&lt;i&gt;</th><td>0.5123</td>' in page(calibrated)
     assert "The norms were matched" not in page(replace(report, calibration={"other": 1}))
+    assert ", without the constants of the calibration. Blue" in page(calibrated)
+    assert "constants of the calibration" not in page(report)
 
 
 def test_gradient_ratios_are_paired_by_seed(text):
