@@ -166,9 +166,12 @@ def _finished(cell: Cell, run: Path, study: Study) -> Cell:
         cell = replace(cell, **_progress(run))
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         return _damaged(cell, f"{type(error).__name__}: {error}")
-    value = tests.get(cell.step, {}).get(study.metric)
+    after = tests.get(cell.step, {})
+    value = after.get(study.metric)
     if not isinstance(value, int | float) or not math.isfinite(value):
-        return _damaged(cell, f"held_out.jsonl has no finite {study.metric!r} at step {cell.step}")
+        wrong = f"held_out.jsonl has no finite {study.metric!r} at step {cell.step}"
+        known = "" if study.metric in after or not after else f"; it has {', '.join(after)}"
+        return _damaged(cell, f"{wrong}{known}")
     return replace(cell, value=float(value), before=tests.get(0, {}).get(study.metric))
 
 
