@@ -8,13 +8,14 @@ the longest row of their pass, they fill fewer padded tokens.
 Everything here is planning on numbers, the same on every rank; `grpo_credit.passes` carries it out.
 """
 
+import math
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 PASS_COST = {"cpu": 64}
 PASS_FLOPS = 2.8e13
@@ -40,6 +41,20 @@ def pass_cost(device: str, parameters: int) -> int:
     if device in PASS_COST:
         return PASS_COST[device]
     return round(PASS_FLOPS / (6 * max(1, parameters)))
+
+
+def count_parameters(model: nn.Module) -> int:
+    """Count the numbers of a model: also of what DeepSpeed holds in parts or bitsandbytes packed.
+
+    A model that FSDP has sharded counts as what this rank holds of it: count before.
+    """
+    return sum(_numbers(parameter) for parameter in model.parameters())
+
+
+def _numbers(parameter: Any) -> int:
+    packed = getattr(parameter, "quant_state", None)  # of 4 bits, once it is on its device
+    whole = parameter.numel() if packed is None else math.prod(packed.shape)
+    return getattr(parameter, "ds_numel", whole)
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from torch import Tensor
 from transformers.utils import logging
 from trl import GRPOTrainer
 
-from grpo_credit.batching import Budget, Lengths, cut, pass_cost, places
+from grpo_credit.batching import Budget, Lengths, count_parameters, cut, pass_cost, places
 from grpo_credit.exactness import Batching
 from grpo_credit.rows import Rows, take
 from grpo_credit.sharing import number_prompts, pays, score_sharing_prompts
@@ -45,6 +45,8 @@ class CuttingTrainer(GRPOTrainer):
         self._prompt_of: Tensor | None = None  # of the pass at hand, where its prompts are shared
         self._settled = False  # whether sharing prompts was tried
         super().__init__(*args, **kwargs)
+        # now, because each rank may later hold a shard of another size, and all must plan alike
+        self._pass_cost = pass_cost(self.accelerator.device.type, count_parameters(self.model))
 
     # ---- what is exact ------------------------------------------------------------------------
 
@@ -73,9 +75,7 @@ class CuttingTrainer(GRPOTrainer):
         return Budget(
             tokens=rows * (prompt + completion),
             completion_tokens=rows * completion,
-            pass_cost=pass_cost(
-                self.accelerator.device.type, sum(p.numel() for p in self.model.parameters())
-            ),
+            pass_cost=self._pass_cost,
             multiple=int(self.pad_to_multiple_of or 1),
         )
 
@@ -132,9 +132,9 @@ class CuttingTrainer(GRPOTrainer):
             "prompt_ids": input_ids[:, :prompt], "prompt_mask": attention_mask[:, :prompt],
             "completion_ids": input_ids[:, prompt:], "completion_mask": attention_mask[:, prompt:],
         }  # fmt: skip
-        if torch.is_grad_enabled() or batch_size is None or not plain:
+        if torch.is_grad_enabled() or batch_size is None:
             return score(rows, batch_size)
-        return self._in_passes(score, rows, batch_size)
+        return self._in_passes(score, rows, batch_size, plain)
 
     def _score_pass(
         self, model: Any, rows: Rows, compute_entropy: bool, batch_size: int | None, **kwargs: Any
@@ -157,7 +157,11 @@ class CuttingTrainer(GRPOTrainer):
         )
 
     def _in_passes(
-        self, score: Callable[..., tuple[Tensor | None, ...]], rows: Rows, batch_size: int
+        self,
+        score: Callable[..., tuple[Tensor | None, ...]],
+        rows: Rows,
+        batch_size: int,
+        plain: bool,
     ) -> tuple[Tensor | None, ...]:
         """Score rows without gradient by passes of our own cut, and put the values back in place.
 
@@ -166,11 +170,13 @@ class CuttingTrainer(GRPOTrainer):
                 passes of a given size, if it is called with that.
             rows: prompts and completions of this rank.
             batch_size: rows of a pass of TRL.
+            plain: whether the rows are all that the model gets on this rank. A batch without any
+                image has none of their inputs: TRL's passes are kept if one rank has some.
 
         Returns:
             What `score` gives, (B, T); 0 where a pass was trimmed.
         """
-        if not self._batching.recuts:
+        if not self._batching.recuts or self._most(np.array([not plain], dtype=int)).any():
             return score(rows, batch_size)
         self._settle_batching(rows)
         lengths = self._lengths(rows)

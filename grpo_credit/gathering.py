@@ -184,7 +184,7 @@ class GatheringTrainer(PassTrainer):
         completions = {name: output[name] for name in ("completion_ids", "completion_mask")}
         rows = {"prompt_ids": prompt_ids, "prompt_mask": prompt_mask, **completions}
         batch_size: int = getattr(self.args, f"per_device_{self._mode}_batch_size")
-        told = score(rows, batch_size) if images else self._in_passes(score, rows, batch_size)
+        told = self._in_passes(score, rows, batch_size, plain=not images)
         found = dict(zip(("old_logps", "entropies", "sum_sq_probs"), told, strict=True))
         return {name: value for name, value in found.items() if value is not None}
 

@@ -15,12 +15,21 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
+from transformers.utils import logging
 
 from grpo_credit.batching import plan, spread
 from grpo_credit.cutting import CuttingTrainer
 from grpo_credit.folding import counted
 from grpo_credit.pass_metrics import Counts, PassMetrics, merge
 from grpo_credit.rows import Rows, join
+
+logger = logging.get_logger(__name__)
+
+KEPT = (
+    "grpo-credit: batching: the micro-batches of TRL, at least in one step | left out: sorting and "
+    "cutting anew (the step has images, or completions of one token, or, of a model whose "
+    "positions may count padding, prompts that would be padded further)"
+)
 
 
 @dataclass(frozen=True)
@@ -83,6 +92,7 @@ class PassTrainer(CuttingTrainer):
         named = [{**batch, "live": own} for batch, own in zip(batches, told, strict=True)]
         rows = join(named, self._batching.trims_prompts)
         if rows is None:
+            logger.warning_once(KEPT)
             return None
         scalars = {name: value for name, value in batches[0].items() if name not in rows}
         passes, skipped = self._passes(rows, len(told[0]), len(batches), scalars)

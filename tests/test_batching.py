@@ -1,6 +1,7 @@
 """How rows are cut into passes and dealt to ranks, with hand-worked numbers."""
 
 from itertools import combinations, pairwise
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from grpo_credit.batching import Budget, Lengths, cut, places, plan, spread
+from grpo_credit.batching import Budget, Lengths, count_parameters, cut, places, plan, spread
 from grpo_credit.rows import join, row_tensors, take
 
 ROOMY = Budget(tokens=10**6, completion_tokens=10**6, pass_cost=0)
@@ -228,3 +229,11 @@ def test_lengths_are_measured_from_the_padding_side():
     found = Lengths.of(prompt, completion)
     assert found.prompt.tolist() == [2, 3, 0]
     assert found.completion.tolist() == [2, 3, 0]
+
+
+def test_parameters_are_counted_whole_where_they_are_held_in_parts_or_packed():
+    model = torch.nn.Linear(6, 4)
+    assert count_parameters(model) == 6 * 4 + 4
+    model.weight.quant_state = SimpleNamespace(shape=torch.Size([12, 4]))  # two to a byte
+    model.bias.data, model.bias.ds_numel = torch.empty(0), 4  # as ZeRO-3 leaves it
+    assert count_parameters(model) == 12 * 4 + 4

@@ -12,7 +12,7 @@ from transformers import GPT2Config, GPT2LMHeadModel, LlamaModel
 from trl import GRPOTrainer
 from workloads import LONG, WORKLOADS, Workload
 
-from grpo_credit import CreditError, CreditGRPOConfig, allocation, batching, exactness
+from grpo_credit import CreditError, CreditGRPOConfig, allocation, batching, cutting, exactness
 
 SEEN = []
 
@@ -120,7 +120,7 @@ def test_a_completion_that_is_masked_as_a_whole_is_skipped():
     assert ran == sum(rows for rows, _ in ours(loss_type="grpo", max_steps=1).passes) - 1
 
 
-def test_images_keep_trls_micro_batches(monkeypatch):
+def test_images_keep_trls_micro_batches(monkeypatch, caplog):
     """Batches with images hold one count of them per row, in a list."""
     inner = GRPOTrainer._generate_and_score_completions
 
@@ -133,6 +133,44 @@ def test_images_keep_trls_micro_batches(monkeypatch):
     mine = ours(loss_type="grpo", max_steps=1)
     assert mine.passes == theirs.passes
     assert max(gaps(mine, theirs)) <= 1e-5
+    assert "the micro-batches of TRL, at least in one step" in caplog.text
+
+
+def test_images_on_another_rank_keep_trls_passes_without_gradient(monkeypatch):
+    """A batch without any image has no such input, and its rank would go another way."""
+    shapes, gathered = [], cutting.gather
+    inner = GRPOTrainer._get_per_token_logps_and_entropies
+
+    @functools.wraps(inner)
+    def recorded(self, model, input_ids, *args, **kwargs):
+        shapes.append(tuple(input_ids.shape))
+        return inner(self, model, input_ids, *args, **kwargs)
+
+    monkeypatch.setattr(GRPOTrainer, "_get_per_token_logps_and_entropies", recorded)
+    monkeypatch.setattr(cutting, "gather", lambda own: torch.cat([gathered(own), own * 0 + 1]))
+    ours(credit="noted/seq", max_steps=1, arguments=WORKLOADS["equal"].arguments)
+    assert shapes[0] == (16, 12)
+
+
+def test_the_cost_of_a_pass_is_that_of_the_whole_model(monkeypatch):
+    """Shards differ in size between ranks, which must plan the same passes."""
+    monkeypatch.delitem(batching.PASS_COST, "cpu")
+    whole = sum(p.numel() for p in policy().parameters())
+    costs, inner = [], cutting.CuttingTrainer._budget
+
+    def sharded(self, *args):
+        kept = [p.data for p in self.model.parameters()]
+        for parameter in self.model.parameters():
+            parameter.data = parameter.data[:0]
+        found = inner(self, *args)
+        for parameter, data in zip(self.model.parameters(), kept, strict=True):
+            parameter.data = data
+        costs.append(found.pass_cost)
+        return found
+
+    monkeypatch.setattr(cutting.CuttingTrainer, "_budget", sharded)
+    ours(loss_type="grpo", max_steps=1)
+    assert costs == [round(2.8e13 / (6 * whole))]
 
 
 def test_where_passes_are_counted_a_turn_has_one(monkeypatch):
