@@ -3,7 +3,7 @@
 from dataclasses import dataclass, replace
 from typing import Any
 
-from accelerate.utils import DistributedType
+from accelerate.utils import DistributedType, DynamoBackend
 
 from grpo_credit import sharing_checks
 
@@ -63,7 +63,12 @@ def choose(trainer: Any) -> Batching:
         ),
         "the entropy bonus is a mean over a micro-batch": trainer._entropy_bonus_enabled,
         "the auxiliary loss of experts is a mean over a micro-batch": trainer.aux_loss_enabled,
-        f"optim={args.optim.value} updates within a backward pass": "lomo" in args.optim,
+        f"optim={args.optim.value} updates within a backward pass": (
+            "lomo" in args.optim or "layerwise" in args.optim
+        ),
+        "the noise of neftune_noise_alpha depends on the padded width": bool(
+            args.neftune_noise_alpha
+        ),
         "DataParallel cuts micro-batches itself": args.n_gpu > 1,
     }):  # fmt: skip
         return Batching(recuts=False, left_out=reasons)
@@ -77,6 +82,8 @@ def choose(trainer: Any) -> Batching:
     })  # fmt: skip
     chosen = Batching(True, args.beta == 0, relative, True, counts_passes, reasons)
     refusal = sharing_checks.refusal(trainer.model, distributed)
+    if trainer.accelerator.state.dynamo_plugin.backend != DynamoBackend.NO:
+        refusal = "the model is compiled"  # when training begins
     if args.gradient_checkpointing:  # which TRL turns on and off as it goes
         refusal = "gradient checkpointing runs layers again without a cache"
     return chosen.without_sharing(refusal) if refusal else chosen
@@ -102,5 +109,6 @@ def positions_are_relative(config: Any) -> bool:
     return (
         bool(rope)
         and all(one.get("rope_type", "default") in RELATIVE_ROPE for one in by_layer)
+        and not any("llama_4_scaling_beta" in one for one in by_layer)  # grows with the position
         and all(layer in RELATIVE_LAYERS for layer in layers)
     )

@@ -127,12 +127,12 @@ def self_test(
     model = model.module if isinstance(model, DistributedDataParallel) else model
     rows = _three_rows(prompt_ids, prompt_mask, completion_ids, completion_mask)
     parameters = _smallest(model)
-    plain = _measure(lambda: _plain(model, rows), parameters)
-    with _last_place_disturbed(model):
-        disturbed = _measure(lambda: _plain(model, rows), parameters)
     try:
+        plain = _measure(lambda: _plain(model, rows), parameters)
+        with _last_place_disturbed(model):
+            disturbed = _measure(lambda: _plain(model, rows), parameters)
         shared = _measure(lambda: score_sharing_prompts(model, *rows)[0], parameters)
-    except Exception as error:  # whatever a model does to a cache that it was not written for
+    except Exception as error:  # no memory, or a cache that the model was not written for
         return f"its self-test failed with {type(error).__name__}: {str(error).partition('.')[0]}"
     for name, ours, host, other in zip(
         ("log-probabilities", "gradients"), shared, plain, disturbed, strict=True

@@ -3,7 +3,7 @@
 import pytest
 from datasets import Dataset
 from harness import TOKENIZER, difference, ours, policy, reward, trl
-from transformers import GPT2Config, LlamaConfig, MistralConfig, Qwen3NextConfig
+from transformers import GPT2Config, LlamaConfig, Ministral3Config, MistralConfig, Qwen3NextConfig
 from trl import GRPOConfig
 from workloads import WORKLOADS
 
@@ -48,11 +48,26 @@ def said(tmp_path, config_class=CreditGRPOConfig, **options):
             {"optim": "adalomo"},
             f"{TRLS} | left out: optim=adalomo updates within a backward pass",
         ),
+        (
+            {"optim": "apollo_adamw_layerwise"},
+            f"{TRLS} | left out: optim=apollo_adamw_layerwise updates within a backward pass",
+        ),
+        (
+            {"neftune_noise_alpha": 5.0},
+            f"{TRLS} | left out: the noise of neftune_noise_alpha depends on the padded width",
+        ),
     ],
     ids=str,
 )
 def test_what_is_done_and_why_not_more_is_said_in_one_line(tmp_path, options, expected):
     assert said(tmp_path, **options) == f"batching: {expected}"
+
+
+def test_a_model_that_training_will_compile_shares_no_prompts(tmp_path, monkeypatch):
+    for name in ("ACCELERATE_DYNAMO_BACKEND", "ACCELERATE_DYNAMO_MODE"):
+        monkeypatch.setenv(name, "")  # transformers sets them; undone after the test
+    told = said(tmp_path, torch_compile=True, torch_compile_backend="eager")
+    assert told.endswith(f"{CUT} | left out: sharing prompts (the model is compiled)")
 
 
 def test_a_plain_grpo_config_keeps_trls_micro_batches(tmp_path):
@@ -76,6 +91,7 @@ def test_prompts_are_not_shared_where_the_self_test_fails(monkeypatch, caplog):
         (LlamaConfig(), True),
         (MistralConfig(), True),
         (GPT2Config(), False),  # learned positions
+        (Ministral3Config(), False),  # queries that grow with the position
         (Qwen3NextConfig(), False),  # recurrent layers
         (LlamaConfig(rope_parameters={"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0,
                                       "original_max_position_embeddings": 64}), False),

@@ -173,6 +173,18 @@ def test_the_self_test_needs_no_counted_token_and_no_second_row():
     assert self_test(build(), *rows) is None
 
 
+def test_a_self_test_without_room_leaves_prompts_unshared(monkeypatch):
+    """Its three rows of full width may be more than a micro-batch of the run."""
+
+    def full(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.")
+
+    monkeypatch.setattr("grpo_credit.sharing_checks._plain", full)
+    assert self_test(build(), *batch()) == (
+        "its self-test failed with OutOfMemoryError: CUDA out of memory"
+    )
+
+
 def test_the_self_test_takes_the_smallest_gradients_of_a_large_model(monkeypatch):
     monkeypatch.setattr("grpo_credit.sharing_checks.TESTED_NUMBERS", 100)
     model = build()
