@@ -47,7 +47,8 @@ def _merge_one(
     values = [(value, p.counts) for p in passes for value in p.values.get(name, [])]
     zero = [(0.0, skipped)] if CLIPPED in name else []
     if name.endswith(("_min", "_max")):
-        seen = [value for value, counts in values + zero if counts.tokens and not math.isnan(value)]
+        told = [(v, c.rows if per_sequence_ratio else c.tokens) for v, c in values + zero]
+        seen = [value for value, count in told if count and not math.isnan(value)]
         extreme = min if name.endswith("_min") else max
         return extreme(seen, default=math.nan)
     by_token = name in TOKEN_MEANS or (CLIPPED in name and not per_sequence_ratio)

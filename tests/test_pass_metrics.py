@@ -39,6 +39,7 @@ def test_the_least_and_largest_are_the_steps():
     assert merged("clip_ratio/high_max", 0.2, 0.6) == 0.6
     assert merged("clip_ratio/low_min", 0.2, 0.6, Counts(1, 5)) == 0.0  # a skipped row: no clip
     assert merged("clip_ratio/low_min", 0.2, 0.6, Counts(1, 0)) == 0.2  # which has no token
+    assert merged("clip_ratio/low_min", 0.2, 0.6, Counts(1, 0), True) == 0.0  # but has a ratio
 
 
 def test_what_is_missing_in_a_pass_is_left_out():
