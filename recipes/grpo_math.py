@@ -20,7 +20,8 @@ from dataclasses import dataclass, field
 from decimal import Decimal, InvalidOperation
 from typing import Any
 
-from grpo_credit.run.recipe import DataArguments, Recipe, Task, run_recipe
+from grpo_credit.run.recipe import DataArguments, Recipe, Task
+from grpo_credit.run.training import run_recipe
 from rewards import MathAnswer, NumericAnswer, gate, think_answer_format
 
 GSM8K = {"dataset_name": "openai/gsm8k", "dataset_config": "main"}

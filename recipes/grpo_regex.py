@@ -17,7 +17,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from grpo_credit.run.recipe import DataArguments, Recipe, Task, run_recipe
+from grpo_credit.run.recipe import DataArguments, Recipe, Task
+from grpo_credit.run.training import run_recipe
 from rewards import RegexReward
 
 # What a half-million-parameter model on a laptop needs.

@@ -19,7 +19,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from grpo_credit.run.recipe import Recipe, RunArguments, Task, run_recipe
+from grpo_credit.run.recipe import Recipe, RunArguments, Task
+from grpo_credit.run.training import run_recipe
 from rewards import InTag, TaskScore, gate, think_answer_format
 
 DEFAULTS = {

@@ -17,7 +17,7 @@ from grpo_credit.preflight.early import EarlyWarnings
 from grpo_credit.preflight.findings import Finding
 from grpo_credit.preflight.verbs import load_recipe
 from grpo_credit.run import directory, manifest
-from grpo_credit.run.recipe import run_recipe
+from grpo_credit.run.training import run_recipe
 
 
 @pytest.fixture(scope="module")

@@ -24,7 +24,7 @@ def add_to(verbs: Any) -> None:
 
 def run_plan(asked: argparse.Namespace) -> int:
     """Print what a recipe's options mean."""
-    from grpo_credit.run.recipe import run_recipe
+    from grpo_credit.run.training import run_recipe
 
     return run_recipe(load_recipe(asked.recipe), [*asked.options, "--dry_run"])
 
@@ -33,7 +33,8 @@ def run_preflight(asked: argparse.Namespace) -> int:
     """Sample from a recipe's model and print what was found; nothing is written or trained."""
     from grpo_credit.preflight.verdict import NotFit, preflight
     from grpo_credit.run.commandline import mistakes_in_one_line
-    from grpo_credit.run.recipe import build_trainer, prepare
+    from grpo_credit.run.recipe import prepare
+    from grpo_credit.run.training import build_trainer
 
     recipe = load_recipe(asked.recipe)
     with mistakes_in_one_line(recipe.name):

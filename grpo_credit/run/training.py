@@ -1,0 +1,178 @@
+"""How a recipe trains: claim a run directory, look first, test, train, test, leave everything.
+
+Importing it imports no torch: a recipe's `--help` answers at once.
+"""
+
+import sys
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from grpo_credit.options import CreditOptions
+from grpo_credit.run.commandline import mistakes_in_one_line, names_option, short_help
+from grpo_credit.run.recipe import Asked, Recipe, explain, prepare
+
+RUNS = Path("runs")
+
+
+@dataclass(frozen=True)
+class Job(Asked):
+    """The same with a run directory of its own, named by the user or not."""
+
+    out: Path
+    named: bool
+    checkpoint: Path | None
+
+
+def run_recipe(recipe: Recipe, arguments: list[str]) -> int:
+    """Train, test before and after, leave a run directory; return the exit code."""
+    if {"-h", "--help"} & set(arguments):
+        print(short_help(recipe.name, recipe.about, recipe.arguments, CreditOptions))
+        return 0
+    with mistakes_in_one_line(recipe.name):
+        asked = prepare(recipe, arguments)
+        if asked.script.dry_run:
+            return explain(asked)
+        job = _claim(recipe, arguments, asked)
+    return train(job)
+
+
+def _claim(recipe: Recipe, arguments: list[str], asked: Asked) -> Job:
+    """Take a run directory, or the one to resume with its last checkpoint."""
+    from grpo_credit.config import plan
+    from grpo_credit.run import directory, manifest
+
+    script, args, model_args, task = asked.script, asked.args, asked.model_args, asked.task
+    strategy = plan(args).strategy.name.replace("/", "-").replace(":", "-")
+    given = args.output_dir if names_option(arguments, "output_dir") else None
+    stem = f"{Path(recipe.file).stem}-{strategy}"
+    out = directory.choose(RUNS, stem, given, script.resume)
+    args.output_dir = str(out)
+    config = {**asdict(script), **asdict(model_args), **args.to_dict()}
+    data = {"train": task.train, "test": task.test}
+    extra = {"plan": str(plan(args)), "metric": task.metric}
+    described = manifest.manifest(sys.argv, config, data, args.seed, extra, recipe=recipe.file)
+    checkpoint = directory.claim(out, described, script.resume)
+    return Job(script, args, model_args, task, out, given is not None, checkpoint)
+
+
+def build_trainer(job: Asked, callbacks: list[Any]) -> Any:
+    """Load or make the model and put the trainer together."""
+    import torch
+    from datasets import Dataset
+    from transformers import PrinterCallback, ProgressCallback
+    from trl import get_peft_config, get_quantization_config
+
+    from grpo_credit import CreditGRPOTrainer
+
+    args, model_args, task = job.args, job.model_args, job.task
+    model = model_args.model_name_or_path
+    if not model:
+        assert task.tiny is not None  # the recipe's `task` refuses otherwise
+        torch.set_num_threads(1)  # on shared cores a second one makes a tiny step 50 times slower
+        model = str(task.tiny())
+    else:
+        args.model_init_kwargs = {
+            "revision": model_args.model_revision,
+            "attn_implementation": model_args.attn_implementation,
+            "dtype": model_args.dtype,
+            **(args.model_init_kwargs or {}),
+        }
+    trainer = CreditGRPOTrainer(
+        model,
+        list(task.rewards),
+        args,
+        task.train,
+        Dataset.from_list(task.test) if args.eval_strategy != "no" else None,
+        callbacks=callbacks,
+        peft_config=get_peft_config(model_args),
+        quantization_config=get_quantization_config(model_args),
+    )
+    trainer.remove_callback(PrinterCallback)
+    trainer.remove_callback(ProgressCallback)
+    return trainer
+
+
+def train(job: Job) -> int:
+    """Test, train, test; return the exit code."""
+    from transformers.utils.logging import disable_progress_bar
+
+    from grpo_credit.preflight.early import EarlyWarnings
+    from grpo_credit.preflight.verdict import NotFit
+    from grpo_credit.run import callbacks, directory, manifest, summary
+    from grpo_credit.run.evaluation import HeldOut
+
+    disable_progress_bar()  # of loading weights; the live line stays
+    out, task, script, stop = job.out, job.task, job.script, callbacks.StopOnSignal()
+    held_out = HeldOut(
+        out / directory.HELD_OUT, task.test, task.check, task.metric, script.test_samples,
+        script.test_every,
+    )  # fmt: skip
+    early = EarlyWarnings()
+    shown = [  # in the order in which they act when training begins
+        early,
+        held_out,
+        callbacks.MetricsJsonl(out / directory.METRICS),
+        callbacks.LiveLine(task.live),
+        stop,
+    ]
+    try:
+        with manifest.recorded(out, stop) as record:
+            trainer = record.trainer = held_out.trainer = build_trainer(job, shown)
+            manifest.set_model(out, trainer.model)
+            trainer.accelerator.print(f"{trainer.plan}\nrun directory: {out}")
+            _look_first(job, trainer, early)
+            with stop:
+                trainer.train(resume_from_checkpoint=job.checkpoint and str(job.checkpoint))
+            trainer.save_model(str(out / "model"))
+            stopped = stop.signum is not None  # then there is no time for another test
+            before = held_out.known(0)
+            after = {} if stopped else held_out.at(trainer.state.global_step)
+    except NotFit as error:
+        directory.release(out, job.named)
+        error.tell()
+        record.trainer.end()
+        return 2
+    summary.before_after(before, after, title=f"{len(task.test)} {task.title}")
+    if stopped:
+        trainer.accelerator.print(
+            f"stopped at step {trainer.state.global_step}; to go on: the same command with "
+            f"--resume --output_dir {out}"
+        )
+    summary.where(_left(job))
+    if job.args.push_to_hub:
+        trainer.push_to_hub(dataset_name=getattr(script, "dataset_name", None))
+    trainer.end()
+    return 128 + stop.signum if stop.signum else 0
+
+
+def _look_first(job: Job, trainer: Any, early: Any) -> None:
+    """Do the preflight, unless it is off or the run goes on; a sharded model has to wait."""
+    from grpo_credit.preflight.verdict import preflight
+
+    if job.script.preflight == "off" or job.script.resume:
+        return
+    look = partial(preflight, trainer, strict=job.script.preflight == "strict")
+    if trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:
+        early.pending = look  # the model is put together when training begins
+    else:
+        early.tell(look())
+
+
+def _left(job: Job) -> dict[str, Path]:
+    """Say where everything is that the run leaves."""
+    from grpo_credit.run import directory
+    from grpo_credit.run.provenance import MANIFEST
+
+    out = job.out
+    kept = {"rollouts by step": out / "rollouts"} if job.args.save_rollouts else {}
+    return {
+        "model, tokenizer": out / "model",
+        "metrics by step": out / directory.METRICS,
+        "held-out numbers": out / directory.HELD_OUT,
+        "completions": out / "completions",
+        "credit by token": out / "credit",
+        **kept,
+        "manifest": out / MANIFEST,
+    }
