@@ -21,7 +21,7 @@ from typing import Any
 
 from grpo_credit.run.recipe import Recipe, RunArguments, Task
 from grpo_credit.run.training import run_recipe
-from rewards import InTag, TaskScore, gate, think_answer_format
+from rewards import InTag, TaskScore, gate, guard, think_answer_format
 
 DEFAULTS = {
     "learning_rate": 1e-6,
@@ -41,12 +41,12 @@ TINY_DEFAULTS = {
     "gradient_checkpointing": False,
     "ddp_find_unused_parameters": False,
 }
-LORA_DEFAULTS = {"learning_rate": 1e-5, "lora_target_modules": ["all-linear"]}
 TINY_OPTIONS: dict[str, dict[str, Any]] = {  # sizes of the tasks that a tiny model can learn
     "chain_sum": {"min_terms": 2, "max_terms": 3, "min_digits": 1, "max_digits": 1},
     "letter_counting": {"min_words": 2, "max_words": 4},
     "spell_backward": {"min_word_len": 3, "max_word_len": 6},
 }
+JUDGED_WITHIN = 2.0  # seconds: some verifiers evaluate what the model wrote
 SPARE = 16  # entries made for each one to test on: small tasks repeat themselves
 SYSTEM = (
     "Reason step by step between <think> and </think>, then give the final answer, and nothing "
@@ -79,11 +79,12 @@ def make_task(script: TaskArguments, args: Any, model_args: Any) -> Task:
     tiny = not model_args.model_name_or_path
     reward = TaskScore(generators(script, args.seed, tiny), None if tiny else InTag())
     train, test = parted(reward, script, args.seed, tiny)
+    judge = guard(reward, timeout=JUDGED_WITHIN, on_timeout=0.0)
     return Task(
         Dataset.from_list(train).shuffle(seed=args.seed),
         test,
-        [reward if tiny else gate(reward, by=think_answer_format, name="task_score")],
-        checker(reward),
+        [judge if tiny else gate(judge, by=think_answer_format, name="task_score")],
+        checker(judge),
         metric=f"mean@{script.test_samples}",
         title="held-out entries; right: full marks by the task's own verifier",
         tiny=lambda: warm_start(reward, script),
@@ -97,6 +98,11 @@ def generators(script: TaskArguments, seed: int, tiny: bool) -> dict[str, dict[s
         given = json.loads(script.task_options)
     except ValueError as error:
         raise ValueError(f"--task_options is not JSON: {error}.") from None
+    if not isinstance(given, dict) or not all(isinstance(v, dict) for v in given.values()):
+        raise ValueError(
+            f"--task_options is {script.task_options}, expected options by task, such as "
+            '{"chain_sum": {"max_terms": 3}}.'
+        )
     if unknown := set(given) - set(script.task):
         raise ValueError(f"--task_options names {min(unknown)!r}, which --task does not.")
     size = {"seed": seed, "size": script.task_size + SPARE * script.test_prompts}
@@ -133,11 +139,11 @@ def prompt(question: str, tiny: bool) -> Any:
     return [{"role": "system", "content": SYSTEM}, {"role": "user", "content": question}]
 
 
-def checker(reward: TaskScore) -> Any:
+def checker(judge: Any) -> Any:
     """Judge by full marks alone; the reward may give some for less."""
 
     def check(completion: str, row: Mapping[str, Any]) -> dict[str, float]:
-        score = reward.score(completion, task=row["task"], index=row["index"])
+        [score] = judge(completions=[completion], task=[row["task"]], index=[row["index"]])
         return {"right": float(score == 1.0), "characters": float(len(completion))}
 
     return check
@@ -166,7 +172,7 @@ def warm_start(reward: TaskScore, script: TaskArguments) -> Path:
 
 RECIPE = Recipe(
     __file__, __doc__ or "", TaskArguments, make_task, defaults=DEFAULTS,
-    tiny_defaults=TINY_DEFAULTS, lora_defaults=LORA_DEFAULTS,
+    tiny_defaults=TINY_DEFAULTS,
 )  # fmt: skip
 
 

@@ -17,11 +17,13 @@ from rewards.extraction import Extract, WholeText
 class TaskScore(TextReward):
     """Reward an answer by what its task's verifier gives for it.
 
-        R = score_answer(answer, entry), in [0, 1]; 0 without an answer
+        R = score_answer(answer, entry), in [0, 1]; 0 without an answer, or one on which it raises
 
     The columns `task` and `index` say which entry of which generator a completion answers. Entries
     are made anew where they are needed: a generator is a seed, a size and options. Verifiers give
-    full marks for a right answer and may give some for a wrong one.
+    full marks for a right answer and may give some for a wrong one. Some evaluate the answer as an
+    expression (countdown, puzzle24) or a literal: `9**9**9**9` never ends. Judge what a model wrote
+    under `rewards.guard`, in a process with a time limit.
 
     Args:
         generators: task name -> options of `reasoning_gym.create_dataset`, `seed` and `size` among
@@ -64,8 +66,7 @@ class TaskScore(TextReward):
         super().__init__(name)
         self.generators = {task: dict(options) for task, options in generators.items()}
         self.extract = extract or WholeText()
-        for task in self.generators:
-            self.entries(task)
+        self.warm_up()
 
     def entries(self, task: str) -> Any:
         """Return a task's entries, an indexable of dictionaries."""
@@ -77,13 +78,22 @@ class TaskScore(TextReward):
         """Return the entry with "question", "answer" and "metadata"."""
         return self.entries(task)[index]
 
+    def warm_up(self) -> None:
+        """Make the entries, in a process that is to judge; see `guard`."""
+        for task in self.generators:
+            self.entries(task)
+
     def score(self, text: str, /, *, task: str, index: int) -> float:
         """Score one text."""
         span = self.extract(text)
         if span is None or not text[slice(*span)].strip():
             return 0.0
         answer = text[slice(*span)].strip()
-        return float(self.entries(task).score_answer(answer, self.entry(task, index)))
+        entries, entry = self.entries(task), self.entry(task, index)
+        try:
+            return float(entries.score_answer(answer, entry))
+        except Exception:  # verifiers take it for granted that an answer has the right form
+            return 0.0
 
     def spans(self, completions: Any) -> list[Spans]:
         """Return where the answer is in each completion, as `answer`."""

@@ -7,9 +7,11 @@ import runpy
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from chat_model import save_chat_model
+from trl import ModelConfig
 
 from rewards import InTag, TaskScore
 
@@ -79,6 +81,8 @@ def test_the_judge_wants_full_marks(recipe):
     [
         (["--task", "spel_backward"], "no task 'spel_backward'; did you mean 'spell_backward'"),
         (["--task_options={"], "--task_options is not JSON: "),
+        (["--task_options=5"], "--task_options is 5, expected options by task, such as"),
+        (['--task_options={"spell_backward": 3}'], ", expected options by task, such as"),
         (['--task_options={"gcd": {}}'], "--task_options names 'gcd', which --task does not."),
         (['--task_options={"spell_backward": {"words": 1}}'], "options of 'spell_backward' do not"),
         (["--task", "chain_sum", '--task_options={"chain_sum": {"max_terms": 2}}'],
@@ -114,3 +118,21 @@ def test_an_unknown_task_of_a_row_is_told():
     reward = TaskScore({"chain_sum": {"seed": 2, "size": 6}})
     with pytest.raises(ValueError, match="task is 'gcd', expected one of chain_sum"):
         reward(["1"], task=["gcd"], index=[0])
+
+
+def test_an_answer_on_which_the_verifier_raises_earns_nothing():
+    reward = TaskScore({"prime_factorization": {"seed": 1, "size": 2}})
+    right = reward.entry("prime_factorization", 0)["answer"]
+    scores = reward([right, "as follows"], task=["prime_factorization"] * 2, index=[0, 0])
+    assert scores == [1.0, 0.0]
+
+
+def test_an_expression_without_end_costs_the_recipe_two_seconds(recipe):
+    """The verifier of countdown evaluates what the model wrote."""
+    script = recipe["TaskArguments"](task=["countdown"], task_size=4, test_prompts=1)
+    task = recipe["make_task"](script, SimpleNamespace(seed=1), ModelConfig())
+    [judge], endless = task.rewards, "9**9**9**9"
+    scores = judge(completions=[endless, "1"], task=["countdown"] * 2, index=[0, 0])
+    assert scores == [0.0, 0.05]  # reasoning-gym's mark for an expression of other numbers
+    assert judge.last.timeouts == 1
+    assert task.check(endless, task.test[0])["right"] == 0.0
