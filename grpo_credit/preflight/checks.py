@@ -91,13 +91,16 @@ def raised(reward: RewardSample) -> Finding:
     )
 
 
-def spread(name: str, scores: Sequence[float] | np.ndarray, alone: bool) -> Finding | None:
+def spread(
+    name: str, scores: Sequence[float] | np.ndarray, alone: bool, of: str = "completions"
+) -> Finding | None:
     """Judge whether a reward tells completions apart.
 
     Args:
         name: of the reward.
         scores: of completions; NaN where it abstained.
         alone: whether no other reward teaches instead.
+        of: what the scores belong to.
     """
     given = np.asarray(scores, dtype=float)
     given = given[~np.isnan(given)]
@@ -106,7 +109,7 @@ def spread(name: str, scores: Sequence[float] | np.ndarray, alone: bool) -> Find
         return Finding(
             severity,
             f"reward {name}",
-            f"it abstained (None) on all {len(scores)} completions.",
+            f"it abstained (None) on all {len(scores)} {of}.",
             "See that it reads the right column and form of completion.",
         )
     if _range(given) > SAME:
@@ -114,8 +117,7 @@ def spread(name: str, scores: Sequence[float] | np.ndarray, alone: bool) -> Find
     return Finding(
         severity,
         f"reward {name}",
-        f"it is constant: {given[0]:g} for all {given.size} completions, so no advantage comes of "
-        "it.",
+        f"it is constant: {given[0]:g} for all {given.size} {of}, so no advantage comes of it.",
         "If it never fires, look at a completion, loosen it or give partial credit (rewards."
         "TagFormat(partial_credit=...)), or begin with supervised fine-tuning on the format; if it "
         "always does, ask for more.",

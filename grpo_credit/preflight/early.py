@@ -66,7 +66,8 @@ class EarlyWarnings(TrainerCallback):
     def _constant(self, name: str, alone: bool) -> Finding | None:
         if any(log.get(f"rewards/{name}/std") != 0 for log in self._logs):
             return None
-        return spread(name, [log[f"rewards/{name}/mean"] for log in self._logs], alone)
+        means = [log[f"rewards/{name}/mean"] for log in self._logs]
+        return spread(name, means, alone, of="logged means")
 
     def _mean(self, key: str) -> float:
         values = [log[key] for log in self._logs if key in log]
