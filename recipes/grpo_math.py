@@ -33,7 +33,6 @@ DEFAULTS = {
     "gradient_accumulation_steps": 8,
     "logging_steps": 1,
 }
-LORA_DEFAULTS = {"learning_rate": 1e-5, "lora_target_modules": ["all-linear"]}
 SYSTEM = (
     "Reason step by step between <think> and </think>, then give the final answer, and nothing "
     "else, between <answer> and </answer>."
@@ -107,10 +106,10 @@ def checker(script: MathArguments) -> Any:
     same = {"numeric": same_number, "math": same_formula}[script.judge]
 
     def check(completion: str, row: Mapping[str, Any]) -> dict[str, float]:
-        answer = completion.rpartition("<answer>")[2].partition("</answer>")[0]
+        answer, closed, _ = completion.rpartition("<answer>")[2].partition("</answer>")
         gold = str(row[script.answer_column]).rpartition("####")[2].strip()
         return {
-            "right": float("<answer>" in completion and same(answer, gold)),
+            "right": float("<answer>" in completion and bool(closed) and same(answer, gold)),
             "format rate": float(keeps_form(completion)),
             "characters": float(len(completion)),
         }
@@ -146,10 +145,7 @@ def same_formula(answer: str, gold: str) -> bool:
     return bool(accuracy_reward(completions=said, solution=[f"${gold.strip('$ ')}$"])[0])
 
 
-RECIPE = Recipe(
-    __file__, __doc__ or "", MathArguments, make_task, defaults=DEFAULTS,
-    lora_defaults=LORA_DEFAULTS,
-)  # fmt: skip
+RECIPE = Recipe(__file__, __doc__ or "", MathArguments, make_task, defaults=DEFAULTS)
 
 
 def main(arguments: list[str]) -> int:

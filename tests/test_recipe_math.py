@@ -132,6 +132,7 @@ def test_the_judge_reads_the_answer_block_and_counts_tags(recipe):
     row = {"answer": "first 3\n#### 1,012"}
     good = check("<think>5</think><answer>1012</answer>", row)
     assert (good["right"], good["format rate"]) == (1.0, 1.0)
+    assert check("<think>5</think><answer>1012", row)["right"] == 0.0  # 10123, cut off?
     bare = check("1012", row)
     assert (bare["right"], bare["format rate"]) == (0.0, 0.0)
     twice = check("<think></think><answer>7</answer><answer>1012</answer>", row)

@@ -88,15 +88,35 @@ def parse(parser: Any, arguments: Sequence[str], defaults: Mapping[str, Any]) ->
 
 def names_option(arguments: Sequence[str], option: str) -> bool:
     """Whether a command line, or the YAML file that it names, sets an option."""
+    return _given(arguments, option) is not None
+
+
+def switches_on(arguments: Sequence[str], option: str) -> bool:
+    """Whether a command line, or the YAML file that it names, sets an option to true."""
+    return str(_given(arguments, option)).lower() in ("true", "yes", "t", "y", "1")
+
+
+def _given(arguments: Sequence[str], option: str) -> Any:
+    """Return what an option is set to, True for a bare flag; None where it is not named."""
+    words = [part for word in arguments for part in _split_config(word)]
+    found = None
+    for word, after in zip(words, [*words, "--"][1:], strict=True):
+        name, equals, value = word.removeprefix("--").partition("=")
+        if word.startswith("--") and name.replace("-", "_") == option:
+            found = value if equals else True if after.startswith("--") else after
+    if found is not None or "--config" not in words[:-1]:
+        return found
+    return _read_yaml(Path(words[words.index("--config") + 1])).get(option)
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
     import yaml
 
-    words = [part for word in arguments for part in _split_config(word)]
-    given = (word[2:].partition("=")[0] for word in words if word.startswith("--"))
-    flags = {name.replace("-", "_") for name in given}
-    if option in flags or "--config" not in words[:-1]:
-        return option in flags
-    content = yaml.safe_load(Path(words[words.index("--config") + 1]).read_text(encoding="utf-8"))
-    return isinstance(content, dict) and option in content
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path} (--config) is no YAML: {' '.join(str(error).split())}.") from None
+    return content if isinstance(content, dict) else {}
 
 
 def _split_config(word: str) -> list[str]:

@@ -10,14 +10,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from grpo_credit.run.commandline import names_option, parse
+from grpo_credit.run.commandline import names_option, parse, switches_on
 
-DEFAULTS = {
+DEFAULTS: dict[str, Any] = {
     "report_to": [],
     "log_completions": True,
     "num_completions_to_print": 0,  # the tables are in the run directory
     "save_total_limit": 2,
+    "learning_rate": 1e-6,
 }
+LORA_DEFAULTS = {"lora_target_modules": ["all-linear"]}
 
 
 @dataclass
@@ -105,7 +107,8 @@ class Recipe:
             or raises ValueError with what is wrong; loads no model.
         defaults: that take the place of TRL's; flags and YAML override them.
         tiny_defaults: likewise, where no model is named.
-        lora_defaults: likewise, with --use_peft: an adapter wants larger steps than a model.
+
+    With --use_peft the default learning rate is ten times as large: an adapter wants larger steps.
     """
 
     file: str
@@ -114,7 +117,6 @@ class Recipe:
     task: Callable[[Any, Any, Any], Task]
     defaults: Mapping[str, Any] = field(default_factory=dict)
     tiny_defaults: Mapping[str, Any] = field(default_factory=dict)
-    lora_defaults: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -160,11 +162,15 @@ def prepare(recipe: Recipe, arguments: list[str]) -> Asked:
     from grpo_credit.config import plan
     from grpo_credit.preflight.columns import GIVEN, reward_name
     from grpo_credit.preflight.verdict import read_how
-    from grpo_credit.run.data import look_up_model
+    from grpo_credit.run.data import check_prompts, look_up_model
 
     script, args, model_args = _read(recipe, arguments)
     script.preflight = read_how(script.preflight)
+    _check_counts(script)
     task = recipe.task(script, args, model_args)
+    check_prompts(task.train, task.test)
+    if not script.dry_run:
+        _refuse_too_few(args, task.train)
     if model_args.model_name_or_path:
         look_up_model(
             model_args.model_name_or_path,
@@ -178,6 +184,21 @@ def prepare(recipe: Recipe, arguments: list[str]) -> Asked:
     if columns := getattr(task.train, "column_names", None):
         check_columns(named, [*columns, *sorted(GIVEN)])
     return Asked(script, args, model_args, task)
+
+
+def _check_counts(script: RunArguments) -> None:
+    for name, least in (("test_prompts", 1), ("test_samples", 1), ("test_every", 0)):
+        if (value := getattr(script, name)) < least:
+            raise ValueError(f"--{name} is {value}, expected {least} or more.")
+
+
+def _refuse_too_few(args: Any, train: Any) -> None:
+    """Refuse data of which nothing would be trained: such a run ends at once, as if it had been."""
+    from grpo_credit.preflight.batches import Batches, check_batches
+    from grpo_credit.preflight.findings import errors
+
+    for finding in errors(check_batches(Batches.of(args, train))):
+        raise ValueError(f"{finding.message} {finding.remedy}")
 
 
 def _read(recipe: Recipe, arguments: list[str]) -> tuple[Any, Any, Any]:
@@ -195,7 +216,11 @@ def _read(recipe: Recipe, arguments: list[str]) -> tuple[Any, Any, Any]:
     defaults = {**DEFAULTS, **recipe.defaults}
     if not names_option(arguments, "model_name_or_path"):
         defaults |= recipe.tiny_defaults
-    if names_option(arguments, "use_peft"):
-        defaults |= recipe.lora_defaults
+    if switches_on(arguments, "use_peft"):
+        defaults |= LORA_DEFAULTS | {"learning_rate": _tenfold(defaults["learning_rate"])}
     script, args, model_args = parse(parser, arguments, defaults)
     return script, args, model_args
+
+
+def _tenfold(rate: float) -> float:
+    return float(f"{10 * rate:.6g}")  # 10 * 1e-6 is not 1e-5 in binary

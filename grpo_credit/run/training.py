@@ -128,7 +128,7 @@ def train(job: Job) -> int:
             trainer.save_model(str(out / "model"))
             stopped = stop.signum is not None  # then there is no time for another test
             before = held_out.known(0)
-            after = {} if stopped else held_out.at(trainer.state.global_step)
+            after = {} if stopped else held_out.at(step_of(trainer))
     except NotFit as error:
         directory.release(out, job.named)
         error.tell()
@@ -158,6 +158,13 @@ def _look_first(job: Job, trainer: Any, early: Any) -> None:
         early.pending = look  # the model is put together when training begins
     else:
         early.tell(look())
+
+
+def step_of(trainer: Any) -> int:
+    """Return the optimizer step whose weights the trainer ends with."""
+    state = trainer.state
+    best = trainer.args.load_best_model_at_end and state.best_model_checkpoint is not None
+    return state.best_global_step if best else state.global_step
 
 
 def _left(job: Job) -> dict[str, Path]:

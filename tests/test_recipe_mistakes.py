@@ -1,0 +1,149 @@
+"""What a recipe refuses before anything is written, and what it takes an adapter to want."""
+
+import json
+import runpy
+from pathlib import Path
+
+import pytest
+from chat_model import save_chat_model
+from transformers import TrainerState
+
+from grpo_credit.run.data import check_prompts, load_prompts
+from grpo_credit.run.recipe import DataArguments, prepare
+from grpo_credit.run.training import step_of
+
+RECIPES = Path(__file__).parent.parent / "recipes"
+
+
+@pytest.fixture(scope="module")
+def own(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("user")
+    save_chat_model(folder / "model")
+    rows = [json.dumps({"prompt": f"{i}?"}) for i in range(20)]
+    (folder / "prompts.jsonl").write_text("\n".join(rows))
+    return folder
+
+
+def recipe(name):
+    return runpy.run_path(str(RECIPES / name))["RECIPE"]
+
+
+def refused(name, folder, monkeypatch, capsys, *options):
+    """Return what a recipe says when it refuses; it must leave nothing behind."""
+    monkeypatch.chdir(folder)
+    before = set(folder.iterdir())
+    main = runpy.run_path(str(RECIPES / name))["main"]
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as stopped:
+        main(["--output_dir=out", *options])
+    out, err = capsys.readouterr()
+    assert (stopped.value.code, out, len(err.splitlines())) == (2, "", 1)
+    assert set(folder.iterdir()) == before
+    return err
+
+
+# ---- options ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ("--test_prompts=0", "--test_prompts is 0, expected 1 or more."),
+        ("--test_samples=0", "--test_samples is 0, expected 1 or more."),
+        ("--test_every=-1", "--test_every is -1, expected 0 or more."),
+    ],
+)
+def test_a_test_of_nothing_is_refused(option, message, tmp_path, monkeypatch, capsys):
+    assert message in refused("grpo_path_star.py", tmp_path, monkeypatch, capsys, option)
+
+
+def test_yaml_that_is_none_is_told_in_one_line(tmp_path, monkeypatch, capsys):
+    (tmp_path / "bad.yaml").write_text("learning_rate: [1\n")
+    err = refused("grpo_path_star.py", tmp_path, monkeypatch, capsys, "--config=bad.yaml")
+    assert "bad.yaml (--config) is no YAML: while parsing a flow sequence" in err
+
+
+def test_data_of_which_nothing_would_be_trained_are_refused(own, monkeypatch, capsys):
+    """Without the refusal the run ends at once and says that it is finished."""
+    options = ["--model_name_or_path=model", "--dataset_name=prompts.jsonl", "--pattern=a",
+               "--num_generations=2", "--per_device_train_batch_size=64"]  # fmt: skip
+    err = refused("grpo_regex.py", own, monkeypatch, capsys, *options, "--preflight=off")
+    assert "the data have 16 prompts and one generation takes" in err
+    assert "so nothing is trained. Use more prompts, or lower per_device_train_batch_size" in err
+
+
+@pytest.mark.parametrize(
+    ("options", "rate"),
+    [([], 3e-4), (["--use_peft"], 3e-3), (["--use_peft=false"], 3e-4), (["--use_peft", "no"], 3e-4),
+     (["--use_peft", "--learning_rate=1e-4"], 1e-4), (["--config=off.yaml"], 3e-4),
+     (["--config=off.yaml", "--use_peft"], 3e-3)],
+)  # fmt: skip
+def test_only_an_adapter_gets_ten_times_the_learning_rate(options, rate, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "off.yaml").write_text("use_peft: false\n")
+    assert prepare(recipe("grpo_path_star.py"), options).args.learning_rate == rate
+
+
+def test_an_adapter_of_your_own_model_learns_faster_than_the_model(own, monkeypatch):
+    monkeypatch.chdir(own)
+    options = ["--model_name_or_path=model", "--dataset_name=prompts.jsonl", "--pattern=a"]
+    asked = prepare(recipe("grpo_regex.py"), [*options, "--use_peft"])
+    assert (asked.args.learning_rate, asked.model_args.lora_target_modules) == (1e-5, "all-linear")
+    assert prepare(recipe("grpo_regex.py"), options).args.learning_rate == 1e-6
+
+
+# ---- data -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "prompts.jsonl is empty; expected rows of prompts."),
+        ('{"prompt": "a"}\n{"prompt": \n', "prompts.jsonl cannot be read: JSON parse error"),
+        ('{"prompt": "a"}\n', "has 1 rows, expected 2 or more: to train and to test."),
+    ],
+)
+def test_a_file_without_rows_is_told(text, message, tmp_path):
+    (tmp_path / "prompts.jsonl").write_text(text)
+    with pytest.raises(ValueError, match=message):
+        load_prompts(DataArguments(dataset_name=str(tmp_path / "prompts.jsonl")), 0)
+
+
+@pytest.mark.parametrize("prompt", [3, None, "", []])
+def test_a_prompt_that_is_no_text_is_told(prompt):
+    with pytest.raises(ValueError, match="expected a text or a list of messages"):
+        check_prompts([{"prompt": prompt}], [{"prompt": "a"}])
+    with pytest.raises(ValueError, match="expected a text or a list of messages"):
+        check_prompts([{"prompt": "a"}], [{"prompt": prompt}])
+
+
+def test_data_without_prompts_are_told():
+    with pytest.raises(ValueError, match="no prompts to train on; the data are empty"):
+        check_prompts([], [{"prompt": "a"}])
+    with pytest.raises(ValueError, match="no prompts to test on; the test data are empty"):
+        check_prompts([{"prompt": "a"}], [])
+
+
+def test_what_is_trained_on_is_not_tested_on_though_the_splits_have_one_name(own):
+    data = str(own / "prompts.jsonl")
+    asked = DataArguments(dataset_name=data, dataset_test_split="train", test_prompts=4)
+    train, test = load_prompts(asked, 0)
+    assert (len(train), len(test)) == (16, 4)
+    assert not {row["prompt"] for row in test} & set(train["prompt"])
+
+
+# ---- the end ----------------------------------------------------------------------------------
+
+
+def test_the_numbers_after_training_are_those_of_the_model_that_is_kept():
+    class Trainer:
+        class args:
+            load_best_model_at_end = True
+
+        state = TrainerState(
+            global_step=80, best_global_step=40, best_model_checkpoint="checkpoint-40"
+        )
+
+    assert step_of(Trainer) == 40
+    Trainer.args.load_best_model_at_end = False
+    assert step_of(Trainer) == 80
