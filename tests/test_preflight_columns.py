@@ -98,6 +98,14 @@ def test_columns_that_say_nothing_are_named():
     assert "'level', which reward 'r' reads, is 3 in all 5 rows" in same.message
 
 
+def test_a_constant_beside_a_column_that_differs_is_only_noted():
+    rows = [{"task": "gcd", "index": i} for i in range(4)]
+    [found] = check_values({"task": "r", "index": "r"}, rows)
+    assert (found.severity, "'task'" in found.message) == ("note", True)
+    [found] = check_values({"task": "r", "index": "other"}, rows)
+    assert found.severity == "warning"
+
+
 def test_columns_that_differ_are_fine():
     assert check_values({"level": "r"}, [{"level": i} for i in range(3)]) == []
     assert check_values({"level": "r"}, [{"level": 1}]) == []

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from typing import Any
 
-from grpo_credit.preflight.findings import Finding
+from grpo_credit.preflight.findings import Finding, Severity
 from grpo_credit.suggest import did_you_mean
 
 # What TRL hands to every reward function beside the data's columns.
@@ -46,11 +46,20 @@ def columns_read(rewards: Named, columns: Sequence[str]) -> dict[str, str]:
 def check_values(read: Mapping[str, str], rows: Sequence[Mapping[str, Any]]) -> list[Finding]:
     """Find columns that a reward reads and that are empty or the same in every row.
 
+    The same value in every row is a warning where it is all that a reward reads of the data, and a
+    note where another of its columns differs.
+
     Args:
         read: column -> name of a reward, see `columns_read`.
         rows: some of the data, more than one.
     """
-    found = (_same(column, name, [row[column] for row in rows]) for column, name in read.items())
+    values = {column: [row[column] for row in rows] for column in read}
+    differ = [c for c, every in values.items() if any(value != every[0] for value in every)]
+    told_apart = {read[column] for column in differ}
+    found = (
+        _same(column, name, values[column], "note" if name in told_apart else "warning")
+        for column, name in read.items()
+    )
     return [finding for finding in found if finding is not None]
 
 
@@ -93,7 +102,7 @@ def _missing(
     )
 
 
-def _same(column: str, name: str, values: list[Any]) -> Finding | None:
+def _same(column: str, name: str, values: list[Any], severity: Severity) -> Finding | None:
     if len(values) < 2:
         return None
     if all(value is None or value in ("", [], {}) for value in values):
@@ -106,7 +115,7 @@ def _same(column: str, name: str, values: list[Any]) -> Finding | None:
         )
     if all(value == values[0] for value in values[1:]):
         return Finding(
-            "warning",
+            severity,
             f"columns of {name}",
             f"the column {column!r}, which reward {name!r} reads, is {values[0]!r:.60} in all "
             f"{len(values)} rows looked at.",
