@@ -28,12 +28,6 @@ TINY_DEFAULTS = {
     "max_completion_length": 64,
     "max_steps": 80,
     "learning_rate": 3e-4,
-    "lr_scheduler_type": "constant",
-    "gradient_checkpointing": False,
-    "logging_steps": 1,
-    "save_steps": 20,
-    "save_rollouts": 20,
-    "ddp_find_unused_parameters": False,
 }
 
 

@@ -37,9 +37,6 @@ TINY_DEFAULTS = {
     "max_completion_length": 16,
     "max_steps": 300,
     "learning_rate": 1e-4,  # at 1e-3 the marks for a part of an answer win over whole ones
-    "lr_scheduler_type": "constant",
-    "gradient_checkpointing": False,
-    "ddp_find_unused_parameters": False,
 }
 TINY_OPTIONS: dict[str, dict[str, Any]] = {  # sizes of the tasks that a tiny model can learn
     "chain_sum": {"min_terms": 2, "max_terms": 3, "min_digits": 1, "max_digits": 1},

@@ -20,6 +20,14 @@ DEFAULTS: dict[str, Any] = {
     "learning_rate": 1e-6,
 }
 LORA_DEFAULTS = {"lora_target_modules": ["all-linear"]}
+TINY_DEFAULTS = {  # of every tiny model: cheap steps, on a laptop, each of them to be looked at
+    "lr_scheduler_type": "constant",
+    "gradient_checkpointing": False,
+    "logging_steps": 1,
+    "save_steps": 20,
+    "save_rollouts": 20,
+    "ddp_find_unused_parameters": False,
+}
 
 
 @dataclass
@@ -106,7 +114,7 @@ class Recipe:
         task: makes the task of the script's options, TRL's configuration and the model's options,
             or raises ValueError with what is wrong; loads no model.
         defaults: that take the place of TRL's; flags and YAML override them.
-        tiny_defaults: likewise, where no model is named.
+        tiny_defaults: likewise, where no model is named, over `TINY_DEFAULTS`.
 
     With --use_peft the default learning rate is ten times as large: an adapter wants larger steps.
     """
@@ -215,7 +223,7 @@ def _read(recipe: Recipe, arguments: list[str]) -> tuple[Any, Any, Any]:
         raise SystemExit(0)
     defaults = {**DEFAULTS, **recipe.defaults}
     if not names_option(arguments, "model_name_or_path"):
-        defaults |= recipe.tiny_defaults
+        defaults |= {**TINY_DEFAULTS, **recipe.tiny_defaults}
     if switches_on(arguments, "use_peft"):
         defaults |= LORA_DEFAULTS | {"learning_rate": _tenfold(defaults["learning_rate"])}
     script, args, model_args = parse(parser, arguments, defaults)
