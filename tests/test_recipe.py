@@ -105,6 +105,8 @@ def test_a_run_leaves_everything_behind(finished):
     for piece in ("format rate (greedy)", "answer named (sampled)", "before", "after"):
         assert piece in out
     assert "manifest         | runs/own/manifest.json" in out
+    table = out[out.index("change") :]
+    assert table.index("format rate (sampled)") < table.index("format rate (greedy)")  # the metric
     assert "step 4/4  reward" in err
 
 

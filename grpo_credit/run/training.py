@@ -134,7 +134,8 @@ def train(job: Job) -> int:
         error.tell()
         record.trainer.end()
         return 2
-    summary.before_after(before, after, title=f"{len(task.test)} {task.title}")
+    first = {task.metric: before[task.metric]} if task.metric in before else {}
+    summary.before_after({**first, **before}, after, title=f"{len(task.test)} {task.title}")
     if stopped:
         trainer.accelerator.print(
             f"stopped at step {trainer.state.global_step}; to go on: the same command with "
