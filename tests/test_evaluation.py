@@ -41,6 +41,16 @@ def test_means_are_over_completions_and_pass_at_k_over_prompts():
     )
 
 
+def test_the_samples_of_a_prompt_are_those_at_its_place_in_each_round():
+    class Rounds:
+        def complete(self, prompts, *, greedy=False):
+            return ["2", "9"] * (
+                len(prompts) // 2
+            )  # the first prompt always right, the second never
+
+    assert measure(Rounds(), ROWS, check, samples=4)["pass@4"] == 1 / 2
+
+
 def test_a_checker_without_a_right_answer_has_no_pass_rates():
     found = measure(Scripted(), ROWS, lambda c, _: {"digits": 1.0}, samples=3)
     assert set(found) == {"digits (greedy)", "digits (sampled)"}
