@@ -47,7 +47,7 @@ def parse(arguments):
 
 class Recipe:
     def check(self, arguments):
-        parse(arguments)
+        return [f"mean@{parse(arguments).test_samples}", "form (greedy)"]
 
 
 RECIPE = Recipe()
@@ -65,10 +65,12 @@ def write(path, value):
 
 def describe(asked, status, step):
     config = {"max_steps": asked.max_steps, "credit_scale": asked.credit_scale}
+    extra = {"metric": f"mean@{asked.test_samples}"}
     write(
         asked.output_dir / "manifest.json",
-        {"status": status, "started": now(), "ended": now(), "config": config, "step": step},
-    )
+        {"status": status, "started": now(), "ended": now(), "config": config, "step": step,
+         "extra": extra},
+    )  # fmt: skip
 
 
 def claim(asked):
@@ -120,6 +122,9 @@ def train(asked, stop):
     if stop and step:
         write(out / f"checkpoint-{step}.json", {"step": step, "state": state})
     code = 128 + stop[0] if stop else 0
+    if not code:
+        line = {"step": step, f"mean@{asked.test_samples}": state / 1009}
+        (out / "held_out.jsonl").write_text(json.dumps(line) + "\n")
     describe(asked, "interrupted" if code else "finished", step)
     return code
 

@@ -58,9 +58,9 @@ def test_the_metric_is_what_the_runs_are_about(report, out):
     study = json.loads((out / "study.json").read_text())
     (out / "study.json").write_text(json.dumps({**study, "metric": "characters, right"}))
     assert cell_of(collect(out), "uniform", 0).value == 40
-    (out / "study.json").write_text(json.dumps({**study, "metric": "characters"}))
-    known = f"{METRIC}, characters, right, characters, wrong"
-    wrong = f"held_out.jsonl has no finite 'characters' at step 4; it has {known}"
+    (out / "study.json").write_text(json.dumps({**study, "metric": "characters, rigth"}))
+    known = f"{METRIC}, characters, right, characters, wrong. Did you mean 'characters, right'?"
+    wrong = f"held_out.jsonl has no finite 'characters, rigth' at step 4; it has {known}"
     assert cell_of(collect(out), "uniform", 0).reason == wrong
 
 

@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from grpo_credit.run.evaluation import HeldOut, falls_while_reward_rises, measure
+from grpo_credit.run.evaluation import HeldOut, falls_while_reward_rises, measure, measured
 
 ROWS = [{"prompt": "1+1=", "answer": "2"}, {"prompt": "2+3=", "answer": "5"}]
 
@@ -25,6 +25,13 @@ class Scripted:
 
 def check(completion, row):
     return {"right": float(completion == row["answer"]), "digits": float(completion.isdigit())}
+
+
+def test_the_names_of_the_numbers_are_known_before_anything_is_measured():
+    verdict = check("", ROWS[0])
+    assert sorted(measured(verdict, 3)) == sorted(measure(Scripted(), ROWS, check, samples=3))
+    del verdict["right"]
+    assert measured(verdict, 3) == ["digits (greedy)", "digits (sampled)"]
 
 
 def test_means_are_over_completions_and_pass_at_k_over_prompts():

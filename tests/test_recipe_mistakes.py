@@ -57,6 +57,12 @@ def test_a_test_of_nothing_is_refused(option, message, tmp_path, monkeypatch, ca
     assert message in refused("grpo_path_star.py", tmp_path, monkeypatch, capsys, option)
 
 
+def test_a_recipe_names_its_held_out_numbers_before_it_runs():
+    names = recipe("grpo_path_star.py").check(["--test_samples=2"])
+    assert names[:3] == ["pass@1", "mean@2", "pass@2"]
+    assert "token 1 (sampled)" in names
+
+
 def test_yaml_that_is_none_is_told_in_one_line(tmp_path, monkeypatch, capsys):
     (tmp_path / "bad.yaml").write_text("learning_rate: [1\n")
     err = refused("grpo_path_star.py", tmp_path, monkeypatch, capsys, "--config=bad.yaml")

@@ -90,6 +90,8 @@ MISTAKES = {
     "an option of ours": (["--seed=4"], "--seed is set by the study for each cell; use --seeds."),
     "a directory of theirs": (["--", "--output-dir", "x"], "--output_dir is set by the study"),
     "strategy options": (["--credit_kwargs={}"], "write --credit 'NAME {\"option\": value}'."),
+    "unknown metric": (["--metric=mean@5", "--test_samples=4"], "with these options; it has "
+                       "'mean@4', 'form (greedy)'. Did you mean 'mean@4'?"),
     "no jobs": (["--jobs=0"], "--jobs is 0, expected at least 1."),
     "unknown engine": (["--engine=moon"], "invalid choice: 'moon'"),
     "options of no engine": (['--engine_options={"a": 1}'], "--engine local takes no"),

@@ -15,6 +15,7 @@ from grpo_credit.run.ranks import is_main, on_main
 logger = logging.get_logger(__name__)
 
 RIGHT = "right"  # what a checker calls the verdict that pass@1, mean@k and pass@k count
+LENGTHS = {"characters, right": 1, "characters, wrong": 0}  # of samples with that verdict
 Checker = Callable[[str, Mapping[str, Any]], Mapping[str, float]]
 
 
@@ -65,6 +66,26 @@ def measure(
     }
 
 
+def measured(verdict: Mapping[str, float], samples: int) -> list[str]:
+    """List the names that `measure` may return for a checker.
+
+    Args:
+        verdict: what the checker says of some completion; its names count.
+        samples: completions per prompt when sampling, k.
+
+    Returns:
+        The names, those of the right answers' lengths included, which are missing where no
+        completion has one.
+
+    Example:
+        >>> measured({"form": 0.0}, 4)
+        ['form (greedy)', 'form (sampled)']
+    """
+    rates = ["pass@1", f"mean@{samples}", f"pass@{samples}", *LENGTHS] if RIGHT in verdict else []
+    others = [name for name in verdict if name != RIGHT]
+    return rates + [f"{name} ({how})" for how in ("greedy", "sampled") for name in others]
+
+
 def _right(
     alone: list[Mapping[str, float]],
     several: list[Mapping[str, float]],
@@ -81,8 +102,8 @@ def _right(
         f"pass@{samples}": _mean(max(of_prompt) for of_prompt in by_prompt),
     }
     lengths = {
-        f"characters, {name}": [len(t) for t, r in zip(texts, right, strict=True) if r == value]
-        for name, value in (("right", 1), ("wrong", 0))
+        name: [len(t) for t, r in zip(texts, right, strict=True) if r == value]
+        for name, value in LENGTHS.items()
     }
     return found | {name: _mean(values) for name, values in lengths.items() if values}
 

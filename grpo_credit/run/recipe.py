@@ -131,13 +131,20 @@ class Recipe:
         """The script's name, such as "grpo_regex.py"."""
         return Path(self.file).name
 
-    def check(self, arguments: list[str]) -> None:
+    def check(self, arguments: list[str]) -> list[str]:
         """Check a command line as a run would; write nothing.
+
+        Returns:
+            The names of the held-out numbers that a run would measure, by what the task's checker
+            says of an empty completion.
 
         Raises:
             ValueError: (or OSError, ImportError) what a run would refuse.
         """
-        prepare(self, arguments)
+        from grpo_credit.run.evaluation import measured
+
+        asked = prepare(self, arguments)
+        return measured(asked.task.check("", asked.task.test[0]), asked.script.test_samples)
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """A study from its command line to its end."""
 
+from collections import defaultdict
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -14,7 +15,8 @@ from grpo_credit.study.commandline import Asked, fail, hint_for, make_parser, re
 from grpo_credit.study.design import Study, merged, read_study, write_study
 from grpo_credit.study.engines import Engine, make_engine
 from grpo_credit.study.runner import Runner
-from grpo_credit.study.view import failures, make_view
+from grpo_credit.study.view import failures, make_view, visible
+from grpo_credit.suggest import did_you_mean
 
 LOCK = ".runner.lock"
 
@@ -27,8 +29,8 @@ def main(arguments: Sequence[str], command: Sequence[str]) -> int:
         command: with it, for the record.
 
     Returns:
-        0 if every cell is finished, 1 if one failed, 2 for a mistake or where no report could be
-        written, 128 + signal if stopped.
+        0 if every cell is finished, 1 if one failed or has no number to compare, 2 for a mistake or
+        where no report could be written, 128 + signal if stopped.
     """
     if {"-h", "--help"} & set(arguments):
         make_parser().print_help()
@@ -51,18 +53,34 @@ def main(arguments: Sequence[str], command: Sequence[str]) -> int:
 
 
 def write_report(out: Path) -> int:
-    """Collect what the cells left and write the page; return the exit code."""
+    """Collect what the cells left and write the page.
+
+    Returns:
+        0, 1 if a run that finished has no number to compare, 2 where no report could be written.
+    """
     with patience("collecting the runs for the report"):
         from grpo_credit.report.page import render
         from grpo_credit.study.collect import collect
 
         try:
-            collect(out)
+            report = collect(out)
             page = render(out)
         except (ValueError, OSError) as error:
             return fail(error)
-    Console(soft_wrap=True).print(f"report: {page}", markup=False, highlight=False)
-    return 0
+    damaged: dict[str, list[str]] = defaultdict(list)
+    for cell in report.cells:
+        if cell.status == "damaged":
+            damaged[cell.reason or ""].append(f"{cell.credit} · seed {cell.seed}")
+    for reason, (name, *others) in damaged.items():
+        more = f" and {len(others)} more" if others else ""
+        say(visible(f"without a number: {name}{more}; {reason}"))
+    say(f"report: {page}")
+    return int(bool(damaged))
+
+
+def say(text: str) -> None:
+    """Print a line as it is."""
+    Console(soft_wrap=True).print(text, markup=False, highlight=False)
 
 
 def settled(old: Study | None, asked: Asked) -> Study:
@@ -74,18 +92,26 @@ def check(asked: Asked) -> None:
     """Make sure that the recipe would run what is new; nothing is written.
 
     Raises:
-        ValueError: another study is in the directory, or what the recipe refuses.
+        ValueError: another study is in the directory, what the recipe refuses, or a metric that it
+            does not measure.
     """
     old = read_study(asked.out)
     study = settled(old, asked)
     known = old.credits if old else ()
     first = [cell for cell in cells_of(study, asked.out) if cell.seed == study.seeds[0]]
     new = [cell.arguments() for cell in first if cell.credit not in known]
+    if not new:
+        return
     try:
-        if new:
-            ask(study.recipe, new)
+        metrics = ask(study.recipe, new)
     except ValueError as error:
         raise ValueError(f"{error}{hint_for(study.options, str(error))}") from None
+    if study.metric is not None and study.metric not in metrics:
+        raise ValueError(
+            f"--metric is {study.metric!r}, which is no held-out number of {study.recipe} with "
+            f"these options; it has {', '.join(map(repr, metrics))}."
+            f"{did_you_mean(study.metric, metrics)}"
+        )
 
 
 def patience(what: str) -> AbstractContextManager[object]:

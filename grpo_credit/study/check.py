@@ -12,16 +12,20 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from grpo_credit.suggest import did_you_mean
 
 
-def ask(recipe: str, command_lines: Sequence[Sequence[str]]) -> None:
+def ask(recipe: str, command_lines: Sequence[Sequence[str]]) -> list[str]:
     """Let a recipe check command lines as it would before a run; nothing is written.
 
     Args:
         recipe: path of the script, which has a `RECIPE`.
         command_lines: options, without the program.
+
+    Returns:
+        The names of the held-out numbers that a run of the last command line would measure.
 
     Raises:
         ValueError: what the recipe would refuse.
@@ -39,22 +43,26 @@ def ask(recipe: str, command_lines: Sequence[Sequence[str]]) -> None:
     if done.returncode != 0:
         last = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
         raise ValueError(f"{recipe} cannot be asked about its options: {last}")
-    if wrong := json.loads(done.stdout):
-        raise ValueError(wrong)
+    answered = json.loads(done.stdout)
+    if answered["wrong"]:
+        raise ValueError(answered["wrong"])
+    return answered["metrics"]
 
 
-def answer(recipe: str, command_lines: Sequence[list[str]]) -> str:
-    """Check command lines by the recipe in a file; return what is wrong, or nothing."""
+def answer(recipe: str, command_lines: Sequence[list[str]]) -> dict[str, Any]:
+    """Check command lines by the recipe in a file; say what is wrong, and what it measures."""
+    metrics: list[str] = []
     sys.path.insert(0, str(Path(recipe).resolve().parent))  # as if the recipe were run
     found = runpy.run_path(recipe, run_name="recipe").get("RECIPE")
     if found is None:
-        return f"{recipe} has no RECIPE; see grpo_credit.run.recipe.Recipe."
+        wrong = f"{recipe} has no RECIPE; see grpo_credit.run.recipe.Recipe."
+        return {"wrong": wrong, "metrics": metrics}
     try:
         for line in command_lines:
-            found.check(line)
+            metrics = found.check(line)
     except (ValueError, OSError, ImportError) as error:
-        return f"{Path(recipe).name}: {error}"
-    return ""
+        return {"wrong": f"{Path(recipe).name}: {error}", "metrics": []}
+    return {"wrong": "", "metrics": metrics}
 
 
 if __name__ == "__main__":

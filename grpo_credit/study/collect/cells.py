@@ -13,6 +13,7 @@ from grpo_credit.report.data import FINISHED, Cell, Study
 from grpo_credit.run.directory import HELD_OUT, METRICS
 from grpo_credit.run.files import read_json, read_lines
 from grpo_credit.run.manifest import MANIFEST
+from grpo_credit.suggest import did_you_mean
 
 SCHEMA = 1
 _RECORDS = "cells/*/seed-*.json"
@@ -170,9 +171,15 @@ def _finished(cell: Cell, run: Path, study: Study) -> Cell:
     value = after.get(study.metric)
     if not isinstance(value, int | float) or not math.isfinite(value):
         wrong = f"held_out.jsonl has no finite {study.metric!r} at step {cell.step}"
-        known = "" if study.metric in after or not after else f"; it has {', '.join(after)}"
-        return _damaged(cell, f"{wrong}{known}")
+        return _damaged(cell, f"{wrong}{_known(study.metric, after)}")
     return replace(cell, value=float(value), before=tests.get(0, {}).get(study.metric))
+
+
+def _known(metric: str | None, after: Mapping[str, Any]) -> str:
+    """Name the numbers that there are instead of a metric; nothing where it is there."""
+    if metric in after or not after:
+        return ""
+    return f"; it has {', '.join(after)}.{did_you_mean(metric or '', after)}"
 
 
 def _damaged(cell: Cell, reason: str) -> Cell:

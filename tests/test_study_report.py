@@ -1,0 +1,27 @@
+"""The end of a study: its page, what is said of runs that do not count, and the exit code."""
+
+import pytest
+from study_helpers import METRIC, make_study
+
+from grpo_credit.study.ablate import write_report
+
+
+@pytest.mark.parametrize("seeds", [(0,), (0, 1)])
+def test_finished_runs_without_the_number_are_told_and_are_no_success(seeds, tmp_path, capsys):
+    study = make_study(tmp_path / "study", ("uniform",), seeds, metric="format rate (sampeld)")
+    assert write_report(study) == 1
+    told, page = capsys.readouterr().out.splitlines()
+    more = "" if len(seeds) == 1 else " and 1 more"
+    assert told == (
+        f"without a number: uniform · seed 0{more}; held_out.jsonl has no finite 'format rate "
+        f"(sampeld)' at step 4; it has {METRIC}, characters, right, characters, wrong. "
+        f"Did you mean '{METRIC}'?"
+    )
+    assert page == f"report: {study / 'report.html'}"
+    assert (study / "report.html").is_file()
+
+
+def test_a_study_whose_runs_all_count_is_a_success(tmp_path, capsys):
+    study = make_study(tmp_path / "study", ("uniform",), (0,))
+    assert write_report(study) == 0
+    assert capsys.readouterr().out == f"report: {study / 'report.html'}\n"
