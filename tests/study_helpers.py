@@ -89,6 +89,7 @@ def metrics_line(step, credit, seed):
         "step": step, "epoch": 0.1 * step, "time_s": 2.0 * step, "num_tokens": 100.0 * step,
         "grad_norm": len(credit) * (1.0 + wobble), "reward": 0.2 + 0.1 * step + wobble,
         "step_time": 1.5 + wobble, "entropy": None,
+        "rewards/format/mean": 0.5, "rewards/format/std": 0.1, "rewards/abstains/mean": None,
         "credit/gini": 0.1 + wobble, "credit/mass": wobble, "credit/effective_tokens": 10.0 * step,
         **{f"credit/position_{n}": 0.1 for n in range(1, 11)},
         **{f"credit/length_{n}": 0.25 for n in range(1, 5)},
@@ -132,6 +133,8 @@ def completions(step):
             "completion": texts,
             "format": np.linspace(0, 1, len(texts)),
             "abstains": [None] * len(texts),
+            "digits": np.arange(len(texts)),  # of log_extra, as the next
+            "found": ["7"] * len(texts),
             "advantage": np.linspace(-1, 1, len(texts)),
         }
     )

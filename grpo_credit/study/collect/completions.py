@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +12,10 @@ import pyarrow.parquet as pq
 
 from grpo_credit.report.data import FINISHED, Cell
 from grpo_credit.saved import step_of
+from grpo_credit.study.collect.cells import read_metrics
 from grpo_credit.visible import prompt_text
 
 ROWS = 12  # completions of each table that is read
-_OWN = ("step", "prompt", "completion", "advantage")
 
 
 def read_completions(out: Path, cells: Sequence[Cell], problems: list[str]) -> list[dict[str, Any]]:
@@ -42,11 +42,12 @@ def read_completions(out: Path, cells: Sequence[Cell], problems: list[str]) -> l
 def _of_run(out: Path, cell: Cell, problems: list[str]) -> list[dict[str, Any]]:
     folder = out / cell.path / "completions" if cell.path else out / "nothing"
     paths = sorted(folder.glob("completions_*.parquet"), key=step_of)
+    rewards = reward_names(read_metrics(folder.parent)) if paths else []
     rows: list[dict[str, Any]] = []
     for path in dict.fromkeys([*paths[:1], *paths[-1:]]):
         try:
             table = pq.ParquetFile(path).read().to_pandas()
-            rows += [_row(cell, step_of(path), line) for line in _spread(table)]
+            rows += [_row(cell, step_of(path), line, rewards) for line in _spread(table)]
         except (OSError, pa.ArrowException, KeyError) as error:
             problems.append(f"{path.relative_to(out)} cannot be read: {error}")
     return rows
@@ -60,8 +61,25 @@ def _spread(table: pd.DataFrame) -> list[dict[str, Any]]:
     return [ordered[place] for place in places]
 
 
-def _row(cell: Cell, step: int, line: dict[str, Any]) -> dict[str, Any]:
-    rewards = {n: _number(v) for n, v in line.items() if n not in _OWN and _is_number(v)}
+def reward_names(metrics: Iterable[Mapping[str, Any]]) -> list[str]:
+    """Name the reward functions of a run: TRL logs rewards/<name>/mean of each, and of them alone.
+
+    A column of the tables may also be what a reward logged beside (`log_extra`).
+
+    Example:
+        >>> reward_names([{"step": 1, "rewards/form/mean": 0.5, "rewards/form/std": 0.1}])
+        ['form']
+    """
+    logged = dict.fromkeys(name for line in metrics for name in line)
+    return [
+        name.removeprefix("rewards/").removesuffix("/mean")
+        for name in logged
+        if name.startswith("rewards/") and name.endswith("/mean")
+    ]
+
+
+def _row(cell: Cell, step: int, line: dict[str, Any], names: Sequence[str]) -> dict[str, Any]:
+    rewards = {n: _number(line[n]) for n in names if _is_number(line.get(n, ""))}
     return {
         "credit": cell.credit,
         "seed": cell.seed,
