@@ -265,6 +265,7 @@ def test_time_left_is_told_by_the_cells_that_are_done(tmp_path):
     states = {done: State("finished", [attempt() | {"seconds": 30.0}])}
     board = view.Board(states | {cell: State() for cell in rest}, rest, 2)
     assert board.seconds_left() == 4 * 30 / 2
+    assert view.Board(board.states, rest, 9).seconds_left() == 30, "no more at once than are left"
     assert view.Board({rest[0]: State()}, rest[:1], 1).seconds_left() is None
 
 

@@ -77,7 +77,10 @@ def test_what_goes_wrong_with_a_worker_is_an_error_of_the_cell():
 class Busy:
     """An engine whose first job finds its cell taken, as one left in a queue may."""
 
-    slots, threads = 1, 1
+    slots = 1
+
+    def threads(self, at_once):
+        return 1
 
     def __init__(self, folder):
         self.here, self.started = engines.LocalEngine(1, {}, folder), []
@@ -113,12 +116,37 @@ def test_cells_come_seed_by_seed_so_that_pairs_are_there_early(tmp_path):
     assert [cell.options for cell in cells[:2]] == [("--x", "--credit_scale=0.5"), ("--x",)]
 
 
-def test_cores_are_divided_between_jobs(tmp_path, monkeypatch):
+def plan(jobs, cells, folder):
+    """Return how many cells run at once and the threads that each is told to use."""
+    quiet = Console(file=io.StringIO())
+    runner = Runner(
+        cells, engines.LocalEngine(jobs, {}, folder), lambda board: view.PlainView(board, quiet)
+    )
+    return runner.board.slots, int(runner._environment()["OMP_NUM_THREADS"])
+
+
+@pytest.fixture
+def eight_cores(monkeypatch):
     monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(8)), raising=False)
     monkeypatch.setattr("os.cpu_count", lambda: 8)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    plans = [engines.LocalEngine(jobs, {}, tmp_path) for jobs in (None, 1, 3, 16)]
-    assert [(plan.slots, plan.threads) for plan in plans] == [(8, 1), (1, 8), (3, 2), (16, 1)]
+
+
+def test_cores_are_divided_between_jobs(eight_cores, tmp_path):
+    many = [Cell(tmp_path, "r.py", "seq", seed) for seed in range(20)]
+    plans = {None: (8, 1), 1: (1, 8), 3: (3, 2), 16: (16, 1)}
+    assert {jobs: plan(jobs, many, tmp_path) for jobs in plans} == plans
+    assert [plan(None, many[:n], tmp_path) for n in (2, 5, 9)] == [(2, 4), (5, 1), (8, 1)]
+    assert plan(6, many[:3], tmp_path) == (3, 2)
+
+
+def test_a_study_that_goes_on_has_as_many_threads_as_before(eight_cores, tmp_path):
+    cells = [Cell(tmp_path, "r.py", "seq", seed) for seed in range(4)]
+    for cell in cells[:3]:
+        cell.run.mkdir(parents=True)
+        (cell.run / "manifest.json").write_text('{"status": "finished"}')
+        (cell.run / "metrics.jsonl").write_text('{"step": 1}\n')
+    assert plan(None, cells, tmp_path) == (4, 2)
 
 
 def test_every_gpu_gets_a_job(tmp_path, monkeypatch):

@@ -35,16 +35,15 @@ class Handle(Protocol):
 
 
 class Engine(Protocol):
-    """Starts jobs, up to `slots` at a time; `threads` of the CPU are for each, if it knows."""
+    """Starts jobs, up to `slots` at a time."""
 
     @property
     def slots(self) -> int:
         """How many at a time."""
         ...
 
-    @property
-    def threads(self) -> int | None:
-        """Of the CPU, for each."""
+    def threads(self, at_once: int) -> int | None:
+        """Return how many of the CPU are for each of so many jobs; None if it does not know."""
         ...
 
     def start(self, job: Job) -> Handle:
@@ -64,10 +63,14 @@ class LocalEngine:
     def __init__(self, jobs: int | None, options: Mapping[str, Any], out: Path) -> None:
         _refuse_options(options, "local")
         self._devices = visible_gpus()
-        cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
-        self.slots = jobs or len(self._devices) or cores
-        self.threads = max(1, cores // self.slots)
+        linux = sys.platform == "linux"
+        self._cores = len(os.sched_getaffinity(0)) if linux else os.cpu_count() or 1
+        self.slots = jobs or len(self._devices) or self._cores
         self._load = dict.fromkeys(self._devices, 0)
+
+    def threads(self, at_once: int) -> int:
+        """Divide the cores among the jobs."""
+        return max(1, self._cores // at_once)
 
     def start(self, job: Job) -> Handle:
         """Start a process, on the GPU that has the fewest."""
@@ -116,11 +119,15 @@ class RayEngine:
     def __init__(self, jobs: int | None, options: Mapping[str, Any], out: Path) -> None:
         self._ray = needed("ray", "ray")
         self.slots = jobs or QUEUE
-        self.threads = max(1, int(options.get("num_cpus", 1)))
+        self._threads = max(1, int(options.get("num_cpus", 1)))
         if not self._ray.is_initialized():
             self._ray.init(log_to_driver=False, include_dashboard=False)
         chosen = {"num_cpus": 1, "max_retries": 0, **options}
         self._run = self._ray.remote(**chosen)(run_to_end)
+
+    def threads(self, at_once: int) -> int:
+        """Return the CPUs that Ray reserves for a task."""
+        return self._threads
 
     def start(self, job: Job) -> Handle:
         """Submit a task."""
@@ -161,9 +168,13 @@ class SlurmEngine:
         cluster = settings.pop("cluster", "slurm")
         if cluster == "slurm" and shutil.which("sbatch") is None:
             raise ValueError("--engine slurm needs SLURM's `sbatch`, which is not on the PATH.")
-        self.threads = settings.get("cpus_per_task")
+        self._threads = settings.get("cpus_per_task")
         self._executor = submitit.AutoExecutor(str((out / ".slurm").absolute()), cluster=cluster)
         self._executor.update_parameters(**settings)
+
+    def threads(self, at_once: int) -> int | None:
+        """Return the CPUs that SLURM reserves for a job, if that was said."""
+        return self._threads
 
     def start(self, job: Job) -> Handle:
         """Submit a job."""

@@ -47,7 +47,11 @@ class Runner:
         open_ = [cell for cell in cells if self.states[cell].status not in ("finished", "running")]
         self._waiting = deque(open_)
         self._elsewhere = [cell for cell in cells if self.states[cell].status == "running"]
-        self.board = Board(self.states, self._waiting, engine.slots)
+        at_once = min(engine.slots, max(len(cells), 1))
+        # By the cells of the whole study, not by those that are left: sums over threads differ in
+        # their last bits, and a study that goes on shall end as an undisturbed one.
+        self._threads = engine.threads(at_once)
+        self.board = Board(self.states, self._waiting, at_once)
         self.view: View = view(self.board)
         self.signum: int | None = None
         self._since, self._insisted = 0.0, False
@@ -109,7 +113,7 @@ class Runner:
         self._save(cell)
 
     def _environment(self) -> dict[str, str]:
-        threads = {"OMP_NUM_THREADS": str(self.engine.threads)} if self.engine.threads else {}
+        threads = {"OMP_NUM_THREADS": str(self._threads)} if self._threads else {}
         return {"PYTHONUNBUFFERED": "1", **threads}
 
     # ---- ending -------------------------------------------------------------------------------

@@ -60,7 +60,8 @@ class Board:
             return None
         mean = sum(took) / len(took)
         running = sum(max(mean - self.elapsed(cell), 0) for cell in self.began)
-        return (running + mean * len(self.queue)) / min(self.slots, len(self.states))
+        at_once = min(self.slots, len(self.began) + len(self.queue))
+        return (running + mean * len(self.queue)) / max(at_once, 1)
 
 
 class View(Protocol):
