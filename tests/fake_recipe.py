@@ -2,7 +2,8 @@
 
 A run directory with manifest, metrics and checkpoints, --resume, a checkpoint on SIGTERM. Every
 step is a line of the file that $LEDGER names, so that a step done twice is two lines. Options that
-make trouble at a seed: --fail, --full (disk), --kill (as if memory were short), --lie (exit 0).
+make trouble at a seed: --fail, --full (disk), --kill (as if memory were short), --lie (exit 0),
+--hang (until it is killed).
 """
 
 import argparse
@@ -28,7 +29,7 @@ def parse(arguments):
     parser.error = fail
     for name in ("seed", "max_steps", "logging_steps", "test_samples"):
         parser.add_argument(f"--{name}", type=int, default=6)
-    for name in ("fail", "full", "kill", "lie"):
+    for name in ("fail", "full", "kill", "lie", "hang"):
         parser.add_argument(f"--{name}", type=int)
     parser.add_argument("--output_dir", type=Path)
     parser.add_argument("--credit")
@@ -99,6 +100,8 @@ def trouble(asked):
         raise OSError(28, "No space left on device")
     if asked.kill == asked.seed:
         os.kill(os.getpid(), signal.SIGKILL)
+    if asked.hang == asked.seed:
+        time.sleep(600)
     if asked.lie == asked.seed:
         sys.exit(0)
 

@@ -67,6 +67,7 @@ def test_a_signal_stops_cells_at_a_checkpoint_and_the_same_command_goes_on(how, 
     assert process.returncode == 128 + how, err
     assert "stopping: the cells make their checkpoints" in out
     assert "stopped; the same command goes on" in out
+    assert not (tmp_path / "study" / "report.html").exists(), "a page of nothing"
     statuses = [record["status"] for record in records(tmp_path / "study").values()]
     assert statuses.count("interrupted") == 2
     assert "failed" not in statuses
@@ -78,9 +79,23 @@ def test_a_signal_stops_cells_at_a_checkpoint_and_the_same_command_goes_on(how, 
     assert steps_done(tmp_path) == EVERY_STEP
 
 
-def test_a_second_signal_ends_cells_that_do_not_stop(tmp_path):
-    process = start(tmp_path, *STUDY, "--pause=600")
-    wait_for(lambda: len(ledger(tmp_path)) == 2)
+def test_a_stopped_study_has_the_page_of_what_is_finished(tmp_path):
+    process = start(tmp_path, *STUDY, "--jobs=1", "--pause=0.05")
+    wait_for(lambda: ["length", "0", "start"] in [line[:3] for line in ledger(tmp_path)])
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 130, out + err
+    assert out.splitlines()[-1] == "report: study/report.html"
+    page = (tmp_path / "study" / "report.md").read_text()
+    assert "1 of 12 runs finished." in page
+    assert "* length, seed 0: interrupted; the study's command goes on with it" in page
+    assert "* seq, seed 0: not started yet" in page
+
+
+def test_a_second_signal_ends_cells_that_do_not_stop_and_writes_no_page(tmp_path):
+    process = start(tmp_path, *STUDY, "--hang=1")
+    hanging = {(credit, "1", "start") for credit in ("uniform", "length")}
+    wait_for(lambda: hanging <= {tuple(line[:3]) for line in ledger(tmp_path)})
     process.send_signal(signal.SIGINT)
     assert any(line.startswith("stopping: ") for line in process.stdout)
     time.sleep(1.1)  # sooner, it would count as the same one
@@ -88,8 +103,11 @@ def test_a_second_signal_ends_cells_that_do_not_stop(tmp_path):
     process.communicate(timeout=60)
     assert process.returncode == 130
     codes = {record["attempts"][0]["exit_code"] for record in records(tmp_path / "study").values()
-             if record["attempts"]}  # fmt: skip
+             if record["seed"] == 1 and record["attempts"]}  # fmt: skip
     assert codes == {-9}
+    statuses = [record["status"] for record in records(tmp_path / "study").values()]
+    assert statuses.count("finished") == 3
+    assert not (tmp_path / "study" / "report.html").exists()
     assert not any(alive(line[3]) for line in ledger(tmp_path))
 
 

@@ -1,8 +1,10 @@
 """The end of a study: its page, what is said of runs that do not count, and the exit code."""
 
 import pytest
+from ablate_helpers import FAKE
 from study_helpers import METRIC, make_study
 
+from grpo_credit.study import ablate
 from grpo_credit.study.ablate import write_report
 
 
@@ -25,3 +27,15 @@ def test_a_study_whose_runs_all_count_is_a_success(tmp_path, capsys):
     study = make_study(tmp_path / "study", ("uniform",), (0,))
     assert write_report(study) == 0
     assert capsys.readouterr().out == f"report: {study / 'report.html'}\n"
+
+
+def test_ctrl_c_while_the_page_is_written_leaves_without_it(tmp_path, monkeypatch, capsys):
+    def interrupted(_):
+        raise KeyboardInterrupt
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("LEDGER", str(tmp_path / "ledger"))
+    monkeypatch.setattr(ablate, "write_report", interrupted)
+    study = ["--credit", "seq", "--seeds", "2", "--max_steps=1", "--out", "study"]
+    assert ablate.main(["--recipe", str(FAKE), *study], ["ablate.py"]) == 130
+    assert "2 finished" in capsys.readouterr().out

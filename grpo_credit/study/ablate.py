@@ -9,7 +9,7 @@ from filelock import FileLock, Timeout
 from rich.console import Console
 
 from grpo_credit.study.calibration import CalibrationError, calibration_cells, scales, write_scales
-from grpo_credit.study.cells import Cell, cells_of
+from grpo_credit.study.cells import Cell, cells_of, is_finished
 from grpo_credit.study.check import ask
 from grpo_credit.study.commandline import Asked, fail, hint_for, make_parser, read
 from grpo_credit.study.design import Study, merged, read_study, write_study
@@ -48,8 +48,13 @@ def main(arguments: Sequence[str], command: Sequence[str]) -> int:
     except KeyboardInterrupt:  # nothing has begun
         return 130
     with lock:
-        code = run_study(study, asked.out, engine)
-        return code if code > 1 else max(code, write_report(asked.out))
+        try:
+            code = run_study(study, asked.out, engine)
+            if code > 128 and not any(map(is_finished, cells_of(study, asked.out))):
+                return code
+            return max(code, write_report(asked.out))
+        except KeyboardInterrupt:  # a page can wait: the same command writes it
+            return 130
 
 
 def write_report(out: Path) -> int:
@@ -58,7 +63,7 @@ def write_report(out: Path) -> int:
     Returns:
         0, 1 if a run that finished has no number to compare, 2 where no report could be written.
     """
-    with patience("collecting the runs for the report"):
+    with patience("collecting the runs for the report; Ctrl-C leaves without it"):
         from grpo_credit.report.page import render
         from grpo_credit.study.collect import collect
 
@@ -161,5 +166,7 @@ def run_cells(cells: Sequence[Cell], engine: Engine, console: Console) -> int:
         console.print(line, markup=False, highlight=False, soft_wrap=True)
     if runner.signum is not None:
         console.print("stopped; the same command goes on", highlight=False)
+        if runner.insisted:
+            raise SystemExit(128 + runner.signum)  # without a page
         return 128 + runner.signum
     return int(any(state.status != "finished" for state in states.values()))

@@ -177,6 +177,11 @@ def manifest_status(cell: Cell) -> str | None:
         return None
 
 
+def is_finished(cell: Cell) -> bool:
+    """Return whether the manifest of the run says so."""
+    return manifest_status(cell) == "finished"
+
+
 def save(cell: Cell, state: State) -> None:
     """Write the record of a cell."""
     cell.record.parent.mkdir(parents=True, exist_ok=True)

@@ -32,7 +32,10 @@ class Started:
 
 
 class Runner:
-    """Runs cells; `signum` is the signal that stopped it, None if none did.
+    """Runs cells.
+
+    `signum` is the signal that stopped it, None if none did; `insisted`, whether there was a second
+    one, to stop at once.
 
     Args:
         cells: what is to be finished.
@@ -54,7 +57,8 @@ class Runner:
         self.board = Board(self.states, self._waiting, at_once)
         self.view: View = view(self.board)
         self.signum: int | None = None
-        self._since, self._insisted = 0.0, False
+        self.insisted = False
+        self._since, self._killed = 0.0, False
         self._started: dict[Cell, Started] = {}
         for cell, (_, notes) in found.items():
             for note in notes:
@@ -171,7 +175,7 @@ class Runner:
         if self.signum is None:
             self.signum, self._since = signum, time.monotonic()
         elif time.monotonic() - self._since > REPEAT_S:
-            self._insisted = True
+            self.insisted = True
 
     def _stop(self) -> None:
         """Pass the signal on: first for a checkpoint and the end, then for the end."""
@@ -181,7 +185,7 @@ class Runner:
         for started in new:
             started.handle.stop()
             started.asked = True
-        if self._insisted:
-            self._insisted = False
+        if self.insisted and not self._killed:
+            self._killed = True
             for started in self._started.values():
                 started.handle.kill()
