@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+from transformers import TrainerState
 
 from grpo_credit.run.evaluation import HeldOut, falls_while_reward_rises, measure, measured
 
@@ -14,6 +15,11 @@ class Scripted:
     """Completes "1+1=" with 2 always, "2+3=" with 5 at the second sample alone."""
 
     calls = 0
+
+    def __init__(self, rewards=None):
+        log = [{"loss": 0.0, "reward": reward, "step": n} for n, reward in (rewards or {}).items()]
+        silent = [{"eval_loss": 0.0, "step": 4}, {"reward": None, "step": 2}]
+        self.state = TrainerState(log_history=[*log, *silent])
 
     def complete(self, prompts, *, greedy=False):
         self.calls += 1
@@ -134,7 +140,19 @@ def test_anything_else_is_not(values, rewards, prompts):
 
 def test_the_warning_comes_once(tmp_path, caplog):
     held_out = HeldOut(tmp_path / "held_out.jsonl", ROWS * 50, check, "pass@1", 3)
-    held_out._rewards = dict(UP)
+    held_out.trainer = Scripted(UP)
     for last in (0.2, 0.1):
         held_out._warn([{"step": 2, "pass@1": 0.5}, {"step": 4, "pass@1": last}])
     assert len([r for r in caplog.records if "the reward rises" in r.message]) == 1
+
+
+def test_a_resumed_run_compares_with_the_rewards_before_it(tmp_path, caplog):
+    before = Scripted({1: 0.2, 2: 0.2, 3: 0.6})
+    before.state.save_to_json(tmp_path / "trainer_state.json")  # as a checkpoint does
+    resumed = Scripted()
+    resumed.state = TrainerState.load_from_json(tmp_path / "trainer_state.json")
+    resumed.state.log_history.append({"reward": 0.6, "step": 4})
+    held_out = HeldOut(tmp_path / "held_out.jsonl", ROWS * 50, check, "pass@1", 3)
+    held_out.trainer = resumed
+    held_out._warn([{"step": 2, "pass@1": 0.5}, {"step": 4, "pass@1": 0.1}])
+    assert "the reward rises (0.200 to 0.600)" in caplog.text

@@ -124,7 +124,7 @@ class HeldOut(TrainerCallback):
     A line of the file is {"step", ...what `measure` returns}. What a resumed run has measured
     already is read from there. An evaluation of the trainer (`eval_strategy`) gets the numbers too,
     as "eval_<name>", so that `metric_for_best_model` may name one. It warns, once, if the reward
-    rises while the metric falls.
+    rises while the metric falls; a resumed run remembers the rewards of earlier attempts.
 
     Args:
         path: the file; made when it is not there, never truncated.
@@ -147,7 +147,6 @@ class HeldOut(TrainerCallback):
         self.path, self.rows, self.checker, self.metric = path, rows, checker, metric
         self.samples, self.every = samples, every
         self.trainer: Any = None  # set once there is one
-        self._rewards: dict[int, float] = {}
         self._warned = False
 
     def known(self, step: int) -> dict[str, float]:
@@ -169,17 +168,12 @@ class HeldOut(TrainerCallback):
 
     def _warn(self, lines: Sequence[Mapping[str, float]]) -> None:
         values = {int(line["step"]): line[self.metric] for line in lines if self.metric in line}
-        said = falls_while_reward_rises(values, self._rewards, self.metric, len(self.rows))
+        logged = self.trainer.state.log_history  # a checkpoint keeps it
+        rewards = {log["step"]: log["reward"] for log in logged if log.get("reward") is not None}
+        said = falls_while_reward_rises(values, rewards, self.metric, len(self.rows))
         if said and not self._warned:
             self._warned = True
             logger.warning(said)
-
-    def on_log(
-        self, args: Any, state: Any, control: Any, logs: Mapping[str, Any] | None = None, **_: Any
-    ) -> None:
-        """Remember the reward."""
-        if (logs or {}).get("reward") is not None:
-            self._rewards[state.global_step] = logs["reward"]  # ty: ignore[not-subscriptable]
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Measure before the first step, where a sharded model is put together already."""
