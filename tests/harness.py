@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from datasets import Dataset
+from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel, TrainerCallback
 from trl import GRPOConfig, GRPOTrainer
 
@@ -90,6 +91,13 @@ def policy() -> PreTrainedModel:
     return model
 
 
+def whole_gradient(model: torch.nn.Module) -> torch.Tensor:
+    """Join the gradients of all parameters, and their shards where FSDP made some."""
+    grads = [p.grad for _, p in sorted(model.named_parameters()) if p.grad is not None]
+    whole = [g.full_tensor() if isinstance(g, DTensor) else g for g in grads]
+    return torch.cat([g.flatten().double() for g in whole])
+
+
 @dataclass
 class Trace(TrainerCallback):
     """Loss and gradient of every optimizer step, rows and padded width of every pass in it."""
@@ -101,8 +109,7 @@ class Trace(TrainerCallback):
     logs: list[dict[str, float]] = field(default_factory=list)
 
     def on_pre_optimizer_step(self, *_: Any, model: torch.nn.Module, **__: Any) -> None:
-        grads = [p.grad for _, p in sorted(model.named_parameters()) if p.grad is not None]
-        self.gradients.append(torch.cat([g.flatten().double() for g in grads]))
+        self.gradients.append(whole_gradient(model))
         self.losses.append(sum(self.turns))
         self.turns.clear()
 

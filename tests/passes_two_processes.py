@@ -1,12 +1,13 @@
-"""Run by test_passes under torchrun: save the gradients of two steps and count forward passes."""
+"""Run by test_sharded under torchrun: save the gradients of two steps and count forward passes."""
 
 import os
 import sys
 from pathlib import Path
 
 import conftest  # noqa: F401 (environment variables)
+import harness
 import torch
-from harness import ours
+from sharding import gradients_of_zero, shard
 from transformers import LlamaForCausalLM
 from workloads import WORKLOADS
 
@@ -22,17 +23,22 @@ def recorded(self, *args, inner=LlamaForCausalLM.__call__, **kwargs):
 
 
 if __name__ == "__main__":
+    folder, kind = Path(sys.argv[1]), sys.argv[2]
+    shard(kind)
     LlamaForCausalLM.__call__ = recorded
     PASS_COST["cpu"] = 4  # so that a turn has several passes
+    if kind == "zero3":  # which steps within the backward pass, and frees the gradients
+        of_zero = gradients_of_zero()
+        harness.whole_gradient = lambda _: of_zero.pop()
     found = {}
     for name in ("reference", "dead", "long prompt"):
         FORWARDS.clear()
-        trace = ours(
+        trace = harness.ours(
             loss_type="grpo", arguments=WORKLOADS[name].arguments, num_iterations=2, max_steps=2,
             per_device_train_batch_size=4,
         )  # fmt: skip
         found[name] = {"gradients": trace.gradients, "forwards": list(FORWARDS)}
     rank = torch.distributed.get_rank()
-    torch.save(found, Path(sys.argv[1]) / f"rank{rank}.pt")
+    torch.save(found, folder / f"rank{rank}.pt")
     torch.distributed.barrier()
     os._exit(0)  # gloo's threads, one set per trainer, now and then abort the interpreter's exit

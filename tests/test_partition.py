@@ -1,13 +1,11 @@
 """The gradient of a window does not depend on how it is cut, ordered, padded or distributed."""
 
-import subprocess
-import sys
 from collections import Counter
-from pathlib import Path
 
 import pytest
 import torch
 from harness import OPTIONS, difference, ours, shipped
+from torchrun import launch
 
 from grpo_credit import CreditGRPOTrainer, allocation
 from grpo_credit.folding import counted
@@ -118,15 +116,3 @@ def test_two_processes_have_the_gradient_of_one(tmp_path, name, prompts, rows, s
 def test_completions_keep_the_order_of_their_prompts_over_three_processes(tmp_path):
     launch(3, "three_processes.py", tmp_path)
     assert len(list(tmp_path.glob("rank*"))) == 3
-
-
-def launch(processes, script, *arguments):
-    """Run a script beside this file under torchrun."""
-    tests = Path(__file__).parent
-    result = subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", f"--nproc_per_node={processes}",
-         "--rdzv_backend=c10d", "--rdzv_endpoint=localhost:0", str(tests / script),
-         *map(str, arguments)],
-        capture_output=True, text=True, timeout=280, cwd=tests,
-    )  # fmt: skip
-    assert result.returncode == 0, result.stderr[-3000:]

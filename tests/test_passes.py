@@ -7,7 +7,6 @@ import pytest
 import torch
 from harness import difference, ours, policy, trl
 from test_parity_with_trl import TWINS
-from test_partition import launch
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaModel
 from trl import GRPOTrainer
 from workloads import LONG, WORKLOADS, Workload
@@ -283,15 +282,3 @@ def test_another_value_is_refused(value):
 
 def test_yaml_reads_off_as_false():
     assert CreditGRPOConfig("out", efficient_batching=False).efficient_batching == "off"
-
-
-def test_two_processes_have_trls_gradient_in_the_same_passes(tmp_path):
-    launch(2, "passes_two_processes.py", tmp_path)
-    ranks = [torch.load(tmp_path / f"rank{rank}.pt") for rank in range(2)]
-    for name, found in ranks[0].items():
-        options = {"arguments": WORKLOADS[name].arguments, "num_iterations": 2, "max_steps": 2}
-        theirs = trl(loss_type="grpo", **options).gradients
-        assert max(map(difference, found["gradients"], theirs)) <= 1e-5, name
-        shapes = [[rows for rows, *_ in rank[name]["forwards"]] for rank in ranks]
-        assert shapes[0] == shapes[1], name
-        assert len(shapes[0]) > 2

@@ -2,10 +2,7 @@
 
 import copy
 import random
-import subprocess
-import sys
 from itertools import groupby
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,6 +10,7 @@ import torch
 from datasets import Dataset
 from harness import TOKENIZER
 from preflight_helpers import PROMPTS, Clock, trainer_of
+from torchrun import launch
 from transformers import TrainerCallback
 
 from grpo_credit.preflight.draw import draw, how_many
@@ -263,16 +261,10 @@ def test_a_sample_is_whole_groups_and_at_most_two_generation_batches(ranks, grou
 
 
 def test_two_processes_see_the_same_and_one_of_them_tells(tmp_path):
-    script = Path(__file__).parent / "preflight_two_processes.py"
-    done = subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--standalone",
-         str(script)],
-        capture_output=True, text=True, timeout=200, cwd=tmp_path,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.count("preflight: 4 prompts, 8 completions each") == 1
-    assert done.stdout.count("the first time with RuntimeError: rank 1 only") == 1
-    assert done.stdout.count("same on both") == 1
+    said = launch(2, "preflight_two_processes.py", cwd=tmp_path)
+    assert said.count("preflight: 4 prompts, 8 completions each") == 1
+    assert said.count("the first time with RuntimeError: rank 1 only") == 1
+    assert said.count("same on both") == 1
 
 
 def test_a_stream_is_looked_at_and_then_read_from_its_start():

@@ -6,7 +6,7 @@ import pytest
 import torch
 from harness import difference
 from rules import RULES, train
-from test_partition import launch
+from torchrun import launch
 
 ITERATIONS = {"num_iterations": 2, "max_steps": 2}
 # Three prompts on two ranks of six rows: the second group lies on both.

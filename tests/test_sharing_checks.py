@@ -8,7 +8,7 @@ import torch
 from accelerate.utils import DistributedType
 from peft import LoraConfig, PromptTuningConfig, get_peft_model
 from sharing_helpers import CONFIGS, SIZES, batch, build
-from test_partition import launch
+from torchrun import launch
 from transformers import (
     AutoModelForCausalLM,
     CLIPVisionConfig,

@@ -1,0 +1,27 @@
+"""Run a script on several gloo processes."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+TESTS = Path(__file__).parent
+
+
+def command(processes, script, *arguments):
+    """Return the command line; a script without a folder is one beside this file."""
+    return [
+        sys.executable, "-m", "torch.distributed.run", f"--nproc_per_node={processes}",
+        "--rdzv_backend=c10d", "--rdzv_endpoint=localhost:0", str(TESTS / script),
+        *map(str, arguments),
+    ]  # fmt: skip
+
+
+def launch(processes, script, *arguments, cwd=TESTS, **environment):
+    """Run a script to its end, and return what it printed."""
+    done = subprocess.run(
+        command(processes, script, *arguments), capture_output=True, text=True, timeout=280,
+        cwd=cwd, env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout
