@@ -84,6 +84,8 @@ def choose(trainer: Any) -> Batching:
     refusal = sharing_checks.refusal(trainer.model, distributed)
     if trainer.accelerator.state.dynamo_plugin.backend != DynamoBackend.NO:
         refusal = "the model is compiled"  # when training begins
+    if args.per_device_train_batch_size == 1:
+        refusal = "a micro-batch is one row, and the self-test takes three"
     if args.gradient_checkpointing:  # which TRL turns on and off as it goes
         refusal = "gradient checkpointing runs layers again without a cache"
     return chosen.without_sharing(refusal) if refusal else chosen

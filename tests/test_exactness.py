@@ -40,6 +40,11 @@ def said(tmp_path, config_class=CreditGRPOConfig, **options):
             "runs layers again without a cache)",
         ),
         (
+            {"per_device_train_batch_size": 1, "gradient_accumulation_steps": 8},
+            f"skips rows without credit, {CUT} | left out: sharing prompts (a micro-batch is one "
+            "row, and the self-test takes three)",
+        ),
+        (
             {"top_entropy_quantile": 0.5, "entropy_coef": 0.1},
             f"{TRLS} | left out: top_entropy_quantile=0.5 is taken over a micro-batch; the entropy "
             "bonus is a mean over a micro-batch",
