@@ -54,8 +54,10 @@ def rows_may_be_permuted(strategy: Strategy, rollouts: Rollouts) -> None:
 
 
 def groups_may_be_relabelled(strategy: Strategy, rollouts: Rollouts) -> None:
-    """The numbers that name the groups mean nothing."""
-    relabelled = replace(rollouts, group=1000 - 7 * rollouts.group)
+    """The numbers that name the groups, and their generations, mean nothing."""
+    relabelled = replace(
+        rollouts, group=1000 - 7 * rollouts.group, generation=1000 - 7 * rollouts.generation
+    )
     _equal(
         strategy.credit(relabelled),
         strategy.credit(rollouts),

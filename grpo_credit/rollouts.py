@@ -62,6 +62,8 @@ class Rollouts:
             where several iterations fall into one step.
         reward_weights: what TRL multiplies each reward function's column by; 1 each if not given.
         scale_rewards: TRL's `"group"`, `"batch"` or `"none"`: what the advantages were divided by.
+        generation: the index of the batch that a completion was generated in, 0 if not given; a
+            step may draw on several, and `"batch"` is within one.
         old_logps: log-probability of each token under the policy that generated it, nats.
         entropies: entropy of the next-token distribution at each token, nats.
         sum_sq_probs: Σ_v π_v² of the next-token distribution at each token, in (0, 1].
@@ -93,6 +95,7 @@ class Rollouts:
     window_count: Int[Tensor, " B"] = field(default=None)  # ty: ignore[invalid-assignment]
     reward_weights: tuple[float, ...] = ()
     scale_rewards: str = "group"
+    generation: Int[Tensor, " B"] = field(default=None)  # ty: ignore[invalid-assignment]
     old_logps: Float[Tensor, "B T"] | None = None
     entropies: Float[Tensor, "B T"] | None = None
     sum_sq_probs: Float[Tensor, "B T"] | None = None
@@ -107,12 +110,14 @@ class Rollouts:
     def __post_init__(self) -> None:
         if self.window_count is None:
             object.__setattr__(self, "window_count", torch.ones_like(self.group))
+        if self.generation is None:
+            object.__setattr__(self, "generation", torch.zeros_like(self.group))
         if not self.reward_weights:
             object.__setattr__(self, "reward_weights", (1.0,) * len(self.reward_names))
         rows, columns = self._two_dimensional(self.completion_ids)
         for name in _PADDING:
             self._expect(name, (rows, columns))
-        for name in ("advantages", "rewards", "group", "truncated", "window_count"):
+        for name in ("advantages", "rewards", "group", "truncated", "window_count", "generation"):
             self._expect(name, (rows,))
         for name in ("rewards_per_func", "decided"):
             self._expect(name, (rows, len(self.reward_names)))
@@ -313,10 +318,11 @@ class Rollouts:
         if len(parts) == 1:
             return parts[0]
         columns = max(part.mask.shape[1] for part in parts)
-        shifted, next_group = [], 0
+        shifted, group, generation = [], 0, 0
         for part in parts:
-            shifted.append(replace(part.padded(columns), group=part.group + next_group))
-            next_group += int(part.group.max()) + 1
+            own = {"group": part.group + group, "generation": part.generation + generation}
+            shifted.append(replace(part.padded(columns), **own))
+            group, generation = (int(numbers.max()) + 1 for numbers in own.values())
         tensors = [part._tensors() for part in shifted]
         joined: dict[str, Any] = {
             name: torch.cat([t[name] for t in tensors]) if all(name in t for t in tensors) else None
@@ -342,15 +348,24 @@ def _cat_spans(parts: Sequence[Rollouts]) -> dict[str, Tensor] | None:
 
 
 def group_advantages(
-    rewards: Float[Tensor, " B"], group: Int[Tensor, " B"], scale_rewards: str = "group"
+    rewards: Float[Tensor, " B"],
+    group: Int[Tensor, " B"],
+    scale_rewards: str = "group",
+    generation: Int[Tensor, " B"] | None = None,
 ) -> Float[Tensor, " B"]:
     """Compute the group-relative advantage as TRL 1.16 does.
 
         A_i = (R_i - mean_g) / (std + 1e-4)
 
-    `std` is unbiased, over the group (`"group"`), over all rows (`"batch"`), or absent (`"none"`).
-    NaN rewards (abstentions) are left out of mean and std and get advantage 0, and so does every
-    member of a group without two scored completions.
+    `std` is unbiased, over the group (`"group"`), over all rows of one generation (`"batch"`), or
+    absent (`"none"`). NaN rewards (abstentions) are left out of mean and std and get advantage 0,
+    and so does every member of a group without two scored completions.
+
+    Args:
+        rewards: of each row.
+        group: of each row.
+        scale_rewards: as above.
+        generation: of each row; one for all if not given.
 
     Raises:
         ValueError: if `scale_rewards` is none of the three.
@@ -362,23 +377,24 @@ def group_advantages(
         raise ValueError(
             f"scale_rewards is {scale_rewards!r}, expected 'group', 'batch' or 'none'."
         )
-    scored = ~rewards.isnan()
-    _, member = group.unique(return_inverse=True)
-
-    def over_group(values: Tensor) -> Tensor:
-        return rewards.new_zeros(len(rewards)).index_add(0, member, values)[member]
-
-    count = over_group(scored.to(rewards.dtype)).clamp(min=1)
-    mean = over_group(rewards.nan_to_num(nan=0.0)) / count
-    centred = (rewards - mean).nan_to_num(nan=0.0)
+    centred, std = _centred_and_std(rewards, group)
     if scale_rewards == "none":
         return centred
     if scale_rewards == "batch":
-        return centred / (_nanstd(rewards) + SCALE_EPS)
-    std = (over_group(centred**2) / (count - 1).clamp(min=1)).sqrt()
+        everything = torch.zeros_like(group) if generation is None else generation
+        _, std = _centred_and_std(rewards, everything)
     return centred / (std + SCALE_EPS)
 
 
-def _nanstd(values: Float[Tensor, " n"]) -> Float[Tensor, ""]:
-    scored = values[~values.isnan()]
-    return scored.std() if scored.numel() > 1 else values.new_zeros(())
+def _centred_and_std(
+    values: Float[Tensor, " B"], among: Int[Tensor, " B"]
+) -> tuple[Float[Tensor, " B"], Float[Tensor, " B"]]:
+    """Subtract the mean of a row's like, and give their unbiased deviation; NaN is left out."""
+    _, like = among.unique(return_inverse=True)
+
+    def over(per_row: Tensor) -> Tensor:
+        return values.new_zeros(len(values)).index_add(0, like, per_row)[like]
+
+    count = over((~values.isnan()).to(values.dtype)).clamp(min=1)
+    centred = (values - over(values.nan_to_num(nan=0.0)) / count).nan_to_num(nan=0.0)
+    return centred, (over(centred**2) / (count - 1).clamp(min=1)).sqrt()

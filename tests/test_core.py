@@ -170,6 +170,9 @@ def test_advantages_are_trls():
     torch.testing.assert_close(centred[:3], torch.tensor([2 / 3, -1 / 3, -1 / 3]))
     batch = group_advantages(rewards, group, "batch")
     torch.testing.assert_close(batch, centred / (rewards[:6].std() + 1e-4))
+    two = group_advantages(rewards, group, "batch", (group > 0).long())
+    torch.testing.assert_close(two[:3], centred[:3] / a)
+    torch.testing.assert_close(two[3:], centred[3:] / (rewards[3:6].std() + 1e-4))
 
 
 def test_position_counts_only_counted_tokens():

@@ -11,7 +11,7 @@ from trl import GRPOConfig, GRPOTrainer
 
 from grpo_credit import CreditError, CreditGRPOConfig, CreditGRPOTrainer, allocation
 from grpo_credit.folding import RowBeta
-from grpo_credit.rollouts import OPTIONAL
+from grpo_credit.rollouts import OPTIONAL, group_advantages
 from grpo_credit.saved import load_rollouts
 from grpo_credit.seams import SeamError, check_seams
 
@@ -30,6 +30,21 @@ def first_half(rollouts):
     """Give no credit to the second half."""
     first = rollouts.position * 2 < rollouts.lengths[:, None]
     return rollouts.advantages[:, None] * first * rollouts.mask
+
+
+@pytest.mark.parametrize(
+    ("per_generation", "drawn_on"), [(1, [2] * 3), (2, [1] * 3), (3, [1, 2, 1])]
+)
+def test_rewards_are_normalised_in_their_own_generation_as_by_trl(per_generation, drawn_on):
+    SEEN.clear()
+    ours(
+        credit="needy/seq", scale_rewards="batch", steps_per_generation=per_generation, prompts=8,
+        per_device_train_batch_size=4, max_steps=3,
+    )  # fmt: skip
+    assert [len(rollouts.generation.unique()) for rollouts in SEEN] == drawn_on
+    for r in SEEN:
+        own = group_advantages(r.rewards, r.group, r.scale_rewards, r.generation)
+        torch.testing.assert_close(own, r.advantages)
 
 
 def test_credit_metrics_are_of_what_was_trained_on():

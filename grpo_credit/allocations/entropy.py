@@ -160,9 +160,11 @@ def gtpo(rollouts: Rollouts, *, alpha1: float = 1.0, alpha2: float = 0.1) -> Flo
     right, takes_part = _sides(rollouts)
     outcome = torch.where(right, 1.0, -1.0)[:, None]
     shaped = outcome * (alpha1 + alpha2 * _relative_uncertainty(rollouts, right, takes_part))
-    group = rollouts.group[:, None].expand_as(takes_part)[takes_part]
+    row = takes_part.nonzero()[:, 0]
     landed = torch.zeros_like(shaped)
-    landed[takes_part] = group_advantages(shaped[takes_part], group, rollouts.scale_rewards)
+    landed[takes_part] = group_advantages(
+        shaped[takes_part], rollouts.group[row], rollouts.scale_rewards, rollouts.generation[row]
+    )
     return landed.to(rollouts.advantages)
 
 

@@ -63,7 +63,7 @@ def spans(rollouts: Rollouts) -> Float[Tensor, "B T"]:
 def _advantages(rollouts: Rollouts, k: int) -> Float[Tensor, " B"]:
     # In float32 the mean of equal rewards is off by a rounding error; 1 / (0 + 1e-4) blows it up.
     rewards = rollouts.rewards_per_func[:, k].double()
-    own = group_advantages(rewards, rollouts.group, rollouts.scale_rewards)
+    own = group_advantages(rewards, rollouts.group, rollouts.scale_rewards, rollouts.generation)
     return rollouts.reward_weights[k] * own.to(rollouts.advantages)
 
 

@@ -16,10 +16,10 @@ def steps(rollouts: Rollouts) -> Float[Tensor, "B T"]:
         A[i, t] = Σ_{steps j of i, end(j) ≥ t} (r_j - mean_g) / (std + 1e-4)
 
     Mean and standard deviation are over all steps of all completions of the group; `std` follows
-    `scale_rewards` (`"group"`; over all steps at hand for `"batch"`; `"none"` does not divide).
-    Favours tokens before good steps. More steps make larger sums, and because each step is centred,
-    one more step than others take pays r_j - mean_g: where the policy decides how many steps there
-    are, that is a bonus or a fine on taking another (`turns` has none).
+    `scale_rewards` (`"group"`; over all steps of one generation for `"batch"`; `"none"` does not
+    divide). Favours tokens before good steps. More steps make larger sums, and because each step is
+    centred, one more step than others take pays r_j - mean_g: where the policy decides how many
+    steps there are, that is a bonus or a fine on taking another (`turns` has none).
 
     Args:
         rollouts: uses `step_rewards` (dimensionless, NaN where no step ends), `group`,
@@ -49,9 +49,11 @@ def steps(rollouts: Rollouts) -> Float[Tensor, "B T"]:
     """
     rewards = _step_rewards(rollouts)
     ends = ~rewards.isnan()
-    group = rollouts.group[:, None].expand_as(ends)[ends]
+    row = ends.nonzero()[:, 0]
     normalised = torch.zeros_like(rewards)
-    normalised[ends] = group_advantages(rewards[ends], group, rollouts.scale_rewards)
+    normalised[ends] = group_advantages(
+        rewards[ends], rollouts.group[row], rollouts.scale_rewards, rollouts.generation[row]
+    )
     return torch.where(rollouts.mask, _to_go(normalised), 0.0).to(rollouts.advantages)
 
 
@@ -105,9 +107,8 @@ def turns(rollouts: Rollouts, *, coef: float = 1.0) -> Float[Tensor, "B T"]:
     earned = _step_rewards(rollouts).nan_to_num(nan=0.0)
     per_turn = earned.new_zeros(len(turn), int(turn.max()) + 1).scatter_add(1, turn, earned)
     returns = _to_go(per_turn).masked_fill(rollouts.rewards.isnan()[:, None], torch.nan)
-    over_group = [
-        group_advantages(column, rollouts.group, rollouts.scale_rewards) for column in returns.T
-    ]
+    among = rollouts.group, rollouts.scale_rewards, rollouts.generation
+    over_group = [group_advantages(column, *among) for column in returns.T]
     extra = torch.stack(over_group, dim=1).to(rollouts.advantages)
     landed = rollouts.advantages[:, None] + coef * extra.gather(1, turn)
     return torch.where(rollouts.mask, landed, 0.0)
