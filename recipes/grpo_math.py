@@ -70,7 +70,7 @@ class MathArguments(DataArguments):
 
 def make_task(script: MathArguments, args: Any, model_args: Any) -> Task:
     """Reward right answers in the right form; test by a judge that is not the reward."""
-    from grpo_credit.run.data import load_prompts
+    from grpo_credit.run.data import is_blank, load_prompts
 
     if not model_args.model_name_or_path:
         raise ValueError("--model_name_or_path is missing; any chat model will do.")
@@ -78,7 +78,10 @@ def make_task(script: MathArguments, args: Any, model_args: Any) -> Task:
         raise ValueError(f"--judge is {script.judge!r}, expected one of {', '.join(JUDGES)}.")
     if script.dataset_name is None:
         vars(script).update(GSM8K)
-    columns = (script.question_column, script.answer_column)
+    columns = {
+        script.question_column: is_blank,
+        script.answer_column: lambda value: is_blank(value) or not gold_of(value),
+    }
     train, test = load_prompts(script, args.seed, columns)
     right = JUDGES[script.judge](script.answer_column)
     if args.reward_weights is None:
@@ -107,7 +110,7 @@ def checker(script: MathArguments) -> Any:
 
     def check(completion: str, row: Mapping[str, Any]) -> dict[str, float]:
         answer, closed, _ = completion.rpartition("<answer>")[2].partition("</answer>")
-        gold = str(row[script.answer_column]).rpartition("####")[2].strip()
+        gold = gold_of(row[script.answer_column])
         return {
             "right": float("<answer>" in completion and bool(closed) and same(answer, gold)),
             "format rate": float(keeps_form(completion)),
@@ -115,6 +118,11 @@ def checker(script: MathArguments) -> Any:
         }
 
     return check
+
+
+def gold_of(answer: Any) -> str:
+    """Return what follows #### in an answer of the data, or all of it."""
+    return str(answer).rpartition("####")[2].strip()
 
 
 def keeps_form(completion: str) -> bool:

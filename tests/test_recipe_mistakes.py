@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 from chat_model import save_chat_model
+from datasets import Dataset, DatasetDict
 from transformers import TrainerState
 
-from grpo_credit.run.data import check_prompts, load_prompts
+from grpo_credit.run.data import check_prompts, is_blank, load_prompts
 from grpo_credit.run.recipe import DataArguments, prepare
 from grpo_credit.run.training import step_of
 
@@ -113,6 +114,54 @@ def test_a_file_without_rows_is_told(text, message, tmp_path):
     (tmp_path / "prompts.jsonl").write_text(text)
     with pytest.raises(ValueError, match=message):
         load_prompts(DataArguments(dataset_name=str(tmp_path / "prompts.jsonl")), 0)
+
+
+ROWS = [{"question": f"{i}?", "answer": f"so\n#### {i}"} for i in range(20)]
+
+
+def with_gaps(column, value, rows):
+    return [row | ({column: value} if i in rows else {}) for i, row in enumerate(ROWS)]
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "rows", "told"),
+    [
+        ("answer", None, [4], "1 of 20 rows without 'answer': 4 (the first row is 0)"),
+        ("answer", "so\n#### ", [7, 0], "2 of 20 rows without 'answer': 0, 7 (the"),
+        ("question", " \n", range(2, 9), "7 of 20 rows without 'question': 2, 3, 4, 5, 6, … (the"),
+    ],
+)
+def test_rows_without_a_question_or_an_answer_are_told(
+    column, value, rows, told, own, tmp_path, monkeypatch, capsys
+):
+    Dataset.from_list(with_gaps(column, value, rows)).to_json(tmp_path / "gaps.jsonl")
+    options = [f"--model_name_or_path={own / 'model'}", "--dataset_name=gaps.jsonl"]
+    err = refused("grpo_math.py", tmp_path, monkeypatch, capsys, *options)
+    assert f"gaps.jsonl has {told}" in err
+    assert "Fill them in, or leave these rows out." in err
+
+
+def test_rows_without_an_answer_are_told_of_the_test_split_too(own, tmp_path, monkeypatch, capsys):
+    gaps = with_gaps("answer", None, [19])  # more rows than are tested on
+    splits = {"train": Dataset.from_list(ROWS), "test": Dataset.from_list(gaps)}
+    DatasetDict(splits).save_to_disk(str(tmp_path / "data"))
+    options = [f"--model_name_or_path={own / 'model'}", "--dataset_name=data", "--test_prompts=2"]
+    err = refused("grpo_math.py", tmp_path, monkeypatch, capsys, *options)
+    assert "data[test] has 1 of 20 rows without 'answer': 19 (the first row is 0)." in err
+
+
+USER, SYSTEM = {"role": "user", "content": " "}, {"role": "system", "content": "Be brief."}
+IMAGE = {"role": "user", "content": [{"type": "image", "text": None}]}
+
+
+@pytest.mark.parametrize(
+    ("value", "blank"),
+    [(None, True), ("", True), ("\t", True), ([], True), ([USER], True), ([SYSTEM, USER], True),
+     (float("nan"), True), (0, False), ("0", False), ([SYSTEM], False), ([IMAGE], False),
+     ([USER, {"role": "user", "content": "Hi"}], False)],
+)  # fmt: skip
+def test_what_says_nothing_is_blank(value, blank):
+    assert is_blank(value) == blank
 
 
 @pytest.mark.parametrize("prompt", [3, None, "", []])

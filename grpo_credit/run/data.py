@@ -1,13 +1,13 @@
 """Prompts to train and to test on, and the model that is to read them."""
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from datasets import (
     Dataset,
     DatasetDict,
-    IterableDataset,
     disable_progress_bars,
     load_dataset,
     load_from_disk,
@@ -17,10 +17,31 @@ from datasets.exceptions import DatasetGenerationError
 from grpo_credit.run.recipe import DataArguments
 
 READERS = {".json": "json", ".jsonl": "json", ".parquet": "parquet", ".csv": "csv"}
+NAMED = 5  # how many of the rows at fault a message names
+Columns = Mapping[str, Callable[[Any], bool]]  # column -> whether one of its values is empty
+
+
+def is_blank(value: Any) -> bool:
+    """Return whether a value of a column says nothing.
+
+    That is None, NaN, a text of whitespace, an empty list, or a conversation without a word of the
+    user's (where there is no user, without a word).
+    """
+    if isinstance(value, Mapping):  # a message, or a part of one, such as an image
+        return "content" in value and is_blank(value["content"])
+    if isinstance(value, list):
+        asked = [said for said in value if isinstance(said, Mapping) and said.get("role") == "user"]
+        return all(map(is_blank, asked or value))
+    if isinstance(value, str):
+        return not value.strip()
+    return value is None or (isinstance(value, float) and math.isnan(value))
+
+
+PROMPT: Columns = {"prompt": is_blank}
 
 
 def load_prompts(
-    asked: DataArguments, seed: int, columns: Sequence[str] = ("prompt",)
+    asked: DataArguments, seed: int, columns: Columns = PROMPT
 ) -> tuple[Any, list[dict[str, Any]]]:
     """Load a data set, and some of it to test on.
 
@@ -30,14 +51,15 @@ def load_prompts(
             split `dataset_test_split`, or it is the train split, rows are held out from that: at
             most `test_prompts`, and never more than a fifth of the data.
         seed: of the choice of the held-out rows.
-        columns: that every row must have.
+        columns: that every row must have, and when a value of one is empty.
 
     Returns:
         The train data, and rows to test on.
 
     Raises:
-        ValueError: if a split or a column is missing, with those there are; if the file cannot be
-            read, or has too few rows.
+        ValueError: if a split or a column is missing, with those there are; if rows are empty in
+            a column, with their number and the first of them; if the file cannot be read, or has
+            too few rows.
     """
     name, held_out = asked.dataset_name or "", asked.test_prompts
     train_split, test_split = asked.dataset_train_split, asked.dataset_test_split
@@ -56,12 +78,23 @@ def load_prompts(
     return parted["train"], list(parted["test"])
 
 
-def require_columns(data: Dataset | IterableDataset, columns: Sequence[str], name: str) -> None:
-    """Raise ValueError, with the columns there are, if one is missing."""
+def require_columns(data: Dataset, columns: Columns, name: str) -> None:
+    """Raise ValueError if a column is missing, with those there are, or empty in some rows."""
     there = data.column_names or []
     for column in columns:
         if column not in there:
             raise ValueError(f"{name} has no column {column!r}; it has: {', '.join(there)}.")
+    for column, is_empty in columns.items():
+        if empty := [row for row, value in enumerate(data[column]) if is_empty(value)]:
+            raise ValueError(
+                f"{name} has {len(empty)} of {len(data)} rows without {column!r}: "
+                f"{_first_of(empty)} (the first row is 0). Fill them in, or leave these rows out."
+            )
+
+
+def _first_of(rows: Sequence[int]) -> str:
+    more = [] if len(rows) <= NAMED else ["…"]
+    return ", ".join([*map(str, rows[:NAMED]), *more])
 
 
 def look_up_model(name: str, prompts: list[Any], **where: Any) -> None:
