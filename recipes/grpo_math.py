@@ -82,7 +82,7 @@ def make_task(script: MathArguments, args: Any, model_args: Any) -> Task:
         script.question_column: is_blank,
         script.answer_column: lambda value: is_blank(value) or not gold_of(value),
     }
-    train, test = load_prompts(script, args.seed, columns)
+    train, test = load_prompts(script, columns)
     right = JUDGES[script.judge](script.answer_column)
     if args.reward_weights is None:
         args.reward_weights = [1.0, script.format_weight]

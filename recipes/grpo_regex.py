@@ -52,7 +52,7 @@ def make_task(script: RegexArguments, args: Any, model_args: Any) -> Task:
             "--dataset_name is missing; the built-in prompts suit the tiny model only."
         )
     reward = RegexReward(pattern, name="format")
-    train, test, check = own_prompts(script, args) if own_data else running_sums(script, args)
+    train, test, check = own_prompts(script) if own_data else running_sums(script, args)
     return Task(
         train,
         test,
@@ -96,11 +96,11 @@ def running_sums(script: RegexArguments, args: Any) -> tuple[Any, list[dict[str,
     return train, test, check_sum if script.pattern in ("", task.PATTERN) else None
 
 
-def own_prompts(script: RegexArguments, args: Any) -> tuple[Any, list[dict[str, Any]], None]:
+def own_prompts(script: RegexArguments) -> tuple[Any, list[dict[str, Any]], None]:
     """Return the user's prompts to train on and rows to test on."""
     from grpo_credit.run.data import load_prompts
 
-    return *load_prompts(script, args.seed), None
+    return *load_prompts(script), None
 
 
 def check_sum(completion: str, row: Mapping[str, Any]) -> dict[str, float]:

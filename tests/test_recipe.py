@@ -241,7 +241,7 @@ def test_a_file_of_prompts_will_do(own, monkeypatch):
     from grpo_credit.run.recipe import DataArguments
 
     asked = DataArguments(dataset_name=str(own / "data.jsonl"), test_prompts=4)
-    train, test = load_prompts(asked, 0)
+    train, test = load_prompts(asked)
     assert (len(train), len(test)) == (36, 4)
     assert not {row["prompt"] for row in test} & set(train["prompt"])
 

@@ -107,13 +107,13 @@ def test_an_adapter_of_your_own_model_learns_faster_than_the_model(own, monkeypa
     [
         ("", "prompts.jsonl is empty; expected rows of prompts."),
         ('{"prompt": "a"}\n{"prompt": \n', "prompts.jsonl cannot be read: JSON parse error"),
-        ('{"prompt": "a"}\n', "has 1 rows, expected 2 or more: to train and to test."),
+        ('{"prompt": "a"}\n', "has 1 rows with 1 different values of 'prompt', expected 2 or more"),
     ],
 )
 def test_a_file_without_rows_is_told(text, message, tmp_path):
     (tmp_path / "prompts.jsonl").write_text(text)
     with pytest.raises(ValueError, match=message):
-        load_prompts(DataArguments(dataset_name=str(tmp_path / "prompts.jsonl")), 0)
+        load_prompts(DataArguments(dataset_name=str(tmp_path / "prompts.jsonl")))
 
 
 ROWS = [{"question": f"{i}?", "answer": f"so\n#### {i}"} for i in range(20)]
@@ -182,9 +182,46 @@ def test_data_without_prompts_are_told():
 def test_what_is_trained_on_is_not_tested_on_though_the_splits_have_one_name(own):
     data = str(own / "prompts.jsonl")
     asked = DataArguments(dataset_name=data, dataset_test_split="train", test_prompts=4)
-    train, test = load_prompts(asked, 0)
+    train, test = load_prompts(asked)
     assert (len(train), len(test)) == (16, 4)
     assert not {row["prompt"] for row in test} & set(train["prompt"])
+
+
+def test_rows_to_test_on_are_drawn_from_the_whole_test_split(tmp_path):
+    """A sorted split: its first rows may be its easy ones. In every process they are these."""
+    write_splits(tmp_path, [f"{i}?" for i in range(50)], [f"test {i:03}" for i in range(1000)])
+    _, test = load_prompts(DataArguments(dataset_name=str(tmp_path / "data"), test_prompts=8))
+    drawn = [864, 394, 776, 911, 430, 41, 265, 988]
+    assert [row["prompt"] for row in test] == [f"test {i:03}" for i in drawn]
+
+
+def test_a_question_that_is_trained_on_is_not_tested_on(tmp_path):
+    write_splits(tmp_path, ["a", "b", "c"], ["c", "d", "d", "b", "e"])
+    _, test = load_prompts(DataArguments(dataset_name=str(tmp_path / "data")))
+    assert sorted(row["prompt"] for row in test) == ["d", "e"]
+
+
+def test_a_test_split_of_questions_that_are_trained_on_is_refused(tmp_path):
+    write_splits(tmp_path, ["a", "b", "c"], ["c", "a"])
+    asked = DataArguments(dataset_name=str(tmp_path / "data"))
+    with pytest.raises(ValueError, match=r"every 'prompt' of .*\[test\] is one to train on, too;"):
+        load_prompts(asked)
+
+
+def test_a_question_that_is_held_out_leaves_training_with_all_its_rows(tmp_path):
+    rows = [{"prompt": f"{i % 10}?"} for i in range(100)]
+    Dataset.from_list(rows).to_json(tmp_path / "data.jsonl")
+    asked = DataArguments(dataset_name=str(tmp_path / "data.jsonl"), test_prompts=64)
+    train, test = load_prompts(asked)
+    assert len({row["prompt"] for row in test}) == len(test) == 2  # a fifth of ten questions
+    assert len(train) == 80
+    assert not {row["prompt"] for row in test} & set(train["prompt"])
+
+
+def write_splits(folder, train, test):
+    named = {"train": train, "test": test}
+    splits = {k: Dataset.from_list([{"prompt": p} for p in v]) for k, v in named.items()}
+    DatasetDict(splits).save_to_disk(str(folder / "data"))
 
 
 # ---- the end ----------------------------------------------------------------------------------

@@ -1,6 +1,7 @@
 """Prompts to train and to test on, and the model that is to read them."""
 
 import math
+import random
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from datasets.exceptions import DatasetGenerationError
 from grpo_credit.run.recipe import DataArguments
 
 READERS = {".json": "json", ".jsonl": "json", ".parquet": "parquet", ".csv": "csv"}
+HELD_OUT = 0  # the seed of which rows are tested on; not the run's, so that runs can be compared
 NAMED = 5  # how many of the rows at fault a message names
 Columns = Mapping[str, Callable[[Any], bool]]  # column -> whether one of its values is empty
 
@@ -41,17 +43,21 @@ PROMPT: Columns = {"prompt": is_blank}
 
 
 def load_prompts(
-    asked: DataArguments, seed: int, columns: Columns = PROMPT
+    asked: DataArguments, columns: Columns = PROMPT
 ) -> tuple[Any, list[dict[str, Any]]]:
     """Load a data set, and some of it to test on.
 
+    The rows to test on are drawn at random, the same ones in every run, whatever its seed, each
+    with a question of its own (a question is what the first of the columns holds). None of these
+    questions is trained on: where the train split has it, a row of the test split is not drawn;
+    where rows are held out of the train split, all that ask the same leave it.
+
     Args:
         asked: what is to be read. `dataset_name` is a folder written by `save_to_disk`, a .jsonl,
-            .parquet or .csv file, or whatever `datasets.load_dataset` takes. Where there is no
-            split `dataset_test_split`, or it is the train split, rows are held out from that: at
-            most `test_prompts`, and never more than a fifth of the data.
-        seed: of the choice of the held-out rows.
-        columns: that every row must have, and when a value of one is empty.
+            .parquet or .csv file, or whatever `datasets.load_dataset` takes. At most `test_prompts`
+            rows are drawn of the split `dataset_test_split`. Where there is none, or it is the
+            train split, they are held out of that, a fifth of its questions at most.
+        columns: that every row must have, and when a value of one is empty; the question first.
 
     Returns:
         The train data, and rows to test on.
@@ -59,23 +65,58 @@ def load_prompts(
     Raises:
         ValueError: if a split or a column is missing, with those there are; if rows are empty in
             a column, with their number and the first of them; if the file cannot be read, or has
-            too few rows.
+            too few rows or questions.
     """
     name, held_out = asked.dataset_name or "", asked.test_prompts
     train_split, test_split = asked.dataset_train_split, asked.dataset_test_split
     splits = _splits(name, asked.dataset_config)
     if train_split not in splits:
         raise ValueError(f"{name} has no split {train_split!r}; it has: {', '.join(splits)}.")
-    train = splits[train_split]
+    train, question = splits[train_split], next(iter(columns))
     require_columns(train, columns, name)
-    if test_split in splits and test_split != train_split:
-        test = splits[test_split]
-        require_columns(test, columns, f"{name}[{test_split}]")
-        return train, [test[i] for i in range(min(held_out, len(test)))]
-    if len(train) < 2:
-        raise ValueError(f"{name} has {len(train)} rows, expected 2 or more: to train and to test.")
-    parted = train.train_test_split(test_size=max(1, min(held_out, len(train) // 5)), seed=seed)
-    return parted["train"], list(parted["test"])
+    if test_split not in splits or test_split == train_split:
+        return _hold_out(train, question, held_out, name)
+    require_columns(splits[test_split], columns, f"{name}[{test_split}]")
+    return train, _unseen(splits[test_split], train, question, held_out, f"{name}[{test_split}]")
+
+
+def _hold_out(train: Dataset, question: str, count: int, name: str) -> tuple[Dataset, list[Any]]:
+    """Part a split into what is trained on and what is tested on."""
+    asked = _first_rows(train, question)
+    if len(asked) < 2:
+        raise ValueError(
+            f"{name} has {len(train)} rows with {len(asked)} different values of {question!r}, "
+            "expected 2 or more: to train and to test."
+        )
+    drawn = _drawn(asked, min(count, len(asked) // 5) or 1)
+    left = [row for row, value in enumerate(train[question]) if str(value) not in drawn]
+    return train.select(left), [train[row] for row in drawn.values()]
+
+
+def _unseen(
+    test: Dataset, train: Dataset, question: str, count: int, name: str
+) -> list[dict[str, Any]]:
+    """Draw rows of a test split whose questions are not trained on."""
+    seen = _first_rows(train, question)
+    new = {asked: row for asked, row in _first_rows(test, question).items() if asked not in seen}
+    if len(test) and not new:
+        raise ValueError(
+            f"every {question!r} of {name} is one to train on, too; name a split with others "
+            "(--dataset_test_split)."
+        )
+    return [test[row] for row in _drawn(new, min(count, len(new))).values()]
+
+
+def _first_rows(data: Dataset, question: str) -> dict[str, int]:
+    """Map each question to the first row that asks it."""
+    rows: dict[str, int] = {}
+    for row, value in enumerate(data[question]):
+        rows.setdefault(str(value), row)
+    return rows
+
+
+def _drawn(rows: Mapping[str, int], count: int) -> dict[str, int]:
+    return dict(random.Random(HELD_OUT).sample(list(rows.items()), count))
 
 
 def require_columns(data: Dataset, columns: Columns, name: str) -> None:

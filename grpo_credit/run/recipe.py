@@ -34,7 +34,9 @@ TINY_DEFAULTS = {  # of every tiny model: cheap steps, on a laptop, each of them
 class RunArguments:
     """Options that every recipe adds to TRL's."""
 
-    test_prompts: int = field(default=64, metadata={"help": "Held-out prompts to test on."})
+    test_prompts: int = field(
+        default=64, metadata={"help": "Held-out prompts to test on, drawn at random."}
+    )
     test_samples: int = field(
         default=4, metadata={"help": "Sampled completions per held-out prompt."}
     )
@@ -72,7 +74,11 @@ class DataArguments(RunArguments):
     )
     dataset_train_split: str = field(default="train", metadata={"help": "Split to train on."})
     dataset_test_split: str = field(
-        default="test", metadata={"help": "Split to test on; held out of the first if missing."}
+        default="test",
+        metadata={
+            "help": "Split to test on: the same rows in every run, without questions that are "
+            "trained on. If missing, they are held out of the train split."
+        },
     )
 
 
