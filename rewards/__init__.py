@@ -21,14 +21,16 @@ if TYPE_CHECKING:
         exact_answer,
         numeric_answer,
     )
-    from rewards.combinators import clip, gate, schedule, weighted
     from rewards.contract import Decided, TextReward, completion_text
     from rewards.exact import ExactText
     from rewards.extraction import AfterMarker, ByPattern, InBox, InTag, WholeText
     from rewards.formats import RegexReward
+    from rewards.gates import gate
     from rewards.lengths import CosineLength, SoftOverlong
     from rewards.mathematics import MathAnswer, math_answer
     from rewards.repetition import Repetition, repetition_rate
+    from rewards.scaling import clip, schedule
+    from rewards.sums import weighted
     from rewards.tags import TagFormat, think_answer_format, think_format
     from rewards.tasks import TaskScore
 
@@ -52,17 +54,17 @@ _HOME = {
     "TextReward": "contract",
     "WholeText": "extraction",
     "choice_answer": "answers",
-    "clip": "combinators",
+    "clip": "scaling",
     "completion_text": "contract",
     "exact_answer": "answers",
-    "gate": "combinators",
+    "gate": "gates",
     "math_answer": "mathematics",
     "numeric_answer": "answers",
     "repetition_rate": "repetition",
-    "schedule": "combinators",
+    "schedule": "scaling",
     "think_answer_format": "tags",
     "think_format": "tags",
-    "weighted": "combinators",
+    "weighted": "sums",
 }
 __all__ = [
     "AfterMarker",

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from rewards.combinators import Combination, Schedule
+from rewards.combination import Combination
+from rewards.scaling import Schedule
 
 if TYPE_CHECKING:
     from rewards.automaton import Automaton

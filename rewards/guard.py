@@ -7,8 +7,8 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple, NoReturn
 
-from rewards.combinators import follows_training
 from rewards.contract import Completion, LogExtra, LogMetric, rows_of
+from rewards.scaling import follows_training
 from rewards.serving import Outcome, OutOfTime, WorkerError
 from rewards.workers import Pool, dumps
 

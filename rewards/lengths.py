@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from rewards.combinators import Combination, Reward, name_of, scores_of
+from rewards.combination import Combination, Reward, name_of, scores_of
 from rewards.contract import Completion
 
 

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 from harness import trl
 
-from rewards.combinators import clip, gate, schedule, weighted
+from rewards import clip, gate, schedule, weighted
 from rewards.contract import Decided, TextReward
 from rewards.repetition import Repetition
 

@@ -17,7 +17,7 @@ from slow_rewards import (
     work_reward,
 )
 
-from rewards.combinators import clip, gate, schedule
+from rewards import clip, gate, schedule
 from rewards.guard import Health, _health, guard
 from rewards.serving import Outcome
 

@@ -1,0 +1,142 @@
+"""What a reward made of rewards is, and how its parts are asked.
+
+A part is any reward or plain function with TRL's signature; all it is called with is passed on.
+Combinations are rewards themselves, so they nest, and pickle where their parts do. They are made in
+`gates`, `sums` and `scaling`.
+"""
+
+import functools
+import inspect
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+from rewards.contract import Completion, Decided, Spans
+
+Reward = Callable[..., Sequence[float | None]]
+Completions = Sequence[Completion]
+Prompts = Sequence[Any] | None
+Columns = Mapping[str, Any]
+
+
+class Combination:
+    """Base of the rewards made of rewards.
+
+    Args:
+        parts: the rewards.
+        name: what TRL calls the combination.
+
+    Attributes:
+        columns: the data set's columns that the parts take.
+
+    Raises:
+        TypeError: if a part is async, a class or no callable.
+    """
+
+    def __init__(self, *parts: Reward, name: str) -> None:
+        self.parts = tuple(_checked(part) for part in parts)
+        self.columns = tuple(dict.fromkeys(name for part in parts for name in columns_of(part)))
+        self.__name__ = name
+
+    def __call__(self, completions: Completions, **columns: Any) -> list[float | None]:
+        """Score completions; `columns` are all that TRL passes to a reward."""
+        raise NotImplementedError
+
+    def spans(self, completions: Completions, prompts: Prompts = None) -> list[Spans]:
+        """Name the spans of all parts; parts that use the same name share it."""
+        found = [spans_of(part, completions, prompts) for part in self.parts]
+        return [_union(row) for row in zip(*found, strict=True)]
+
+    def __repr__(self) -> str:
+        return f"<reward {self.__name__} of {', '.join(map(name_of, self.parts))}>"
+
+
+def name_of(reward: Reward) -> str:
+    """Return what TRL calls a reward: its `__name__`, or that of its class."""
+    inner = unwrapped(reward)
+    return getattr(inner, "__name__", type(inner).__name__)
+
+
+def scores_of(reward: Reward, completions: Completions, columns: Columns) -> list[float | None]:
+    """Call a reward as TRL does; NaN counts as an abstention, as in TRL.
+
+    Raises:
+        ValueError: if it does not return one score per completion.
+    """
+    scores = list(reward(completions=completions, **columns))
+    if len(scores) != len(completions):
+        raise ValueError(
+            f"reward {name_of(reward)!r} returned {len(scores)} scores for {len(completions)} "
+            "completions; return one per completion."
+        )
+    return [None if score is None or math.isnan(score) else float(score) for score in scores]
+
+
+def unwrapped(reward: Any) -> Any:
+    """Return what partial functions wrap."""
+    while isinstance(reward, functools.partial):
+        reward = reward.func
+    return reward
+
+
+def columns_of(reward: Reward) -> Sequence[str]:
+    """Return the columns of the data set that a reward says it takes."""
+    return getattr(reward, "columns", ())
+
+
+def spans_of(reward: Reward, completions: Completions, prompts: Prompts) -> list[Spans]:
+    """Ask a reward for its spans; one that offers none has none."""
+    return _asked(reward, "spans", completions, prompts) or [{} for _ in completions]
+
+
+def decided_of(reward: Reward, completions: Completions, prompts: Prompts) -> list[Decided]:
+    """Ask a reward when it is decided; one that does not say is decided by the end alone."""
+    unknown = [Decided(None, exact=False) for _ in completions]
+    return _asked(reward, "decided", completions, prompts) or unknown
+
+
+def no_later_than(chars: int | None) -> Decided:
+    """Return an upper bound on when a score is decided; at the start it is exact."""
+    return Decided(chars, exact=chars == 0)
+
+
+def place_of(decided: Decided) -> float:
+    """Return after how many characters a score is decided, infinity for the end alone."""
+    return math.inf if decided.chars is None else decided.chars
+
+
+def log_mean(columns: Columns, metric: str, scores: Sequence[float | None]) -> None:
+    """Log the mean of the scores that were given, where TRL takes metrics."""
+    log_metric = columns.get("log_metric")
+    given = [score for score in scores if score is not None]
+    if log_metric is not None and given:
+        log_metric(metric, sum(given) / len(given))
+
+
+def _checked(part: Any) -> Reward:
+    if not callable(part) or isinstance(part, type):
+        raise TypeError(f"part is {part!r:.80}, expected a reward: a function or an object.")
+    inner = unwrapped(part)
+    if inspect.iscoroutinefunction(inner) or inspect.iscoroutinefunction(inner.__call__):
+        raise TypeError(
+            f"reward {name_of(part)!r} is async, which combinations do not await; make it a plain "
+            "function, or give it to the trainer as a reward of its own."
+        )
+    return part
+
+
+def _asked(reward: Reward, what: str, completions: Completions, prompts: Prompts) -> Any:
+    method = getattr(reward, what, None)
+    if method is None:
+        return None
+    if prompts is None or "prompts" not in inspect.signature(method).parameters:
+        return method(completions)
+    return method(completions, prompts=prompts)
+
+
+def _union(row: Iterable[Spans]) -> Spans:
+    union: dict[str, set[tuple[int, int]]] = {}
+    for spans in row:
+        for name, places in spans.items():
+            union.setdefault(name, set()).update(places)
+    return {name: sorted(places) for name, places in union.items()}

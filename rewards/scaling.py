@@ -1,0 +1,174 @@
+"""A reward kept within bounds, and one that follows the progress of training."""
+
+import math
+from collections.abc import Mapping
+from itertools import pairwise
+from typing import Any
+
+from rewards.combination import (
+    Columns,
+    Combination,
+    Completions,
+    Prompts,
+    Reward,
+    decided_of,
+    log_mean,
+    name_of,
+    no_later_than,
+    scores_of,
+    unwrapped,
+)
+from rewards.contract import Decided
+
+
+def clip(reward: Reward, low: float, high: float, *, name: str | None = None) -> "Combination":
+    """Keep a reward within bounds.
+
+        R = min(max(reward, low), high)
+
+    Args:
+        reward: any.
+        low: the least score, dimensionless; may be -inf.
+        high: the greatest score, dimensionless; may be inf.
+        name: what TRL calls the reward; `<reward>_clipped` by default.
+
+    Returns:
+        A reward that abstains where `reward` does and reports its spans. Its score is decided no
+        later than that of `reward`.
+
+    Raises:
+        ValueError: if `low` is not at most `high`.
+        TypeError: if the reward is async, a class or no callable.
+
+    How it can be hacked: as `reward`; beyond the bounds nothing is gained, and nothing learnt.
+
+    Example:
+        >>> def length(completions, **columns):
+        ...     return [len(text) for text in completions]
+        >>> clip(length, 1, 3)(["", "ab", "abcde"])
+        [1.0, 2.0, 3.0]
+
+    Source: none; arithmetic.
+    """
+    return _Clip(reward, low, high, name)
+
+
+def schedule(
+    reward: Reward, points: Mapping[float, float], *, name: str | None = None
+) -> "Combination":
+    r"""Scale a reward by a factor that follows the progress of training.
+
+        R = factor(progress) · reward        progress = global_step / max_steps
+
+    The factor is linear between the points and constant outside. It is computed from the step
+    alone, so a resumed run goes on as if never stopped. Logged as `reward/<name>/factor`.
+
+    Args:
+        reward: any.
+        points: `{progress: factor}`, progress in [0, 1]: `{0.0: 1.0, 0.5: 0.0}` fades the reward
+            out over the first half.
+        name: what TRL calls the reward; `<reward>_scheduled` by default.
+
+    Returns:
+        A reward that reads the progress from the `trainer_state` that TRL's `GRPOTrainer` passes;
+        elsewhere (a notebook; TRL's async GRPO passes none) call it with `progress=` in [0, 1].
+        Before training `max_steps` is 0, and so is the progress. It reports the spans of `reward`
+        and when that is decided, inexact if the factor may be 0.
+
+    Raises:
+        ValueError: if there are no points, one is outside [0, 1] or a factor is not finite;
+            (when called) if there is no progress, or it is outside [0, 1].
+        TypeError: if the reward is async, a class or no callable.
+
+    How it can be hacked: as `reward`. Its curve moves although the model stands still: divide by
+    the logged factor before reading it.
+
+    Example:
+        >>> from rewards import RegexReward
+        >>> fading = schedule(RegexReward(r"\d+", name="digits"), {0.0: 1.0, 0.5: 0.0})
+        >>> [fading(["12"], progress=progress) for progress in (0.0, 0.25, 1.0)]
+        [[1.0], [0.5], [0.0]]
+
+    Source: none; linear interpolation.
+    """
+    return Schedule(reward, points, name)
+
+
+class _Clip(Combination):
+    def __init__(self, reward: Reward, low: float, high: float, name: str | None) -> None:
+        super().__init__(reward, name=name or f"{name_of(reward)}_clipped")
+        if not low <= high:
+            raise ValueError(f"low is {low} and high is {high}; expected low to be at most high.")
+        self.low, self.high = float(low), float(high)
+
+    def __call__(self, completions: Completions, **columns: Any) -> list[float | None]:
+        scores = scores_of(self.parts[0], completions, columns)
+        return [None if score is None else min(max(score, self.low), self.high) for score in scores]
+
+    def decided(self, completions: Completions, prompts: Prompts = None) -> list[Decided]:
+        return [
+            no_later_than(chars) for chars, _ in decided_of(self.parts[0], completions, prompts)
+        ]
+
+
+class Schedule(Combination):
+    """A reward that needs the progress of training; made by `schedule`."""
+
+    def __init__(self, reward: Reward, points: Mapping[float, float], name: str | None) -> None:
+        super().__init__(reward, name=name or f"{name_of(reward)}_scheduled")
+        self.points = _checked_points(points)
+
+    def __call__(self, completions: Completions, **columns: Any) -> list[float | None]:
+        """Score completions; see `schedule`."""
+        factor = self._factor(_progress(self.__name__, columns))
+        log_mean(columns, f"reward/{self.__name__}/factor", [factor])
+        scores = scores_of(self.parts[0], completions, columns)
+        return [None if score is None else factor * score for score in scores]
+
+    def _factor(self, progress: float) -> float:
+        if progress <= self.points[0][0]:
+            return self.points[0][1]
+        for (start, before), (end, after) in pairwise(self.points):
+            if progress <= end:
+                return before + (after - before) * (progress - start) / (end - start)
+        return self.points[-1][1]
+
+    def decided(self, completions: Completions, prompts: Prompts = None) -> list[Decided]:
+        """Say when the scaled reward is decided, inexactly if the factor may be 0."""
+        decided = decided_of(self.parts[0], completions, prompts)
+        factors = [factor for _, factor in self.points]
+        if min(factors) <= 0 <= max(factors):  # times 0, a score is settled from the start
+            return [no_later_than(chars) for chars, _ in decided]
+        return decided
+
+
+def follows_training(reward: Any) -> bool:
+    """Return whether a reward needs the progress of training: a schedule, or made of one."""
+    reward = unwrapped(reward)
+    parts = reward.parts if isinstance(reward, Combination) else ()
+    return isinstance(reward, Schedule) or any(map(follows_training, parts))
+
+
+def _checked_points(points: Mapping[float, float]) -> tuple[tuple[float, float], ...]:
+    if not points:
+        raise ValueError("schedule got no points; expected {progress: factor}, as {0.0: 1.0}.")
+    for progress, factor in points.items():
+        if not 0 <= progress <= 1 or not math.isfinite(factor):
+            raise ValueError(
+                f"point {progress}: {factor}; expected progress in [0, 1] and a finite factor."
+            )
+    return tuple(sorted((float(progress), float(factor)) for progress, factor in points.items()))
+
+
+def _progress(name: str, columns: Columns) -> float:
+    progress, state = columns.get("progress"), columns.get("trainer_state")
+    if progress is None and state is not None:
+        progress = state.global_step / max(1, state.max_steps)  # 0 steps: not started
+    if progress is None:
+        raise ValueError(
+            f"reward {name!r} follows the progress of training and got no trainer_state; outside "
+            "TRL's GRPOTrainer call it with progress=, from 0 to 1."
+        )
+    if not isinstance(progress, int | float) or not 0 <= progress <= 1:
+        raise ValueError(f"progress of reward {name!r} is {progress!r:.80}, expected 0 to 1.")
+    return progress
