@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from rewards.contract import Completion, Decided, Spans, TextReward, completion_text
 
 if TYPE_CHECKING:  # numpy is not needed for scores
-    from rewards.automaton import Automaton, CharClasses
+    from rewards.automaton import Automaton
+    from rewards.characters import CharClasses
 
 TAGS = "tags"  # the name of the spans of the tags themselves
 
@@ -291,7 +292,7 @@ def _classes(characters: set[str]) -> "tuple[CharClasses, dict[int, str]]":
     """Tell some characters apart, whitespace and the rest; return one character of each class."""
     import numpy as np
 
-    from rewards.automaton import CharClasses
+    from rewards.characters import CharClasses
 
     blank = [code for code in range(0x3001) if chr(code).isspace()]  # none lies beyond
     sets = [[ord(char), ord(char) + 1] for char in characters]
