@@ -72,6 +72,7 @@ def parse(parser: Any, arguments: Sequence[str], defaults: Mapping[str, Any]) ->
     parser.error = _raise
     parser.allow_abbrev = False  # `names_option` could not tell what an abbreviation stands for
     parser.set_defaults(**defaults)
+    _take_bare_switches(parser)
     words = [part for word in arguments for part in _split_config(word)]
     if words[-1:] == ["--config"]:
         raise ValueError("--config needs a YAML file.")
@@ -84,6 +85,15 @@ def parse(parser: Any, arguments: Sequence[str], defaults: Mapping[str, Any]) ->
         hint = did_you_mean(name, [action.dest for action in parser._actions])
         raise ValueError(f"unknown {kind} {name!r}: nothing reads it.{hint}")
     return tuple(parsed)
+
+
+def _take_bare_switches(parser: Any) -> None:
+    """Take `--bf16` for `--bf16=true`: TRL's parser wants a value where the default is None."""
+    fields = [field for kind in parser.dataclass_types for field in dataclasses.fields(kind)]
+    switches = {field.name for field in fields if field.type == bool | None}  # as it resolved them
+    for action in parser._actions:
+        if action.dest in switches and action.nargs is None:
+            action.nargs, action.const = "?", True
 
 
 def names_option(arguments: Sequence[str], option: str) -> bool:

@@ -1,0 +1,64 @@
+"""Every command of the pages and the recipes is one that its recipe's parser takes."""
+
+import re
+import runpy
+import shlex
+from pathlib import Path
+
+import pytest
+
+from grpo_credit.run.recipe import _read
+
+ROOT = Path(__file__).parent.parent
+PAGES = [
+    ROOT / "README.md", ROOT / "docs" / "preflight.md", *sorted((ROOT / "recipes").glob("*.md")),
+    *sorted((ROOT / "recipes").glob("*.py")), *sorted((ROOT / "recipes" / "configs").glob("*")),
+]  # fmt: skip
+LAUNCH = re.compile(r"accelerate launch (?:--config_file \S+ )?(recipes/\w+\.py)(.*)")
+HALF = """
+from grpo_credit import allocation
+
+@allocation
+def half(rollouts):
+    return rollouts.advantages[:, None] * rollouts.mask
+"""
+
+
+def commands(page):
+    """Find the recipe and the options of each command: to the backtick, or the line's end."""
+    text = re.sub(r"```.*?```", "", page.read_text(), flags=re.DOTALL)  # none is in a fence
+    quoted = re.findall(r"`([^`]+)`", text) if page.suffix == ".md" else []
+    lines = re.sub(r"\\\n[\s#]*", "", re.sub(r"`[^`]*`", "", text) if quoted else text)
+    for command in [*(words.replace("\n", " ") for words in quoted), lines]:
+        for found in LAUNCH.finditer(command):
+            yield found.groups()
+
+
+WRITTEN = sorted({command for page in PAGES for command in commands(page)})
+
+
+@pytest.mark.parametrize(("script", "options"), WRITTEN)
+def test_a_command_of_the_pages_is_parsed(script, options, tmp_path, monkeypatch):
+    (tmp_path / "my_rules.py").write_text(HALF)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.chdir(ROOT)
+    recipe = runpy.run_path(str(ROOT / script))["RECIPE"]
+    asked = shlex.split(options.replace("NAME", "seq"), comments=True)
+    _read(recipe, [*asked, f"--output_dir={tmp_path}"])
+
+
+def test_the_commands_are_found():
+    assert len(WRITTEN) > 15
+    assert any("--bf16" in options for _, options in WRITTEN)
+    assert any("one_gpu_lora.yaml" in options for _, options in WRITTEN)
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [("--bf16", True), ("--bf16=false", False), ("--ddp_find_unused_parameters", True)],
+)
+def test_a_switch_without_a_default_needs_no_value(option, value, tmp_path):
+    recipe = runpy.run_path(str(ROOT / "recipes" / "grpo_math.py"))["RECIPE"]
+    words = [option, "--model_name_or_path=m", "--fp16=false", f"--output_dir={tmp_path}"]
+    _, args, _ = _read(recipe, words)
+    assert getattr(args, option.strip("-").partition("=")[0]) is value
