@@ -22,7 +22,7 @@ from typing import Any
 
 from grpo_credit.run.recipe import DataArguments, Recipe, Task
 from grpo_credit.run.training import run_recipe
-from rewards import MathAnswer, NumericAnswer, gate, think_answer_format
+from rewards import MathAnswer, NumericAnswer, TagFormat, gate
 
 GSM8K = {"dataset_name": "openai/gsm8k", "dataset_config": "main"}
 DEFAULTS = {
@@ -41,6 +41,7 @@ JUDGES: dict[str, Callable[[str], Any]] = {
     "numeric": lambda column: NumericAnswer(column=column, name="right"),
     "math": lambda column: MathAnswer(column, name="right"),
 }
+TESTED = {"numeric": "last number", "math": "formula"}
 
 
 @dataclass
@@ -70,7 +71,7 @@ class MathArguments(DataArguments):
 
 def make_task(script: MathArguments, args: Any, model_args: Any) -> Task:
     """Reward right answers in the right form; test by a judge that is not the reward."""
-    from grpo_credit.run.data import is_blank, load_prompts
+    from grpo_credit.run.data import is_blank, load_prompts, opens
 
     if not model_args.model_name_or_path:
         raise ValueError("--model_name_or_path is missing; any chat model will do.")
@@ -84,18 +85,19 @@ def make_task(script: MathArguments, args: Any, model_args: Any) -> Task:
     }
     train, test = load_prompts(script, columns)
     right = JUDGES[script.judge](script.answer_column)
+    prefilled = "think" if opens("<think>", args, model_args) else None
+    form = TagFormat(("think", "answer"), prefilled=prefilled, name="think_answer_format")
     if args.reward_weights is None:
         args.reward_weights = [1.0, script.format_weight]
     return Task(
         train.map(conversation, fn_kwargs={"script": script}),
         [row | conversation(row, script) for row in test],
-        [gate(right, by=think_answer_format, name="right") if script.gate else right,
-         think_answer_format],
-        checker(script),
+        [gate(right, by=form, name="right") if script.gate else right, form],
+        checker(script, prefilled),
         metric=f"mean@{script.test_samples}",
-        title="held-out problems, judged by the last number between <answer> tags",
+        title=f"held-out problems, judged by the {TESTED[script.judge]} between <answer> tags",
         live="rewards/think_answer_format/mean",
-    )  # fmt: skip
+    )
 
 
 def conversation(row: Mapping[str, Any], script: MathArguments) -> dict[str, Any]:
@@ -104,7 +106,7 @@ def conversation(row: Mapping[str, Any], script: MathArguments) -> dict[str, Any
     return {"prompt": [*system, {"role": "user", "content": str(row[script.question_column])}]}
 
 
-def checker(script: MathArguments) -> Any:
+def checker(script: MathArguments, prefilled: str | None = None) -> Any:
     """Judge by the last answer block, and the form by counting tags."""
     same = {"numeric": same_number, "math": same_formula}[script.judge]
 
@@ -113,7 +115,7 @@ def checker(script: MathArguments) -> Any:
         gold = gold_of(row[script.answer_column])
         return {
             "right": float("<answer>" in completion and bool(closed) and same(answer, gold)),
-            "format rate": float(keeps_form(completion)),
+            "format rate": float(keeps_form(completion, prefilled)),
             "characters": float(len(completion)),
         }
 
@@ -125,10 +127,12 @@ def gold_of(answer: Any) -> str:
     return str(answer).rpartition("####")[2].strip()
 
 
-def keeps_form(completion: str) -> bool:
-    """Return whether there is one thought and one answer, and nothing after it."""
-    once = all(completion.count(tag) == 1 for tag in ("</think>", "<answer>", "</answer>"))
-    return once and completion.rstrip().endswith("</answer>")
+def keeps_form(completion: str, prefilled: str | None) -> bool:
+    """Return whether there is one thought and one answer, and nothing around them."""
+    tags = ["<think>", "</think>", "<answer>", "</answer>"]
+    text = (f"<{prefilled}>" if prefilled else "") + completion.strip()
+    once = all(text.count(tag) == 1 for tag in tags)
+    return once and text.startswith("<think>") and text.endswith("</answer>")
 
 
 def same_number(answer: str, gold: str) -> bool:

@@ -21,7 +21,7 @@ from typing import Any
 
 from grpo_credit.run.recipe import Recipe, RunArguments, Task
 from grpo_credit.run.training import run_recipe
-from rewards import InTag, TaskScore, gate, guard, think_answer_format
+from rewards import InTag, TagFormat, TaskScore, gate, guard
 
 DEFAULTS = {
     "learning_rate": 1e-6,
@@ -77,10 +77,11 @@ def make_task(script: TaskArguments, args: Any, model_args: Any) -> Task:
     reward = TaskScore(generators(script, args.seed, tiny), None if tiny else InTag())
     train, test = parted(reward, script, args.seed, tiny)
     judge = guard(reward, timeout=JUDGED_WITHIN, on_timeout=0.0)
+    given = judge if tiny else gate(judge, by=form(args, model_args), name="task_score")
     return Task(
         Dataset.from_list(train).shuffle(seed=args.seed),
         test,
-        [judge if tiny else gate(judge, by=think_answer_format, name="task_score")],
+        [given],
         checker(judge),
         metric=f"mean@{script.test_samples}",
         title="held-out entries; right: full marks by the task's own verifier",
@@ -134,6 +135,14 @@ def prompt(question: str, tiny: bool) -> Any:
     if tiny:
         return f"{question}\n"
     return [{"role": "system", "content": SYSTEM}, {"role": "user", "content": question}]
+
+
+def form(args: Any, model_args: Any) -> TagFormat:
+    """Return the form of a chat model's answer, without a tag that its template opens."""
+    from grpo_credit.run.data import opens
+
+    prefilled = "think" if opens("<think>", args, model_args) else None
+    return TagFormat(("think", "answer"), prefilled=prefilled, name="think_answer_format")
 
 
 def checker(judge: Any) -> Any:

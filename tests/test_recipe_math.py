@@ -9,9 +9,11 @@ from decimal import Decimal
 from pathlib import Path
 
 import pytest
-from chat_model import save_chat_model
+from chat_model import TEMPLATE, save_chat_model
 from datasets import Dataset
 from safetensors import safe_open
+
+from grpo_credit.run.recipe import prepare
 
 RECIPE = Path(__file__).parent.parent / "recipes" / "grpo_math.py"
 SHORT = [
@@ -137,6 +139,33 @@ def test_the_judge_reads_the_answer_block_and_counts_tags(recipe):
     assert (bare["right"], bare["format rate"]) == (0.0, 0.0)
     twice = check("<think></think><answer>7</answer><answer>1012</answer>", row)
     assert (twice["right"], twice["format rate"]) == (1.0, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("ending", "right", "wrong"),
+    [("", "<think>5</think><answer>5</answer>", "5</think><answer>5</answer>"),
+     ("<think>\n", "5</think><answer>5</answer>", "<think>5</think><answer>5</answer>")],
+)  # fmt: skip
+def test_a_completion_opens_the_thought_where_the_template_does_not(
+    own, tmp_path, monkeypatch, ending, right, wrong
+):
+    template = TEMPLATE.replace("assistant\n{% endif", "assistant\n" + ending + "{% endif")
+    save_chat_model(tmp_path / "model", template)
+    monkeypatch.chdir(own)
+    options = [f"--model_name_or_path={tmp_path / 'model'}", "--dataset_name=problems.jsonl"]
+    task = prepare(runpy.run_path(str(RECIPE))["RECIPE"], [*options, "--no_gate"]).task
+    [_, form] = task.rewards
+    prompt = [{"role": "user", "content": "?"}]
+    assert form([right, wrong], prompts=[prompt, prompt]) == [1.0, 0.0]
+    kept = [task.check(text, {"answer": "5"})["format rate"] for text in (right, wrong)]
+    assert kept == [1.0, 0.0]
+
+
+def test_what_is_around_the_blocks_breaks_the_form(recipe):
+    keeps_form, whole = recipe["keeps_form"], "<think>5</think>\n<answer>5</answer>"
+    assert keeps_form(f" {whole}\n", None)
+    for text in (f"So: {whole}", f"{whole} Done.", whole.replace("<think>", ""), whole * 2):
+        assert not keeps_form(text, None)
 
 
 def test_formulas_are_compared_by_value(recipe):
