@@ -2,6 +2,7 @@
 
 import io
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -154,11 +155,21 @@ def test_the_report_gives_every_number():
     assert "│ format │ 0.062 │ 0.242 │ 6% │ 0% │ 2.0 │ 2.0 │" in text
     assert "25% cut off at max_completion_length=16" in text
     assert "12% for G=2, 25% for G=4, 50% for G=8, 100% for G=16" in text
-    assert "dead groups with num_generations=4: 75% all low, 0% all high" in text
+    assert "(their rewards are equal) with num_generations=4: 75% all low, 0% all high" in text
     # 16 completions of 10 tokens in 4 s; rewards 8 ms; 1,000 generations of them: 4,008 s
     assert "sampled 40 tokens per second" in text
-    assert "about 4 s, all 1000 of them 66.8 min" in text
+    assert "about 4 s, the 1,000 of the run 66.8 min" in text
     assert "nothing found" in text
+
+
+def test_the_report_shows_a_completion_cut_and_harmless():
+    drawn = sample(reward_sample(GOOD))
+    batches = Batches(1, 8, 2, 2, 1, 4, 16)
+    hostile = replace(drawn, first="[red]a[/red] :smile:\n\x1b[2J" + "b" * 400 + "the end")
+    text = "".join(printed(print_report, hostile, [], batches).split("\n"))
+    assert "the first completion: [red]a[/red] :smile:⏎ ␛[2Jbbb" in text
+    assert f"b […] {'b' * 113}the end" in text
+    assert "the first completion" not in printed(print_report, drawn, [], batches)
 
 
 def test_sizes_beyond_the_sample_are_lower_bounds():

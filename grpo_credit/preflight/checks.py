@@ -117,10 +117,10 @@ def spread(
     return Finding(
         severity,
         f"reward {name}",
-        f"it is constant: {given[0]:g} for all {given.size} {of}, so no advantage comes of it.",
-        "If it never fires, look at a completion, loosen it or give partial credit (rewards."
-        "TagFormat(partial_credit=...)), or begin with supervised fine-tuning on the format; if it "
-        "always does, ask for more.",
+        f"it is constant: {given[0]:g} for all {given.size} {of}, so it teaches nothing.",
+        "If it never fires, see what the model writes, and take easier prompts or a more capable "
+        "model; for a format, loosen it, give partial credit (rewards.TagFormat(partial_credit="
+        "...)), or begin with supervised fine-tuning on it. If it always fires, ask for more.",
     )
 
 

@@ -83,6 +83,7 @@ class _Drawn:
     truncated: list[bool] = field(default_factory=list)
     special: list[bool] = field(default_factory=list)
     prompts: list[str] = field(default_factory=list)  # rendered
+    first: str = ""  # of the completions, as text
     scores: list[torch.Tensor] = field(default_factory=list)  # of all ranks
 
 
@@ -162,6 +163,7 @@ def _listen(trainer: Any, drawn: _Drawn) -> None:
         return output
 
     def scored(inputs: Any, prompts: Any, completions: Any, ids: Any) -> Any:
+        drawn.first = drawn.first if drawn.lengths else _text(completions[0])
         drawn.lengths += [len(row) for row in ids]
         drawn.truncated += [row[-1] not in ends for row in ids]
         drawn.special += [bool(SPECIAL.search(_text(c))) for c in completions]
@@ -195,7 +197,7 @@ def _joined(
         for w in watched
     ]
     columns = [drawn.lengths, drawn.truncated, drawn.special]
-    parts = gather_object([(columns, per_reward, relief, seconds)])
+    parts = gather_object([(columns, per_reward, relief, seconds, drawn.first)])
     lengths, truncated, special = (_in_order(parts, how, k) for k in range(3))
     scores = torch.cat(drawn.scores).float().cpu().numpy()
     rewards = [
@@ -220,6 +222,7 @@ def _joined(
         generated=trainer.args.generation_batch_size,
         seconds=max(part[3] for part in parts),
         at_once=how.calls * how.rows * how.ranks,
+        first=parts[0][4],
     )
 
 

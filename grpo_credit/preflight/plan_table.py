@@ -40,14 +40,14 @@ def _batch_rows(found: Outline) -> Iterator[tuple[str, str]]:
         f"{b.generated:,} completions of {b.generated_prompts} prompts at once (per device "
         f"{b.micro} x steps_per_generation {b.slices} x processes {b.ranks})",
     )
-    yield "window", _window(b)
+    yield "", _window(b)
     yield "policy", _policy(b)
     epochs = "a stream" if b.epochs is None else f"{number(b.epochs)} epochs"
     data = "" if b.prompts is None else f" of {b.prompts:,} prompts"
     yield "optimizer steps", f"{b.steps:,} ({epochs}{data}), {b.generations:,} generations"
     yield (
         "tokens",
-        f"at most {b.step_tokens:,} of completions a step, {b.all_tokens:,} generated in all "
+        f"of completions: at most {b.step_tokens:,} a step, {b.all_tokens:,} generated in all "
         f"(max_completion_length {b.longest}){_prompts(found.prompt_tokens)}",
     )
 
@@ -74,7 +74,7 @@ def _prompts(tokens: tuple[float, int, int] | None) -> str:
     if tokens is None:
         return ""
     mean, longest, count = tokens
-    return f"; prompts {mean:.0f} on average, {longest} at most ({count} looked at)"
+    return f"; of a prompt: {mean:.0f} on average, {longest} at most ({count} looked at)"
 
 
 def _model_rows(found: Outline) -> Iterator[tuple[str, str]]:
@@ -89,13 +89,13 @@ def _model_rows(found: Outline) -> Iterator[tuple[str, str]]:
     kept = f"weights {size_of(memory.weights)}, gradients {size_of(memory.gradients)}, "
     kept += f"optimizer {unknown}"
     kept += f", reference model {size_of(memory.reference)}" if memory.reference else ""
-    yield "memory of a rank", f"{kept}; counted"
-    has = "" if found.available is None else f" of {size_of(found.available)} there are"
+    yield "memory per process", f"counted: {kept}"
+    has = "" if found.available is None else f" of the device's {size_of(found.available)}"
     yield (
         "",
-        f"activations about {size_of(memory.activations)} a micro-batch, cache about "
-        f"{size_of(memory.cache)} when generating; at the peak about {size_of(memory.peak)}{has}. "
-        "Estimated; without fragmentation, CUDA's own and vLLM",
+        f"estimated: activations {size_of(memory.activations)} in a micro-batch, cache "
+        f"{size_of(memory.cache)} while generating; {size_of(memory.peak)}{has} at the peak, "
+        "fragmentation, CUDA's own memory and vLLM not included",
     )
 
 

@@ -13,17 +13,22 @@ from grpo_credit.preflight.groups import dead_shares, mean_informative
 from grpo_credit.preflight.sample import RewardSample, Sample
 from grpo_credit.visible import visible
 
+BEGIN, END = 240, 120  # characters of a completion that are shown
+
 
 def print_report(
     sample: Sample, findings: Sequence[Finding], batches: Batches, console: Any = None
 ) -> None:
     """Print a sample's numbers and the findings."""
     from rich.console import Console
+    from rich.text import Text
 
     out = console or Console(width=None if sys.stdout.isatty() else 140)
     out.print(_rewards(sample))
-    for line in (*_lengths(sample), *_groups(sample), *_pace(sample, batches)):
-        out.print(line, markup=False, highlight=False)
+    for line in (
+        *_first(sample), *_lengths(sample), *_groups(sample), *_pace(sample, batches)
+    ):  # fmt: skip
+        out.print(Text(line))
     show(findings, out)
     if not findings:
         out.print("nothing found that would keep it from learning", highlight=False)
@@ -38,7 +43,7 @@ def _rewards(sample: Sample) -> Any:
         title=f"preflight: {prompts} prompts, {sample.size} completions each", title_justify="left"
     )
     table.add_column("reward")
-    for column in ("mean", "spread", "at its best", "abstains", "ms of a call: p50", "p95"):
+    for column in ("mean", "std", "at its maximum", "abstains", "ms of a call: p50", "p95"):
         table.add_column(column, justify="right")
     for reward in sample.rewards:
         table.add_row(escape(visible(reward.name)), *_numbers(reward))
@@ -55,6 +60,13 @@ def _numbers(reward: RewardSample) -> tuple[str, ...]:
     abstains = 1 - given.size / len(reward.scores)
     numbers = (f"{given.mean():.3f}", f"{given.std():.3f}", f"{best:.0%}", f"{abstains:.0%}")
     return *numbers, *shown
+
+
+def _first(sample: Sample) -> list[str]:
+    """Show what the model writes, its beginning and its end, on one line."""
+    text = visible(sample.first).replace("⏎\n", "⏎ ")
+    cut = text if len(text) <= BEGIN + END else f"{text[:BEGIN]} […] {text[-END:]}"
+    return [f"the first completion: {cut}"] if text else []
 
 
 def _lengths(sample: Sample) -> list[str]:
@@ -77,8 +89,9 @@ def _groups(sample: Sample) -> list[str]:
     )
     low, high = dead_shares(groups, sample.group)
     return [
-        f"groups expected to be informative: {told}",
-        f"dead groups with num_generations={sample.group}: {low:.0%} all low, {high:.0%} all high",
+        f"groups expected to be informative (their rewards differ): {told}",
+        f"dead groups (their rewards are equal) with num_generations={sample.group}: {low:.0%} all "
+        f"low, {high:.0%} all high",
     ]
 
 
@@ -89,7 +102,7 @@ def _pace(sample: Sample, batches: Batches) -> list[str]:
     batch = scale * (sample.seconds + rewards)
     return [
         f"sampled {tokens:,.0f} tokens per second; a generation of {sample.generated} completions "
-        f"with its rewards takes about {duration(batch)}, all {batches.generations} of them "
+        f"with its rewards takes about {duration(batch)}, the {batches.generations:,} of the run "
         f"{duration(batch * batches.generations)}. Forward and backward passes come on top."
     ]
 

@@ -43,6 +43,7 @@ class Sample:
         generated: completions of a generation batch.
         seconds: that generation took, without rewards.
         at_once: completions that were generated in these seconds side by side.
+        first: the text of the first completion, as the rewards see it.
     """
 
     size: int
@@ -55,6 +56,7 @@ class Sample:
     generated: int
     seconds: float
     at_once: int
+    first: str = ""
 
     @property
     def totals(self) -> np.ndarray:

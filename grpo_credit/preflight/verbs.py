@@ -31,11 +31,14 @@ def run_plan(asked: argparse.Namespace) -> int:
 
 def run_preflight(asked: argparse.Namespace) -> int:
     """Sample from a recipe's model and print what was found; nothing is written or trained."""
+    from transformers.utils.logging import disable_progress_bar
+
     from grpo_credit.preflight.verdict import NotFit, preflight
     from grpo_credit.run.commandline import mistakes_in_one_line
     from grpo_credit.run.recipe import prepare
     from grpo_credit.run.training import build_trainer
 
+    disable_progress_bar()  # of loading weights
     recipe = load_recipe(asked.recipe)
     with mistakes_in_one_line(recipe.name):
         job = prepare(recipe, asked.options)

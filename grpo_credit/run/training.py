@@ -150,6 +150,7 @@ def train(job: Job) -> int:
 
 def _look_first(job: Job, trainer: Any, early: Any) -> None:
     """Do the preflight, unless it is off or the run goes on; a sharded model has to wait."""
+    from grpo_credit.preflight.findings import errors
     from grpo_credit.preflight.verdict import preflight
 
     if job.script.preflight == "off" or job.script.resume:
@@ -158,7 +159,12 @@ def _look_first(job: Job, trainer: Any, early: Any) -> None:
     if trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:
         early.pending = look  # the model is put together when training begins
     else:
-        early.tell(look())
+        found = look()
+        early.tell(found)
+        if errors(found):
+            trainer.accelerator.print(
+                "training goes on in spite of the errors; --preflight=strict would stop here"
+            )
 
 
 def step_of(trainer: Any) -> int:
