@@ -4,9 +4,10 @@
 r"""GRPO for word problems with a number as their answer, shaped like GSM8K.
 
     accelerate launch recipes/grpo_math.py --credit=seq --use_peft --bf16 \
-        --model_name_or_path Qwen/Qwen2.5-0.5B-Instruct
+        --model_name_or_path Qwen/Qwen2.5-0.5B-Instruct --max_steps 200
     accelerate launch recipes/grpo_math.py --credit=dapo --dataset_name problems.jsonl \
-        --model_name_or_path my_model --question_column problem --judge math
+        --model_name_or_path my_model --question_column problem --answer_column solution \
+        --judge math
 
 Any chat model will do. The right number earns 1, in the right form alone (--no_gate: in any), and
 the form earns a little by itself, so that there is something to learn before the first right
@@ -50,7 +51,7 @@ class MathArguments(DataArguments):
 
     dataset_name: str | None = field(
         default=None,
-        metadata={"help": "Problems: hub name, folder, .parquet or .jsonl (default: GSM8K)."},
+        metadata={"help": "Problems: hub name, folder, .parquet, .jsonl, .csv (default: GSM8K)."},
     )
     question_column: str = field(default="question", metadata={"help": "Column of the problems."})
     answer_column: str = field(

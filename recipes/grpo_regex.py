@@ -21,10 +21,16 @@ from grpo_credit.run.recipe import DataArguments, Recipe, Task
 from grpo_credit.run.training import run_recipe
 from rewards import RegexReward
 
+DEFAULTS = {
+    "num_generations": 8,
+    "per_device_train_batch_size": 8,
+    "gradient_accumulation_steps": 8,  # with TRL's 1 a step is one prompt
+    "logging_steps": 1,
+}
 # What a half-million-parameter model on a laptop needs.
 TINY_DEFAULTS = {
     "per_device_train_batch_size": 64,
-    "num_generations": 8,
+    "gradient_accumulation_steps": 1,
     "max_completion_length": 64,
     "max_steps": 80,
     "learning_rate": 3e-4,
@@ -134,8 +140,9 @@ def checker(pattern: str) -> Any:
 
 
 RECIPE = Recipe(
-    __file__, __doc__ or "", RegexArguments, make_task, defaults={}, tiny_defaults=TINY_DEFAULTS
-)
+    __file__, __doc__ or "", RegexArguments, make_task, defaults=DEFAULTS,
+    tiny_defaults=TINY_DEFAULTS,
+)  # fmt: skip
 
 
 def main(arguments: list[str]) -> int:

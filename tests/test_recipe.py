@@ -185,7 +185,7 @@ MISTAKES = {
     "ill-typed flag": (["--learning_rate=fast"], "argument --learning_rate"),
     "missing YAML": (["--config", "none.yaml"], "No such file or directory: 'none.yaml'"),
     "indivisible batch": (
-        ["--num_generations=7"], "generation_batch_size (8) must be divisible by num_generations",
+        ["--num_generations=7"], "generation_batch_size (64) must be divisible by num_generations",
     ),
     "clash": (["--credit=seq", "--loss_type=grpo"], "loss_type='grpo' aggregates by 'length'"),
     "missing column": (
