@@ -16,7 +16,7 @@ answer.
 
 import re
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal, InvalidOperation
 from typing import Any
@@ -86,6 +86,8 @@ def make_task(script: MathArguments, args: Any, model_args: Any) -> Task:
     }
     train, test = load_prompts(script, columns)
     right = JUDGES[script.judge](script.answer_column)
+    if isinstance(right, NumericAnswer):
+        check_numbers(right, train[script.answer_column])
     prefilled = "think" if opens("<think>", args, model_args) else None
     form = TagFormat(("think", "answer"), prefilled=prefilled, name="think_answer_format")
     if args.reward_weights is None:
@@ -99,6 +101,27 @@ def make_task(script: MathArguments, args: Any, model_args: Any) -> Task:
         title=f"held-out problems, judged by the {TESTED[script.judge]} between <answer> tags",
         live="rewards/think_answer_format/mean",
     )
+
+
+def check_numbers(right: NumericAnswer, answers: Sequence[Any]) -> None:
+    """Say how many answers are no number: there the reward abstains, which a gate hides.
+
+    Raises:
+        ValueError: if none of them holds one.
+    """
+    from grpo_credit.run.ranks import is_main
+
+    unread = [answer for answer in answers if right.gold(answer) is None]
+    if not unread:
+        return
+    told = (
+        f"{len(unread)} of {len(answers)} answers are no single number, such as "
+        f"{gold_of(unread[0])!r:.60}: there the reward abstains. --judge math reads formulas."
+    )
+    if len(unread) == len(answers):
+        raise ValueError(told)
+    if is_main():
+        print(f"grpo_math.py: note: {told}", file=sys.stderr)
 
 
 def conversation(row: Mapping[str, Any], script: MathArguments) -> dict[str, Any]:

@@ -20,7 +20,8 @@ PATTERN = r"(?s).*\d.*"
 SHORT = {
     "per_device_train_batch_size": 8, "num_generations": 4, "max_completion_length": 8,
     "max_steps": 4, "logging_steps": 1, "save_steps": 2, "learning_rate": 0.01,
-    "gradient_checkpointing": False, "test_prompts": 4, "test_samples": 2,
+    "gradient_checkpointing": False, "gradient_accumulation_steps": 1, "test_prompts": 4,
+    "test_samples": 2,
 }  # fmt: skip
 HALF = """
 from grpo_credit import allocation
@@ -185,7 +186,7 @@ MISTAKES = {
     "ill-typed flag": (["--learning_rate=fast"], "argument --learning_rate"),
     "missing YAML": (["--config", "none.yaml"], "No such file or directory: 'none.yaml'"),
     "indivisible batch": (
-        ["--num_generations=7"], "generation_batch_size (64) must be divisible by num_generations",
+        ["--num_generations=7"], "generation_batch_size (8) must be divisible by num_generations",
     ),
     "clash": (["--credit=seq", "--loss_type=grpo"], "loss_type='grpo' aggregates by 'length'"),
     "missing column": (

@@ -150,6 +150,18 @@ def test_rows_without_an_answer_are_told_of_the_test_split_too(own, tmp_path, mo
     assert "data[test] has 1 of 20 rows without 'answer': 19 (the first row is 0)." in err
 
 
+def test_answers_that_are_no_numbers_are_told(own, tmp_path, monkeypatch, capsys):
+    options = [f"--model_name_or_path={own / 'model'}", "--dataset_name=data.jsonl"]
+    Dataset.from_list(with_gaps("answer", "x/2", range(20))).to_json(tmp_path / "data.jsonl")
+    err = refused("grpo_math.py", tmp_path, monkeypatch, capsys, *options)
+    assert "16 of 16 answers are no single number, such as 'x/2': there the reward" in err
+    Dataset.from_list(with_gaps("answer", "#### n", range(10))).to_json(tmp_path / "data.jsonl")
+    prepare(recipe("grpo_math.py"), [*options, "--gradient_accumulation_steps=1"])
+    err = capsys.readouterr().err
+    assert "note: 8 of 16 answers are no single number, such as 'n': there" in err
+    assert err.count("\n") == 1  # of the ten two are held out
+
+
 USER, SYSTEM = {"role": "user", "content": " "}, {"role": "system", "content": "Be brief."}
 IMAGE = {"role": "user", "content": [{"type": "image", "text": None}]}
 
