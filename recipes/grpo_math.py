@@ -72,7 +72,8 @@ class MathArguments(DataArguments):
 
 def make_task(script: MathArguments, args: Any, model_args: Any) -> Task:
     """Reward right answers in the right form; test by a judge that is not the reward."""
-    from grpo_credit.run.data import is_blank, load_prompts, opens
+    from grpo_credit.run.data import is_blank, load_prompts
+    from grpo_credit.run.models import opens
 
     if not model_args.model_name_or_path:
         raise ValueError("--model_name_or_path is missing; any chat model will do.")

@@ -2,7 +2,7 @@
 
 Nothing here knows about credit, rewards or a trainer class. A recipe calls, in this order:
 
-1. `data.load_prompts` and `data.look_up_model` check what is there, `directory.choose` picks the
+1. `data.load_prompts` and `models.look_up_model` check what is there, `directory.choose` picks the
    run directory;
 2. `manifest.manifest` describes the run, `directory.claim` takes the directory or refuses, both
    before the trainer is constructed;

@@ -1,4 +1,4 @@
-"""Prompts to train and to test on, and the model that is to read them."""
+"""Prompts to train and to test on."""
 
 import math
 import random
@@ -136,72 +136,6 @@ def require_columns(data: Dataset, columns: Columns, name: str) -> None:
 def _first_of(rows: Sequence[int]) -> str:
     more = [] if len(rows) <= NAMED else ["…"]
     return ", ".join([*map(str, rows[:NAMED]), *more])
-
-
-def look_up_model(name: str, prompts: list[Any], **where: Any) -> None:
-    """Find a model and its tokenizer before anything is written; no weights are loaded.
-
-    Args:
-        name: folder or hub name.
-        prompts: some prompts; conversations need a chat template.
-        where: `revision`, `trust_remote_code`.
-
-    Raises:
-        ValueError: if there is no such model, or it cannot read conversations.
-    """
-    from transformers import AutoConfig
-
-    _found(AutoConfig, name, where)
-    tokenizer = tokenizer_of(name, **where)
-    if prompts and isinstance(prompts[0], list) and not tokenizer.chat_template:
-        raise ValueError(
-            f"the prompts are conversations, but the tokenizer of {name!r} has no chat template; "
-            "use an instruction-tuned model, or prompts that are plain text."
-        )
-
-
-def tokenizer_of(name: str, **where: Any) -> Any:
-    """Load a model's tokenizer.
-
-    Raises:
-        ValueError: if there is none.
-    """
-    from transformers import AutoTokenizer
-
-    return _found(AutoTokenizer, name, where)
-
-
-def _found(kind: Any, name: str, where: Mapping[str, Any]) -> Any:
-    try:
-        return kind.from_pretrained(name, **where)
-    except OSError as error:
-        reason = str(error).partition("\n")[0]
-        raise ValueError(
-            f"no model or tokenizer {name!r} (--model_name_or_path): {reason}"
-        ) from None
-
-
-def opens(tag: str, args: Any, model_args: Any) -> bool:
-    """Return whether the chat template itself opens a tag, as those of reasoning models do.
-
-    Then a completion begins inside the tag and must not open it again.
-
-    Args:
-        tag: such as "<think>".
-        args: TRL's configuration.
-        model_args: its options of the model, which is named.
-    """
-    where = {"revision": model_args.model_revision, "trust_remote_code": args.trust_remote_code}
-    tokenizer = tokenizer_of(model_args.model_name_or_path, **where)
-    if not tokenizer.chat_template:
-        return False  # refused by `look_up_model`
-    text = tokenizer.apply_chat_template(
-        [{"role": "user", "content": "?"}],
-        tokenize=False,
-        add_generation_prompt=True,
-        **(args.chat_template_kwargs or {}),
-    )
-    return text.rstrip().endswith(tag)
 
 
 def check_prompts(train: Any, test: Sequence[Mapping[str, Any]]) -> None:

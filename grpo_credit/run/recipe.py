@@ -183,7 +183,8 @@ def prepare(recipe: Recipe, arguments: list[str]) -> Asked:
     from grpo_credit.config import plan
     from grpo_credit.preflight.columns import GIVEN, reward_name
     from grpo_credit.preflight.verdict import read_how
-    from grpo_credit.run.data import check_prompts, look_up_model
+    from grpo_credit.run.data import check_prompts
+    from grpo_credit.run.models import look_up_model
 
     script, args, model_args = _read(recipe, arguments)
     script.preflight = read_how(script.preflight)
