@@ -3,7 +3,9 @@
 import re
 import runpy
 import shlex
+import sys
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -39,8 +41,9 @@ WRITTEN = sorted({command for page in PAGES for command in commands(page)})
 
 @pytest.mark.parametrize(("script", "options"), WRITTEN)
 def test_a_command_of_the_pages_is_parsed(script, options, tmp_path, monkeypatch):
-    (tmp_path / "my_rules.py").write_text(HALF)
-    monkeypatch.syspath_prepend(tmp_path)
+    mine = ModuleType("my_rules")
+    exec(HALF, vars(mine))
+    monkeypatch.setitem(sys.modules, "my_rules", mine)
     monkeypatch.chdir(ROOT)
     recipe = runpy.run_path(str(ROOT / script))["RECIPE"]
     asked = shlex.split(options.replace("NAME", "seq"), comments=True)
