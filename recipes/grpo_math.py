@@ -89,7 +89,8 @@ def make_task(script: MathArguments, args: Any, model_args: Any) -> Task:
     right = JUDGES[script.judge](script.answer_column)
     if isinstance(right, NumericAnswer):
         check_numbers(right, train[script.answer_column])
-    prefilled = "think" if opens("<think>", args, model_args) else None
+    asked = conversation({script.question_column: "?"}, script)["prompt"]
+    prefilled = "think" if opens("<think>", asked, args, model_args) else None
     form = TagFormat(("think", "answer"), prefilled=prefilled, name="think_answer_format")
     if args.reward_weights is None:
         args.reward_weights = [1.0, script.format_weight]

@@ -69,6 +69,16 @@ def test_a_checker_without_a_right_answer_has_no_pass_rates():
     assert set(found) == {"digits (greedy)", "digits (sampled)"}
 
 
+def test_what_is_said_of_some_completions_is_averaged_over_these():
+    def named(completion, row):
+        return {"named": float(completion == "2")} if row["answer"] == "5" else {}
+
+    # of "2+3=": greedy 44; sampled 7, 5, 888
+    assert measure(Scripted(), ROWS, named, 3) == {"named (greedy)": 0.0, "named (sampled)": 0.0}
+    rows = ROWS[::-1]  # of the first place: greedy 2; sampled 2, 2, 2
+    assert measure(Scripted(), rows, named, 3) == {"named (greedy)": 1.0, "named (sampled)": 1.0}
+
+
 def test_all_wrong_has_no_length_of_right_answers():
     found = measure(Scripted(), ROWS, lambda c, _: {"right": 0.0}, samples=3)
     assert found["pass@3"] == 0.0

@@ -144,7 +144,9 @@ def test_the_judge_reads_the_answer_block_and_counts_tags(recipe):
 @pytest.mark.parametrize(
     ("ending", "right", "wrong"),
     [("", "<think>5</think><answer>5</answer>", "5</think><answer>5</answer>"),
-     ("<think>\n", "5</think><answer>5</answer>", "<think>5</think><answer>5</answer>")],
+     ("<think>\n", "5</think><answer>5</answer>", "<think>5</think><answer>5</answer>"),
+     ("{% if messages|length > 1 %}<think>\n{% endif %}",  # by what the system message says
+      "5</think><answer>5</answer>", "<think>5</think><answer>5</answer>")],
 )  # fmt: skip
 def test_a_completion_opens_the_thought_where_the_template_does_not(
     own, tmp_path, monkeypatch, ending, right, wrong

@@ -5,7 +5,7 @@ import runpy
 from pathlib import Path
 
 import pytest
-from chat_model import save_chat_model
+from chat_model import TEMPLATE, save_chat_model
 from datasets import Dataset, DatasetDict
 from transformers import TrainerState
 
@@ -160,6 +160,31 @@ def test_answers_that_are_no_numbers_are_told(own, tmp_path, monkeypatch, capsys
     err = capsys.readouterr().err
     assert "note: 8 of 16 answers are no single number, such as 'n': there" in err
     assert err.count("\n") == 1  # of the ten two are held out
+
+
+def test_a_data_set_of_several_configurations_wants_one_named(own, monkeypatch, capsys):
+    for name in "ab":
+        (own / "several").mkdir(exist_ok=True)
+        (own / "several" / f"{name}.jsonl").write_text('{"prompt": "1?"}\n{"prompt": "2?"}\n')
+    configs = [f"- config_name: {name}\n  data_files: {name}.jsonl\n" for name in "ab"]
+    (own / "several" / "README.md").write_text("---\nconfigs:\n" + "".join(configs) + "---\n")
+    options = ["--model_name_or_path=model", "--dataset_name=several", "--pattern=a"]
+    err = refused("grpo_regex.py", own, monkeypatch, capsys, *options)
+    assert "Please pick one among the available configs: ['a', 'b']" in err
+    assert err.endswith("(--dataset_name several, --dataset_config)\n")
+
+
+@pytest.mark.parametrize("name", ["grpo_math.py", "grpo_tasks.py"])
+def test_a_template_that_knows_no_system_message_is_told(name, own, monkeypatch, capsys):
+    refusal = "{% if messages[0].role == 'system' %}{{ raise_exception('No system!') }}{% endif %}"
+    save_chat_model(own / "strict", refusal + TEMPLATE)
+    Dataset.from_list(ROWS).to_json(own / "rows.jsonl")
+    data = ["--dataset_name=rows.jsonl"] if name == "grpo_math.py" else ["--task_size=8"]
+    options = ["--model_name_or_path=strict", "--gradient_accumulation_steps=1", *data]
+    err = refused(name, own, monkeypatch, capsys, *options)
+    assert "template of 'strict' refuses the prompts (roles: system, user): No system!. Take" in err
+    if name == "grpo_math.py":
+        assert prepare(recipe(name), [*options, "--system_prompt="]).task.test
 
 
 USER, SYSTEM = {"role": "user", "content": " "}, {"role": "system", "content": "Be brief."}

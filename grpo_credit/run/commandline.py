@@ -51,7 +51,8 @@ def mistakes_in_one_line(prog: str) -> Generator[None, None, None]:
         yield
     except (ValueError, OSError, ImportError) as error:
         if is_main():
-            print(f"{prog}: error: {error}", file=sys.stderr)
+            told = " ".join(map(str.strip, str(error).splitlines()))  # some libraries write several
+            print(f"{prog}: error: {told}", file=sys.stderr)
         raise SystemExit(2) from None
 
 

@@ -174,4 +174,7 @@ def _read(name: str, config: str | None) -> Any:
             raise ValueError(f"{name} is empty; expected rows of prompts.")
         return load_dataset(READERS[path.suffix], data_files=str(path))
     saved = path.is_dir() and any(path.glob("dataset_dict.json")) + any(path.glob("state.json"))
-    return load_from_disk(name) if saved else load_dataset(name, config)
+    try:
+        return load_from_disk(name) if saved else load_dataset(name, config)
+    except ValueError as error:  # no such configuration, or none named where there are several
+        raise ValueError(f"{error} (--dataset_name {name}, --dataset_config)") from None

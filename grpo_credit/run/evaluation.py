@@ -50,7 +50,8 @@ def measure(
         For a checker's "right" (0 or 1): "pass@1", of the greedy completion; "mean@k", the mean
         over k samples; "pass@k", the share of prompts with at least one right sample; and mean
         "characters, right" and "characters, wrong" of the samples, without the one that has none.
-        For every other name "<name> (greedy)" and "<name> (sampled)", means over completions.
+        For every other name "<name> (greedy)" and "<name> (sampled)", means over the completions
+        of which the checker says it.
     """
     prompts = [row["prompt"] for row in rows]
     with torch.random.fork_rng():
@@ -109,8 +110,8 @@ def _right(
 
 
 def _means(verdicts: list[Mapping[str, float]], how: str) -> dict[str, float]:
-    names = [name for name in (verdicts[0] if verdicts else {}) if name != RIGHT]
-    return {f"{name} ({how})": _mean(v[name] for v in verdicts) for name in names}
+    names = dict.fromkeys(name for verdict in verdicts for name in verdict if name != RIGHT)
+    return {f"{name} ({how})": _mean(v[name] for v in verdicts if name in v) for name in names}
 
 
 def _mean(values: Iterable[float]) -> float:

@@ -47,24 +47,36 @@ def _found(kind: Any, name: str, where: Mapping[str, Any]) -> Any:
         ) from None
 
 
-def opens(tag: str, args: Any, model_args: Any) -> bool:
+def opens(tag: str, prompt: list[dict[str, str]], args: Any, model_args: Any) -> bool:
     """Return whether the chat template itself opens a tag, as those of reasoning models do.
 
     Then a completion begins inside the tag and must not open it again.
 
     Args:
         tag: such as "<think>".
+        prompt: a conversation such as the recipe's; a template may open the tag for some alone.
         args: TRL's configuration.
         model_args: its options of the model, which is named.
+
+    Raises:
+        ValueError: if there is no such model, or its template refuses the prompt.
     """
+    from jinja2 import TemplateError
+
     where = {"revision": model_args.model_revision, "trust_remote_code": args.trust_remote_code}
-    tokenizer = tokenizer_of(model_args.model_name_or_path, **where)
+    name = model_args.model_name_or_path
+    tokenizer = tokenizer_of(name, **where)
     if not tokenizer.chat_template:
         return False  # refused by `look_up_model`
-    text = tokenizer.apply_chat_template(
-        [{"role": "user", "content": "?"}],
-        tokenize=False,
-        add_generation_prompt=True,
-        **(args.chat_template_kwargs or {}),
-    )
+    options = args.chat_template_kwargs or {}
+    try:
+        text = tokenizer.apply_chat_template(
+            prompt, tokenize=False, add_generation_prompt=True, **options
+        )
+    except TemplateError as error:
+        roles = ", ".join(message["role"] for message in prompt)
+        raise ValueError(
+            f"the chat template of {name!r} refuses the prompts (roles: {roles}): {error}. Take "
+            "another model, or leave the refused role out (in grpo_math.py: --system_prompt '')."
+        ) from None
     return text.rstrip().endswith(tag)
