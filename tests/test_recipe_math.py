@@ -146,6 +146,8 @@ def test_the_judge_reads_the_answer_block_and_counts_tags(recipe):
     [("", "<think>5</think><answer>5</answer>", "5</think><answer>5</answer>"),
      ("<think>\n", "5</think><answer>5</answer>", "<think>5</think><answer>5</answer>"),
      ("{% if messages|length > 1 %}<think>\n{% endif %}",  # by what the system message says
+      "5</think><answer>5</answer>", "<think>5</think><answer>5</answer>"),
+     ("{% if thinks %}<think>\n{% endif %}",  # by --chat_template_kwargs
       "5</think><answer>5</answer>", "<think>5</think><answer>5</answer>")],
 )  # fmt: skip
 def test_a_completion_opens_the_thought_where_the_template_does_not(
@@ -154,7 +156,8 @@ def test_a_completion_opens_the_thought_where_the_template_does_not(
     template = TEMPLATE.replace("assistant\n{% endif", "assistant\n" + ending + "{% endif")
     save_chat_model(tmp_path / "model", template)
     monkeypatch.chdir(own)
-    options = [f"--model_name_or_path={tmp_path / 'model'}", "--dataset_name=problems.jsonl"]
+    options = [f"--model_name_or_path={tmp_path / 'model'}", "--dataset_name=problems.jsonl",
+               '--chat_template_kwargs={"thinks": true}']  # fmt: skip
     task = prepare(runpy.run_path(str(RECIPE))["RECIPE"], [*options, "--no_gate"]).task
     [_, form] = task.rewards
     prompt = [{"role": "user", "content": "?"}]

@@ -10,7 +10,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from chat_model import save_chat_model
+from chat_model import TEMPLATE, save_chat_model
 from trl import ModelConfig
 
 from rewards import InTag, TaskScore
@@ -102,6 +102,18 @@ def test_a_mistake_costs_one_line(recipe, tmp_path, monkeypatch, capsys, options
     assert message in err
     assert len(err.splitlines()) == 1
     assert not list(tmp_path.iterdir())
+
+
+def test_a_thought_that_the_template_opens_is_not_opened_again(recipe, tmp_path):
+    template = TEMPLATE.replace("assistant\n{% endif", "assistant\n<think>\n{% endif")
+    model = ModelConfig(model_name_or_path=str(save_chat_model(tmp_path, template)))
+    script = recipe["TaskArguments"](task=["chain_sum"], task_size=4, test_prompts=1)
+    args = SimpleNamespace(seed=1, trust_remote_code=False, chat_template_kwargs=None)
+    [reward] = recipe["make_task"](script, args, model).rewards
+    answer = TaskScore({"chain_sum": {"seed": 1, "size": 20}}).entry("chain_sum", 0)["answer"]
+    texts = [f"so</think><answer>{answer}</answer>", f"<think>so</think><answer>{answer}</answer>"]
+    prompts = [[{"role": "user", "content": "?"}]] * 2
+    assert reward(texts, prompts=prompts, task=["chain_sum"] * 2, index=[0, 0]) == [1.0, 0.0]
 
 
 # ---- the reward -------------------------------------------------------------------------------

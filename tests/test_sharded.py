@@ -75,13 +75,15 @@ def test_a_recipe_stops_resumes_and_saves_the_whole_model(tmp_path, kind):
 def stop_at_the_second_step(words, folder):
     with open(folder / "said.txt", "w") as said:
         process = subprocess.Popen(words, cwd=folder, stdout=said, stderr=subprocess.STDOUT)
-        metrics, deadline = folder / "out" / "metrics.jsonl", time.monotonic() + 120
-        while not (metrics.exists() and len(metrics.read_text().splitlines()) > 1):
-            assert time.monotonic() < deadline
-            assert process.poll() is None, (folder / "said.txt").read_text()
-            time.sleep(0.05)
-        process.send_signal(signal.SIGTERM)
-        process.wait(timeout=120)
+        metrics, deadline = folder / "out" / "metrics.jsonl", time.monotonic() + 240
+        try:
+            while not (metrics.exists() and len(metrics.read_text().splitlines()) > 1):
+                assert time.monotonic() < deadline, (folder / "said.txt").read_text()
+                assert process.poll() is None, (folder / "said.txt").read_text()
+                time.sleep(0.05)
+        finally:
+            process.send_signal(signal.SIGTERM)  # which torchrun passes on to both
+            process.wait(timeout=120)
     said = (folder / "said.txt").read_text()
     assert said.count("preflight: ") == 1, said
     assert "to go on: the same command with --resume --output_dir out" in said
