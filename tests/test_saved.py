@@ -39,7 +39,7 @@ def test_every_field_comes_back(tmp_path):
     for made in examples(2):
         full = replace(
             made, scale_rewards="none", reward_weights=(0.5,) * len(made.reward_names),
-            max_completion_length=77,
+            max_completion_length=77, generation=made.group + 3,
             old_logps=made.old_logps.bfloat16(), window_count=2 * made.window_count.int(),
             texts=tuple(f"{text}\ud800\x00" for text in made.texts),
         )  # fmt: skip
@@ -98,6 +98,14 @@ def rewritten(path, change):
 
 def without_column(path, name):
     pq.write_table(pq.read_table(path).drop_columns([name]), path)
+
+
+def test_a_file_from_before_generations_were_numbered_is_read_as_one(path):
+    form = b', "generation": {"dtype": "torch.int64", "shape": []}'
+    assert form in pq.read_table(path).schema.metadata[b"grpo_credit"]
+    rewritten(path, lambda value: value.replace(form, b""))
+    without_column(path, "generation")
+    assert load_rollouts(path).rollouts.generation.eq(0).all()
 
 
 @pytest.mark.parametrize(
