@@ -1,9 +1,17 @@
 """What is done to the passes of a step, what is left out, and what a run says about it."""
 
 import pytest
+import torch
 from datasets import Dataset
 from harness import TOKENIZER, difference, ours, policy, reward, trl
-from transformers import GPT2Config, LlamaConfig, Ministral3Config, MistralConfig, Qwen3NextConfig
+from transformers import (
+    GPT2Config,
+    LlamaConfig,
+    LlamaForCausalLM,
+    Ministral3Config,
+    MistralConfig,
+    Qwen3NextConfig,
+)
 from trl import GRPOConfig
 from workloads import WORKLOADS
 
@@ -105,3 +113,28 @@ def test_prompts_are_not_shared_where_the_self_test_fails(monkeypatch, caplog):
 )  # fmt: skip
 def test_prompts_are_trimmed_only_where_positions_are_relative(config, relative):
     assert positions_are_relative(config) is relative
+
+
+def test_in_bfloat16_another_shape_moves_log_probabilities_less_than_bfloat16_itself():
+    """Old log-probabilities are scored in passes of another shape than those that train."""
+    torch.manual_seed(0)
+    model = LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=4096, hidden_size=256, intermediate_size=1024, num_hidden_layers=6,
+            num_attention_heads=4,
+        )
+    )  # fmt: skip
+    for parameter in model.parameters():
+        parameter.data *= 4 if parameter.dim() > 1 else 1  # as peaked as a trained one
+    ids = torch.randint(0, 4096, (8, 128))
+
+    @torch.no_grad()
+    def logps(rows, width):
+        every = model(ids[:rows, :width]).logits[:2, :63].float().log_softmax(-1)
+        return every.gather(2, ids[:2, 1:64, None])
+
+    exact = logps(8, 128)
+    torch.testing.assert_close(logps(2, 64), exact, rtol=1e-5, atol=1e-5)
+    model.bfloat16()
+    whole, trimmed = logps(8, 128), logps(2, 64)
+    assert (trimmed - whole).abs().mean() < 0.5 * (whole - exact).abs().mean()
