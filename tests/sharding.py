@@ -6,6 +6,7 @@ As a program: run another one like that, under torchrun.
     torchrun --nproc_per_node=2 tests/sharding.py fsdp2 recipes/grpo_math.py --use_cpu ...
 """
 
+import importlib
 import os
 import runpy
 import sys
@@ -44,6 +45,9 @@ def shard(kind: str) -> None:
     """Make every trainer from now on one of this kind, as `accelerate launch` would."""
     distributed, environment = KINDS[kind]
     os.environ.update(environment)
+    if distributed == DistributedType.DEEPSPEED:
+        backend = importlib.import_module("deepspeed.comm.torch")
+        backend.build_shm_op = lambda: None  # would compile C++; gloo will do
     set_device = PartialState.set_device
 
     def told(self: PartialState) -> None:
