@@ -3,6 +3,7 @@
 import math
 import random
 from dataclasses import dataclass
+from itertools import compress
 from typing import Any
 
 from datasets import Dataset
@@ -33,10 +34,16 @@ class Workload:
         """Tokens that any exact method must run: completions with credit, their prompts once.
 
         The last token of each completion predicts nothing; the last one of a prompt is run with
-        every completion, where all are run together.
+        every completion, where all are run together. A completion that scores the mean of its group
+        has no credit.
         """
-        prompts = self.prompts[self.dead :]
-        return sum(prompts) - len(prompts) + sum(map(sum, self.completions[self.dead :]))
+        tokens = 0
+        for group in range(self.dead, GROUPS):
+            scores = [score(self.completion(group, member)) for member in range(GROUP)]
+            credited = [GROUP * own != sum(scores) for own in scores]
+            tokens += sum(compress(self.completions[group], credited))
+            tokens += any(credited) * (self.prompts[group] - 1)
+        return tokens
 
     @property
     def ideal(self) -> float:
@@ -70,9 +77,14 @@ class Workload:
         return ids if length == self.longest else [*ids[:-1], TOKENIZER.eos_token_id]
 
 
+def score(ids: list[int]) -> int:
+    """Score a completion by its tokens, from 0 to 6."""
+    return sum(ids) % 7
+
+
 def reward(completion_ids: list[list[int]], dead: list[bool], **_: Any) -> list[float]:
-    """Score a completion by its tokens; those of a dead group alike."""
-    return [0.0 if d else sum(ids) % 7 / 7 for ids, d in zip(completion_ids, dead, strict=True)]
+    """Reward a completion by its score; those of a dead group alike."""
+    return [0.0 if d else score(ids) / 7 for ids, d in zip(completion_ids, dead, strict=True)]
 
 
 def workload(name: str, scale: int) -> Workload:

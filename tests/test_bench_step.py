@@ -46,6 +46,14 @@ def test_both_trainers_run_the_same_rollouts(bench, monkeypatch, tmp_path, capsy
     assert len(host["seconds"]) == len(ours["seconds_no_grad"]) == 1
 
 
+def test_a_completion_that_scores_the_mean_of_its_group_needs_no_pass(bench):
+    load = bench.workload("equal", 1)
+    group = [[sum(load.completion(g, m)) % 7 for m in range(8)] for g in range(8)]
+    at_the_mean = sum(score * 8 == sum(scores) for scores in group for score in scores)
+    assert at_the_mean == 1
+    assert load.needed == 8 * (32 - 1) + (64 - at_the_mean) * 128
+
+
 @pytest.mark.parametrize("scale", [1, 4])
 def test_workloads_have_the_lengths_that_they_are_named_for(bench, scale):
     loads = {name: bench.workload(name, scale) for name in bench.WORKLOADS}
