@@ -143,6 +143,12 @@ CASES = {
     "gradient checkpointing": {"config": {"gradient_checkpointing": True}},
     "padding to multiples": {"config": {"pad_to_multiple_of": 8}},
     "float32 head": {"config": {"cast_lm_head_to_fp32": True}},
+    "continuous batching": {
+        "config": {
+            "use_transformers_continuous_batching": True,
+            "transformers_continuous_batching_config": {"num_blocks": 16, "max_batch_tokens": 64},
+        }
+    },
 }  # fmt: skip
 
 

@@ -11,6 +11,7 @@ from grpo_credit.preflight.checks import check_sample
 from grpo_credit.preflight.columns import check_columns, check_values, columns_read
 from grpo_credit.preflight.draw import draw
 from grpo_credit.preflight.findings import Finding, errors
+from grpo_credit.preflight.precision import check_precision
 from grpo_credit.preflight.report import print_report
 from grpo_credit.preflight.sample import Sample
 from grpo_credit.run.ranks import is_main, on_main
@@ -76,6 +77,7 @@ def _judge(trainer: Any, sample: Sample) -> list[Finding]:
     columns = getattr(data, "column_names", None)
     found = check_sample(sample)
     found += check_batches(Batches.of(trainer.args, data))
+    found += check_precision(trainer)
     if columns:  # unknown for some streams
         found += check_columns(named, columns)
         read = columns_read(named, columns)
