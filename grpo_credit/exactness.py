@@ -81,13 +81,15 @@ def choose(trainer: Any) -> Batching:
         "another number of passes (DeepSpeed counts them)": counts_passes,
     })  # fmt: skip
     chosen = Batching(True, args.beta == 0, relative, True, counts_passes, reasons)
-    refusal = sharing_checks.refusal(trainer.model, distributed)
-    if trainer.accelerator.state.dynamo_plugin.backend != DynamoBackend.NO:
-        refusal = "the model is compiled"  # when training begins
-    if args.per_device_train_batch_size == 1:
-        refusal = "a micro-batch is one row, and the self-test takes three"
-    if args.gradient_checkpointing:  # which TRL turns on and off as it goes
-        refusal = "gradient checkpointing runs layers again without a cache"
+    dynamo = trainer.accelerator.state.dynamo_plugin.backend
+    to_come = _reasons({  # what the model does not show yet
+        "gradient checkpointing runs layers again without a cache": args.gradient_checkpointing,
+        "a micro-batch is one row, and the self-test takes three": (
+            args.per_device_train_batch_size == 1
+        ),
+        "the model is compiled": dynamo != DynamoBackend.NO,
+    })  # fmt: skip
+    refusal = next(iter(to_come), None) or sharing_checks.refusal(trainer.model, distributed)
     return chosen.without_sharing(refusal) if refusal else chosen
 
 
