@@ -53,6 +53,20 @@ def test_the_share_is_over_all_numbers():
     assert lost_share([weights[:100].view(10, 10), weights[100:]], 1e-3) == sum(below) / 400
 
 
+@pytest.mark.parametrize("rate", [1e-6, 1e-5])
+def test_what_is_lost_is_what_adamw_does_not_move(rate):
+    draw = torch.Generator().manual_seed(0)
+    weights = torch.nn.Parameter((torch.randn(20_000, generator=draw) * 0.02).bfloat16())
+    before, drift = weights.detach().clone(), torch.randn(20_000, generator=draw) * 0.3
+    optimizer = torch.optim.AdamW([weights], lr=rate, weight_decay=0.0)
+    for _ in range(100):
+        weights.grad = (torch.randn(20_000, generator=draw) + drift).bfloat16()
+        optimizer.step()
+    unmoved = float((weights == before).float().mean())
+    assert 0.5 < unmoved < 1
+    assert lost_share([before], rate) == pytest.approx(unmoved, abs=0.01)
+
+
 def test_weights_in_bfloat16_are_an_error_and_in_float32_none(tmp_path):
     assert check_precision(trainer_of(tmp_path)) == []
     (found,) = check_precision(trainer_of(tmp_path, torch.bfloat16))

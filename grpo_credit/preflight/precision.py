@@ -15,7 +15,7 @@ def lost_share(parameters: Iterable[Tensor], step: float) -> float:
     """Return the share of numbers that a step away from zero leaves as they are.
 
     AdamW moves a number by about the learning rate. Where that is less than half a unit in its last
-    place, it is rounded away, and the number never moves:
+    place, it is rounded away, and the number does not move:
 
         w + η = w    if    η < 2^(⌊log2 |w|⌋ - 8)    in bfloat16
 
@@ -66,7 +66,7 @@ def check_precision(trainer: Any) -> list[Finding]:
             "error" if share > NEARLY_ALL else "warning",
             "precision",
             f"the weights are trained in {types}, where a step of the learning rate {rate:g} is "
-            f"rounded away for {share:.0%} of them: these never move.",
+            f"rounded away for {share:.0%} of them: these do not move.",
             remedy,
         )
     ]
