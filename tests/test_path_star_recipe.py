@@ -106,16 +106,3 @@ def test_a_mistake_costs_one_line_and_exit_code_2(mistake, tmp_path, monkeypatch
     assert message in err
     assert len(err.splitlines()) == 1
     assert not (tmp_path / "cache").exists()
-
-
-def test_help_is_short_and_light():
-    code = (
-        "import atexit, runpy, sys\n"
-        "atexit.register(lambda: print(sorted({'torch', 'transformers'} & set(sys.modules))))\n"
-        f"sys.argv = ['x', '--help']; runpy.run_path({str(RECIPE)!r}, run_name='__main__')"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    for option in ("--credit", "--degree", "--length", "--nodes", "--warm_start_steps"):
-        assert option in done.stdout
-    assert done.stdout.splitlines()[-1] == "[]"

@@ -247,19 +247,6 @@ def test_a_file_of_prompts_will_do(own, monkeypatch):
     assert not {row["prompt"] for row in test} & set(train["prompt"])
 
 
-def test_help_is_short_and_light():
-    code = (
-        "import atexit, runpy, sys\n"
-        "atexit.register(lambda: print(sorted({'torch', 'transformers'} & set(sys.modules))))\n"
-        f"sys.argv = ['x', '--help']; runpy.run_path({str(RECIPE)!r}, run_name='__main__')"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert "--credit" in done.stdout
-    assert "--help-all" in done.stdout
-    assert done.stdout.splitlines()[-1] == "[]"
-
-
 def right():
     return ["--pattern=x", "--model_name_or_path=model", "--dataset_name=data", *flags(
         {k: v for k, v in SHORT.items() if k != "test_prompts"}

@@ -3,6 +3,7 @@
 import re
 import runpy
 import shlex
+import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -65,3 +66,22 @@ def test_a_switch_without_a_default_needs_no_value(option, value, tmp_path):
     words = [option, "--model_name_or_path=m", "--fp16=false", f"--output_dir={tmp_path}"]
     _, args, _ = _read(recipe, words)
     assert getattr(args, option.strip("-").partition("=")[0]) is value
+
+
+@pytest.mark.parametrize("script", sorted(path.name for path in (ROOT / "recipes").glob("*.py")))
+def test_help_is_short_and_light(script):
+    code = (
+        "import atexit, runpy, sys\n"
+        "atexit.register(lambda: print(sorted({'torch', 'transformers'} & set(sys.modules))))\n"
+        f"sys.argv = ['x', '--help']; runpy.run_path({str(ROOT / 'recipes' / script)!r}, "
+        "run_name='__main__')"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    own = re.findall(
+        r"^    (\w+): .* = field\($", (ROOT / "recipes" / script).read_text(), re.MULTILINE
+    )
+    assert own
+    for option in ("credit", "help-all", *own):
+        assert f"--{option}" in done.stdout
+    assert done.stdout.splitlines()[-1] == "[]"
