@@ -114,6 +114,7 @@ BROKEN = {  # a rule that breaks one law, and the law
     "padded_width": "padding_changes_nothing",
     "by_row_number": "rows_may_be_permuted",
     "by_group_number": "groups_may_be_relabelled",
+    "by_generation_number": "groups_may_be_relabelled",
     "positive_only": "allocation_is_linear",
     "sign_only": "allocation_is_linear",
     "raises": "zero_outside_the_mask",
@@ -136,6 +137,9 @@ def test_a_broken_rule_is_caught_by_its_law(name, law):
         "padded_width": aggregation(lambda r: 1 / r.mask.shape[1]),
         "by_row_number": allocation(lambda r: (r.advantages * row_numbers(r))[:, None] * r.mask),
         "by_group_number": allocation(lambda r: (r.advantages * r.group)[:, None] * r.mask),
+        "by_generation_number": allocation(
+            lambda r: (r.advantages * r.generation)[:, None] * r.mask
+        ),
         "positive_only": allocation(lambda r: r.advantages.clamp(min=0)[:, None] * r.mask),
         "sign_only": allocation(
             lambda r: (r.advantages.sign() * r.advantages.abs().max())[:, None] * r.mask
