@@ -9,6 +9,7 @@ from decimal import Decimal
 from pathlib import Path
 
 import pytest
+import torchrun
 from chat_model import TEMPLATE, save_chat_model
 from datasets import Dataset
 from safetensors import safe_open
@@ -42,14 +43,9 @@ def own(tmp_path_factory):
 
 
 def launch(folder, *options, processes=1):
-    command = [sys.executable, str(RECIPE)]
-    if processes > 1:
-        command = [
-            sys.executable, "-m", "torch.distributed.run", f"--nproc_per_node={processes}",
-            "--rdzv_backend=c10d", "--rdzv_endpoint=localhost:0", str(RECIPE),
-        ]  # fmt: skip
+    start = torchrun.command(processes, RECIPE) if processes > 1 else [sys.executable, RECIPE]
     return subprocess.run(
-        [*command, *SHORT, *options], cwd=folder, capture_output=True, text=True, timeout=280,
+        [*start, *SHORT, *options], cwd=folder, capture_output=True, text=True, timeout=280,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
     )  # fmt: skip
 
