@@ -16,6 +16,7 @@ from grpo_credit.study import calibration, cells, view
 from grpo_credit.study.cells import Cell, State, look
 from grpo_credit.study.design import Study
 from grpo_credit.study.progress import Progress, read_progress
+from grpo_credit.visible import visible
 
 TWO = ["--credit", "seq", "dapo", "--seeds", "2", "--max_steps=2"]
 
@@ -65,12 +66,12 @@ def test_a_failure_is_told_with_the_end_of_the_log(seed, last, troubled):
     record = records(folder / "study")["seq", seed]
     assert record["tail"][-len(last) :] == last
     assert f"seq · seed {seed} failed; the end of study/cells/seq/seed-{seed}.log:" in out
-    assert "\n".join(f"    {view.visible(line)}" for line in last) in out
+    assert "\n".join(f"    {visible(line)}" for line in last) in out
 
 
 def test_what_a_log_holds_cannot_steer_the_terminal(troubled):
     _, _, out, _ = troubled
-    assert "RuntimeError: no \\x1b[31mweights" in out
+    assert "RuntimeError: no ␛[31mweights" in out
     assert "\x1b" not in out
 
 

@@ -15,8 +15,9 @@ from grpo_credit.study.commandline import Asked, fail, hint_for, make_parser, re
 from grpo_credit.study.design import Study, merged, read_study, write_study
 from grpo_credit.study.engines import Engine, make_engine
 from grpo_credit.study.runner import Runner
-from grpo_credit.study.view import failures, make_view, visible
+from grpo_credit.study.view import failures, make_view
 from grpo_credit.suggest import did_you_mean
+from grpo_credit.visible import visible
 
 LOCK = ".runner.lock"
 

@@ -13,6 +13,7 @@ from rich.table import Table
 from grpo_credit.run.provenance import describe_command
 from grpo_credit.study.cells import Cell, State
 from grpo_credit.study.progress import Progress, read_progress
+from grpo_credit.visible import visible
 
 ORDER = ("running", "failed", "interrupted", "finished", "waiting")
 STYLES = {"running": "bold", "failed": "bold red", "interrupted": "yellow", "waiting": "dim"}
@@ -162,16 +163,6 @@ class PlainView:
 def make_view(board: Board, console: Console) -> View:
     """Choose the view that the console can show."""
     return LiveView(board, console) if console.is_terminal else PlainView(board, console)
-
-
-def visible(text: str) -> str:
-    r"""Write what is not seen, or steers a terminal, as Python would.
-
-    Example:
-        >>> print(visible("a\x1b[1m\u202e"))
-        a\x1b[1m\u202e
-    """
-    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)
 
 
 def visible_name(cell: Cell) -> str:
