@@ -158,7 +158,7 @@ def test_the_report_gives_every_number():
     assert "(their rewards are equal) with num_generations=4: 75% all low, 0% all high" in text
     # 16 completions of 10 tokens in 4 s; rewards 8 ms; 1,000 generations of them: 4,008 s
     assert "sampled 40 tokens per second" in text
-    assert "about 4 s, the 1,000 of the run 66.8 min" in text
+    assert "about 4 s, the 1,000 of the run 1 h 06 min" in text
     assert "nothing found" in text
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from grpo_credit.duration import duration
 from grpo_credit.preflight.batches import Batches
 from grpo_credit.preflight.checks import SIZES, milliseconds
 from grpo_credit.preflight.findings import Finding, show
@@ -105,16 +106,3 @@ def _pace(sample: Sample, batches: Batches) -> list[str]:
         f"with its rewards takes about {duration(batch)}, the {batches.generations:,} of the run "
         f"{duration(batch * batches.generations)}. Forward and backward passes come on top."
     ]
-
-
-def duration(seconds: float) -> str:
-    """Write a time as people say it.
-
-    Example:
-        >>> [duration(s) for s in (0.25, 42, 600, 9000)]
-        ['0.2 s', '42 s', '10 min', '2.5 h']
-    """
-    for unit, size in (("h", 3600), ("min", 60)):
-        if seconds >= 2 * size:
-            return f"{seconds / size:.1f}".removesuffix(".0") + f" {unit}"
-    return f"{seconds:.0f} s" if seconds >= 1 else f"{seconds:.1f} s"

@@ -9,7 +9,7 @@ from typing import Any
 from grpo_credit.report.data import FINISHED, Cell, Report
 from grpo_credit.report.limits import Limits, cut
 from grpo_credit.report.view_results import Table
-from grpo_credit.report.words import NONE, duration, number, size
+from grpo_credit.report.words import NONE, number, size, time_taken
 from grpo_credit.visible import visible
 
 
@@ -29,10 +29,10 @@ def _cost(report: Report, credit: str) -> list[str]:
     return [
         visible(credit),
         str(len(cells)),
-        duration(_mean([cell.seconds for cell in cells])),
+        time_taken(_mean([cell.seconds for cell in cells])),
         number(_mean([_pace(cell) for cell in cells])),
         size(max((c.peak_memory_bytes for c in cells if c.peak_memory_bytes), default=None)),
-        duration(step),
+        time_taken(step),
         _times(_relative(report, cells)),
         NONE if credit_ms is None else f"{credit_ms:.3g} ms",
         NONE if share is None else f"{100 * share:.2g} %",
@@ -113,7 +113,7 @@ def _run(place: int, cell: Cell, limits: Limits) -> Run:
         "steps": number(cell.step, 9),
         "before → after": f"{number(cell.before)} → {number(cell.value)}",
         "attempts": str(cell.attempts),
-        "wall time": duration(cell.seconds),
+        "wall time": time_taken(cell.seconds),
         "peak memory": size(cell.peak_memory_bytes),
     }
     return Run(

@@ -1,5 +1,6 @@
 """Numbers in words that a reader takes in at a glance."""
 
+from grpo_credit.duration import duration
 from grpo_credit.report.intervals import Interval
 from grpo_credit.report.verdict import decimals
 
@@ -68,20 +69,9 @@ def moment(text: str) -> str:
     return f"{text[:16].replace('T', ' ')} UTC"
 
 
-def duration(seconds: float | None) -> str:
-    """Write a time.
-
-    Example:
-        >>> duration(0.25), duration(59), duration(125), duration(7260), duration(None)
-        ('0.25 s', '59 s', '2 min 05 s', '2 h 01 min', '–')
-    """
-    if seconds is None:
-        return NONE
-    if seconds < 60:
-        return f"{seconds:.3g} s"
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s"
+def time_taken(seconds: float | None) -> str:
+    """Write a time that may not be known."""
+    return NONE if seconds is None else duration(seconds)
 
 
 def size(amount: float | None) -> str:

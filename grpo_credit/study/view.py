@@ -10,6 +10,7 @@ from rich.live import Live
 from rich.markup import escape
 from rich.table import Table
 
+from grpo_credit.duration import duration
 from grpo_credit.run.provenance import describe_command
 from grpo_credit.study.cells import Cell, State
 from grpo_credit.study.progress import Progress, read_progress
@@ -45,7 +46,7 @@ class Board:
         """Say in a line how the study stands."""
         counts = [f"{self.count(status)} {status}" for status in ORDER if self.count(status)]
         left = self.seconds_left()
-        about = f"; about {duration(left)} left" if left else ""
+        about = f"; about {duration(round(left))} left" if left else ""
         return f"{len(self.states)} cells: {', '.join(counts)}{about}"
 
     def seconds_left(self) -> float | None:
@@ -131,8 +132,8 @@ def _row(board: Board, cell: Cell, state: State) -> Sequence[str]:
     )
     left = at.seconds_left if state.status == "running" else None
     reward = "-" if at.reward is None else f"{at.reward:.3f}"
-    shown_left = "" if left is None else duration(left)
-    return visible_name(cell), state.status, steps(at), reward, duration(took), shown_left
+    shown_left = "" if left is None else duration(round(left))
+    return visible_name(cell), state.status, steps(at), reward, duration(round(took)), shown_left
 
 
 class PlainView:
@@ -180,21 +181,6 @@ def steps(at: Progress) -> str:
     if at.step is None:
         return "-"
     return str(at.step) if at.steps is None else f"{at.step}/{at.steps}"
-
-
-def duration(seconds: float) -> str:
-    """Write seconds as a person says them.
-
-    Example:
-        >>> duration(7), duration(75), duration(3700)
-        ('7 s', '1 min 15 s', '1 h 1 min')
-    """
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60} s"
-    return f"{whole // 3600} h {whole % 3600 // 60} min"
 
 
 def failures(states: Mapping[Cell, State]) -> Iterable[str]:
