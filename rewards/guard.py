@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple, NoReturn
 
+from rewards.combination import name_of, unwrapped
 from rewards.contract import Completion, LogExtra, LogMetric, rows_of
 from rewards.scaling import follows_training
 from rewards.serving import Outcome, OutOfTime, WorkerError
@@ -119,7 +120,7 @@ class Guarded:
         name: str | None,
     ) -> None:
         self.reward = reward
-        self.__name__ = name or _name_of(reward)
+        self.__name__ = name or name_of(reward)
         _refuse_async(reward, self.__name__)
         if timeout is not None and not 0 < timeout < math.inf:
             raise ValueError(f"timeout is {timeout}, expected seconds above 0, or None for none.")
@@ -351,13 +352,8 @@ def _ignore(*_: Any) -> None:
     """Log nothing."""
 
 
-def _name_of(reward: Any) -> str:
-    inner = reward.func if isinstance(reward, functools.partial) else reward
-    return getattr(inner, "__name__", type(inner).__name__)
-
-
 def _refuse_async(reward: Any, name: str) -> None:
-    inner = reward.func if isinstance(reward, functools.partial) else reward
+    inner = unwrapped(reward)
     if inspect.iscoroutinefunction(inner) or inspect.iscoroutinefunction(type(inner).__call__):
         raise TypeError(
             f"reward {name!r} is asynchronous, expected a plain function; TRL awaits it as it is."
