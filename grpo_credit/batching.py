@@ -188,7 +188,12 @@ def _slices(begins: np.ndarray) -> list[slice]:
 
 
 def plan(
-    lengths: Lengths, live: np.ndarray, ranks: int, budget: Budget, passes: int | None = None
+    lengths: Lengths,
+    live: np.ndarray,
+    ranks: int,
+    budget: Budget,
+    passes: int | None = None,
+    rows: int = 1,
 ) -> list[np.ndarray]:
     """Deal the live rows of a window to ranks and passes.
 
@@ -204,16 +209,16 @@ def plan(
         ranks: number of processes.
         budget: of one rank's pass.
         passes: this many exactly, of nearly as many rows each, instead of the least cost.
+        rows: of a pass and rank, at least, if the number of passes is given.
 
     Returns:
         For each pass the row numbers, (rows, ranks).
     """
-    run = np.flatnonzero(live | _filled_up(lengths, live, max(1, passes or 1), ranks))
-    rows = lengths.take(run)
-    longest_first = run[rows.longest_first()].reshape(-1, ranks)
+    run = np.flatnonzero(live | _filled_up(lengths, live, rows * (passes or 1), ranks))
+    longest_first = run[lengths.take(run).longest_first()].reshape(-1, ranks)
     if passes is not None:
         return np.array_split(longest_first, passes)
-    deals = [longest_first, *_whole_prompts(rows, run, ranks)]
+    deals = [longest_first, *_whole_prompts(lengths.take(run), run, ranks)]
     cuts = [cut(places(lengths, dealt), budget) for dealt in deals]
     best, dealt = min(zip(cuts, deals, strict=True), key=lambda pair: pair[0].cost)
     return [dealt[part] for part in best.passes]

@@ -119,6 +119,9 @@ class CuttingTrainer(GRPOTrainer):
         if not self._batching.trims_prompts:
             width = rows["prompt_mask"].size(1)
             lengths = lengths._replace(prompt=np.full_like(lengths.prompt, width))
+        if self._batching.keeps_shapes:
+            width = rows["completion_mask"].size(1)
+            lengths = lengths._replace(completion=np.full_like(lengths.completion, width))
         if self._batching.shares_prompts:
             numbers = number_prompts(rows["prompt_ids"], rows["prompt_mask"])
             lengths = lengths._replace(prompt_of=numbers.cpu().numpy())

@@ -30,6 +30,7 @@ class Batching:
         trims_prompts: padding on the left of prompts is trimmed, too.
         shares_prompts: a prompt is run once for all its completions of a pass, where that pays.
         one_pass_per_turn: there are as many passes as accumulation steps.
+        keeps_shapes: passes have as many rows and columns as TRL's micro-batches.
         left_out: what is not done, and why.
     """
 
@@ -38,6 +39,7 @@ class Batching:
     trims_prompts: bool = False
     shares_prompts: bool = False
     one_pass_per_turn: bool = False
+    keeps_shapes: bool = False
     left_out: tuple[str, ...] = ()
 
     def without_sharing(self, reason: str) -> "Batching":
@@ -54,7 +56,7 @@ class Batching:
         does = {
             "skips rows without credit": self.skips,
             "sorts rows by length and cuts anew": self.recuts,
-            "trims padding": self.recuts,
+            "trims padding": self.recuts and not self.keeps_shapes,
             "shares prompts where it pays": self.shares_prompts,
         }
         used = ", ".join(words for words, done in does.items() if done)
@@ -96,20 +98,21 @@ def choose(trainer: Any) -> Batching:
         return as_trl(*reasons)
     distributed = trainer.accelerator.distributed_type
     counts_passes = distributed == DistributedType.DEEPSPEED
+    compiled = trainer.accelerator.state.dynamo_plugin.backend != DynamoBackend.NO
     reasons = _reasons({
         f"skipping (beta={args.beta} gives every row a KL term)": args.beta != 0,
         "another number of passes (DeepSpeed counts them)": counts_passes,
         "another number of passes (ddp_static_graph counts them)": bool(args.ddp_static_graph),
+        "trimming (each new shape would be compiled)": compiled,
     })  # fmt: skip
     one_pass = counts_passes or bool(args.ddp_static_graph)
-    chosen = Batching(True, args.beta == 0, True, True, one_pass, reasons)
-    dynamo = trainer.accelerator.state.dynamo_plugin.backend
+    chosen = Batching(True, args.beta == 0, not compiled, True, one_pass, compiled, reasons)
     to_come = _reasons({  # what the model does not show yet
         "gradient checkpointing runs layers again without a cache": args.gradient_checkpointing,
         "a micro-batch is one row, and the self-test takes three": (
             args.per_device_train_batch_size == 1
         ),
-        "the model is compiled": dynamo != DynamoBackend.NO,
+        "the model is compiled": compiled,
     })  # fmt: skip
     refusal = next(iter(to_come), None) or sharing_checks.refusal(trainer.model, distributed)
     return chosen.without_sharing(refusal) if refusal else chosen

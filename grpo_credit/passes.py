@@ -5,6 +5,7 @@ number of passes (`grpo_credit.batching` plans which rows are in which): all but
 are backed within `compute_loss`, the last one by `Trainer` as ever.
 """
 
+import math
 from collections import defaultdict
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -120,10 +121,11 @@ class PassTrainer(CuttingTrainer):
             batch_size, rows["prompt_ids"].size(1), rows["completion_ids"].size(1)
         )
         run = rows.pop("live").bool().cpu().numpy() | (not self._batching.skips)
-        planned = plan(
-            lengths, run, self.accelerator.num_processes, budget,
-            turns if self._batching.one_pass_per_turn else None,
-        )  # fmt: skip
+        ranks = self.accelerator.num_processes
+        whole = math.ceil(max(1, run.sum()) / (ranks * batch_size))  # passes of TRL's size
+        fixed = self._batching.keeps_shapes
+        number = turns if self._batching.one_pass_per_turn else whole if fixed else None
+        planned = plan(lengths, run, ranks, budget, number, batch_size if fixed else 1)
         tokens = counted(rows).sum(dim=1).cpu().numpy()
         passes = []
         for dealt in planned:

@@ -24,7 +24,10 @@ def recorded(self, *args, inner=LlamaForCausalLM.__call__, **kwargs):
 
 if __name__ == "__main__":
     folder, kind = Path(sys.argv[1]), sys.argv[2]
-    shard(kind)
+    shard(kind.removesuffix(" static graph"))
+    one_turn = {"ddp_static_graph": True, "per_device_train_batch_size": 8}
+    one_turn["gradient_accumulation_steps"] = 1  # of which PyTorch counts the passes
+    options = one_turn if kind.endswith("static graph") else {"per_device_train_batch_size": 4}
     LlamaForCausalLM.__call__ = recorded
     PASS_COST["cpu"] = 4  # so that a turn has several passes
     if kind == "zero3":  # which steps within the backward pass, and frees the gradients
@@ -35,7 +38,7 @@ if __name__ == "__main__":
         FORWARDS.clear()
         trace = harness.ours(
             loss_type="grpo", arguments=WORKLOADS[name].arguments, num_iterations=2, max_steps=2,
-            per_device_train_batch_size=4,
+            **options,
         )  # fmt: skip
         found[name] = {"gradients": trace.gradients, "forwards": list(FORWARDS)}
     rank = torch.distributed.get_rank()

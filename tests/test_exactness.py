@@ -68,11 +68,14 @@ def test_what_is_done_and_why_not_more_is_said_in_one_line(tmp_path, options, ex
     assert said(tmp_path, **options) == f"batching: {expected}"
 
 
-def test_a_model_that_training_will_compile_shares_no_prompts(tmp_path, monkeypatch):
+def test_a_model_that_training_will_compile_keeps_its_shapes(tmp_path, monkeypatch):
     for name in ("ACCELERATE_DYNAMO_BACKEND", "ACCELERATE_DYNAMO_MODE"):
         monkeypatch.setenv(name, "")  # transformers sets them; undone after the test
     told = said(tmp_path, torch_compile=True, torch_compile_backend="eager")
-    assert told.endswith(f"{CUT} | left out: sharing prompts (the model is compiled)")
+    assert told == (
+        "batching: skips rows without credit, sorts rows by length and cuts anew | left out: "
+        "trimming (each new shape would be compiled); sharing prompts (the model is compiled)"
+    )
 
 
 def test_a_plain_grpo_config_keeps_trls_micro_batches(tmp_path):

@@ -7,6 +7,7 @@ import pytest
 import torch
 from harness import difference, ours, policy, trl
 from test_parity_with_trl import TWINS
+from torch._dynamo.utils import counters
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaModel
 from trl import GRPOTrainer
 from workloads import LONG, WORKLOADS, Workload
@@ -184,6 +185,24 @@ def test_where_passes_are_counted_a_turn_has_one(monkeypatch):
     mine = ours(**options)
     assert max(gaps(mine, trl(**options))) <= 1e-5
     assert [rows for rows, _ in mine.passes] == [1] * 16  # 4 live rows and 4 more, in two steps
+
+
+def test_a_compiled_model_sees_no_other_shapes_than_trls(monkeypatch):
+    """Each would be a compilation."""
+    graphs = {}
+    options = {"arguments": WORKLOADS["dead"].arguments, "loss_type": "grpo", "max_steps": 2,
+               "per_device_train_batch_size": 4, "gradient_accumulation_steps": 4,
+               "torch_compile": True, "torch_compile_backend": "eager"}  # fmt: skip
+    for train in (trl, ours):
+        for name in ("ACCELERATE_DYNAMO_BACKEND", "ACCELERATE_DYNAMO_MODE"):
+            monkeypatch.setenv(name, "")  # transformers sets them; undone after the test
+        torch._dynamo.reset()
+        counters.clear()
+        graphs[train] = train(**options), counters["stats"]["unique_graphs"]
+    (theirs, compiled), (mine, recompiled) = graphs.values()
+    assert recompiled <= compiled
+    assert max(gaps(mine, theirs)) <= 1e-5
+    assert mine.passes == theirs.passes[:1] * 2  # 4 rows of 16 have credit
 
 
 def test_positions_that_count_padding_keep_it(monkeypatch):

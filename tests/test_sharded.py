@@ -31,7 +31,7 @@ def deepspeed(request, monkeypatch):
         monkeypatch.setenv("PYTHONPATH", DEEPSPEED, prepend=os.pathsep)
 
 
-@pytest.mark.parametrize("kind", ["ddp", *SHARDED])
+@pytest.mark.parametrize("kind", ["ddp", "ddp static graph", *SHARDED])
 def test_both_ranks_have_trls_gradient_in_the_same_passes(tmp_path, kind):
     launch(2, "passes_two_processes.py", tmp_path, kind)
     ranks = [torch.load(tmp_path / f"rank{rank}.pt") for rank in range(2)]

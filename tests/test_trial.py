@@ -235,6 +235,19 @@ def test_the_gradient_is_trls_and_the_line_says_what_is_done(monkeypatch, caplog
     assert re.search(line, caplog.text)
 
 
+def test_an_adapter_with_a_kl_term_shares_its_prompts(caplog):
+    """Its first pass is the reference's, in which no parameter trains."""
+    from peft import LoraConfig
+
+    adapter = LoraConfig(r=4, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM")
+    caplog.set_level("INFO")
+    options = {"arguments": WORK.arguments | {"peft_config": adapter}, "loss_type": "grpo",
+               "beta": 0.1, "max_steps": 2}  # fmt: skip
+    mine, theirs = ours(**options), trl(**options)
+    assert max(map(difference, mine.gradients, theirs.gradients)) <= 1e-5
+    assert "trims padding, shares prompts where it pays | left out: skipping" in caplog.text
+
+
 def test_random_passes_keep_trls(monkeypatch, caplog):
     monkeypatch.setattr("harness.policy", noisy)
     ours(arguments=WORK.arguments, loss_type="grpo", max_steps=1)
