@@ -11,6 +11,7 @@ import torch
 from accelerate.utils import gather, gather_object, pad_across_processes
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
+from transformers.utils import logging
 from trl import GRPOTrainer
 from trl.trainer.utils import strip_images_from_messages
 
@@ -22,6 +23,8 @@ from grpo_credit.rows import Rows
 from grpo_credit.scoring import fused_outputs
 from grpo_credit.strategy import CreditError
 from grpo_credit.window import Generation
+
+logger = logging.get_logger(__name__)
 
 
 class Scored(NamedTuple):
@@ -112,13 +115,28 @@ class GatheringTrainer(PassTrainer):
             [strip_images_from_messages(text) for text in column]
             for column in (generated.prompts, generated.completions)
         )
+        rollouts = self._gather_rollouts(output, advantages)
+        self._say_another_count(int(rollouts.mask.sum()), batches[0])
         self._generations[generated.number] = Generation(
-            self._gather_rollouts(output, advantages),
+            rollouts,
             advantages if advantages.dim() == 2 else advantages[:, None],
             prompts,
             completions,
             self._gather_prompt_ids(output) if self._saving else [],
         )
+
+    def _say_another_count(self, tokens: int, batch: dict[str, Any]) -> None:
+        """Say where a subclass masks tokens that TRL's denominator would still count."""
+        aggregation = self.plan.strategy.aggregation
+        if not self.overrides("_generate_and_score_completions") or not aggregation:
+            return
+        items = int(batch["num_items_in_batch"])
+        if aggregation.name == "dapo" and tokens != items:
+            logger.warning_once(
+                f"{type(self).__name__}._generate_and_score_completions leaves {tokens} tokens to "
+                f"train on, and num_items_in_batch at {items}: TRL would divide by the latter, "
+                "credit 'dapo' divides by the tokens that are trained on."
+            )
 
     def _returned(self, output: dict[str, Any], batches: list[dict[str, Any]]) -> dict[str, Tensor]:
         """Put what `_generate_and_score_completions` returned, of a subclass too, in order of rows.
@@ -132,13 +150,13 @@ class GatheringTrainer(PassTrainer):
                 "what super() returned, with the entries that you change."
             )
         row = torch.cat([batch["row"] for batch in batches]) - int(output["row"][0])
-        rows, found = len(output["row"]), {}
+        rows, twice, found = len(output["row"]), len(row.unique()) < len(row), {}
         for name in RETURNED:
             if (value := batches[0].get(name)) is None:
                 continue
             value = torch.cat([batch[name] for batch in batches])
             found[name] = value.new_zeros(rows, *value.shape[1:]).index_put((row,), value)
-            if not torch.equal(found[name][row], value):
+            if twice and not torch.equal(found[name][row], value):
                 raise CreditError(
                     f"{method} returned a completion twice, with unlike {name!r}; credit is one "
                     "row per completion."

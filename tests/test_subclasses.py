@@ -83,6 +83,14 @@ def test_what_a_generation_batch_holds_is_trained_on(change, credit):
     assert gap(returning(change), credit=credit, **options) <= 1e-5
 
 
+def test_a_mask_that_trls_denominator_does_not_know_is_told_of(caplog):
+    def unsaid(output):
+        return {"completion_mask": half(output)["completion_mask"]}
+
+    run(mixed(returning(unsaid)), CreditGRPOConfig, credit="dapo", **STEP)
+    assert "tokens to train on, and num_items_in_batch at" in caplog.text
+
+
 class Penalised:
     """Adds a term of its own to TRL's loss, once per micro-batch."""
 
