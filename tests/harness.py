@@ -18,6 +18,7 @@ from transformers import PreTrainedModel, TrainerCallback
 from trl import GRPOConfig, GRPOTrainer
 
 from grpo_credit import CreditGRPOConfig, CreditGRPOTrainer, list_credit
+from grpo_credit.exactness import Batching
 from grpo_credit.strategy import Rule
 from grpo_credit.tiny.model import build_model
 from grpo_credit.tiny.tokenizer import build_tokenizer
@@ -107,6 +108,7 @@ class Trace(TrainerCallback):
     passes: list[tuple[int, int]] = field(default_factory=list)
     gradients: list[torch.Tensor] = field(default_factory=list)
     logs: list[dict[str, float]] = field(default_factory=list)
+    batching: Batching | None = None
 
     def on_pre_optimizer_step(self, *_: Any, model: torch.nn.Module, **__: Any) -> None:
         self.gradients.append(whole_gradient(model))
@@ -121,6 +123,7 @@ def run(
     trainer_class: type[GRPOTrainer],
     config_class: type[GRPOConfig],
     *,
+    model: PreTrainedModel | None = None,
     tools: bool = False,
     prompts: int = 4,
     arguments: dict[str, Any] | None = None,
@@ -156,7 +159,7 @@ def run(
     }
     trace = Trace()
     trainer = trainer_class(
-        model=policy(),
+        model=policy() if model is None else model,
         args=config_class(**settings),
         eval_dataset=Dataset.from_dict({"prompt": PROMPTS[-2:]}),
         processing_class=TOKENIZER,
@@ -188,6 +191,7 @@ def run(
 
     trainer.compute_loss, trainer._compute_loss = turn, one_pass
     trainer.train(resume_from_checkpoint=resume)
+    trace.batching = getattr(trainer, "_batching", None)  # as it was settled in training
     return trace
 
 

@@ -1,0 +1,470 @@
+"""Tiny random models of many architectures, and what efficient batching does with each.
+
+`python tests/architectures.py` prints the table for people, `python tests/architectures.py llama`
+one line of it; `test_architectures.py` holds it to TRL's gradients. Prompts have 1 to 40 tokens and
+completions 1 to 24, so that padding on either side is most of a micro-batch, and the second step is
+wider than the first. Weights are large, so that positions matter as they do in a trained model.
+"""
+
+import functools
+import io
+import random
+import sys
+from collections.abc import Callable
+from contextlib import redirect_stdout
+from dataclasses import dataclass, field
+from typing import Any
+
+import conftest  # noqa: F401  (the environment of tests)
+import custom_models
+import torch
+from datasets import Dataset
+from harness import GROUP, TOKENIZER, Trace, difference, ours, rollouts_with, trl
+from peft import (
+    LoraConfig,
+    PeftConfig,
+    PrefixTuningConfig,
+    PromptEncoderConfig,
+    PromptTuningConfig,
+    TrainableTokensConfig,
+    get_peft_model,
+)
+from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig
+
+STEPS = 2
+RARE = TOKENIZER.encode("ab")  # tokens of short completions, which no trial takes
+WIDEST = 24
+GROUPS = {  # tokens of a prompt, and of the completions of its group: four prompts a step
+    3: (16, 4, 7, 1), 20: (3, 5, 2, 8), 1: (9, 12, 5, 2), 9: (6, 3, 11, 4),
+    40: (2, 7, 3, 1), 7: (24, 10, 5, 3), 2: (8, 1, 19, 6), 15: (4, 13, 2, 9),
+}  # fmt: skip
+DEAD = {20, 40, 7}  # groups of one reward: those of the longest prompts and of the longest row
+TEXTS = {"".join(random.Random(n).choices("0123456789", k=n)): n for n in GROUPS}
+
+
+def completion(prompt: str, member: int) -> list[int]:
+    """Return random characters and an end; letters where there are three at most."""
+    rng, length = random.Random(f"{prompt} {member}"), GROUPS[TEXTS[prompt]][member] - 1
+    text = rng.choices("0123456789+-=," if length > 3 else "ab", k=length)
+    return [*TOKENIZER.encode("".join(text)), TOKENIZER.eos_token_id]
+
+
+def reward(prompts: list[str], completions: list[str], **_: Any) -> list[float]:
+    """Score by length and last character, but in dead groups."""
+    return [
+        0.5 if TEXTS[prompt] in DEAD else len(text) % 3 + 0.1 * len(text)
+        for prompt, text in zip(prompts, completions, strict=True)
+    ]
+
+
+# ---- models -------------------------------------------------------------------------------------
+
+SIZES = {
+    "vocab_size": len(TOKENIZER), "hidden_size": 16, "intermediate_size": 24,
+    "num_hidden_layers": 2, "num_attention_heads": 2, "max_position_embeddings": 128,
+    "pad_token_id": TOKENIZER.pad_token_id, "eos_token_id": TOKENIZER.eos_token_id,
+    "bos_token_id": TOKENIZER.eos_token_id, "dropout": 0.0, "attention_dropout": 0.0,
+}  # fmt: skip
+GPT = {
+    "vocab_size": len(TOKENIZER), "n_embd": 16, "n_layer": 2, "n_head": 2, "n_positions": 128,
+    "pad_token_id": TOKENIZER.pad_token_id, "eos_token_id": TOKENIZER.eos_token_id,
+    "bos_token_id": TOKENIZER.eos_token_id, "attn_pdrop": 0.0, "resid_pdrop": 0.0,
+    "embd_pdrop": 0.0,
+}  # fmt: skip
+GROUPED = {**SIZES, "num_key_value_heads": 1, "head_dim": 8}
+SLIDING = {**GROUPED, "sliding_window": 5, "layer_types": ["sliding_attention", "full_attention"]}
+MLA = {
+    **SIZES, "num_key_value_heads": 2, "q_lora_rank": 8, "kv_lora_rank": 8, "qk_nope_head_dim": 4,
+    "qk_rope_head_dim": 4, "v_head_dim": 4,
+}  # fmt: skip
+EXPERTS = {
+    "num_experts": 4, "num_local_experts": 4, "n_routed_experts": 4, "num_experts_per_tok": 2,
+    "moe_intermediate_size": 8, "n_group": 2, "topk_group": 1, "first_k_dense_replace": 1,
+    "shared_expert_intermediate_size": 8,
+}  # fmt: skip
+MAMBA = {
+    "mamba_d_state": 8, "mamba_n_heads": 4, "mamba_d_head": 8, "mamba_d_ssm": 32,
+    "mamba_chunk_size": 8, "mamba_dt_rank": 2,
+}  # fmt: skip
+LINEAR = {
+    "linear_key_head_dim": 4, "linear_value_head_dim": 4, "linear_num_key_heads": 2,
+    "linear_num_value_heads": 2, "layer_types": ["linear_attention", "full_attention"],
+}  # fmt: skip
+NO_ROUTER_LOSS = {"router_aux_loss_coef": 0.0}
+
+
+def drawn(model: Any, seed: int = 1) -> Any:
+    """Draw the weights of a model: matrices anew, and vectors around where they were."""
+    generator = torch.Generator().manual_seed(seed)
+    for _, parameter in sorted(model.named_parameters()):
+        noise = torch.randn(parameter.shape, generator=generator) * 0.25
+        with torch.no_grad():
+            parameter.copy_(noise + parameter if parameter.dim() < 2 else noise)
+    return model.float()
+
+
+def of(model_type: str, sizes: dict[str, Any], **settings: Any) -> Callable[[], Any]:
+    """Return a function that makes a model of transformers, the same weights every time."""
+
+    def make() -> Any:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(1)
+            config = AutoConfig.for_model(model_type, **{**sizes, **settings})
+            return drawn(AutoModelForCausalLM.from_config(config))
+
+    return make
+
+
+def rope(kind: str, **settings: Any) -> dict[str, Any]:
+    """Return Llama's sizes with rotary positions of a kind."""
+    return {**GROUPED, "rope_parameters": {"rope_type": kind, "rope_theta": 1e4, **settings}}
+
+
+def longrope(boundary: int) -> dict[str, Any]:
+    """Return Llama's sizes with other factors for passes wider than `boundary`."""
+    factors = {"short_factor": [1.0] * 4, "long_factor": [2.0, 4.0, 8.0, 8.0]}
+    sizes = rope("longrope", original_max_position_embeddings=boundary, factor=4.0, **factors)
+    return {**sizes, "original_max_position_embeddings": boundary}
+
+
+def llama() -> Any:
+    return of("llama", GROUPED)()
+
+
+def changed(change: type[torch.nn.Module]) -> Callable[[], Any]:
+    """Return a function that makes a Llama whose configuration does not tell of a change."""
+    return lambda: drawn(custom_models.Changed(LlamaConfig(**GROUPED), change()))
+
+
+def adapted(config: PeftConfig) -> Callable[[], Any]:
+    """Return a function that makes a Llama with an adapter that does something."""
+
+    def make() -> Any:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(1)
+            return get_peft_model(llama(), config)
+
+    return make
+
+
+def lora() -> LoraConfig:
+    return LoraConfig(
+        r=2, target_modules=["q_proj", "v_proj"], init_lora_weights=False, task_type="CAUSAL_LM"
+    )
+
+
+# ---- the table ----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Case:
+    """A model, and how it is trained.
+
+    Args:
+        model: makes it.
+        options: of both trainers.
+        error: what TRL's own trainer says about it, where it cannot train it.
+        cuts: whether rows may be cut anew and trimmed; None where either is right.
+        shares: whether the line about batching says that prompts are shared; None for either.
+    """
+
+    model: Callable[[], Any]
+    options: dict[str, Any] = field(default_factory=dict)
+    error: str | None = None
+    cuts: bool | None = True
+    shares: bool | None = None
+
+
+CASES = {
+    # rotary positions
+    "llama": Case(llama, shares=True),
+    "llama, eager": Case(of("llama", {**GROUPED, "attn_implementation": "eager"})),
+    "llama, linear": Case(of("llama", rope("linear", factor=2.0))),
+    "llama, dynamic": Case(
+        of("llama", rope("dynamic", factor=2.0, original_max_position_embeddings=32)), cuts=None
+    ),
+    "llama, yarn": Case(of("llama", rope("yarn", factor=4.0, original_max_position_embeddings=32))),
+    "llama, llama3": Case(
+        of(
+            "llama",
+            rope(
+                "llama3",
+                factor=4.0,
+                low_freq_factor=1.0,
+                high_freq_factor=4.0,
+                original_max_position_embeddings=32,
+            ),
+        )
+    ),
+    "llama, longrope, never reached": Case(of("llama", longrope(100)), cuts=None),
+    "llama, longrope, straddled": Case(of("llama", longrope(30)), cuts=False),
+    "llama, longrope, straddled later": Case(of("llama", longrope(50)), cuts=False),
+    "llama, longrope, always beyond": Case(of("llama", longrope(2)), cuts=None),
+    "phi3": Case(of("phi3", SIZES)),
+    "phi3, longrope, straddled": Case(of("phi3", {**SIZES, **longrope(30)}), cuts=False),
+    "phi": Case(of("phi", SIZES)),
+    "mistral, sliding": Case(of("mistral", GROUPED, sliding_window=5)),
+    "ministral, sliding": Case(of("ministral", SLIDING)),
+    "ministral3, scaled by position": Case(
+        of(
+            "ministral3",
+            rope("default", llama_4_scaling_beta=0.5, original_max_position_embeddings=4),
+        ),
+        cuts=None,
+    ),
+    "qwen2": Case(of("qwen2", GROUPED)),
+    "qwen3": Case(of("qwen3", GROUPED)),
+    "gemma": Case(of("gemma", GROUPED)),
+    "gemma2, sliding": Case(of("gemma2", SLIDING)),
+    "gemma3, sliding": Case(of("gemma3_text", SLIDING)),
+    "gemma4": Case(
+        of(
+            "gemma4_text",
+            SLIDING,
+            vocab_size_per_layer_input=len(TOKENIZER),
+            hidden_size_per_layer_input=4,
+            global_head_dim=8,
+        )
+    ),
+    "cohere": Case(of("cohere", GROUPED)),
+    "cohere2, sliding": Case(of("cohere2", SLIDING)),
+    "starcoder2, sliding": Case(of("starcoder2", GROUPED, sliding_window=5)),
+    "exaone4, sliding": Case(of("exaone4", SLIDING)),
+    "olmo2": Case(of("olmo2", GROUPED)),
+    "olmo3, sliding": Case(of("olmo3", SLIDING)),
+    "smollm3": Case(of("smollm3", GROUPED)),
+    "glm4": Case(of("glm4", GROUPED)),
+    "granite": Case(of("granite", GROUPED)),
+    "stablelm": Case(of("stablelm", GROUPED)),
+    "nanochat": Case(of("nanochat", GROUPED)),
+    "gpt-neox": Case(of("gpt_neox", SIZES)),
+    "gpt-j": Case(of("gptj", GPT, rotary_dim=4)),
+    "falcon, rotary": Case(of("falcon", SIZES, alibi=False)),
+    "diffllama": Case(of("diffllama", SIZES, num_key_value_heads=2)),
+    "modernbert decoder, sliding": Case(
+        of("modernbert-decoder", SIZES, layer_types=SLIDING["layer_types"], local_attention=10)
+    ),
+    "deepseek v2, MLA": Case(
+        of("deepseek_v2", MLA | EXPERTS, topk_method="greedy"), NO_ROUTER_LOSS
+    ),
+    "deepseek v3, MLA": Case(of("deepseek_v3", MLA | EXPERTS), NO_ROUTER_LOSS),
+    "minicpm3, MLA": Case(of("minicpm3", MLA)),
+    # experts
+    "mixtral": Case(of("mixtral", GROUPED | EXPERTS), NO_ROUTER_LOSS),
+    "mixtral, router loss": Case(of("mixtral", GROUPED | EXPERTS), cuts=False),
+    "qwen3-moe": Case(of("qwen3_moe", GROUPED | EXPERTS), NO_ROUTER_LOSS),
+    "qwen3-moe, router loss": Case(of("qwen3_moe", GROUPED | EXPERTS), cuts=False),
+    "olmoe": Case(of("olmoe", GROUPED | EXPERTS), NO_ROUTER_LOSS),
+    "gpt-oss": Case(of("gpt_oss", SLIDING | EXPERTS), NO_ROUTER_LOSS),
+    "gpt-oss, router loss": Case(of("gpt_oss", SLIDING | EXPERTS), cuts=False),
+    "phimoe": Case(of("phimoe", GROUPED | EXPERTS), NO_ROUTER_LOSS),
+    "llama4": Case(of("llama4_text", GROUPED | EXPERTS, intermediate_size_mlp=24), NO_ROUTER_LOSS),
+    # learned, added or hidden positions
+    "gpt2": Case(of("gpt2", GPT), cuts=None),
+    "gpt-bigcode": Case(of("gpt_bigcode", GPT), cuts=None),
+    "gpt-neo": Case(
+        of(
+            "gpt_neo",
+            SIZES,
+            num_layers=2,
+            num_heads=2,
+            window_size=5,
+            attention_types=[[["global", "local"], 1]],
+        ),
+        cuts=None,
+    ),
+    "opt": Case(of("opt", SIZES, ffn_dim=24, word_embed_proj_dim=16), cuts=None),
+    "xglm": Case(
+        of(
+            "xglm",
+            SIZES,
+            d_model=16,
+            ffn_dim=24,
+            num_layers=2,
+            attention_heads=2,
+            activation_dropout=0.0,
+        ),
+        cuts=None,
+    ),
+    "biogpt": Case(
+        of("biogpt", SIZES, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0), cuts=None
+    ),
+    "bloom, ALiBi": Case(of("bloom", SIZES, n_layer=2, n_head=2, hidden_dropout=0.0), cuts=None),
+    "mpt, ALiBi": Case(of("mpt", SIZES, d_model=16, n_layers=2, n_heads=2), cuts=None),
+    "falcon, ALiBi": Case(of("falcon", SIZES, alibi=True), cuts=None),
+    "beam, scaled by position": Case(
+        of("beam", GROUPED | EXPERTS, layer_types=["full_attention"] * 2), cuts=None
+    ),
+    # recurrent layers and hybrids
+    "mamba": Case(of("mamba", SIZES, state_size=4), cuts=None),
+    "mamba2": Case(
+        of("mamba2", SIZES, state_size=4, num_heads=4, head_dim=8, n_groups=1, chunk_size=8),
+        cuts=None,
+    ),
+    "falcon-mamba": Case(of("falcon_mamba", SIZES, state_size=4), cuts=None),
+    "falcon-h1": Case(of("falcon_h1", GROUPED | MAMBA), cuts=None),
+    "bamba": Case(of("bamba", GROUPED | MAMBA, attn_layer_indices=[1]), cuts=None),
+    "zamba2": Case(
+        of(
+            "zamba2",
+            SIZES,
+            num_key_value_heads=2,
+            mamba_d_state=4,
+            n_mamba_heads=4,
+            chunk_size=8,
+            layers_block_type=["mamba", "hybrid"],
+        ),
+        cuts=None,
+    ),
+    "jamba": Case(
+        of(
+            "jamba",
+            {**SIZES, "num_key_value_heads": 1} | EXPERTS | MAMBA,
+            attn_layer_period=2,
+            attn_layer_offset=1,
+            use_mamba_kernels=False,
+        ),
+        NO_ROUTER_LOSS,
+        cuts=None,
+    ),
+    "jamba, router loss": Case(
+        of(
+            "jamba",
+            {**SIZES, "num_key_value_heads": 1} | EXPERTS | MAMBA,
+            attn_layer_period=2,
+            attn_layer_offset=1,
+            use_mamba_kernels=False,
+        ),
+        cuts=False,
+    ),
+    "granite hybrid": Case(
+        of(
+            "granitemoehybrid",
+            GROUPED | EXPERTS | MAMBA,
+            layer_types=["mamba", "attention"],
+            shared_intermediate_size=16,
+        ),
+        NO_ROUTER_LOSS,
+        cuts=None,
+    ),
+    "lfm2": Case(
+        of("lfm2", GROUPED, layer_types=["conv", "full_attention"], block_multiple_of=8), cuts=None
+    ),
+    "nemotron-h": Case(
+        of(
+            "nemotron_h",
+            GROUPED | EXPERTS,
+            layers_block_type=["mamba", "attention"],
+            ssm_state_size=4,
+            mamba_num_heads=4,
+            mamba_head_dim=8,
+            n_groups=1,
+            chunk_size=8,
+        ),
+        NO_ROUTER_LOSS,
+        cuts=None,
+    ),
+    "recurrent-gemma": Case(
+        of(
+            "recurrent_gemma",
+            SIZES,
+            block_types=["recurrent", "attention"],
+            attention_window_size=5,
+        ),
+        cuts=None,
+    ),
+    "xlstm": Case(
+        of(
+            "xlstm",
+            SIZES,
+            num_heads=2,
+            ffn_round_up_to_multiple_of=8,
+            chunk_size=8,
+            embedding_dim=16,
+            return_last_states=True,
+            mode="inference",
+        ),
+        cuts=None,
+    ),
+    "qwen3-next": Case(of("qwen3_next", GROUPED | EXPERTS | LINEAR), NO_ROUTER_LOSS, cuts=None),
+    "qwen3.5": Case(of("qwen3_5_text", GROUPED | LINEAR), cuts=None),
+    "minimax": Case(
+        of("minimax", GROUPED | EXPERTS, layer_types=LINEAR["layer_types"], block_size=8),
+        NO_ROUTER_LOSS,
+        cuts=None,
+    ),
+    # classes of one's own
+    "learned positions under a LlamaConfig": Case(
+        changed(custom_models.LearnedPositions), cuts=None
+    ),
+    "state of the first column": Case(changed(custom_models.FirstColumn), cuts=False),
+    "statistics over the pass": Case(changed(custom_models.Statistics), cuts=False),
+    "scale by width": Case(changed(custom_models.WidthScale), cuts=False),
+    "experts with capacity": Case(changed(custom_models.Capacity), cuts=False),
+    "causal convolution over padding": Case(changed(custom_models.CausalConvolution), cuts=False),
+    # adapters
+    "prompt tuning": Case(
+        adapted(PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=3)), cuts=False
+    ),
+    "p-tuning": Case(
+        adapted(
+            PromptEncoderConfig(task_type="CAUSAL_LM", num_virtual_tokens=3, encoder_hidden_size=8)
+        ),
+        cuts=False,
+    ),
+    "prefix tuning": Case(
+        adapted(PrefixTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=3)), cuts=False
+    ),
+    "trainable tokens": Case(
+        adapted(TrainableTokensConfig(task_type="CAUSAL_LM", token_indices=RARE)), shares=True
+    ),
+    "lora": Case(adapted(lora()), shares=True),
+    "lora, beta": Case(adapted(lora()), {"beta": 0.1}, shares=True),
+}
+
+
+# ---- running it ---------------------------------------------------------------------------------
+
+
+def trained(trainer: Callable[..., Trace], case: Case, dtype: torch.dtype = torch.float32) -> Trace:
+    """Train the model of a case two steps."""
+    torch.manual_seed(0)
+    return trainer(
+        model=case.model().to(dtype),
+        arguments={
+            "rollout_func": rollouts_with(False, completion),
+            "reward_funcs": reward,
+            "train_dataset": Dataset.from_dict({"prompt": [*TEXTS]}),
+        },
+        max_completion_length=WIDEST, max_steps=STEPS, learning_rate=1e-3, **case.options,
+    )  # fmt: skip
+
+
+trained_by_trl = functools.partial(
+    trained, functools.partial(trl, loss_type="luspo", importance_sampling_level="sequence")
+)
+trained_by_ours = functools.partial(trained, functools.partial(ours, credit="seq"))
+
+
+def largest_difference(mine: Trace, theirs: Trace) -> float:
+    """Give the largest relative difference of the gradients of a step."""
+    pairs = zip(mine.gradients, theirs.gradients, strict=True)
+    return max(difference(a, b) for a, b in pairs)
+
+
+def row(name: str) -> str:
+    """Write a line of the table."""
+    case = CASES[name]
+    try:
+        theirs = trained_by_trl(case)
+    except Exception as error:
+        return f"{name:34} {'':>7}  TRL: {type(error).__name__}: {str(error)[:150]!r}"
+    mine = trained_by_ours(case)
+    return f"{name:34} {largest_difference(mine, theirs):7.0e}  {mine.batching}"
+
+
+if __name__ == "__main__":
+    for name in [n for n in CASES if n in sys.argv[1:] or not sys.argv[1:]]:
+        with redirect_stdout(io.StringIO()):
+            line = row(name)
+        print(line, flush=True)
