@@ -115,12 +115,19 @@ class Plan:
         loss_type: the name under which TRL computes the surrogate.
         ratio: `"token"` or `"sequence"`.
         privileged_column: of the prompts that a contrasting strategy scores completions after.
+        explicit: whether the credit was asked for, and is not what `loss_type` stands for.
     """
 
     strategy: Strategy
     loss_type: str
     ratio: str
     privileged_column: str = CreditOptions.privileged_column
+    explicit: bool = True
+
+    @property
+    def trl_ratio(self) -> str:
+        """The level at which TRL computes the ratio."""
+        return "token" if self.sequence_token else self.ratio
 
     @property
     def sequence_token(self) -> bool:
@@ -172,7 +179,7 @@ def plan(
     _try_options(strategy)
     surrogate = loss_type if loss_type in SURROGATE_AGGREGATION else DEFAULT_AGGREGATION
     column = getattr(args, "privileged_column", CreditOptions.privileged_column)
-    return Plan(strategy, surrogate, ratio, column)
+    return Plan(strategy, surrogate, ratio, column, credit is not None)
 
 
 def _asked(args: GRPOConfig, credit: Any, credit_kwargs: Any) -> tuple[Any, dict[str, Any]]:

@@ -16,11 +16,14 @@ from torch import Tensor
 from transformers.utils import logging
 from trl import GRPOTrainer
 
+from grpo_credit import sharing_checks
 from grpo_credit.batching import Budget, Lengths, count_parameters, cut, pass_cost, places
-from grpo_credit.exactness import Batching
+from grpo_credit.config import Plan
+from grpo_credit.exactness import Batching, Extent, Trial, as_trl, extent_of
 from grpo_credit.rows import Rows, take
 from grpo_credit.sharing import number_prompts, pays, score_sharing_prompts
 from grpo_credit.sharing_checks import self_test
+from grpo_credit.trial import Reference
 
 logger = logging.get_logger(__name__)
 
@@ -39,36 +42,68 @@ class CuttingTrainer(GRPOTrainer):
 
     args: Any
     model: Any
-    _batching = Batching(recuts=False)
+    plan: Plan
+    _batching = as_trl()
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self._prompt_of: Tensor | None = None  # of the pass at hand, where its prompts are shared
-        self._settled = False  # whether sharing prompts was tried
+        self._tried = Extent()  # between which widths our own passes were tried
+        self._said: Batching | None = None
         super().__init__(*args, **kwargs)
         # now, because each rank may later hold a shard of another size, and all must plan alike
         self._pass_cost = pass_cost(self.accelerator.device.type, count_parameters(self.model))
 
     # ---- what is exact ------------------------------------------------------------------------
 
-    def _settle_batching(self, rows: Rows) -> None:
-        """Before the first pass, try whether sharing prompts is exact here, and say what is done.
+    def overrides(self, method: str) -> bool:
+        """Return whether a subclass, or an attribute of the trainer, overrides a method of ours."""
+        ours = next(c for c in type(self).__mro__ if c.__module__.startswith("grpo_credit."))
+        return getattr(getattr(self, method), "__func__", None) is not getattr(ours, method)
+
+    def _settle_batching(self, rows: Rows, batch_size: int) -> Batching:
+        """Try on the model what is done to passes, at first and where widths outgrow the last try.
 
         Args:
-            rows: some of this rank, prompts and completions.
+            rows: prompts and completions of a window, on every rank.
+            batch_size: rows of a micro-batch of TRL.
         """
-        if self._settled:
-            return
-        self._settled = True
-        if self._batching.shares_prompts and (reason := self._shared_wrongly(rows)):
-            self._batching = self._batching.without_sharing(reason)
-        if self.accelerator.is_main_process:
-            say = logger.warning_once if self._batching.left_out else logger.info
+        extent = extent_of(rows)
+        if not self._tried.holds(extent):
+            trial = Trial(self._score_alone, rows, batch_size)
+            self._batching = trial(self._batching, self._reference)
+            if self._batching.shares_prompts and (reason := self._shared_wrongly(rows)):
+                self._batching = self._batching.without_sharing(reason)
+            self._tried = self._tried.joined(extent).joined(trial.extent)
+        return self._batching
+
+    def _say_batching(self) -> None:
+        """Say what is done to passes, once and where it changes."""
+        if self.accelerator.is_main_process and self._batching != self._said:
+            say = logger.warning if self._batching.left_out else logger.info
             say(f"grpo-credit: {self._batching}")
+        self._said = self._batching
+
+    def _score_alone(self, rows: Rows) -> Tensor:
+        ids, mask = (
+            torch.cat([rows[f"prompt_{kind}"], rows[f"completion_{kind}"]], dim=1)
+            for kind in ("ids", "mask")
+        )
+        width = rows["completion_ids"].size(1)
+        return self._get_per_token_logps_and_entropies(self.model, ids, mask, width)[0]
+
+    def _reference(self, score: Callable[[], Tensor]) -> Reference:
+        checkpoints = self.args.gradient_checkpointing_kwargs or {}
+        sharded = self.accelerator.distributed_type not in sharing_checks.PLAIN_TRAINING
+        reentrant = self.args.gradient_checkpointing and checkpoints.get("use_reentrant")
+        with_gradient = not (sharded or reentrant)  # neither gives one to `autograd.grad`
+        return Reference(self.model, score, with_gradient=with_gradient, agree=self._first_reason)
+
+    def _first_reason(self, reason: str | None) -> str | None:
+        return next((told for told in gather_object([reason]) if told), None)
 
     def _shared_wrongly(self, rows: Rows) -> str | None:
-        with torch.enable_grad(), self.accelerator.autocast():
-            reasons = gather_object([self_test(self.model, *(rows[name] for name in TEXT))])
-        return next((reason for reason in reasons if reason), None)
+        with self.accelerator.autocast():
+            return self._first_reason(self_test(self.model, *(rows[name] for name in TEXT)))
 
     def _budget(self, rows: int, prompt: int, completion: int) -> Budget:
         """Give a pass what a micro-batch of TRL with so many rows takes."""
@@ -178,11 +213,13 @@ class CuttingTrainer(GRPOTrainer):
         """
         if not self._batching.recuts or self._most(np.array([not plain], dtype=int)).any():
             return score(rows, batch_size)
-        self._settle_batching(rows)
+        extent = extent_of(rows)
+        widest = Extent(*self._most(np.array([*extent[:3]])), *-self._most(-np.array(extent[3:])))
+        if not self._tried.holds(widest):  # which an optimizer step will do
+            return score(rows, batch_size)
         lengths = self._lengths(rows)
         width = rows["completion_ids"].size(1)
-        widths = np.array([rows["prompt_ids"].size(1), width])
-        budget = self._budget(batch_size, *self._most(widths).tolist())
+        budget = self._budget(batch_size, *map(int, widest[:2]))
         orders = [lengths.longest_first(), lengths.by_prompt()]
         cuts = [cut(self._most(places(lengths, order[:, None])), budget) for order in orders]
         best, order = min(zip(cuts, orders, strict=True), key=lambda pair: pair[0].cost)

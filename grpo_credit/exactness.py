@@ -1,14 +1,23 @@
-"""What may be done to the passes of a step, so that the gradient stays TRL's, and why not more."""
+"""What may be done to the passes of a step, so that the gradient stays TRL's, and why not more.
 
+`choose` says what TRL's own loss allows; what the model allows is tried on it, by `Trial`.
+"""
+
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
+from functools import partial
+from typing import Any, NamedTuple
 
+import torch
 from accelerate.utils import DistributedType, DynamoBackend
+from torch import Tensor
+from torch.nn.functional import pad
 
 from grpo_credit import sharing_checks
+from grpo_credit.rows import Rows, take
+from grpo_credit.trial import Reference
 
-RELATIVE_ROPE = ("default", "linear", "llama3", "yarn")  # frequencies do not depend on the width
-RELATIVE_LAYERS = ("full_attention", "sliding_attention")
+SEEN_BY_USERS = ("_prepare_inputs", "compute_loss", "_compute_loss")  # with TRL's micro-batches
 
 
 @dataclass(frozen=True)
@@ -33,8 +42,13 @@ class Batching:
 
     def without_sharing(self, reason: str) -> "Batching":
         """Leave prompts unshared for a reason."""
-        said = f"sharing prompts ({reason})"
-        return replace(self, shares_prompts=False, left_out=(*self.left_out, said))
+        left_out = f"sharing prompts ({reason})"
+        return replace(self, shares_prompts=False, left_out=(*self.left_out, left_out))
+
+    def without_trimming_prompts(self, reason: str) -> "Batching":
+        """Leave the padding of prompts for a reason."""
+        left_out = f"trimming prompts ({reason})"
+        return replace(self, trims_prompts=False, left_out=(*self.left_out, left_out))
 
     def __str__(self) -> str:
         does = {
@@ -48,6 +62,11 @@ class Batching:
         return f"batching: {used or 'the micro-batches of TRL'}{without}"
 
 
+def as_trl(*reasons: str) -> Batching:
+    """Keep TRL's micro-batches, for reasons."""
+    return Batching(recuts=False, left_out=reasons)
+
+
 def choose(trainer: Any) -> Batching:
     """Say what leaves the gradient as it is under the configuration of a trainer.
 
@@ -56,8 +75,11 @@ def choose(trainer: Any) -> Batching:
     """
     args = trainer.args
     if getattr(args, "efficient_batching", "off") == "off":
-        return Batching(recuts=False)
+        return as_trl()
     if reasons := _reasons({
+        f"{name} of your own sees TRL's micro-batches": trainer.overrides(name)
+        for name in SEEN_BY_USERS
+    } | {
         f"top_entropy_quantile={args.top_entropy_quantile} is taken over a micro-batch": (
             args.top_entropy_quantile < 1
         ),
@@ -71,16 +93,16 @@ def choose(trainer: Any) -> Batching:
         ),
         "DataParallel cuts micro-batches itself": args.n_gpu > 1,
     }):  # fmt: skip
-        return Batching(recuts=False, left_out=reasons)
+        return as_trl(*reasons)
     distributed = trainer.accelerator.distributed_type
     counts_passes = distributed == DistributedType.DEEPSPEED
-    relative = positions_are_relative(trainer.model.config)
     reasons = _reasons({
         f"skipping (beta={args.beta} gives every row a KL term)": args.beta != 0,
-        "trimming prompts (positions of this model may count their padding)": not relative,
         "another number of passes (DeepSpeed counts them)": counts_passes,
+        "another number of passes (ddp_static_graph counts them)": bool(args.ddp_static_graph),
     })  # fmt: skip
-    chosen = Batching(True, args.beta == 0, relative, True, counts_passes, reasons)
+    one_pass = counts_passes or bool(args.ddp_static_graph)
+    chosen = Batching(True, args.beta == 0, True, True, one_pass, reasons)
     dynamo = trainer.accelerator.state.dynamo_plugin.backend
     to_come = _reasons({  # what the model does not show yet
         "gradient checkpointing runs layers again without a cache": args.gradient_checkpointing,
@@ -97,22 +119,116 @@ def _reasons(applies: dict[str, bool]) -> tuple[str, ...]:
     return tuple(reason for reason, does in applies.items() if does)
 
 
-def positions_are_relative(config: Any) -> bool:
-    """Say whether padding on the left of a prompt leaves the log-probabilities as they are.
+# ---- what the model allows --------------------------------------------------------------------
 
-    So it is with rotary positions whose frequencies do not depend on the width, and attention that
-    sees all or the last tokens. Of other models nothing is assumed.
+
+class Extent(NamedTuple):
+    """Widths of passes, in tokens: the widest of TRL's, and the narrowest of our own."""
+
+    prompt: int = 0
+    completion: int = 0
+    both: int = 0
+    shortest_prompt: int = 2**62
+    shortest_completion: int = 2**62
+
+    def joined(self, other: "Extent") -> "Extent":
+        """Return what holds both."""
+        widest = map(max, self[:3], other[:3])
+        return Extent(*widest, *map(min, self[3:], other[3:]))
+
+    def holds(self, other: "Extent") -> bool:
+        """Return whether passes of the other extent are no wider and no narrower."""
+        return self.joined(other) == self
+
+
+class Trial:
+    """Two rows that a pass of our own trims most, run alone and in a micro-batch as TRL runs it.
+
+    Both have half of the shortest prompt, one with the longest completion and one with half of the
+    shortest. They come last in their micro-batch, so that random numbers alone would differ. Where
+    a micro-batch is one row, the two also run together.
 
     Args:
-        config: of the model, as transformers has it.
+        score: runs a pass: log-probabilities (n, T) of rows as they are.
+        rows: prompts and completions of a window, padded as TRL pads them.
+        batch_size: rows of a micro-batch of TRL.
     """
-    config = config.get_text_config()
-    rope = getattr(config, "rope_parameters", None) or {}
-    by_layer = list(rope.values()) if all(isinstance(v, dict) for v in rope.values()) else [rope]
-    layers = getattr(config, "layer_types", None) or ["full_attention"]
-    return (
-        bool(rope)
-        and all(one.get("rope_type", "default") in RELATIVE_ROPE for one in by_layer)
-        and not any("llama_4_scaling_beta" in one for one in by_layer)  # grows with the position
-        and all(layer in RELATIVE_LAYERS for layer in layers)
-    )
+
+    def __init__(self, score: Callable[[Rows], Tensor], rows: Rows, batch_size: int) -> None:
+        self._score, self._rows = score, _with_two_shortest(rows, batch_size)
+        every = torch.arange(len(self._rows["prompt_ids"]))
+        self._as_trl, self._two = every.split(batch_size), every[-2:]
+        self._groupings = [1] if batch_size > 1 else [1, 2]  # rows of a pass of our own
+        self._prompt = int(self._rows["prompt_mask"][-1].sum())
+        self._completions = self._rows["completion_mask"].sum(dim=1)
+
+    @property
+    def extent(self) -> Extent:
+        """Between which widths passes were tried."""
+        widths = [self._rows[name].size(1) for name in ("prompt_ids", "completion_ids")]
+        return Extent(*widths, sum(widths), self._prompt, int(self._completions[-2:].min()))
+
+    def __call__(self, chosen: Batching, reference: Callable[..., Reference]) -> Batching:
+        """Leave out of a batching what the model does not allow.
+
+        Args:
+            chosen: what the configuration allows.
+            reference: makes a `Reference` of a pass.
+        """
+        theirs = reference(self.as_trl)
+        if chosen.trims_prompts:
+            if (refused := self._refused(theirs, self._prompt)) is None:
+                return chosen
+            chosen = chosen.without_trimming_prompts(f"a row by itself: {refused}")
+        if refused := self._refused(theirs, self._rows["prompt_ids"].size(1)):
+            return as_trl(f"sorting, trimming and skipping (a row by itself: {refused})")
+        return chosen
+
+    def _refused(self, theirs: Reference, prompt: int) -> str | None:
+        reasons = (theirs.refuses(partial(self.trimmed, prompt, n)) for n in self._groupings)
+        return next(filter(None, reasons), None)
+
+    def as_trl(self) -> Tensor:
+        """Score the two rows in passes of TRL's size and width."""
+        return torch.cat([self._scored(index) for index in self._as_trl])[-2:]
+
+    def trimmed(self, prompt: int, rows: int) -> Tensor:
+        """Score the two rows in passes of one or both, with prompts of a width."""
+        width, passes = self._rows["completion_ids"].size(1), self._two.split(rows)
+        scored = [self._scored(own, prompt, int(self._completions[own].max())) for own in passes]
+        return torch.cat([pad(logps, (0, width - logps.size(1))) for logps in scored])
+
+    def _scored(self, index: Tensor, *widths: int) -> Tensor:
+        full = [self._rows[name].size(1) for name in ("prompt_ids", "completion_ids")]
+        rows = take(self._rows, index.to(self._rows["prompt_ids"].device), *(widths or full))
+        return self._score(rows) * rows["completion_mask"]
+
+
+def extent_of(rows: Rows) -> Extent:
+    """Return the widths of rows as TRL pads them, and of their shortest prompt and completion."""
+    widths = [rows[name].size(1) for name in ("prompt_ids", "completion_ids")]
+    shortest = [int(rows[name].sum(dim=1).min()) for name in ("prompt_mask", "completion_mask")]
+    return Extent(*widths, sum(widths), *(max(1, length) for length in shortest))
+
+
+def _with_two_shortest(rows: Rows, batch_size: int) -> Rows:
+    """Put two rows of halves behind as many others as fill a micro-batch."""
+    prompts = rows["prompt_mask"].sum(dim=1).clamp(min=1)
+    completions = rows["completion_mask"].sum(dim=1)
+    counted = completions.masked_fill(completions == 0, completions.max())
+    prompt, shortest, longest = prompts.argmin(), counted.argmin(), completions.argmax()
+    two = torch.stack([longest, shortest])
+    before = rows["prompt_mask"][prompt].flip(0).cumsum(0).flip(0)  # tokens from here on
+    half = rows["prompt_mask"][prompt] * (before <= (prompts[prompt] + 1) // 2)
+    after = rows["completion_mask"][shortest].cumsum(0)
+    mask = rows["completion_mask"][two].clone()
+    mask[1] *= after <= (completions[shortest] + 1) // 2
+    mask[:, 0] = 1  # of completions that are masked as a whole
+    made = {
+        "prompt_ids": rows["prompt_ids"][prompt].expand(2, -1),
+        "prompt_mask": half.expand(2, -1),
+        "completion_ids": rows["completion_ids"][two],
+        "completion_mask": mask,
+    }
+    others = max(0, batch_size - 2)
+    return {name: torch.cat([rows[name][:others], value]) for name, value in made.items()}

@@ -8,17 +8,16 @@ import inspect
 from typing import Any, NamedTuple
 
 import torch
-from accelerate.utils import gather, gather_object
+from accelerate.utils import gather, gather_object, pad_across_processes
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from trl import GRPOTrainer
 from trl.trainer.utils import strip_images_from_messages
 
 from grpo_credit import annotations
-from grpo_credit.config import Plan
 from grpo_credit.folding import counted
 from grpo_credit.passes import PassTrainer
-from grpo_credit.rollouts import OPTIONAL, Rollouts
+from grpo_credit.rollouts import OPTIONAL, PADDING, Rollouts
 from grpo_credit.rows import Rows
 from grpo_credit.scoring import fused_outputs
 from grpo_credit.strategy import CreditError
@@ -35,13 +34,34 @@ class Scored(NamedTuple):
     rewards: Tensor
 
 
+class Generated(NamedTuple):
+    """A generation batch of this rank as TRL returned it; the texts are of all ranks."""
+
+    number: int
+    output: dict[str, Any]
+    prompts: list[Any]
+    completions: list[Any]
+
+
+# What a subclass may change in a generation batch.
+RETURNED = (
+    "prompt_ids",
+    "prompt_mask",
+    "completion_ids",
+    "completion_mask",
+    "tool_mask",
+    "advantages",
+    "old_per_token_logps",
+)
+
+
 class GatheringTrainer(PassTrainer):
     """TRL's `GRPOTrainer` that gathers `Rollouts` of every generation batch."""
 
-    plan: Plan
     processing_class: Any
     _save_every: int
     _generations: dict[int, Generation]  # what the window and TRL's buffer draw on
+    _generated: Generated | None = None  # a batch that is not among them yet
 
     def _named_rewards(self) -> list[tuple[str, Any]]:
         return list(zip(self.reward_func_names, self.reward_funcs, strict=True))
@@ -63,48 +83,102 @@ class GatheringTrainer(PassTrainer):
 
     def _generate_and_score_completions(self, inputs: Any) -> dict[str, Any]:
         output = super()._generate_and_score_completions(inputs)
-        rollouts = self._gather_rollouts(output)
-        last = -len(rollouts.advantages)  # TRL's log holds the rows of all ranks, in this order
-        texts = [list(self._logs[name])[last:] for name in ("prompt", "completion")]
-        number = max(self._generations, default=-1) + 1
-        self._generations[number] = Generation(
-            rollouts,
-            *([strip_images_from_messages(text) for text in column] for column in texts),
-            self._gather_prompt_ids(output) if self._saving else [],
-        )
-        rows = len(output["advantages"])
+        rows, device = len(output["advantages"]), self.accelerator.device
         first = self.accelerator.process_index * rows
-        device = self.accelerator.device
+        number = max(self._generations, default=-1) + 1
         output["row"] = torch.arange(first, first + rows, device=device)  # shuffled with the rest
         output["generation"] = torch.tensor(number, device=device)
+        everyone = rows * self.accelerator.num_processes  # TRL's log holds all ranks, in this order
+        texts = (list(self._logs[name])[-everyone:] for name in ("prompt", "completion"))
+        self._generated = Generated(number, dict(output), *texts)
         return output
 
-    def _gather_rollouts(self, output: dict[str, Any]) -> Rollouts:
+    def _prepare_inputs(  # ty: ignore[lost-keyword-for-regular-parameter] (TRL's own name for it)
+        self, generation_batch: Any
+    ) -> dict[str, Any]:
+        inputs = super()._prepare_inputs(generation_batch)
+        if self._generated is not None:  # and a subclass may have changed what it returned
+            train = self._mode == "train"
+            batches = list(self._buffered_inputs or []) if train else [inputs]
+            self._gather_generation(self._generated, batches)
+            self._generated = None
+        return inputs
+
+    def _gather_generation(self, generated: Generated, batches: list[dict[str, Any]]) -> None:
+        output = {**generated.output, **self._returned(generated.output, batches)}
+        own = output["advantages"]
+        advantages = gather(own if own.dim() == 1 else pad_across_processes(own, dim=1))
+        prompts, completions = (
+            [strip_images_from_messages(text) for text in column]
+            for column in (generated.prompts, generated.completions)
+        )
+        self._generations[generated.number] = Generation(
+            self._gather_rollouts(output, advantages),
+            advantages if advantages.dim() == 2 else advantages[:, None],
+            prompts,
+            completions,
+            self._gather_prompt_ids(output) if self._saving else [],
+        )
+
+    def _returned(self, output: dict[str, Any], batches: list[dict[str, Any]]) -> dict[str, Tensor]:
+        """Put what `_generate_and_score_completions` returned, of a subclass too, in order of rows.
+
+        Rows that a subclass left out are as if masked as a whole; no optimizer step uses them.
+        """
+        method = f"{type(self).__name__}._generate_and_score_completions"
+        if any("row" not in batch for batch in batches):
+            raise CreditError(
+                f"{method} returned no 'row', which says whose rewards a completion has; return "
+                "what super() returned, with the entries that you change."
+            )
+        row = torch.cat([batch["row"] for batch in batches]) - int(output["row"][0])
+        rows, found = len(output["row"]), {}
+        for name in RETURNED:
+            if (value := batches[0].get(name)) is None:
+                continue
+            value = torch.cat([batch[name] for batch in batches])
+            found[name] = value.new_zeros(rows, *value.shape[1:]).index_put((row,), value)
+            if not torch.equal(found[name][row], value):
+                raise CreditError(
+                    f"{method} returned a completion twice, with unlike {name!r}; credit is one "
+                    "row per completion."
+                )
+        return found
+
+    def _gather_rollouts(self, output: dict[str, Any], advantages: Tensor) -> Rollouts:
         scored, device = self._scored, self.accelerator.device
         rewards_per_func = scored.rewards
         ends = {*self.eos_token_ids, self._tokenizer.pad_token_id}
-        truncated = torch.tensor([ids[-1] not in ends for ids in scored.ids], device=device)
+        truncated = [bool(ids) and ids[-1] not in ends for ids in scored.ids]
         abstained = rewards_per_func.isnan().all(dim=1)
         weighted = (rewards_per_func * self.reward_weights.to(rewards_per_func)).nansum(dim=1)
-        columns = {"completion_ids": output["completion_ids"], "mask": counted(output)}
+        mask = counted(output)
+        columns = {
+            "completion_ids": output["completion_ids"],
+            "mask": mask,
+            **self._forward(output),
+        }
         gathered = {
-            name: gather(self.accelerator.pad_across_processes(value, dim=1))
-            for name, value in (columns | self._forward(output)).items()
+            name: gather(pad_across_processes(value, dim=1, pad_index=PADDING[name]))
+            for name, value in columns.items()
         }
         generations: Any = (
             self.num_generations if self._mode == "train" else self.num_generations_eval
         )
+        mask = gathered.pop("mask").bool()
+        if advantages.dim() == 2:
+            advantages = (advantages * mask).sum(dim=1) / mask.sum(dim=1).clamp(min=1)
         return Rollouts(
-            mask=gathered.pop("mask").bool(),
+            mask=mask,
             **gathered,
             **self._annotations(output),
-            advantages=gather(output["advantages"]),
+            advantages=advantages,
             rewards=weighted.masked_fill(abstained, torch.nan),
             rewards_per_func=rewards_per_func,
             reward_names=tuple(self.reward_func_names),
             reward_weights=tuple(self._weights),
             group=torch.arange(len(weighted), device=weighted.device) // generations,
-            truncated=gather(truncated.long()).bool(),
+            truncated=gather(torch.tensor(truncated, device=device).long()).bool(),
             max_completion_length=self.args.max_completion_length,
             scale_rewards=self.scale_rewards,
         )
@@ -154,7 +228,10 @@ class GatheringTrainer(PassTrainer):
         found: dict[str, Any] = {"old_logps": output.get("old_per_token_logps")}
         if any(found.get(name) is None for name in needs):
             found = self._score(output, output["prompt_ids"], output["prompt_mask"])
-        found = {name: found[name] for name in sorted(needs)}  # every rank gathers in this order
+        there = output["completion_mask"] != 0
+        found = {  # every rank gathers in this order
+            name: torch.where(there, found[name], PADDING[name]) for name in sorted(needs)
+        }
         if "privileged_logps" in self._needs:
             found["privileged_logps"] = self._score_privileged(output)
         return found

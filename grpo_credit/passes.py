@@ -6,9 +6,8 @@ are backed within `compute_loss`, the last one by `Trainer` as ever.
 """
 
 from collections import defaultdict
-from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -17,11 +16,12 @@ from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 from transformers.utils import logging
 
+from grpo_credit import exactness
 from grpo_credit.batching import plan, spread
 from grpo_credit.cutting import CuttingTrainer
 from grpo_credit.folding import counted
 from grpo_credit.pass_metrics import Counts, PassMetrics, merge
-from grpo_credit.rows import Rows, join
+from grpo_credit.rows import Joined, Rows, join
 
 logger = logging.get_logger(__name__)
 
@@ -59,10 +59,6 @@ class Turn:
     passes: list[Pass]
     skipped: Counts | None
 
-    def mapped(self, change: Callable[[dict[str, Any]], dict[str, Any]]) -> "Turn":
-        """Change the micro-batch of every pass."""
-        return replace(self, passes=[replace(one, batch=change(one.batch)) for one in self.passes])
-
 
 class PassTrainer(CuttingTrainer):
     """TRL's `GRPOTrainer` with passes of our own cut in training."""
@@ -85,19 +81,35 @@ class PassTrainer(CuttingTrainer):
         """
         if not self.model.training:
             return None
-        self._settle_batching(batches[0])
-        if not self._batching.recuts:
+        joined = self._joined(batches, live) if self._batching.recuts else None
+        self._say_batching()
+        if joined is None or not self._batching.recuts:
             return None
-        told = live.long().split([len(batch["completion_ids"]) for batch in batches])
-        named = [{**batch, "live": own} for batch, own in zip(batches, told, strict=True)]
-        rows = join(named, self._batching.trims_prompts)
-        if rows is None:
+        if joined.shifted and not self._batching.trims_prompts:
             logger.warning_once(KEPT)
             return None
+        rows = joined.rows
         scalars = {name: value for name, value in batches[0].items() if name not in rows}
-        passes, skipped = self._passes(rows, len(told[0]), len(batches), scalars)
+        size = len(batches[0]["completion_ids"])
+        passes, skipped = self._passes(rows, size, len(batches), scalars)
         *first, last = spread(passes, len(batches))
         return [*(Turn(some, None) for some in first), Turn(last, skipped)]
+
+    def _joined(self, batches: list[dict[str, Any]], live: Tensor) -> Joined | None:
+        """Join the rows of a window over all ranks, and try on them what is done to passes."""
+        sizes = [len(batch["completion_ids"]) for batch in batches]
+        named = [
+            {**batch, "live": own}
+            for batch, own in zip(batches, live.long().split(sizes), strict=True)
+        ]
+        joined = join(named)
+        if joined is None:
+            logger.warning_once(KEPT)
+        elif late := next(filter(self.overrides, exactness.SEEN_BY_USERS), None):
+            self._batching = exactness.as_trl(f"{late} of your own sees TRL's micro-batches")
+        else:
+            self._settle_batching(joined.rows, sizes[0])
+        return joined
 
     def _passes(
         self, rows: Rows, batch_size: int, turns: int, scalars: dict[str, Any]
@@ -154,7 +166,7 @@ class PassTrainer(CuttingTrainer):
             self._pass_metrics.append(PassMetrics(one.counts, found))
 
     def _merge_metrics(self, skipped: Counts) -> None:
-        per_sequence = self.importance_sampling_level == "sequence"
+        per_sequence = self.plan.trl_ratio == "sequence"
         for name, value in merge(self._pass_metrics, skipped, per_sequence).items():
             self._metrics["train"][name].append(value)
         self._pass_metrics = []

@@ -1,6 +1,6 @@
 """The rows of a window as tensors: joined over micro-batches and ranks, picked and trimmed."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from accelerate.utils import gather
@@ -37,16 +37,26 @@ def _by_row(name: str, value: Any, rows: int, width: int) -> bool:
     return name in PROMPT or value.ndim == 1 or (value.ndim == 2 and value.size(1) in (1, width))
 
 
-def join(batches: list[dict[str, Any]], ranks_may_shift_prompts: bool) -> Rows | None:
-    """Join what the micro-batches of every rank say row by row, padded to the widest.
+class Joined(NamedTuple):
+    """The rows of all ranks, one rank after another, padded to the widest.
+
+    Args:
+        rows: as tensors.
+        shifted: whether some prompt is padded further than TRL padded it.
+    """
+
+    rows: Rows
+    shifted: bool
+
+
+def join(batches: list[dict[str, Any]]) -> Joined | None:
+    """Join what the micro-batches of every rank say row by row.
 
     Args:
         batches: of this rank; every rank has as many, of as many rows.
-        ranks_may_shift_prompts: whether a prompt may be padded further than it was.
 
     Returns:
-        The rows of all ranks, one rank after another; None, on every rank, if one of them has
-        something that cannot be re-cut.
+        None, on every rank, if one of them has something that cannot be re-cut.
     """
     found = [row_tensors(batch) for batch in batches]
     prompts, completions = zip(*map(_widths, batches), strict=True)
@@ -54,10 +64,9 @@ def join(batches: list[dict[str, Any]], ranks_may_shift_prompts: bool) -> Rows |
     told = [[cannot, min(prompts), max(prompts), max(completions)]]
     told = gather(torch.tensor(told, device=batches[0]["completion_ids"].device))
     refused, shortest, prompt, completion = *told[:, :2].T, *told[:, 2:].amax(dim=0).tolist()
-    shifted = bool((shortest != prompt).any())
-    if bool(refused.any()) or (shifted and not ranks_may_shift_prompts):
+    if bool(refused.any()):
         return None
-    return {
+    rows = {
         name: gather(
             torch.cat([
                 _widen(name, rows[name], prompt, completion, width)
@@ -66,6 +75,7 @@ def join(batches: list[dict[str, Any]], ranks_may_shift_prompts: bool) -> Rows |
         )
         for name in sorted(found[0])
     }  # fmt: skip
+    return Joined(rows, bool((shortest != prompt).any()))
 
 
 def _widths(batch: dict[str, Any]) -> tuple[int, int]:

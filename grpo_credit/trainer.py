@@ -7,8 +7,9 @@ Nothing of TRL is copied; these of its methods are extended with `super()`:
 * `get_batch_samples`, `_prepare_inputs`: prepare all micro-batches of an optimizer step (the
   window) when its first one is due, compute the credit once, and hand it to TRL as advantages;
 * `compute_loss`: run the window in passes of our own cut (`grpo_credit.passes`);
-* `_compute_loss`, `_get_per_token_logps_and_entropies`: weigh the KL term as the strategy does, and
-  move the anchor of a sequence-level ratio over token credit. See `grpo_credit.folding`.
+* `_compute_loss`, `_get_per_token_logps_and_entropies`: put the credit in place of the advantages,
+  weigh the KL term as the strategy does, and move the anchor of a sequence-level ratio over token
+  credit (`grpo_credit.folding`). What a subclass sees before is TRL's (`grpo_credit.subclasses`).
 """
 
 from collections.abc import Callable, Generator, Iterator
@@ -26,7 +27,7 @@ from transformers.utils import logging
 from trl import GRPOConfig, GRPOTrainer
 from trl.trainer.utils import add_fused_lm_head
 
-from grpo_credit import annotations, diagnostics, exactness
+from grpo_credit import annotations, diagnostics, exactness, subclasses
 from grpo_credit.card import add_credit
 from grpo_credit.config import CreditGRPOConfig, Plan, plan
 from grpo_credit.folding import (
@@ -84,6 +85,7 @@ class CreditGRPOTrainer(GatheringTrainer):
     args: Any  # a GRPOConfig, after its __post_init__
     model: Any
     processing_class: Any
+    _handed_out: dict[str, Any] | None = None  # a micro-batch that no loss was computed of yet
 
     def __init__(
         self,
@@ -100,6 +102,7 @@ class CreditGRPOTrainer(GatheringTrainer):
             name = model if isinstance(model, str) else model.config._name_or_path
             args = CreditGRPOConfig(f"{name.split('/')[-1]}-GRPO")
         self.plan: Plan = plan(args, credit, credit_kwargs)
+        subclasses.check(type(self), CreditGRPOTrainer, self.plan)
         self._window: list[Any] = []  # the data loader's batches of the coming optimizer step
         self._prepared: Iterator[dict[str, Any]] = iter(())  # its micro-batches, with credit
         self._generations: dict[int, Generation] = {}  # what the window and TRL's buffer draw on
@@ -121,8 +124,8 @@ class CreditGRPOTrainer(GatheringTrainer):
                 outputs=("log_probs", "entropy", "log_sum_sq_probs"),
             )
         self._batching = exactness.choose(self)
-        self.loss_type = self.plan.loss_type
-        self.importance_sampling_level = "token" if self.plan.sequence_token else self.plan.ratio
+        self.loss_type = args.loss_type or self.plan.loss_type
+        self.importance_sampling_level = self.plan.ratio
         if self._save_every:
             self.add_callback(SaveRollouts(self, self._save_every))
         self._announce(args)
@@ -164,11 +167,16 @@ class CreditGRPOTrainer(GatheringTrainer):
         self._window, self._prepared = samples, iter(())
         return samples, num_items
 
-    def _prepare_inputs(  # ty: ignore[lost-keyword-for-regular-parameter] (TRL's own name for it)
-        self, generation_batch: Any
-    ) -> dict[str, Any]:
+    def _prepare_inputs(self, generation_batch: Any) -> dict[str, Any]:
+        self._refuse_loss_without_credit()
         if self._mode == "eval":
-            return self._with_credit([super()._prepare_inputs(generation_batch)])[0]
+            batch = self._with_credit([super()._prepare_inputs(generation_batch)])[0]
+        else:
+            batch = self._next_of_window()
+        self._handed_out = None if "turn" in batch else batch
+        return batch
+
+    def _next_of_window(self) -> dict[str, Any]:
         if self._window:
             self._prepared = iter(self._with_credit(self._micro_batches()))
             self._window = []
@@ -179,6 +187,12 @@ class CreditGRPOTrainer(GatheringTrainer):
                 "_prepare_inputs was called outside of an optimizer step, so the totals of its "
                 "window are unknown; call get_batch_samples first, as Trainer.train does."
             ) from None
+
+    def _refuse_loss_without_credit(self) -> None:
+        if self._handed_out is None or not self.plan.explicit:
+            return
+        if own := next(filter(self.overrides, subclasses.LOSSES), None):
+            raise CreditError(subclasses.without_credit(type(self).__name__, own, self.plan))
 
     def _micro_batches(self) -> list[dict[str, Any]]:
         """Let TRL prepare every micro-batch of the step now, each as if its turn had come."""
@@ -192,25 +206,33 @@ class CreditGRPOTrainer(GatheringTrainer):
         return batches
 
     def _with_credit(self, batches: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        """Compute the credit of a window and hand it to its micro-batches."""
+        """Compute the credit of a window, and put it beside TRL's advantages."""
         window, rows = self._join(batches)
         rollouts, strategy = window.rollouts, self.plan.strategy
-        credit = strategy.credit(rollouts) * self._credit_scale
-        weights = strategy.weights(rollouts) if strategy.aggregation else torch.ones_like(credit)
-        even = rollouts.advantages[:, None] * weights * self._credit_scale
-        self._record(window, credit, even if strategy.aggregation else None)
-        per_row = even if strategy.even else credit
-        credited = [{**batch, "own": own} for batch, own in zip(batches, rows, strict=True)]
+        self._refuse_second_allocation(window)
+        weights = torch.ones_like(rollouts.advantages)[:, None]
+        if strategy.aggregation:
+            weights = strategy.weights(rollouts)
+        even = window.advantages * weights
+        per_row = self._credit_scale * (even if strategy.even else strategy.credit(rollouts))
+        credit = torch.where(rollouts.mask, per_row, 0.0)
+        self._record(window, credit, even * self._credit_scale if strategy.aggregation else None)
+        credited = [
+            {**batch, "credit_weights": weights[own], "credit_steps": len(batches)}
+            | ({} if strategy.even else {"credit": per_row[own, : batch["completion_ids"].size(1)]})
+            for batch, own in zip(batches, rows, strict=True)
+        ]
+        turns = self._turns(credited, credit[torch.cat(rows)].any(dim=1))
+        return credited if turns is None else [{"turn": turn} for turn in turns]
 
-        def fold(batch: dict[str, Any]) -> dict[str, Any]:
-            own = batch["own"]
-            return self._fold(batch, per_row[own], weights[own], len(batches))
-
-        live = per_row.any(dim=1) & rollouts.mask.any(dim=1)
-        turns = self._turns(credited, live[torch.cat(rows)])
-        if turns is None:
-            return [fold(batch) for batch in credited]
-        return [{"turn": turn.mapped(fold)} for turn in turns]
+    def _refuse_second_allocation(self, window: Window) -> None:
+        if window.advantages.size(1) > 1 and not self.plan.strategy.even:
+            raise CreditError(
+                f"{type(self).__name__}._generate_and_score_completions returned advantages of "
+                "shape (B, T), which are an allocation, and so is "
+                f"credit={self.plan.strategy.name!r}; name an aggregation alone, such as "
+                "credit='seq', or return one advantage per completion."
+            )
 
     def _join(self, batches: list[dict[str, Any]]) -> tuple[Window, list[Tensor]]:
         """Join the generations that the window draws on, and locate each micro-batch's rows."""
@@ -222,37 +244,58 @@ class CreditGRPOTrainer(GatheringTrainer):
         self._generations = {n: g for n, g in self._generations.items() if n in drawn | buffered}
         return Window.join(list(generations.values()), gather(torch.cat(rows))), rows
 
-    def _fold(
-        self,
-        batch: dict[str, Any],
-        credit: Float[Tensor, "b _"],
-        weights: Float[Tensor, "b _"],
-        steps: int,
-    ) -> dict[str, Any]:
-        """Express credit and KL weights in units of TRL's own weight."""
-        ranks, training = self.accelerator.num_processes, self._mode == "train"
-        host = host_weight(self.loss_type, batch, steps, ranks)
-        items = items_for_unit_weight(ranks, self.args.steps_per_generation if training else 1)
-        columns = batch["completion_ids"].size(1)  # rollouts are as wide as the widest rank
-        folded = credit[:, :columns] / host
-        return {
-            **batch,
-            "advantages": folded.squeeze(1) if self.plan.strategy.even else folded,
-            "kl_weights": weights / host,
-            "num_items_in_batch": torch.full_like(batch["num_items_in_batch"], items),
-        }
-
     # ---- the loss -----------------------------------------------------------------------------
 
     def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> Tensor:
-        inputs = dict(inputs)  # TRL's buffer keeps its own old_per_token_logps
+        self._refuse_changes(inputs)
+        weights, steps = inputs["credit_weights"], inputs["credit_steps"]
+        training, ranks = self._mode == "train", self.accelerator.num_processes
+        host = host_weight(self.plan.loss_type, inputs, steps, ranks)
+        items = items_for_unit_weight(ranks, self.args.steps_per_generation if training else 1)
+        inputs = {
+            **inputs,
+            "advantages": self._credit_of(inputs) / host,
+            "num_items_in_batch": torch.full_like(inputs["num_items_in_batch"], items),
+        }
         if self.plan.sequence_token and inputs.get("old_per_token_logps") is not None:
             self._anchored = inputs
         try:
-            with self._kl_by_strategy(inputs["kl_weights"]):
+            with self._as_planned(), self._kl_by_strategy(weights / host):
                 return super()._compute_loss(model, inputs)
         finally:
             self._anchored = None
+
+    def _credit_of(self, inputs: dict[str, Any]) -> Float[Tensor, "b _"]:
+        """Return the credit of a micro-batch: with `even`, of the advantages as they are now."""
+        if not self.plan.strategy.even:
+            return inputs["credit"]
+        advantages = inputs["advantages"]
+        per_row = advantages if advantages.dim() == 2 else advantages[:, None]
+        return per_row * inputs["credit_weights"] * self._credit_scale
+
+    def _refuse_changes(self, inputs: dict[str, Any]) -> None:
+        """Refuse a micro-batch that was changed after its credit was computed."""
+        handed, self._handed_out = self._handed_out, None
+        fixed = ["completion_mask", "tool_mask"]
+        if not self.plan.strategy.even:
+            fixed += ["completion_ids", "advantages"]
+        for name in fixed if handed else []:
+            then, now = (batch.get(name) for batch in (handed or inputs, inputs))
+            if now is not then and (now is None or then is None or not torch.equal(now, then)):
+                raise CreditError(
+                    f"inputs[{name!r}] was changed after the credit of the optimizer step had been "
+                    f"computed from it; override _generate_and_score_completions to change it."
+                )
+
+    @contextmanager
+    def _as_planned(self) -> Generator[None, None, None]:
+        """Let TRL compute the surrogate that the credit goes through."""
+        kept = self.loss_type, self.importance_sampling_level
+        self.loss_type, self.importance_sampling_level = self.plan.loss_type, self.plan.trl_ratio
+        try:
+            yield
+        finally:
+            self.loss_type, self.importance_sampling_level = kept
 
     def _get_per_token_logps_and_entropies(self, *args: Any, **kwargs: Any) -> Any:
         logps, entropies, aux_loss = super()._get_per_token_logps_and_entropies(*args, **kwargs)
@@ -321,7 +364,7 @@ class CreditGRPOTrainer(GatheringTrainer):
         self,
         window: Window,
         credit: Float[Tensor, "B T"],
-        even: Float[Tensor, "B 1"] | None,
+        even: Float[Tensor, "B _"] | None,
     ) -> None:
         midpoint = self._reward_range[self._mode].midpoint(window.rollouts.rewards)
         for name, value in diagnostics.summary(credit, window.rollouts, midpoint, even).items():

@@ -10,6 +10,7 @@ import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from datasets import Dataset
@@ -171,26 +172,23 @@ def run(
             **(arguments or {}),
         },
     )
-    compute_loss, of_one_pass = trainer.compute_loss, trainer._compute_loss
+    of_one_pass = GRPOTrainer._compute_loss
 
-    def turn(model: Any, inputs: dict[str, Any], **kwargs: Any) -> torch.Tensor:
-        loss = compute_loss(model, inputs, **kwargs)
-        if trainer.model.training:
-            trace.turns.append(float(loss.detach().double()))
-        return loss
-
-    def one_pass(model: Any, inputs: dict[str, Any]) -> torch.Tensor:
+    def one_pass(trainer: Any, model: Any, inputs: dict[str, Any]) -> torch.Tensor:
         ids = inputs["completion_ids"]
         trace.passes.append((len(ids), inputs["prompt_ids"].size(1) + ids.size(1)))
         trainer.use_vllm = importance_ratio
         if importance_ratio:
             inputs = {**inputs, "importance_sampling_ratio": 1 + ids % 7 / 9}
-        loss = of_one_pass(model, inputs)
+        loss = of_one_pass(trainer, model, inputs)
         trainer.use_vllm = False
+        if trainer.model.training:
+            trace.turns.append(float(loss.detach().double()))
         return loss
 
-    trainer.compute_loss, trainer._compute_loss = turn, one_pass
-    trainer.train(resume_from_checkpoint=resume)
+    # of TRL's class: an override of the trainer's own would keep TRL's micro-batches
+    with patch.object(GRPOTrainer, "_compute_loss", one_pass):
+        trainer.train(resume_from_checkpoint=resume)
     trace.batching = getattr(trainer, "_batching", None)  # as it was settled in training
     return trace
 

@@ -4,19 +4,11 @@ import pytest
 import torch
 from datasets import Dataset
 from harness import TOKENIZER, difference, ours, policy, reward, trl
-from transformers import (
-    GPT2Config,
-    LlamaConfig,
-    LlamaForCausalLM,
-    Ministral3Config,
-    MistralConfig,
-    Qwen3NextConfig,
-)
+from transformers import LlamaConfig, LlamaForCausalLM
 from trl import GRPOConfig
 from workloads import WORKLOADS
 
 from grpo_credit import CreditGRPOConfig, CreditGRPOTrainer, cutting
-from grpo_credit.exactness import positions_are_relative
 
 CUT = "sorts rows by length and cuts anew, trims padding"
 SHARED = "shares prompts where it pays"
@@ -96,23 +88,6 @@ def test_prompts_are_not_shared_where_the_self_test_fails(monkeypatch, caplog):
     mine = ours(**options)
     assert difference(mine.gradients[0], theirs.gradients[0]) <= 1e-5
     assert "left out: sharing prompts (gradients differ by 0.5)" in caplog.text
-
-
-@pytest.mark.parametrize(
-    ("config", "relative"),
-    [
-        (LlamaConfig(), True),
-        (MistralConfig(), True),
-        (GPT2Config(), False),  # learned positions
-        (Ministral3Config(), False),  # queries that grow with the position
-        (Qwen3NextConfig(), False),  # recurrent layers
-        (LlamaConfig(rope_parameters={"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0,
-                                      "original_max_position_embeddings": 64}), False),
-    ],
-    ids=lambda value: type(value).__name__,
-)  # fmt: skip
-def test_prompts_are_trimmed_only_where_positions_are_relative(config, relative):
-    assert positions_are_relative(config) is relative
 
 
 def test_in_bfloat16_another_shape_moves_log_probabilities_less_than_bfloat16_itself():

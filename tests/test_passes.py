@@ -239,13 +239,15 @@ def test_passes_without_gradient_are_cut_too(monkeypatch, free_passes):
 
     monkeypatch.setattr(GRPOTrainer, "_get_per_token_logps_and_entropies", recorded)
     work = Workload(((10, 2, 10, 2),) * 4)
-    options = {"arguments": work.arguments, "max_steps": 2, "num_iterations": 2, "beta": 0.1}
+    options = {"arguments": work.arguments, "max_steps": 4, "num_iterations": 2, "beta": 0.1}
     ours(credit="noted/seq", **options)
-    # old log-probs of the policy, of the reference, and entropies: each 8 rows of 14 and 8 of 6
-    assert sum(rows * width for rows, width in found) == 3 * (8 * 14 + 8 * 6)
+    # old log-probs of the policy, of the reference, and entropies; the first time nothing is tried
+    # yet, then each is 8 rows of 14 and 8 of 6
+    assert found[:3] == [(16, 14)] * 3
+    assert sum(rows * width for rows, width in found[3:]) == 3 * (8 * 14 + 8 * 6)
     found.clear()
     ours(credit="noted/seq", efficient_batching="off", **options)
-    assert found == [(16, 14)] * 3  # which TRL runs in two passes of 8
+    assert found == [(16, 14)] * 6  # which TRL runs in two passes of 8
 
 
 def test_clip_ratios_are_over_all_rows_and_entropies_over_those_that_ran():

@@ -5,6 +5,7 @@ import torch
 from harness import difference, ours
 
 from grpo_credit import CreditGRPOTrainer, allocation
+from grpo_credit.config import Plan
 from grpo_credit.folding import sequence_token_anchor
 
 
@@ -47,10 +48,9 @@ def token_gradients(monkeypatch):
         loss = inner_loss(self, model, inputs)
         if loss.requires_grad:
             (slope,) = torch.autograd.grad(loss, Recorder.logps, retain_graph=True)
-            steps = self.current_gradient_accumulation_steps
             old = inputs.get("old_per_token_logps")
             drift = None if old is None else (Recorder.logps - old).detach()
-            records.append((slope, inputs["advantages"] / steps, drift, inputs["completion_mask"]))
+            records.append((slope, inputs["credit"], drift, inputs["completion_mask"]))
         return loss
 
     monkeypatch.setattr(CreditGRPOTrainer, "_get_per_token_logps_and_entropies", keep_logps)
@@ -80,13 +80,7 @@ def test_off_policy_each_token_has_the_ratio_of_its_sequence(token_gradients):
 
 def test_without_the_anchor_the_credit_would_be_washed_out(token_gradients, monkeypatch):
     """The trap itself: TRL's own sequence-level ratio gives every token its row's mean."""
-    inner = CreditGRPOTrainer.__init__
-
-    def plain(self, *args, **kwargs):
-        inner(self, *args, **kwargs)
-        self.importance_sampling_level = "sequence"
-
-    monkeypatch.setattr(CreditGRPOTrainer, "__init__", plain)
+    monkeypatch.setattr(Plan, "trl_ratio", "sequence")
     ours(credit="first_token/seq", max_steps=1)
     slope, credit, *_ = token_gradients[0]
     assert credit.abs().max() > 0.01

@@ -1,0 +1,65 @@
+"""What a subclass of the trainer may bring of its own, and what would train on something else.
+
+A `_compute_loss` or `compute_loss` of a subclass sees what TRL documents: advantages in TRL's
+units, masks, TRL's micro-batches. The credit takes their place in
+`CreditGRPOTrainer._compute_loss`, so a loss that does not come by there trains without it.
+"""
+
+from types import CodeType
+from typing import Any
+
+from grpo_credit.config import Plan
+from grpo_credit.strategy import CreditError
+
+LOSSES = ("compute_loss", "_compute_loss")
+
+
+def check(trainer_class: type[Any], ours: type[Any], plan: Plan) -> None:
+    """Refuse a subclass whose loss would not be that of the credit.
+
+    Args:
+        trainer_class: of the trainer that is made.
+        ours: `CreditGRPOTrainer`.
+        plan: what is to be trained.
+
+    Raises:
+        CreditError: if a class between `CreditGRPOTrainer` and TRL's trainer has a loss of its own
+            (it would be given credit for advantages), or if a strategy was named and the loss of a
+            subclass cannot come by.
+    """
+    order = trainer_class.__mro__
+    after = order[order.index(ours) : order.index(_trl_trainer(order))]
+    for base in (b for b in after if not b.__module__.startswith("grpo_credit.")):
+        if own := next((name for name in LOSSES if name in vars(base)), None):
+            raise CreditError(
+                f"{base.__name__}.{own} comes after {ours.__name__} among the bases of "
+                f"{trainer_class.__name__}, and would be given credit in place of advantages; name "
+                f"{base.__name__} first."
+            )
+    for name in LOSSES if plan.explicit else ():
+        function = getattr(trainer_class, name)
+        if function is not getattr(ours, name) and not _mentions(function, LOSSES):
+            raise CreditError(without_credit(trainer_class.__name__, name, plan))
+
+
+def without_credit(trainer: str, method: str, plan: Plan) -> str:
+    """Return the sentence that refuses a loss which does not come by the credit."""
+    return (
+        f"{trainer}.{method} computes a loss of its own, where credit={plan.strategy.name!r} has "
+        f"no effect; let it call super().{method}(), or leave credit out to train as with TRL."
+    )
+
+
+def _trl_trainer(order: tuple[type[Any], ...]) -> type[Any]:
+    return next(base for base in order if base.__module__.startswith("trl."))
+
+
+def _mentions(function: Any, names: tuple[str, ...]) -> bool:
+    """Return whether a function's code has one of the names; True where it has no code to read."""
+    code = getattr(function, "__code__", None)
+    return code is None or _code_mentions(code, names)
+
+
+def _code_mentions(code: CodeType, names: tuple[str, ...]) -> bool:
+    inner = (constant for constant in code.co_consts if isinstance(constant, CodeType))
+    return bool(set(names) & set(code.co_names)) or any(_code_mentions(c, names) for c in inner)
