@@ -19,6 +19,7 @@ from transformers import PreTrainedModel, TrainerCallback
 from trl import GRPOConfig, GRPOTrainer
 
 from grpo_credit import CreditGRPOConfig, CreditGRPOTrainer, list_credit
+from grpo_credit.exactness import Batching
 from grpo_credit.strategy import Rule
 from grpo_credit.tiny.model import build_model
 from grpo_credit.tiny.tokenizer import build_tokenizer
@@ -108,6 +109,7 @@ class Trace(TrainerCallback):
     passes: list[tuple[int, int]] = field(default_factory=list)
     gradients: list[torch.Tensor] = field(default_factory=list)
     logs: list[dict[str, float]] = field(default_factory=list)
+    batching: Batching | None = None
 
     def on_pre_optimizer_step(self, *_: Any, model: torch.nn.Module, **__: Any) -> None:
         self.gradients.append(whole_gradient(model))
@@ -122,6 +124,7 @@ def run(
     trainer_class: type[GRPOTrainer],
     config_class: type[GRPOConfig],
     *,
+    model: PreTrainedModel | None = None,
     tools: bool = False,
     prompts: int = 4,
     arguments: dict[str, Any] | None = None,
@@ -157,7 +160,7 @@ def run(
     }
     trace = Trace()
     trainer = trainer_class(
-        model=policy(),
+        model=policy() if model is None else model,
         args=config_class(**settings),
         eval_dataset=Dataset.from_dict({"prompt": PROMPTS[-2:]}),
         processing_class=TOKENIZER,
@@ -186,6 +189,7 @@ def run(
     # of TRL's class: an override of the trainer's own would keep TRL's micro-batches
     with patch.object(GRPOTrainer, "_compute_loss", one_pass):
         trainer.train(resume_from_checkpoint=resume)
+    trace.batching = getattr(trainer, "_batching", None)  # as it was settled in training
     return trace
 
 

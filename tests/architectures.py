@@ -1,0 +1,398 @@
+"""Tiny random models of many architectures, and what efficient batching does with each.
+
+`python tests/architectures.py` prints the table for people, `python tests/architectures.py llama`
+one line of it; `test_architectures.py` holds it to TRL's gradients. Prompts have 1 to 40 tokens and
+completions 1 to 24, so that padding on either side is most of a micro-batch, and the second step is
+wider than the first. Weights are large, so that positions matter as they do in a trained model.
+"""
+
+import functools
+import io
+import random
+import sys
+from collections.abc import Callable
+from contextlib import redirect_stdout
+from dataclasses import dataclass, field
+from typing import Any
+
+import conftest  # noqa: F401  (the environment of tests)
+import custom_models
+import torch
+from datasets import Dataset
+from harness import TOKENIZER, Trace, difference, ours, rollouts_with, trl
+from peft import (
+    PrefixTuningConfig,
+    PromptEncoderConfig,
+    PromptTuningConfig,
+    TrainableTokensConfig,
+)
+from tiny_models import (
+    EXPERTS,
+    GPT,
+    GROUPED,
+    LINEAR,
+    MAMBA,
+    MLA,
+    NO_ROUTER_LOSS,
+    SIZES,
+    SLIDING,
+    adapted,
+    changed,
+    llama,
+    longrope,
+    lora,
+    of,
+    rope,
+)  # fmt: skip
+
+STEPS = 2
+RARE = TOKENIZER.encode("ab")  # tokens of short completions, which no trial takes
+WIDEST = 24
+GROUPS = {  # tokens of a prompt, and of the completions of its group: four prompts a step
+    3: (16, 4, 7, 1), 20: (3, 5, 2, 8), 1: (9, 12, 5, 2), 9: (6, 3, 11, 4),
+    40: (2, 7, 3, 1), 7: (24, 10, 5, 3), 2: (8, 1, 19, 6), 15: (4, 13, 2, 9),
+}  # fmt: skip
+DEAD = {20, 40, 7}  # groups of one reward: those of the longest prompts and of the longest row
+TEXTS = {"".join(random.Random(n).choices("0123456789", k=n)): n for n in GROUPS}
+
+
+def completion(prompt: str, member: int) -> list[int]:
+    """Return random characters and an end; letters where there are three at most."""
+    rng, length = random.Random(f"{prompt} {member}"), GROUPS[TEXTS[prompt]][member] - 1
+    text = rng.choices("0123456789+-=," if length > 3 else "ab", k=length)
+    return [*TOKENIZER.encode("".join(text)), TOKENIZER.eos_token_id]
+
+
+def reward(prompts: list[str], completions: list[str], **_: Any) -> list[float]:
+    """Score by length and last character, but in dead groups."""
+    return [
+        0.5 if TEXTS[prompt] in DEAD else len(text) % 3 + 0.1 * len(text)
+        for prompt, text in zip(prompts, completions, strict=True)
+    ]
+
+
+# ---- the table ----------------------------------------------------------------------------------
+
+
+NOTHING: tuple[str, ...] = ()  # attributes of `Batching`
+CUT = ("recuts",)
+TRIMMED = (*CUT, "trims_prompts")
+SHARED = (*TRIMMED, "shares_prompts")
+
+
+@dataclass(frozen=True)
+class Case:
+    """A model, and how it is trained.
+
+    Args:
+        model: makes it.
+        options: of both trainers.
+        error: what TRL's own trainer says about it, where it cannot train it.
+        does: what must be done to its passes, because the gradient is TRL's with it.
+    """
+
+    model: Callable[[], Any]
+    options: dict[str, Any] = field(default_factory=dict)
+    error: str | None = None
+    does: tuple[str, ...] = TRIMMED
+
+
+CASES = {
+    # rotary positions
+    "llama": Case(llama, does=SHARED),
+    "llama, eager": Case(of("llama", {**GROUPED, "attn_implementation": "eager"})),
+    "llama, linear": Case(of("llama", rope("linear", factor=2.0))),
+    "llama, dynamic, never reached": Case(of("llama", rope("dynamic", factor=2.0))),
+    "llama, dynamic, straddled": Case(
+        of("llama", rope("dynamic", factor=2.0), max_position_embeddings=30), does=NOTHING
+    ),
+    "llama, dynamic, straddled later": Case(
+        of("llama", rope("dynamic", factor=2.0), max_position_embeddings=50), does=NOTHING
+    ),
+    "llama, yarn": Case(of("llama", rope("yarn", factor=4.0, original_max_position_embeddings=32))),
+    "llama, llama3": Case(
+        of(
+            "llama",
+            rope(
+                "llama3",
+                factor=4.0,
+                low_freq_factor=1.0,
+                high_freq_factor=4.0,
+                original_max_position_embeddings=32,
+            ),
+        )
+    ),
+    "llama, longrope, never reached": Case(of("llama", longrope(100))),
+    "llama, longrope, straddled": Case(of("llama", longrope(30)), does=NOTHING),
+    "llama, longrope, straddled later": Case(of("llama", longrope(50)), does=NOTHING),
+    "llama, longrope, always beyond": Case(of("llama", longrope(2))),
+    "phi3": Case(of("phi3", SIZES)),
+    "phi3, longrope, straddled": Case(of("phi3", {**SIZES, **longrope(30)}), does=NOTHING),
+    "phi": Case(of("phi", SIZES)),
+    "mistral, sliding": Case(of("mistral", GROUPED, sliding_window=5)),
+    "ministral, sliding": Case(of("ministral", SLIDING)),
+    "ministral3, scaled by position": Case(
+        of(
+            "ministral3",
+            rope("default", llama_4_scaling_beta=0.5, original_max_position_embeddings=4),
+        ),
+        does=CUT,
+    ),
+    "qwen2": Case(of("qwen2", GROUPED)),
+    "qwen3": Case(of("qwen3", GROUPED)),
+    "gemma": Case(of("gemma", GROUPED)),
+    "gemma2, sliding": Case(of("gemma2", SLIDING)),
+    "gemma3, sliding": Case(of("gemma3_text", SLIDING)),
+    "gemma4": Case(
+        of(
+            "gemma4_text",
+            SLIDING,
+            vocab_size_per_layer_input=len(TOKENIZER),
+            hidden_size_per_layer_input=4,
+            global_head_dim=8,
+        )
+    ),
+    "cohere": Case(of("cohere", GROUPED)),
+    "cohere2, sliding": Case(of("cohere2", SLIDING)),
+    "starcoder2, sliding": Case(of("starcoder2", GROUPED, sliding_window=5)),
+    "exaone4, sliding": Case(of("exaone4", SLIDING)),
+    "olmo2": Case(of("olmo2", GROUPED)),
+    "olmo3, sliding": Case(of("olmo3", SLIDING)),
+    "smollm3": Case(of("smollm3", GROUPED)),
+    "glm4": Case(of("glm4", GROUPED)),
+    "granite": Case(of("granite", GROUPED)),
+    "stablelm": Case(of("stablelm", GROUPED)),
+    "nanochat": Case(of("nanochat", GROUPED)),
+    "gpt-neox": Case(of("gpt_neox", SIZES)),
+    "gpt-j": Case(of("gptj", GPT, rotary_dim=4)),
+    "falcon, rotary": Case(of("falcon", SIZES, alibi=False)),
+    "diffllama": Case(of("diffllama", SIZES, num_key_value_heads=2)),
+    "modernbert decoder, sliding": Case(
+        of("modernbert-decoder", SIZES, layer_types=SLIDING["layer_types"], local_attention=10)
+    ),
+    "deepseek v2, MLA": Case(
+        of("deepseek_v2", MLA | EXPERTS, topk_method="greedy"), NO_ROUTER_LOSS
+    ),
+    "deepseek v3, MLA": Case(of("deepseek_v3", MLA | EXPERTS), NO_ROUTER_LOSS),
+    "minicpm3, MLA": Case(of("minicpm3", MLA)),
+    # experts
+    "mixtral": Case(of("mixtral", GROUPED | EXPERTS), NO_ROUTER_LOSS),
+    "mixtral, router loss": Case(of("mixtral", GROUPED | EXPERTS), does=NOTHING),
+    "qwen3-moe": Case(of("qwen3_moe", GROUPED | EXPERTS), NO_ROUTER_LOSS),
+    "qwen3-moe, router loss": Case(of("qwen3_moe", GROUPED | EXPERTS), does=NOTHING),
+    "olmoe": Case(of("olmoe", GROUPED | EXPERTS), NO_ROUTER_LOSS),
+    "gpt-oss": Case(of("gpt_oss", SLIDING | EXPERTS), NO_ROUTER_LOSS),
+    "gpt-oss, router loss": Case(of("gpt_oss", SLIDING | EXPERTS), does=NOTHING),
+    "llama4": Case(
+        of("llama4_text", GROUPED | EXPERTS, intermediate_size_mlp=24),
+        error="no attribute 'last_hidden_state'",
+    ),
+    # learned, added or hidden positions
+    "gpt2": Case(of("gpt2", GPT), does=CUT),
+    "gpt-bigcode": Case(of("gpt_bigcode", GPT), does=CUT),
+    "gpt-neo": Case(
+        of(
+            "gpt_neo",
+            SIZES,
+            num_layers=2,
+            num_heads=2,
+            window_size=5,
+            attention_types=[[["global", "local"], 1]],
+        ),
+        does=CUT,
+    ),
+    "opt": Case(of("opt", SIZES, ffn_dim=24, word_embed_proj_dim=16)),
+    "xglm": Case(
+        of(
+            "xglm",
+            SIZES,
+            d_model=16,
+            ffn_dim=24,
+            num_layers=2,
+            attention_heads=2,
+            activation_dropout=0.0,
+        ),
+        does=CUT,
+    ),
+    "biogpt": Case(
+        of("biogpt", SIZES, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0), does=CUT
+    ),
+    "bloom, ALiBi": Case(of("bloom", SIZES, n_layer=2, n_head=2, hidden_dropout=0.0)),
+    "mpt, ALiBi": Case(of("mpt", SIZES, d_model=16, n_layers=2, n_heads=2)),
+    "falcon, ALiBi": Case(of("falcon", SIZES, alibi=True)),
+    "beam, scaled by position": Case(
+        of("beam", GROUPED | EXPERTS, layer_types=["full_attention"] * 2), does=CUT
+    ),
+    # recurrent layers and hybrids
+    "mamba": Case(of("mamba", SIZES, state_size=4)),
+    "mamba2": Case(
+        of("mamba2", SIZES, state_size=4, num_heads=4, head_dim=8, n_groups=1, chunk_size=8)
+    ),
+    "falcon-mamba": Case(of("falcon_mamba", SIZES, state_size=4)),
+    "falcon-h1": Case(of("falcon_h1", GROUPED | MAMBA)),
+    "bamba": Case(of("bamba", GROUPED | MAMBA, attn_layer_indices=[1])),
+    "zamba2": Case(
+        of(
+            "zamba2",
+            SIZES,
+            num_key_value_heads=2,
+            mamba_d_state=4,
+            n_mamba_heads=4,
+            chunk_size=8,
+            layers_block_type=["mamba", "hybrid"],
+        )
+    ),
+    "jamba": Case(
+        of(
+            "jamba",
+            {**SIZES, "num_key_value_heads": 1} | EXPERTS | MAMBA,
+            attn_layer_period=2,
+            attn_layer_offset=1,
+            use_mamba_kernels=False,
+        ),
+        NO_ROUTER_LOSS,
+    ),
+    "jamba, router loss": Case(
+        of(
+            "jamba",
+            {**SIZES, "num_key_value_heads": 1} | EXPERTS | MAMBA,
+            attn_layer_period=2,
+            attn_layer_offset=1,
+            use_mamba_kernels=False,
+        ),
+        does=NOTHING,
+    ),
+    "granite hybrid": Case(
+        of(
+            "granitemoehybrid",
+            GROUPED | EXPERTS | MAMBA,
+            layer_types=["mamba", "attention"],
+            shared_intermediate_size=16,
+        ),
+        NO_ROUTER_LOSS,
+    ),
+    "lfm2": Case(of("lfm2", GROUPED, layer_types=["conv", "full_attention"], block_multiple_of=8)),
+    "nemotron-h": Case(
+        of(
+            "nemotron_h",
+            GROUPED | EXPERTS,
+            layers_block_type=["mamba", "attention"],
+            ssm_state_size=4,
+            mamba_num_heads=4,
+            mamba_head_dim=8,
+            n_groups=1,
+            chunk_size=8,
+        ),
+        NO_ROUTER_LOSS,
+    ),
+    "recurrent-gemma": Case(
+        of(
+            "recurrent_gemma",
+            SIZES,
+            block_types=["recurrent", "attention"],
+            attention_window_size=5,
+        ),
+        does=CUT,
+    ),
+    "xlstm": Case(
+        of(
+            "xlstm",
+            SIZES,
+            num_heads=2,
+            ffn_round_up_to_multiple_of=8,
+            chunk_size=8,
+            embedding_dim=16,
+            return_last_states=True,
+            mode="inference",
+        ),
+        does=CUT,
+    ),
+    "qwen3-next": Case(of("qwen3_next", GROUPED | EXPERTS | LINEAR), NO_ROUTER_LOSS),
+    "qwen3.5": Case(of("qwen3_5_text", GROUPED | LINEAR)),
+    "minimax": Case(
+        of("minimax", GROUPED | EXPERTS, layer_types=LINEAR["layer_types"], block_size=8),
+        NO_ROUTER_LOSS,
+    ),
+    # classes of one's own
+    "learned positions under a LlamaConfig": Case(
+        changed(custom_models.LearnedPositions), does=CUT
+    ),
+    "state of the first column": Case(changed(custom_models.FirstColumn), does=CUT),
+    "statistics over the pass": Case(changed(custom_models.Statistics), does=NOTHING),
+    "scale by width": Case(changed(custom_models.WidthScale), does=NOTHING),
+    "experts with capacity": Case(changed(custom_models.Capacity), does=NOTHING),
+    "causal convolution over padding": Case(changed(custom_models.CausalConvolution), does=CUT),
+    # random, by no rate that is known: trained with TRL's own random numbers
+    "dropout without a name": Case(changed(custom_models.Dropout), does=NOTHING),
+    "noise on embeddings": Case(changed(custom_models.Noise), does=NOTHING),
+    "phimoe, draws experts": Case(
+        of("phimoe", GROUPED | EXPERTS, router_jitter_noise=0.5, input_jitter_noise=0.1),
+        NO_ROUTER_LOSS,
+        does=NOTHING,
+    ),
+    # adapters
+    "prompt tuning": Case(
+        adapted(PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=3)), does=CUT
+    ),
+    "p-tuning": Case(
+        adapted(
+            PromptEncoderConfig(task_type="CAUSAL_LM", num_virtual_tokens=3, encoder_hidden_size=8)
+        ),
+        does=CUT,
+    ),
+    "prefix tuning": Case(
+        adapted(PrefixTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=3)), does=CUT
+    ),
+    "trainable tokens": Case(
+        adapted(TrainableTokensConfig(task_type="CAUSAL_LM", token_indices=RARE)), does=SHARED
+    ),
+    "lora": Case(adapted(lora()), does=SHARED),
+    "lora, beta": Case(adapted(lora()), {"beta": 0.1}, does=SHARED),
+}
+
+
+# ---- running it ---------------------------------------------------------------------------------
+
+
+def trained(trainer: Callable[..., Trace], case: Case, dtype: torch.dtype = torch.float32) -> Trace:
+    """Train the model of a case two steps."""
+    torch.manual_seed(0)
+    return trainer(
+        model=case.model().to(dtype),
+        arguments={
+            "rollout_func": rollouts_with(False, completion),
+            "reward_funcs": reward,
+            "train_dataset": Dataset.from_dict({"prompt": [*TEXTS]}),
+        },
+        max_completion_length=WIDEST, max_steps=STEPS, learning_rate=1e-3, **case.options,
+    )  # fmt: skip
+
+
+trained_by_trl = functools.partial(
+    trained, functools.partial(trl, loss_type="luspo", importance_sampling_level="sequence")
+)
+trained_by_ours = functools.partial(trained, functools.partial(ours, credit="seq"))
+
+
+def largest_difference(mine: Trace, theirs: Trace) -> float:
+    """Give the largest relative difference of the gradients of a step."""
+    pairs = zip(mine.gradients, theirs.gradients, strict=True)
+    return max(difference(a, b) for a, b in pairs)
+
+
+def row(name: str) -> str:
+    """Write a line of the table."""
+    case = CASES[name]
+    try:
+        theirs = trained_by_trl(case)
+    except Exception as error:
+        return f"{name:34} {'':>7}  TRL: {type(error).__name__}: {str(error)[:150]!r}"
+    mine = trained_by_ours(case)
+    return f"{name:34} {largest_difference(mine, theirs):7.0e}  {mine.batching}"
+
+
+if __name__ == "__main__":
+    for name in [n for n in CASES if n in sys.argv[1:] or not sys.argv[1:]]:
+        with redirect_stdout(io.StringIO()):
+            line = row(name)
+        print(line, flush=True)
