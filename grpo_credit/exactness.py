@@ -17,6 +17,7 @@ from grpo_credit import sharing_checks
 from grpo_credit.rows import Rows, take
 from grpo_credit.trial import Reference
 
+TRIED = 3  # rows of a trial
 SEEN_BY_USERS = ("_prepare_inputs", "compute_loss", "_compute_loss")  # with TRL's micro-batches
 
 
@@ -145,11 +146,12 @@ class Extent(NamedTuple):
 
 
 class Trial:
-    """Two rows that a pass of our own trims most, run alone and in a micro-batch as TRL runs it.
+    """Rows that a pass of our own trims most, run alone and in a micro-batch as TRL runs it.
 
-    Both have half of the shortest prompt, one with the longest completion and one with half of the
-    shortest. They come last in their micro-batch, so that random numbers alone would differ. Where
-    a micro-batch is one row, the two also run together.
+    One is the most trimmed on the left: half of the shortest prompt, the longest completion; one on
+    the right: the longest prompt, half of the shortest completion; one on both sides. They come
+    last in their micro-batch, so that random numbers alone would differ. Where a micro-batch is one
+    row, they also run together.
 
     Args:
         score: runs a pass: log-probabilities (n, T) of rows as they are.
@@ -158,18 +160,22 @@ class Trial:
     """
 
     def __init__(self, score: Callable[[Rows], Tensor], rows: Rows, batch_size: int) -> None:
-        self._score, self._rows = score, _with_two_shortest(rows, batch_size)
+        tried = _most_trimmed(rows)
+        others = {name: rows[name][: max(0, batch_size - TRIED)] for name in tried}
+        self._rows = {name: torch.cat([others[name], tried[name]]) for name in tried}
+        self._score = score
         every = torch.arange(len(self._rows["prompt_ids"]))
-        self._as_trl, self._two = every.split(batch_size), every[-2:]
-        self._groupings = [1] if batch_size > 1 else [1, 2]  # rows of a pass of our own
-        self._prompt = int(self._rows["prompt_mask"][-1].sum())
-        self._completions = self._rows["completion_mask"].sum(dim=1)
+        self._as_trl, self._tried = every.split(batch_size), every[-TRIED:]
+        self._groupings = [1] if batch_size > 1 else [1, TRIED]  # rows of a pass of our own
+        masks = self._rows["prompt_mask"], self._rows["completion_mask"]
+        self._lengths = torch.stack([mask.sum(dim=1) for mask in masks])
 
     @property
     def extent(self) -> Extent:
         """Between which widths passes were tried."""
         widths = [self._rows[name].size(1) for name in ("prompt_ids", "completion_ids")]
-        return Extent(*widths, sum(widths), self._prompt, int(self._completions[-2:].min()))
+        shortest = self._lengths[:, self._tried].amin(dim=1).tolist()
+        return Extent(*widths, sum(widths), *shortest)
 
     def __call__(self, chosen: Batching, reference: Callable[..., Reference]) -> Batching:
         """Leave out of a batching what the model does not allow.
@@ -180,25 +186,29 @@ class Trial:
         """
         theirs = reference(self.as_trl)
         if chosen.trims_prompts:
-            if (refused := self._refused(theirs, self._prompt)) is None:
+            if (refused := self._refused(theirs, trims_prompts=True)) is None:
                 return chosen
             chosen = chosen.without_trimming_prompts(f"a row by itself: {refused}")
-        if refused := self._refused(theirs, self._rows["prompt_ids"].size(1)):
+        if refused := self._refused(theirs, trims_prompts=False):
             return as_trl(f"sorting, trimming and skipping (a row by itself: {refused})")
         return chosen
 
-    def _refused(self, theirs: Reference, prompt: int) -> str | None:
-        reasons = (theirs.refuses(partial(self.trimmed, prompt, n)) for n in self._groupings)
+    def _refused(self, theirs: Reference, trims_prompts: bool) -> str | None:
+        reasons = (theirs.refuses(partial(self.trimmed, trims_prompts, n)) for n in self._groupings)
         return next(filter(None, reasons), None)
 
     def as_trl(self) -> Tensor:
-        """Score the two rows in passes of TRL's size and width."""
-        return torch.cat([self._scored(index) for index in self._as_trl])[-2:]
+        """Score the rows in passes of TRL's size and width."""
+        return torch.cat([self._scored(index) for index in self._as_trl])[-TRIED:]
 
-    def trimmed(self, prompt: int, rows: int) -> Tensor:
-        """Score the two rows in passes of one or both, with prompts of a width."""
-        width, passes = self._rows["completion_ids"].size(1), self._two.split(rows)
-        scored = [self._scored(own, prompt, int(self._completions[own].max())) for own in passes]
+    def trimmed(self, trims_prompts: bool, rows: int) -> Tensor:
+        """Score the rows in passes of so many, as wide as their longest."""
+        scored = []
+        for own in self._tried.split(rows):
+            prompt, completion = self._lengths[:, own].amax(dim=1).tolist()
+            prompt = prompt if trims_prompts else self._rows["prompt_ids"].size(1)
+            scored.append(self._scored(own, prompt, completion))
+        width = self._rows["completion_ids"].size(1)
         return torch.cat([pad(logps, (0, width - logps.size(1))) for logps in scored])
 
     def _scored(self, index: Tensor, *widths: int) -> Tensor:
@@ -214,24 +224,20 @@ def extent_of(rows: Rows) -> Extent:
     return Extent(*widths, sum(widths), *(max(1, length) for length in shortest))
 
 
-def _with_two_shortest(rows: Rows, batch_size: int) -> Rows:
-    """Put two rows of halves behind as many others as fill a micro-batch."""
-    prompts = rows["prompt_mask"].sum(dim=1).clamp(min=1)
-    completions = rows["completion_mask"].sum(dim=1)
-    counted = completions.masked_fill(completions == 0, completions.max())
-    prompt, shortest, longest = prompts.argmin(), counted.argmin(), completions.argmax()
-    two = torch.stack([longest, shortest])
-    before = rows["prompt_mask"][prompt].flip(0).cumsum(0).flip(0)  # tokens from here on
-    half = rows["prompt_mask"][prompt] * (before <= (prompts[prompt] + 1) // 2)
-    after = rows["completion_mask"][shortest].cumsum(0)
-    mask = rows["completion_mask"][two].clone()
-    mask[1] *= after <= (completions[shortest] + 1) // 2
+def _most_trimmed(rows: Rows) -> Rows:
+    """Make the rows of a trial: trimmed on the left, on the right, on both sides."""
+    prompts, completions = (rows[f"{half}_mask"].sum(dim=1) for half in ("prompt", "completion"))
+    seen = completions.masked_fill(completions == 0, completions.max())  # not masked as a whole
+    prompt = torch.stack([prompts.argmin(), prompts.argmax(), prompts.argmin()])
+    completion = torch.stack([completions.argmax(), seen.argmin(), seen.argmin()])
+    prompt_mask, mask = rows["prompt_mask"][prompt], rows["completion_mask"][completion]
+    left = prompt_mask.flip(1).cumsum(1).flip(1)  # tokens from here on
+    prompt_mask[::2] *= left[::2] <= (prompts.min() + 1) // 2
+    mask[1:] *= mask[1:].cumsum(1) <= (seen.min() + 1) // 2
     mask[:, 0] = 1  # of completions that are masked as a whole
-    made = {
-        "prompt_ids": rows["prompt_ids"][prompt].expand(2, -1),
-        "prompt_mask": half.expand(2, -1),
-        "completion_ids": rows["completion_ids"][two],
+    return {
+        "prompt_ids": rows["prompt_ids"][prompt],
+        "prompt_mask": prompt_mask,
+        "completion_ids": rows["completion_ids"][completion],
         "completion_mask": mask,
     }
-    others = max(0, batch_size - 2)
-    return {name: torch.cat([rows[name][:others], value]) for name, value in made.items()}

@@ -136,20 +136,23 @@ def dropout_rates(model: nn.Module) -> Iterator[tuple[str, nn.Module, str]]:
 @contextmanager
 def _same_start(model: nn.Module) -> Generator[None, None, None]:
     """Begin with one random state, drop nothing out, and leave no trace in the model."""
-    rates = [(module, name, getattr(module, name)) for _, module, name in dropout_rates(model)]
-    buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
+    numbers = [(m, {k: v for k, v in vars(m).items() if isinstance(v, (int, float))})
+               for m in model.modules()]  # fmt: skip
+    buffers = [(m, name, buffer, buffer.clone()) for m in model.modules()
+               for name, buffer in m._buffers.items() if buffer is not None]  # fmt: skip
     kind, devices = _devices(model)
     with torch.random.fork_rng(devices, device_type=kind):
         torch.manual_seed(0)
         try:
-            for module, name, _ in rates:
+            for _, module, name in dropout_rates(model):
                 setattr(module, name, 0.0)
             yield
         finally:
-            for module, name, rate in rates:
-                setattr(module, name, rate)
-            for buffer, kept in buffers:  # running statistics
+            for module, kept in numbers:  # rates, and widths that rotary tables were made for
+                vars(module).update(kept)
+            for module, name, buffer, kept in buffers:  # running statistics, and those tables
                 buffer.data.copy_(kept)
+                module._buffers[name] = buffer
 
 
 def _devices(model: nn.Module) -> tuple[str, list[int]]:

@@ -101,11 +101,14 @@ def test_known_dropout_is_off_and_nothing_is_left_behind():
         def __init__(self):
             super().__init__()
             self.embedding, self.norm = nn.Embedding(20, 4), nn.BatchNorm1d(4)
-            self.drop, self.attention_dropout = nn.Dropout(0.5), 0.5
+            self.drop, self.attention_dropout, self.widest = nn.Dropout(0.5), 0.5, 0
+            self.register_buffer("table", torch.ones(1))
 
         def forward(self, ids):
             x = dropout(self.drop(self.embedding(ids)), self.attention_dropout, self.training)
             self.norm(x.flatten(0, 1))  # moves its running statistics
+            self.widest = max(self.widest, ids.size(1))
+            self.register_buffer("table", torch.zeros(1))  # as rotary embeddings do
             return x.sum(2)
 
     model = Dropping()
@@ -114,7 +117,8 @@ def test_known_dropout_is_off_and_nothing_is_left_behind():
     assert trial.refuses(lambda: model(IDS[:1])) is None
     assert torch.equal(torch.get_rng_state(), state)
     assert torch.equal(model.norm.running_mean, mean)
-    assert (model.drop.p, model.attention_dropout) == (0.5, 0.5)
+    assert (model.drop.p, model.attention_dropout, model.widest) == (0.5, 0.5, 0)
+    assert float(model.table) == 1.0
     assert model.embedding.weight.grad is None
 
 
@@ -130,25 +134,29 @@ def rows(prompts=(9, 4, 6), completions=(7, 3, 5)):
     }  # fmt: skip
 
 
-def test_the_two_rows_are_the_most_trimmed_ones_that_can_be():
+def test_the_rows_that_are_tried_are_the_most_trimmed_ones_that_can_be():
     seen = []
 
     def score(part):
-        seen.append({name: part[name].shape for name in ("prompt_ids", "completion_ids")})
+        seen.append(tuple(tuple(part[f"{half}_ids"].shape) for half in ("prompt", "completion")))
         return part["completion_ids"].float()
 
-    trial = Trial(score, rows(), batch_size=3)
-    trial.as_trl(), trial.trimmed(2, 1)
-    assert [tuple(map(tuple, shapes.values())) for shapes in seen] == [
-        ((3, 9), (3, 7)),  # a micro-batch of TRL: two rows of halves and another
-        ((1, 2), (1, 7)),  # half of the shortest prompt and the longest completion
-        ((1, 2), (1, 2)),  # and half of the shortest
+    trial = Trial(score, rows(), batch_size=4)
+    trial.as_trl(), trial.trimmed(True, 1)
+    assert seen == [
+        ((4, 9), (4, 7)),  # a micro-batch of TRL, one row of it as it was
+        ((1, 2), (1, 7)),  # half of the shortest prompt, and the longest completion
+        ((1, 9), (1, 2)),  # the longest prompt, and half of the shortest completion
+        ((1, 2), (1, 2)),  # both halves
     ]
     assert trial.extent == Extent(9, 7, 16, 2, 2)
     seen.clear()
+    trial.trimmed(False, 1)
+    assert [prompt for prompt, _ in seen] == [(1, 9)] * 3
+    seen.clear()
     single = Trial(score, rows(), batch_size=1)
-    single.as_trl(), single.trimmed(2, 2)
-    assert [tuple(shapes["completion_ids"]) for shapes in seen] == [(1, 7), (1, 7), (2, 7)]
+    single.as_trl(), single.trimmed(True, 3)
+    assert [completion for _, completion in seen] == [*[(1, 7)] * 3, (3, 7)]
 
 
 def test_widths_that_outgrow_what_was_tried_are_known():
