@@ -62,7 +62,7 @@ def test_without_a_terminal_a_plain_line_comes_every_few_steps(arguments, capsys
         line.on_log(arguments, state, control, logs={"eval_loss": 1.0})
     shown = capsys.readouterr().err.splitlines()
     assert [text.split()[1] for text in shown] == ["1/25", "10/25", "20/25", "25/25"]
-    assert shown[1] == "step 10/25  reward 0.41  format 0.40  length 23.1  0.62 s/step"
+    assert shown[1] == "step 10/25  reward 0.41  form 0.40  length 23.1  0.62 s/step"
 
 
 def test_on_a_terminal_there_is_a_bar(arguments, monkeypatch):

@@ -40,6 +40,7 @@ def run_recipe(recipe: Recipe, arguments: list[str]) -> int:
 
 def _claim(recipe: Recipe, arguments: list[str], asked: Asked) -> Job:
     """Take a run directory, or the one to resume with its last checkpoint."""
+    from grpo_credit.completing import draws
     from grpo_credit.config import plan
     from grpo_credit.run import directory, manifest
 
@@ -51,7 +52,7 @@ def _claim(recipe: Recipe, arguments: list[str], asked: Asked) -> Job:
     args.output_dir = str(out)
     config = {**asdict(script), **asdict(model_args), **args.to_dict()}
     data = {"train": task.train, "test": task.test}
-    extra = {"plan": str(plan(args)), "metric": task.metric}
+    extra = {"plan": str(plan(args)), "metric": task.metric, "held_out_draws": draws(args)}
     described = manifest.manifest(sys.argv, config, data, args.seed, extra, recipe=recipe.file)
     checkpoint = directory.claim(out, described, script.resume)
     return Job(script, args, model_args, task, out, given is not None, checkpoint)
@@ -130,6 +131,7 @@ def train(job: Job) -> int:
             before = held_out.known(0)
             after = {} if stopped else held_out.at(step_of(trainer))
     except NotFit as error:
+        record.trainer.accelerator.wait_for_everyone()  # each rank has recorded it
         directory.release(out, job.named)
         error.tell()
         record.trainer.end()
