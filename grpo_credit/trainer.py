@@ -27,7 +27,7 @@ from trl import GRPOConfig, GRPOTrainer
 from trl.trainer.utils import add_fused_lm_head
 
 from grpo_credit import annotations, completing, diagnostics, exactness
-from grpo_credit.card import add_credit
+from grpo_credit.card import complete_card
 from grpo_credit.config import CreditGRPOConfig, Plan, plan
 from grpo_credit.folding import (
     RowBeta,
@@ -326,10 +326,10 @@ class CreditGRPOTrainer(GatheringTrainer):
             write(folder / f"{kind}_{self.state.global_step:05d}.parquet")
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
-        """Create TRL's model card, and say in it which credit the model was trained with."""
+        """Create TRL's model card, with the held-out numbers and the credit of the training."""
         super().create_model_card(*args, **kwargs)
         if self.accelerator.is_main_process:
-            add_credit(Path(self.args.output_dir), self.plan.strategy, self.plan.surrogate)
+            complete_card(self)
 
     def save_rollouts(self) -> None:
         """Keep the rollouts of the last optimizer step in `<output_dir>/rollouts/`."""
