@@ -70,15 +70,16 @@ def held_out_section(
     Returns:
         A section for a model card; empty while nothing was measured after training.
     """
-    tested = {line["step"]: {**line} for line in lines if line["step"] <= step}
+    tested = {line["step"]: line for line in lines if line["step"] <= step}
     last = max(tested, default=0)
     if last == 0:
         return ""
     metric = (manifest.get("extra") or {}).get("metric")
-    first = {metric: None} if metric in tested[last] else {}
-    before, after = ({**first, **tested.get(n, {})} for n in (0, last))
-    for numbers in (before, after):
-        numbers.pop("step", None)
+    before, after = (
+        {name: value for name, value in tested.get(at, {}).items() if name != "step"}
+        for at in (0, last)
+    )
+    table = sorted(change_rows(before, after), key=lambda row: row[0] != metric)
     rows = ((manifest.get("datasets") or {}).get("test") or {}).get("rows")
     on = f"On {rows} held-out prompts" if rows else "On held-out prompts"
     return "\n".join(
@@ -89,7 +90,7 @@ def held_out_section(
             "",
             "| | before | after | change |",
             "|---|--:|--:|--:|",
-            *(f"| {' | '.join(map(_cell, row))} |" for row in change_rows(before, after)),
+            *(f"| {' | '.join(map(_cell, row))} |" for row in table),
             *("", ""),
         ]
     )

@@ -15,6 +15,7 @@ from torch import nn
 from torchrun import launch
 from trl.generation import vllm_generation
 
+from grpo_credit import completing
 from grpo_credit.completing import draws
 from grpo_credit.undisturbed import random_states_kept
 
@@ -166,6 +167,30 @@ def test_vllm_in_the_process_gets_a_seed_for_each_row(with_vllm):
     assert {settings.temperature for settings in first} == {0.7}
     assert generation.generation_kwargs == {"temperature": 0.7, "seed": 5}
     assert generation.llm is engine
+
+
+def test_ranks_that_share_an_engine_give_it_the_seeds_of_their_rows(monkeypatch):
+    """Four ranks, two to an engine, seven rows: one is made up so that all have two."""
+    found = {}
+    for rank in range(4):
+        engine = SimpleNamespace(
+            mode="colocate", tensor_parallel_size=2, generation_kwargs={}, llm=None
+        )
+        accelerator = SimpleNamespace(num_processes=4, process_index=rank)
+        trainer = SimpleNamespace(vllm_generation=engine, accelerator=accelerator)
+
+        def generated(trainer, rows, engine=engine, rank=rank):
+            found[rank] = rows, engine.llm._seeds
+            return rows
+
+        monkeypatch.setattr(completing, "_texts", generated)
+        monkeypatch.setattr(completing, "gather_object", lambda texts: texts)
+        completing._by_vllm(trainer, list("abcdefg"), greedy=False, seed=0)
+    assert [rows for rows, _ in found.values()] == [["a", "b"], ["c", "d"], ["e", "f"], ["g", "g"]]
+    seeds = [seeds for _, seeds in found.values()]
+    assert seeds[0] == seeds[1]
+    assert seeds[2] == seeds[3]
+    assert len({*seeds[0], *seeds[2]}) == 8
 
 
 @pytest.mark.parametrize("mode", ["colocate", "server"])
