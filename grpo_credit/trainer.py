@@ -13,22 +13,22 @@ Nothing of TRL is copied; these of its methods are extended with `super()`:
 """
 
 from collections.abc import Callable, Generator, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 import trl
-from accelerate.utils import gather, gather_object
+from accelerate.utils import gather
 from jaxtyping import Float
 from torch import Tensor
-from transformers import GenerationConfig, TrainerCallback
+from transformers import TrainerCallback
 from transformers.utils import logging
 from trl import GRPOConfig, GRPOTrainer
 from trl.trainer.utils import add_fused_lm_head
 
-from grpo_credit import annotations, diagnostics, exactness, subclasses
-from grpo_credit.card import add_credit
+from grpo_credit import annotations, completing, diagnostics, exactness, subclasses
+from grpo_credit.card import complete_card
 from grpo_credit.config import CreditGRPOConfig, Plan, plan
 from grpo_credit.folding import (
     RowBeta,
@@ -321,42 +321,23 @@ class CreditGRPOTrainer(GatheringTrainer):
 
     # ---- completions outside of training ------------------------------------------------------
 
-    def complete(self, prompts: list[Any], *, greedy: bool = False) -> list[str]:
+    def complete(self, prompts: list[Any], *, greedy: bool = False, seed: int = 0) -> list[str]:
         """Complete prompts with the current policy, by the backend that training uses.
+
+        In evaluation mode, a generation batch of a rank at once; modes and random states are left
+        as they were. The same call gives the same texts on any number of ranks, but for the
+        rounding of sharded models; samples of a vLLM server are drawn anew each time. See
+        `grpo_credit.completing`.
 
         Args:
             prompts: texts or conversations, the same list on every rank.
             greedy: take the likeliest token each time instead of sampling as in training.
+            seed: of the samples, >= 0.
 
         Returns:
             One text per prompt, on every rank; tools are not called.
         """
-        # padded here: accelerate's own padding would land in the middle of what is gathered
-        spare = prompts[-1:] * (-len(prompts) % self.accelerator.num_processes)
-        with (
-            self.accelerator.split_between_processes(prompts + spare) as mine,
-            self._greedily() if greedy else nullcontext(),
-        ):
-            prompt_ids, images, extra = self._tokenize_prompts(mine)
-            ids, _ = self._generate_single_turn(prompt_ids, images, extra, 1)
-        texts = self.processing_class.batch_decode(ids, skip_special_tokens=True)
-        return gather_object(texts)[: len(prompts)]
-
-    @contextmanager
-    def _greedily(self) -> Generator[None, None, None]:
-        if self.use_vllm:
-            owner, changes = self.vllm_generation, {"temperature": 0.0}
-        else:
-            free = dict.fromkeys(("temperature", "top_p", "top_k", "min_p"))
-            greedy = {**self.generation_kwargs, **free, "do_sample": False}
-            config = GenerationConfig(**greedy, disable_compile=True)
-            owner, changes = self, {"generation_config": config, "generation_kwargs": greedy}
-        kept = {name: getattr(owner, name) for name in changes}
-        try:
-            vars(owner).update(changes)
-            yield
-        finally:
-            vars(owner).update(kept)
+        return completing.complete(self, prompts, greedy=greedy, seed=seed)
 
     # ---- what was trained on is what is logged ------------------------------------------------
 
@@ -388,10 +369,10 @@ class CreditGRPOTrainer(GatheringTrainer):
             write(folder / f"{kind}_{self.state.global_step:05d}.parquet")
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
-        """Create TRL's model card, and say in it which credit the model was trained with."""
+        """Create TRL's model card, with the held-out numbers and the credit of the training."""
         super().create_model_card(*args, **kwargs)
         if self.accelerator.is_main_process:
-            add_credit(Path(self.args.output_dir), self.plan.strategy, self.plan.surrogate)
+            complete_card(self)
 
     def save_rollouts(self) -> None:
         """Keep the rollouts of the last optimizer step in `<output_dir>/rollouts/`."""

@@ -111,8 +111,3 @@ def test_two_processes_have_the_gradient_of_one(tmp_path, name, prompts, rows, s
         )
         one = gradient(rows * 2 * steps, 1, prompts=prompts, tools=True, **named)
         assert difference(two, one) <= 1e-5, credit
-
-
-def test_completions_keep_the_order_of_their_prompts_over_three_processes(tmp_path):
-    launch(3, "three_processes.py", tmp_path)
-    assert len(list(tmp_path.glob("rank*"))) == 3

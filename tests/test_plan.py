@@ -8,8 +8,10 @@ from peft import LoraConfig, get_peft_model
 from preflight_helpers import PROMPTS, trainer_of
 from rich.console import Console
 from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
+from trl import GRPOConfig
 
 from grpo_credit.preflight.batches import Batches, check_batches
+from grpo_credit.preflight.held_out import HeldOutTests, measured_at
 from grpo_credit.preflight.memory import Load, ModelSize, estimate, model_size, optimizer_bytes
 from grpo_credit.preflight.plan import Outline
 from grpo_credit.preflight.plan_table import print_outline
@@ -107,8 +109,9 @@ def stepped(model, optimizer=torch.optim.AdamW):
 
 
 def load(**more):
-    return Load(**{"rows": 2, "generated_rows": 4, "tokens": 10, "value_bytes": 4,
-                   "optimizer": "adamw_torch", "checkpointing": False, **more})  # fmt: skip
+    return Load(**{"rows": 2, "generated_rows": 4, "tokens": 10, "generated_tokens": 11,
+                   "value_bytes": 4, "optimizer": "adamw_torch", "checkpointing": False,
+                   **more})  # fmt: skip
 
 
 @pytest.mark.parametrize(("config", "kind"), [(QWEN, Qwen2ForCausalLM), (LLAMA, LlamaForCausalLM)])
@@ -141,7 +144,7 @@ def test_the_estimates_by_hand():
                      cached=6, vocabulary=50)  # fmt: skip
     plain = estimate(size, load())
     assert plain.activations == 2 * 10 * 8 * 4 * 17 * 3
-    assert plain.cache == 4 * (10 * 3 * 6 * 4 + 4 * 50)
+    assert plain.cache == 4 * (11 * 3 * 6 * 4 + 4 * 50)
     assert plain.peak == 400 + 800 + 400 + plain.activations
     assert estimate(size, load(checkpointing=True)).activations == 2 * 10 * 8 * 4 * (3 + 17)
     assert estimate(size, load(reference=True)).reference == 400
@@ -159,6 +162,35 @@ def test_an_adapter_needs_no_reference_model_and_quantised_weights_are_small():
     assert memory.weights == round(size.frozen / 2 + 2 * size.trained)
 
 
+# ---- held-out tests ---------------------------------------------------------------------------
+
+TESTS = HeldOutTests(prompts=10, samples=3, rows=4, ranks=2, times=3, longest=8, draws="paired")
+
+
+def test_held_out_completions_by_hand():
+    assert TESTS.completions == 10 + 30
+    assert TESTS.calls == 2 + 4  # 3 chunks of 4, 4 and 2 on two ranks, then 8
+    assert TESTS.all_tokens == 3 * 40 * 8
+
+
+@pytest.mark.parametrize(
+    ("every", "options", "steps"),
+    [
+        (0, {}, [0, 10]),
+        (4, {}, [0, 4, 8, 10]),
+        (4, {"eval_strategy": "steps", "eval_steps": 6}, [0, 4, 6, 8, 10]),
+        (0, {"eval_strategy": "steps", "eval_steps": 0.25}, [0, 3, 6, 9, 10]),  # of 10, rounded up
+        (0, {"eval_strategy": "epoch"}, [0, 5, 10]),
+    ],
+)
+def test_a_test_comes_before_and_after_every_n_steps_and_with_each_evaluation(
+    tmp_path, every, options, steps
+):
+    args = GRPOConfig(str(tmp_path), report_to=[], use_cpu=True, bf16=False, **options)
+    b = Batches(1, 8, 1, 1, 1, 4, 8, asked_steps=10, prompts=10)  # two prompts a step
+    assert sorted(measured_at(args, every, b)) == steps
+
+
 # ---- on the terminal --------------------------------------------------------------------------
 
 
@@ -170,7 +202,7 @@ def test_an_unknown_optimizer_and_a_missing_model_are_said():
         out = Console(file=io.StringIO(), width=200)
         b = Batches(1, 8, 2, 1, 1, 4, 16, asked_steps=10)
         credit = plan(CreditGRPOConfig("out", credit="contrast/seq"))
-        print_outline(Outline(b, credit, ["[b]x"], None, size, memory, None, True, []), out)
+        print_outline(Outline(b, credit, ["[b]x"], None, size, memory, None, True, [], TESTS), out)
         return out.file.getvalue()
 
     size = model_size(LLAMA)

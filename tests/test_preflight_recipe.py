@@ -67,6 +67,9 @@ def test_a_plan_says_what_the_options_mean_and_writes_nothing(own, monkeypatch, 
     assert "allocation entropy_soft: A[i, t] = A_i" in out
     assert "entropies: a forward pass over each generation" in out
     assert "rewards format" in out
+    assert "held-out test 12 completions of 4 prompts x (greedy + 2 samples), in 2 calls" in out
+    assert "2 times: at most" in out
+    assert "draws: paired: seeded by chunk of 8 rows" in out
 
 
 def test_an_adapter_is_counted(own, monkeypatch, capsys):

@@ -5,10 +5,12 @@ import math
 import multiprocessing
 import os
 import signal
+import subprocess
 import sys
 import time
 from io import StringIO
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from rich.console import Console
@@ -16,7 +18,7 @@ from transformers import TrainerControl, TrainerState, TrainingArguments
 
 from grpo_credit.run import summary
 from grpo_credit.run.callbacks import LiveLine, MetricsJsonl, StopOnSignal
-from grpo_credit.run.launcher import how_to_insist, launcher_pid
+from grpo_credit.run.launcher import fewer_than_asked, how_to_insist, launcher_pid
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +64,7 @@ def test_without_a_terminal_a_plain_line_comes_every_few_steps(arguments, capsys
         line.on_log(arguments, state, control, logs={"eval_loss": 1.0})
     shown = capsys.readouterr().err.splitlines()
     assert [text.split()[1] for text in shown] == ["1/25", "10/25", "20/25", "25/25"]
-    assert shown[1] == "step 10/25  reward 0.41  format 0.40  length 23.1  0.62 s/step"
+    assert shown[1] == "step 10/25  reward 0.41  form 0.40  length 23.1  0.62 s/step"
 
 
 def test_on_a_terminal_there_is_a_bar(arguments, monkeypatch):
@@ -132,11 +134,12 @@ def test_a_launcher_that_disappears_counts_as_sigterm(arguments, capfd):
     assert f"`kill {os.getpid()}` to stop at once" in capfd.readouterr().err
 
 
-def test_only_a_launcher_counts_as_one(monkeypatch):
-    class Parent:
-        def __init__(self, words):
-            self.cmdline = lambda: words
+def started_by(monkeypatch, *words):
+    parent = SimpleNamespace(cmdline=lambda: list(words))
+    monkeypatch.setattr("psutil.Process", lambda pid: parent)
 
+
+def test_only_a_launcher_counts_as_one(monkeypatch):
     parents = {
         ("/usr/bin/python3", "/env/bin/accelerate", "launch", "recipe.py"): True,
         ("/usr/bin/python3", "-m", "accelerate.commands.launch", "recipe.py"): True,
@@ -145,10 +148,43 @@ def test_only_a_launcher_counts_as_one(monkeypatch):
         ("nohup", "python", "recipe.py"): False,
     }
     for words, is_launcher in parents.items():
-        monkeypatch.setattr("psutil.Process", lambda pid, words=words: Parent(list(words)))
+        started_by(monkeypatch, *words)
         assert launcher_pid() == (os.getppid() if is_launcher else None)
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
     assert "30 s" in how_to_insist(os.getppid())
+
+
+@pytest.mark.parametrize(
+    ("options", "meant"),
+    [
+        (["--cpu", "--num_processes", "2", "recipe.py", "--max_steps", "5"], 2),
+        (["--cpu", "--num-processes=3", "-m", "grpo_credit.cli", "plan"], 3),
+        (["--config_file", "four.yaml", "recipe.py"], 4),
+        (["--config_file", "four.yaml", "--num_processes", "1", "recipe.py"], None),
+        (["--cpu", "--num_processes", "1", "recipe.py"], None),
+    ],
+)
+def test_processes_that_accelerate_did_not_start_are_missed(monkeypatch, tmp_path, options, meant):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "four.yaml").write_text("distributed_type: 'NO'\nnum_processes: 4\nuse_cpu: true\n")
+    for program in (["/env/bin/accelerate", "launch"], ["-m", "accelerate.commands.launch"]):
+        started_by(monkeypatch, "/usr/bin/python3", *program, *options)
+        said = fewer_than_asked(1)
+        assert (said is None) == (meant is None)
+        assert meant is None or f"torchrun --nproc_per_node={meant} " in said
+        assert fewer_than_asked(4) is None
+    started_by(monkeypatch, "bash", "run.sh", *options)
+    assert fewer_than_asked(1) is None
+
+
+def test_a_recipe_says_that_one_process_runs(tmp_path):
+    recipe = Path(__file__).parents[1] / "recipes" / "grpo_regex.py"
+    command = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes=2"]
+    done = subprocess.run(
+        [*command, str(recipe), "--dry_run"], capture_output=True, text=True, timeout=280,
+        cwd=tmp_path, env={**os.environ, "XDG_CACHE_HOME": str(tmp_path)}, check=True,
+    )  # fmt: skip
+    assert done.stderr.count("one process runs, though accelerate launch was to start 2") == 1
 
 
 # --- the summary

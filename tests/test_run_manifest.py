@@ -13,6 +13,7 @@ import torch
 from datasets import Dataset
 from run_helpers import HUB_TOKEN, WITHOUT_SYSTEM_CONFIG, add_checkpoint, describe
 from torch import nn
+from torchrun import ended
 from transformers import TrainerState
 
 from grpo_credit.run import directory, files, jsonfile, manifest, provenance
@@ -221,3 +222,19 @@ def test_the_manifest_records_how_a_run_ended(tmp_path, error, signum, status, t
     made = manifest.read_manifest(tmp_path)
     assert (made["status"], made["error"], made["global_step"]) == (status, text, 7)
     assert made["ended"] >= made["started"]
+
+
+def test_the_error_is_that_of_the_rank_that_failed_first(tmp_path):
+    done = ended(2, "failing_rank.py", tmp_path / "run")
+    assert done.returncode != 0
+    assert "row 7 has no answer" in done.stderr
+    made = manifest.read_manifest(tmp_path / "run")
+    assert (made["status"], made["error"]) == ("failed", "rank 1: ValueError: row 7 has no answer")
+
+
+def test_a_failure_is_not_covered_by_what_follows(tmp_path):
+    directory.claim(tmp_path, describe(), resume=False)
+    manifest.set_status(tmp_path, "failed", 2, ValueError("first"))
+    for later in ({"status": "failed", "error": RuntimeError("later")}, {"status": "interrupted"}):
+        manifest.set_status(tmp_path, **later)
+        assert manifest.read_manifest(tmp_path)["error"] == "ValueError: first"

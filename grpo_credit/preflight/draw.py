@@ -7,7 +7,6 @@ environments keep for themselves, and vLLM's own random state.
 """
 
 import copy
-import random
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
@@ -15,7 +14,6 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
 
-import numpy as np
 import torch
 from accelerate.utils import gather_object
 
@@ -24,6 +22,7 @@ from grpo_credit.preflight.sample import RewardSample, Sample
 from grpo_credit.preflight.variants import SPECIAL, Relief, relieve
 from grpo_credit.preflight.watch import Watched, watch
 from grpo_credit.strategy import CreditError
+from grpo_credit.undisturbed import in_mode, random_states_kept
 from rewards import completion_text
 
 WANTED = 128  # completions, where two generation batches hold as many
@@ -117,20 +116,15 @@ def draw(trainer: Any, clock: Callable[[], float] = time.perf_counter) -> Sample
 @contextmanager
 def untouched(trainer: Any) -> Generator[None, None, None]:
     """Let the body train or sample as it likes, and then put everything back."""
-    kept, training = dict(vars(trainer)), trainer.model.training
-    states = random.getstate(), np.random.get_state()  # noqa: NPY002 (the global state itself)
-    with torch.random.fork_rng():
+    kept = dict(vars(trainer))
+    with random_states_kept(), in_mode(trainer.model, training=True):  # TRL samples while training
         try:
             changing = {name: copy.deepcopy(kept[name]) for name in _MUTABLE if name in kept}
             vars(trainer).update(changing)
-            trainer.model.train()  # TRL samples in the midst of a training step
             yield
         finally:
-            trainer.model.train(training)
             vars(trainer).clear()
             vars(trainer).update(kept)
-            random.setstate(states[0])
-            np.random.set_state(states[1])  # noqa: NPY002
 
 
 def _rows(trainer: Any, how: Draw) -> Iterator[list[dict[str, Any]]]:

@@ -10,6 +10,8 @@ from typing import Any
 
 import torch
 
+from grpo_credit.completing import rows_at_once
+
 # Tensors of the parameters' size that an optimizer keeps, and bytes of each value (None: as wide as
 # the parameter). Adafactor keeps sums of rows and columns, next to nothing.
 OPTIMIZER_STATE: dict[str, tuple[int, int | None]] = {
@@ -141,7 +143,8 @@ class Load:
     Args:
         rows: completions in a forward pass.
         generated_rows: completions that are generated at once; 0 where vLLM does it.
-        tokens: prompt and completion tokens of a row at most.
+        tokens: prompt and completion tokens of a trained row at most.
+        generated_tokens: likewise of a generated row, held-out ones included.
         value_bytes: of an activation.
         optimizer: its name.
         checkpointing: whether activations are recomputed.
@@ -154,6 +157,7 @@ class Load:
     rows: int
     generated_rows: int
     tokens: int
+    generated_tokens: int
     value_bytes: int
     optimizer: str
     checkpointing: bool
@@ -162,13 +166,13 @@ class Load:
     sharded: int = 0
 
     @classmethod
-    def of(cls, args: Any, prompt_tokens: int) -> "Load":
-        """Read it from a `GRPOConfig`."""
-        rows = args.per_device_train_batch_size
+    def of(cls, args: Any, prompt_tokens: int, test_tokens: int = 0) -> "Load":
+        """Read it from a `GRPOConfig` and the longest prompts to train and to test on."""
         return cls(
-            rows=rows,
-            generated_rows=0 if args.use_vllm else rows * args.steps_per_generation,
+            rows=args.per_device_train_batch_size,
+            generated_rows=0 if args.use_vllm else rows_at_once(args),
             tokens=prompt_tokens + args.max_completion_length,
+            generated_tokens=max(prompt_tokens, test_tokens) + args.max_completion_length,
             value_bytes=2 if args.bf16 or args.fp16 else 4,
             optimizer=getattr(args.optim, "value", args.optim),
             checkpointing=args.gradient_checkpointing,
@@ -195,7 +199,8 @@ def estimate(size: ModelSize, load: Load) -> Memory:
         optimizer    trained · (2 · t for Adam)
         activations  rows · tokens · hidden · v · (layers + 17)   with gradient checkpointing,
                      rows · tokens · hidden · v · 17 · layers     without
-        cache        rows · tokens · layers · cached · v, and the last token's logits
+        cache        rows · tokens · layers · cached · v, and the last token's logits, of a
+                     generation, in training or in a held-out test
 
     17 values per token, layer and hidden unit: Korthikanti et al. 2022 (34 bytes at 16 bits),
     without the attention matrix, which SDPA and flash attention do not keep. TRL's output layer
@@ -215,7 +220,7 @@ def estimate(size: ModelSize, load: Load) -> Memory:
     buckets = 2 if load.ranks > 1 and load.sharded == 0 else 1
     second = weights if load.reference and not size.adapter else 0
     kept = size.layers + SAVED_VALUES if load.checkpointing else size.layers * SAVED_VALUES
-    cached = load.tokens * size.layers * size.cached * load.value_bytes + 4 * size.vocabulary
+    token = size.layers * size.cached * load.value_bytes
     state = optimizer_bytes(size, load.optimizer)
     return Memory(
         weights=round(weights / shards[2]),
@@ -223,7 +228,7 @@ def estimate(size: ModelSize, load: Load) -> Memory:
         gradients=buckets * gradients // shards[1],
         optimizer=None if state is None else state // shards[0],
         activations=load.rows * load.tokens * size.hidden * load.value_bytes * kept,
-        cache=load.generated_rows * cached,
+        cache=load.generated_rows * (load.generated_tokens * token + 4 * size.vocabulary),
     )
 
 

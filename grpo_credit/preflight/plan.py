@@ -7,6 +7,7 @@ from typing import Any
 from grpo_credit.preflight.batches import Batches, check_batches
 from grpo_credit.preflight.columns import check_columns, reward_name
 from grpo_credit.preflight.findings import Finding
+from grpo_credit.preflight.held_out import HeldOutTests
 from grpo_credit.preflight.memory import Load, Memory, ModelSize, estimate, model_size
 
 LOOKED_AT = 64  # prompts whose length is counted
@@ -26,6 +27,7 @@ class Outline:
         available: bytes of the accelerator; None without one.
         saves_rollouts: whether all that any strategy may need is kept now and then.
         findings: what is wrong already.
+        tests: on held-out prompts.
     """
 
     batches: Batches
@@ -37,24 +39,25 @@ class Outline:
     available: int | None
     saves_rollouts: bool
     findings: Sequence[Finding]
+    tests: HeldOutTests
 
 
-def outline(args: Any, model_args: Any, task: Any, peft_config: Any = None) -> Outline:
+def outline(asked: Any, peft_config: Any = None) -> Outline:
     """Work out what a recipe's options come to.
 
     Args:
-        args: the `CreditGRPOConfig`.
-        model_args: TRL's `ModelConfig`.
-        task: the recipe's `Task`.
+        asked: the recipe's task on a checked configuration, a `run.recipe.Asked`.
         peft_config: of the adapter, if one is trained.
     """
     from grpo_credit.config import plan
 
+    args, model_args, task = asked.args, asked.model_args, asked.task
     batches = Batches.of(args, task.train)
     config, tokenizer = _described(args, model_args, task)
-    tokens = _prompt_tokens(task.train, tokenizer, args) if tokenizer is not None else None
+    tokens, tested = (_prompt_tokens(rows, tokenizer, args) for rows in (task.train, task.test))
     size = _size(config, args, model_args, peft_config) if config is not None else None
-    memory = None if size is None else estimate(size, Load.of(args, tokens[1] if tokens else 0))
+    longest = [known[1] if known else 0 for known in (tokens, tested)]
+    memory = None if size is None else estimate(size, Load.of(args, *longest))
     named = [(reward_name(reward), reward) for reward in task.rewards]
     columns = getattr(task.train, "column_names", None)
     findings = check_batches(batches) + (check_columns(named, columns) if columns else [])
@@ -71,6 +74,7 @@ def outline(args: Any, model_args: Any, task: Any, peft_config: Any = None) -> O
         available=available,
         saves_rollouts=bool(args.save_rollouts),
         findings=findings,
+        tests=HeldOutTests.of(args, asked.script, task, batches),
     )
 
 
@@ -95,8 +99,8 @@ def _size(config: Any, args: Any, model_args: Any, peft_config: Any) -> ModelSiz
 
 
 def _prompt_tokens(train: Any, tokenizer: Any, args: Any) -> tuple[float, int, int] | None:
-    """Count the tokens of some prompts, spread over the data."""
-    if not hasattr(train, "__len__") or not len(train):
+    """Count the tokens of some prompts, spread over the data; None where these are unknown."""
+    if tokenizer is None or not hasattr(train, "__len__") or not len(train):
         return None
     count = min(LOOKED_AT, len(train))
     prompts = [train[i * len(train) // count]["prompt"] for i in range(count)]

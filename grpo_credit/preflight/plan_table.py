@@ -2,10 +2,12 @@
 
 import sys
 from collections.abc import Iterator
+from itertools import chain
 from typing import Any
 
 from grpo_credit.preflight.batches import Batches
 from grpo_credit.preflight.findings import show
+from grpo_credit.preflight.held_out import HeldOutTests
 from grpo_credit.preflight.plan import Outline, size_of
 from grpo_credit.visible import visible
 
@@ -22,7 +24,8 @@ def print_outline(found: Outline, console: Any = None) -> None:
     table = Table(title="what this configuration means", title_justify="left", show_header=False)
     table.add_column(no_wrap=True)
     table.add_column()
-    for label, text in (*_batch_rows(found), *_model_rows(found), *_credit_rows(found)):
+    rows = (_batch_rows(found), _test_rows(found.tests), _model_rows(found), _credit_rows(found))
+    for label, text in chain.from_iterable(rows):
         table.add_row(label, escape(visible(text)))
     out.print(table)
     show(found.findings, out)
@@ -50,6 +53,16 @@ def _batch_rows(found: Outline) -> Iterator[tuple[str, str]]:
         f"of completions: at most {b.step_tokens:,} a step, {b.all_tokens:,} generated in all "
         f"(max_completion_length {b.longest}){_prompts(found.prompt_tokens)}",
     )
+
+
+def _test_rows(t: HeldOutTests) -> Iterator[tuple[str, str]]:
+    yield (
+        "held-out test",
+        f"{t.completions:,} completions of {t.prompts:,} prompts x (greedy + {t.samples} samples), "
+        f"in {t.calls:,} calls of at most {t.rows:,} rows per device",
+    )
+    yield "", f"{t.times:,} times: at most {t.all_tokens:,} tokens in all"
+    yield "", f"draws: {t.draws}"
 
 
 def _window(b: Batches) -> str:

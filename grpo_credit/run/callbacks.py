@@ -75,13 +75,13 @@ class LiveLine(TrainerCallback):
     those of the four that the trainer logged.
 
     Args:
-        format_key: metric shown as "format", such as "rewards/<function>/mean"; None for none.
+        metric: one more that is shown; "rewards/format/mean" as "format". None for none.
         every: optimizer steps between plain lines, >= 1; the first logged step and the last are
             always shown.
     """
 
-    def __init__(self, format_key: str | None = None, every: int = 10) -> None:
-        self.format_key = format_key
+    def __init__(self, metric: str | None = None, every: int = 10) -> None:
+        self.metric = metric
         self.every = every
         self._bar: tqdm | None = None
         self._shown: int | None = None
@@ -136,9 +136,10 @@ class LiveLine(TrainerCallback):
         return state.global_step // self.every > self._shown // self.every
 
     def _numbers(self, logs: dict[str, Any]) -> str:
+        name = (self.metric or "").removeprefix("rewards/").removesuffix("/mean")
         shown = (
             ("reward", "reward {:.2f}"),
-            (self.format_key, "format {:.2f}"),
+            (self.metric, name + " {:.2f}"),
             ("completions/mean_length", "length {:.1f}"),
             ("step_time", "{:.2f} s/step"),
         )

@@ -4,7 +4,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-import torch
 from transformers import TrainerCallback
 from transformers.utils import logging
 
@@ -22,7 +21,7 @@ Checker = Callable[[str, Mapping[str, Any]], Mapping[str, float]]
 class Completes(Protocol):
     """What a trainer must offer; `CreditGRPOTrainer` does."""
 
-    def complete(self, prompts: list[Any], *, greedy: bool = False) -> list[str]:
+    def complete(self, prompts: list[Any], *, greedy: bool = False, seed: int = 0) -> list[str]:
         """Complete prompts."""
         ...
 
@@ -36,8 +35,9 @@ def measure(
 ) -> dict[str, float]:
     """Average what a checker says over greedy and over sampled completions.
 
-    The samples are drawn by a random state of their own: training goes on as if nothing had been
-    measured, and two strategies are tested by the same draws.
+    Training goes on as if nothing had been measured. Two strategies are tested by the same draws,
+    but with a vLLM server (`grpo_credit.completing.draws`). Call it on every rank; the checker runs
+    on the main process alone.
 
     Args:
         trainer: completes prompts.
@@ -51,13 +51,22 @@ def measure(
         over k samples; "pass@k", the share of prompts with at least one right sample; and mean
         "characters, right" and "characters, wrong" of the samples, without the one that has none.
         For every other name "<name> (greedy)" and "<name> (sampled)", means over the completions
-        of which the checker says it.
+        of which the checker says it. The same on every rank.
+
+    Raises:
+        Exception: what the checker raised, on every rank.
     """
     prompts = [row["prompt"] for row in rows]
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        greedy = trainer.complete(prompts, greedy=True)
-        sampled = trainer.complete(prompts * samples)
+    greedy = trainer.complete(prompts, greedy=True)
+    sampled = trainer.complete(prompts * samples, seed=seed)
+    return on_main(_judge, checker, rows, greedy, sampled)
+
+
+def _judge(
+    checker: Checker, rows: Sequence[Mapping[str, Any]], greedy: list[str], sampled: list[str]
+) -> dict[str, float]:
+    """Average the verdicts; the k-th completion of each row follows the (k - 1)-th of all rows."""
+    samples = len(sampled) // len(rows)
     alone = [checker(text, row) for text, row in zip(greedy, rows, strict=True)]
     several = [checker(t, row) for t, row in zip(sampled, list(rows) * samples, strict=True)]
     return {

@@ -5,6 +5,8 @@ import os
 from pathlib import Path
 from typing import Any
 
+HELD_OUT = "held_out.jsonl"  # of a run directory; see `evaluation.HeldOut`
+
 
 def replace_text(path: Path, text: str) -> None:
     """Replace the content of a file in one step, through a temporary file beside it."""

@@ -25,13 +25,59 @@ def launcher_pid() -> int | None:
     everything below a launcher, and a parent that is a shell may end while its `nohup` child is
     meant to go on.
     """
-    parent = os.getppid()
-    try:
-        words = psutil.Process(parent).cmdline()[:4]  # python -m module, or python path/program
-    except psutil.Error:
+    return os.getppid() if _launching(_parents_words()) is not None else None
+
+
+def fewer_than_asked(processes: int) -> str | None:
+    """Say that `accelerate launch` started one process where several were meant, if it did.
+
+    It starts several where it finds accelerators, or is given a `--mpirun_hostfile`; on the CPU
+    it ignores `--num_processes`, and that of its configuration file, without a word.
+
+    Args:
+        processes: that are running.
+    """
+    words = _parents_words()
+    program = _launching(words)
+    if processes > 1 or program is None or not _is_accelerate(words[program]):
         return None
-    known = any(word in _MODULES or Path(word).name in _PROGRAMS for word in words)
-    return parent if known else None
+    meant = _processes_meant([word for word in words[program + 1 :] if word != "launch"])
+    if meant <= 1:
+        return None
+    return (
+        f"warning: one process runs, though accelerate launch was to start {meant}: without "
+        f"accelerators it starts one. On the CPU use torchrun --nproc_per_node={meant} SCRIPT "
+        "--use_cpu ..."
+    )
+
+
+def _processes_meant(options: list[str]) -> int:
+    """Read what `accelerate launch` was told, on its command line or in its configuration."""
+    from accelerate.commands.config.config_args import default_config_file, load_config_from_file
+    from accelerate.commands.launch import launch_command_parser
+
+    told, _ = launch_command_parser().parse_known_args(options)
+    file = told.config_file or default_config_file
+    if told.num_processes is None and os.path.isfile(file):
+        return load_config_from_file(file).num_processes
+    return told.num_processes or 1
+
+
+def _parents_words() -> list[str]:
+    try:
+        return psutil.Process(os.getppid()).cmdline()
+    except psutil.Error:
+        return []
+
+
+def _launching(words: list[str]) -> int | None:
+    """Find the word that is a launcher: python -m module, or python path/program."""
+    at = (i for i, w in enumerate(words[:4]) if w in _MODULES or Path(w).name in _PROGRAMS)
+    return next(at, None)
+
+
+def _is_accelerate(word: str) -> bool:
+    return Path(word).name.startswith("accelerate")
 
 
 def how_to_insist(launcher: int | None) -> str:

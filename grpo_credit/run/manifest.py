@@ -29,7 +29,7 @@ from grpo_credit.run.provenance import (
     now,
     one_line,
 )
-from grpo_credit.run.ranks import is_main, world_size
+from grpo_credit.run.ranks import is_main, rank, world_size
 
 STATUSES = ("running", "finished", "interrupted", "failed")
 PACKAGES = ("torch", "transformers", "trl", "peft", "accelerate", "datasets", "grpo-credit")
@@ -177,25 +177,36 @@ def set_status(
     global_step: int | None = None,
     error: BaseException | None = None,
 ) -> None:
-    """Record, on the main process, how a run stands.
+    """Record how a run stands: on the main process, and on any rank that it failed.
+
+    The first failure stays. What happens to other ranks comes of it: they lose the connection, and
+    the main process may be killed while it waits for the rank that is gone.
 
     Args:
-        directory: the run directory.
+        directory: the run directory; a rank of another machine may not see it.
         status: one of `STATUSES`.
         global_step: optimizer steps done.
-        error: what ended a failed run; its kind and the first line of its text are kept.
+        error: what ended a failed run; its kind and the first line of its text are kept, with the
+            rank where there are several.
 
     Raises:
         ValueError: if the status is not one of `STATUSES`.
     """
     if status not in STATUSES:
         raise ValueError(f"status is {status!r}, expected one of {', '.join(STATUSES)}")
-    if not is_main():
+    if not (is_main() or (status == "failed" and (Path(directory) / MANIFEST).is_file())):
+        return
+    known = read_manifest(directory)
+    if known["status"] == "failed":
         return
     changes = {"status": status, "global_step": global_step}
     changes["ended"] = None if status == "running" else now()
-    changes["error"] = None if error is None else one_line(error)
-    write_json(Path(directory) / MANIFEST, {**read_manifest(directory), **changes})
+    changes["error"] = None if error is None else _where() + one_line(error)
+    write_json(Path(directory) / MANIFEST, {**known, **changes})
+
+
+def _where() -> str:
+    return f"rank {rank()}: " if world_size() > 1 else ""
 
 
 class Recorder:

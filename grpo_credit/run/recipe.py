@@ -94,7 +94,7 @@ class Task:
         metric: the held-out number that the task is about, as `evaluation.measure` names it.
         title: of the table of held-out numbers.
         tiny: makes the model where the command line names none; None where one must be named.
-        live: metric shown as "format" while training, if the task has one.
+        live: metric shown while training beside the reward; see `callbacks.LiveLine`.
         tiny_outline: gives the configuration and the tokenizer of the model that `tiny` makes.
     """
 
@@ -172,8 +172,7 @@ def explain(asked: Asked) -> int:
     from grpo_credit.run.ranks import is_main
 
     if is_main():
-        adapter = get_peft_config(asked.model_args)
-        print_outline(outline(asked.args, asked.model_args, asked.task, adapter))
+        print_outline(outline(asked, get_peft_config(asked.model_args)))
     return 0
 
 

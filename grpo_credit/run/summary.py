@@ -33,9 +33,22 @@ def before_after(
     table.add_column("", no_wrap=True)
     for column in ("before", "after", "change"):
         table.add_column(column, justify="right", no_wrap=True)
-    for label in dict.fromkeys([*before, *after]):
-        table.add_row(escape(label), *_row(before.get(label), after.get(label), digits))
+    for label, *numbers in change_rows(before, after, digits):
+        table.add_row(escape(label), *numbers)
     (console or Console()).print(table)
+
+
+def change_rows(
+    before: Mapping[str, float | None], after: Mapping[str, float | None], digits: int = 3
+) -> list[tuple[str, str, str, str]]:
+    """Write measurements before and after, and their change; "-" for what is missing.
+
+    Example:
+        >>> change_rows({"mean@4": 0.25}, {"mean@4": 0.5, "pass@4": 1.0})
+        [('mean@4', '0.250', '0.500', '+0.250'), ('pass@4', '-', '1.000', '-')]
+    """
+    labels = dict.fromkeys([*before, *after])
+    return [(label, *_row(before.get(label), after.get(label), digits)) for label in labels]
 
 
 def _row(before: float | None, after: float | None, digits: int) -> tuple[str, str, str]:

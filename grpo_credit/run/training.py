@@ -11,6 +11,7 @@ from typing import Any
 
 from grpo_credit.options import CreditOptions
 from grpo_credit.run.commandline import mistakes_in_one_line, names_option, short_help
+from grpo_credit.run.launcher import fewer_than_asked
 from grpo_credit.run.recipe import Asked, Recipe, explain, prepare
 
 RUNS = Path("runs")
@@ -32,6 +33,8 @@ def run_recipe(recipe: Recipe, arguments: list[str]) -> int:
         return 0
     with mistakes_in_one_line(recipe.name):
         asked = prepare(recipe, arguments)
+        if said := fewer_than_asked(asked.args.world_size):
+            print(said, file=sys.stderr)
         if asked.script.dry_run:
             return explain(asked)
         job = _claim(recipe, arguments, asked)
@@ -40,6 +43,7 @@ def run_recipe(recipe: Recipe, arguments: list[str]) -> int:
 
 def _claim(recipe: Recipe, arguments: list[str], asked: Asked) -> Job:
     """Take a run directory, or the one to resume with its last checkpoint."""
+    from grpo_credit.completing import draws
     from grpo_credit.config import plan
     from grpo_credit.run import directory, manifest
 
@@ -51,7 +55,7 @@ def _claim(recipe: Recipe, arguments: list[str], asked: Asked) -> Job:
     args.output_dir = str(out)
     config = {**asdict(script), **asdict(model_args), **args.to_dict()}
     data = {"train": task.train, "test": task.test}
-    extra = {"plan": str(plan(args)), "metric": task.metric}
+    extra = {"plan": str(plan(args)), "metric": task.metric, "held_out_draws": draws(args)}
     described = manifest.manifest(sys.argv, config, data, args.seed, extra, recipe=recipe.file)
     checkpoint = directory.claim(out, described, script.resume)
     return Job(script, args, model_args, task, out, given is not None, checkpoint)
@@ -98,15 +102,17 @@ def train(job: Job) -> int:
     """Test, train, test; return the exit code."""
     from transformers.utils.logging import disable_progress_bar
 
+    from grpo_credit.card import step_of
     from grpo_credit.preflight.early import EarlyWarnings
     from grpo_credit.preflight.verdict import NotFit
     from grpo_credit.run import callbacks, directory, manifest, summary
     from grpo_credit.run.evaluation import HeldOut
+    from grpo_credit.run.files import HELD_OUT
 
     disable_progress_bar()  # of loading weights; the live line stays
     out, task, script, stop = job.out, job.task, job.script, callbacks.StopOnSignal()
     held_out = HeldOut(
-        out / directory.HELD_OUT, task.test, task.check, task.metric, script.test_samples,
+        out / HELD_OUT, task.test, task.check, task.metric, script.test_samples,
         script.test_every,
     )  # fmt: skip
     early = EarlyWarnings()
@@ -129,7 +135,9 @@ def train(job: Job) -> int:
             stopped = stop.signum is not None  # then there is no time for another test
             before = held_out.known(0)
             after = {} if stopped else held_out.at(step_of(trainer))
+            trainer.create_model_card(model_name=out.name)
     except NotFit as error:
+        record.trainer.accelerator.wait_for_everyone()  # each rank has recorded it
         directory.release(out, job.named)
         error.tell()
         record.trainer.end()
@@ -167,16 +175,10 @@ def _look_first(job: Job, trainer: Any, early: Any) -> None:
             )
 
 
-def step_of(trainer: Any) -> int:
-    """Return the optimizer step whose weights the trainer ends with."""
-    state = trainer.state
-    best = trainer.args.load_best_model_at_end and state.best_model_checkpoint is not None
-    return state.best_global_step if best else state.global_step
-
-
 def _left(job: Job) -> dict[str, Path]:
     """Say where everything is that the run leaves."""
     from grpo_credit.run import directory
+    from grpo_credit.run.files import HELD_OUT
     from grpo_credit.run.provenance import MANIFEST
 
     out = job.out
@@ -184,7 +186,7 @@ def _left(job: Job) -> dict[str, Path]:
     return {
         "model, tokenizer": out / "model",
         "metrics by step": out / directory.METRICS,
-        "held-out numbers": out / directory.HELD_OUT,
+        "held-out numbers": out / HELD_OUT,
         "completions": out / "completions",
         "credit by token": out / "credit",
         **kept,

@@ -10,8 +10,8 @@ from typing import Any
 
 from grpo_credit.errors import CreditError
 from grpo_credit.report.data import FINISHED, Cell, Study
-from grpo_credit.run.directory import HELD_OUT, METRICS
-from grpo_credit.run.files import read_json, read_lines
+from grpo_credit.run.directory import METRICS
+from grpo_credit.run.files import HELD_OUT, read_json, read_lines
 from grpo_credit.run.manifest import MANIFEST
 from grpo_credit.suggest import did_you_mean
 

@@ -7,8 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from grpo_credit.report.data import Cell
-from grpo_credit.run.directory import HELD_OUT
-from grpo_credit.run.files import read_lines
+from grpo_credit.run.files import HELD_OUT, read_lines
 from grpo_credit.study.collect.cells import read_metrics
 
 Row = tuple[str, int, int, float | None, float | None, str, float]
