@@ -30,7 +30,7 @@ def run_recipe(recipe: Recipe, arguments: list[str]) -> int:
     if {"-h", "--help"} & set(arguments):
         print(short_help(recipe.name, recipe.about, recipe.arguments, CreditOptions))
         return 0
-    with mistakes_in_one_line(recipe.name):
+    with mistakes_in_one_line(recipe.name, arguments, recipe.file):
         asked = prepare(recipe, arguments)
         if asked.script.dry_run:
             return explain(asked)
