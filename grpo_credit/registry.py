@@ -167,7 +167,7 @@ def find(name: str) -> Rule:
         if point.name == name:
             with running(point.value):
                 return as_rule(point.load(), name)
-    known = sorted(rules())
+    known = sorted({*_RULES, *(point.name for point in entry_points(group=ENTRY_POINTS))})
     raise CreditError(
         f"unknown strategy {name!r}.{did_you_mean(name, known)} Known: {', '.join(known)}; "
         "or your own as 'pkg.mod:obj'."
