@@ -96,8 +96,8 @@ def rules_in(name: str) -> dict[str, Rule]:
     Raises:
         CreditError: if there is none of that name.
     """
-    parts = re.split(r"(?:@[\d.]*)?[/+,]", re.sub(r"@[\d.]*$", "", name))
-    return {part.strip(): find(part.strip()) for part in parts}
+    parts = [part.partition("@")[0].strip() for part in re.split("[/+,]", name)]
+    return {part: find(part) for part in parts}
 
 
 def _settings(rule: Rule) -> str:

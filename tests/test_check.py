@@ -10,7 +10,7 @@ import pytest
 import torch
 from harness import shipped
 
-from grpo_credit import cli, resolve_credit
+from grpo_credit import CreditError, cli, resolve_credit
 from grpo_credit.conformance import check, counterexample, examine, examples, smallest
 from grpo_credit.laws import (
     ALWAYS,

@@ -43,7 +43,7 @@ def test_what_is_written_for_the_user_is_told_as_it_is(capsys):
 
 
 def test_a_file_that_is_missing_needs_no_place(capsys):
-    assert told(capsys, lambda: open("none.yaml")) == (
+    assert told(capsys, lambda: Path("none.yaml").read_text()) == (
         "x.py: error: [Errno 2] No such file or directory: 'none.yaml'"
     )
 

@@ -217,7 +217,7 @@ def test_a_folder_without_the_rule_is_not_left_on_the_path(tmp_path, monkeypatch
     assert resolve_credit("grpo_credit.aggregations:seq").name == "even/seq"
     with pytest.raises(CreditError, match="no module 'nowhere'"):
         resolve_credit("nowhere:rule")
-    with pytest.raises(CreditError, match="no module 'wave.nothing'"):  # of the standard library
+    with pytest.raises(CreditError, match=r"no module 'wave\.nothing'"):  # of the standard library
         resolve_credit("wave.nothing:rule")
     assert sys.path == path
 
