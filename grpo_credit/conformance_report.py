@@ -1,7 +1,6 @@
 """What came of the laws, on the terminal: the broken ones first, each cause once."""
 
-from collections.abc import Iterator, Sequence
-from itertools import groupby
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from rich.padding import Padding
@@ -23,16 +22,23 @@ def print_findings(
     """
     failed = [found for found in findings if found.failed]
     console.print(Text(f"the laws of {name}", "bold"))
-    shown = findings if every else failed
-    for cause, alike in groupby(shown, key=lambda found: (found.verdict, found.counterexample)):
-        for found in alike:
-            style = "bold red" if found.failed else ""
-            console.print(Text(f"{found.verdict}: {found.sentence}", style))
-        if cause[1]:
-            console.print(Padding(Text(cause[1]), (0, 0, 0, 6)))
+    for (verdict, cause), sentences in _by_cause(findings if every else failed).items():
+        for sentence in sentences:
+            console.print(Text(f"{verdict}: {sentence}", "bold red" if verdict == "fails" else ""))
+        if cause:
+            console.print(Padding(Text(cause), (0, 0, 0, 6), expand=False))
     for line in _rest(findings):
         console.print(Text(line))
     console.print(Text(f"{len(failed)} of {len(findings)} laws broken", "bold"))
+
+
+def _by_cause(findings: Iterable[Finding]) -> dict[tuple[str, str], list[str]]:
+    """Return the sentences of the laws by verdict and counterexample."""
+    found: dict[tuple[str, str], list[str]] = {}
+    for finding in findings:
+        key = finding.verdict, finding.counterexample
+        found.setdefault(key, []).append(finding.sentence)
+    return found
 
 
 def _rest(findings: Sequence[Finding]) -> Iterator[str]:
