@@ -101,7 +101,7 @@ def _add_show(verbs: Any) -> None:
         verbs,
         "show",
         "shade the tokens of a run's completions by credit",
-        "grpo-credit show runs/grpo_regex-even-seq --credit seq decided/seq --html it.html",
+        "grpo-credit show runs/mine --credit seq decided/seq --html credit.html",
     )
     show.add_argument("run", type=Path, help="directory of a run with --save_rollouts=N")
     show.add_argument("--step", type=int, help="optimizer step (default: the last one saved)")

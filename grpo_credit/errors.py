@@ -48,7 +48,8 @@ def _is_meant(error: BaseException, script: str) -> bool:
     if not frames:
         return False
     file, line = frames[-1].filename, frames[-1].lineno or 0
-    ours = file.startswith(_PACKAGES) or (script and os.path.realpath(script) == file)
+    whole = os.path.realpath(file)  # a script that was started by a relative path has that one
+    ours = whole.startswith(_PACKAGES) or (script and os.path.realpath(script) == whole)
     return bool(ours) and linecache.getline(file, line).lstrip().startswith("raise ")
 
 

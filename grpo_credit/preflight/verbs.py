@@ -2,6 +2,7 @@
 
 import argparse
 import tempfile
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ def add_to(verbs: Any) -> None:
         parser = verbs.add_parser(
             name, help=about, description=f"{about[0].upper()}{about[1:]}.",
             epilog=f"example:\n  grpo-credit {name} recipes/grpo_regex.py --credit=seq\n\n"
-            f"A script that trains is no recipe and is not run.\n{IN_A_SCRIPT}",
+            + textwrap.fill(f"A script that trains is no recipe and is not run. {IN_A_SCRIPT}", 78),
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )  # fmt: skip
         parser.add_argument("recipe", type=Path, help="a recipe, such as recipes/grpo_regex.py")
