@@ -17,7 +17,9 @@ from grpo_credit.rollouts import Rollouts
 from grpo_credit.strategy import CreditError
 
 
-@aggregation(trl="dr_grpo", paper="Dr. GRPO, arXiv:2503.20783")
+@aggregation(
+    trl="dr_grpo", verl="loss_agg_mode=seq-mean-token-sum-norm", paper="Dr. GRPO, arXiv:2503.20783"
+)
 def uniform(rollouts: Rollouts) -> Float[Tensor, ""]:
     """Weigh every token of every completion by the same constant.
 
@@ -48,7 +50,9 @@ def uniform(rollouts: Rollouts) -> Float[Tensor, ""]:
     return 1 / (rollouts.num_completions * rollouts.max_completion_length)
 
 
-@aggregation(trl="grpo", paper="DeepSeekMath, arXiv:2402.03300")
+@aggregation(
+    trl="grpo", verl="loss_agg_mode=seq-mean-token-mean", paper="DeepSeekMath, arXiv:2402.03300"
+)
 def length(rollouts: Rollouts) -> Float[Tensor, "B 1"]:
     """Weigh every completion the same; its tokens share the weight.
 
@@ -77,7 +81,7 @@ def length(rollouts: Rollouts) -> Float[Tensor, "B 1"]:
     return 1 / (rollouts.num_completions * rollouts.lengths.clamp(min=1))[:, None]
 
 
-@aggregation(trl="luspo", paper="LUSPO, arXiv:2602.05261")
+@aggregation(trl="luspo", verl="loss_agg_mode=seq-mean-token-sum", paper="LUSPO, arXiv:2602.05261")
 def seq(rollouts: Rollouts) -> Float[Tensor, ""]:
     """Treat the completion as one action: its log-probability is the sum over its tokens.
 
@@ -109,7 +113,7 @@ def seq(rollouts: Rollouts) -> Float[Tensor, ""]:
     return 1 / rollouts.num_completions
 
 
-@aggregation(trl="dapo", paper="DAPO, arXiv:2503.14476")
+@aggregation(trl="dapo", verl="loss_agg_mode=token-mean", paper="DAPO, arXiv:2503.14476")
 def dapo(rollouts: Rollouts) -> Float[Tensor, ""]:
     """Put all tokens of the window into one sum, over their count.
 

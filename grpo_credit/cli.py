@@ -6,38 +6,103 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from grpo_credit import __version__
+from grpo_credit.errors import TRACEBACK, in_one_line
 from grpo_credit.lab.verbs import add_to as add_lab
 from grpo_credit.preflight.verbs import add_to as add_preflight
+from grpo_credit.run.commandline import MISTAKES, reveal, wants_traceback
+from grpo_credit.terminal import console
 
 _OPTIONS = """options of the strategy, as JSON: '{"alpha": 0.75}'"""
+_LIBRARIES = ("trl", "transformers", "torch")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a verb; return the exit code (2 for a user's mistake)."""
-    asked = _parser().parse_args(arguments)
-    from grpo_credit.errors import CreditError
-
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    asked = _parser().parse_args([word for word in words if word != TRACEBACK])
+    asked.traceback = wants_traceback(words)
     try:
         return asked.verb(asked)
-    except (CreditError, OSError) as error:
-        print(f"grpo-credit: error: {error}", file=sys.stderr)
+    except MISTAKES as error:
+        if asked.traceback:
+            reveal(error)
+            raise
+        print(f"grpo-credit: error: {in_one_line(error)}", file=sys.stderr)
         return 2
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="grpo-credit", description="Credit assignment for TRL's GRPOTrainer."
+        prog="grpo-credit",
+        description="Credit assignment for TRL's GRPOTrainer. `grpo-credit VERB --help` shows the "
+        "options of a verb and an example.",
+    )
+    parser.add_argument("--version", action=_Version, help="show the versions and exit")
+    parser.add_argument(
+        TRACEBACK, action="store_true", help="show where a mistake was found, too; with every verb"
     )
     verbs = parser.add_subparsers(required=True, metavar="VERB")
-    listing = verbs.add_parser("list", help="show the registered strategies")
-    listing.set_defaults(verb=lambda _: show_strategies())
+    _add_list(verbs)
+    _add_check(verbs)
+    _add_show(verbs)
+    report = _add(verbs, "report", "write the page of a study again, from its data",
+                  "grpo-credit report reports/regex")  # fmt: skip
+    report.add_argument("study", type=Path, help="directory with report.json")
+    report.set_defaults(verb=write_report)
+    add_preflight(verbs)
+    add_lab(verbs)
+    return parser
 
-    check = verbs.add_parser("check", help="hold a strategy, yours too, to the laws")
+
+class _Version(argparse.Action):
+    """Print the versions that a report of a mistake should name."""
+
+    def __init__(self, option_strings: Sequence[str], dest: str, help: str | None = None) -> None:
+        super().__init__(option_strings, dest, nargs=0, help=help)
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any, **__: Any) -> None:
+        from importlib.metadata import version
+
+        found = ", ".join(f"{name} {version(name)}" for name in _LIBRARIES)
+        print(f"grpo-credit {__version__} ({found})")
+        parser.exit()
+
+
+def _add(verbs: Any, name: str, about: str, example: str) -> argparse.ArgumentParser:
+    return verbs.add_parser(
+        name, help=about, description=f"{about[0].upper()}{about[1:]}.",
+        epilog=f"example:\n  {example}", formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
+
+
+def _add_list(verbs: Any) -> None:
+    listing = _add(verbs, "list", "show the registered rules, or all about one",
+                   "grpo-credit list trace")  # fmt: skip
+    listing.add_argument(
+        "name", nargs="*", help="rules to tell all about: a name, a composition, or pkg.mod:obj "
+        "(default: every registered one in a line)",
+    )  # fmt: skip
+    listing.add_argument("--long", action="store_true", help="tell all about every one")
+    listing.set_defaults(verb=show_rules)
+
+
+def _add_check(verbs: Any) -> None:
+    check = _add(verbs, "check", "hold a strategy, yours too, to the laws",
+                 "grpo-credit check my_rules:half/seq")  # fmt: skip
     check.add_argument("credit", help="a registered name, a composition, or pkg.mod:obj")
-    check.add_argument("--credit_kwargs", metavar="JSON", help=_OPTIONS)
+    check.add_argument("--credit_kwargs", metavar="JSON", help=f"{_OPTIONS} (default: its own)")
+    check.add_argument("--long", action="store_true", help="name the laws that hold, too")
     check.set_defaults(verb=check_laws)
 
-    show = verbs.add_parser("show", help="shade the tokens of a run's completions by credit")
+
+def _add_show(verbs: Any) -> None:
+    show = _add(
+        verbs,
+        "show",
+        "shade the tokens of a run's completions by credit",
+        "grpo-credit show runs/mine --credit seq decided/seq --html credit.html",
+    )
     show.add_argument("run", type=Path, help="directory of a run with --save_rollouts=N")
     show.add_argument("--step", type=int, help="optimizer step (default: the last one saved)")
     show.add_argument(
@@ -46,7 +111,7 @@ def _parser() -> argparse.ArgumentParser:
         """'NAME {"alpha": 0.75}'""",
     )  # fmt: skip
     show.add_argument("--rows", type=int, default=8, help="completions to show (default: 8)")
-    show.add_argument("--group", type=int, help="show this group only")
+    show.add_argument("--group", type=int, help="show this group only (default: one of each)")
     show.add_argument(
         "--sort", choices=("credit", "reward"), default="credit",
         help="what comes first: the largest sum of |credit| by the first strategy, or the highest "
@@ -55,77 +120,33 @@ def _parser() -> argparse.ArgumentParser:
     show.add_argument("--html", type=Path, metavar="FILE", help="write a page instead of printing")
     show.set_defaults(verb=show_credit)
 
-    report = verbs.add_parser("report", help="write the page of a study again, from its data")
-    report.add_argument("study", type=Path, help="directory with report.json")
-    report.set_defaults(verb=write_report)
 
-    add_preflight(verbs)
-    add_lab(verbs)
-    return parser
-
-
-def _console() -> Any:
-    from rich.console import Console
-
-    return Console(width=None if sys.stdout.isatty() else 140)
-
-
-def show_strategies() -> int:
-    """Print every registered rule: name, one line, formula, needs, TRL twin, paper."""
-    from rich.markup import escape
-    from rich.table import Table
-
+def show_rules(asked: argparse.Namespace) -> int:
+    """Print the registered rules in a line each, or all about some."""
+    from grpo_credit import catalogue
     from grpo_credit.registry import list_credit
-    from grpo_credit.resolve import DEFAULT_AGGREGATION, DEFAULT_ALLOCATION
 
-    table = Table(title="credit = allocation x aggregation", title_justify="left", show_lines=True)
-    for column in ("--credit", "what it says", "formula", "needs", "TRL loss_type", "source"):
-        table.add_column(column, overflow="fold")
-    for rule in list_credit():
-        name = rule.name if rule.kind == "aggregation" else f"{rule.name}/…"
-        cells = (name, rule.summary, rule.formula, ", ".join(sorted(rule.needs)) or "-",
-                 rule.trl or "-", rule.paper or "-")  # fmt: skip
-        table.add_row(*map(escape, cells))
-    console = _console()
-    console.print(table)
-    console.print(
-        f"N completions, L_i their lengths, L_max the limit; totals are over the optimizer step.\n"
-        f"Name one as AGGREGATION or ALLOCATION/AGGREGATION (without: {DEFAULT_ALLOCATION}, "
-        f"{DEFAULT_AGGREGATION}); your own function as pkg.mod:obj.",
-        highlight=False,
-    )
+    if not asked.name and not asked.long:
+        catalogue.print_rules(console())
+        return 0
+    shown = {rule.name: rule for rule in list_credit()} if not asked.name else {}
+    for name in asked.name:
+        shown |= catalogue.rules_in(name)
+    for name, rule in shown.items():
+        catalogue.print_rule(name, rule, console())
     return 0
 
 
 def check_laws(asked: argparse.Namespace) -> int:
-    """Print what came of each law; return 1 if the strategy breaks one that it is held to."""
-    from rich.markup import escape
-    from rich.table import Table
-
+    """Print what came of the laws; return 1 if the strategy breaks one that it is held to."""
     from grpo_credit.conformance import examine
+    from grpo_credit.conformance_report import print_findings
     from grpo_credit.resolve import parse_credit_kwargs, resolve_credit
 
     strategy = resolve_credit(asked.credit, **parse_credit_kwargs(asked.credit_kwargs))
     findings = list(examine(strategy))
-    table = Table(title=f"the laws of {escape(strategy.name)}", title_justify="left")
-    for column in ("law", "verdict", "declared", "smallest counterexample"):
-        table.add_column(column, overflow="fold")
-    before = ""
-    for found in findings:
-        repeated = found.counterexample and found.counterexample == before
-        before = found.counterexample
-        cells = (
-            found.sentence,
-            found.verdict,
-            found.declaration,
-            "as above" if repeated else before,
-        )
-        table.add_row(*map(escape, cells), style="bold red" if found.failed else None)
-    console = _console()
-    console.print(table)
-    broken = sum(found.failed for found in findings)
-    console.print(f"{broken} of {len(findings)} laws broken", highlight=False)
-    return int(broken > 0)
+    print_findings(strategy.name, findings, console(), every=asked.long)
+    return int(any(found.failed for found in findings))
 
 
 def show_credit(asked: argparse.Namespace) -> int:
@@ -138,7 +159,7 @@ def show_credit(asked: argparse.Namespace) -> int:
         asked.run, asked.step, asked.credit, rows=asked.rows, group=asked.group, by=asked.sort
     )
     if asked.html is None:
-        print_picture(drawn, _console())
+        print_picture(drawn, console())
     else:
         asked.html.write_text(page(drawn), encoding="utf-8")
         print(f"wrote {asked.html}")

@@ -1,5 +1,64 @@
-"""The error that is the user's to mend: a module without torch."""
+"""The error that is the user's to mend, and errors told in one line: a module without torch."""
+
+import linecache
+import os
+import sysconfig
+import traceback
+from pathlib import Path
+
+TRACEBACK = "--traceback"
+_OURS = Path(__file__).resolve().parents[1]
+_PACKAGES = tuple(str(_OURS / name) + os.sep for name in ("grpo_credit", "rewards"))
+_PYTHON = tuple({sysconfig.get_path(name) + os.sep for name in ("stdlib", "platstdlib")})
+_INSTALLED = tuple({sysconfig.get_path(name) + os.sep for name in ("purelib", "platlib")})
 
 
 class CreditError(ValueError):
     """A strategy cannot be found, built or used as asked, or a file is not what it should be."""
+
+
+def in_one_line(error: BaseException, script: str = "") -> str:
+    """Return what is wrong; where nobody wrote a message for the user, also from where it comes.
+
+    Args:
+        error: what was raised.
+        script: file of the user's whose own `raise` is meant for its user, such as a recipe.
+    """
+    text = " ".join(map(str.strip, str(error).splitlines()))  # some libraries write several
+    if _is_meant(error, script):
+        return text
+    named = f"{type(error).__name__}: {text}".removesuffix(": ")
+    return f"{named} (raised at {place(error)}; {TRACEBACK} shows the way there)"
+
+
+def place(error: BaseException) -> str:
+    """Return file and line of an error: the innermost that is not Python's own library."""
+    if isinstance(error, SyntaxError) and error.filename:
+        return _shown(error.filename, error.lineno)
+    frames = [(frame.filename, frame.lineno) for frame in traceback.extract_tb(error.__traceback__)]
+    theirs = [frame for frame in frames if not _is_pythons(frame[0])]
+    return _shown(*(theirs or frames)[-1])
+
+
+def _is_meant(error: BaseException, script: str) -> bool:
+    """Whether the message was written for who typed the command."""
+    if isinstance(error, CreditError) or (isinstance(error, OSError) and error.filename):
+        return True
+    frames = traceback.extract_tb(error.__traceback__)
+    if not frames:
+        return False
+    file, line = frames[-1].filename, frames[-1].lineno or 0
+    whole = os.path.realpath(file)  # a script that was started by a relative path has that one
+    ours = whole.startswith(_PACKAGES) or (script and os.path.realpath(script) == whole)
+    return bool(ours) and linecache.getline(file, line).lstrip().startswith("raise ")
+
+
+def _is_pythons(file: str) -> bool:
+    return file.startswith("<") or (file.startswith(_PYTHON) and not file.startswith(_INSTALLED))
+
+
+def _shown(file: str, line: int | None) -> str:
+    """Write a place with the shortest path that names it."""
+    for folder in (*_INSTALLED, f"{Path.cwd()}{os.sep}"):
+        file = file.removeprefix(folder)
+    return f"{file}:{line}"

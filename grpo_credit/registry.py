@@ -6,19 +6,24 @@ a callable is a rule too, an unmarked function being one that returns the whole 
 
 import functools
 import importlib
+import importlib.util
 import os
 import sys
 import warnings
 from collections.abc import Callable
+from dataclasses import fields
 from importlib.metadata import entry_points
+from pathlib import Path
 from typing import Any, overload
 
 from grpo_credit.rollouts import OPTIONAL
 from grpo_credit.strategy import CreditError, Function, Kind, Rule
 from grpo_credit.suggest import did_you_mean
+from grpo_credit.userfile import read_source, refuse_training, running
 
 ENTRY_POINTS = "grpo_credit.strategies"
 _RULES: dict[str, Rule] = {}
+_BROKEN: dict[str, CreditError] = {}  # rules whose decorator says what cannot be
 
 
 # ---- registering ------------------------------------------------------------------------------
@@ -37,10 +42,11 @@ def aggregation(function: Function | None = None, /, **about: Any) -> Any:
 
     Args:
         function: the function, when used without parentheses.
-        about: `needs`, `trl`, `paper`, `sign_free`; see `Rule`.
+        about: `needs`, `trl`, `verl`, `paper`, `sign_free`; see `Rule`.
 
     Returns:
-        The function, unchanged.
+        The function, unchanged. A mistake in `about` is raised when the rule is used, so that the
+        other rules of its module work.
 
     Example:
         >>> @aggregation
@@ -63,10 +69,10 @@ def allocation(function: Function | None = None, /, **about: Any) -> Any:
 
     Args:
         function: the function, when used without parentheses.
-        about: `needs`, `paper`, `conserves_mass`, `linear`, `keeps_sign`; see `Rule`.
+        about: `needs`, `verl`, `paper`, `conserves_mass`, `linear`, `keeps_sign`; see `Rule`.
 
     Returns:
-        The function, unchanged.
+        The function, unchanged; see `aggregation`.
 
     Example:
         >>> @allocation
@@ -81,21 +87,38 @@ def allocation(function: Function | None = None, /, **about: Any) -> Any:
 def _register(kind: Kind, function: Function | None, about: dict[str, Any]) -> Any:
     if function is None:
         return functools.partial(_register, kind, about=about)
-    about = dict(about)  # a decorator may be used for several functions
-    needs = about.pop("needs", ())
-    needs = frozenset([needs] if isinstance(needs, str) else needs)
-    if unknown := needs - set(OPTIONAL):
-        raise CreditError(f"needs {sorted(unknown)}, but Rollouts can provide {sorted(OPTIONAL)}.")
     name = function.__name__
-    rule = Rule(kind, function, name, needs, **about)
-    known = _RULES.get(name)
-    if known and _origin(known.function) != _origin(function):
-        raise CreditError(
-            f"{name!r} is already registered by {known.function.__module__}; choose another name."
-        )
-    _RULES[name] = rule
-    function.__credit_rule__ = rule
+    _BROKEN.pop(name, None)  # a notebook's cell, mended and run again
+    try:
+        _RULES[name] = function.__credit_rule__ = _declared(kind, function, about)
+    except CreditError as error:
+        _BROKEN[name] = function.__credit_rule__ = error
     return function
+
+
+def _declared(kind: Kind, function: Function, about: dict[str, Any]) -> Rule:
+    """Make the rule of a decorated function, or say what its decorator has wrong."""
+    name, module = function.__name__, function.__module__
+    needs = about.get("needs", ())
+    needs = tuple(needs) if isinstance(needs, list | tuple | set | frozenset) else (needs,)
+    _refuse_unknown(f"{name!r} in {module}: needs", needs, list(OPTIONAL), "Rollouts can provide")
+    known = [field.name for field in fields(Rule) if field.name not in ("kind", "function", "name")]
+    _refuse_unknown(f"{name!r} in {module}: @{kind} got", about, known, "it takes")
+    taken = _RULES.get(name)
+    if taken and _origin(taken.function) != _origin(function):
+        raise CreditError(
+            f"{name!r} in {module} is already registered by {taken.function.__module__}; choose "
+            "another name."
+        )
+    declared: dict[str, Any] = {**about, "needs": frozenset(needs)}
+    return Rule(kind, function, name, **declared)
+
+
+def _refuse_unknown(what: str, given: Any, known: Any, may: str) -> None:
+    for word in given:
+        if word not in known:
+            hint = did_you_mean(str(word), known)
+            raise CreditError(f"{what} {word!r}, but {may} {', '.join(sorted(known))}.{hint}")
 
 
 def _origin(function: Function) -> tuple[str, str]:
@@ -117,6 +140,8 @@ def rules() -> dict[str, Rule]:
                 _RULES[point.name] = as_rule(point.load(), point.name)
             except Exception as error:
                 warnings.warn(f"strategy {point.name!r} ({point.value}): {error!r}", stacklevel=2)
+    for error in _BROKEN.values():
+        warnings.warn(f"left out: {error}", stacklevel=2)
     return dict(_RULES)
 
 
@@ -134,12 +159,15 @@ def find(name: str) -> Rule:
     _builtin()
     if name in _RULES:
         return _RULES[name]
+    if name in _BROKEN:
+        raise _BROKEN[name]
     if ":" in name:
         return as_rule(import_object(name), name)
     for point in entry_points(group=ENTRY_POINTS):
         if point.name == name:
-            return as_rule(point.load(), name)
-    known = sorted(rules())
+            with running(point.value):
+                return as_rule(point.load(), name)
+    known = sorted({*_RULES, *(point.name for point in entry_points(group=ENTRY_POINTS))})
     raise CreditError(
         f"unknown strategy {name!r}.{did_you_mean(name, known)} Known: {', '.join(known)}; "
         "or your own as 'pkg.mod:obj'."
@@ -147,36 +175,62 @@ def find(name: str) -> Rule:
 
 
 def import_object(path: str, what: str = "strategy") -> Any:
-    """Import `pkg.mod:obj`, from the current folder too.
+    """Import `pkg.mod:obj`, from the current folder too, which stays on `sys.path` where it has it.
 
     Raises:
-        CreditError: if it is not there, with a suggestion; `what` names it in the message.
+        CreditError: if it is not there, with a suggestion, cannot be imported, or would train;
+            `what` names it in the message.
     """
     module_name, _, attribute = path.partition(":")
     if not attribute or not module_name or module_name.startswith("."):
         raise CreditError(f"{path!r} is no {what}; expected 'pkg.mod:obj' with both names whole.")
-    added = os.getcwd()  # `accelerate launch` puts the script's folder on the path, not this one
-    sys.path.insert(0, added)
-    try:
-        module = importlib.import_module(module_name)
-    except ModuleNotFoundError as error:
-        if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
-            raise
-        raise CreditError(
-            f"no module {module_name!r} for {what} {path!r}; looked in {added} and on sys.path."
-        ) from None
-    finally:
-        sys.path.remove(added)
+    module = sys.modules.get(module_name) or _import(module_name, f"{what} {path!r}")
     if not hasattr(module, attribute):
         names = [n for n, v in vars(module).items() if callable(v) and not n.startswith("_")]
         hint = did_you_mean(attribute, names)
-        raise CreditError(f"{module.__file__} has no {attribute!r}.{hint}")
+        raise CreditError(f"{module.__file__ or module_name} has no {attribute!r}.{hint}")
     return getattr(module, attribute)
+
+
+def _import(name: str, what: str) -> Any:
+    """Import a module by name after a look at its source."""
+    here = os.getcwd()  # `accelerate launch` puts the script's folder on the path, not this one
+    added = [] if here in sys.path else [here]
+    sys.path[:0] = added
+    origin = ""
+    try:
+        for end in range(1, name.count(".") + 2):  # the packages around it run first
+            part = ".".join(name.split(".")[:end])
+            with running(part):
+                spec = _spec(part)
+            if spec is None:
+                raise CreditError(
+                    f"no module {part!r} for {what}; looked in {here} and on sys.path."
+                )
+            origin = str(spec.origin)
+            if origin.endswith(".py") and part not in sys.modules:
+                refuse_training(Path(origin), read_source(Path(origin)))
+            with running(origin):
+                module = importlib.import_module(part)
+        return module
+    finally:
+        if added and not origin.startswith(os.path.join(here, "")):
+            sys.path.remove(here)  # otherwise a rule may import from its own folder when it is used
+
+
+def _spec(name: str) -> Any:
+    """Find a module whose package is imported already; None if there is none."""
+    try:
+        return importlib.util.find_spec(name)
+    except ModuleNotFoundError:  # what should be its package is none
+        return None
 
 
 def as_rule(thing: Any, name: str) -> Rule:
     """Return what a decorator knows about a function, or take it for a whole-credit callable."""
     known = getattr(thing, "__credit_rule__", None)
+    if isinstance(known, CreditError):
+        raise known
     if known is not None:
         return known
     if not callable(thing):

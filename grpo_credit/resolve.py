@@ -256,14 +256,22 @@ def _bind(parts: list[Rule], options: dict[str, Any]) -> dict[str, dict[str, Any
 
 
 def _check_type(rule: Rule, key: str, value: Any) -> None:
-    function = rule.function.func if isinstance(rule.function, functools.partial) else rule.function
-    wanted = typing.get_type_hints(function).get(key, Any) if hasattr(function, "__name__") else Any
+    wanted = option_type(rule, key)
     if not _fits(value, wanted):
         said = wanted.__name__ if isinstance(wanted, type) else str(wanted).replace("typing.", "")
         raise CreditError(
             f"option {key!r} of {rule.name!r} is {value!r} ({type(value).__name__}), "
             f"expected {said}."
         )
+
+
+def option_type(rule: Rule, key: str) -> Any:
+    """Return the annotated type of an option; Any where there is none that can be read."""
+    function = rule.function.func if isinstance(rule.function, functools.partial) else rule.function
+    try:
+        return typing.get_type_hints(function).get(key, Any)
+    except (NameError, TypeError):  # a name for type checkers alone, or an object that is called
+        return Any
 
 
 def _fits(value: Any, wanted: Any) -> bool:

@@ -3,6 +3,8 @@
 import inspect
 from typing import Any
 
+TESTED = "1.16.0"  # the version of TRL whose pieces these are; the same in constraints.txt
+
 METHODS: dict[str, tuple[str, ...]] = {
     "_calculate_rewards": ("inputs", "prompts", "completions", "completion_ids_list"),
     "_generate_and_score_completions": ("inputs",),
@@ -57,9 +59,14 @@ class SeamError(RuntimeError):
     """The installed TRL lacks a piece that this package is built on."""
 
     def __init__(self, piece: str, version: str) -> None:
+        changed = "" if version != TESTED else (
+            ". That is the version it was tested with, so something has changed TRL's files or "
+            "classes, such as another package that patches its trainers"
+        )  # fmt: skip
+        again = "--force-reinstall --no-deps " if changed else ""
         super().__init__(
-            f"TRL {version} has no {piece}, which grpo-credit builds on; install a version it was "
-            "tested with: pip install 'trl>=1.16,<2'."
+            f"TRL {version} has no {piece}, which grpo-credit builds on{changed}. It works with "
+            f"TRL {TESTED}: pip install {again}trl=={TESTED}"
         )
 
 

@@ -31,6 +31,7 @@ class Rule:
         name: its name in the registry.
         needs: optional fields of `Rollouts` that it reads.
         trl: TRL's `loss_type` that aggregates alike, if there is one.
+        verl: verl's setting that does alike, if there is one: `loss_agg_mode=token-mean`.
         paper: where it was published.
         conserves_mass: (allocation) Σ_t A[i,t] = L_i · A_i.
         linear: (allocation) A[i,t] = A_i · w[i,t] with w independent of the advantages; such a rule
@@ -44,6 +45,7 @@ class Rule:
     name: str
     needs: frozenset[str] = frozenset()
     trl: str | None = None
+    verl: str | None = None
     paper: str = ""
     conserves_mass: bool = False
     linear: bool = True

@@ -33,12 +33,12 @@ from typing import Any
 import torch
 from bench_step_meter import Meter
 from bench_step_workloads import GROUP, GROUPS, TOKENIZER, WORKLOADS, Workload, reward, workload
-from rich.console import Console
 from rich.table import Table
 from transformers import AutoModelForCausalLM, LlamaConfig, PrinterCallback, Qwen2Config
 from trl import GRPOConfig, GRPOTrainer
 
 from grpo_credit import CreditGRPOConfig, CreditGRPOTrainer
+from grpo_credit.terminal import console
 
 ROWS = 8  # of TRL's micro-batches
 TWINS: dict[str, dict[str, Any]] = {
@@ -218,7 +218,7 @@ def main() -> None:
         print(f"{name}: {found['time_ratio']:.3f} of TRL's time", file=sys.stderr, flush=True)
         if asked.json:  # after each, so that nothing measured is lost
             asked.json.write_text(json.dumps({**about, "workloads": results}, indent=1), "utf-8")
-    Console(width=140).print(shown)
+    console().print(shown)
 
 
 def device_name(device: str) -> str:

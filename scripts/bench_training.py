@@ -27,7 +27,6 @@ from typing import Any
 import torch
 from datasets import Dataset
 from peft import LoraConfig
-from rich.console import Console
 from rich.table import Table
 from transformers import (
     AutoModelForCausalLM,
@@ -38,6 +37,7 @@ from transformers import (
 )
 
 from grpo_credit import CreditGRPOConfig, CreditGRPOTrainer
+from grpo_credit.terminal import console
 from grpo_credit.tiny import build_tokenizer
 
 TOKENIZER = build_tokenizer()
@@ -181,7 +181,7 @@ def main() -> None:
     for row in next(iter(found.values())):
         values = [figures[row] for figures in found.values()]
         table.add_row(row, *("-" if v is None else f"{v:.4g}" for v in values))
-    Console(width=140).print(table)
+    console().print(table)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ import pytest
 import torch
 from harness import shipped
 
-from grpo_credit import cli, resolve_credit
+from grpo_credit import CreditError, cli, resolve_credit
 from grpo_credit.conformance import check, counterexample, examine, examples, smallest
 from grpo_credit.laws import (
     ALWAYS,
@@ -36,6 +36,10 @@ def checked_half(rollouts):
 def checked_third(rollouts):
     far = rollouts.position > 2
     return rollouts.advantages[:, None] * torch.where(far, -1.0, 1.0) * rollouts.mask
+
+@allocation
+def checked_shapeless(rollouts):
+    return 1
 
 @allocation(linear=False)
 def checked_modest(rollouts, *, factor: float):
@@ -245,24 +249,37 @@ def test_what_only_breaks_on_intricate_rollouts_is_caught(rule, message):
 # ---- the command ------------------------------------------------------------------------------
 
 
-def test_check_prints_every_law(rules, capsys):
+def test_check_of_a_strategy_that_holds_is_five_lines(rules, capsys):
     assert cli.main(["check", "checked_rules:checked_half/seq"]) == 0
-    shown = capsys.readouterr().out
-    for piece in (
-        "checked_half/seq",
-        "declared otherwise",
-        "keeps_sign=False",
+    assert capsys.readouterr().out.splitlines() == [
+        "the laws of checked_half/seq",
+        "11 hold: of those that bind every strategy, or that it promises",
+        "1 not promised, and so not asked of it: conserves_mass=False",
+        "1 more hold and may be declared: keeps_sign=True",
         "0 of 13 laws broken",
-    ):
+    ]
+
+
+def test_check_names_every_law_on_request(rules, capsys):
+    assert cli.main(["check", "checked_rules:checked_half/seq", "--long"]) == 0
+    shown = capsys.readouterr().out
+    for piece in ("holds: Permuting the rows", "declared otherwise: Σ_t A[i, t] = L_i"):
         assert piece in shown
     # L = 2, so half of the mass is gone: A/2 of A, with A = -0.707007 and seq's weight 1/2
-    assert "the sum of the credit is -0.353503" in " ".join(shown.replace("│", " ").split())
+    assert "the sum of the credit is -0.353503" in " ".join(shown.split())
+
+
+def test_one_cause_of_several_broken_laws_is_shown_once(rules, capsys):
+    assert cli.main(["check", "checked_rules:checked_shapeless"]) == 1
+    shown = " ".join(capsys.readouterr().out.split())
+    assert shown.count("fails: ") > 5
+    assert shown.count("returned int, expected a tensor of shape (2, 1)") == 1
 
 
 def test_check_fails_with_exit_code_one(rules, capsys):
     assert cli.main(["check", "checked_rules:checked_third"]) == 1
     shown = capsys.readouterr().out
-    assert shown.count("fails") == 2
+    assert shown.count("fails: ") == 2
     assert "2 of 13 laws broken" in shown
 
 
@@ -289,11 +306,18 @@ def test_a_mistake_is_one_line_and_exit_code_two(rules, capsys, arguments, messa
     assert said.count("\n") == 1
 
 
-def test_an_error_inside_the_users_file_is_not_hidden(tmp_path, monkeypatch):
+def test_an_error_inside_the_users_file_is_one_line_until_more_is_asked_for(
+    tmp_path, monkeypatch, capsys
+):
     (tmp_path / "checked_broken.py").write_text("1 / 0")
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(ZeroDivisionError):
-        cli.main(["check", "checked_broken:rule"])
+    assert cli.main(["check", "checked_broken:rule"]) == 2
+    said = capsys.readouterr().err
+    assert "ZeroDivisionError: division by zero (checked_broken.py:1)" in said
+    assert said.count("\n") == 1
+    with pytest.raises(CreditError) as raised:
+        cli.main(["check", "checked_broken:rule", "--traceback"])
+    assert isinstance(raised.value.__cause__, ZeroDivisionError)
 
 
 # ---- the benchmark ----------------------------------------------------------------------------

@@ -15,9 +15,9 @@ from grpo_credit.cli import main
 from grpo_credit.preflight import early as early_module
 from grpo_credit.preflight.early import EarlyWarnings
 from grpo_credit.preflight.findings import Finding
-from grpo_credit.preflight.verbs import load_recipe
 from grpo_credit.run import directory, manifest
 from grpo_credit.run.training import run_recipe
+from grpo_credit.userfile import load_recipe
 
 
 @pytest.fixture(scope="module")
@@ -98,7 +98,7 @@ def test_without_a_model_the_tiny_one_is_described_and_not_made(tmp_path, monkey
 def test_mistakes_cost_one_line(own, monkeypatch, capsys):
     monkeypatch.chdir(own)
     (own / "empty.py").write_text("")
-    for recipe, message in (("none.py", "none.py is no recipe"), ("empty.py", "defines no RECIPE")):
+    for recipe, message in (("none.py", "there is no file none.py"), ("empty.py", "no RECIPE")):
         assert main(["plan", recipe]) == 2
         assert message in capsys.readouterr().err
     with pytest.raises(SystemExit) as stopped:

@@ -77,6 +77,63 @@ def test_any_configuration_becomes_strict_json():
 # --- the manifest
 
 
+SECRET = (
+    "token hub_token hf_token push_to_hub_token use_auth_token access_token refresh_token "
+    "GITHUB_TOKEN id_token session_token hubToken hub_token_2 api_key apiKey API_KEY wandb_key "
+    "WANDB_API_KEY OPENAI_API_KEY swanlab_api_key private_key ssh_key aws_secret_access_key "
+    "AWS_ACCESS_KEY_ID secret client_secret password db_password passphrase credentials "
+    "authorization cookie apikey api_keys access_tokens --hub-token --wandb-key"
+)
+HARMLESS = (
+    "bos_token eos_token pad_token unk_token sep_token cls_token mask_token image_token "
+    "audio_bos_token vision_start_token boi_token end_of_utterance_token fake_image_token "
+    "decoder_start_token forced_bos_token eos_token_id pad_token_id audio_samples_per_token "
+    "stop_token num_tokens max_new_tokens suppress_tokens additional_special_tokens tokenizer "
+    "tokenizer_name token_healing token_type_ids importance_sampling_level top_entropy_quantile "
+    "include_num_input_tokens_seen average_tokens_across_devices credit credit_kwargs key keys "
+    "prompt_key messages_key answer_key sort_key label_key public_key num_key_value_heads k_proj "
+    "monkey keyword key_bits author passes tokens pass@4 --eos-token --num-generations"
+)
+
+
+@pytest.mark.parametrize("key", SECRET.split())
+def test_the_name_of_a_credential_hides_its_value(key):
+    assert provenance.hide_secrets({key: "x"}) == {key: "<hidden>"}
+
+
+@pytest.mark.parametrize("key", HARMLESS.split())
+def test_other_names_hide_nothing(key):
+    assert provenance.hide_secrets({key: "x"}) == {key: "x"}
+
+
+def test_every_option_of_trl_but_one_is_shown():
+    from dataclasses import fields
+
+    from trl import GRPOConfig, ModelConfig, SFTConfig
+
+    names = {field.name for kind in (GRPOConfig, ModelConfig, SFTConfig) for field in fields(kind)}
+    hidden = {name for name in names if provenance.is_secret(name)}
+    assert {"hub_token", "push_to_hub_token"} & names == hidden
+    assert "eos_token" in names
+
+
+def test_what_lies_under_a_secret_is_hidden_at_every_depth():
+    nested = {"secrets": {"a": ["x", {"b": "y"}]}, "env": {"WANDB_API_KEY": "z", "HOME": "/h"}}
+    assert provenance.hide_secrets(nested) == {
+        "secrets": {"a": ["<hidden>", {"b": "<hidden>"}]},
+        "env": {"WANDB_API_KEY": "<hidden>", "HOME": "/h"},
+    }
+
+
+@pytest.mark.parametrize("form", [["--model_init_kwargs={}"], ["--model_init_kwargs", "{}"]])
+def test_a_secret_in_json_on_the_command_line_is_hidden(form):
+    words = [word.replace("{}", '{"token": "abc", "revision": "main"}') for word in form]
+    described = provenance.describe_command(["r.py", *words, '--credit_kwargs={"alpha":0.5}'])
+    assert "abc" not in json.dumps(described)
+    assert '"revision": "main"' in " ".join(described["argv"])
+    assert described["argv"][-1] == '--credit_kwargs={"alpha":0.5}'  # as it was typed
+
+
 def test_tokens_are_hidden_and_counts_are_not():
     config = {
         "hub_token": "secret-1",

@@ -13,7 +13,7 @@ from grpo_credit.registry import allocation
 from grpo_credit.rollouts import Rollouts
 
 
-@allocation(linear=False, paper="RLOO, arXiv:2402.14740")
+@allocation(linear=False, verl="adv_estimator=rloo", paper="RLOO, arXiv:2402.14740")
 def loo(rollouts: Rollouts) -> Float[Tensor, "B T"]:
     """Compare a completion with the mean of the others in its group.
 
@@ -46,7 +46,7 @@ def loo(rollouts: Rollouts) -> Float[Tensor, "B T"]:
     return _compared(rollouts, mean[:, None])
 
 
-@allocation(linear=False, paper="OPO, arXiv:2505.23585")
+@allocation(linear=False, verl="adv_estimator=opo", paper="OPO, arXiv:2505.23585")
 def opo(rollouts: Rollouts) -> Float[Tensor, "B T"]:
     """Compare a completion with the length-weighted mean of its group.
 
@@ -81,7 +81,10 @@ def opo(rollouts: Rollouts) -> Float[Tensor, "B T"]:
     return _compared(rollouts, baseline[:, None])
 
 
-@allocation(needs=["old_logps", "sum_sq_probs"], linear=False, paper="OTB, arXiv:2602.07078")
+@allocation(
+    needs=["old_logps", "sum_sq_probs"], linear=False,
+    verl="adv_estimator=optimal_token_baseline", paper="OTB, arXiv:2602.07078",
+)  # fmt: skip
 def token_baseline(rollouts: Rollouts) -> Float[Tensor, "B T"]:
     """Compare a completion, token by token, with the members that have come as far.
 

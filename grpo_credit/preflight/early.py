@@ -79,6 +79,6 @@ def _is_mean_of_reward(key: str) -> bool:
 
 
 def _stderr() -> Any:
-    from rich.console import Console
+    from grpo_credit.terminal import console
 
-    return Console(stderr=True, width=140)
+    return console(stderr=True)

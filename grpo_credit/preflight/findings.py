@@ -1,9 +1,9 @@
 """What a check says: how bad it is, what was seen, which setting to change."""
 
-import sys
 from collections.abc import Iterable, Sequence
 from typing import Any, Literal, NamedTuple
 
+from grpo_credit import terminal
 from grpo_credit.visible import visible
 
 Severity = Literal["error", "warning", "note"]
@@ -47,10 +47,9 @@ def show(findings: Sequence[Finding], console: Any = None) -> None:
     Model output and error texts are shown as they are: nothing in them is markup or steers the
     terminal.
     """
-    from rich.console import Console
     from rich.text import Text
 
-    out = console or Console(width=None if sys.stdout.isatty() else 140)
+    out = console or terminal.console()
     for found in ordered(findings):
         out.print(
             Text.assemble(

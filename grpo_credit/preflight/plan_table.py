@@ -1,10 +1,10 @@
 """A configuration's outline on the terminal."""
 
-import sys
 from collections.abc import Iterator
 from itertools import chain
 from typing import Any
 
+from grpo_credit import terminal
 from grpo_credit.preflight.batches import Batches
 from grpo_credit.preflight.findings import show
 from grpo_credit.preflight.held_out import HeldOutTests
@@ -16,11 +16,10 @@ _FORWARD = frozenset({"old_logps", "entropies", "sum_sq_probs", "privileged_logp
 
 def print_outline(found: Outline, console: Any = None) -> None:
     """Print an outline as a table, and what is wrong already below it."""
-    from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
 
-    out = console or Console(width=None if sys.stdout.isatty() else 140)
+    out = console or terminal.console()
     table = Table(title="what this configuration means", title_justify="left", show_header=False)
     table.add_column(no_wrap=True)
     table.add_column()

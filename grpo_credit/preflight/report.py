@@ -1,11 +1,11 @@
 """A preflight on the terminal: what was sampled, and what follows from it."""
 
-import sys
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
+from grpo_credit import terminal
 from grpo_credit.duration import duration
 from grpo_credit.preflight.batches import Batches
 from grpo_credit.preflight.checks import SIZES, milliseconds
@@ -21,10 +21,9 @@ def print_report(
     sample: Sample, findings: Sequence[Finding], batches: Batches, console: Any = None
 ) -> None:
     """Print a sample's numbers and the findings."""
-    from rich.console import Console
     from rich.text import Text
 
-    out = console or Console(width=None if sys.stdout.isatty() else 140)
+    out = console or terminal.console()
     out.print(_rewards(sample))
     for line in (
         *_first(sample), *_lengths(sample), *_groups(sample), *_pace(sample, batches)

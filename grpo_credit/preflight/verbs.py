@@ -1,24 +1,32 @@
 """The verbs `grpo-credit plan` and `grpo-credit preflight`."""
 
 import argparse
-import importlib.util
-import sys
 import tempfile
+import textwrap
 from pathlib import Path
 from typing import Any
+
+from grpo_credit.errors import TRACEBACK
+from grpo_credit.userfile import IN_A_SCRIPT, load_recipe
 
 
 def add_to(verbs: Any) -> None:
     """Add the two verbs to a command."""
-    plan = verbs.add_parser("plan", help="say what a recipe's options mean, without training")
-    preflight = verbs.add_parser(
-        "preflight", help="sample a few groups and say why a recipe would not learn"
-    )
-    for parser, verb in ((plan, run_plan), (preflight, run_preflight)):
+    for name, verb, about in (
+        ("plan", run_plan, "say what a recipe's options mean, without training"),
+        ("preflight", run_preflight, "sample a few groups and say why a recipe would not learn"),
+    ):
+        parser = verbs.add_parser(
+            name, help=about, description=f"{about[0].upper()}{about[1:]}.",
+            epilog=f"example:\n  grpo-credit {name} recipes/grpo_regex.py --credit=seq\n\n"
+            + textwrap.fill(f"A script that trains is no recipe and is not run. {IN_A_SCRIPT}", 78),
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )  # fmt: skip
         parser.add_argument("recipe", type=Path, help="a recipe, such as recipes/grpo_regex.py")
         parser.add_argument(
-            "options", nargs=argparse.REMAINDER, help="the options that it is to be started with"
-        )
+            "options", nargs=argparse.REMAINDER,
+            help="the options that it is to be started with (default: its own)",
+        )  # fmt: skip
         parser.set_defaults(verb=verb)
 
 
@@ -26,7 +34,7 @@ def run_plan(asked: argparse.Namespace) -> int:
     """Print what a recipe's options mean."""
     from grpo_credit.run.training import run_recipe
 
-    return run_recipe(load_recipe(asked.recipe), [*asked.options, "--dry_run"])
+    return run_recipe(load_recipe(asked.recipe), [*_options(asked), "--dry_run"])
 
 
 def run_preflight(asked: argparse.Namespace) -> int:
@@ -40,8 +48,9 @@ def run_preflight(asked: argparse.Namespace) -> int:
 
     disable_progress_bar()  # of loading weights
     recipe = load_recipe(asked.recipe)
-    with mistakes_in_one_line(recipe.name):
-        job = prepare(recipe, asked.options)
+    options = _options(asked)
+    with mistakes_in_one_line(recipe.name, options, recipe.file):
+        job = prepare(recipe, options)
     with tempfile.TemporaryDirectory() as folder:  # a trainer wants one
         job.args.output_dir, job.args.log_completions = folder, False
         trainer = build_trainer(job, [])
@@ -55,23 +64,5 @@ def run_preflight(asked: argparse.Namespace) -> int:
     return 0
 
 
-def load_recipe(path: Path) -> Any:
-    """Import a recipe's file and return its `RECIPE`.
-
-    Raises:
-        CreditError: if the file is not there, or defines none.
-    """
-    from grpo_credit.strategy import CreditError
-
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    if spec is None or spec.loader is None or not path.is_file():
-        raise CreditError(f"{path} is no recipe; expected a Python file such as grpo_regex.py.")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[path.stem] = module  # dataclasses look their module up
-    sys.path.insert(0, str(path.parent.resolve()))  # as when it is run as a script
-    spec.loader.exec_module(module)
-    if not hasattr(module, "RECIPE"):
-        raise CreditError(
-            f"{path} defines no RECIPE; expected `RECIPE = Recipe(...)` of grpo_credit.run.recipe."
-        )
-    return module.RECIPE
+def _options(asked: argparse.Namespace) -> list[str]:
+    return [*asked.options, *([TRACEBACK] if asked.traceback else [])]

@@ -8,7 +8,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
+from grpo_credit.errors import TRACEBACK, in_one_line
 from grpo_credit.suggest import did_you_mean
+
+MISTAKES = (ValueError, OSError, ImportError, SyntaxError)
 
 
 def short_help(prog: str, description: str, *options: Any) -> str:
@@ -39,21 +42,46 @@ def short_help(prog: str, description: str, *options: Any) -> str:
 
 
 @contextmanager
-def mistakes_in_one_line(prog: str) -> Generator[None, None, None]:
+def mistakes_in_one_line(
+    prog: str, arguments: Sequence[str] = (), script: str = ""
+) -> Generator[None, None, None]:
     """Turn what a user got wrong into one line on stderr and exit code 2.
 
     To be put around parsing and checking only: in training, an error is no mistake of the command
     line and keeps its traceback.
-    """
-    from grpo_credit.run.ranks import is_main
 
+    Args:
+        prog: what was started.
+        arguments: its command line; with --traceback the error passes.
+        script: file of a recipe, whose own `raise` is meant for its user.
+    """
     try:
         yield
-    except (ValueError, OSError, ImportError) as error:
-        if is_main():
-            told = " ".join(map(str.strip, str(error).splitlines()))  # some libraries write several
-            print(f"{prog}: error: {told}", file=sys.stderr)
+    except MISTAKES as error:
+        if wants_traceback(arguments):
+            reveal(error)
+            raise
+        if "torch" not in sys.modules or _is_main():  # else there are no ranks yet
+            print(f"{prog}: error: {in_one_line(error, script)}", file=sys.stderr)
         raise SystemExit(2) from None
+
+
+def wants_traceback(arguments: Sequence[str]) -> bool:
+    """Whether a command line has --traceback."""
+    return TRACEBACK in arguments
+
+
+def reveal(error: BaseException | None) -> None:
+    """Let a traceback show what an error was made of: `raise ... from None` hides that."""
+    while error is not None:
+        error.__suppress_context__ = False
+        error = error.__cause__ or error.__context__
+
+
+def _is_main() -> bool:
+    from grpo_credit.run.ranks import is_main
+
+    return is_main()
 
 
 def parse(parser: Any, arguments: Sequence[str], defaults: Mapping[str, Any]) -> tuple[Any, ...]:

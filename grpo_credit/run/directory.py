@@ -33,7 +33,15 @@ TABLES = ("completions", "credit", "rollouts")  # of the trainer: <name>_<step>.
 # records. None of these reaches a gradient.
 MAY_CHANGE = frozenset(
     {
-        *("resume", "preflight", "dry_run", "resume_from_checkpoint", "output_dir", "run_name"),
+        *(
+            "resume",
+            "preflight",
+            "dry_run",
+            "traceback",
+            "resume_from_checkpoint",
+            "output_dir",
+            "run_name",
+        ),
         *("project", "report_to"),
         *("trackio_space_id", "trackio_bucket_id", "trackio_static_space_id", "hub_token"),
         *("disable_tqdm", "log_level", "log_level_replica", "log_on_each_node"),

@@ -59,6 +59,10 @@ class RunArguments:
         default=False,
         metadata={"help": "Print what the configuration means, and stop; nothing is written."},
     )
+    traceback: bool = field(
+        default=False,
+        metadata={"help": "Show where a mistake was found, instead of one line about it."},
+    )
 
 
 @dataclass

@@ -31,7 +31,7 @@ def run_recipe(recipe: Recipe, arguments: list[str]) -> int:
     if {"-h", "--help"} & set(arguments):
         print(short_help(recipe.name, recipe.about, recipe.arguments, CreditOptions))
         return 0
-    with mistakes_in_one_line(recipe.name):
+    with mistakes_in_one_line(recipe.name, arguments, recipe.file):
         asked = prepare(recipe, arguments)
         if said := fewer_than_asked(asked.args.world_size):
             print(said, file=sys.stderr)

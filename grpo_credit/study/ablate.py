@@ -8,6 +8,8 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 from rich.console import Console
 
+from grpo_credit import terminal
+from grpo_credit.run.commandline import MISTAKES, reveal, wants_traceback
 from grpo_credit.study.calibration import CalibrationError, calibration_cells, scales, write_scales
 from grpo_credit.study.cells import Cell, cells_of, is_finished
 from grpo_credit.study.check import ask
@@ -44,7 +46,10 @@ def main(arguments: Sequence[str], command: Sequence[str]) -> int:
         lock = alone(asked.out)
         study = settled(read_study(asked.out), asked)
         write_study(asked.out, study, command)
-    except (ValueError, OSError, ImportError) as error:
+    except MISTAKES as error:
+        if wants_traceback(arguments):
+            reveal(error)
+            raise
         return fail(error)
     except KeyboardInterrupt:  # nothing has begun
         return 130
@@ -111,7 +116,8 @@ def check(asked: Asked) -> None:
     try:
         metrics = ask(study.recipe, new)
     except ValueError as error:
-        raise ValueError(f"{error}{hint_for(study.options, str(error))}") from None
+        error.args = (f"{error}{hint_for(study.options, str(error))}",)
+        raise
     if study.metric is not None and study.metric not in metrics:
         raise ValueError(
             f"--metric is {study.metric!r}, which is no held-out number of {study.recipe} with "
@@ -143,7 +149,7 @@ def alone(out: Path) -> FileLock:
 
 def run_study(study: Study, out: Path, engine: Engine) -> int:
     """Calibrate if that is asked for, and run the cells; return the exit code."""
-    console = Console(width=None if Console().is_terminal else 140)
+    console = terminal.console()
     scale: dict[str, float] = {}
     if study.match_grad_norm:
         console.print("calibration: gradient norms of every strategy", highlight=False)

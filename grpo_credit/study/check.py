@@ -7,14 +7,16 @@
 
 import contextlib
 import json
-import runpy
 import subprocess
 import sys
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from grpo_credit.suggest import did_you_mean
+from grpo_credit.errors import in_one_line
+from grpo_credit.run.commandline import MISTAKES
+from grpo_credit.userfile import load_recipe
 
 
 def ask(recipe: str, command_lines: Sequence[Sequence[str]]) -> list[str]:
@@ -28,11 +30,8 @@ def ask(recipe: str, command_lines: Sequence[Sequence[str]]) -> list[str]:
         The names of the held-out numbers that a run of the last command line would measure.
 
     Raises:
-        ValueError: what the recipe would refuse.
+        ValueError: what the recipe would refuse; its traceback is a note to the error.
     """
-    if not Path(recipe).is_file():
-        near = [str(path) for path in Path(recipe).parent.glob("*.py")]
-        raise ValueError(f"there is no recipe {recipe}.{did_you_mean(recipe, near)}")
     done = subprocess.run(
         [sys.executable, "-m", "grpo_credit.study.check", recipe],
         input=json.dumps([list(line) for line in command_lines]),
@@ -45,23 +44,24 @@ def ask(recipe: str, command_lines: Sequence[Sequence[str]]) -> list[str]:
         raise ValueError(f"{recipe} cannot be asked about its options: {last}")
     answered = json.loads(done.stdout)
     if answered["wrong"]:
-        raise ValueError(answered["wrong"])
+        error = ValueError(answered["wrong"])
+        error.add_note(done.stderr)
+        raise error
     return answered["metrics"]
 
 
 def answer(recipe: str, command_lines: Sequence[list[str]]) -> dict[str, Any]:
     """Check command lines by the recipe in a file; say what is wrong, and what it measures."""
     metrics: list[str] = []
-    sys.path.insert(0, str(Path(recipe).resolve().parent))  # as if the recipe were run
-    found = runpy.run_path(recipe, run_name="recipe").get("RECIPE")
-    if found is None:
-        wrong = f"{recipe} has no RECIPE; see grpo_credit.run.recipe.Recipe."
-        return {"wrong": wrong, "metrics": metrics}
+    name = ""  # what is wrong with the file itself says it
     try:
+        found = load_recipe(Path(recipe))
+        name = f"{Path(recipe).name}: "
         for line in command_lines:
             metrics = found.check(line)
-    except (ValueError, OSError, ImportError) as error:
-        return {"wrong": f"{Path(recipe).name}: {error}", "metrics": []}
+    except MISTAKES as error:
+        traceback.print_exc()
+        return {"wrong": f"{name}{in_one_line(error, recipe)}", "metrics": []}
     return {"wrong": "", "metrics": metrics}
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
 
+from grpo_credit.errors import TRACEBACK, in_one_line
 from grpo_credit.study.design import Study
 from grpo_credit.study.engines import ENGINES
 from grpo_credit.suggest import did_you_mean
@@ -99,6 +100,7 @@ def make_parser() -> argparse.ArgumentParser:
         "local); ray and slurm need the extra of that name")  # fmt: skip
     add("--engine_options", default="{}", metavar="JSON", help="""for ray.remote, or submitit: """
         """'{"timeout_min": 600, "slurm_partition": "gpu"}'""")  # fmt: skip
+    add(TRACEBACK, action="store_true", help="show where a mistake was found, too")
     return parser
 
 
@@ -184,7 +186,7 @@ def hint_for(options: Sequence[str], message: str) -> str:
 
 def one_line(error: Exception) -> str:
     """Say what is wrong, on stderr."""
-    return f"ablate.py: error: {' '.join(str(error).split())}"
+    return f"ablate.py: error: {' '.join(in_one_line(error).split())}"
 
 
 def fail(error: Exception) -> int:
