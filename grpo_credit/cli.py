@@ -56,7 +56,10 @@ def _parser() -> argparse.ArgumentParser:
     show.set_defaults(verb=show_credit)
 
     report = verbs.add_parser("report", help="write the page of a study again, from its data")
-    report.add_argument("study", type=Path, help="directory with report.json")
+    report.add_argument(
+        "studies", type=Path, nargs="+", metavar="DIR",
+        help="directory with report.json; of several, all comparisons are counted together (Holm)",
+    )  # fmt: skip
     report.set_defaults(verb=write_report)
 
     add_preflight(verbs)
@@ -149,7 +152,8 @@ def write_report(asked: argparse.Namespace) -> int:
     """Write report.html and report.md from the data beside them; needs no torch."""
     from grpo_credit.report.page import render
 
-    print(f"wrote {render(asked.study)}")
+    for study in asked.studies:
+        print(f"wrote {render(study, [each for each in asked.studies if each != study])}")
     return 0
 
 
