@@ -152,8 +152,8 @@ def _widened(
     return [
         f"{together} comparisons are made{among}: the interval in a verdict is at the level of its "
         f"step in Holm's procedure, {100 * settings.level:.3g} to {widest:.3g} %, to keep the "
-        f"chance of one or more false claims at {100 * settings.alpha:.2g} %. Comparisons of other "
-        "studies, and other numbers looked at, are not counted."
+        f"chance of one or more false claims at {100 * settings.alpha:.2g} %. Whatever else was "
+        "compared or looked at is not counted."
     ]
 
 
@@ -171,8 +171,8 @@ def _hidden(pairs: Sequence[int], settings: Settings) -> list[str]:
     rate = 100 * (1 - settings.alpha ** (1 / pairs[-1]))
     return [
         f"Rare failures hide: {pairs[-1]} runs without one do not rule out that up to {rate:.0f} % "
-        "fail. Where one strategy fails now and then and another never, at equal means, 20 to 39 % "
-        "of studies with 6 to 10 seeds claim a difference (docs/statistics.md)."
+        "fail. Where one strategy fails in 15 % of its runs and another never, at equal means, 20 "
+        "to 39 % of studies with 6 to 10 seeds claim a difference (docs/statistics.md)."
     ]
 
 
