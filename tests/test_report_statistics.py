@@ -76,7 +76,7 @@ def test_few_seeds_cannot_tell_whatever_they_show(seeds, floor):
     found = only(plus(*BETTER[:seeds]))
     sentence = found.verdict.sentence
     assert sentence.startswith("too few seeds to tell: +0.08")
-    won = f"better in {seeds} of {seeds} paired seeds"
+    won = f"100 % of {seeds} paired seeds won"
     floor = f"an exact test of so few cannot go below p = {floor}, 6 are needed"
     assert sentence.endswith(f"], {won}; {floor}")
 
@@ -233,7 +233,7 @@ def test_the_sentence_over_all():
         r"Against base: up is better by 0\.080 \[0\.0.., 0\.1..\], 6 paired seeds; "
         r"down is worse by 0\.080 \[.*\], 6 paired seeds; "
         r"no difference shown for noise \(\+0\.00 \[.*\], 6 paired seeds\); "
-        r"too few seeds to tell for new \(\+0\..* \[.*\], better in 2 of 2 paired seeds; "
+        r"too few seeds to tell for new \(\+0\..* \[.*\], 100 % of 2 paired seeds won; "
         r"an exact test of so few cannot go below p = 0\.5, 6 are needed\)\.",
         found.verdict,
     )

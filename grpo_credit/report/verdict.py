@@ -186,7 +186,7 @@ def _too_few(difference: Difference, settings: Settings) -> Verdict:
         if interval is None or interval.degenerate
         else _size(difference.mean, interval, signed=True)
     )
-    won = f"better in {difference.win_rate * difference.n:g} of {count(difference.n)}"
+    won = f"{100 * difference.win_rate:.0f} % of {count(difference.n)} won"
     floor = f"an exact test of so few cannot go below p = {probability(difference.smallest_p)}"
     needed = math.ceil(math.log2(2 / settings.alpha))
     return Verdict(_TOO_FEW, f"{_TOO_FEW}: {size}, {won}; {floor}, {needed} are needed")
