@@ -9,7 +9,8 @@ from typing import Any
 from trl.trainer.utils import get_config_model_id
 
 from grpo_credit.run.files import HELD_OUT, read_lines
-from grpo_credit.run.provenance import MANIFEST
+from grpo_credit.run.provenance import MANIFEST, hide_in_text
+from grpo_credit.run.sources import own_sources
 from grpo_credit.run.summary import change_rows
 from grpo_credit.strategy import Rule, Strategy
 
@@ -117,13 +118,24 @@ def credit_section(strategy: Strategy, surrogate: str, manifest: Mapping[str, An
         "|---|---|---|---|---|",
         *(_row(rule, strategy.options.get(rule.name, {})) for rule in strategy.rules),
     ]
-    return "\n".join([*lines, *(_again(manifest) if manifest else []), ""])
+    return "\n".join([*lines, *_own(strategy), *(_again(manifest) if manifest else []), ""])
 
 
 def _row(rule: Rule, options: Mapping[str, Any]) -> str:
     said = ", ".join(f"{name}={value}" for name, value in options.items())
-    cells = (f"`{rule.name}`", rule.kind, _code(rule.formula), said or "–", _linked(rule.paper))
+    formula = _code(rule.formula) if rule.formula else rule.summary or "–"
+    cells = (f"`{rule.name}`", rule.kind, formula, said or "–", _linked(rule.paper))
     return "| " + " | ".join(_cell(cell) for cell in cells) + " |"
+
+
+def _own(strategy: Strategy) -> list[str]:
+    """Show the source of the rules that are a user's own."""
+    lines: list[str] = []
+    for rule in own_sources(strategy.rules):
+        source = hide_in_text(rule["function"] or "(no source)").splitlines()
+        about = f"`{rule['rule']}` of {rule['file']}, sha256 {rule['sha256']}:"
+        lines += ["", about, "", *(f"    {line}" for line in source)]
+    return lines
 
 
 def _again(manifest: Mapping[str, Any]) -> list[str]:

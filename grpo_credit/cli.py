@@ -48,7 +48,10 @@ def _parser() -> argparse.ArgumentParser:
     _add_show(verbs)
     report = _add(verbs, "report", "write the page of a study again, from its data",
                   "grpo-credit report reports/regex")  # fmt: skip
-    report.add_argument("study", type=Path, help="directory with report.json")
+    report.add_argument(
+        "studies", type=Path, nargs="+", metavar="DIR",
+        help="directory with report.json; of several, all comparisons are counted together (Holm)",
+    )  # fmt: skip
     report.set_defaults(verb=write_report)
     add_preflight(verbs)
     add_lab(verbs)
@@ -170,7 +173,8 @@ def write_report(asked: argparse.Namespace) -> int:
     """Write report.html and report.md from the data beside them; needs no torch."""
     from grpo_credit.report.page import render
 
-    print(f"wrote {render(asked.study)}")
+    for study in asked.studies:
+        print(f"wrote {render(study, [each for each in asked.studies if each != study])}")
     return 0
 
 

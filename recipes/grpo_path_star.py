@@ -18,7 +18,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from grpo_credit.run.recipe import Recipe, RunArguments, Task
+from grpo_credit.run.recipe import Recipe, Task, TinyArguments
 from grpo_credit.run.training import run_recipe
 from rewards import ExactText
 
@@ -33,7 +33,7 @@ TINY_DEFAULTS = {
 
 
 @dataclass
-class PathStarArguments(RunArguments):
+class PathStarArguments(TinyArguments):
     """Options of this recipe."""
 
     degree: int = field(default=2, metadata={"help": "Arms of the source, 2 or more."})
@@ -102,7 +102,9 @@ def next_token_model(star: Any, script: PathStarArguments) -> Path:
     """Make the tiny model, or find it made."""
     from grpo_credit.tiny.next_token import next_token_model
 
-    return next_token_model(star, steps=script.warm_start_steps, plan_share=script.plan_share)
+    return next_token_model(
+        star, script.warm_start_seed, steps=script.warm_start_steps, plan_share=script.plan_share
+    )
 
 
 def check_path(completion: str, row: Mapping[str, Any]) -> dict[str, float]:

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from grpo_credit.run.recipe import DataArguments, Recipe, Task
+from grpo_credit.run.recipe import DataArguments, Recipe, Task, TinyArguments
 from grpo_credit.run.training import run_recipe
 from rewards import RegexReward
 
@@ -38,7 +38,7 @@ TINY_DEFAULTS = {
 
 
 @dataclass
-class RegexArguments(DataArguments):
+class RegexArguments(DataArguments, TinyArguments):
     """Options of this recipe."""
 
     pattern: str = field(
@@ -66,7 +66,7 @@ def make_task(script: RegexArguments, args: Any, model_args: Any) -> Task:
         check or checker(pattern),
         metric="format rate (sampled)",
         title="held-out prompts (the reward is the format alone)",
-        tiny=warm_start,
+        tiny=lambda: warm_start(script.warm_start_seed),
         tiny_outline=outline,
         live="rewards/format/mean",
     )
@@ -86,11 +86,11 @@ def outline() -> tuple[Any, Any]:
     return outline()
 
 
-def warm_start() -> Path:
+def warm_start(seed: int) -> Path:
     """Make the tiny model, or find it made."""
     from grpo_credit.tiny import warm_start
 
-    return warm_start()
+    return warm_start(seed)
 
 
 def running_sums(script: RegexArguments, args: Any) -> tuple[Any, list[dict[str, Any]], Any]:

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from grpo_credit.run.recipe import Recipe, RunArguments, Task
+from grpo_credit.run.recipe import Recipe, Task, TinyArguments
 from grpo_credit.run.training import run_recipe
 from rewards import InTag, TagFormat, TaskScore, gate, guard
 
@@ -52,7 +52,7 @@ SYSTEM = (
 
 
 @dataclass
-class TaskArguments(RunArguments):
+class TaskArguments(TinyArguments):
     """Options of this recipe."""
 
     task: list[str] = field(
@@ -172,7 +172,7 @@ def warm_start(reward: TaskScore, script: TaskArguments) -> Path:
         entry = reward.entry(rng.choice(script.task), rng.randrange(script.task_size))
         return prompt(entry["question"], tiny=True), str(entry["answer"])
 
-    settings = Settings(seed=0, steps=script.warm_start_steps, batch_size=16)
+    settings = Settings(script.warm_start_seed, steps=script.warm_start_steps, batch_size=16)
     about = f"showing the tiny model answers to {', '.join(script.task)} (once)"
     return answering(pairs, {"size": script.task_size} | reward.generators, settings, about)
 

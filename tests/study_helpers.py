@@ -14,7 +14,14 @@ STEPS = (1, 2, 3, 4)
 
 
 def make_study(
-    out, credits=CREDITS, seeds=(0, 1, 2, 3, 4, 5), *, value=None, states=None, **changes
+    out,
+    credits=CREDITS,
+    seeds=(0, 1, 2, 3, 4, 5),
+    *,
+    value=None,
+    states=None,
+    rules=None,
+    **changes,
 ):
     """Write study.json and every cell.
 
@@ -24,6 +31,7 @@ def make_study(
         seeds: of the runs.
         value: (credit, seed) -> the held-out number after training.
         states: (credit, seed) -> status of the runs that did not finish.
+        rules: (credit, seed) -> the user's own rules in the manifest.
         changes: entries of study.json.
     """
     out.mkdir(parents=True)
@@ -38,7 +46,8 @@ def make_study(
         for seed in seeds:
             status = (states or {}).get((credit, seed), "finished")
             end = (value or default_value)(place, seed)
-            make_cell(out / "cells" / f"s{place}", credit, seed, status, end)
+            own = (rules or {}).get((credit, seed), [])
+            make_cell(out / "cells" / f"s{place}", credit, seed, status, end, own)
     return out
 
 
@@ -46,7 +55,7 @@ def default_value(place, seed):
     return 0.5 + 0.1 * place + 0.01 * (seed % 3)
 
 
-def make_cell(folder, credit, seed, status, value):
+def make_cell(folder, credit, seed, status, value, rules):
     """Write one run: its state, and a run directory where it was started."""
     folder.mkdir(parents=True, exist_ok=True)
     attempt = {
@@ -60,17 +69,18 @@ def make_cell(folder, credit, seed, status, value):
         state["attempts"] = []
     (folder / f"seed-{seed}.json").write_text(json.dumps(state))
     if status != "waiting":
-        make_run(folder / f"seed-{seed}", credit, seed, status, value)
+        make_run(folder / f"seed-{seed}", credit, seed, status, value, rules)
 
 
-def make_run(run, credit, seed, status, value):
+def make_run(run, credit, seed, status, value, rules):
     run.mkdir(parents=True)
     steps = STEPS if status == "finished" else STEPS[:2]
     manifest = {
         "format": 1, "status": status, "global_step": steps[-1], "error": None,
         "git": {"commit": "abc", "dirty": False}, "versions": {"torch": "2.6", "trl": "1.16.0"},
         "config": {"learning_rate": 1e-3, "output_dir": str(run), "credit": credit},
-        "extra": {"metric": METRIC}, "seed": seed,
+        "extra": {"metric": METRIC, "rules": rules}, "seed": seed,
+        "model": {"sha256": f"weights of seed {seed}"},
     }  # fmt: skip
     (run / "manifest.json").write_text(json.dumps(manifest))
     metrics = [metrics_line(step, credit, seed) for step in steps]

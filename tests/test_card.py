@@ -26,6 +26,20 @@ def test_a_bar_in_a_formula_does_not_end_the_cell():
     assert row.replace(r"\|", "").count("|") == 6
 
 
+def mine(rollouts):
+    """Credit every token by one."""
+    return 1.0 * rollouts.mask  # ``` hf_abcdefghijklmnopqrst
+
+
+def test_a_rule_of_ones_own_is_described_and_its_source_shown():
+    text = credit_section(resolve_credit(mine), "clipped ratio", None)
+    assert "| `mine` | credit | Credit every token by one. | – | – |" in text
+    assert "test_card.py, sha256 " in text
+    assert "\n    def mine(rollouts):\n" in text
+    assert "    return 1.0 * rollouts.mask  # ``` <hidden>\n" in text
+    assert "sha256" not in credit_section(resolve_credit("seq"), "clipped ratio", None)
+
+
 def test_the_manifest_is_quoted():
     manifest = {
         "command": {"shell": "x --credit=seq"},

@@ -200,7 +200,10 @@ def test_what_runs_have_in_common_is_told_from_where_they_differ(out):
     assert manifest["runs"] == 6
     assert manifest["common"]["versions.trl"] == "1.16.0"
     assert manifest["common"]["config.learning_rate"] == 1e-3
-    assert list(manifest["differs"]) == ["versions.torch"]  # neither seeds nor directories
+    assert list(manifest["differs"]) == [
+        "versions.torch",
+        "model.sha256",
+    ]  # neither seeds nor directories
     assert manifest["differs"]["versions.torch"]['"2.7"'] == ["uniform, seed 0"]
 
 
@@ -243,10 +246,10 @@ def test_lengths_are_told_apart_by_the_middle_of_the_rewards(report):
 
 
 def test_runs_of_a_seed_that_began_alike_are_told_from_others(report, out):
-    assert report.pairing == Pairing([0, 1], [])
+    assert report.pairing == Pairing([0, 1], [], [[0], [1]])
     first = "credit/credit_00001.parquet"
     shutil.copy(out / "cells/s1/seed-1" / first, out / "cells/s1/seed-0" / first)
-    assert collect(out).pairing == Pairing([1], [0])
+    assert collect(out).pairing == Pairing([1], [0], [[0], [1]])
 
 
 def test_completions_that_differ_after_an_update_are_no_sign_of_unlike_runs(out):
@@ -254,7 +257,18 @@ def test_completions_that_differ_after_an_update_are_no_sign_of_unlike_runs(out)
         path.unlink()  # as with --logging_steps 4: the first step that is kept is the fourth
     last = "credit/credit_00004.parquet"
     shutil.copy(out / "cells/s1/seed-1" / last, out / "cells/s1/seed-0" / last)
-    assert collect(out).pairing == Pairing([1], [])
+    assert collect(out).pairing == Pairing([1], [], [[0], [1]])
+
+
+def test_seeds_are_grouped_by_the_weights_that_their_runs_started_from(out):
+    for path in out.glob("cells/*/seed-*/manifest.json"):
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"model": {"sha256": "same"}}))
+    assert collect(out).pairing == Pairing([0, 1], [], [[0, 1]])
+    change_manifest(out, model={"sha256": "another"})  # of one run of seed 0
+    assert collect(out).pairing == Pairing([1], [0], [[0], [1]])
+    for path in out.glob("cells/*/seed-*/manifest.json"):
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"model": None}))
+    assert collect(out).pairing == Pairing([0, 1], [], [])
 
 
 # ---- completions ------------------------------------------------------------------------------

@@ -9,47 +9,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from grpo_credit.report.intervals import Interval, bootstrap_interval, iqm, present, t_interval
-from grpo_credit.report.student import t_quantile, upper_tail
 
 SCORES = [0.62, 0.71, 0.55, 0.93, 0.68, 0.66]
 numbers = st.lists(st.floats(-1e3, 1e3).map(lambda x: round(x, 3)), min_size=2, max_size=12)
 
 
-def test_t_quantiles_equal_scipys():
-    levels = [0.55, 0.75, 0.9, 0.95, 0.975, 0.99, 1 - 0.025 / 6, 0.9995, 1 - 1e-9]
-    freedom = [*range(1, 31), 50, 77, 100, 150, 200, 5_000]
-    found = [[t_quantile(level, df) for level in levels] for df in freedom]
-    expected = scipy.stats.t.ppf(levels, np.array(freedom)[:, None])
-    np.testing.assert_allclose(found, expected, rtol=1e-9)
-
-
-def test_t_tails_equal_scipys():
-    values = [0.0, 1e-3, 0.3, 1.0, 2.5, 7.0, 40.0, -1.0, -4.0]
-    freedom = [1, 2, 3, 5, 9, 30, 200]
-    found = [[upper_tail(t, df) for t in values] for df in freedom]
-    expected = scipy.stats.t.sf(values, np.array(freedom)[:, None])
-    np.testing.assert_allclose(found, expected, rtol=1e-11)
-    assert upper_tail(math.inf, 3) == 0
-    # df 1 is Cauchy, 1/2 - arctan(t) / π; scipy 1.17 is off by 2e-9 here
-    assert upper_tail(1e-8, 1) == pytest.approx(0.5 - 1e-8 / math.pi, rel=1e-14)
-
-
-def test_t_quantiles_by_hand():
-    # df 1 is Cauchy: tan(π (p - 1/2)); df 2: (2p - 1) / √(2 p (1 - p))
-    assert t_quantile(0.9, 1) == pytest.approx(math.tan(0.4 * math.pi), rel=1e-12)
-    assert t_quantile(0.9, 2) == pytest.approx(0.8 / math.sqrt(0.18), rel=1e-12)
-    assert t_quantile(0.1, 2) == pytest.approx(-0.8 / math.sqrt(0.18), rel=1e-12)
-
-
-@pytest.mark.parametrize("probability", [0, 1, 1.5, math.nan])
-def test_a_quantile_of_no_probability_is_refused(probability):
-    with pytest.raises(ValueError, match="expected more than 0 and less than 1"):
-        t_quantile(probability, 3)
-
-
-def test_a_t_without_degrees_of_freedom_is_refused():
-    with pytest.raises(ValueError, match="at least one degree"):
-        t_quantile(0.9, 0)
+def test_students_interval_by_hand():
+    # of 0 and 2: mean 1, s / √2 = 1, one degree of freedom, Cauchy: tan(π (p - 1/2)) at p = 0.9
+    two = t_interval([0.0, 2.0], 0.8)
+    assert two.high - 1 == pytest.approx(math.tan(0.4 * math.pi), rel=1e-12)
+    # of 0, 1 and 2: s / √3 = 1 / √3, two degrees: (2p - 1) / √(2 p (1 - p)) at p = 0.9
+    three = t_interval([0.0, 1.0, 2.0], 0.8)
+    assert 1 - three.low == pytest.approx(0.8 / math.sqrt(0.18) / math.sqrt(3), rel=1e-12)
 
 
 @pytest.mark.parametrize("count", range(1, 14))

@@ -223,8 +223,8 @@ def large_report():
             "completion": f'"{"&" * 50_000}"', "advantage": 0.0}  # fmt: skip
     lines = [{**line, "credit": c, "step": s} for c in credits for s in range(40)]
     return Report(
-        study, cells, [f"file {n}" for n in range(5)], None, Pairing([], []), None, {}, None,
-        "2026-01-01T00:00:00+00:00", pd.concat(parts), [], lines,
+        study, cells, [f"file {n}" for n in range(5)], None, Pairing([], [], []), None, [], {},
+        None, "2026-01-01T00:00:00+00:00", pd.concat(parts), [], lines,
     )  # fmt: skip
 
 
@@ -260,7 +260,7 @@ def test_a_report_is_rendered_again_without_torch(study, tmp_path):
     out.mkdir()
     for path in study.glob("*.*"):
         shutil.copy(path, out)
-    blocked = "torch", "trl", "transformers", "datasets", "scipy"
+    blocked = "torch", "trl", "transformers", "datasets", "scipy.stats"
     code = (
         f"import sys; sys.modules.update(dict.fromkeys({blocked!r}))\n"
         "from grpo_credit.cli import main\n"
@@ -271,6 +271,19 @@ def test_a_report_is_rendered_again_without_torch(study, tmp_path):
     assert done.stdout == f"wrote {out / 'report.html'}\n"
     assert (out / "report.html").read_text(encoding="utf-8") == page(load(study))
     assert (out / "report.md").read_text(encoding="utf-8") == markdown(load(study), FILES)
+
+
+def test_studies_of_one_question_are_counted_together(study, tmp_path, capsys):
+    one, two = (shutil.copytree(study, tmp_path / name) for name in ("one", "two"))
+    assert cli.main(["report", str(one), str(two)]) == 0
+    assert capsys.readouterr().out == f"wrote {one / 'report.html'}\nwrote {two / 'report.html'}\n"
+    for here, there in ((one, two), (two, one)):
+        # two strategies against the first, but one of them has a single seed: not counted
+        said = f"over 2 comparisons, those of {there} among them"
+        assert said in (here / "report.html").read_text()
+        assert said in (here / "report.md").read_text()
+    assert cli.main(["report", str(one)]) == 0
+    assert "among them" not in (one / "report.html").read_text()
 
 
 def test_a_folder_without_data_is_one_line_and_exit_code_two(tmp_path, capsys):

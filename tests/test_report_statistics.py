@@ -74,8 +74,11 @@ def test_noise_shows_no_difference():
 @pytest.mark.parametrize(("seeds", "floor"), [(2, "0.5"), (3, "0.25"), (5, "0.062")])
 def test_few_seeds_cannot_tell_whatever_they_show(seeds, floor):
     found = only(plus(*BETTER[:seeds]))
-    expected = f"n = {seeds}, no exact paired test can go below p = {floor}"
-    assert found.verdict.sentence == f"too few seeds to tell: {expected}"
+    sentence = found.verdict.sentence
+    assert sentence.startswith("too few seeds to tell: +0.08")
+    won = f"100 % of {seeds} paired seeds won"
+    floor = f"an exact test of so few cannot go below p = {floor}, 6 are needed"
+    assert sentence.endswith(f"], {won}; {floor}")
 
 
 def test_one_seed_and_none():
@@ -160,6 +163,38 @@ def test_comparisons_share_the_chance_of_a_false_claim():
     assert sure.results[1].verdict.outcome == "better"
 
 
+def test_sign_flips_have_steps_of_their_own():
+    # t rejects both, the first more clearly; of the sign flips, 0.031 > 0.05/2 and 0.039: neither
+    base, first = [0.0] * 8, [2.8, 2.3, 1.4, -0.2, 1.0, 1.7, -0.3, 1.4]
+    second = [1.4, 1.7, -0.2, 0.3, 0.6, -0.2, 2.7, 0.5]
+    both = {"base": cells(base), "first": cells(first), "second": cells(second)}
+    found = compare(both, "base", resamples=10).results[1:]
+    assert [each.difference.sign_flip_p for each in found] == [8 / 256, 10 / 256]
+    assert all(each.difference.p_holm <= 0.05 for each in found)
+    assert [each.difference.holm_step for each in found] == [2, 1]
+    assert [each.difference.flip_step for each in found] == [2, 2]
+    assert [each.verdict.outcome for each in found] == ["no difference shown"] * 2
+
+
+def test_comparisons_of_other_studies_share_the_chance_of_a_false_claim():
+    here = {"base": cells(BASE), "new": plus(0.01, 0.09, 0.04, 0.10, 0.02, 0.03)}
+    there = {"base": cells(BASE), "noise": plus(*NOISE), "few": plus(0.1)}
+    alone, other = (compare(each, "base", resamples=10) for each in (here, there))
+    both = compare(here, "base", resamples=10, others={"b<i>": other.differences})
+    together = compare({**here, "noise": there["noise"]}, "base", resamples=10)
+    assert alone.results[1].verdict.outcome == "better"
+    assert both.results[1] == together.results[1]  # as if it had been one study
+    assert (both.comparisons, both.results[1].verdict.outcome) == (2, "no difference shown")
+    assert "2 comparisons are made, those of b<i> among them: the interval" in " ".join(both.limits)
+
+
+def test_what_is_tested_and_what_hides_is_said_beside_the_numbers():
+    limits = " ".join(compare({"base": cells(BASE), "a": plus(*BETTER)}, "base").limits)
+    assert "which is more than equal means" in limits
+    # 0.61^6 = 0.0515, 0.60^6 = 0.0467: up to 39 % may fail and not be seen in six runs
+    assert "6 runs without one do not rule out that up to 39 % fail" in limits
+
+
 def test_missing_cells_are_dropped_pairwise_and_told():
     base = {0: 0.5, 1: None, 2: 0.7, 3: math.nan}
     new = {0: 0.6, 1: 0.9, 2: math.inf, 4: 0.8}
@@ -198,7 +233,8 @@ def test_the_sentence_over_all():
         r"Against base: up is better by 0\.080 \[0\.0.., 0\.1..\], 6 paired seeds; "
         r"down is worse by 0\.080 \[.*\], 6 paired seeds; "
         r"no difference shown for noise \(\+0\.00 \[.*\], 6 paired seeds\); "
-        r"too few seeds to tell for new \(n = 2, no exact paired test can go below p = 0\.5\)\.",
+        r"too few seeds to tell for new \(\+0\..* \[.*\], 100 % of 2 paired seeds won; "
+        r"an exact test of so few cannot go below p = 0\.5, 6 are needed\)\.",
         found.verdict,
     )
     assert compare({"base": cells(BASE)}, "base").verdict == (
@@ -269,18 +305,19 @@ def test_importing_the_report_is_light():
         "import importlib, pkgutil, sys, grpo_credit.report as report\n"
         "for module in pkgutil.iter_modules(report.__path__, 'grpo_credit.report.'):\n"
         "    importlib.import_module(module.name)\n"
-        "print(sorted({'torch', 'trl', 'transformers', 'scipy', 'rewards'} & set(sys.modules)))"
+        "heavy = {'torch', 'trl', 'transformers', 'scipy.stats', 'rewards'}\n"
+        "print(sorted(heavy & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 
 
-def test_the_statistics_import_numpy_alone():
-    names = "student intervals paired curves difference verdict statistics"
+def test_the_statistics_import_numpy_and_special_functions_alone():
+    names = "intervals paired curves difference verdict statistics"
     code = (
         f"import importlib, sys\nfor name in {names.split()}:\n"
         "    importlib.import_module(f'grpo_credit.report.{name}')\n"
-        "print(sorted({'torch', 'trl', 'scipy', 'pandas', 'jinja2'} & set(sys.modules)))"
+        "print(sorted({'torch', 'trl', 'scipy.stats', 'pandas', 'jinja2'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

@@ -65,7 +65,7 @@ def test_no_nan_reaches_the_json(out):
 
 def test_the_comparison_is_in_the_json_for_other_programs(out):
     content = json.loads((out / REPORT).read_text())
-    assert content["schema"] == 1
+    assert content["schema"] == 2
     assert content["comparison"]["verdict"].startswith("Against uniform: too few seeds to tell")
     assert content["comparison"]["results"][1]["n"] == 1
 
@@ -86,8 +86,8 @@ def damage(out, path, value):
 @pytest.mark.parametrize(
     ("path", "value", "message"),
     [
-        (["schema"], 0, r"report\.json has schema 0, expected 1\. Run the study's command again"),
-        (["schema"], ..., "has schema None, expected 1"),
+        (["schema"], 0, r"report\.json has schema 0, expected 2\. Run the study's command again"),
+        (["schema"], ..., "has schema None, expected 2"),
         (["study"], ..., r"report\.json is damaged: it lacks 'study'\. Run the study's"),
         (["study", "seeds"], "0 1", r"study\.seeds is damaged: got '0 1', expected list\[int\]"),
         (["study", "seeds", 1], True, r"study\.seeds\[1\] is damaged: got True, expected"),
@@ -112,7 +112,7 @@ def test_damage_is_named_by_its_place(out, path, value, message):
     [
         ("", "is damaged: Expecting value"),
         ('{"schema": 1', "is damaged: Expecting ',' delimiter"),
-        ("[1]", "has schema None, expected 1"),
+        ("[1]", "has schema None, expected 2"),
     ],
 )
 def test_a_torn_report_is_refused(out, content, message):

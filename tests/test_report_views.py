@@ -35,8 +35,8 @@ CELLS = [
 
 def report(rows=(), **changes):
     made = Report(
-        STUDY, CELLS, [], None, Pairing([], []), None, {}, None, "2026-01-01T00:00:00+00:00",
-        curve_frame(list(rows)), [], [],
+        STUDY, CELLS, [], None, Pairing([], [], []), None, [], {}, None,
+        "2026-01-01T00:00:00+00:00", curve_frame(list(rows)), [], [],
     )  # fmt: skip
     return replace(made, **changes)
 

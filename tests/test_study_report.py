@@ -12,21 +12,27 @@ from grpo_credit.study.ablate import write_report
 def test_finished_runs_without_the_number_are_told_and_are_no_success(seeds, tmp_path, capsys):
     study = make_study(tmp_path / "study", ("uniform",), seeds, metric="format rate (sampeld)")
     assert write_report(study) == 1
-    told, page = capsys.readouterr().out.splitlines()
+    told, number, page = capsys.readouterr().out.splitlines()
     more = "" if len(seeds) == 1 else " and 1 more"
     assert told == (
         f"without a number: uniform · seed 0{more}; held_out.jsonl has no finite 'format rate "
         f"(sampeld)' at step 4; it has {METRIC}, characters, right, characters, wrong. "
         f"Did you mean '{METRIC}'?"
     )
+    assert number == "uniform        –  baseline"
     assert page == f"report: {study / 'report.html'}"
     assert (study / "report.html").is_file()
 
 
 def test_a_study_whose_runs_all_count_is_a_success(tmp_path, capsys):
-    study = make_study(tmp_path / "study", ("uniform",), (0,))
+    study = make_study(tmp_path / "study", ("uniform", "seq"))
     assert write_report(study) == 0
-    assert capsys.readouterr().out == f"report: {study / 'report.html'}\n"
+    # 0.50, 0.51, 0.52 twice, and 0.1 more at every seed
+    assert capsys.readouterr().out.splitlines() == [
+        "uniform     0.51  baseline",
+        "seq         0.61  better by 0.1 in every one of 6 paired seeds (p = 0.031)",
+        f"report: {study / 'report.html'}",
+    ]
 
 
 def test_ctrl_c_while_the_page_is_written_leaves_without_it(tmp_path, monkeypatch, capsys):

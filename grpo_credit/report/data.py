@@ -1,11 +1,13 @@
 """What a report is made of: the study, its runs, and what was read of them."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
 import pandas as pd
 
+from grpo_credit.report.difference import Difference
 from grpo_credit.report.series import Curves
 from grpo_credit.report.statistics import Comparison, compare
 
@@ -58,6 +60,7 @@ class Cell:
         attempts: how often it was started.
         command: that repeats it.
         tail: the last lines of its log, if it failed.
+        unlike: how a rule of the user's own differs from that of other runs; None if it does not.
     """
 
     credit: str
@@ -76,6 +79,7 @@ class Cell:
     attempts: int = 0
     command: str | None = None
     tail: str | None = None
+    unlike: str | None = None
 
 
 @dataclass(frozen=True)
@@ -105,11 +109,35 @@ class Pairing:
 
     Args:
         alike: seeds whose runs had the same completions in the first step that was kept.
-        unlike: seeds whose runs had not.
+        unlike: seeds whose runs had not, or that started from other weights.
+        weights: the seeds, grouped by the weights that their runs started from; empty where no run
+            recorded them.
     """
 
     alike: list[int]
     unlike: list[int]
+    weights: list[list[int]]
+
+
+@dataclass(frozen=True)
+class Source:
+    """A version of a rule that is a user's own.
+
+    Args:
+        rule: its name.
+        file: where it was read; None where there was none, as in an interactive session.
+        sha256: of that file.
+        function: its source.
+        module: the source of the file.
+        runs: that were trained by it, or partly so.
+    """
+
+    rule: str
+    file: str | None
+    sha256: str | None
+    function: str | None
+    module: str | None
+    runs: list[str]
 
 
 @dataclass(frozen=True)
@@ -123,12 +151,14 @@ class Report:
         threshold: a training completion is called right where its reward is above.
         pairing: whether the runs of a seed began alike.
         examples: where the completions in credit.parquet come from; None without any.
+        sources: of the rules that are a user's own, a version each.
         manifest: what is common to all runs, and what differs.
         calibration: of the gradient norms, if there was one.
         collected: when, UTC.
         curves: credit, seed, step, tokens, seconds, name, value.
         credit: rows of credit.parquet.
         completions: rows of completions.parquet.
+        others: study -> its comparisons, where they are counted with these; not stored.
     """
 
     study: Study
@@ -137,12 +167,14 @@ class Report:
     threshold: float | None
     pairing: Pairing
     examples: Examples | None
+    sources: list[Source]
     manifest: dict[str, Any]
     calibration: dict[str, Any] | None
     collected: str
     curves: pd.DataFrame = field(compare=False)
     credit: list[dict[str, Any]]
     completions: list[dict[str, Any]]
+    others: Mapping[str, list[Difference]] = field(default_factory=dict, compare=False)
 
     @property
     def values(self) -> dict[str, dict[int, float | None]]:
@@ -155,7 +187,8 @@ class Report:
     @cached_property
     def comparison(self) -> Comparison:
         """The strategies against the baseline."""
-        return compare(self.values, self.study.baseline, self.study.higher_is_better)
+        study = self.study
+        return compare(self.values, study.baseline, study.higher_is_better, others=self.others)
 
     @cached_property
     def finished_curves(self) -> Curves:

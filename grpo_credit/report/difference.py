@@ -1,6 +1,6 @@
 """A strategy minus the baseline over paired seeds: all the numbers of one comparison."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypedDict
 
@@ -63,8 +63,9 @@ class Difference:
 
     Attributes:
         n: Pairs.
-        comparisons: m, the comparisons with the baseline that are made together.
-        holm_step: h, from 1 to m: the verdict tests at (1 - level)/h.
+        comparisons: m, the comparisons that are made together, those of other studies included.
+        holm_step: h, from 1 to m: the verdict tests t at (1 - level)/h.
+        flip_step: The same for the sign flips, in the order of their own p values.
         mean: Mean difference, in the unit of the metric; None without pairs.
         interval: Paired Student t at the level of one comparison; None below two pairs.
         holm_interval: Paired Student t at 1 - (1 - level)/h: it excludes zero where p_holm is at
@@ -72,7 +73,7 @@ class Difference:
         bootstrap: Percentile bootstrap of the mean difference.
         p: Two-sided p of the paired t test (for equal differences, see `paired_t_p`).
         p_holm: The same, adjusted for m comparisons.
-        sign_flip_p: Exact paired permutation test: no distribution is assumed.
+        sign_flip_p: Exact paired permutation test: differences are assumed to be symmetric.
         smallest_p: The smallest `sign_flip_p` that n pairs can reach.
         improvement: P(better) + P(equal)/2 for two random runs, seeds unpaired; None without pairs.
         improvement_interval: Its percentile bootstrap interval.
@@ -82,6 +83,7 @@ class Difference:
     n: int
     comparisons: int
     holm_step: int
+    flip_step: int
     mean: float | None
     interval: Interval | None
     holm_interval: Interval | None
@@ -95,36 +97,53 @@ class Difference:
     win_rate: float | None
 
 
-def compare_pairs(pairs: Mapping[str, Pair], settings: Settings) -> dict[str, Difference]:
+def compare_pairs(
+    pairs: Mapping[str, Pair], settings: Settings, others: Iterable[Difference] = ()
+) -> dict[str, Difference]:
     """Compare several strategies with one baseline, each over its own pairs.
 
     Args:
         pairs: Strategy to its pair; a strategy with fewer than two pairs is not counted in m.
         settings: How to compare.
+        others: Comparisons of other studies that are made together with these, counted in m.
 
     Returns:
         Strategy to its difference.
     """
     found = {name: differences(*pair) for name, pair in pairs.items()}
-    p_values = {name: paired_t_p(each) for name, each in found.items() if len(each) > 1}
-    family = list(p_values.values())
-    p_holm = dict.fromkeys(pairs, 1.0) | dict(zip(p_values, holm(family), strict=True))
-    tested = holm_steps(family, settings.alpha)
-    steps = dict.fromkeys(pairs, 1) | dict(zip(p_values, tested, strict=True))
+    alone = {name: _alone(each, settings) for name, each in found.items()}
+    tested = [name for name, each in found.items() if len(each) > 1]
+    elsewhere = [each for each in others if each.n > 1]
+    t = [*(alone[name]["p"] for name in tested), *(each.p for each in elsewhere)]
+    flips = [
+        *(alone[name]["sign_flip_p"] for name in tested),
+        *(each.sign_flip_p for each in elsewhere),
+    ]
+    p_holm = _of(pairs, tested, 1.0, holm(t))
+    steps = _of(pairs, tested, 1, holm_steps(t, settings.alpha))
+    flip_steps = _of(pairs, tested, 1, holm_steps(flips, settings.alpha))
     return {
         name: Difference(
-            comparisons=len(family),
+            comparisons=len(t),
             holm_step=steps[name],
+            flip_step=flip_steps[name],
             p_holm=p_holm[name],
             holm_interval=_paired(
                 t_interval(found[name], 1 - settings.alpha / steps[name]),
-                f", widened for {steps[name]} of {len(family)} comparisons",
+                f", widened for {steps[name]} of {len(t)} comparisons",
             ),
-            **_alone(found[name], settings),
+            **alone[name],
             **_how_often(pair, found[name], settings),
         )
         for name, pair in pairs.items()
     }
+
+
+def _of(
+    names: Iterable[str], tested: Sequence[str], untested: float, found: Sequence[Any]
+) -> dict[str, Any]:
+    """Give each strategy what was found; those of other studies come last, and are left out."""
+    return dict.fromkeys(names, untested) | dict(zip(tested, found, strict=False))
 
 
 def _alone(found: np.ndarray, settings: Settings) -> dict[str, Any]:

@@ -5,8 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-
-from grpo_credit.report.student import t_quantile
+from scipy.special import stdtrit
 
 Numbers = Sequence[float] | np.ndarray
 Statistic = Callable[..., np.ndarray]
@@ -94,7 +93,7 @@ def t_interval(values: Numbers, level: float = 0.95) -> Interval | None:
     mean, kind = float(values.mean()), "Student t"
     if all_equal(values):
         return Interval(mean, mean, level, kind, f"all {len(values)} values are equal: {_NOTHING}")
-    half = t_quantile((1 + level) / 2, len(values) - 1) * standard_error(values)
+    half = float(stdtrit(len(values) - 1, (1 + level) / 2)) * standard_error(values)
     return Interval(mean - half, mean + half, level, kind)
 
 

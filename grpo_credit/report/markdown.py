@@ -3,10 +3,10 @@
 import re
 from collections.abc import Mapping, Sequence
 
-from grpo_credit.report.data import FINISHED, Report
+from grpo_credit.report.data import FINISHED, Cell, Report
 from grpo_credit.report.view_diagnostics import gradient_table
 from grpo_credit.report.view_results import Table, differences_table, strategies_table
-from grpo_credit.report.view_run import cost_table
+from grpo_credit.report.view_run import cost_table, counted, seeds_vary
 from grpo_credit.visible import visible
 
 _SHOWN = ("git.commit", "git.dirty", "versions.torch", "versions.trl", "versions.transformers",
@@ -28,11 +28,19 @@ def markdown(report: Report, figures: Sequence[str] = ()) -> str:
         f"**{plain(comparison.verdict)}**",
         f"{plain(study.metric or 'no metric')} on held-out prompts, "
         f"{'higher' if study.higher_is_better else 'lower'} is better; this is not the training "
-        f"reward. {len(finished)} of {len(report.cells)} runs finished.",
+        f"reward. {len(finished)} of {len(report.cells)} runs finished. {plain(counted(report))} "
+        f"{seeds_vary(report.pairing)}",
         _list(
             {r.strategy: r.verdict.sentence for r in comparison.results if r.verdict is not None}
         ),
-        _unfinished(report),
+        _named(
+            "Not one rule: a rule of these runs is not that of the others.",
+            {c: c.unlike for c in report.cells if c.unlike},
+        ),
+        _named(
+            "Not finished:",
+            {c: c.reason or c.status for c in report.cells if c.status != FINISHED},
+        ),
         *(f"![{name}]({name})" for name in figures),
         "## Each strategy",
         table(strategies_table(report, comparison, curves)),
@@ -45,6 +53,7 @@ def markdown(report: Report, figures: Sequence[str] = ()) -> str:
         table(cost_table(report)),
         "## To repeat it",
         _code(study.command),
+        _list({f"rule {s.rule}": f"{s.file}, sha256 {s.sha256}" for s in report.sources}),
         _list({n: str(v) for n, v in report.manifest.get("common", {}).items() if n in _SHOWN}),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
@@ -81,14 +90,10 @@ def _list(entries: Mapping[str, str]) -> str:
     return "\n".join(f"* {plain(name)}: {plain(text)}" for name, text in entries.items())
 
 
-def _unfinished(report: Report) -> str:
-    """Name the runs that are missing from every number, with their reasons."""
-    missing: Sequence[str] = [
-        f"* {plain(cell.credit)}, seed {cell.seed}: {plain(cell.reason or cell.status)}"
-        for cell in report.cells
-        if cell.status != FINISHED
-    ]
-    return "Not finished:\n\n" + "\n".join(missing) if missing else ""
+def _named(title: str, cells: Mapping[Cell, str]) -> str:
+    """List runs with what is to be said of them."""
+    told = _list({f"{cell.credit}, seed {cell.seed}": text for cell, text in cells.items()})
+    return f"{title}\n\n{told}" if told else ""
 
 
 def _code(text: str) -> str:

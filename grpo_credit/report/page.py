@@ -2,6 +2,8 @@
 
 import base64
 import hashlib
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +33,17 @@ from grpo_credit.report.view_results import (
     strategies_table,
     values_figure,
 )
-from grpo_credit.report.view_run import anchors, calibration_table, cost_table, listed, manifest
+from grpo_credit.report.view_run import (
+    anchors,
+    calibration_table,
+    cost_table,
+    counted,
+    listed,
+    manifest,
+    seeds_vary,
+    sources,
+    unlike,
+)
 from grpo_credit.report.words import moment
 from grpo_credit.run.files import replace_text
 from grpo_credit.visible import visible
@@ -53,16 +65,19 @@ SECTIONS = {
 }
 
 
-def render(folder: Path) -> Path:
+def render(folder: Path, beside: Sequence[Path] = ()) -> Path:
     """Write report.html, report.md and figures/*.svg from a folder's data; return the page.
 
     Args:
         folder: where `grpo_credit.study.collect.collect` wrote the data.
+        beside: folders of other studies of the same question, such as another task: Holm's
+            correction is over the comparisons of all of them.
 
     Raises:
         CreditError: if the data is missing, damaged or of another version.
     """
-    report = load(folder)
+    others = {str(each): load(each).comparison.differences for each in beside}
+    report = replace(load(folder), others=others)
     drawn = pictures(report, _own(_environment(), "figures.css"))
     (folder / FIGURES).mkdir(exist_ok=True)
     for name, svg in drawn.items():
@@ -127,6 +142,9 @@ def _results(report: Report, limits: Limits) -> dict[str, Any]:
         "comparison": comparison,
         "several": sum(result.verdict is not None for result in comparison.results) > 1,
         "pairing": report.pairing,
+        "seeds_vary": seeds_vary(report.pairing),
+        "counted": counted(report),
+        "unlike": unlike(report, limits),
         "grid": grid(report, anchors(report, limits), limits),
         "total": len(report.cells),
         "problems": [visible(problem) for problem in report.problems],
@@ -159,6 +177,7 @@ def _runs(report: Report, limits: Limits) -> dict[str, Any]:
         "browser": browser(report, limits),
         "cost": cost_table(report),
         "manifest": manifest(report, limits),
+        "sources": sources(report, limits),
         "calibration": calibration_table(report),
         "runs": runs,
         "runs_left_out": len(report.cells) - len(runs),

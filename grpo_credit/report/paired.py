@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
+from scipy.special import stdtr
 
 from grpo_credit.report.intervals import (
     SAME,
@@ -12,7 +13,6 @@ from grpo_credit.report.intervals import (
     percentiles,
     standard_error,
 )
-from grpo_credit.report.student import upper_tail
 
 ENUMERATED_PAIRS = 16  # up to here, all sign patterns are visited
 SIGN_PATTERNS = 99_999  # drawn beyond
@@ -53,16 +53,18 @@ def paired_t_p(found: Numbers) -> float:
     if all_equal(found):
         return 2 / 3 ** len(found)
     t = abs(float(found.mean())) / standard_error(found)
-    return 2 * upper_tail(t, len(found) - 1)
+    return 2 * float(stdtr(len(found) - 1, -t))
 
 
 def sign_flip_p(found: Numbers, seed: int = 0) -> float:
-    """Give the two-sided p of the paired permutation test, which assumes no distribution.
+    """Give the two-sided p of the paired permutation test, which assumes symmetric differences.
 
         p = share of the sign patterns s ∈ {-1, 1}^n with |Σ s_i d_i| ≥ |Σ d_i|
 
-    Exact under the hypothesis that swapping the two strategies of a pair changes nothing. All
-    patterns are visited up to 16 pairs; beyond, 99,999 are drawn and p = (1 + hits) / 100,000.
+    Exact under the hypothesis that swapping the two strategies of a pair changes nothing, so that d
+    and -d are equally likely. That is more than equal means: where means are equal and shapes are
+    not (one strategy fails now and then, the other never), small p come far too often, at any n.
+    All patterns are visited up to 16 pairs; beyond, 99,999 are drawn and p = (1 + hits) / 100,000.
 
     Args:
         found: Differences `(n,)`.

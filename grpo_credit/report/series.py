@@ -6,8 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-
-from grpo_credit.report.student import t_quantile
+from scipy.special import stdtrit
 
 AXES = {"step": "optimizer steps", "tokens": "tokens", "seconds": "seconds of training"}
 Run = tuple[np.ndarray, np.ndarray]  # x and y, both (k,), in the order of x
@@ -95,7 +94,7 @@ def average(runs: Mapping[int, Run], points: int, level: float = 0.95) -> Averag
     if len(runs) == 1:
         return Average(x, values[0], None, 1)
     error = values.std(axis=0, ddof=1) / math.sqrt(len(runs))
-    half = t_quantile((1 + level) / 2, len(runs) - 1) * error
+    half = stdtrit(len(runs) - 1, (1 + level) / 2) * error
     return Average(x, values.mean(axis=0), half, len(runs))
 
 

@@ -1,7 +1,9 @@
 """Strategies compared over seeds: `compare`. The methods are in the modules beside this one."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from itertools import chain
+from types import MappingProxyType
 
 import numpy as np
 
@@ -50,7 +52,8 @@ class Comparison:
         baseline: Its name.
         higher_is_better: The direction of the metric.
         level: Of the intervals.
-        comparisons: m, the strategies that are compared with the baseline.
+        comparisons: m, all that are made together: the strategies that are compared with the
+            baseline, and the comparisons of other studies.
         results: One for each strategy, in the order given.
         verdict: One sentence.
         limits: What these numbers cannot tell, one sentence each: to be printed beside them.
@@ -64,6 +67,11 @@ class Comparison:
     verdict: str
     limits: tuple[str, ...]
 
+    @property
+    def differences(self) -> list[Difference]:
+        """The comparisons with the baseline."""
+        return [each.difference for each in self.results if each.difference is not None]
+
 
 def compare(
     values: Mapping[str, Cells],
@@ -73,6 +81,7 @@ def compare(
     level: float = 0.95,
     resamples: int = 10_000,
     seed: int = 0,
+    others: Mapping[str, Iterable[Difference]] = MappingProxyType({}),
 ) -> Comparison:
     """Compare strategies with a baseline over paired seeds.
 
@@ -85,6 +94,8 @@ def compare(
         level: Of the intervals; 1 - level is the chance of one or more false winners.
         resamples: Of the bootstrap.
         seed: Of the bootstrap.
+        others: Study to its comparisons, where several studies are of one question: Holm's
+            correction is then over all of them.
 
     Returns:
         Everything that the report prints.
@@ -102,7 +113,7 @@ def compare(
     pairs = {
         name: _pair(cells, values[baseline]) for name, cells in values.items() if name != baseline
     }
-    found = compare_pairs(pairs, settings)
+    found = compare_pairs(pairs, settings, chain.from_iterable(others.values()))
     verdicts = {name: decide(difference, settings) for name, difference in found.items()}
     seeds = sorted({seed for cells in values.values() for seed in cells})
     results = tuple(
@@ -116,7 +127,7 @@ def compare(
         comparisons=max((each.comparisons for each in found.values()), default=0),
         results=results,
         verdict=summarise(baseline, verdicts),
-        limits=(*_gaps(results, settings), *limits(found, settings)),
+        limits=(*_gaps(results, settings), *limits(found, settings, others)),
     )
 
 

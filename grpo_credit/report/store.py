@@ -25,7 +25,7 @@ from grpo_credit.errors import CreditError
 from grpo_credit.report.data import Report
 from grpo_credit.run.files import replace_text
 
-SCHEMA = 1
+SCHEMA = 2
 REPORT, RUNS, CURVES = "report.json", "runs.csv", "curves.csv"
 CREDIT, COMPLETIONS = "credit.parquet", "completions.parquet"
 _KINDS = {
@@ -37,7 +37,7 @@ _PARSE = csv.ParseOptions(newlines_in_values=True)
 _CREDIT_COLUMNS = {"step", "row", "group", "prompt", "reward", "advantage", "truncated", "decided",
                    "tokens", "counted"}  # fmt: skip
 _COMPLETION_COLUMNS = {"credit", "seed", "step", "prompt", "completion", "rewards", "advantage"}
-_TABLES = ("curves", "credit", "completions")
+_ELSEWHERE = ("curves", "credit", "completions", "others")  # not in report.json
 
 
 def write(report: Report, folder: Path) -> None:
@@ -53,7 +53,7 @@ def write(report: Report, folder: Path) -> None:
 
 def dump(report: Report) -> str:
     """Write report.json's text: strict JSON, null for what is no number."""
-    content = {f.name: getattr(report, f.name) for f in fields(report) if f.name not in _TABLES}
+    content = {f.name: getattr(report, f.name) for f in fields(report) if f.name not in _ELSEWHERE}
     # for other programs; it is computed again when this is read
     content = {"schema": SCHEMA, **content, "comparison": report.comparison}
     return json.dumps(_strict(content), indent=1, allow_nan=False) + "\n"
@@ -66,7 +66,7 @@ def load(folder: Path) -> Report:
         CreditError: if there is none, or it is damaged or of another version.
     """
     content = _content(folder)
-    given = {f.name: f.type for f in fields(Report) if f.name not in _TABLES}
+    given = {f.name: f.type for f in fields(Report) if f.name not in _ELSEWHERE}
     where = str(folder / REPORT)
     parts = {
         name: _read(kind, _entry(content, name, where), f"{where}: {name}")

@@ -7,14 +7,17 @@ A strategy is called better or worse when three things hold:
 2. Holm's procedure rejects by the paired t test; which is to say that the paired t interval at
    the level 1 - α/h of its step excludes zero. Where all differences are equal there is no
    interval, and the p of `paired_t_p` for that case decides;
-3. the sign-flip test agrees: its p is at most α/h, or the smallest that n pairs can reach. Without
-   this, t makes too many false claims on lattices, such as shares of right answers.
+3. the sign-flip test agrees: Holm's procedure rejects by its p values, too; or, where n pairs
+   cannot reach that, its p is the smallest that they can reach. Without this, t makes too many
+   false claims on lattices, such as shares of right answers.
 
-docs/statistics.md has the simulated rate of false claims of this rule, and of others.
+Both tests ask whether swapping the two strategies of a pair changes nothing: differences that are
+symmetric around zero, which is more than equal means. docs/statistics.md has the simulated rate of
+false claims of this rule, and of others, where that holds and where only the means are equal.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -54,11 +57,11 @@ def decide(difference: Difference, settings: Settings) -> Verdict:
     """
     mean, interval = difference.mean, difference.holm_interval
     if difference.smallest_p > settings.alpha or mean is None or interval is None:
-        return _too_few(difference)
+        return _too_few(difference, settings)
     called: Outcome = "better" if (mean > 0) == settings.higher_is_better else "worse"
     if interval.degenerate:
         return _all_alike(difference, mean, called, settings)
-    enough = max(settings.alpha / difference.holm_step, difference.smallest_p)
+    enough = max(settings.alpha / difference.flip_step, difference.smallest_p)
     agrees = difference.sign_flip_p <= enough
     if interval.excludes(0) and agrees:
         return Verdict(called, f"{called} by {_size(mean, interval)}, {count(difference.n)}")
@@ -95,12 +98,17 @@ def _together(outcome: Outcome, verdicts: Mapping[str, Verdict]) -> str:
     return f"{outcome} for {names[0]} ({verdicts[names[0]].sentence.removeprefix(f'{outcome}: ')})"
 
 
-def limits(differences: Mapping[str, Difference], settings: Settings) -> tuple[str, ...]:
+def limits(
+    differences: Mapping[str, Difference],
+    settings: Settings,
+    others: Mapping[str, Iterable[Difference]],
+) -> tuple[str, ...]:
     """Say what the comparisons cannot tell, one sentence each, to be printed beside them.
 
     Args:
         differences: Strategy to its difference to the baseline.
         settings: How they were compared.
+        others: Study to its comparisons, made together with these.
 
     Returns:
         Sentences; none without a comparison.
@@ -111,8 +119,11 @@ def limits(differences: Mapping[str, Difference], settings: Settings) -> tuple[s
     together = max(each.comparisons for each in differences.values())
     return (
         *(_floor(n, together, settings) for n in pairs),
-        *_widened(together, settings),
-        "Student's t assumes nearly normal differences, the sign-flip test does not.",
+        *_widened(together, settings, others),
+        "Student's t assumes nearly normal differences, the sign-flip test symmetric ones. Both "
+        "ask whether swapping the two strategies of a pair changes nothing, which is more than "
+        "equal means.",
+        *_hidden(pairs, settings),
         "Percentile bootstrap intervals are too narrow with few seeds and decide nothing here.",
         "No difference shown does not mean equal: the interval says what is still possible.",
     )
@@ -130,27 +141,55 @@ def _floor(pairs: int, together: int, settings: Settings) -> str:
     return f"{said}."
 
 
-def _widened(together: int, settings: Settings) -> list[str]:
-    """Say that intervals were widened, if they were."""
+def _widened(
+    together: int, settings: Settings, others: Mapping[str, Iterable[Difference]]
+) -> list[str]:
+    """Say over how many comparisons intervals were widened, if they were."""
     if together < 2:
         return []
     widest = 100 * (1 - settings.alpha / together)
+    among = f", those of {' and '.join(others)} among them" if others else ""
     return [
-        f"{together} comparisons are made: the interval in a verdict is at the level of its step "
-        f"in Holm's procedure, {100 * settings.level:.3g} to {widest:.3g} %, to keep the chance of "
-        f"one or more false claims at {100 * settings.alpha:.2g} %."
+        f"{together} comparisons are made{among}: the interval in a verdict is at the level of its "
+        f"step in Holm's procedure, {100 * settings.level:.3g} to {widest:.3g} %, to keep the "
+        f"chance of one or more false claims at {100 * settings.alpha:.2g} %. Whatever else was "
+        "compared or looked at is not counted."
     ]
 
 
-def _too_few(difference: Difference) -> Verdict:
-    """Say that no number of this size can decide."""
-    reason = (
-        f"n = {difference.n}, no exact paired test can go below "
-        f"p = {probability(difference.smallest_p)}"
-        if difference.n
-        else "no seed has a value for both"
+def _hidden(pairs: Sequence[int], settings: Settings) -> list[str]:
+    """Say how often something may happen to a run that was not seen in any.
+
+        (1 - rate)^n ≥ α    ⇔    rate ≤ 1 - α^(1/n)
+
+    Args:
+        pairs: Numbers of pairs, ascending.
+        settings: With α = 1 - level.
+    """
+    if not pairs:
+        return []
+    rate = 100 * (1 - settings.alpha ** (1 / pairs[-1]))
+    return [
+        f"Rare failures hide: {pairs[-1]} runs without one do not rule out that up to {rate:.0f} % "
+        "fail. Where one strategy fails in 15 % of its runs and another never, at equal means, 20 "
+        "to 39 % of studies with 6 to 10 seeds claim a difference (docs/statistics.md)."
+    ]
+
+
+def _too_few(difference: Difference, settings: Settings) -> Verdict:
+    """Say what is seen, that so few pairs cannot decide, and how many can."""
+    if difference.mean is None or difference.win_rate is None:
+        return Verdict(_TOO_FEW, f"{_TOO_FEW}: no seed has a value for both")
+    interval = difference.holm_interval
+    size = (
+        f"{difference.mean:+.3g}"
+        if interval is None or interval.degenerate
+        else _size(difference.mean, interval, signed=True)
     )
-    return Verdict(_TOO_FEW, f"{_TOO_FEW}: {reason}")
+    won = f"{100 * difference.win_rate:.0f} % of {count(difference.n)} won"
+    floor = f"an exact test of so few cannot go below p = {probability(difference.smallest_p)}"
+    needed = math.ceil(math.log2(2 / settings.alpha))
+    return Verdict(_TOO_FEW, f"{_TOO_FEW}: {size}, {won}; {floor}, {needed} are needed")
 
 
 def _all_alike(difference: Difference, mean: float, called: Outcome, settings: Settings) -> Verdict:

@@ -8,7 +8,7 @@ from markupsafe import Markup
 
 from grpo_credit.figures.forest import Row, forest
 from grpo_credit.report.curves import area_under_curve, median_steps, steps_to_threshold
-from grpo_credit.report.data import FINISHED, Report
+from grpo_credit.report.data import FINISHED, Cell, Report
 from grpo_credit.report.difference import Difference
 from grpo_credit.report.intervals import Interval
 from grpo_credit.report.limits import Limits
@@ -22,6 +22,7 @@ SIGNS = {
     FINISHED: "✓", "failed": "✕", "damaged": "!", "interrupted": "‖", "running": "…",
     "waiting": "·", "missing": "–",
 }  # fmt: skip
+UNLIKE = "≠"  # of a run whose rule is not that of the others
 HELD_OUT = "held_out/"
 Values = Mapping[str, Cells]
 
@@ -54,10 +55,12 @@ def grid(report: Report, anchors: Mapping[tuple[str, int], str], limits: Limits)
     rows: dict[str, list[dict[str, str]]] = {}
     for cell in report.cells:
         entry = {
-            "status": cell.status if cell.status in SIGNS else "damaged",
-            "sign": SIGNS.get(cell.status, "!"),
+            "status": _look(cell),
+            "sign": UNLIKE if cell.unlike else SIGNS.get(cell.status, "!"),
             "text": aligned(cell.value) if cell.status == FINISHED else visible(cell.status),
-            "why": visible(f"{cell.credit}, seed {cell.seed}: {cell.reason or cell.status}"),
+            "why": visible(
+                f"{cell.credit}, seed {cell.seed}: {cell.reason or cell.unlike or cell.status}"
+            ),
             "anchor": anchors.get((cell.credit, cell.seed), ""),
         }
         rows.setdefault(visible(cell.credit), []).append(entry)
@@ -65,6 +68,12 @@ def grid(report: Report, anchors: Mapping[tuple[str, int], str], limits: Limits)
     kept = dict(list(rows.items())[:shown])
     counts = Counter(cell.status for cell in report.cells)
     return Grid(report.study.seeds, kept, counts, len(rows) - len(kept))
+
+
+def _look(cell: Cell) -> str:
+    """Name the style of a cell of the grid."""
+    status = cell.status if cell.status in SIGNS else "damaged"
+    return f"{status} unlike" if cell.unlike else status
 
 
 def values_figure(

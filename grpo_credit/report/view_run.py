@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from grpo_credit.report.data import FINISHED, Cell, Report
+from grpo_credit.report.data import FINISHED, Cell, Pairing, Report
 from grpo_credit.report.limits import Limits, cut
 from grpo_credit.report.view_results import Table
 from grpo_credit.report.words import NONE, number, size, time_taken
@@ -165,6 +165,93 @@ def manifest(report: Report, limits: Limits) -> Manifest:
 def _text(value: Any, limits: Limits) -> str:
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
     return visible(cut(text, limits.text))
+
+
+@dataclass(frozen=True)
+class OwnRule:
+    """A version of a rule that is a user's own.
+
+    Args:
+        title: name, file and hash.
+        runs: that were trained by it.
+        function: its source.
+        module: the source of its file.
+    """
+
+    title: str
+    runs: str
+    function: str
+    module: str
+
+
+def sources(report: Report, limits: Limits) -> list[OwnRule]:
+    """Show the rules that are a user's own, a version each."""
+    return [
+        OwnRule(
+            visible(f"{each.rule}: {each.file or 'no file'}, sha256 {(each.sha256 or NONE)[:12]}"),
+            visible(cut(_by_strategy(each.runs), limits.text)),
+            _code(each.function or "its source was not to be had", limits),
+            _code(each.module or "", limits),
+        )
+        for each in report.sources
+    ]
+
+
+def _by_strategy(runs: Sequence[str]) -> str:
+    """Write runs shorter.
+
+    Example:
+        >>> print(_by_strategy(["seq, seed 0", "seq, seed 1", "dapo, seed 1"]))
+        seq: seed 0, 1; dapo: seed 1
+    """
+    seeds: dict[str, list[str]] = {}
+    for credit, _, seed in (run.rpartition(", seed ") for run in runs):
+        seeds.setdefault(credit, []).append(seed)
+    return "; ".join(f"{credit}: seed {', '.join(each)}" for credit, each in seeds.items())
+
+
+def _code(text: str, limits: Limits) -> str:
+    """Show a source with its lines as lines."""
+    return "\n".join(map(visible, cut(text, limits.text).split("\n")))
+
+
+def unlike(report: Report, limits: Limits) -> list[str]:
+    """Name the runs whose rules are not those of the others."""
+    found = [f"{c.credit}, seed {c.seed}: {c.unlike}" for c in report.cells if c.unlike]
+    more = [f"{len(found) - limits.seeds} more"] if len(found) > limits.seeds else []
+    return [visible(cut(text, limits.text)) for text in [*found[: limits.seeds], *more]]
+
+
+def seeds_vary(pairing: Pairing) -> str:
+    """Say what differs between seeds.
+
+    Example:
+        >>> print(seeds_vary(Pairing([], [], [[0, 1]])))
+        All seeds start from the same weights: they vary sampling and data, not the initialisation.
+    """
+    groups = pairing.weights
+    if not groups:
+        return "No run recorded the weights that it started from."
+    if len(groups) == 1:
+        return (
+            "All seeds start from the same weights: they vary sampling and data, not the "
+            "initialisation."
+        )
+    if all(len(group) == 1 for group in groups):
+        return "Each seed starts from weights of its own: they vary initialisation, sampling, data."
+    listed = "; ".join(", ".join(map(str, group)) for group in groups)
+    return f"Some seeds start from the same weights ({listed}): they are not independent."
+
+
+def counted(report: Report) -> str:
+    """Say which comparisons share the chance of a false claim."""
+    number, others = report.comparison.comparisons, report.others
+    if others:
+        among = visible(" and ".join(others))
+        return f"Holm's correction is over {number} comparisons, those of {among} among them."
+    return (
+        f"Holm's correction is over the {number} comparisons of this study." if number > 1 else ""
+    )
 
 
 def calibration_table(report: Report) -> Table | None:

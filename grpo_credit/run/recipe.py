@@ -66,6 +66,17 @@ class RunArguments:
 
 
 @dataclass
+class TinyArguments(RunArguments):
+    """Options of a recipe that makes a tiny model where none is named."""
+
+    warm_start_seed: int = field(
+        default=0,
+        metadata={"help": "Seed of the tiny model's first weights and lessons, 0 or more; each "
+        "is made once."},
+    )  # fmt: skip
+
+
+@dataclass
 class DataArguments(RunArguments):
     """Options of a recipe that reads prompts of the user's."""
 
@@ -192,6 +203,7 @@ def prepare(recipe: Recipe, arguments: list[str]) -> Asked:
     script, args, model_args = _read(recipe, arguments)
     script.preflight = read_how(script.preflight)
     _check_counts(script)
+    _check_warm_start(script, model_args.model_name_or_path)
     task = recipe.task(script, args, model_args)
     check_prompts(task.train, task.test)
     if not script.dry_run:
@@ -215,6 +227,18 @@ def _check_counts(script: RunArguments) -> None:
     for name, least in (("test_prompts", 1), ("test_samples", 1), ("test_every", 0)):
         if (value := getattr(script, name)) < least:
             raise ValueError(f"--{name} is {value}, expected {least} or more.")
+
+
+def _check_warm_start(script: RunArguments, model: str | None) -> None:
+    """Refuse a seed that is none, or that nothing would read."""
+    seed = getattr(script, "warm_start_seed", 0)
+    if seed < 0:
+        raise ValueError(f"--warm_start_seed is {seed}, expected 0 or more.")
+    if seed and model:
+        raise ValueError(
+            f"--warm_start_seed is of the tiny model, but --model_name_or_path is {model!r}, whose "
+            "weights no seed changes; leave it out."
+        )
 
 
 def _refuse_too_few(args: Any, train: Any) -> None:

@@ -46,16 +46,22 @@ def _claim(recipe: Recipe, arguments: list[str], asked: Asked) -> Job:
     from grpo_credit.completing import draws
     from grpo_credit.config import plan
     from grpo_credit.run import directory, manifest
+    from grpo_credit.run.sources import own_sources
 
     script, args, model_args, task = asked.script, asked.args, asked.model_args, asked.task
-    strategy = plan(args).strategy.name.replace("/", "-").replace(":", "-")
+    strategy = plan(args).strategy
     given = args.output_dir if names_option(arguments, "output_dir") else None
-    stem = f"{Path(recipe.file).stem}-{strategy}"
+    stem = f"{Path(recipe.file).stem}-{strategy.name.replace('/', '-').replace(':', '-')}"
     out = directory.choose(RUNS, stem, given, script.resume)
     args.output_dir = str(out)
     config = {**asdict(script), **asdict(model_args), **args.to_dict()}
     data = {"train": task.train, "test": task.test}
-    extra = {"plan": str(plan(args)), "metric": task.metric, "held_out_draws": draws(args)}
+    extra = {
+        "plan": str(plan(args)),
+        "metric": task.metric,
+        "held_out_draws": draws(args),
+        "rules": own_sources(strategy.rules),
+    }
     described = manifest.manifest(sys.argv, config, data, args.seed, extra, recipe=recipe.file)
     checkpoint = directory.claim(out, described, script.resume)
     return Job(script, args, model_args, task, out, given is not None, checkpoint)

@@ -71,6 +71,7 @@ def write_report(out: Path) -> int:
     """
     with patience("collecting the runs for the report; Ctrl-C leaves without it"):
         from grpo_credit.report.page import render
+        from grpo_credit.report.words import number
         from grpo_credit.study.collect import collect
 
         try:
@@ -85,6 +86,10 @@ def write_report(out: Path) -> int:
     for reason, (name, *others) in damaged.items():
         more = f" and {len(others)} more" if others else ""
         say(visible(f"without a number: {name}{more}; {reason}"))
+    width = max(map(len, report.study.credits))
+    for result in report.comparison.results:
+        told = result.verdict.sentence if result.verdict else "baseline"
+        say(visible(f"{result.strategy:<{width}}  {number(result.mean):>7}  {told}"))
     say(f"report: {page}")
     return int(bool(damaged))
 

@@ -32,9 +32,10 @@ class CalibrationError(RuntimeError):
 
 def calibration_cells(study: Study, out: Path) -> list[Cell]:
     """List one run without learning for every strategy, at the first seed of the study."""
+    seed = study.seeds[0]
+    options = (*study.options_of(seed), *STANDING)
     return [
-        Cell(out / "calibration", study.recipe, credit, study.seeds[0], (*study.options, *STANDING))
-        for credit in study.credits
+        Cell(out / "calibration", study.recipe, credit, seed, options) for credit in study.credits
     ]
 
 

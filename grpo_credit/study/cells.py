@@ -97,8 +97,8 @@ def cells_of(study: Study, out: Path, scales: Mapping[str, float] | None = None)
         scales: of strategies whose credit is multiplied by a constant.
     """
     return [
-        Cell(out / "cells", study.recipe, credit, seed, (*study.options, *scaled(credit, scales)))
-        for seed in study.seeds
+        Cell(out / "cells", study.recipe, credit, seed, (*options, *scaled(credit, scales)))
+        for seed, options in zip(study.seeds, map(study.options_of, study.seeds), strict=True)
         for credit in study.credits
     ]
 

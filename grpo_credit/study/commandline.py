@@ -67,6 +67,7 @@ def read(arguments: Sequence[str]) -> Asked:
         metric=asked.metric,
         higher_is_better=not asked.lower_is_better,
         match_grad_norm=asked.match_grad_norm,
+        own_warm_starts=asked.own_warm_starts,
     )
     if asked.jobs is not None and asked.jobs < 1:
         raise ValueError(f"--jobs is {asked.jobs}, expected at least 1.")
@@ -95,6 +96,12 @@ def make_parser() -> argparse.ArgumentParser:
     add("--lower_is_better", action="store_true", help="the metric is a cost")
     add("--match_grad_norm", action="store_true", help="scale credit so that first gradients are "
         "as long as the baseline's; AdamW undoes a scale but for clipping and epsilon")  # fmt: skip
+    add(
+        "--own_warm_starts",
+        action="store_true",
+        help="a tiny model of its own for every seed "
+        "(--warm_start_seed=SEED in its runs); otherwise all start from the same weights",
+    )
     add("--jobs", type=int, metavar="N", help="cells at once (default: one a GPU, or one a core)")
     add("--engine", choices=sorted(ENGINES), default="local", help="where cells run (default: "
         "local); ray and slurm need the extra of that name")  # fmt: skip

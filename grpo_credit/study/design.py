@@ -14,6 +14,7 @@ from grpo_credit.run.provenance import describe_command, git_state, now
 STUDY = "study.json"
 SCHEMA = 1
 SMALLEST = 2  # seeds: with one, a difference between strategies cannot be told from luck
+WARM_START = "warm_start_seed"
 OWNED = ("seed", "output_dir", "resume", "credit", "credit_kwargs", "credit_scale")
 
 
@@ -30,6 +31,7 @@ class Study:
         metric: the held-out number that decides; None for the one the recipe names.
         higher_is_better: which way the metric points.
         match_grad_norm: whether a calibration makes the first gradients equally long.
+        own_warm_starts: whether every seed begins with a tiny model of its own.
 
     Raises:
         ValueError: fewer than two seeds, no strategy, a strategy or seed named twice, a baseline
@@ -44,6 +46,7 @@ class Study:
     metric: str | None = None
     higher_is_better: bool = True
     match_grad_norm: bool = False
+    own_warm_starts: bool = False
 
     def __post_init__(self) -> None:
         if not self.credits:
@@ -63,6 +66,16 @@ class Study:
                 f"{', '.join(self.credits)}."
             )
         _refuse_owned(self.options)
+        if self.own_warm_starts and any(map(_is_warm_start, self.options)):
+            raise ValueError(f"--{WARM_START} is set for each seed by --own_warm_starts; drop one.")
+
+    def options_of(self, seed: int) -> tuple[str, ...]:
+        """Return the recipe's options of a seed's runs, without the seed itself."""
+        return (*self.options, *([f"--{WARM_START}={seed}"] if self.own_warm_starts else []))
+
+
+def _is_warm_start(word: str) -> bool:
+    return word.partition("=")[0].replace("-", "_") == f"__{WARM_START}"
 
 
 def _refuse_twice(what: str, keys: Sequence[Any], shown: Sequence[Any]) -> None:

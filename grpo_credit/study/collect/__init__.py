@@ -1,5 +1,6 @@
 """From the directory of a study to the data of its report."""
 
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from grpo_credit.study.collect.cells import find_metric, read_cells, read_study
 from grpo_credit.study.collect.completions import read_completions
 from grpo_credit.study.collect.curves import read_curves
 from grpo_credit.study.collect.examples import find_examples
-from grpo_credit.study.collect.provenance import describe
+from grpo_credit.study.collect.provenance import describe, own_rules, read_manifests, weights
 from grpo_credit.study.collect.trained import length_rows, midpoint, pairing, read_trained
 
 __all__ = ["collect"]
@@ -35,6 +36,9 @@ def collect(out: Path) -> Report:
     problems: list[str] = []
     study = find_metric(out, read_study(out))
     cells = read_cells(out, study, problems)
+    manifests = read_manifests(out, cells)
+    sources, unlike = own_rules(manifests)
+    cells = [replace(cell, unlike=unlike.get((cell.credit, cell.seed))) for cell in cells]
     trained = read_trained(out, cells, problems)
     threshold = midpoint(trained)
     curves = read_curves(out, cells, problems)
@@ -45,9 +49,10 @@ def collect(out: Path) -> Report:
         cells=cells,
         problems=problems,
         threshold=threshold,
-        pairing=pairing(trained),
+        pairing=pairing(trained, weights(manifests)),
         examples=examples,
-        manifest=describe(out, cells),
+        sources=sources,
+        manifest=describe(manifests),
         calibration=_calibration(out, problems),
         collected=datetime.now(UTC).isoformat(timespec="seconds"),
         curves=curve_frame(curves),

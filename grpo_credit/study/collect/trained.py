@@ -1,8 +1,8 @@
 """What was trained on: lengths of right and wrong completions, and whether runs began alike."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -101,22 +101,36 @@ def length_rows(
     return rows
 
 
-def pairing(trained: Iterable[Step]) -> Pairing:
-    """Say of which seeds all runs had the same completions in the first step that was kept.
+def pairing(trained: Iterable[Step], weights: Mapping[int, set[str]]) -> Pairing:
+    """Say which seeds' runs began alike: with the same weights, and the same first completions.
 
     Seeds with one run, or whose runs kept no step in common, are of neither kind; nor are those
     that differ where the first step was not kept: after an update completions may differ.
+
+    Args:
+        trained: the steps that were kept.
+        weights: seed -> fingerprints of the weights that its runs started from.
     """
     first: dict[int, dict[str, Step]] = defaultdict(dict)
     for step in trained:
         kept = first[step.seed].get(step.credit)
         if kept is None or step.step < kept.step:
             first[step.seed][step.credit] = step
-    found = Pairing([], [])
+    found = Pairing(
+        [], sorted(s for s, starts in weights.items() if len(starts) > 1), _groups(weights)
+    )
     for seed, runs in sorted(first.items()):
-        if len(runs) > 1 and len({step.step for step in runs.values()}) == 1:
+        steps = {step.step for step in runs.values()}
+        if seed not in found.unlike and len(runs) > 1 and len(steps) == 1:
             alike = len({step.tokens for step in runs.values()}) == 1
-            at = next(iter(runs.values())).step
-            if alike or at == FIRST:
+            if alike or steps == {FIRST}:
                 (found.alike if alike else found.unlike).append(seed)
-    return found
+    return replace(found, unlike=sorted(found.unlike))
+
+
+def _groups(weights: Mapping[int, set[str]]) -> list[list[int]]:
+    """Group the seeds by what their runs started from."""
+    groups: dict[frozenset[str], list[int]] = {}
+    for seed, starts in sorted(weights.items()):
+        groups.setdefault(frozenset(starts), []).append(seed)
+    return list(groups.values())
