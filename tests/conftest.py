@@ -4,6 +4,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TRL_EXPERIMENTAL_SILENCE"] = "1"  # rollout_func, which fixes the completions
 os.environ["CUDA_VISIBLE_DEVICES"] = ""  # parity is stated in float32 on the CPU
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.pop("COLUMNS", None)  # which xdist sets; a test of a width names it
 
 from hypothesis import HealthCheck, settings
 

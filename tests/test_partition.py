@@ -83,8 +83,8 @@ def test_window_totals_are_exact_for_every_batch_plan(
     inner = CreditGRPOTrainer._compute_loss
 
     def recorded(self, model, inputs):
-        tokens = (counted(inputs) * inputs["kl_weights"]).sum()
-        sums[self.state.global_step] += float(tokens) / self.current_gradient_accumulation_steps
+        tokens = (counted(inputs) * inputs["credit_weights"]).sum()
+        sums[self.state.global_step] += float(tokens)
         return inner(self, model, inputs)
 
     monkeypatch.setattr(CreditGRPOTrainer, "_compute_loss", recorded)
