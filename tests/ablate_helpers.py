@@ -10,11 +10,15 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 ABLATE = ROOT / "scripts" / "ablate.py"
 FAKE = ROOT / "tests" / "fake_recipe.py"
+WAIT_S = 240.0  # below pytest's own limit; a busy machine takes minutes for what takes seconds
 
 
-def start(folder, *options, recipe=FAKE, out="study"):
+IN_BACKGROUND = ["sh", "-c", 'trap "" INT; exec "$0" "$@"']  # as a shell starts a job with `&`
+
+
+def start(folder, *options, recipe=FAKE, out="study", wrapper=()):
     """Start a runner in a folder; its cells note their steps in the file `ledger` there."""
-    command = [sys.executable, ABLATE, "--recipe", recipe, "--out", out, *options]
+    command = [*wrapper, sys.executable, ABLATE, "--recipe", recipe, "--out", out, *options]
     return subprocess.Popen(
         list(map(str, command)), cwd=folder, text=True, stdout=subprocess.PIPE,
         stderr=subprocess.PIPE, env={**os.environ, "LEDGER": str(folder / "ledger")},
@@ -24,7 +28,7 @@ def start(folder, *options, recipe=FAKE, out="study"):
 def ablate(folder, *options, **more):
     """Run a study to its end; return exit code, stdout, stderr."""
     process = start(folder, *options, **more)
-    out, err = process.communicate(timeout=280)
+    out, err = process.communicate(timeout=WAIT_S)
     return process.returncode, out, err
 
 
@@ -40,7 +44,7 @@ def steps_done(folder):
                   if what.isdigit())  # fmt: skip
 
 
-def wait_for(condition, seconds=60.0):
+def wait_for(condition, seconds=WAIT_S):
     """Wait until something is the case; return it."""
     deadline = time.monotonic() + seconds
     while not (value := condition()):

@@ -8,6 +8,10 @@ os.environ.pop("COLUMNS", None)  # which xdist sets; a test of a width names it
 
 from hypothesis import HealthCheck, settings
 
+from grpo_credit.study.process import ignore_alone
+
+ignore_alone()  # as a background job; the processes of tests are sent the signals it ignores
+
 # a shared machine may pause for seconds: neither an example nor its making is timed
 settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("patient")

@@ -27,6 +27,10 @@ from grpo_credit.tiny.tokenizer import build_tokenizer
 PROMPTS = [f"{i}+{i + 1}=" for i in range(1, 9)]
 GROUP = 4
 LONGEST = 12
+# Of float32 on any processor. The terms of a loss are up to ten in size and cancel: their sum is
+# off by some 2^-24 of them, whatever is left of it. A wrong mask or denominator moves a loss or a
+# gradient by a thousandth and more.
+ROUNDING = 1e-5
 OPTIONS = {  # of rules with an option that has no default
     "potential": {"function": "rules:digits_so_far"},
     "softmax_length": {"lam": 1.0},

@@ -112,7 +112,7 @@ def test_in_bfloat16_another_shape_moves_log_probabilities_less_than_bfloat16_it
         return every.gather(2, ids[:2, 1:64, None])
 
     exact = logps(8, 128)
-    torch.testing.assert_close(logps(2, 64), exact, rtol=1e-5, atol=1e-5)
+    assert (logps(2, 64) - exact).abs().max() < 1e-5 * exact.abs().max()
     model.bfloat16()
     whole, trimmed = logps(8, 128), logps(2, 64)
     assert (trimmed - whole).abs().mean() < 0.5 * (whole - exact).abs().mean()

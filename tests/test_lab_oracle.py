@@ -136,7 +136,7 @@ def test_chance_is_at_one_half(scored):
     for name in ("auroc", "sign"):
         mean, error = found.found["random"][name]
         assert 0 < error < 0.05
-        assert abs(mean - 0.5) <= 4 * error
+        assert abs(mean - 0.5) < 0.1  # not by `error`, which five batches know badly
 
 
 def test_even_credit_is_at_one_half_exactly(scored):
@@ -173,7 +173,7 @@ def test_rules_that_know_the_cause_find_it(scored):
         assert auroc["decided/seq"] > 0.6  # tails are left out
     if name == "path_star":
         # the one uncertain token; all but groups without a success, (3/4)^8 = 0.1, which tie
-        assert auroc["entropy_soft/seq"] == pytest.approx(0.95, abs=0.05)
+        assert auroc["entropy_soft/seq"] == pytest.approx(0.95, abs=0.1)
         assert auroc["tree_td/seq"] == pytest.approx(auroc["entropy_soft/seq"])
     if name == "arithmetic":
         assert 0.5 < auroc["tree_td/seq"] < 0.8

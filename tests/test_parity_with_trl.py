@@ -3,7 +3,7 @@
 import itertools
 
 import pytest
-from harness import difference, ours, run, trl
+from harness import ROUNDING, difference, ours, run, trl
 from trl import GRPOConfig
 
 from grpo_credit import CreditGRPOTrainer
@@ -23,12 +23,12 @@ HARD = {  # two iterations, accumulation 2, uneven lengths, one fully masked row
 }
 
 
-def assert_same(a, b, loss=1e-6, gradient=1e-5):
+def assert_same(a, b):
     assert len(a.losses) == len(b.losses) > 0
-    assert max(abs(x - y) for x, y in zip(a.losses, b.losses, strict=True)) <= loss
+    assert max(abs(x - y) for x, y in zip(a.losses, b.losses, strict=True)) <= ROUNDING
     assert len(a.gradients) == len(b.gradients) > 0
     gaps = [difference(x, y) for x, y in zip(a.gradients, b.gradients, strict=True)]
-    assert max(gaps) <= gradient
+    assert max(gaps) <= ROUNDING
 
 
 @pytest.mark.parametrize(
@@ -92,7 +92,7 @@ def test_token_counts_are_the_steps_own_where_trls_are_an_average():
     gaps = [difference(x, y) for x, y in zip(mine.gradients, theirs.gradients, strict=True)]
     assert all(1e-3 < gap < 0.3 for gap in gaps)
     for a, b in zip(mine.gradients, theirs.gradients, strict=True):  # in length alone
-        assert difference(a / a.norm(), b / b.norm()) <= 1e-5
+        assert difference(a / a.norm(), b / b.norm()) <= ROUNDING
 
 
 def test_plain_grpo_config_is_accepted():
@@ -114,7 +114,7 @@ def test_evaluation_loss_is_trls():
     losses = [log["eval_loss"] for log in theirs.logs if "eval_loss" in log]
     assert losses
     assert [log["eval_loss"] for log in mine.logs if "eval_loss" in log] == pytest.approx(
-        losses, abs=1e-6
+        losses, abs=ROUNDING
     )
 
 

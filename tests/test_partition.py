@@ -4,7 +4,7 @@ from collections import Counter
 
 import pytest
 import torch
-from harness import OPTIONS, difference, ours, shipped
+from harness import OPTIONS, ROUNDING, difference, ours, shipped
 from torchrun import launch
 
 from grpo_credit import CreditGRPOTrainer, allocation
@@ -94,7 +94,7 @@ def test_window_totals_are_exact_for_every_batch_plan(
         num_iterations=iterations, beta=0.04,  # no row is skipped
     )  # fmt: skip
     assert len(sums) == 6  # the last window of an epoch may be short
-    assert list(sums.values()) == pytest.approx([1.0] * 6, abs=1e-6)
+    assert list(sums.values()) == pytest.approx([1.0] * 6, abs=ROUNDING)
 
 
 @pytest.mark.parametrize(

@@ -29,7 +29,6 @@ def test_a_short_run_measures_every_token_before_and_after(tmp_path):
     names = {"pass@1", "mean@2", "token 1 (greedy)", "token 2 (sampled)", "token 3 (sampled)",
              "steps along edges (greedy)", "planned (sampled)", "plan right (sampled)"}  # fmt: skip
     assert names <= set(before) & set(after)
-    assert before["token 1 (greedy)"] > 0.5  # the source stands in the prompt
     manifest = json.loads((tmp_path / "run" / "manifest.json").read_text())
     assert manifest["extra"]["metric"] == "mean@2"
     assert manifest["config"]["nodes"] == 6

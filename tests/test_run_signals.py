@@ -91,7 +91,7 @@ for line in sys.stdin:  # the imports are paid once, each run is a fork
 """
 
 
-def wait_for(condition, seconds: float = 60.0):
+def wait_for(condition, seconds: float = 240.0):
     deadline = time.monotonic() + seconds
     while not (value := condition()):
         assert time.monotonic() < deadline, "the run did not get there in time"

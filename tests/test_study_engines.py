@@ -5,7 +5,18 @@ import signal
 import sys
 
 import pytest
-from ablate_helpers import FAKE, ablate, ledger, records, results, start, steps_done, wait_for
+from ablate_helpers import (
+    FAKE,
+    IN_BACKGROUND,
+    WAIT_S,
+    ablate,
+    ledger,
+    records,
+    results,
+    start,
+    steps_done,
+    wait_for,
+)
 from rich.console import Console
 
 from grpo_credit.study import child, engines, view
@@ -53,10 +64,11 @@ def test_every_engine_leaves_the_same(engine, here, tmp_path):
 def test_every_engine_stops_cells_at_a_checkpoint(engine, tmp_path):
     pytest.importorskip({"ray": "ray", "slurm": "submitit"}[engine])
     long = ["--credit", "seq", "dapo", "--seeds", "2", "--max_steps=40", "--jobs=2"]
-    process = start(tmp_path, *long, "--pause=0.1", *ENGINES[engine])
+    paced = [*long, "--pause=0.1", *ENGINES[engine]]
+    process = start(tmp_path, *paced, wrapper=IN_BACKGROUND)  # where workers ignored the interrupt
     wait_for(lambda: {line[0] for line in ledger(tmp_path)} == {"seq", "dapo"})
     process.send_signal(signal.SIGTERM)
-    out, err = process.communicate(timeout=120)
+    out, err = process.communicate(timeout=WAIT_S)
     assert process.returncode == 143, out + err
     statuses = [record["status"] for record in records(tmp_path / "study").values()]
     assert sorted(statuses) == ["interrupted", "interrupted", "waiting", "waiting"]

@@ -8,9 +8,20 @@ import sys
 import time
 
 import pytest
-from ablate_helpers import ablate, ledger, records, results, start, steps_done, wait_for
+from ablate_helpers import (
+    IN_BACKGROUND,
+    WAIT_S,
+    ablate,
+    ledger,
+    records,
+    results,
+    start,
+    steps_done,
+    wait_for,
+)
 
 from grpo_credit.study import child
+from grpo_credit.study.process import Job, Process, ignore_alone
 
 CREDITS, SEEDS, STEPS = ["uniform", "length", "seq"], range(4), range(1, 9)
 STUDY = ["--credit", *CREDITS, "--seeds", "4", "--jobs", "2", "--max_steps=8"]
@@ -63,7 +74,7 @@ def test_a_signal_stops_cells_at_a_checkpoint_and_the_same_command_goes_on(how, 
     process = start(tmp_path, *STUDY, "--pause=0.05")
     wait_for(lambda: len(steps_done(tmp_path)) >= 6)
     process.send_signal(how)
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=WAIT_S)
     assert process.returncode == 128 + how, err
     assert "stopping: the cells make their checkpoints" in out
     assert "stopped; the same command goes on" in out
@@ -79,11 +90,40 @@ def test_a_signal_stops_cells_at_a_checkpoint_and_the_same_command_goes_on(how, 
     assert steps_done(tmp_path) == EVERY_STEP
 
 
+def test_a_study_in_the_background_ignores_ctrl_c_and_is_stopped_by_kill(tmp_path):
+    endless = ["--credit", "seq", "--seeds", "2", "--jobs=2", "--max_steps=5000", "--pause=0.05"]
+    process = start(tmp_path, *endless, wrapper=IN_BACKGROUND)
+    wait_for(lambda: len(steps_done(tmp_path)) >= 2)
+    process.send_signal(signal.SIGINT)
+    before = len(steps_done(tmp_path))
+    wait_for(lambda: len(steps_done(tmp_path)) >= before + 20)  # half a second
+    process.terminate()
+    out, err = process.communicate(timeout=WAIT_S)
+    assert process.returncode == 143, out + err
+    statuses = [record["status"] for record in records(tmp_path / "study").values()]
+    assert statuses == ["interrupted"] * 2
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
+def test_what_a_process_ignores_still_stops_what_it_starts(how, tmp_path):
+    before = signal.signal(how, signal.SIG_IGN)
+    try:
+        ignore_alone()
+        signal.raise_signal(how)  # which this process goes on ignoring
+        code = "import os, time; print(os.getpid(), flush=True); time.sleep(600)"
+        log = tmp_path / "log"
+        cell = Process(Job([sys.executable, "-c", code], log, tmp_path / "lock", tmp_path))
+        os.kill(int(wait_for(log.read_text)), how)
+        assert wait_for(cell.poll).exit_code == {signal.SIGINT: -2, signal.SIGTERM: -15}[how]
+    finally:
+        signal.signal(how, before)
+
+
 def test_a_stopped_study_has_the_page_of_what_is_finished(tmp_path):
     process = start(tmp_path, *STUDY, "--jobs=1", "--pause=0.05")
     wait_for(lambda: ["length", "0", "start"] in [line[:3] for line in ledger(tmp_path)])
     process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=WAIT_S)
     assert process.returncode == 130, out + err
     assert out.splitlines()[-1] == "report: study/report.html"
     page = (tmp_path / "study" / "report.md").read_text()
@@ -100,7 +140,7 @@ def test_a_second_signal_ends_cells_that_do_not_stop_and_writes_no_page(tmp_path
     assert any(line.startswith("stopping: ") for line in process.stdout)
     time.sleep(1.1)  # sooner, it would count as the same one
     process.send_signal(signal.SIGINT)
-    process.communicate(timeout=60)
+    process.communicate(timeout=WAIT_S)
     assert process.returncode == 130
     codes = {record["attempts"][0]["exit_code"] for record in records(tmp_path / "study").values()
              if record["seed"] == 1 and record["attempts"]}  # fmt: skip
@@ -120,7 +160,7 @@ def test_two_runners_on_one_directory_refuse_each_other(tmp_path):
     assert err == "ablate.py: error: another runner is at work on study; wait for it, or stop it.\n"
     assert (tmp_path / "study" / "study.json").read_bytes() == before
     first.terminate()
-    first.communicate(timeout=60)
+    first.communicate(timeout=WAIT_S)
 
 
 # ---- the lock of a cell ------------------------------------------------------------------------
@@ -140,11 +180,11 @@ def test_a_lock_is_held_through_exec_until_the_process_is_gone(tmp_path):
     holder = holding(lock, *READS)
     wait_for(lambda: child.is_held(str(lock)))
     second = holding(lock, sys.executable, "-c", "raise SystemExit(3)")
-    assert second.wait(60) == child.BUSY
+    assert second.wait(WAIT_S) == child.BUSY
     holder.kill()
-    holder.wait(60)
+    holder.wait(WAIT_S)
     assert not child.is_held(str(lock))
-    assert holding(lock, sys.executable, "-c", "raise SystemExit(3)").wait(60) == 3
+    assert holding(lock, sys.executable, "-c", "raise SystemExit(3)").wait(WAIT_S) == 3
 
 
 def test_a_process_whose_parent_is_gone_does_not_begin(tmp_path):
@@ -159,7 +199,7 @@ def test_a_cell_that_is_at_work_elsewhere_is_waited_for(tmp_path):
     first = start(tmp_path, *study, "--pause=0.05")
     wait_for(lambda: steps_done(tmp_path))
     first.terminate()
-    first.communicate(timeout=60)
+    first.communicate(timeout=WAIT_S)
     lock = tmp_path / "study" / "cells" / "seq" / ".seed-0.lock"
     holder = holding(lock, *READS)
     wait_for(lambda: child.is_held(str(lock)))
@@ -167,8 +207,8 @@ def test_a_cell_that_is_at_work_elsewhere_is_waited_for(tmp_path):
     wait_for(lambda: ["seq", "1", "finished"] in [line[:3] for line in ledger(tmp_path)])
     assert sum(line[:3] == ["seq", "0", "start"] for line in ledger(tmp_path)) == 1
     holder.kill()
-    holder.wait(60)
-    out, err = second.communicate(timeout=60)
+    holder.wait(WAIT_S)
+    out, err = second.communicate(timeout=WAIT_S)
     assert second.returncode == 0, out + err
     assert "seq · seed 0 is at work in a process of an earlier runner" in out
     assert sum(line[:3] == ["seq", "0", "start"] for line in ledger(tmp_path)) == 2

@@ -16,6 +16,7 @@ from grpo_credit.study.check import ask
 from grpo_credit.study.commandline import Asked, fail, hint_for, make_parser, read
 from grpo_credit.study.design import Study, merged, read_study, write_study
 from grpo_credit.study.engines import Engine, make_engine
+from grpo_credit.study.process import ignore_alone
 from grpo_credit.study.runner import Runner
 from grpo_credit.study.view import failures, make_view
 from grpo_credit.suggest import did_you_mean
@@ -38,6 +39,7 @@ def main(arguments: Sequence[str], command: Sequence[str]) -> int:
     if {"-h", "--help"} & set(arguments):
         make_parser().print_help()
         return 0
+    ignore_alone()
     try:
         asked = read(arguments)
         with patience("asking the recipe about its options"):

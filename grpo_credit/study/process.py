@@ -1,13 +1,14 @@
 """The process of a cell: started, watched, and measured; the same under every engine."""
 
 import os
+import signal
 import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from signal import SIGKILL, SIGTERM
+from types import FrameType
 
 from grpo_credit.study import child
 
@@ -82,11 +83,11 @@ class Process:
 
     def stop(self) -> None:
         """Ask the process to make a checkpoint and end."""
-        self._send(SIGTERM)
+        self._send(signal.SIGTERM)
 
     def kill(self) -> None:
         """End the process now."""
-        self._send(SIGKILL)
+        self._send(signal.SIGKILL)
 
     def _send(self, signum: int) -> None:
         """Signal the process; until `poll` has reaped it, its number is nobody else's.
@@ -98,10 +99,11 @@ class Process:
 
 
 def run_to_end(job: Job) -> Ended:
-    """Run a job and wait for it; what the workers of a cluster do.
+    """Run a job and wait for it; what the workers of a cluster do, in their main thread.
 
     A KeyboardInterrupt, by which engines cancel, lets the job make a checkpoint first.
     """
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # its cluster may have ignored it
     process, asked = Process(job), False
     while True:
         try:
@@ -115,3 +117,18 @@ def run_to_end(job: Job) -> Ended:
             else:
                 process.stop()
             asked = True
+
+
+def ignore(signum: int, frame: FrameType | None) -> None:
+    """Do nothing about a signal."""
+
+
+def ignore_alone() -> None:
+    """Let what this process starts be stopped by a signal that this process itself ignores.
+
+    Shells start background jobs with SIGINT ignored, and `exec` hands that on: engines could not
+    interrupt their workers, nor would a cell end with its runner. A handler is not handed on.
+    """
+    for signum in (signal.SIGINT, signal.SIGTERM):
+        if signal.getsignal(signum) == signal.SIG_IGN:
+            signal.signal(signum, ignore)

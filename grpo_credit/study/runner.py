@@ -15,7 +15,7 @@ from typing import Any
 from grpo_credit.study.cells import Cell, State, look, save
 from grpo_credit.study.child import BUSY, is_held
 from grpo_credit.study.engines import Engine, Handle
-from grpo_credit.study.process import TICK_S, Ended
+from grpo_credit.study.process import TICK_S, Ended, ignore
 from grpo_credit.study.view import Board, View, visible_name
 
 REPEAT_S = 1.0  # a second signal within it is the same one
@@ -163,7 +163,7 @@ class Runner:
         old = {
             signum: signal.signal(signum, self._handle)
             for signum in SIGNALS
-            if signal.getsignal(signum) != signal.SIG_IGN
+            if signal.getsignal(signum) not in (signal.SIG_IGN, ignore)
         }
         try:
             yield

@@ -1,0 +1,63 @@
+"""Tool calls are parsed, run and left out of the credit as in TRL."""
+
+import functools
+import sys
+
+import pytest
+from chat_model import save_chat_model
+from datasets import Dataset
+from harness import PROMPTS, ROUNDING, Trace, difference
+from test_drop_in import TEMPLATE, add, chat_digits
+from trl import GRPOConfig, GRPOTrainer
+
+from grpo_credit import CreditGRPOConfig, CreditGRPOTrainer
+
+CALL = '<tool_call>\n{"name": "%s", "arguments": {"a": 3, "b": 4}}\n</tool_call>'
+FIRST = [CALL % "add", "7", CALL % "subtract", "no"]  # of the members of a group
+
+
+@pytest.fixture
+def read(monkeypatch):
+    """Write the completions, call and answer, and return what tools said before each answer."""
+    read = []
+
+    @functools.wraps(GRPOTrainer._generate_single_turn)
+    def write(self, prompt_ids, images, multimodal_fields, num_generations, has_tool_images=False):
+        prompts = [self._tokenizer.decode(ids) for ids in prompt_ids]
+        said = [p.partition("<tool_response>")[2].partition("</")[0].strip() for p in prompts]
+        read.extend(filter(None, said))
+        texts = [f"it is {s}{s}" if s else FIRST[i % 4] for i, s in enumerate(said)]
+        end = [self._tokenizer.eos_token_id]
+        return [self._tokenizer.encode(text) + end for text in texts], None
+
+    monkeypatch.setattr(GRPOTrainer, "_generate_single_turn", write)
+    return read
+
+
+def train(trainer_class, config_class, folder):
+    trace = Trace()
+    config = config_class(
+        str(folder / "out"), per_device_train_batch_size=8, num_generations=4, max_steps=1,
+        max_completion_length=300, loss_type="grpo", learning_rate=0.01, logging_steps=1,
+        report_to=[], use_cpu=True, bf16=False, gradient_checkpointing=False, disable_tqdm=True,
+        save_strategy="no", model_init_kwargs={"max_position_embeddings": 2048},
+    )  # fmt: skip
+    data = Dataset.from_list([{"prompt": [{"role": "user", "content": p}]} for p in PROMPTS])
+    trainer_class(
+        str(folder / "model"), chat_digits, config, data, callbacks=[trace], tools=[add]
+    ).train()
+    return trace
+
+
+def test_tool_calls_train_as_in_trl(read, monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "jmespath", None)  # which older versions of transformers need
+    save_chat_model(tmp_path / "model", TEMPLATE)
+    theirs = train(GRPOTrainer, GRPOConfig, tmp_path)
+    seen = [*read]
+    mine = train(CreditGRPOTrainer, CreditGRPOConfig, tmp_path)
+    assert read == seen * 2
+    assert set(seen) == {"7", "{'error': 'Tool subtract not found.'}"}
+    assert difference(mine.gradients[0], theirs.gradients[0]) <= ROUNDING
+    for log in (mine.logs[0], theirs.logs[0]):
+        assert log["tools/call_frequency"] == 0.5
+        assert log["tools/failure_frequency"] == 0.5
