@@ -131,7 +131,9 @@ def test_the_transformer_agrees_with_the_table_it_is_trained_to_match():
         assert two.variance == pytest.approx(one.variance, rel=0.01)
     for policy in ("table", "transformer"):  # and in its own space the verdicts are the same
         assert measured[policy]["seq"].direction.high == 0
-        assert measured[policy]["length"].direction.low > 0.1
+        length = measured[policy]["length"].direction
+        assert length.low > 0
+        assert length.error > 0.1
 
 
 def test_draws_have_the_policys_frequencies():
@@ -169,7 +171,7 @@ NAMES = [
 ]  # fmt: skip
 
 
-def on_the_same_windows(problem, names, windows=1200, **sampling):
+def on_the_same_windows(problem, names, windows=400, **sampling):
     rules = {name: resolve_credit(name) for name in names}
     drawn = Sampling(windows=windows, num_generations=GROUP, **sampling)
     return {m.strategy: m for m in measure(problem, rules, drawn)}
@@ -310,7 +312,7 @@ def test_a_rule_without_a_step_is_told_so():
 
     problem = Problem(SMALL, TabularPolicy(SMALL), TAILS)
     rules = {"seq": resolve_credit("seq"), "none": resolve_credit(chain(nothing_at_all))}
-    for sampling in (Sampling(5, 2, 4), Sampling(5, 1, 2)):  # sampled, and all 225 windows
+    for sampling in (Sampling(5, 2, 4), Sampling(5, 1, 2)):  # sampled, and all 120 windows
         _, found = measure(problem, rules, sampling)
         assert verdict(found) == "no step along the gradient seen"
         table = findings(

@@ -6,8 +6,10 @@ strategy gives each window its credit, and the update is Σ C[i, t] ∇ log π(o
 on-policy step of the trainer would take.
 """
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from math import comb, factorial, prod
 from typing import Any
 
 import torch
@@ -21,7 +23,7 @@ from grpo_credit.rollouts import Rollouts, group_advantages
 from grpo_credit.strategy import CreditError, Strategy
 
 CPU = torch.device("cpu")
-ENUMERABLE = 5_000  # windows: about a second or two for each strategy
+ENUMERABLE = 5_000  # different windows: a few seconds for each strategy
 
 
 @dataclass(frozen=True)
@@ -184,7 +186,7 @@ def measure(
 ) -> list[Measurement]:
     """Measure strategies on the same windows.
 
-    Where there are at most `ENUMERABLE` windows, all are listed and every figure is exact.
+    Where there are at most `ENUMERABLE` different windows, all are listed and figures are exact.
     Otherwise windows are sampled, and each strategy is paired (`direction.paired`) with the
     unscaled group advantage under `seq`, whose expected update is (G - 1)/G of the gradient.
 
@@ -243,12 +245,29 @@ def _updates(
 
 
 def list_windows(problem: Problem, sampling: Sampling) -> Windows:
-    """List every window with its probability, or sample some where there are too many."""
-    chances, size = _chances(problem), sampling.groups * sampling.num_generations
-    if len(chances) ** size > ENUMERABLE:
+    """List every different window with its probability, or sample some where there are too many.
+
+    Windows that differ in the order of completions or groups alone count as one: every rule gives
+    them the same credit, by a law that `grpo-credit check` holds it to.
+    """
+    chances, size = _chances(problem), sampling.num_generations
+    groups = comb(len(chances) + size - 1, size)
+    if comb(groups + sampling.groups - 1, sampling.groups) > ENUMERABLE:
         return Windows(draw(problem, sampling), None)
-    rows = torch.cartesian_prod(*[torch.arange(len(chances))] * size).view(-1, size)
-    return Windows(rows, chances[rows].prod(1))
+    members, chance_of_group = _unordered(chances, size)
+    drawn, chance = _unordered(chance_of_group, sampling.groups)
+    return Windows(members[drawn].flatten(1), chance)
+
+
+def _unordered(
+    chances: Float[Tensor, " M"], size: int
+) -> tuple[Int[Tensor, "K size"], Float[Tensor, " K"]]:
+    """List what `size` draws may give, and its probability: size! / Π_j k_j! · Π p."""
+    drawn = torch.combinations(torch.arange(len(chances)), size, with_replacement=True)
+    orders = [
+        factorial(size) / prod(map(factorial, Counter(row).values())) for row in drawn.tolist()
+    ]
+    return drawn, torch.tensor(orders, dtype=torch.float64) * chances[drawn].prod(1)
 
 
 def draw(problem: Problem, sampling: Sampling) -> Int[Tensor, "W B"]:

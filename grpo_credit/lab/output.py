@@ -186,7 +186,7 @@ def number(value: Cell) -> str:
     """
     if value is None or value != value:
         return "–"
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+    return f"{value + 0.0:.4g}" if isinstance(value, float) else str(value)  # no -0
 
 
 def plus_minus(value: float, error: float) -> str:

@@ -72,7 +72,7 @@ def _source(found: Measurement) -> str:
     """Say where the figures come from."""
     count = f"{len(found.influence):,}"
     if found.exact:
-        return f"All {count} windows are listed: the figures are exact."
+        return f"All {count} different windows are listed: the figures are exact."
     return (
         f"The gradient is exact; expected updates and variances are estimated from {count} sampled "
         "windows, with intervals of 95 %. Where an update points is paired with `seq`, whose "
@@ -146,24 +146,25 @@ def _tables(measured: Mapping[Setting, Sequence[Measurement]]) -> list[Table]:
 def _row(setting: Setting, found: Measurement, baseline: Measurement) -> dict[str, Cell]:
     direction = found.direction
     known = direction.moves
-    ratio, ratio_error = found.compare(baseline) if known else (None, None)
+    comparable = known and baseline.direction.moves
+    ratio, ratio_error = found.compare(baseline) if comparable else (None, None)
     return {
         "credit": found.strategy,
-        **setting._asdict(),
-        "windows": len(found.influence),
-        "exact": "yes" if found.exact else "no",
+        "verdict": verdict(found),
         "cosine": direction.cosine if known else None,
         "directional error": direction.error if known else None,
         "directional error ±": direction.uncertainty if known else None,
         "low": direction.low if known else None,
         "high": direction.high if known else None,
-        "factor": direction.factor,
-        "factor ±": direction.factor_error,
         "variance": found.variance if known else None,
         "variance ±": found.variance_error if known else None,
         "variance / first": ratio,
         "variance / first ±": ratio_error,
-        "verdict": verdict(found),
+        "factor": direction.factor,
+        "factor ±": direction.factor_error,
+        "windows": len(found.influence),
+        "exact": "yes" if found.exact else "no",
+        **setting._asdict(),
     }
 
 
