@@ -47,6 +47,7 @@ def findings(found: Replay, command: str, settings: Mapping[str, Any]) -> Findin
                 "Cosine between gradients; columns in the order of the rows",
                 rows,
                 {"cosine": "cosine", **numbered},
+                dict.fromkeys(names, "+.3f"),
             ),
             Table(
                 "shares",
@@ -54,6 +55,7 @@ def findings(found: Replay, command: str, settings: Mapping[str, Any]) -> Findin
                 "order of the gradients above",
                 shares,
                 {MASS: MASS, **numbered},
+                dict.fromkeys(names, ".3f"),
             ),
         ],
         [Figure("Gradient norms", "Where norms differ, so do the steps that SGD takes.", drawn)],
