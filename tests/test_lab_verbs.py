@@ -116,7 +116,7 @@ def test_at_80_columns_every_number_is_whole(monkeypatch, capsys):
     figure = r"-?\d+\.\d+(?: ± \d+\.\d+)?"
     for row in (
         rf"^  seq +\+1\.0000 +0 +{figure} +unbiased to rounding *$",
-        rf"^  prefix_tree/seq +\+0\.\d{{4}} +{figure} +{figure} +\w",
+        rf"^  tree_td/seq +\+0\.\d{{4}} +{figure} +{figure} +\w",
         rf"^  automaton/seq +{figure} +{figure} +{figure} *$",
     ):
         assert re.search(row, shown, re.MULTILINE), row
