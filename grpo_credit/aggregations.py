@@ -37,7 +37,8 @@ def uniform(rollouts: Rollouts) -> Float[Tensor, ""]:
 
     Degenerate cases: a fully masked row counts in N and has no token to weigh.
     Deviation: none in the aggregation; the paper also drops the standard deviation from the
-    advantage, which is TRL's `scale_rewards="none"`.
+    advantage, which is TRL's `scale_rewards="none"`. verl's `seq-mean-token-sum-norm` has no 1/N
+    (January 2026).
 
     Example:
         >>> two = Rollouts.from_lists([1, 3], [1.0, 0.0], num_generations=2,
@@ -67,7 +68,8 @@ def length(rollouts: Rollouts) -> Float[Tensor, "B 1"]:
     Returns:
         Weights (B, 1), per token.
 
-    Degenerate cases: a fully masked row counts in N; its length is taken as 1.
+    Degenerate cases: a fully masked row counts in N, as in TRL (verl leaves it out); its length is
+    taken as 1.
     Deviation: none.
 
     Example:
@@ -87,10 +89,10 @@ def seq(rollouts: Rollouts) -> Float[Tensor, ""]:
 
         g = 1 / N
 
-    With unscaled advantages (`scale_rewards="none"`) this is REINFORCE with a group baseline, and
-    the only one of the four whose expected update is proportional to the gradient of the expected
-    reward. In `CreditGRPOTrainer` it goes with the sequence-level ratio and clip by default.
-    On-policy it is `uniform` times L_max.
+    With unscaled advantages (`scale_rewards="none"`) this is REINFORCE with a group baseline: the
+    expected on-policy update is (G - 1)/G times the gradient of the expected reward. Of the
+    aggregations here only `uniform`, which is `seq` / L_max, is proportional to it, too. In
+    `CreditGRPOTrainer` `seq` goes with the sequence-level ratio and clip by default.
 
     Args:
         rollouts: uses `num_completions`.
@@ -98,7 +100,8 @@ def seq(rollouts: Rollouts) -> Float[Tensor, ""]:
     Returns:
         One weight for all, per token.
 
-    Degenerate cases: a fully masked row counts in N and has no token to weigh.
+    Degenerate cases: a fully masked row counts in N, as in TRL (verl leaves it out), and has no
+    token to weigh.
     Deviation: the clip range stays TRL's `epsilon`; the paper's is 2e-3 / 2.5e-3, which matters
     only off-policy.
 
@@ -119,7 +122,8 @@ def dapo(rollouts: Rollouts) -> Float[Tensor, ""]:
 
         g = 1 / Σ_j L_j
 
-    A window of long completions takes smaller steps per token than one of short completions.
+    A window of long completions takes smaller steps per token than one of short completions. That
+    is a bias, as the count depends on the completions themselves; it shrinks as windows grow.
 
     Args:
         rollouts: uses `num_tokens`.

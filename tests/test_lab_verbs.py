@@ -78,22 +78,57 @@ def test_oracle_leaves_table_json_csv_and_page(tmp_path, capsys):
         found["tables"]["oracle_unfed"]
     )
     assert found["sentences"][0].startswith("Over 2 tasks, of the 2 rules that all of them can")
-    assert re.search(r"path_star: automaton/seq does best, AUROC 0\.\d+ ± 0\.\d+", shown.out)
+    assert re.search(r"path_star: automaton/seq does best, AUROC 0\.\d+", shown.out)
     assert HALF in page.cells
     assert found["settings"]["batches"] == 2
 
 
-def test_exact_prints_the_bias_of_the_tree_rules_for_every_group_size(tmp_path, capsys):
+def test_exact_prints_the_direction_of_the_tree_rules_for_every_group_size(tmp_path, capsys):
     found, _ = run(EXACT, tmp_path / "out")
     shown = capsys.readouterr()
     assert "G=2, scale none: 100%" in shown.err
-    rows = found["tables"]["exact"]
-    assert [(r["credit"], r["G"]) for r in rows] == [
+    rows = [row for number in (1, 2) for row in found["tables"][f"exact_{number}"]]
+    assert [(r["credit"], r["size"]) for r in rows] == [
         (name, size) for size in (2, 4) for name in ("seq", "tree_td/seq", "prefix_tree/seq")
     ]
     for row in rows[1:3]:
-        said = rf"G = 2, scale_rewards none: {row['credit']}: .*{row['bias']:.3f} ± "
+        said = rf".*, G = 2, scale_rewards none: {row['credit']}: {re.escape(row['verdict'])}"
         assert any(re.match(said, sentence) for sentence in found["sentences"])
+
+
+def test_several_patterns_are_measured_apart(tmp_path):
+    patterns = ["a[ab]*", "b"]
+    arguments = ["lab", "exact", "--alphabet", "ab", "--length", "2", "--completions", "2",
+                 "--num_generations", "2", "--credit", "seq", "--pattern", *patterns]  # fmt: skip
+    found, _ = run(arguments, tmp_path / "out")
+    tables = [found["tables"][f"exact_{number}"] for number in (1, 2)]
+    assert [rows[0]["pattern"] for rows in tables] == patterns
+    assert [s for s in found["sentences"] if s.startswith("On b the policy earns 0.")]
+
+
+def test_at_80_columns_every_number_is_whole(monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "80")
+    assert cli.main(EXACT[:-1]) == 0
+    assert cli.main(ORACLE) == 0
+    shown = capsys.readouterr().out
+    assert "…" not in shown
+    assert max(map(len, shown.splitlines())) <= 80
+    figure = r"-?\d+(?:\.\d+)?(?: ± \d+\.\d+)?"
+    for row in (
+        rf"^  seq +\+1\.0000 +0 +{figure} +unbiased to rounding *$",
+        rf"^  tree_td/seq +\+0\.\d{{4}} +{figure} +{figure} +\w",
+        rf"^  automaton/seq +{figure} +{figure} +{figure} *$",
+    ):
+        assert re.search(row, shown, re.MULTILINE), row
+
+
+def test_piped_output_obeys_the_width_that_is_asked_for(monkeypatch, capsys):
+    widths = []
+    for columns in ("80", "120"):
+        monkeypatch.setenv("COLUMNS", columns)
+        assert cli.main(ORACLE) == 0
+        widths.append(max(map(len, capsys.readouterr().out.splitlines())))
+    assert widths[0] <= 80 < widths[1] <= 120
 
 
 def test_replay_reads_a_run(window, tmp_path, capsys):

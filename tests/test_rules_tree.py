@@ -7,11 +7,12 @@ import pytest
 import torch
 
 from grpo_credit import CreditError, Rollouts, compute_credit
-from grpo_credit.allocations.tree import prefix_tree, temporal_differences, tree_td
+from grpo_credit.allocations.tree import prefix_tree, tempo, temporal_differences, tree_td
 from grpo_credit.conformance import check
 from grpo_credit.rollouts import group_advantages
 
 SEEDS = range(12)
+ONES = torch.tensor([1.0, -1.0], dtype=torch.float64)
 
 
 def random_rollouts(seed):
@@ -77,7 +78,7 @@ def slow_value(rollouts, i, length, leave_one_out):
     return sum(rewards) / len(rewards) if rewards else rollouts.rewards[i].item()
 
 
-def slow_td(rollouts, leave_one_out=False, outcome=0.0):
+def slow_td(rollouts, leave_one_out=False):
     result = torch.zeros_like(rollouts.mask, dtype=torch.float64)
     for i, row in enumerate(rollouts.mask.tolist()):
         if rollouts.rewards[i] != rollouts.rewards[i]:
@@ -88,7 +89,7 @@ def slow_td(rollouts, leave_one_out=False, outcome=0.0):
                 last = t + 1 == ends(rollouts)[i]
                 after = rollouts.rewards[i].item() if last else None
                 after = slow_value(rollouts, i, t + 1, leave_one_out) if after is None else after
-                result[i, t] = after - value + outcome * rollouts.advantages[i].item()
+                result[i, t] = after - value
                 value = after
     return result
 
@@ -181,7 +182,7 @@ def test_leave_one_out_by_hand():
     torch.testing.assert_close(found, torch.tensor(expected, dtype=torch.float64))
 
 
-@pytest.mark.parametrize("options", [{}, {"leave_one_out": True}, {"outcome": 0.7}])
+@pytest.mark.parametrize("options", [{}, {"leave_one_out": True}])
 @pytest.mark.parametrize("seed", SEEDS)
 def test_tree_td_equals_its_loop(seed, options):
     rollouts = random_rollouts(seed)
@@ -216,12 +217,6 @@ def test_what_a_tool_changes_goes_to_the_next_counted_token():
     assert (tree_td(rollouts) * mask).tolist() == [[0, 0, 0.5, 0], [0, 0, -0.5, 0]]
 
 
-def test_the_outcome_adds_the_advantage_to_every_counted_token():
-    rollouts = random_rollouts(0)
-    added = tree_td(rollouts, outcome=1.0) - tree_td(rollouts)
-    torch.testing.assert_close(added, rollouts.advantages[:, None] * rollouts.mask)
-
-
 def test_differences_skip_masked_places_and_end_with_the_final_value():
     after = torch.tensor([[1.0, 99.0, 4.0, 99.0, 99.0], [99.0] * 5])
     mask = torch.tensor([[True, False, True, True, False], [False] * 5])
@@ -229,14 +224,45 @@ def test_differences_skip_masked_places_and_end_with_the_final_value():
     assert (found * mask).tolist() == [[0.5, 0, 3.0, -1.0, 0], [0] * 5]
 
 
+# ---- tempo ------------------------------------------------------------------------------------
+
+
+def slow_tempo(rollouts):
+    result = torch.zeros_like(rollouts.mask, dtype=torch.float64)
+    for i, row in enumerate(rollouts.mask.tolist()):
+        before = members(rollouts, i, 0)
+        for t, counted in enumerate(row):
+            if counted:
+                result[i, t] = rollouts.advantages[i]
+                if rollouts.rewards[i] == rollouts.rewards[i]:
+                    after = members(rollouts, i, t + 1)
+                    value = [rollouts.advantages[m].mean() for m in (before, after)]
+                    result[i, t] += value[1] - value[0]
+                    before = after
+    return result
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_tempo_equals_its_loop(seed):
+    rollouts = random_rollouts(seed)
+    found = tempo(rollouts) * rollouts.mask
+    torch.testing.assert_close(found, slow_tempo(rollouts), rtol=0, atol=1e-12)
+
+
+def test_tempo_is_even_where_members_do_not_part():
+    rollouts = rollouts_of([[5, 6, 1, 9], [5, 6, 2, 9]], [1.0, 0.0], advantages=ONES)
+    expected = [[1, 1, 2, 1], [-1, -1, -2, -1]]
+    torch.testing.assert_close(tempo(rollouts), torch.tensor(expected, dtype=torch.float64))
+
+
+def test_equal_completions_of_unequal_reward_part_nowhere():
+    rollouts = rollouts_of([[5, 6], [5, 6]], [1.0, 0.0], advantages=ONES)
+    assert tempo(rollouts).tolist() == [[1, 1], [-1, -1]]
+
+
 @pytest.mark.parametrize(
     ("rule", "options"),
-    [
-        ("prefix_tree", {}),
-        ("tree_td", {}),
-        ("tree_td", {"leave_one_out": True}),
-        ("tree_td", {"outcome": 1.0}),
-    ],
+    [("prefix_tree", {}), ("tree_td", {}), ("tree_td", {"leave_one_out": True}), ("tempo", {})],
 )
 def test_the_laws_hold(rule, options):
     assert {law: v for law, v in check(rule, **options).items() if v != "holds"} == {}

@@ -27,8 +27,9 @@ RULES = [
     ("gtpo", {"alpha1": 0.2, "alpha2": 3.0}),
     ("trace", {}),
     ("trace", {"decay": 0.5, "floor": 0.2}),
-    ("trace", {"decay": 0.5, "ends": "early"}),
-    ("trace", {"decay": 0.7, "floor": 0.6, "ends": "both"}),
+    ("trace", {"decay": 0.5, "style": "both"}),
+    ("trace", {"decay": 0.7, "style": "both", "floor": 0.4}),
+    ("trace", {"decay": 1.0}),
     ("patterns", {}),
     ("patterns", {"patterns": [r"b+", r"[ab]\s", r"$"], "alpha": 0.5}),
 ]
@@ -129,13 +130,17 @@ def slow_entropy_soft(r, i, t, beta=0.1):
     return float(r.advantages[i]) * weights[t] * len(weights) / sum(weights.values())
 
 
-def slow_trace(r, i, t, decay=0.99, floor=0.0, ends="late"):
+def eligible(s, t, decay, style, floor):
+    """Say how eligible the token at t still is at s, not before it."""
+    return max(decay ** (s - t), decay**t if style == "both" else 0.0, floor)
+
+
+def slow_trace(r, i, t, decay=0.99, style="recent", floor=0.0):
     tokens = counted(r, i)
     n = len(tokens)
-    late = [decay ** (n - 1 - s) for s in range(n)]
-    early = [decay**s for s in range(n)]
-    raw = {"late": late, "early": early, "both": [a + b for a, b in zip(late, early, strict=True)]}
-    weights = [max(w / max(raw[ends]), floor) for w in raw[ends]]
+    weights = [
+        sum(eligible(s, place, decay, style, floor) for s in range(place, n)) for place in range(n)
+    ]
     return float(r.advantages[i]) * weights[tokens.index(t)] * n / sum(weights)
 
 
@@ -219,9 +224,7 @@ def test_the_promises(rule, linear, conserves_mass, keeps_sign):
 # ---- identities ---------------------------------------------------------------------------------
 
 EVEN = [
-    ("trace", {"decay": 1.0}),
-    ("trace", {"decay": 1.0, "ends": "both"}),
-    ("trace", {"floor": 1.0, "ends": "early"}),
+    ("trace", {"decay": 0.0}),
     ("entropy_soft", {"beta": 0.0}),
     ("entropy_top", {"share": 1.0}),
     ("patterns", {"alpha": 0.0}),
@@ -456,23 +459,25 @@ def test_gtpo_flips_a_sign_only_beyond_its_bound(tokens, flips):
 # ---- traces -------------------------------------------------------------------------------------
 
 
-def test_trace_by_hand():
-    rollouts = one_group([3, 1], [7.0, -1.0])
-    # 1/4, 1/2, 1 times 3 · 4/7
-    close(landed("trace", rollouts, decay=0.5), [[3, 6, 12], [-1, 0, 0]])
-    close(landed("trace", rollouts, decay=0.5, ends="early"), [[12, 6, 3], [-1, 0, 0]])
-    # 5/4, 1, 5/4 times 3 · 2/7
-    close(landed("trace", rollouts, decay=0.5, ends="both"), [[7.5, 6, 7.5], [-1, 0, 0]])
-    # 3/4, 3/4, 1 times 3 · 2/5
-    close(landed("trace", rollouts, decay=0.5, floor=0.75)[0] / 7, [0.9, 0.9, 1.2])
+@pytest.mark.parametrize(
+    ("advantage", "options", "expected"),
+    [
+        (17.0, {}, [21, 18, 12]),  # 7/4, 3/2, 1 times 17 · 3 / (17/4)
+        (11.0, {"style": "both"}, [18, 9, 6]),  # 1 + 1 + 1, 1 + 1/2, 1 times 11 · 3 / (11/2)
+        (7.0, {"floor": 0.75}, [10, 7, 4]),  # 1 + 3/4 + 3/4, 1 + 3/4, 1 times 7 · 3 / (21/4)
+    ],
+)
+def test_trace_by_hand(advantage, options, expected):
+    found = landed("trace", one_group([3, 1], [advantage, -1.0]), decay=0.5, **options)
+    close(found, [expected, [-1, 0, 0]])
 
 
-@pytest.mark.parametrize("ends", ["late", "early", "both"])
-def test_a_trace_of_a_long_completion_is_finite_in_float32(ends):
+@pytest.mark.parametrize("style", ["recent", "both"])
+def test_a_trace_of_a_long_completion_is_finite_in_float32(style):
     rollouts = Rollouts.from_lists(
         [20_000, 1], [1.0, 0.0], num_generations=2, max_completion_length=20_000
     )
-    credit = landed("trace", rollouts, decay=0.5, ends=ends)
+    credit = landed("trace", rollouts, decay=0.5, style=style)
     assert credit.isfinite().all()
     assert float(credit[0].sum()) == pytest.approx(20_000 * float(rollouts.advantages[0]), rel=1e-5)
 
@@ -552,11 +557,11 @@ def test_masked_words_mark_nothing():
 @pytest.mark.parametrize(
     ("rule", "options", "message"),
     [
-        ("trace", {"decay": 0.0}, "decay is 0, expected above 0, to 1"),
-        ("trace", {"decay": 1.1}, "decay is 1.1, expected above 0, to 1"),
-        ("trace", {"decay": NAN}, "decay is nan, expected above 0, to 1"),
+        ("trace", {"decay": -0.1}, "decay is -0.1, expected 0 to 1"),
+        ("trace", {"decay": 1.1}, "decay is 1.1, expected 0 to 1"),
+        ("trace", {"decay": NAN}, "decay is nan, expected 0 to 1"),
         ("trace", {"floor": -0.5}, "floor is -0.5, expected 0 to 1"),
-        ("trace", {"ends": "middle"}, "option 'ends' of 'trace' is 'middle'"),
+        ("trace", {"style": "middle"}, "option 'style' of 'trace' is 'middle'"),
         ("entropy_top", {"share": 0.0}, "share is 0, expected above 0, to 1"),
         ("entropy_top", {"share": 20.0}, "share is 20, expected above 0, to 1"),
         ("entropy_soft", {"beta": -1.0}, "beta is -1, expected a finite number, 0 or more"),

@@ -12,7 +12,7 @@ from grpo_credit.allocations.potential import potential
 from grpo_credit.allocations.spans import spans
 from grpo_credit.allocations.steps import steps, turns
 from grpo_credit.allocations.traces import trace
-from grpo_credit.allocations.tree import prefix_tree, tree_td
+from grpo_credit.allocations.tree import prefix_tree, tempo, tree_td
 
 __all__ = [
     "automaton",
@@ -30,6 +30,7 @@ __all__ = [
     "prefix_tree",
     "spans",
     "steps",
+    "tempo",
     "token_baseline",
     "trace",
     "tree_td",

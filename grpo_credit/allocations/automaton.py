@@ -30,10 +30,9 @@ def automaton(
     completion sum to R_i - V_i(start); it is biased as far as the state forgets what the reward
     depends on.
 
-    Measured on enumerable policies, 64 completions, against `loo`: "baseline" has 1 to 33 % less
-    variance and no bias. "td" has 14 to 51 % less and a bias of 4 to 17 % of the gradient where the
-    state tells what is left to write; in completions of fixed length, whose states do not tell how
-    many tokens are left, up to 87 % less and a bias of up to 66 %.
+    Against `seq` on five patterns (docs/lab.md has the command), "baseline" had 8 to 75 % less
+    variance and no bias was seen; "td" had from 2 % more to 74 % less, with a directional error of
+    0.02 to 0.32.
 
     Args:
         rollouts: uses `states`, `rewards`, and `window_count`: the pool are the completions of this

@@ -64,7 +64,10 @@ def opo(rollouts: Rollouts) -> Float[Tensor, "B T"]:
     Degenerate cases: completions that no function scored are left out and get 0; the only scored
     member of a group gets 0; fully masked completions weigh nothing.
     Deviation: none in the baseline, which contains the completion itself; the paper also takes one
-    optimizer step per generation batch.
+    optimizer step per generation batch. The weight that a completion has in its own baseline hangs
+    on its length, which is a bias: on five patterns (docs/lab.md) a directional error of 0.02 to
+    0.06, with 14 % less to 5 % more variance than `seq`. Not before `decided` (`opo+decided`):
+    the tail moves L_i.
 
     Example:
         >>> two = Rollouts.from_lists([1, 3], [1.0, 0.0], num_generations=2,
@@ -104,7 +107,9 @@ def token_baseline(rollouts: Rollouts) -> Float[Tensor, "B T"]:
     member of a group with a token. Where nobody was uncertain, W = 0, the baseline is the mean.
     Deviation: where a completion is the last one left, it keeps the baseline of the last position
     that two members reach (verl has baseline 0 there, so that A = R_i; the formula gives A = 0).
-    Positions count counted tokens only, so tool outputs do not shift them.
+    Positions count counted tokens only, so tool outputs do not shift them. The baseline contains
+    the completion itself, which is a bias: on five patterns (docs/lab.md) a directional error of
+    0.02 to 0.05, with 3 % less to 12 % more variance than `seq`.
 
     Example:
         >>> from dataclasses import replace

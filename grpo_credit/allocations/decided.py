@@ -38,6 +38,7 @@ def decided(rollouts: Rollouts) -> Float[Tensor, "B T"]:
     Degenerate cases: where only the end settles the reward, this is `even`. A completion that every
     function abstained from gets 0. Abstaining counts as known from the start, as when the prompt
     has no answer; where it depends on late tokens, so does A_i, and the theorem does not hold.
+    It does not hold for `opo+decided` either: that A_i hangs on L_i, and so on the tail.
     Deviation: none.
 
     Example:

@@ -110,7 +110,7 @@ def entropy_soft(rollouts: Rollouts, *, beta: float = 0.1) -> Float[Tensor, "B T
     return rollouts.advantages[:, None] * mean_one(weight, rollouts.mask)
 
 
-@allocation(needs=["entropies"], linear=False, paper="GTPO, arXiv:2508.04349")
+@allocation(needs=["entropies"], linear=False, paper="after GTPO, arXiv:2508.04349")
 def gtpo(rollouts: Rollouts, *, alpha1: float = 1.0, alpha2: float = 0.1) -> Float[Tensor, "B T"]:
     """Reward uncertain tokens of right completions more, and punish certain ones of wrong more.
 
@@ -152,7 +152,7 @@ def gtpo(rollouts: Rollouts, *, alpha1: float = 1.0, alpha2: float = 0.1) -> Flo
                 [-1.4667]])
 
     Source: Tan et al. 2025, GTPO and GRPO-S, arXiv:2508.04349, eqs. 3 and 5; in place of eq. 6 the
-    joint form.
+    joint form. Another method of the name GTPO (Simoni et al. 2025, arXiv:2508.03772) is not this.
     """
     for name, value in (("alpha1", alpha1), ("alpha2", alpha2)):
         if not 0 <= value < math.inf:

@@ -8,7 +8,7 @@ from grpo_credit.registry import allocation
 from grpo_credit.rollouts import Rollouts, group_advantages
 
 
-@allocation(needs=["spans"], linear=False, paper="GDPO, arXiv:2601.05242")
+@allocation(needs=["spans"], linear=False, paper="after GDPO, arXiv:2601.05242")
 def spans(rollouts: Rollouts) -> Float[Tensor, "B T"]:
     """Land each reward function's own advantage on the tokens that it names.
 
@@ -49,7 +49,7 @@ def spans(rollouts: Rollouts) -> Float[Tensor, "B T"]:
         tensor([[ 0.,  1.,  0.,  0.],
                 [ 0.,  0.,  0., -2.]])
 
-    Source: Liu et al. 2026, GDPO, arXiv:2601.05242 (per-function normalisation).
+    Source: the normalisation per function of Liu et al. 2026, GDPO, arXiv:2601.05242.
     """
     return sum(
         (

@@ -89,7 +89,9 @@ def turns(rollouts: Rollouts, *, coef: float = 1.0) -> Float[Tensor, "B T"]:
     masked tokens, counts for nobody. A completion that every function abstained from gets 0 and is
     in no mean.
     Deviation: the paper has one tool call. It adds the group-normalised reward of the first turn to
-    the tokens of that turn alone; with rewards in the first turn only, this is the same.
+    the tokens of that turn alone; with rewards in the first turn only, this is the same. The
+    authors' code gives a completion that never called the tool the advantage of the sum of both
+    rewards; here it is treated like any other.
 
     Example:
         >>> from dataclasses import replace

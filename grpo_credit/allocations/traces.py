@@ -5,37 +5,37 @@ from typing import Literal
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
+from torch.nn.functional import pad
 
 from grpo_credit.registry import allocation
 from grpo_credit.rollouts import Rollouts
 from grpo_credit.strategy import CreditError
 
-# What a trace adds up: the powers of the tokens before a token, and of those after it.
-_ENDS = {"late": (0, 1), "early": (1, 0), "both": (1, 1)}
 
-
-@allocation(conserves_mass=True, keeps_sign=True, paper="GRPO-λ, arXiv:2510.00194")
+@allocation(conserves_mass=True, keeps_sign=True, paper="after GRPO-λ, arXiv:2510.00194")
 def trace(
     rollouts: Rollouts,
     *,
     decay: float = 0.99,
+    style: Literal["recent", "both"] = "recent",
     floor: float = 0.0,
-    ends: Literal["late", "early", "both"] = "late",
 ) -> Float[Tensor, "B T"]:
-    """Let credit fade with the distance from the end of the completion.
+    """Weigh a token by the eligibility that it still has at the tokens from it on.
 
-        A[i, t] = A_i · w[t] · L_i / Σ w,  w[t] = max(decay^(L_i - 1 - t), floor)
+        A[i, t] = A_i · w[t] · L_i / Σ w,  w[t] = Σ_{s ≥ t} e(s, t)
+        e(s, t) = max(decay^(s - t), floor) ("recent"), or also at least decay^t ("both")
 
-    t counts counted tokens. That is the λ-return of a reward at the end, decay = γλ. The last
-    (1 + decay) / (1 - decay) tokens, 199 by default, are all that effectively learns: a completion
-    of 2,000 tokens hardly touches its beginning. A floor, or "both", lets it.
+    s and t count counted tokens, decay = γλ. GRPO-λ replaces each token's log ratio at s by the sum
+    of e(s, t) times those of the tokens t ≤ s, and gives every s the advantage A_i: on-policy, that
+    is the weight w[t] on ∇ log π(o_t). A token has more of it the more tokens follow: weights are
+    about equal up to the last 1 / (1 - decay) tokens, 100 by default, and fall from there to the
+    end. "both" raises the first ones.
 
     Args:
         rollouts: uses `advantages` (dimensionless) and the mask.
-        decay: factor per token, above 0, to 1.
-        floor: the smallest weight, as a part of the largest, 0 to 1.
-        ends: `"late"` as above; `"early"` fades with the distance from the first token, decay^t;
-            `"both"` adds the two powers up.
+        decay: factor per token, 0 to 1.
+        style: which trace.
+        floor: the paper's ε: the least that any earlier token is eligible, 0 to 1.
 
     Returns:
         Allocation (B, T), dimensionless; the sign is the completion's, and its tokens sum to
@@ -44,28 +44,34 @@ def trace(
     Raises:
         CreditError: if an option is out of its range.
 
-    Degenerate cases: with decay = 1 or floor = 1 this is `even`.
-    Deviation: the paper's weights are not normalised, so that long completions learn almost
-    nothing there; it clamps negative advantages at -0.1, which is left out.
+    Degenerate cases: with decay = 0, "recent" and no floor this is `even`; with decay = 1 or
+    floor = 1 a token's weight is the number of tokens from it on.
+    Deviation: the paper's weights are not normalised, so that tokens of long completions weigh
+    more; it clamps advantages at -0.1 from below; and off-policy it clips the ratio of the whole
+    sum, where here each token keeps its own ratio.
 
     Example:
         >>> two = Rollouts.from_lists([1, 3], [1.0, 0.0], num_generations=2,
         ...                           max_completion_length=4, advantages=[1.0, -1.0])
-        >>> trace(two, decay=0.5)  # 3 · (1/4, 1/2, 1) / (7/4)
+        >>> trace(two, decay=0.5)  # 3 · (1 + 1/2 + 1/4, 1 + 1/2, 1) / (17/4)
         tensor([[ 1.0000,  0.0000,  0.0000],
-                [-0.4286, -0.8571, -1.7143]])
+                [-1.2353, -1.0588, -0.7059]])
 
-    Source: Parthasarathi, Reymond et al. 2025, GRPO-λ, arXiv:2510.00194.
+    Source: Parthasarathi, Reymond et al. 2025, GRPO-λ, arXiv:2510.00194, section 3.2, as public
+    descriptions and re-implementations give it; the paper itself could not be read.
     """
-    if not 0 < decay <= 1:
-        raise CreditError(f"decay is {decay:g}, expected above 0, to 1.")
-    if not 0 <= floor <= 1:
-        raise CreditError(f"floor is {floor:g}, expected 0 to 1.")
-    before = rollouts.position.to(rollouts.advantages.dtype)
-    after = rollouts.lengths[:, None] - 1 - before
-    early, late = _ENDS[ends]
-    weight = torch.where(rollouts.mask, early * decay**before + late * decay**after, 0.0)
-    weight = torch.maximum(weight, floor * weight.amax(dim=1, keepdim=True))
+    for name, value in (("decay", decay), ("floor", floor)):
+        if not 0 <= value <= 1:
+            raise CreditError(f"{name} is {value:g}, expected 0 to 1.")
+    width = rollouts.mask.shape[1] + 1
+    powers = decay ** torch.arange(width, dtype=torch.float64)  # not every accelerator has float64
+    least = powers.clamp(min=floor) if style == "both" else torch.full_like(powers, floor)
+    decaying = torch.searchsorted(-powers, -least)  # lags at which decay^lag is above the least
+    decaying = decaying.to(rollouts.mask.device)[rollouts.position]
+    sums = pad(powers.cumsum(0), (1, 0)).to(rollouts.advantages)
+    left = rollouts.lengths.long()[:, None] - rollouts.position
+    lags = decaying.minimum(left)
+    weight = sums[lags] + (left - lags) * least.to(rollouts.advantages)[rollouts.position]
     return rollouts.advantages[:, None] * mean_one(weight, rollouts.mask)
 
 

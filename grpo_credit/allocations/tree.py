@@ -46,7 +46,8 @@ def prefix_tree(rollouts: Rollouts) -> Float[Tensor, "B T"]:
                 [-0.5000, -1.0000],
                 [-1.0000, -1.0000]])
 
-    Source: Sullivan 2025, GRPO is Secretly a Process Reward Model, arXiv:2509.21154, λ-GRPO.
+    Source: Sullivan and Koller 2026, GRPO is Secretly a Process Reward Model, ICML,
+    arXiv:2509.21154, λ-GRPO.
     """
     nodes, through = _prefixes(rollouts)
     members = _sum_through(nodes, through, torch.ones_like(rollouts.advantages))
@@ -55,31 +56,73 @@ def prefix_tree(rollouts: Rollouts) -> Float[Tensor, "B T"]:
 
 
 @allocation(linear=False, paper="TEMPO, arXiv:2509.18314")
-def tree_td(
-    rollouts: Rollouts, *, leave_one_out: bool = False, outcome: float = 0.0
-) -> Float[Tensor, "B T"]:
+def tempo(rollouts: Rollouts) -> Float[Tensor, "B T"]:
+    """Add to the advantage the change of its mean over the group members that share the prefix.
+
+        A[i, t] = A_i + V(s_{t+1}) - V(s_t),  V(s) = mean of A_j over members through s
+
+    Where members part, the token that leads to the better branch gets more; everywhere else this is
+    `even`. As V is a mean of advantages, the paper's common divisor, the group's standard
+    deviation, is that of `scale_rewards`. The outcome counts twice, once for every token and once
+    where it was decided, so the expected update is not the gradient of the reward.
+
+    Args:
+        rollouts: uses `completion_ids`, `group`, `rewards` to see abstentions, and `advantages`.
+
+    Returns:
+        Allocation (B, T), in units of the advantages.
+
+    Degenerate cases: completions in no tree get A_i; one that shares no prefix gets 2 A_i on its
+    first token and A_i on the others. What changes across masked tokens goes to the next counted
+    one.
+    Deviation: none from the authors' code but TRL's 1e-4 beside the standard deviation (1e-6 there)
+    and completions without a score, which are in no tree.
+
+    Example:
+        >>> three = Rollouts.from_lists([2, 2, 2], [1.0, 0.0, 0.0], num_generations=3,
+        ...                             max_completion_length=4, advantages=[2.0, -1.0, -1.0],
+        ...                             completion_ids=[[5, 6], [5, 7], [8, 6]])
+        >>> tempo(three)  # V: 0 at the start, 1/2 after 5, -1 after 8
+        tensor([[ 2.5000,  3.5000],
+                [-0.5000, -2.5000],
+                [-2.0000, -1.0000]])
+
+    Source: Tran et al. 2025, TEMPO, arXiv:2509.18314, and its code.
+    """
+    nodes, through = _prefixes(rollouts)
+    members = _sum_through(nodes, through, torch.ones_like(rollouts.advantages)).clamp(min=1)
+    values = _sum_through(nodes, through, rollouts.advantages) / members
+    last = through.sum(dim=1, keepdim=True) - 1
+    final = values.gather(1, last.clamp(min=0))[:, 0]
+    changes = temporal_differences(values[:, 1:], values[:, 0], final, rollouts.mask)
+    landed = rollouts.advantages[:, None] + changes * (last >= 0)
+    return torch.where(rollouts.mask, landed, 0.0)
+
+
+@allocation(linear=False, paper="after TEMPO, arXiv:2509.18314")
+def tree_td(rollouts: Rollouts, *, leave_one_out: bool = False) -> Float[Tensor, "B T"]:
     """Credit a token with the change of the mean reward of the group members that share the prefix.
 
-        A[i, t] = V(s_{t+1}) - V(s_t) + outcome · A_i,  V(s) = mean of R_j over members through s
+        A[i, t] = V(s_{t+1}) - V(s_t),  V(s) = mean of R_j over members through s
 
     Credit lands where members part: tokens that all of them write get nothing, the token that
-    leads to the better branch gets the difference. After the last counted token V = R_i, so with
-    outcome = 0 the tokens of a completion sum to R_i - V(empty prefix), its group-relative reward.
+    leads to the better branch gets the difference. After the last counted token V = R_i, so the
+    tokens of a completion sum to R_i - V(empty prefix), its group-relative reward. This is the tree
+    part of TEMPO alone; `tempo` is the paper's sum of both parts.
 
     Args:
         rollouts: uses `completion_ids`, `group` and `rewards`.
         leave_one_out: V of a completion without its own reward, which it otherwise contains; where
             nobody else runs through a prefix, V = R_i, so that the sums stay as they are and the
             token that leaves the others gets R_i - V(their prefix).
-        outcome: how much of the advantage to add to every token; dimensionless.
 
     Returns:
-        Allocation (B, T), in units of reward.
+        Allocation (B, T), in units of reward, not divided by any standard deviation.
 
-    Degenerate cases: completions in no tree get outcome · A_i only; a completion alone in its tree
-    gets nothing more. What changes across masked tokens goes to the next counted one.
-    Deviation: not divided by the group's standard deviation. The paper's sum of both terms is
-    outcome = 1; its common divisor is left out with `scale_rewards="none"`.
+    Degenerate cases: completions in no tree get 0, and so does a completion alone in its tree. What
+    changes across masked tokens goes to the next counted one.
+    Deviation: the paper adds the advantage, see `tempo`; after the last token its V is the mean
+    over equal completions, here R_i.
 
     Example:
         >>> three = Rollouts.from_lists([2, 2, 2], [1.0, 0.0, 0.0], num_generations=3,
@@ -90,7 +133,7 @@ def tree_td(
                 [ 0.1667, -0.5000],
                 [-0.3333,  0.0000]])
 
-    Source: Tran et al. 2025, TEMPO, arXiv:2509.18314, prefix-to-tree values.
+    Source: the prefix tree's values of Tran et al. 2025, TEMPO, arXiv:2509.18314.
     """
     nodes, through = _prefixes(rollouts)
     rewards = torch.where(scored(rollouts), rollouts.rewards, 0.0)
@@ -99,8 +142,7 @@ def tree_td(
     total = _sum_through(nodes, through, rewards) - left_out * rewards[:, None]
     values = torch.where(others > 0, total / others.clamp(min=1), rewards[:, None])
     changes = temporal_differences(values[:, 1:], values[:, 0], rewards, rollouts.mask)
-    landed = changes * scored(rollouts)[:, None] + outcome * rollouts.advantages[:, None]
-    return torch.where(rollouts.mask, landed, 0.0)
+    return torch.where(rollouts.mask & scored(rollouts)[:, None], changes, 0.0)
 
 
 def temporal_differences(

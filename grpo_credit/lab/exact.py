@@ -1,12 +1,15 @@
-"""How far a credit rule's expected update is from ∇E[R], and how much it scatters.
+"""How far the direction of a rule's expected update is from ∇E[R], and how much a step scatters.
 
-The policy is enumerable, so the truth is a finite sum. The update of a strategy is sampled: windows
-of whole groups are drawn from the policy, the strategy gives each its credit, and the update is
-Σ C[i, t] ∇ log π(o[i, t]), exactly what an on-policy step of the trainer would take.
+The policy is enumerable, so the truth is a finite sum. The update of a strategy is an expectation
+over windows of whole groups, which are all listed where they are few and sampled otherwise: the
+strategy gives each window its credit, and the update is Σ C[i, t] ∇ log π(o[i, t]), exactly what an
+on-policy step of the trainer would take.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from math import comb, factorial, prod
 from typing import Any
 
 import torch
@@ -14,11 +17,13 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from grpo_credit.annotations import NEEDS, Annotations, check_told
+from grpo_credit.lab.direction import Direction, exact_direction, paired, sampled_direction
 from grpo_credit.lab.enumerable import Language, exact_gradient, jacobian, probabilities
 from grpo_credit.rollouts import Rollouts, group_advantages
 from grpo_credit.strategy import CreditError, Strategy
 
 CPU = torch.device("cpu")
+ENUMERABLE = 2_000  # different windows: no more work than the default sample
 
 
 @dataclass(frozen=True)
@@ -121,52 +126,56 @@ class Sampling:
 class Measurement:
     """A strategy's update against the gradient of the expected reward.
 
-        factor = <E[u], g> / |g|²        bias = |E[u] / factor - g| / |g|
-        variance = tr Cov[u] / |factor g|²        snr = 1 / variance
+        variance = tr Cov[u] / |f g|²,  f = `direction.factor`
 
-    `E[u]` is estimated from independent windows; `floor` is the bias that an unbiased rule would
-    show for that reason alone: √(variance / windows). Unbiased means: below the floor.
+    The variance is that of one optimizer step, relative to its expectation along the gradient
+    squared, in the coordinates of the policy's parameters.
 
     Args:
         strategy: its name.
-        factor: how long the update is along the gradient.
-        factor_error: its standard error.
-        bias: relative, of the direction.
-        floor: the bias that sampling alone causes (root mean square).
-        bias_error: standard error of the bias, by the jackknife over twenty parts of the windows.
-        cosine: between expected update and gradient.
-        variance: of one window's update, relative to its expectation squared.
-        variance_error: its standard error.
-        windows: sampled.
+        exact: whether every window was listed.
+        direction: where the expected update points.
+        variance: as above; infinite where nothing goes along the gradient.
+        influence: what each window adds to log variance; all 0 if exact.
     """
 
     strategy: str
-    factor: float
-    factor_error: float
-    bias: float
-    floor: float
-    bias_error: float
-    cosine: float
+    exact: bool
+    direction: Direction
     variance: float
-    variance_error: float
-    windows: int
+    influence: Float[Tensor, " W"] = field(repr=False, compare=False)
 
     @property
-    def snr(self) -> float:
-        """Expected update squared over the variance of one window's update."""
-        return 1 / self.variance if self.variance > 0 else float("inf")
+    def variance_error(self) -> float:
+        """Standard error of the variance; 0 if exact."""
+        return self.variance * _mean_error(self.influence)
 
-    @property
-    def unbiased(self) -> bool:
-        """Whether no bias was seen: it lies below twice what sampling alone causes."""
-        return self.bias <= 2 * self.floor
+    def compare(self, baseline: "Measurement") -> tuple[float, float]:
+        """Return variance / baseline's variance, and its standard error over the same windows."""
+        ratio = self.variance / baseline.variance
+        return ratio, ratio * _mean_error(self.influence - baseline.influence)
+
+
+def _mean_error(values: Float[Tensor, " W"]) -> float:
+    return float(values.std() / len(values) ** 0.5)
+
+
+@dataclass(frozen=True)
+class Windows:
+    """Optimizer steps: all that there are, or a sample.
+
+    Args:
+        rows: their completions, as rows of the language, group after group.
+        chance: the probability of each, where all are listed; None for a sample.
+    """
+
+    rows: Int[Tensor, "W B"]
+    chance: Float[Tensor, " W"] | None
 
 
 def success(problem: Problem) -> float:
     """Return E[R] by enumeration."""
-    with torch.no_grad():
-        chances = probabilities(problem.language, problem.policy().double())
-    return float(chances @ problem.rewards())
+    return float(_chances(problem) @ problem.rewards())
 
 
 def measure(
@@ -176,6 +185,10 @@ def measure(
     progress: Any = iter,
 ) -> list[Measurement]:
     """Measure strategies on the same windows.
+
+    Where there are at most `ENUMERABLE` different windows, all are listed and figures are exact.
+    Otherwise windows are sampled, and each strategy is paired (`direction.paired`) with the
+    unscaled group advantage under `seq`, whose expected update is (G - 1)/G of the gradient.
 
     Args:
         problem: policy and reward.
@@ -187,32 +200,87 @@ def measure(
         One measurement per strategy, in order.
 
     Raises:
-        CreditError: if a strategy needs what an enumerable policy cannot give.
+        CreditError: if a strategy needs what an enumerable policy cannot give, or every completion
+            earns the same.
     """
-    everything = problem.rollouts()
-    for strategy in strategies.values():
+    _refuse_unfed(problem, strategies.values())
+    rewards = problem.rewards()
+    if rewards.min() == rewards.max():
+        raise CreditError("every completion earns the same, so there is no gradient to compare.")
+    truth = exact_gradient(problem.language, problem.policy, rewards)
+    windows = list_windows(problem, sampling)
+    rules = [*(strategy.credit for strategy in strategies.values()), _yardstick]
+    *updates, yardstick = _updates(problem, sampling, progress(windows.rows), rules)
+    named = zip(strategies, updates, strict=True)
+    if windows.chance is not None:
+        return [_listed(name, u, windows.chance, truth) for name, u in named]
+    expected = truth * (1 - 1 / sampling.num_generations)
+    return [_sampled(name, u, paired(u, yardstick, expected), truth) for name, u in named]
+
+
+def _refuse_unfed(problem: Problem, strategies: Iterable[Strategy]) -> None:
+    for strategy in strategies:
         if "privileged_logps" in strategy.needs:
             raise CreditError(f"{strategy.name!r} needs a second prompt; there is none in the lab.")
         check_told(strategy.name, strategy.needs, [(problem.name, problem.reward)], [1.0])
-    truth = exact_gradient(problem.language, problem.policy, problem.rewards())
-    drawn = draw(problem, sampling)
-    updates = {name: _event_sums(problem.language, len(drawn)) for name in strategies}
-    for number, rows in enumerate(progress(drawn)):
-        window = _window(everything, rows, sampling)
-        for name, strategy in strategies.items():
-            _add(updates[name][number], problem.language.events[rows], strategy.credit(window))
+
+
+def _updates(
+    problem: Problem,
+    sampling: Sampling,
+    windows: Iterable[Int[Tensor, " B"]],
+    rules: Sequence[Callable[[Rollouts], Tensor]],
+) -> list[Float[Tensor, "W D"]]:
+    """Return each rule's update in each window, in the order of the rules."""
+    language, everything = problem.language, problem.rollouts()
+    sums: list[list[Tensor]] = [[] for _ in rules]
+    nothing = torch.zeros(len(language.prefixes) * (language.end + 1), dtype=torch.float64)
+    for rows in windows:
+        window, events = _window(everything, rows, sampling), language.events[rows].flatten()
+        for sums_of_rule, credit in zip(sums, rules, strict=True):
+            landed = credit(window).flatten().double()  # 0 after the end
+            sums_of_rule.append(nothing.index_add(0, events, landed))
     scores = jacobian(problem.policy)
-    return [_measured(name, update @ scores, truth) for name, update in updates.items()]
+    return [torch.stack(sums_of_rule) @ scores for sums_of_rule in sums]
+
+
+def list_windows(problem: Problem, sampling: Sampling) -> Windows:
+    """List every different window with its probability, or sample some where there are too many.
+
+    Windows that differ in the order of completions or groups alone count as one: every rule gives
+    them the same credit, by a law that `grpo-credit check` holds it to.
+    """
+    chances, size = _chances(problem), sampling.num_generations
+    groups = comb(len(chances) + size - 1, size)
+    if comb(groups + sampling.groups - 1, sampling.groups) > ENUMERABLE:
+        return Windows(draw(problem, sampling), None)
+    members, chance_of_group = _unordered(chances, size)
+    drawn, chance = _unordered(chance_of_group, sampling.groups)
+    return Windows(members[drawn].flatten(1), chance)
+
+
+def _unordered(
+    chances: Float[Tensor, " M"], size: int
+) -> tuple[Int[Tensor, "K size"], Float[Tensor, " K"]]:
+    """List what `size` draws may give, and its probability: size! / Π_j k_j! · Π p."""
+    drawn = torch.combinations(torch.arange(len(chances)), size, with_replacement=True)
+    orders = [
+        factorial(size) / prod(map(factorial, Counter(row).values())) for row in drawn.tolist()
+    ]
+    return drawn, torch.tensor(orders, dtype=torch.float64) * chances[drawn].prod(1)
 
 
 def draw(problem: Problem, sampling: Sampling) -> Int[Tensor, "W B"]:
     """Draw the completions of every window, as rows of the language."""
-    with torch.no_grad():
-        chances = probabilities(problem.language, problem.policy().double())
     generator = torch.Generator().manual_seed(sampling.seed)
     count = sampling.windows * sampling.groups * sampling.num_generations
-    drawn = torch.multinomial(chances, count, replacement=True, generator=generator)
+    drawn = torch.multinomial(_chances(problem), count, replacement=True, generator=generator)
     return drawn.view(sampling.windows, -1)
+
+
+def _chances(problem: Problem) -> Float[Tensor, " M"]:
+    with torch.no_grad():
+        return probabilities(problem.language, problem.policy().double())
 
 
 def _window(everything: Rollouts, rows: Int[Tensor, " B"], sampling: Sampling) -> Rollouts:
@@ -224,46 +292,42 @@ def _window(everything: Rollouts, rows: Int[Tensor, " B"], sampling: Sampling) -
     )
 
 
-def _event_sums(language: Language, windows: int) -> Float[Tensor, "W E"]:
-    events = len(language.prefixes) * (language.end + 1)
-    return torch.zeros(windows, events, dtype=torch.float64)
+def _yardstick(window: Rollouts) -> Float[Tensor, "B T"]:
+    """Credit by `seq` with unscaled advantages, whatever the window's scaling."""
+    advantages = group_advantages(window.rewards, window.group, "none")
+    return advantages[:, None] * window.mask / len(advantages)
 
 
-def _add(
-    sums: Float[Tensor, " E"], events: Int[Tensor, "B T"], credit: Float[Tensor, "B T"]
-) -> None:
-    sums.index_add_(0, events.flatten(), credit.flatten())  # credit is 0 after the end
+def _listed(
+    name: str,
+    updates: Float[Tensor, "W D"],
+    chance: Float[Tensor, " W"],
+    truth: Float[Tensor, " D"],
+) -> Measurement:
+    mean = chance @ updates
+    direction = exact_direction(mean, truth)
+    scatter = chance @ (updates - mean).square().sum(1)
+    variance = _relative(scatter, direction, truth)
+    return Measurement(name, True, direction, variance, torch.zeros_like(chance))
 
 
-def _measured(name: str, updates: Float[Tensor, "W D"], truth: Float[Tensor, " D"]) -> Measurement:
-    windows = len(updates)
-    mean, square = updates.mean(0), truth.square().sum()
-    along = updates @ truth / square
-    factor = along.mean()
-    variances = (updates - mean).square().sum(1) / (factor.square() * square)
-    variance = variances.sum() / (windows - 1)
-    return Measurement(
-        strategy=name,
-        factor=float(factor),
-        factor_error=float(along.std() / windows**0.5),
-        bias=float(_bias(mean, truth)),
-        floor=float((variance / windows) ** 0.5),
-        bias_error=_bias_error(updates, truth),
-        cosine=float(torch.cosine_similarity(mean, truth, dim=0)),
-        variance=float(variance),
-        variance_error=float(variances.std() / windows**0.5),
-        windows=windows,
-    )
+def _sampled(
+    name: str,
+    updates: Float[Tensor, "W D"],
+    steady: Float[Tensor, "W D"],
+    truth: Float[Tensor, " D"],
+) -> Measurement:
+    """Measure a strategy by its updates, and where they point by those freed of shared noise."""
+    direction = sampled_direction(steady, truth)
+    squares = (updates - updates.mean(0)).square().sum(1)
+    scatter = squares.sum() / (len(updates) - 1)
+    along = steady @ truth / (direction.factor * truth.square().sum())
+    influence = squares / scatter - 2 * along
+    return Measurement(name, False, direction, _relative(scatter, direction, truth), influence)
 
 
-def _bias(mean: Float[Tensor, " D"], truth: Float[Tensor, " D"]) -> Float[Tensor, ""]:
-    factor = (mean @ truth) / truth.square().sum()
-    return (mean / factor - truth).norm() / truth.norm()
-
-
-def _bias_error(updates: Float[Tensor, "W D"], truth: Float[Tensor, " D"]) -> float:
-    """Leave out each of k parts in turn: √((k - 1) / k · Σ (bias without the part - mean)²)."""
-    parts = updates.chunk(20)
-    whole, windows = updates.sum(0), len(updates)
-    left = [_bias((whole - p.sum(0)) / (windows - len(p)), truth) for p in parts]
-    return float(torch.stack(left).var(correction=0).mul(len(parts) - 1).sqrt())
+def _relative(
+    scatter: Float[Tensor, ""], direction: Direction, truth: Float[Tensor, " D"]
+) -> float:
+    square = direction.factor**2 * float(truth.square().sum())
+    return float(scatter) / square if direction.moves else torch.inf

@@ -2,13 +2,16 @@
 
 import csv
 import json
+import math
+import textwrap
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
+from rich.box import SIMPLE
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table as RichTable
@@ -16,6 +19,8 @@ from rich.table import Table as RichTable
 from grpo_credit.run.jsonfile import plain
 
 SCHEMA = 1
+ERROR = " ±"  # ends the name of a column that holds the standard errors of another
+HEADING = 9  # characters: headings of numbers are broken into lines as wide as these, or wider
 Cell = str | float | int | None
 
 
@@ -26,17 +31,36 @@ class Table:
     Args:
         name: of its CSV file.
         title: above it.
-        rows: column -> value; None where there is no number.
+        rows: column -> value; None where there is no number. A column `x ±` holds the standard
+            errors of `x`; people see the two together.
+        shown: column -> its heading, for a terminal; all columns if empty.
+        formats: column -> how to write its numbers, where four digits are not it.
     """
 
     name: str
     title: str
     rows: Sequence[Mapping[str, Cell]]
+    shown: Mapping[str, str] = field(default_factory=dict)
+    formats: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def columns(self) -> list[str]:
         """The columns, in the order of the first row."""
         return list(self.rows[0]) if self.rows else []
+
+    @property
+    def headings(self) -> dict[str, str]:
+        """The columns that people see, errors apart, with their headings."""
+        return {column: column for column in self.columns if not column.endswith(ERROR)}
+
+    def text(self, row: Mapping[str, Cell], column: str) -> str:
+        """Write a cell with its error."""
+        value, error = row[column], row.get(f"{column}{ERROR}")
+        if isinstance(value, float) and isinstance(error, float):
+            return plus_minus(value, error)
+        if isinstance(value, float) and column in self.formats:
+            return format(value, self.formats[column])
+        return number(value)
 
 
 @dataclass(frozen=True)
@@ -76,16 +100,29 @@ class Findings:
 
 
 def show(findings: Findings, console: Console) -> None:
-    """Print tables and sentences."""
+    """Print tables and sentences; words wrap where the terminal is narrow, numbers never do."""
     for table in findings.tables:
-        drawn = RichTable(title=escape(table.title), title_justify="left")
-        for place, column in enumerate(table.columns):
-            drawn.add_column(escape(column), justify="right" if place else "left")
-        for row in table.rows:
-            drawn.add_row(*(escape(number(row[column])) for column in table.columns))
-        console.print(drawn)
+        console.print(_drawn(table))
     for sentence in findings.sentences:
         console.print(escape(sentence), highlight=False)
+
+
+def _drawn(table: Table) -> RichTable:
+    drawn = RichTable(title=escape(table.title), title_justify="left", box=SIMPLE, padding=(0, 1))
+    columns = table.shown or table.headings
+    for column, heading in columns.items():
+        texts = [table.text(row, column) for row in table.rows]
+        words = any(isinstance(row[column], str) for row in table.rows)
+        narrow = max(HEADING, *map(len, [*texts, *heading.split()]))
+        drawn.add_column(
+            escape(heading if words else "\n".join(textwrap.wrap(heading, narrow))),
+            justify="left" if words else "right",
+            no_wrap=not words,
+            overflow="fold",
+        )
+    for row in table.rows:
+        drawn.add_row(*(escape(table.text(row, column)) for column in columns))
+    return drawn
 
 
 def refuse_taken(folder: Path) -> None:
@@ -137,7 +174,7 @@ def _page(findings: Findings) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    return environment.get_template("page.html").render(findings=findings, number=number)
+    return environment.get_template("page.html").render(findings=findings)
 
 
 def number(value: Cell) -> str:
@@ -149,4 +186,25 @@ def number(value: Cell) -> str:
     """
     if value is None or value != value:
         return "–"
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+    return f"{value + 0.0:.4g}" if isinstance(value, float) else str(value)  # no -0
+
+
+def plus_minus(value: float, error: float) -> str:
+    """Write a number and its standard error with the same digits, as many as the error tells.
+
+    One digit of the error, two if the first is a 1; four of the number where the error is 0.
+
+    Example:
+        >>> plus_minus(0.71134, 0.00581), plus_minus(-0.25, 0.0123), plus_minus(0.5, 0.0)
+        ('0.711 ± 0.006', '-0.250 ± 0.012', '0.5')
+    """
+    if not (math.isfinite(value) and 1e-9 * abs(value) < error < math.inf):
+        return number(value)
+    digits = digits_of(error)
+    return f"{value:.{digits}f} ± {error:.{digits}f}"
+
+
+def digits_of(error: float) -> int:
+    """Return how many decimals a number with this standard error, above 0, is worth."""
+    power = math.floor(math.log10(error))
+    return max(0, -power + (error < 2 * 10.0**power))

@@ -1,95 +1,193 @@
 """The findings of `exact`, in words, numbers and figures."""
 
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
+from grpo_credit.lab.direction import ROUNDING, Direction
 from grpo_credit.lab.exact import Measurement, Problem, success
 from grpo_credit.lab.figures import Mark, dots
-from grpo_credit.lab.output import Cell, Figure, Findings, Table
+from grpo_credit.lab.output import Cell, Figure, Findings, Table, digits_of, plus_minus
+
+# What a terminal shows; the page and the files have every column.
+SHOWN = {
+    "credit": "credit",
+    "cosine": "signed cosine",
+    "directional error": "directional error",
+    "variance": "variance of a step",
+    "verdict": "verdict",
+}
+
+
+class Setting(NamedTuple):
+    """What was varied.
+
+    Args:
+        pattern: what earns a reward.
+        size: completions per group, G.
+        scale: `scale_rewards`.
+    """
+
+    pattern: str
+    size: int
+    scale: str
+
+    def __str__(self) -> str:
+        return f"{self.pattern}, G = {self.size}, scale_rewards {self.scale}"
 
 
 def findings(
-    problem: Problem,
-    measured: Mapping[tuple[int, str], Sequence[Measurement]],
-    pattern: str,
+    problems: Mapping[str, Problem],
+    measured: Mapping[Setting, Sequence[Measurement]],
     policy: str,
     command: str,
 ) -> Findings:
-    """Put measurements by (group size, scaling) into words, a table and figures."""
-    value = success(problem)
+    """Put measurements into words, tables and figures; `problems` are by their pattern."""
+    some = next(iter(problems.values()))
     sentences = [
-        f"The policy earns {value:.3f} on average over {len(problem.language.texts):,} completions."
+        f"On {pattern} the policy earns {success(problem):.3f} on average over "
+        f"{len(problem.language.texts):,} completions."
+        for pattern, problem in problems.items()
     ]
-    rows: list[dict[str, Cell]] = []
-    figures = []
-    for (size, scale), found in measured.items():
-        label = f"G = {size}, scale_rewards {scale}"
-        said = "" if len(measured) == 1 else f"{label}: "
-        sentences += [f"{said}{sentence(m, found[0])}" for m in found]
-        rows += [_row(size, scale, m) for m in found]
-        figures += [
-            Figure(
-                f"Bias, {label}",
-                "Dots: relative bias with its standard error. Ticks: what sampling alone causes; "
-                "a dot near its tick shows no bias.",
-                dots("bias", "relative bias",
-                     {m.strategy: Mark(m.bias, m.bias_error, m.floor) for m in found}),
-            ),
-            Figure(
-                f"Variance, {label}",
-                "Variance of one optimizer step, relative to its expectation squared; less is "
-                "better.",
-                dots("variance", "relative variance",
-                     {m.strategy: Mark(m.variance, m.variance_error) for m in found}),
-            ),
-        ]  # fmt: skip
+    for setting, found in measured.items():
+        said = "" if len(measured) == 1 else f"{setting}: "
+        sentences += [f"{said}{_source(found[0])}", *(said + sentence(m, found[0]) for m in found)]
+    windows = {str(setting): len(found[0].influence) for setting, found in measured.items()}
     settings = {
-        "alphabet": problem.language.alphabet,
-        "length": problem.language.length,
+        "alphabet": some.language.alphabet,
+        "length": some.language.length,
         "policy": policy,
-        "pattern": pattern,
-        "windows": next(iter(measured.values()))[0].windows,
+        "windows": windows,
     }
-    title = "Expected updates against the exact gradient"
-    table = Table("exact", "Numbers", rows)
-    return Findings(title, sentences, [table], figures, command, settings)
+    return Findings(
+        "Expected updates against the exact gradient",
+        sentences,
+        _tables(measured),
+        [figure for setting, found in measured.items() for figure in _figures(setting, found)],
+        command,
+        settings,
+    )
+
+
+def _source(found: Measurement) -> str:
+    """Say where the figures come from."""
+    count = f"{len(found.influence):,}"
+    if found.exact:
+        return f"All {count} different windows are listed: the figures are exact."
+    return (
+        f"The gradient is exact; expected updates and variances are estimated from {count} sampled "
+        "windows, with intervals of 95 %. Where an update points is paired with `seq`, whose "
+        "expectation is known, on the same windows."
+    )
 
 
 def sentence(found: Measurement, baseline: Measurement) -> str:
     """Say what was seen of a strategy, with its uncertainty."""
-    seen = f"{found.bias:.3f} ± {found.bias_error:.3f}, floor {found.floor:.3f}"
-    said = f"no bias seen ({seen})" if found.unbiased else f"biased by {seen}"
+    direction = found.direction
+    said = f"{found.strategy}: {verdict(found)}"
+    if not (direction.moves and baseline.direction.moves):
+        return f"{said}."
+    if direction.high > direction.low:
+        digits = digits_of(direction.uncertainty)
+        said += f" [{direction.low:.{digits}f}, {direction.high:.{digits}f}]"
+    said += f" (signed cosine {direction.cosine:+.4f})"
     if found is baseline:
-        return f"{found.strategy}: {said}, factor {found.factor:.3f}."
-    change = found.variance / baseline.variance - 1
-    error = change_error(found, baseline)
-    compared = (
-        f"its variance differs by {change:+.0%} ± {error:.0%} from {baseline.strategy}'s"
-        if abs(change) > 2 * error
-        else f"its variance is that of {baseline.strategy} within {error:.0%}"
-    )
-    return f"{found.strategy}: {said}; {compared}."
+        return f"{said}; factor {plus_minus(direction.factor, direction.factor_error)}."
+    return f"{said}; {_compared(found, baseline)}."
 
 
-def change_error(found: Measurement, baseline: Measurement) -> float:
-    """Return the standard error of variance / baseline's variance, as if they were independent."""
-    ratio = found.variance / baseline.variance
-    parts = (found.variance_error / found.variance, baseline.variance_error / baseline.variance)
-    return ratio * sum(part**2 for part in parts) ** 0.5
+def verdict(found: Measurement) -> str:
+    """Say in words whether, and how far, an expected update leaves the gradient's direction."""
+    direction = found.direction
+    if not direction.moves:
+        return "no step along the gradient seen"
+    if direction.factor < 0:
+        return f"climbs backwards, {_off(direction, 'exactly')}"
+    if direction.low > 0:
+        return f"biased by {_size(direction.error, direction)}"
+    return f"unbiased {_off(direction, 'to rounding')}"
 
 
-def _row(size: int, scale: str, m: Measurement) -> dict[str, Cell]:
+def _off(direction: Direction, exactly: str) -> str:
+    if direction.high < ROUNDING:
+        return exactly
+    if direction.low > 0:
+        return f"off by {_size(direction.error, direction)}"
+    return f"to within {direction.high:.2g}"
+
+
+def _size(value: float, direction: Direction) -> str:
+    known = direction.uncertainty > ROUNDING
+    return f"{value:.{digits_of(direction.uncertainty)}f}" if known else f"{value:.3g}"
+
+
+def _compared(found: Measurement, baseline: Measurement) -> str:
+    ratio, error = found.compare(baseline)
+    change = plus_minus(100 * abs(ratio - 1), 100 * error)
+    if abs(ratio - 1) > max(2 * error, ROUNDING):
+        return f"{change} % {'more' if ratio > 1 else 'less'} variance than {baseline.strategy}"
+    within = f" within {200 * error:.2g} %" if error > ROUNDING else ""
+    return f"the variance of {baseline.strategy}{within}"
+
+
+def _tables(measured: Mapping[Setting, Sequence[Measurement]]) -> list[Table]:
+    names = ["exact"] if len(measured) == 1 else [f"exact_{n + 1}" for n in range(len(measured))]
+    return [
+        Table(
+            name,
+            str(setting),
+            [_row(setting, m, found[0]) for m in found],
+            SHOWN,
+            {"cosine": "+.4f"},
+        )
+        for name, (setting, found) in zip(names, measured.items(), strict=True)
+    ]
+
+
+def _row(setting: Setting, found: Measurement, baseline: Measurement) -> dict[str, Cell]:
+    direction = found.direction
+    known = direction.moves
+    comparable = known and baseline.direction.moves
+    ratio, ratio_error = found.compare(baseline) if comparable else (None, None)
     return {
-        "credit": m.strategy,
-        "G": size,
-        "scale": scale,
-        "bias": m.bias,
-        "bias ±": m.bias_error,
-        "floor": m.floor,
-        "unbiased": "yes" if m.unbiased else "no",
-        "cosine": m.cosine,
-        "factor": m.factor,
-        "factor ±": m.factor_error,
-        "variance": m.variance,
-        "variance ±": m.variance_error,
-        "snr": m.snr,
+        "credit": found.strategy,
+        "verdict": verdict(found),
+        "cosine": direction.cosine if known else None,
+        "directional error": direction.error if known else None,
+        "directional error ±": direction.uncertainty if known else None,
+        "low": direction.low if known else None,
+        "high": direction.high if known else None,
+        "variance": found.variance if known else None,
+        "variance ±": found.variance_error if known else None,
+        "variance / first": ratio,
+        "variance / first ±": ratio_error,
+        "factor": direction.factor,
+        "factor ±": direction.factor_error,
+        "windows": len(found.influence),
+        "exact": "yes" if found.exact else "no",
+        **setting._asdict(),
     }
+
+
+def _figures(setting: Setting, found: Sequence[Measurement]) -> list[Figure]:
+    moving = [m for m in found if m.direction.moves]
+    errors = {
+        m.strategy + (" (backwards)" if m.direction.factor < 0 else ""): Mark(
+            m.direction.error, m.direction.uncertainty, m.direction.high
+        )
+        for m in moving
+    }
+    variances = {m.strategy: Mark(m.variance, m.variance_error) for m in moving}
+    return [
+        Figure(
+            f"Directional error, {setting}",
+            "How far the expected update is from the line along the gradient, relative to its part "
+            "on that line: the tangent of the angle between them. Dots: estimates without the "
+            "noise of the sample. Ticks: upper ends of the intervals of 95 %.",
+            dots("directional error", "directional error", errors),
+        ),
+        Figure(
+            f"Variance, {setting}",
+            "Variance of one optimizer step, relative to its expectation squared; less is better.",
+            dots("variance", "relative variance", variances),
+        ),
+    ]

@@ -7,11 +7,16 @@ from dataclasses import dataclass
 from grpo_credit.lab.batches import Sampling
 from grpo_credit.lab.figures import Mark, dots
 from grpo_credit.lab.oracle import Estimate
-from grpo_credit.lab.output import Cell, Figure, Findings, Table
+from grpo_credit.lab.output import ERROR, Cell, Figure, Findings, Table, plus_minus
 from grpo_credit.lab.scores import Scores
 
 REFERENCES = ("truth", "random")
-_SHORT = dict(zip(Scores._fields, ("auroc", "prec.", "recall", "sign", "corr."), strict=True))
+SHOWN = {
+    "credit": "credit",
+    "auroc": "finds them (AUROC)",
+    "sign": "right sign",
+    "correlation": "correlation with the truth",
+}
 CHANCE = 0.5  # what a rule that knows nothing has, as AUROC and of signs
 
 
@@ -45,7 +50,7 @@ def _rank(scores: Mapping[str, Estimate]) -> tuple[float, float]:
 def findings(scored: Mapping[str, Scored], sampling: Sampling, command: str) -> Findings:
     """Put scores by task into words, tables and figures."""
     tables = [
-        Table(f"oracle_{task}", f"{task}: who finds the tokens that decide", _rows(found))
+        Table(f"oracle_{task}", f"{task}: who finds the tokens that decide", _rows(found), SHOWN)
         for task, found in scored.items()
     ]
     return Findings(
@@ -109,7 +114,7 @@ def _above_chance(scores: Mapping[str, Estimate]) -> bool:
 
 
 def _pm(estimate: Estimate) -> str:
-    return f"{estimate.mean:.3f} ± {estimate.error:.3f}"
+    return plus_minus(*estimate)
 
 
 def _rows(scored: Scored) -> list[dict[str, Cell]]:
@@ -118,8 +123,8 @@ def _rows(scored: Scored) -> list[dict[str, Cell]]:
 
 def _row(rule: str, scores: Mapping[str, Estimate]) -> dict[str, Cell]:
     row: dict[str, Cell] = {"credit": rule}
-    for score, short in _SHORT.items():
-        row |= {score: _cell(scores[score].mean), f"{short} ±": _cell(scores[score].error)}
+    for score in Scores._fields:
+        row |= {score: _cell(scores[score].mean), f"{score}{ERROR}": _cell(scores[score].error)}
     return row
 
 

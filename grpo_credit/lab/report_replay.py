@@ -30,19 +30,33 @@ def findings(found: Replay, command: str, settings: Mapping[str, Any]) -> Findin
     ]
     shares: list[dict[str, Cell]] = [
         {
-            "share of |C| · ‖∂ log π / ∂ logits‖": share,
+            MASS: share,
             **{r.strategy: r.shares[share] for r in found.replayed},
         }
         for share in first.shares
     ]
+    numbered = {name: str(place) for place, name in enumerate(names, 1)}
     drawn = dots("norms", "gradient norm", {r.strategy: Mark(r.norm) for r in found.replayed})
     return Findings(
         "Strategies on one saved window",
         sentences,
         [
             Table("replay", "Gradients", numbers),
-            Table("cosines", "Cosine between gradients", rows),
-            Table("shares", "Where the gradient with respect to the logits lies", shares),
+            Table(
+                "cosines",
+                "Cosine between gradients; columns in the order of the rows",
+                rows,
+                {"cosine": "cosine", **numbered},
+                dict.fromkeys(names, "+.3f"),
+            ),
+            Table(
+                "shares",
+                "Where the gradient with respect to the logits lies; columns in the "
+                "order of the gradients above",
+                shares,
+                {MASS: MASS, **numbered},
+                dict.fromkeys(names, ".3f"),
+            ),
         ],
         [Figure("Gradient norms", "Where norms differ, so do the steps that SGD takes.", drawn)],
         command,

@@ -10,12 +10,13 @@ from typing import Any
 
 REWARD = r"a+b[abc]*|c+"
 EXACT = ("seq", "uniform", "length", "dapo", "loo/seq", "decided/seq", "loo+decided/seq",
-         "automaton/seq", "prefix_tree/seq", "tree_td/seq")  # fmt: skip
+         "automaton/seq", "prefix_tree/seq", "tree_td/seq", "tempo/seq")  # fmt: skip
 REPLAY = ("seq", "length", "dapo", "decided/seq", "automaton/seq", "tree_td/seq",
           "entropy_soft/seq")  # fmt: skip
 ORACLE = ("seq", "decided/seq", "automaton/seq", 'automaton/seq {"mode": "td"}', "spans/seq",
-          "steps/seq", "prefix_tree/seq", "tree_td/seq", "entropy_top/seq", "entropy_soft/seq",
-          "gtpo/seq", "trace/seq", "ktae/seq", "token_baseline/seq")  # fmt: skip
+          "steps/seq", "prefix_tree/seq", "tree_td/seq", "tempo/seq", "entropy_top/seq",
+          "entropy_soft/seq", "gtpo/seq", "trace/seq", "ktae/seq",
+          "token_baseline/seq")  # fmt: skip
 TASKS = ("keys", "regex", "arithmetic", "path_star")
 
 
@@ -23,11 +24,12 @@ def add_to(verbs: Any) -> None:
     """Add the verb `lab` with its own verbs to a command."""
     lab = verbs.add_parser("lab", help="measure strategies against the truth")
     instruments = lab.add_subparsers(required=True, metavar="INSTRUMENT")
-    exact = _instrument(instruments, "exact", "bias and variance against the enumerated gradient")
+    exact = _instrument(instruments, "exact", "direction and variance against the exact gradient")
     exact.add_argument("--alphabet", default="abc", help="symbols of the policy (default: abc)")
     exact.add_argument("--length", type=int, default=5, help="longest completion (default: 5)")
     exact.add_argument("--policy", choices=("tabular", "transformer"), default="tabular")
-    exact.add_argument("--pattern", default=REWARD, help=f"what earns 1 (default: {REWARD})")
+    exact.add_argument("--pattern", nargs="+", default=[REWARD],
+                       help=f"what earns 1, each apart (default: {REWARD})")  # fmt: skip
     exact.add_argument("--reward", help="pkg.mod:obj instead of --pattern; called as by TRL")
     exact.add_argument("--spread", type=float, default=0.5, help="of the table's logits")
     exact.add_argument("--stop", type=float, default=-1.0, help="added to the end's logits")
@@ -67,38 +69,48 @@ def _instrument(instruments: Any, name: str, about: str) -> argparse.ArgumentPar
 
 def run_exact(asked: argparse.Namespace) -> int:
     """Measure strategies on an enumerable policy."""
-    from tqdm import tqdm
-
     from grpo_credit.lab.exact import measure
-    from grpo_credit.lab.report_exact import findings
+    from grpo_credit.lab.report_exact import Setting, findings
 
     strategies = _prepared(asked)
     with _mistakes():
-        problem, samplings = _problem(asked), _samplings(asked)
-        problem.rewards()  # abstentions
-    measured = {}
-    for (size, scale), sampling in samplings.items():
-        bar = lambda rows, label=f"G={size}, scale {scale}": tqdm(rows, desc=label)  # noqa: E731
-        measured[size, scale] = measure(problem, strategies, sampling, bar)
-    return _finish(
-        findings(problem, measured, asked.reward or asked.pattern, asked.policy, command()), asked
-    )
+        problems, samplings = _problems(asked), _samplings(asked)
+        for problem in problems.values():
+            problem.rewards()  # abstentions
+    measured = {
+        Setting(pattern, size, scale): measure(
+            problem, strategies, sampling, _bar(f"{pattern} G={size}, scale {scale}")
+        )
+        for pattern, problem in problems.items()
+        for (size, scale), sampling in samplings.items()
+    }
+    return _finish(findings(problems, measured, asked.policy, command()), asked)
 
 
-def _problem(asked: argparse.Namespace) -> Any:
+def _bar(label: str) -> Any:
+    from tqdm import tqdm
+
+    seconds = 0.1 if sys.stderr.isatty() else 10  # between two lines of a log
+    return lambda steps: tqdm(steps, desc=label, mininterval=seconds)
+
+
+def _problems(asked: argparse.Namespace) -> dict[str, Any]:
+    """Make the policy, and a problem for each thing that earns a reward, by its name."""
     from grpo_credit.lab.enumerable import Language, TabularPolicy, TransformerPolicy
     from grpo_credit.lab.exact import Problem
     from grpo_credit.registry import import_object
     from rewards import RegexReward
 
     language = Language(asked.alphabet, asked.length)
-    named = asked.reward and import_object(asked.reward, "reward")
     policies = {
         "tabular": lambda: TabularPolicy(language, asked.seed, asked.spread, asked.stop),
         "transformer": lambda: TransformerPolicy(language, asked.seed),
     }
-    reward = named or RegexReward(asked.pattern, name="pattern")
-    return Problem(language, policies[asked.policy](), reward)
+    policy = policies[asked.policy]()
+    if asked.reward:
+        return {asked.reward: Problem(language, policy, import_object(asked.reward, "reward"))}
+    rewards = {pattern: RegexReward(pattern, name="pattern") for pattern in asked.pattern}
+    return {pattern: Problem(language, policy, reward) for pattern, reward in rewards.items()}
 
 
 def _samplings(asked: argparse.Namespace) -> dict[tuple[int, str], Any]:
@@ -116,8 +128,6 @@ def _samplings(asked: argparse.Namespace) -> dict[tuple[int, str], Any]:
 
 def run_oracle(asked: argparse.Namespace) -> int:
     """Score strategies on tasks whose deciding tokens are known."""
-    from tqdm import tqdm
-
     from grpo_credit.lab.batches import Sampling
     from grpo_credit.lab.oracle import measure, missing
     from grpo_credit.lab.report_oracle import Scored, findings
@@ -131,8 +141,7 @@ def run_oracle(asked: argparse.Namespace) -> int:
         task = TASKS[name]()
         lacks = {credit: missing(task, strategy) for credit, strategy in strategies.items()}
         fed = {credit: strategies[credit] for credit, needs in lacks.items() if not needs}
-        bar = lambda batches, label=name: tqdm(batches, desc=label)  # noqa: E731
-        scored[name] = Scored(measure(task, fed, sampling, bar), lacks)
+        scored[name] = Scored(measure(task, fed, sampling, _bar(name)), lacks)
     return _finish(findings(scored, sampling, command()), asked)
 
 
@@ -190,7 +199,7 @@ def _finish(found: Any, asked: argparse.Namespace) -> int:
 
     from grpo_credit.lab.output import show, write
 
-    show(found, Console(width=None if sys.stdout.isatty() else 140))
+    show(found, Console())
     if asked.out is not None:
         print(f"wrote {write(found, asked.out)}")
     return 0
