@@ -15,10 +15,10 @@ from accelerate.utils import gather, gather_object, pad_across_processes
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from grpo_credit.rewards import completion_text
 from grpo_credit.strategy import CreditError
 from grpo_credit.suggest import did_you_mean
 from grpo_credit.token_text import TokenText
-from rewards import completion_text
 
 NEEDS = frozenset({"spans", "decided", "states", "step_rewards", "texts"})  # what is found here
 # What a strategy needs, and the members of a reward one of which tells it.

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from importlib.metadata import entry_points
 from typing import Any, overload
 
+from grpo_credit.own_rewards import hint
 from grpo_credit.rollouts import OPTIONAL
 from grpo_credit.strategy import CreditError, Function, Kind, Rule
 from grpo_credit.suggest import did_you_mean
@@ -164,13 +165,14 @@ def import_object(path: str, what: str = "strategy") -> Any:
             raise
         raise CreditError(
             f"no module {module_name!r} for {what} {path!r}; looked in {added} and on sys.path."
+            f"{hint(module_name)}"
         ) from None
     finally:
         sys.path.remove(added)
     if not hasattr(module, attribute):
         names = [n for n, v in vars(module).items() if callable(v) and not n.startswith("_")]
-        hint = did_you_mean(attribute, names)
-        raise CreditError(f"{module.__file__} has no {attribute!r}.{hint}")
+        meant = did_you_mean(attribute, names) or hint(module_name)
+        raise CreditError(f"{module.__file__} has no {attribute!r}.{meant}")
     return getattr(module, attribute)
 
 

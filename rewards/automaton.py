@@ -13,9 +13,9 @@ from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from typing import Any
 
-from rewards.characters import NEWLINE, CharClasses, whitespace
-from rewards.nfa import Nfa, TooLarge
-from rewards.patterns import NotRegular
+from .characters import NEWLINE, CharClasses, whitespace
+from .nfa import Nfa, TooLarge
+from .patterns import NotRegular
 
 STATES = 20_000  # limit of a deterministic automaton
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import regex
 
-from rewards.contract import (
+from .contract import (
     Completion,
     Decided,
     LogExtra,
@@ -18,7 +18,7 @@ from rewards.contract import (
 )
 
 if TYPE_CHECKING:
-    from rewards.automaton import Automaton
+    from .automaton import Automaton
 
 
 class RegexReward(TextReward):
@@ -181,7 +181,7 @@ class RegexReward(TextReward):
         return None if self.mode == "count" or self.partial else self._machine()
 
     def _machine(self) -> "Automaton | None":
-        from rewards.automaton import automaton_of
+        from .automaton import automaton_of
 
         return automaton_of(
             self.pattern.pattern, self.flags, search=self.mode == "search", strip=self.strip

@@ -89,7 +89,7 @@ def _problem(asked: argparse.Namespace) -> Any:
     from grpo_credit.lab.enumerable import Language, TabularPolicy, TransformerPolicy
     from grpo_credit.lab.exact import Problem
     from grpo_credit.registry import import_object
-    from rewards import RegexReward
+    from grpo_credit.rewards import RegexReward
 
     language = Language(asked.alphabet, asked.length)
     named = asked.reward and import_object(asked.reward, "reward")

@@ -5,8 +5,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 from grpo_credit.lab.process import END, Moves
-from rewards import RegexReward
-from rewards.automaton import Automaton
+from grpo_credit.rewards import Automaton, RegexReward
 
 
 @dataclass(frozen=True)

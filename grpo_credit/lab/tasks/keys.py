@@ -8,8 +8,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 from grpo_credit.lab.process import END, Moves
-from rewards import Decided, completion_text
-from rewards.contract import Completion, Spans, TextReward
+from grpo_credit.rewards import Completion, Decided, Spans, TextReward, completion_text
 
 
 @dataclass(frozen=True)
