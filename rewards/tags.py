@@ -145,9 +145,12 @@ class TagFormat(TextReward):
         rows = self._rows(completions, prompts)
         if self.partial_credit:
             return [Decided(None, exact=False) for _ in rows]
-        return [
-            Decided(self._automaton(self._inside(prompt)).settled(text)) for text, prompt in rows
-        ]
+        found: dict[tuple[str, Any], int | None] = {}
+        for inside in {self._inside(prompt) for _, prompt in rows}:
+            texts = [text for text, prompt in rows if self._inside(prompt) is inside]
+            places = self._automaton(inside).settled_in(texts)
+            found.update({(text, inside): n for text, n in zip(texts, places, strict=True)})
+        return [Decided(found[text, self._inside(prompt)]) for text, prompt in rows]
 
     @property
     def automaton(self) -> "Automaton | None":

@@ -97,7 +97,7 @@ def _problem(asked: argparse.Namespace) -> Any:
         "tabular": lambda: TabularPolicy(language, asked.seed, asked.spread, asked.stop),
         "transformer": lambda: TransformerPolicy(language, asked.seed),
     }
-    reward = named or RegexReward(asked.pattern, name="pattern")
+    reward = named or RegexReward(asked.pattern, alphabet=asked.alphabet, name="pattern")
     return Problem(language, policies[asked.policy](), reward)
 
 

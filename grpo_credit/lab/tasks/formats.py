@@ -36,7 +36,7 @@ class Format:
     @cached_property
     def reward(self) -> RegexReward:
         """The pattern, matched in full."""
-        return RegexReward(self.pattern, strip=False, name=self.name)
+        return RegexReward(self.pattern, strip=False, alphabet=self.alphabet, name=self.name)
 
     @cached_property
     def _automaton(self) -> Automaton:
