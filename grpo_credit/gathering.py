@@ -18,10 +18,11 @@ from grpo_credit import annotations
 from grpo_credit.config import Plan
 from grpo_credit.folding import counted
 from grpo_credit.passes import PassTrainer
-from grpo_credit.rollouts import OPTIONAL, Rollouts
+from grpo_credit.rollouts import OPTIONAL, PADDING, Rollouts
 from grpo_credit.rows import Rows
 from grpo_credit.scoring import fused_outputs
 from grpo_credit.strategy import CreditError
+from grpo_credit.telling import SETTLED
 from grpo_credit.window import Generation
 
 
@@ -87,9 +88,14 @@ class GatheringTrainer(PassTrainer):
         abstained = rewards_per_func.isnan().all(dim=1)
         weighted = (rewards_per_func * self.reward_weights.to(rewards_per_func)).nansum(dim=1)
         columns = {"completion_ids": output["completion_ids"], "mask": counted(output)}
+        written = output["completion_mask"].bool()
+        scored_tokens = {  # what a model makes of padding depends on the width of this rank
+            name: torch.where(written, value, PADDING[name])
+            for name, value in self._forward(output).items()
+        }
         gathered = {
-            name: gather(self.accelerator.pad_across_processes(value, dim=1))
-            for name, value in (columns | self._forward(output)).items()
+            name: gather(self.accelerator.pad_across_processes(value, 1, PADDING[name]))
+            for name, value in (columns | scored_tokens).items()
         }
         generations: Any = (
             self.num_generations if self._mode == "train" else self.num_generations_eval
@@ -124,7 +130,8 @@ class GatheringTrainer(PassTrainer):
     def _needs(self) -> frozenset[str]:
         """What rollouts generated now must hold beyond the fields that are always there."""
         needs = self.plan.strategy.needs
-        return needs | (frozenset(OPTIONAL) - {"privileged_logps"}) if self._saving else needs
+        kept = frozenset(OPTIONAL) - {"privileged_logps"} - (SETTLED if self.tools else set())
+        return needs | kept if self._saving else needs
 
     def _gather_prompt_ids(self, output: dict[str, Any]) -> list[list[int]]:
         rows = zip(output["prompt_ids"], output["prompt_mask"], strict=True)

@@ -18,7 +18,7 @@ from torch.nn.functional import pad
 SCALE_EPS = 1e-4  # TRL divides by (standard deviation + 1e-4)
 
 # What more padding holds, for every field that has a value per token.
-_PADDING = {
+PADDING = {
     "completion_ids": 0,
     "mask": False,
     "old_logps": 0.0,
@@ -115,7 +115,7 @@ class Rollouts:
         if not self.reward_weights:
             object.__setattr__(self, "reward_weights", (1.0,) * len(self.reward_names))
         rows, columns = self._two_dimensional(self.completion_ids)
-        for name in _PADDING:
+        for name in PADDING:
             self._expect(name, (rows, columns))
         for name in ("advantages", "rewards", "group", "truncated", "window_count", "generation"):
             self._expect(name, (rows,))
@@ -297,7 +297,7 @@ class Rollouts:
         extra = columns - self.mask.shape[1]
         wide: dict[str, Any] = {
             name: pad(value, (0, extra), value=filler)
-            for name, filler in _PADDING.items()
+            for name, filler in PADDING.items()
             if (value := getattr(self, name)) is not None
         }
         if self.spans is not None:

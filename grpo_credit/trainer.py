@@ -13,6 +13,7 @@ Nothing of TRL is copied; these of its methods are extended with `super()`:
 
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager, nullcontext
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from transformers.utils import logging
 from trl import GRPOConfig, GRPOTrainer
 from trl.trainer.utils import add_fused_lm_head
 
-from grpo_credit import annotations, diagnostics, exactness
+from grpo_credit import diagnostics, exactness, telling
 from grpo_credit.card import add_credit
 from grpo_credit.config import CreditGRPOConfig, Plan, plan
 from grpo_credit.folding import (
@@ -106,9 +107,11 @@ class CreditGRPOTrainer(GatheringTrainer):
         self._anchored: dict[str, Any] | None = None  # inputs whose ratio is to be re-anchored
         self._reward_range = {mode: diagnostics.RewardRange() for mode in ("train", "eval")}
         self._trained_on: tuple[Window, Tensor] | None = None
+        given = signature(GRPOTrainer.__init__).bind_partial(self, *([None] * 3), *rest, **kwargs)
+        telling.check_loop(self.plan.strategy, given.arguments)
         super().__init__(model, reward_funcs, args, *rest, **kwargs)
         self._check_columns()
-        annotations.check_told(
+        telling.check_told(
             self.plan.strategy.name, self.plan.strategy.needs, self._named_rewards(), self._weights
         )
         self._save_every = getattr(args, "save_rollouts", 0)
@@ -147,7 +150,7 @@ class CreditGRPOTrainer(GatheringTrainer):
         if columns is None:
             return  # a stream does not know them before its first row
         given = ("prompts", "completions", "completion_ids", "trainer_state")  # by TRL
-        annotations.check_columns(self._named_rewards(), [*columns, *given])
+        telling.check_columns(self._named_rewards(), [*columns, *given])
         privileged = self.plan.privileged_column
         if "privileged_logps" in self.plan.strategy.needs and privileged not in columns:
             raise CreditError(

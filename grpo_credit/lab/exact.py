@@ -13,10 +13,11 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from grpo_credit.annotations import NEEDS, Annotations, check_told
+from grpo_credit.annotations import NEEDS, Annotations
 from grpo_credit.lab.enumerable import Language, exact_gradient, jacobian, probabilities
 from grpo_credit.rollouts import Rollouts, group_advantages
 from grpo_credit.strategy import CreditError, Strategy
+from grpo_credit.telling import check_told
 
 CPU = torch.device("cpu")
 
