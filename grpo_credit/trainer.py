@@ -68,9 +68,9 @@ class CreditGRPOTrainer(GatheringTrainer):
         SeamError: if the installed TRL lacks a seam.
         CreditError: (a ValueError) unknown strategy, wrong option, or settings that clash.
 
-    Logged, besides TRL's metrics, once per optimizer step and over what it was trained on:
-    the numbers of `grpo_credit.diagnostics.summary` as `credit/*`. With `log_completions`, each log
-    writes the credit of every token of its last optimizer step to
+    Logged as `credit/*`, besides TRL's metrics: `grpo_credit.diagnostics.summary` of the last
+    optimizer step before a log, and `dead_groups` as means over the steps that it is about. With
+    `log_completions`, each log writes the credit of every token of its last step to
     `<output_dir>/credit/credit_<step>.parquet`; with `save_rollouts=N`, every N-th step leaves its
     whole rollouts in `<output_dir>/rollouts/`.
 
@@ -105,8 +105,8 @@ class CreditGRPOTrainer(GatheringTrainer):
         self._prepared: Iterator[dict[str, Any]] = iter(())  # its micro-batches, with credit
         self._generations: dict[int, Generation] = {}  # what the window and TRL's buffer draw on
         self._anchored: dict[str, Any] | None = None  # inputs whose ratio is to be re-anchored
-        self._reward_range = {mode: diagnostics.RewardRange() for mode in ("train", "eval")}
         self._trained_on: tuple[Window, Tensor] | None = None
+        self._undescribed: tuple[Any, ...] = ()  # the credit of a step that is not yet logged
         given = signature(GRPOTrainer.__init__).bind_partial(self, *([None] * 3), *rest, **kwargs)
         telling.check_loop(self.plan.strategy, given.arguments)
         super().__init__(model, reward_funcs, args, *rest, **kwargs)
@@ -326,15 +326,27 @@ class CreditGRPOTrainer(GatheringTrainer):
         credit: Float[Tensor, "B T"],
         even: Float[Tensor, "B 1"] | None,
     ) -> None:
-        midpoint = self._reward_range[self._mode].midpoint(window.rollouts.rewards)
-        for name, value in diagnostics.summary(credit, window.rollouts, midpoint, even).items():
-            self._metrics[self._mode][f"credit/{name}"].append(value)
-        if self._mode == "train" and (self.log_completions or self._save_every):
+        kept: Any = self.state.stateful_callbacks  # which a resume brings back
+        seen = kept.setdefault(f"credit_rewards_{self._mode}", {})
+        midpoint = diagnostics.midpoint(window.rollouts.rewards, seen)
+        self._append_metrics(diagnostics.dead_groups(window.rollouts, midpoint))
+        described = credit, window.rollouts, even
+        if self._mode == "eval":
+            return self._append_metrics(diagnostics.summary(*described))
+        self._undescribed = described
+        if self.log_completions or self._save_every:
             self._trained_on = window, credit
+
+    def _append_metrics(self, numbers: dict[str, float]) -> None:
+        for name, value in numbers.items():
+            self._metrics[self._mode][f"credit/{name}"].append(value)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Log as TRL does, and write the credit of each token beside the completions table."""
         training = self._mode == "train"
+        if training and self._undescribed:
+            self._append_metrics(diagnostics.summary(*self._undescribed))
+            self._undescribed = ()
         super().log(logs, start_time)
         if training and self.log_completions and self._trained_on is not None:
             table = credit_table(*self._trained_on, self._tokenizer, self.state.global_step)
