@@ -106,34 +106,36 @@ class Annotations:
 
     def spans(self) -> dict[str, Bool[Tensor, "b t"]]:
         """Mark the tokens of every span that a reward names: `"<reward>/<span>"` -> `(b, t)`."""
-        marked: dict[str, Tensor] = {}
+        marked: dict[str, np.ndarray] = {}
         for k, row, spans in self._each("spans", _read_spans):
             tokens, first = self._located[row]
             for span, start, end in spans:
                 name = f"{self._rewards[k][0]}/{span}"
-                mark = marked.setdefault(name, torch.zeros(self._shape).bool())
+                mark = marked.setdefault(name, np.zeros(self._shape, dtype=bool))
                 if end > start:
                     mark[row, tokens.within(first + start, first + end)] = True
-        return marked
+        return {name: torch.from_numpy(mark) for name, mark in marked.items()}
 
     def decided(self) -> Int[Tensor, "b K"]:
         """Count the tokens until each reward was settled; all of them where only the end does."""
-        counts = torch.tensor([len(ids) for ids in self._ids])[:, None]
-        counts = counts.repeat(1, len(self._rewards))
+        counts = [[len(ids)] * len(self._rewards) for ids in self._ids]
         for k, row, chars in self._each("decided", _read_decided):
             tokens, start = self._located[row]
             if chars is not None:
-                counts[row, k] = min(int(counts[row, k]), tokens.after(start + chars))
-        return counts
+                counts[row][k] = min(counts[row][k], tokens.after(start + chars))
+        return torch.tensor(counts).view(len(counts), len(self._rewards))
 
     def step_rewards(self) -> Float[Tensor, "b t"]:
         """Put the weighted reward of each step on the token that ends it, NaN elsewhere."""
-        rewards = torch.full(self._shape, torch.nan)
+        sums: dict[tuple[int, int], float] = {}  # two steps may end in one token
         for k, row, steps in self._each("steps", _read_steps):
             tokens, start = self._located[row]
             for end, score in steps:
                 column = max(0, tokens.after(start + end) - 1)
-                rewards[row, column] = rewards[row, column].nan_to_num() + self._weights[k] * score
+                sums[row, column] = sums.get((row, column), 0.0) + self._weights[k] * score
+        rewards = torch.full(self._shape, torch.nan)
+        places = torch.tensor(list(sums)).long().view(-1, 2)
+        rewards[places[:, 0], places[:, 1]] = torch.tensor(list(sums.values()))
         return rewards
 
     def offsets(self) -> Int[Tensor, "b t 2"]:

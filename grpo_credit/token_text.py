@@ -71,11 +71,9 @@ class TokenText:
             return cls.unknown(text, len(ids), joined)
         lengths = np.fromiter(map(len, pieces), dtype=np.int64, count=len(pieces))
         complete = lengths.cumsum()
-        silent = np.zeros(len(pieces), dtype=bool)  # its character comes with a later token
-        for place in np.flatnonzero(lengths[:-1] == 0).tolist():
-            silent[place] = ids[place] not in spelling.special
-        spoken = np.flatnonzero(~silent)
-        ends = complete[spoken[np.searchsorted(spoken, np.arange(len(pieces)))]]
+        empty = (lengths[:-1] == 0).nonzero()[0].tolist()
+        silent = [place for place in empty if ids[place] not in spelling.special]
+        ends = _at_next(complete, silent) if silent else complete
         return cls(text, complete - lengths, ends, complete)
 
     @classmethod
@@ -92,12 +90,18 @@ class TokenText:
 
     def after(self, chars: int) -> int:
         """Return how many tokens it takes until so many characters are whole."""
-        return int(np.searchsorted(self.complete, chars)) + 1 if chars else 0
+        return int(self.complete.searchsorted(chars)) + 1 if chars else 0
 
     def within(self, start: int, end: int) -> slice:
         """Return the tokens that have a part in the characters from `start` up to `end`."""
-        first = np.searchsorted(self.ends, start, side="right")
-        return slice(int(first), int(np.searchsorted(self.starts, end)))
+        first = self.ends.searchsorted(start, side="right")
+        return slice(int(first), int(self.starts.searchsorted(end)))
+
+
+def _at_next(complete: Places, silent: Sequence[int]) -> Places:
+    """Let a token whose character comes with a later one end where that one does."""
+    spoken = np.delete(np.arange(len(complete)), silent)
+    return complete[spoken[spoken.searchsorted(np.arange(len(complete)))]]
 
 
 def special_ids(tokenizer: Any) -> set[int]:

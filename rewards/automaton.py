@@ -171,9 +171,10 @@ class Automaton:
         kinds = np.full(places.shape[::-1], width - 1, dtype=np.int32)
         kinds.T[places] = self.classes.classify("".join(texts))
         states = np.zeros((len(kinds) + 1, len(texts)), dtype=np.int32)  # times width
+        steps = self._steps.ravel()
         for place, column in enumerate(kinds):
             column += states[place]
-            np.take(self._steps.ravel(), column, out=states[place + 1], mode="clip")
+            steps.take(column, out=states[place + 1], mode="clip")
         return states.T // width
 
     @functools.cached_property
@@ -193,7 +194,9 @@ class Automaton:
 
     def settled_in(self, texts: Sequence[str]) -> list[int | None]:
         """Return `settled` of many texts."""
-        over = np.isin(self.traces(texts), [s for s in (self.dead, self.sure) if s is not None])
+        traces = self.traces(texts)
+        ends = [state for state in (self.dead, self.sure) if state is not None]
+        over = sum((traces == state for state in ends), np.zeros(traces.shape, dtype=bool))
         places = np.where(over.any(axis=1), over.argmax(axis=1), -1).tolist()
         return [None if place < 0 else place for place in places]
 

@@ -10,7 +10,7 @@ from accelerate.utils import gather_object
 from harness import ours
 from test_annotations import Automaton, Teller, Verdict, tell
 
-RANK = PartialState().process_index
+RANK = PartialState(cpu=True).process_index
 PLACE = 2 + 9 * RANK  # inside of the first rank's text alone
 
 
