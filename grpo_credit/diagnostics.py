@@ -4,7 +4,6 @@ A row counts as often as it is trained on in the window (`rollouts.window_count`
 """
 
 import math
-from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
@@ -81,8 +80,7 @@ def mass_by_position(credit: Float[Tensor, "B T"], rollouts: Rollouts) -> list[f
     completions have fewer than ten tokens: compare with what `even` gives on the same rollouts.
     """
     decile = 10 * rollouts.position // rollouts.mask.sum(dim=1, keepdim=True).clamp(min=1)
-    size = credit.abs()
-    return [_share(size * (decile == k), size, rollouts) for k in range(10)]
+    return _shares(credit.abs() * rollouts.window_count[:, None], decile, 10)
 
 
 def mass_by_length(credit: Float[Tensor, "B T"], rollouts: Rollouts) -> list[float]:
@@ -96,9 +94,8 @@ def mass_by_length(credit: Float[Tensor, "B T"], rollouts: Rollouts) -> list[flo
     if not used.numel():
         return [0.0] * 4
     quartiles = used.quantile(used.new_tensor([0.25, 0.5, 0.75]))
-    quarter = torch.bucketize(rollouts.lengths.float(), quartiles)[:, None]
-    size = credit.abs()
-    return [_share(size * (quarter == k), size, rollouts) for k in range(4)]
+    quarter = torch.bucketize(rollouts.lengths.float(), quartiles)
+    return _shares(credit.abs().sum(dim=1) * rollouts.window_count, quarter, 4)
 
 
 def mass_before_decided(credit: Float[Tensor, "B T"], rollouts: Rollouts) -> float:
@@ -140,6 +137,12 @@ def _share(part: Tensor, whole: Tensor, rollouts: Rollouts) -> float:
     return float(rollouts.window_sum(part.sum(dim=1)) / total) if total > 0 else 0.0
 
 
+def _shares(size: Tensor, part: Tensor, parts: int) -> list[float]:
+    """Say which share of the whole each part has; nothing is no share of nothing."""
+    sums = torch.bincount(part.flatten(), size.flatten().double(), minlength=parts)
+    return (sums / sums.sum() if sums.sum() > 0 else sums).tolist()
+
+
 def dead_groups(rollouts: Rollouts, midpoint: float) -> dict[str, float]:
     """Give the share of groups that have no advantage and so teach nothing.
 
@@ -152,55 +155,51 @@ def dead_groups(rollouts: Rollouts, midpoint: float) -> dict[str, float]:
         rollouts: whole groups; groups outside the window are left out.
         midpoint: what separates low from high, in units of the reward.
     """
-    low, high = 0, 0
-    groups = rollouts.group[rollouts.window_count > 0].unique()
-    for group in groups:
-        member = rollouts.group == group
-        if _dead(rollouts.advantages[member], rollouts.rewards_per_func[member]):
-            scored = rollouts.rewards[member & ~rollouts.rewards.isnan()]
-            is_high = scored.numel() > 0 and bool(scored.max() > midpoint)
-            high, low = high + is_high, low + (not is_high)
-    total = max(1, len(groups))
-    return {
-        "dead_groups": (low + high) / total,
-        "dead_groups_low": low / total,
-        "dead_groups_high": high / total,
-    }
+    used = _by_group(rollouts.window_count, rollouts, "amax") > 0
+    most = _by_group(rollouts.advantages.abs(), rollouts, "amax")
+    rewards = rollouts.rewards_per_func  # never scored: -inf to inf, which is no spread
+    best = _by_group(rewards.nan_to_num(nan=-math.inf), rollouts, "amax")
+    worst = _by_group(rewards.nan_to_num(nan=math.inf), rollouts, "amin")
+    dead = used & ((most <= 1e-6) | (best <= worst).all(dim=1))
+    top = _by_group(rollouts.rewards.nan_to_num(nan=-math.inf), rollouts, "amax")
+    counts = torch.stack([dead, dead & ~(top > midpoint), dead & (top > midpoint), used]).sum(dim=1)
+    total, low, high, groups = counts.tolist()
+    shares = {"dead_groups": total, "dead_groups_low": low, "dead_groups_high": high}
+    return {name: count / max(1, groups) for name, count in shares.items()}
 
 
-def _dead(advantages: Float[Tensor, " n"], rewards: Float[Tensor, "n K"]) -> bool:
-    spread = rewards.nan_to_num(nan=-math.inf).amax(0) - rewards.nan_to_num(nan=math.inf).amin(0)
-    return bool((advantages.abs().max() <= 1e-6) | (spread <= 0).all())  # -inf: never scored
+def _by_group(value: Tensor, rollouts: Rollouts, reduce: str) -> Tensor:
+    """Reduce (B,) or (B, K) to one row per group."""
+    names, index = rollouts.group.unique(return_inverse=True)
+    index = index.view(-1, *[1] * (value.dim() - 1)).expand_as(value)
+    reduced = value.new_zeros(len(names), *value.shape[1:])
+    return reduced.scatter_reduce(0, index, value, reduce, include_self=False)
 
 
-@dataclass
-class RewardRange:
-    """The rewards seen so far: what is low and what is high for a group without variance."""
+def midpoint(rewards: Float[Tensor, " B"], seen: dict[str, float]) -> float:
+    """Take in new rewards; return the middle of the range seen, or 0 while all were equal.
 
-    low: float = math.inf
-    high: float = -math.inf
-
-    def midpoint(self, rewards: Float[Tensor, " B"]) -> float:
-        """Take in new rewards; return the middle of the range, or 0 while all were equal."""
-        scored = rewards[~rewards.isnan()]
-        if scored.numel():
-            self.low = min(self.low, float(scored.min()))
-            self.high = max(self.high, float(scored.max()))
-        return (self.low + self.high) / 2 if self.low < self.high else 0.0
+    Args:
+        rewards: NaN for abstentions.
+        seen: the range, `low` and `high`, which is widened; empty at first.
+    """
+    scored = rewards[~rewards.isnan()]
+    if scored.numel():
+        seen["low"] = min(seen.get("low", math.inf), float(scored.min()))
+        seen["high"] = max(seen.get("high", -math.inf), float(scored.max()))
+    return sum(seen.values()) / 2 if len(set(seen.values())) == 2 else 0.0
 
 
 def summary(
     credit: Float[Tensor, "B T"],
     rollouts: Rollouts,
-    midpoint: float,
     even_credit: Float[Tensor, "B _"] | None = None,
 ) -> dict[str, float]:
-    """Collect what the trainer logs as `credit/*`.
+    """Collect what the trainer logs as `credit/*` besides `dead_groups`.
 
     Args:
         credit: the window's credit.
         rollouts: the window.
-        midpoint: see `dead_groups`.
         even_credit: what `even` gives under the same aggregation, per token or per row; None for
             a strategy without an aggregation, which has no `norm_ratio`.
 
@@ -216,7 +215,6 @@ def summary(
         "sign_flip_rate": sign_flip_rate(credit, rollouts),
         **_numbered("position", mass_by_position(credit, rollouts)),
         **_numbered("length", mass_by_length(credit, rollouts)),
-        **dead_groups(rollouts, midpoint),
     }
     if rollouts.decided is not None:
         found["before_decided"] = mass_before_decided(credit, rollouts)

@@ -22,6 +22,7 @@ from grpo_credit.rollouts import OPTIONAL, PADDING, Rollouts
 from grpo_credit.rows import Rows
 from grpo_credit.scoring import fused_outputs
 from grpo_credit.strategy import CreditError
+from grpo_credit.telling import SETTLED
 from grpo_credit.window import Generation
 
 logger = logging.get_logger(__name__)
@@ -170,15 +171,10 @@ class GatheringTrainer(PassTrainer):
         truncated = [bool(ids) and ids[-1] not in ends for ids in scored.ids]
         abstained = rewards_per_func.isnan().all(dim=1)
         weighted = (rewards_per_func * self.reward_weights.to(rewards_per_func)).nansum(dim=1)
-        mask = counted(output)
-        columns = {
-            "completion_ids": output["completion_ids"],
-            "mask": mask,
-            **self._forward(output),
-        }
+        columns = {"completion_ids": output["completion_ids"], "mask": counted(output)}
         gathered = {
             name: gather(pad_across_processes(value, dim=1, pad_index=PADDING[name]))
-            for name, value in columns.items()
+            for name, value in (columns | self._forward(output)).items()
         }
         generations: Any = (
             self.num_generations if self._mode == "train" else self.num_generations_eval
@@ -216,7 +212,8 @@ class GatheringTrainer(PassTrainer):
     def _needs(self) -> frozenset[str]:
         """What rollouts generated now must hold beyond the fields that are always there."""
         needs = self.plan.strategy.needs
-        return needs | (frozenset(OPTIONAL) - {"privileged_logps"}) if self._saving else needs
+        kept = frozenset(OPTIONAL) - {"privileged_logps"} - (SETTLED if self.tools else set())
+        return needs | kept if self._saving else needs
 
     def _gather_prompt_ids(self, output: dict[str, Any]) -> list[list[int]]:
         rows = zip(output["prompt_ids"], output["prompt_mask"], strict=True)

@@ -16,6 +16,7 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any, overload
 
+from grpo_credit.own_rewards import hint
 from grpo_credit.rollouts import OPTIONAL
 from grpo_credit.strategy import CreditError, Function, Kind, Rule
 from grpo_credit.suggest import did_you_mean
@@ -187,8 +188,8 @@ def import_object(path: str, what: str = "strategy") -> Any:
     module = sys.modules.get(module_name) or _import(module_name, f"{what} {path!r}")
     if not hasattr(module, attribute):
         names = [n for n, v in vars(module).items() if callable(v) and not n.startswith("_")]
-        hint = did_you_mean(attribute, names)
-        raise CreditError(f"{module.__file__ or module_name} has no {attribute!r}.{hint}")
+        meant = did_you_mean(attribute, names) or hint(module_name)
+        raise CreditError(f"{module.__file__ or module_name} has no {attribute!r}.{meant}")
     return getattr(module, attribute)
 
 
@@ -205,7 +206,7 @@ def _import(name: str, what: str) -> Any:
                 spec = _spec(part)
             if spec is None:
                 raise CreditError(
-                    f"no module {part!r} for {what}; looked in {here} and on sys.path."
+                    f"no module {part!r} for {what}; looked in {here} and on sys.path.{hint(part)}"
                 )
             origin = str(spec.origin)
             if origin.endswith(".py") and part not in sys.modules:

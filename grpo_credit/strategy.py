@@ -155,12 +155,19 @@ class Strategy:
 
     def credit(self, rollouts: Rollouts) -> Float[Tensor, "B T"]:
         """Return the credit matrix `(B, T)`; see `compute_credit`."""
+        return self.credit_and_weights(rollouts)[0]
+
+    def credit_and_weights(
+        self, rollouts: Rollouts
+    ) -> tuple[Float[Tensor, "B T"], Float[Tensor, "B 1"] | None]:
+        """Return `credit` and the `weights` in it, computed once; None without an aggregation."""
         self._require(rollouts)
         if self.whole:
-            return _matrix(self.whole.name, self._call(self.whole, rollouts), rollouts)
-        credit = self.allocation(rollouts) * self.weights(rollouts)
+            return _matrix(self.whole.name, self._call(self.whole, rollouts), rollouts), None
+        weights = self.weights(rollouts)
+        credit = self.allocation(rollouts) * weights
         _refuse_infinite(self.name, credit, rollouts)
-        return credit
+        return credit, weights
 
     def allocation(self, rollouts: Rollouts) -> Float[Tensor, "B T"]:
         """Return where the advantages land, `(B, T)`: the mixture of the chains."""

@@ -14,6 +14,7 @@ Nothing of TRL is copied; these of its methods are extended with `super()`:
 
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ from transformers.utils import logging
 from trl import GRPOConfig, GRPOTrainer
 from trl.trainer.utils import add_fused_lm_head
 
-from grpo_credit import annotations, completing, diagnostics, exactness, subclasses
+from grpo_credit import completing, diagnostics, exactness, subclasses, telling
 from grpo_credit.card import complete_card
 from grpo_credit.config import CreditGRPOConfig, Plan, plan
 from grpo_credit.folding import (
@@ -68,9 +69,9 @@ class CreditGRPOTrainer(GatheringTrainer):
         SeamError: if the installed TRL lacks a seam.
         CreditError: (a ValueError) unknown strategy, wrong option, or settings that clash.
 
-    Logged, besides TRL's metrics, once per optimizer step and over what it was trained on:
-    the numbers of `grpo_credit.diagnostics.summary` as `credit/*`. With `log_completions`, each log
-    writes the credit of every token of its last optimizer step to
+    Logged as `credit/*`, besides TRL's metrics: `grpo_credit.diagnostics.summary` of the last
+    optimizer step before a log, and `dead_groups` as means over the steps that it is about. With
+    `log_completions`, each log writes the credit of every token of its last step to
     `<output_dir>/credit/credit_<step>.parquet`; with `save_rollouts=N`, every N-th step leaves its
     whole rollouts in `<output_dir>/rollouts/`.
 
@@ -107,11 +108,13 @@ class CreditGRPOTrainer(GatheringTrainer):
         self._prepared: Iterator[dict[str, Any]] = iter(())  # its micro-batches, with credit
         self._generations: dict[int, Generation] = {}  # what the window and TRL's buffer draw on
         self._anchored: dict[str, Any] | None = None  # inputs whose ratio is to be re-anchored
-        self._reward_range = {mode: diagnostics.RewardRange() for mode in ("train", "eval")}
         self._trained_on: tuple[Window, Tensor] | None = None
+        self._undescribed: tuple[Any, ...] = ()  # the credit of a step that is not yet logged
+        given = signature(GRPOTrainer.__init__).bind_partial(self, *([None] * 3), *rest, **kwargs)
+        telling.check_loop(self.plan.strategy, given.arguments)
         super().__init__(model, reward_funcs, args, *rest, **kwargs)
         self._check_columns()
-        annotations.check_told(
+        telling.check_told(
             self.plan.strategy.name, self.plan.strategy.needs, self._named_rewards(), self._weights
         )
         self._save_every = getattr(args, "save_rollouts", 0)
@@ -150,7 +153,7 @@ class CreditGRPOTrainer(GatheringTrainer):
         if columns is None:
             return  # a stream does not know them before its first row
         given = ("prompts", "completions", "completion_ids", "trainer_state")  # by TRL
-        annotations.check_columns(self._named_rewards(), [*columns, *given])
+        telling.check_columns(self._named_rewards(), [*columns, *given])
         privileged = self.plan.privileged_column
         if "privileged_logps" in self.plan.strategy.needs and privileged not in columns:
             raise CreditError(
@@ -210,16 +213,15 @@ class CreditGRPOTrainer(GatheringTrainer):
         window, rows = self._join(batches)
         rollouts, strategy = window.rollouts, self.plan.strategy
         self._refuse_second_allocation(window)
-        weights = torch.ones_like(rollouts.advantages)[:, None]
-        if strategy.aggregation:
-            weights = strategy.weights(rollouts)
-        even = window.advantages * weights
-        per_row = self._credit_scale * (even if strategy.even else strategy.credit(rollouts))
-        credit = torch.where(rollouts.mask, per_row, 0.0)
-        self._record(window, credit, even * self._credit_scale if strategy.aggregation else None)
+        matrix, weights = strategy.credit_and_weights(rollouts)
+        even = None if weights is None else window.advantages * weights * self._credit_scale
+        matrix = matrix * self._credit_scale if even is None or not strategy.even else even
+        credit = torch.where(rollouts.mask, matrix, 0.0)
+        self._record(window, credit, even)
+        weights = torch.ones_like(rollouts.advantages)[:, None] if weights is None else weights
         credited = [
             {**batch, "credit_weights": weights[own], "credit_steps": len(batches)}
-            | ({} if strategy.even else {"credit": per_row[own, : batch["completion_ids"].size(1)]})
+            | ({} if strategy.even else {"credit": matrix[own, : batch["completion_ids"].size(1)]})
             for batch, own in zip(batches, rows, strict=True)
         ]
         turns = self._turns(credited, credit[torch.cat(rows)].any(dim=1))
@@ -347,15 +349,27 @@ class CreditGRPOTrainer(GatheringTrainer):
         credit: Float[Tensor, "B T"],
         even: Float[Tensor, "B _"] | None,
     ) -> None:
-        midpoint = self._reward_range[self._mode].midpoint(window.rollouts.rewards)
-        for name, value in diagnostics.summary(credit, window.rollouts, midpoint, even).items():
-            self._metrics[self._mode][f"credit/{name}"].append(value)
-        if self._mode == "train" and (self.log_completions or self._save_every):
+        kept: Any = self.state.stateful_callbacks  # which a resume brings back
+        seen = kept.setdefault(f"credit_rewards_{self._mode}", {})
+        midpoint = diagnostics.midpoint(window.rollouts.rewards, seen)
+        self._append_metrics(diagnostics.dead_groups(window.rollouts, midpoint))
+        described = credit, window.rollouts, even
+        if self._mode == "eval":
+            return self._append_metrics(diagnostics.summary(*described))
+        self._undescribed = described
+        if self.log_completions or self._save_every:
             self._trained_on = window, credit
+
+    def _append_metrics(self, numbers: dict[str, float]) -> None:
+        for name, value in numbers.items():
+            self._metrics[self._mode][f"credit/{name}"].append(value)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Log as TRL does, and write the credit of each token beside the completions table."""
         training = self._mode == "train"
+        if training and self._undescribed:
+            self._append_metrics(diagnostics.summary(*self._undescribed))
+            self._undescribed = ()
         super().log(logs, start_time)
         if training and self.log_completions and self._trained_on is not None:
             table = credit_table(*self._trained_on, self._tokenizer, self.state.global_step)

@@ -21,9 +21,9 @@ from dataclasses import dataclass, field
 from decimal import Decimal, InvalidOperation
 from typing import Any
 
+from grpo_credit.rewards import MathAnswer, NumericAnswer, TagFormat, gate
 from grpo_credit.run.recipe import DataArguments, Recipe, Task
 from grpo_credit.run.training import run_recipe
-from rewards import MathAnswer, NumericAnswer, TagFormat, gate
 
 GSM8K = {"dataset_name": "openai/gsm8k", "dataset_config": "main"}
 DEFAULTS = {

@@ -18,9 +18,9 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from grpo_credit.rewards import ExactText
 from grpo_credit.run.recipe import Recipe, Task, TinyArguments
 from grpo_credit.run.training import run_recipe
-from rewards import ExactText
 
 # What a model of a hundred thousand parameters on a laptop needs.
 TINY_DEFAULTS = {

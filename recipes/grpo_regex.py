@@ -17,9 +17,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from grpo_credit.rewards import RegexReward
 from grpo_credit.run.recipe import DataArguments, Recipe, Task, TinyArguments
 from grpo_credit.run.training import run_recipe
-from rewards import RegexReward
 
 DEFAULTS = {
     "num_generations": 8,

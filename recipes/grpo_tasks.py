@@ -19,9 +19,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from grpo_credit.rewards import InTag, TagFormat, TaskScore, gate, guard
 from grpo_credit.run.recipe import Recipe, Task, TinyArguments
 from grpo_credit.run.training import run_recipe
-from rewards import InTag, TagFormat, TaskScore, gate, guard
 
 DEFAULTS = {
     "learning_rate": 1e-6,

@@ -9,11 +9,11 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 # At once: a module that is imported first would take the place of the function of its name.
-from rewards.check_format import check_format
-from rewards.guard import guard
+from .check_format import check_format, specimen_of
+from .guard import guard
 
 if TYPE_CHECKING:
-    from rewards.answers import (
+    from .answers import (
         ChoiceAnswer,
         ExactAnswer,
         NumericAnswer,
@@ -21,23 +21,26 @@ if TYPE_CHECKING:
         exact_answer,
         numeric_answer,
     )
-    from rewards.contract import Decided, TextReward, completion_text
-    from rewards.exact import ExactText
-    from rewards.extraction import AfterMarker, ByPattern, InBox, InTag, WholeText
-    from rewards.formats import RegexReward
-    from rewards.gates import gate
-    from rewards.lengths import CosineLength, SoftOverlong
-    from rewards.mathematics import MathAnswer, math_answer
-    from rewards.repetition import Repetition, repetition_rate
-    from rewards.scaling import clip, schedule
-    from rewards.sums import weighted
-    from rewards.tags import TagFormat, think_answer_format, think_format
-    from rewards.tasks import TaskScore
+    from .automaton import Automaton
+    from .contract import Completion, Decided, Spans, TextReward, completion_text
+    from .exact import ExactText
+    from .extraction import AfterMarker, ByPattern, InBox, InTag, WholeText
+    from .formats import RegexReward
+    from .gates import gate
+    from .lengths import CosineLength, SoftOverlong
+    from .mathematics import MathAnswer, math_answer
+    from .repetition import Repetition, repetition_rate
+    from .scaling import clip, schedule
+    from .sums import weighted
+    from .tags import TagFormat, think_answer_format, think_format
+    from .tasks import TaskScore
 
 _HOME = {
     "AfterMarker": "extraction",
+    "Automaton": "automaton",
     "ByPattern": "extraction",
     "ChoiceAnswer": "answers",
+    "Completion": "contract",
     "CosineLength": "lengths",
     "Decided": "contract",
     "ExactAnswer": "answers",
@@ -49,6 +52,7 @@ _HOME = {
     "RegexReward": "formats",
     "Repetition": "repetition",
     "SoftOverlong": "lengths",
+    "Spans": "contract",
     "TagFormat": "tags",
     "TaskScore": "tasks",
     "TextReward": "contract",
@@ -68,8 +72,10 @@ _HOME = {
 }
 __all__ = [
     "AfterMarker",
+    "Automaton",
     "ByPattern",
     "ChoiceAnswer",
+    "Completion",
     "CosineLength",
     "Decided",
     "ExactAnswer",
@@ -81,6 +87,7 @@ __all__ = [
     "RegexReward",
     "Repetition",
     "SoftOverlong",
+    "Spans",
     "TagFormat",
     "TaskScore",
     "TextReward",
@@ -96,6 +103,7 @@ __all__ = [
     "numeric_answer",
     "repetition_rate",
     "schedule",
+    "specimen_of",
     "think_answer_format",
     "think_format",
     "weighted",

@@ -12,7 +12,7 @@ from fractions import Fraction
 from itertools import islice
 from typing import Any
 
-from rewards.contract import (
+from .contract import (
     Completion,
     LogExtra,
     LogMetric,
@@ -21,7 +21,7 @@ from rewards.contract import (
     completion_text,
     rows_of,
 )
-from rewards.extraction import AfterMarker, Extract, InTag, Span
+from .extraction import AfterMarker, Extract, InTag, Span
 
 
 class AnswerReward(TextReward):

@@ -8,14 +8,17 @@ other dialects; and they know no lone surrogates, which model output may hold.
 """
 
 import functools
+import hashlib
 from collections import defaultdict
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from rewards.characters import NEWLINE, CharClasses, whitespace
-from rewards.nfa import Nfa, TooLarge
-from rewards.patterns import NotRegular
+import numpy as np
+
+from .characters import NEWLINE, CharClasses, whitespace
+from .nfa import Nfa, TooLarge
+from .patterns import NotRegular
 
 STATES = 20_000  # limit of a deterministic automaton
 
@@ -128,38 +131,83 @@ class Automaton:
             self.classes, None, step, lambda state: state[0] if state else self.accepting[0]
         )
 
+    def within(self, alphabet: str) -> "Automaton":
+        """Return the automaton of the texts that hold these characters alone.
+
+        More may be settled in it: `ab[abc]*` is sure after "ab" where only a, b and c are written.
+        """
+        classes, kept = self.classes.only(alphabet)
+        return Automaton.explore(
+            classes,
+            0,
+            lambda state, kind: self.table[state][kept[kind]],
+            self.accepting.__getitem__,
+        )
+
+    @functools.cached_property
+    def fingerprint(self) -> int:
+        """A number that tells automata apart, the same in every process."""
+        about = repr((self.table, self.accepting)).encode()
+        parts = [about, self.classes.boundaries.tobytes(), self.classes.class_of.tobytes()]
+        return int.from_bytes(hashlib.blake2b(b"".join(parts), digest_size=7).digest())
+
     def trace(self, text: str) -> list[int]:
         """Return the state before the first character and after each, in one sweep."""
         states, table = [0], self.table
         state = 0
-        for kind in self.classes.classify(text):
+        for kind in self.classes.classify(text).tolist():
             state = table[state][kind]
             states.append(state)
         return states
 
+    def traces(self, texts: Sequence[str]) -> np.ndarray:
+        """Return `trace` of many texts, read side by side: (texts, longest + 1).
+
+        After the end of a text its last state goes on.
+        """
+        width = self._steps.shape[1]
+        lengths = np.array([len(text) for text in texts])
+        places = np.arange(lengths.max(initial=0)) < lengths[:, None]
+        kinds = np.full(places.shape[::-1], width - 1, dtype=np.int32)
+        kinds.T[places] = self.classes.classify("".join(texts))
+        states = np.zeros((len(kinds) + 1, len(texts)), dtype=np.int32)  # times width
+        steps = self._steps.ravel()
+        for place, column in enumerate(kinds):
+            column += states[place]
+            steps.take(column, out=states[place + 1], mode="clip")
+        return states.T // width
+
+    @functools.cached_property
+    def _steps(self) -> np.ndarray:
+        """The table, and a class more that changes nothing; each state times its width."""
+        table = np.column_stack([np.array(self.table), np.arange(len(self.table))])
+        return (table * table.shape[1]).astype(np.int32)
+
     def accepts(self, text: str) -> bool:
         """Return whether the text matches."""
-        state, table = 0, self.table
-        for kind in self.classes.classify(text):
-            state = table[state][kind]
-        return self.accepting[state]
+        return self.accepting[self.trace(text)[-1]]
 
     def settled(self, text: str) -> int | None:
         """Return after how many characters nothing can change any more, None if never."""
         ends = {self.dead, self.sure}
-        if 0 in ends:
-            return 0
-        state, table = 0, self.table
-        for place, kind in enumerate(self.classes.classify(text), 1):
-            state = table[state][kind]
-            if state in ends:
-                return place
-        return None
+        return next((place for place, s in enumerate(self.trace(text)) if s in ends), None)
+
+    def settled_in(self, texts: Sequence[str]) -> list[int | None]:
+        """Return `settled` of many texts."""
+        traces = self.traces(texts)
+        ends = [state for state in (self.dead, self.sure) if state is not None]
+        over = sum((traces == state for state in ends), np.zeros(traces.shape, dtype=bool))
+        places = np.where(over.any(axis=1), over.argmax(axis=1), -1).tolist()
+        return [None if place < 0 else place for place in places]
 
 
 @functools.lru_cache(maxsize=256)
-def automaton_of(pattern: str, flags: int, *, search: bool, strip: bool) -> Automaton | None:
+def automaton_of(
+    pattern: str, flags: int, *, search: bool, strip: bool, alphabet: str = ""
+) -> Automaton | None:
     r"""Return what `Automaton.of_pattern` does, None if it has none to give; remember both.
+
+    With an alphabet, `within` it.
 
     Example:
         >>> automaton_of("(a)x*", 0, search=False, strip=True).accepts("axx")
@@ -168,9 +216,10 @@ def automaton_of(pattern: str, flags: int, *, search: bool, strip: bool) -> Auto
         True
     """
     try:
-        return Automaton.of_pattern(pattern, flags, search=search, strip=strip)
+        whole = Automaton.of_pattern(pattern, flags, search=search, strip=strip)
     except (NotRegular, TooLarge):
         return None
+    return whole.within(alphabet) if alphabet else whole
 
 
 def _minimised(table: list[list[int]], accepting: list[bool]) -> tuple[list[list[int]], list[bool]]:

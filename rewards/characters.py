@@ -17,7 +17,7 @@ class CharClasses:
 
     Args:
         boundaries: where a new segment of code points begins; the first is 0.
-        class_of: the class of each segment.
+        class_of: the class of each segment, -1 where no text has a character of it.
     """
 
     boundaries: np.ndarray
@@ -38,11 +38,31 @@ class CharClasses:
         """The number of classes."""
         return int(self.class_of.max()) + 1
 
-    def classify(self, text: str) -> list[int]:
-        """Return the class of each character."""
+    def classify(self, text: str) -> np.ndarray:
+        """Return the class of each character.
+
+        Raises:
+            ValueError: if a character has none.
+        """
         codes = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype="<u4")
         places = np.searchsorted(self.boundaries, codes, side="right") - 1
-        return self.class_of[places].tolist()
+        kinds = self.class_of[places]
+        if not self._whole and (kinds < 0).any():
+            raise ValueError(
+                f"a text holds {text[int((kinds < 0).argmax())]!r}, which is not in `alphabet`."
+            )
+        return kinds
+
+    @functools.cached_property
+    def _whole(self) -> bool:
+        return bool((self.class_of >= 0).all())
+
+    def only(self, alphabet: str) -> "tuple[CharClasses, list[int]]":
+        """Leave the classes that an alphabet needs, and say which they were."""
+        kept = sorted(set(self.classify(alphabet).tolist()))
+        number = {kind: place for place, kind in enumerate(kept)}
+        class_of = np.array([number.get(kind, -1) for kind in self.class_of.tolist()])
+        return CharClasses(self.boundaries, class_of), kept
 
 
 @functools.cache

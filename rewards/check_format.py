@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from rewards.combination import Combination
-from rewards.scaling import Schedule
+from .combination import Combination
+from .scaling import Schedule
 
 if TYPE_CHECKING:
-    from rewards.automaton import Automaton
+    from .automaton import Automaton
 
 Prompt = str | list[dict[str, Any]]
 

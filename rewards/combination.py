@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from rewards.contract import Completion, Decided, Spans
+from .contract import Completion, Decided, Spans
 
 Reward = Callable[..., Sequence[float | None]]
 Completions = Sequence[Completion]

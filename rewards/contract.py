@@ -12,7 +12,9 @@ Beyond its score a reward may say where in the text it was earned, and offers th
 * `automaton_for(prompt)`: the same, where the prompt decides;
 * `automata(completions)`: the same, one for each completion, where a column decides.
 
-Where a method of these takes parameters named as columns of the data set, it is given them.
+Where a method of these takes parameters named as columns of the data set, it is given them. Each
+returns a list with one answer per completion. Places are counted in that completion's text, from 0
+to its length; `CreditGRPOTrainer` refuses any other, in place of clipping it.
 """
 
 from collections.abc import Callable, Mapping, Sequence

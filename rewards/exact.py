@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from rewards.contract import Completion, Decided, TextReward, completion_text, rows_of
+from .contract import Completion, Decided, TextReward, completion_text, rows_of
 
 if TYPE_CHECKING:
-    from rewards.automaton import Automaton
+    from .automaton import Automaton
 
 
 class ExactText(TextReward):
@@ -100,7 +100,7 @@ def _common(one: str, other: str) -> int:
 def _automaton(golds: Sequence[str]) -> "Automaton | None":
     import regex
 
-    from rewards.automaton import automaton_of
+    from .automaton import automaton_of
 
     if not golds:
         return None

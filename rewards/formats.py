@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import regex
 
-from rewards.contract import (
+from .contract import (
     Completion,
     Decided,
     LogExtra,
@@ -18,7 +18,7 @@ from rewards.contract import (
 )
 
 if TYPE_CHECKING:
-    from rewards.automaton import Automaton
+    from .automaton import Automaton
 
 
 class RegexReward(TextReward):
@@ -48,6 +48,9 @@ class RegexReward(TextReward):
         partial_weight: more than 0, less than 1.
         max_errors: for `partial="fuzzy"`.
         strip: whether whitespace around the completion is ignored.
+        alphabet: all characters that completions can hold, if they are few and known. `decided` and
+            `automaton` are then about such texts alone, so more is settled: `ab[abc]*` is won after
+            "ab" where nothing but a, b and c can follow. Empty: any character may come.
         name: what TRL calls the reward in its logs.
 
     Returns:
@@ -85,6 +88,7 @@ class RegexReward(TextReward):
         partial_weight: float = 0.5,
         max_errors: int = 3,
         strip: bool = True,
+        alphabet: str = "",
         name: str = "regex_format",
     ) -> None:
         super().__init__(name)
@@ -111,7 +115,7 @@ class RegexReward(TextReward):
         self.pattern = _compiled(pattern, flags)
         self.mode, self.flags, self.limit, self.timeout = mode, flags, limit, timeout
         self.partial, self.partial_weight = partial, partial_weight
-        self.max_errors, self.strip = max_errors, strip
+        self.max_errors, self.strip, self.alphabet = max_errors, strip, alphabet
         self._near: Any = _fuzzy(self.pattern, max_errors) if partial == "fuzzy" else None
 
     def __call__(
@@ -138,8 +142,9 @@ class RegexReward(TextReward):
             try:
                 return _MODES[self.mode](self, self._stripped(text), _clock() + seconds)
             except TimeoutError:
-                if self.automaton is not None:
-                    return float(self.automaton.accepts(text))
+                machine = self._machine() if self._is_acceptance else None
+                if machine is not None:
+                    return float(machine.accepts(text))
         return None
 
     def _fullmatch(self, text: str, deadline: float) -> float:
@@ -178,14 +183,17 @@ class RegexReward(TextReward):
         None where the pattern is not regular or its automaton too large, and where the score is
         not acceptance: in mode `"count"` and with partial credit.
         """
-        return None if self.mode == "count" or self.partial else self._machine()
+        return self._machine(self.alphabet) if self._is_acceptance else None
 
-    def _machine(self) -> "Automaton | None":
-        from rewards.automaton import automaton_of
+    @property
+    def _is_acceptance(self) -> bool:
+        return self.mode != "count" and not self.partial
 
-        return automaton_of(
-            self.pattern.pattern, self.flags, search=self.mode == "search", strip=self.strip
-        )
+    def _machine(self, alphabet: str = "") -> "Automaton | None":
+        from .automaton import automaton_of
+
+        search, pattern = self.mode == "search", self.pattern.pattern
+        return automaton_of(pattern, self.flags, search=search, strip=self.strip, alphabet=alphabet)
 
     def decided(self, completions: Sequence[Completion]) -> list[Decided]:
         """Say after how many characters each score was settled, whatever follows.
@@ -193,15 +201,19 @@ class RegexReward(TextReward):
         Exact for regular patterns. For others an upper bound by partial matching, which takes some
         prefixes for viable that are not, and sees only scores that settle at 0. In mode `"count"`
         and with partial credit the score may change up to the end.
-        """
-        return [self._decided(completion_text(completion)) for completion in completions]
 
-    def _decided(self, text: str) -> Decided:
-        if self.mode == "count" or self.partial:
-            return Decided(None, exact=False)
+        Raises:
+            ValueError: if a completion holds a character that is not in `alphabet`.
+        """
+        texts = [completion_text(completion) for completion in completions]
+        if not self._is_acceptance:
+            return [Decided(None, exact=False) for _ in texts]
         automaton = self.automaton
         if automaton is not None:
-            return Decided(automaton.settled(text))
+            return [Decided(place) for place in automaton.settled_in(texts)]
+        return [self._decided_by_matching(text) for text in texts]
+
+    def _decided_by_matching(self, text: str) -> Decided:
         lead = len(text) - len(text.lstrip()) if self.strip else 0
         try:
             dead = self._dead_after(text[lead:], _clock() + self.timeout)

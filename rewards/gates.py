@@ -4,7 +4,7 @@ import functools
 from collections.abc import Sequence
 from typing import Any
 
-from rewards.combination import (
+from .combination import (
     Columns,
     Combination,
     Completions,
@@ -18,8 +18,8 @@ from rewards.combination import (
     place_of,
     scores_of,
 )
-from rewards.contract import Decided, LogExtra, rows_of
-from rewards.scaling import Schedule
+from .contract import Decided, LogExtra, rows_of
+from .scaling import Schedule
 
 
 def gate(

@@ -7,11 +7,11 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple, NoReturn
 
-from rewards.combination import name_of, unwrapped
-from rewards.contract import Completion, LogExtra, LogMetric, rows_of
-from rewards.scaling import follows_training
-from rewards.serving import Outcome, OutOfTime, WorkerError
-from rewards.workers import Pool, dumps
+from .combination import name_of, unwrapped
+from .contract import Completion, LogExtra, LogMetric, rows_of
+from .scaling import follows_training
+from .serving import Outcome, OutOfTime, WorkerError
+from .workers import Pool, dumps
 
 Policy = Literal["raise", "abstain"] | float
 Scores = list[float | None]

@@ -4,8 +4,8 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from rewards.combination import Combination, Reward, name_of, scores_of
-from rewards.contract import Completion
+from .combination import Combination, Reward, name_of, scores_of
+from .contract import Completion
 
 
 class SoftOverlong:

@@ -8,8 +8,8 @@ import importlib.util
 import logging
 from typing import Any
 
-from rewards.contract import TextReward
-from rewards.guard import Guarded, Policy
+from .contract import TextReward
+from .guard import Guarded, Policy
 
 
 class MathAnswer(Guarded):

@@ -5,8 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from rewards.characters import CODE_POINTS, CharSet
-from rewards.patterns import NotRegular, character, members_of, parsed_pattern
+from .characters import CODE_POINTS, CharSet
+from .patterns import NotRegular, character, members_of, parsed_pattern
 
 NODES = 100_000  # limit
 VISITS = 2_000_000  # limit of nodes visited while the deterministic automaton is made

@@ -7,7 +7,7 @@ import numpy as np
 import regex
 from regex import _regex_core as _untyped
 
-from rewards.characters import CODE_POINTS, CharSet
+from .characters import CODE_POINTS, CharSet
 
 _regex_core: Any = _untyped  # private: the engine's own parser
 _regex: Any = _regex_core._regex  # and its matcher

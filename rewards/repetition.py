@@ -5,8 +5,8 @@ from collections.abc import Iterator, Sequence
 from itertools import islice
 from typing import Any, Literal
 
-from rewards.contract import Completion, Spans, completion_text
-from rewards.lengths import token_ids
+from .contract import Completion, Spans, completion_text
+from .lengths import token_ids
 
 _WORD = re.compile(r"\S+")
 

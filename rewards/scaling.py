@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from itertools import pairwise
 from typing import Any
 
-from rewards.combination import (
+from .combination import (
     Columns,
     Combination,
     Completions,
@@ -18,7 +18,7 @@ from rewards.combination import (
     scores_of,
     unwrapped,
 )
-from rewards.contract import Decided
+from .contract import Decided
 
 
 def clip(reward: Reward, low: float, high: float, *, name: str | None = None) -> "Combination":

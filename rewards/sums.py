@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rewards.combination import (
+from .combination import (
     Combination,
     Completions,
     Prompts,
@@ -17,7 +17,7 @@ from rewards.combination import (
     scores_of,
     spans_of,
 )
-from rewards.contract import Decided, Spans
+from .contract import Decided, Spans
 
 
 def weighted(

@@ -5,11 +5,11 @@ from collections.abc import Sequence
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from rewards.contract import Completion, Decided, Spans, TextReward, completion_text
+from .contract import Completion, Decided, Spans, TextReward, completion_text
 
 if TYPE_CHECKING:  # numpy is not needed for scores
-    from rewards.automaton import Automaton
-    from rewards.characters import CharClasses
+    from .automaton import Automaton
+    from .characters import CharClasses
 
 TAGS = "tags"  # the name of the spans of the tags themselves
 
@@ -145,9 +145,12 @@ class TagFormat(TextReward):
         rows = self._rows(completions, prompts)
         if self.partial_credit:
             return [Decided(None, exact=False) for _ in rows]
-        return [
-            Decided(self._automaton(self._inside(prompt)).settled(text)) for text, prompt in rows
-        ]
+        found: dict[tuple[str, Any], int | None] = {}
+        for inside in {self._inside(prompt) for _, prompt in rows}:
+            texts = [text for text, prompt in rows if self._inside(prompt) is inside]
+            places = self._automaton(inside).settled_in(texts)
+            found.update({(text, inside): n for text, n in zip(texts, places, strict=True)})
+        return [Decided(found[text, self._inside(prompt)]) for text, prompt in rows]
 
     @property
     def automaton(self) -> "Automaton | None":
@@ -223,7 +226,7 @@ class TagFormat(TextReward):
         return self._automata[inside]
 
     def _explored(self, inside: bool | None) -> "Automaton":
-        from rewards.automaton import Automaton
+        from .automaton import Automaton
 
         own, prefilled = _Place(), _Place(block=0)
         readings = {False: (own,), True: (prefilled,), None: (own, prefilled)}
@@ -292,7 +295,7 @@ def _classes(characters: set[str]) -> "tuple[CharClasses, dict[int, str]]":
     """Tell some characters apart, whitespace and the rest; return one character of each class."""
     import numpy as np
 
-    from rewards.characters import CharClasses
+    from .characters import CharClasses
 
     blank = [code for code in range(0x3001) if chr(code).isspace()]  # none lies beyond
     sets = [[ord(char), ord(char) + 1] for char in characters]

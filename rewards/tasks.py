@@ -10,8 +10,8 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from rewards.contract import Spans, TextReward, completion_text
-from rewards.extraction import Extract, WholeText
+from .contract import Spans, TextReward, completion_text
+from .extraction import Extract, WholeText
 
 
 class TaskScore(TextReward):

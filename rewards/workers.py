@@ -22,12 +22,15 @@ from io import BytesIO
 from types import FunctionType
 from typing import Any
 
-from rewards.serving import Outcome, OutOfTime, WorkerError
+from .serving import Outcome, OutOfTime, WorkerError
 
 START_LIMIT = 60.0  # seconds for a worker to import what it needs
 ORPHAN_GRACE = 10.0  # seconds past an item's limit after which a worker ends itself
 CHUNK = 32  # items given to a worker at once, at most
-BOOT = "import sys; handle, *sys.path = sys.argv[1:]; from rewards.serving import serve; serve()"
+BOOT = (  # by whatever name this package goes here
+    "import sys; handle, *sys.path = sys.argv[1:]; "
+    f"from {__package__}.serving import serve; serve()"
+)
 
 
 class Pool:

@@ -3,17 +3,21 @@
     python scripts/bench_credit.py
     python scripts/bench_credit.py tree_td ktae --json bench.json
 
-One thread. Synthetic rollouts with every optional field: groups of 8 that share beginnings, lengths
-log-normal with median T/3 and a longest of T. An allocation is timed with `dapo`, an aggregation
-with `even`. The exponent p is the slope of the straight line through (log T, log seconds), so that
+One thread, seconds of its processor, the least of several. Synthetic rollouts with every optional
+field: groups of 8 that share beginnings, lengths log-normal with median T/3 and a longest of T. An
+allocation is timed with `dapo`, an aggregation with `even`. To the credit is added what the rule
+needs to be told: the tokens' texts, and a `RegexReward`'s answers about them; not what it needs of
+the model. The exponent p is the slope of the straight line through (log T, log seconds), so that
 seconds ~ T^p.
 """
 
 import argparse
+import functools
 import json
 import math
 import statistics
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,11 +25,15 @@ from typing import Any
 import torch
 from rich.console import Console
 from rich.table import Table
+from tokenizers import Tokenizer, decoders, models
 from torch import Tensor
 from torch.nn.functional import pad
+from transformers import PreTrainedTokenizerFast
+from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 from grpo_credit import Rollouts, list_credit, resolve_credit
-from grpo_credit.strategy import Strategy
+from grpo_credit.annotations import NEEDS, Annotations
+from grpo_credit.rewards import RegexReward, completion_text
 
 GROUP = 8
 WORDS = [*(f"w{i:03d} " for i in range(995)), "wait ", "but, ", "hence", "42, \n", "1+2= "]
@@ -91,13 +99,50 @@ def optional_fields(rollouts: Rollouts, draw: torch.Generator) -> dict[str, Any]
     }
 
 
-def seconds(strategy: Strategy, rollouts: Rollouts, repeats: int) -> float:
-    """Return the shortest time of several, after one more to warm up."""
+class Teller(RegexReward):
+    """Reward `42, ` at the end of a line, and every 50 tokens."""
+
+    def __init__(self) -> None:
+        super().__init__(r"42, \n", mode="search", name="reward")
+
+    def steps(self, completions: list[str]) -> list[list[tuple[int, float]]]:
+        """Reward each stretch of 50 tokens."""
+        lengths = [len(completion_text(completion)) for completion in completions]
+        width = 50 * CHARACTERS
+        return [[(end, 0.1) for end in range(width, n + 1, width)] for n in lengths]
+
+
+def tokenizer() -> PreTrainedTokenizerFast:
+    """Make a byte-level tokenizer whose tokens are the words."""
+    name_of = bytes_to_unicode()
+    names = ["".join(name_of[byte] for byte in word.encode()) for word in WORDS]
+    backend = Tokenizer(models.WordLevel({name: i for i, name in enumerate(names)}, names[0]))
+    backend.decoder = decoders.ByteLevel()
+    return PreTrainedTokenizerFast(tokenizer_object=backend)
+
+
+def annotate(
+    rollouts: Rollouts,
+    ids: list[list[int]],
+    needs: frozenset[str],
+    words: PreTrainedTokenizerFast,
+) -> None:
+    """Ask a reward for what a rule needs, as the trainer does after scoring."""
+    if not needs:
+        return
+    told = Annotations(
+        [("reward", Teller())], [1.0], rollouts.texts or (), ids, rollouts.mask.size(1), words, {}
+    )
+    told.find(needs, rollouts.mask.device)
+
+
+def shortest(work: Callable[[], Any], repeats: int) -> float:
+    """Return the least processor time of several, in seconds, after one more to warm up."""
     times = []
     for _ in range(repeats + 1):
-        start = time.perf_counter()
-        strategy.credit(rollouts)
-        times.append(time.perf_counter() - start)
+        start = time.process_time()
+        work()
+        times.append(time.process_time() - start)
     return min(times[1:])
 
 
@@ -110,25 +155,34 @@ def exponent(sizes: list[int], times: list[float]) -> float:
 def measure(names: list[str], completions: int, sizes: list[int], repeats: int) -> dict[str, Any]:
     """Time strategies at every size, one size after the other."""
     strategies = {name: resolve_credit(name, **OPTIONS.get(name, {})) for name in names}
-    times: dict[str, list[float]] = {name: [] for name in names}
+    found: dict[str, Any] = {name: {"seconds": {}, "told": {}} for name in names}
+    words = tokenizer()
     for tokens in sizes:
         rollouts = synthetic(completions, tokens)
+        lengths = rollouts.mask.sum(dim=1).tolist()
+        ids = [row[:n] for row, n in zip(rollouts.completion_ids.tolist(), lengths, strict=True)]
+        told = {
+            needs: shortest(functools.partial(annotate, rollouts, ids, needs, words), repeats)
+            for needs in {strategy.needs & NEEDS for strategy in strategies.values()}
+        }
         for name, strategy in strategies.items():
-            times[name].append(seconds(strategy, rollouts, repeats))
-    return {
-        name: {"seconds": dict(zip(sizes, found, strict=True)), "exponent": exponent(sizes, found)}
-        for name, found in times.items()
-    }
+            credit = shortest(functools.partial(strategy.credit, rollouts), repeats)
+            found[name]["told"][tokens] = told[strategy.needs & NEEDS]
+            found[name]["seconds"][tokens] = credit + found[name]["told"][tokens]
+    for row in found.values():
+        row["exponent"] = exponent(sizes, list(row["seconds"].values()))
+    return found
 
 
 def table(found: dict[str, Any], completions: int, sizes: list[int]) -> Table:
     """Lay the times out, milliseconds."""
     shown = Table(title=f"milliseconds, {completions} completions", title_justify="left")
-    for column in ("rule", *(f"T={tokens}" for tokens in sizes), "exponent"):
+    for column in ("rule", *(f"T={tokens}" for tokens in sizes), "of it told", "exponent"):
         shown.add_column(column, justify="left" if column == "rule" else "right")
     for name, row in found.items():
-        times = (f"{1000 * row['seconds'][tokens]:.1f}" for tokens in sizes)
-        shown.add_row(name, *times, f"{row['exponent']:.2f}")
+        times = [*row["seconds"].values(), row["told"][sizes[-1]]]
+        numbers = (f"{1000 * seconds:.1f}" for seconds in times)
+        shown.add_row(name, *numbers, f"{row['exponent']:.2f}")
     return shown
 
 

@@ -90,7 +90,7 @@ def bench_math(rounds: int) -> dict[str, Any]:
     """Compare `MathAnswer` with TRL's `accuracy_reward`: completions per second."""
     from trl.rewards import accuracy_reward
 
-    from rewards.mathematics import MathAnswer
+    from grpo_credit.rewards import MathAnswer
 
     batches = [math_batch(seed) for seed in range(rounds)]
     two, one = MathAnswer(timeout=30), MathAnswer(timeout=30, processes=1)
@@ -154,7 +154,7 @@ def bench_format(rounds: int) -> dict[str, Any]:
     """Compare `think_format` with TRL's `think_format_reward`: microseconds per completion."""
     from trl.rewards import think_format_reward
 
-    from rewards.tags import think_answer_format, think_format
+    from grpo_credit.rewards import think_answer_format, think_format
 
     texts = [thought(FORMAT_CHARS, seed) for seed in range(FORMAT_BATCH)]
     chats = [[{"role": "assistant", "content": text}] for text in texts]

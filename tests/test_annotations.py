@@ -1,19 +1,28 @@
 """From what a reward says about characters to tokens."""
 
+import random
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
+import numpy as np
 import pytest
 import torch
 from harness import TOKENIZER, ours
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from torchrun import launch
 from transformers import PreTrainedTokenizerFast
 
-from grpo_credit import CreditError, allocation
-from grpo_credit.annotations import Annotations, check_columns, check_told
+from grpo_credit import CreditError, allocation, resolve_credit
+from grpo_credit.annotations import Annotations
+from grpo_credit.gathering import GatheringTrainer
+from grpo_credit.rollouts import PADDING
+from grpo_credit.saved import find_rollouts, load_rollouts
+from grpo_credit.telling import check_columns, check_told
 from grpo_credit.token_text import TokenText
 
 SEEN = []
+NAN, INF = float("nan"), float("inf")
 
 
 @allocation(needs=["spans", "decided", "states", "step_rewards", "texts"])
@@ -86,27 +95,36 @@ def tell(completions, tokenizer=TOKENIZER, reward=None, width=12, ids=None):
     return Annotations(rewards, [0.5], completions, ids, width, tokenizer, columns)
 
 
+def states(told):
+    return told.find(frozenset({"states"}), torch.device("cpu"))["states"]
+
+
+def places(found):
+    return found.starts.tolist(), found.ends.tolist(), found.complete.tolist()
+
+
 # ---- characters of tokens ---------------------------------------------------------------------
 
 
 def test_each_character_belongs_to_its_token():
     found = TokenText.decode(TOKENIZER, [*TOKENIZER.encode("<think>1"), TOKENIZER.eos_token_id])
-    assert found == TokenText("<think>1", [0, 7, 8], [7, 8, 8], [7, 8, 8])
+    assert found.text == "<think>1"
+    assert places(found) == ([0, 7, 8], [7, 8, 8], [7, 8, 8])
 
 
 def test_a_character_of_four_bytes_belongs_to_all_its_tokens():
     found = TokenText.decode(BYTES, BYTES.encode("a🙂b"))
     assert found.text == "a🙂b"
-    assert found.starts == [0, 1, 1, 1, 1, 2]
-    assert found.ends == [1, 2, 2, 2, 2, 3]
-    assert found.complete == [1, 1, 1, 1, 2, 3]  # whole with its last byte only
+    starts, ends, complete = places(found)
+    assert starts == [0, 1, 1, 1, 1, 2]
+    assert ends == [1, 2, 2, 2, 2, 3]
+    assert complete == [1, 1, 1, 1, 2, 3]  # whole with its last byte only
 
 
 def test_a_completion_cut_off_within_a_character():
     found = TokenText.decode(BYTES, BYTES.encode("a🙂")[:-1])
     assert found.text == "a�"
-    assert found.ends == [1, 2, 2, 2]
-    assert found.complete == [1, 1, 1, 2]
+    assert places(found)[1:] == ([1, 2, 2, 2], [1, 1, 1, 2])
 
 
 def test_bytes_that_are_no_character_and_special_tokens_in_the_middle():
@@ -124,9 +142,10 @@ def test_token_texts_join_to_the_decoded_text_for_any_ids(tokenizer):
         ids = torch.randint(0, len(tokenizer), (length,), generator=generator).tolist()
         found = TokenText.decode(tokenizer, ids)
         assert found.text == tokenizer.decode(ids, skip_special_tokens=True)
-        assert found.complete == sorted(found.complete)
-        assert all(s <= e for s, e in zip(found.starts, found.ends, strict=True))
-        covered = {c for s, e in zip(found.starts, found.ends, strict=True) for c in range(s, e)}
+        starts, ends, complete = places(found)
+        assert complete == sorted(complete)
+        assert all(s <= e for s, e in zip(starts, ends, strict=True))
+        covered = {c for s, e in zip(starts, ends, strict=True) for c in range(s, e)}
         assert covered == set(range(len(found.text)))
 
 
@@ -188,8 +207,9 @@ def test_bytes_without_a_word_join_to_characters():
     hello = tokenizer.convert_tokens_to_ids("▁hello")
     found = TokenText.decode(tokenizer, [hello, *newline, *face])
     assert found.text == "hello\n🙂"
-    assert found.complete == [5, 6, 6, 6, 6, 7]
-    assert found.starts == [0, 5, 6, 6, 6, 6]
+    starts, _, complete = places(found)
+    assert complete == [5, 6, 6, 6, 6, 7]
+    assert starts == [0, 5, 6, 6, 6, 6]
     cut = TokenText.decode(tokenizer, [hello, *newline, *face[:2]])
     assert cut.text == "hello\ufffd\ufffd\ufffd"  # as the tokenizer has it
 
@@ -201,8 +221,8 @@ def test_a_run_of_broken_bytes_is_read_in_one_sweep():
 
 def test_a_text_that_is_not_among_the_tokens_counts_as_decided_by_its_end(caplog):
     told = tell(["x,z", "1,2"], ids=[TOKENIZER.encode("123"), TOKENIZER.encode("1,2")])
-    assert "its tokens spell '123': its spans are left out" in caplog.text
     assert told.decided().tolist() == [[3], [2]]
+    assert "its tokens spell '123': its spans are left out" in caplog.text
     assert told.spans()["teller/comma"].nonzero().tolist() == [[1, 1]]
 
 
@@ -224,12 +244,12 @@ def test_the_deciding_token_counts_as_inside():
 
 
 def test_states_before_the_first_and_after_each_token():
-    assert tell(["1,2"], width=5).states().tolist() == [[0, 1, 1, 0, 0, 0]]
+    assert states(tell(["1,2"], width=5)).tolist() == [[0, 1, 1, 0, 0, 0]]
     both = Annotations(
         [("a", Teller()), ("none", len), ("b", Teller())], [1.0, 1.0, 1.0], ["1,"],
         [TOKENIZER.encode("1,")], 3, TOKENIZER, {},
     )  # fmt: skip
-    assert both.states().tolist() == [[0, 3, 3, 3]]  # 2 · 1 + 1: one number for both
+    assert states(both).tolist() == [[0, 3, 3, 3]]  # 2 · 1 + 1: one number for both
 
 
 def test_a_step_ends_at_its_token_and_is_weighted():
@@ -257,31 +277,160 @@ class Chatty(Teller):
         return super().decided([c[-1]["content"] for c in completions])
 
 
-def test_a_reward_with_too_few_answers_is_refused():
+def spelled_slowly(tokenizer, ids):
+    """Give how much of the text is there after each token, by decoding every prefix."""
+    special = set(tokenizer.all_special_ids)
+    text = tokenizer.decode(ids, skip_special_tokens=True)
+    ends = []
+    for count in range(1, len(ids) + 1):
+        prefix = [i for i in ids[:count] if i not in special]
+        decoded = tokenizer.decode(prefix, skip_special_tokens=True)
+        ends.append(next(n for n in range(len(decoded), -1, -1) if text[:n] == decoded[:n]))
+    return ends
+
+
+def test_characters_are_whole_with_the_token_that_decoding_prefixes_names():
+    words = ["a", "é", "語", "🙂", "hello", " ", ",", "🙂🙂"]
+    rng = random.Random(0)
+    for _ in range(60):
+        ids = [i for _ in range(6) for i in BYTES.encode(rng.choice(words))]
+        ids.insert(rng.randrange(len(ids) + 1), BYTES.eos_token_id)
+        assert TokenText.decode(BYTES, ids).complete.tolist() == spelled_slowly(BYTES, ids)
+
+
+def test_an_id_that_the_tokenizer_does_not_know_adds_nothing():
+    found = TokenText.decode(BYTES, [*BYTES.encode("a"), len(BYTES) + 7, *BYTES.encode("b")])
+    assert found.text == "ab"
+    assert found.complete.tolist() == [1, 1, 2]
+
+
+def test_an_already_decoded_text_is_taken_only_if_the_tokens_join_to_it():
+    ids = BYTES.encode("a🙂b")
+    assert TokenText.decode(BYTES, ids, "a🙂b").text == "a🙂b"
+    assert TokenText.decode(BYTES, ids, "b").text == "a🙂b"
+
+
+@pytest.mark.parametrize("answer", [None, [], [[], []], 3])
+@pytest.mark.parametrize("method", ["spans", "decided", "steps"])
+def test_a_reward_without_one_answer_per_completion_is_named(method, answer):
     class Short(Teller):
-        def decided(self, completions):
-            return []
+        pass
 
-    with pytest.raises(CreditError, match=r"Short\.decided returned 0 answers for 1 completions"):
-        tell(["1"], reward=Short()).decided()
+    setattr(Short, method, lambda self, completions: answer)
+    with pytest.raises(
+        CreditError, match=rf"reward 'teller': `{method}` returned .* for 1 completions; expected a"
+    ):
+        find(tell(["1"], reward=Short()), method)
 
 
-def test_a_reward_that_answers_something_else_is_refused():
+def find(told, method):
+    need = {"steps": "step_rewards"}.get(method, method)
+    return told.find(frozenset({need}), torch.device("cpu"))[need]
+
+
+OUTSIDE = [(0, 4), (-1, 2), (2, 1), (0.0, 1), (0, "1"), (0, None)]
+WRONG = [
+    *(("spans", [{"comma": [place]}], "'comma' is from|as an integer") for place in OUTSIDE),
+    ("spans", [{"comma": [(1,)]}], "unpack"),
+    ("spans", [[(0, 1)]], "items"),
+    *(("steps", [[(end, 1.0)]], "a step is from|as an integer") for end in (4, -1, 1.5, None)),
+    *(("steps", [[(1, score)]], "a step's reward is|real number") for score in (NAN, INF, None)),
+    ("steps", [[1]], "unpack"),
+    ("steps", [None], "not iterable"),
+    *(("decided", [Verdict(at)], "decided is from|as an integer") for at in (4, -1, 1.5, "1")),
+    ("decided", [1], "chars"),
+    ("decided", [None], "chars"),
+]
+
+
+@pytest.mark.parametrize(("method", "answer", "why"), WRONG)
+def test_a_place_that_is_not_in_the_text_is_named(method, answer, why):
     class Odd(Teller):
-        def decided(self, completions):
-            return [1]
+        pass
 
+    setattr(Odd, method, lambda self, completions: answer)
+    with pytest.raises(
+        CreditError,
+        match=rf"reward 'teller': `{method}` gave .* for completion 0, a text of 3 characters "
+        rf"\(.*({why}).*\); expected a.*, places from 0 to 3",
+    ):
+        find(tell(["1,2"], reward=Odd()), method)
+
+
+def test_the_whole_text_and_nothing_of_it_are_places():
+    class Edge(Teller):
+        def spans(self, completions):
+            return [{"all": [(0, 3)], "none": [(3, 3)]}]
+
+        def steps(self, completions):
+            return [[(np.int64(3), np.float32(2.0))]]
+
+        def decided(self, completions):
+            return [Verdict(3)]
+
+    told = tell(["1,2"], reward=Edge(), width=4)
+    assert told.spans()["teller/all"].tolist() == [[True, True, True, False]]
+    assert not told.spans()["teller/none"].any()
+    assert told.step_rewards().nan_to_num().tolist() == [[0.0, 0.0, 1.0, 0.0]]
+    assert told.decided().tolist() == [[3]]
+
+
+def test_a_reward_may_name_no_span_of_a_completion_but_not_be_async():
+    class Odd(Teller):
         async def steps(self, completions):
             return [[]]
 
         def spans(self, completions):
             return [None]  # nothing
 
-    with pytest.raises(CreditError, match=r"Odd\.decided returned 1, expected a rewards\.Decided"):
-        tell(["1"], reward=Odd()).decided()
-    with pytest.raises(CreditError, match=r"Odd\.steps is async; expected a plain method"):
+    with pytest.raises(CreditError, match="reward 'teller': `steps` is async; expected a plain"):
         tell(["1"], reward=Odd()).step_rewards()
     assert tell(["1"], reward=Odd()).spans() == {}
+
+
+WHY = {
+    "spans": "CreditError: reward 'teller': `spans` gave {'comma': [(0, 11)]} for completion 0",
+    "steps": "CreditError: reward 'teller': `steps` gave [(11, 1.0)] for completion 0",
+    "decided": "CreditError: reward 'teller': `decided` gave Verdict(chars=11) for completion 0",
+    "automata": "KeyError: 11",
+}
+
+
+def test_an_error_on_one_rank_is_an_error_on_all(tmp_path):
+    printed = launch(2, "annotations_two_processes.py", tmp_path).splitlines()
+    for method, why in WHY.items():
+        (line,) = [p for p in printed if p.startswith(f"1 {method} ")]
+        assert line.startswith(f"1 {method} {why}")
+        (line,) = [p for p in printed if p.startswith(f"0 {method} ")]
+        assert line.startswith(f"0 {method} CreditError: rank 1 failed with {why}")
+    # nobody waits; and both train on, where padding does not tell how the ranks shared the rows
+    rollouts = load_rollouts(find_rollouts(tmp_path)).rollouts
+    ids = rollouts.completion_ids
+    beyond = torch.arange(ids.shape[1]) >= rollouts.mask.long().cumsum(1).argmax(1)[:, None] + 1
+    assert beyond[:8].all(0).any() != beyond[8:].all(0).any()  # one rank is narrower
+    for name in ("old_logps", "entropies", "sum_sq_probs"):
+        assert set(getattr(rollouts, name)[beyond].tolist()) == {PADDING[name]}
+
+
+def test_padding_is_the_same_on_one_rank(tmp_path):
+    ours(credit="token_baseline/seq", max_steps=1, save_rollouts=1, output_dir=str(tmp_path))
+    rollouts = load_rollouts(find_rollouts(tmp_path)).rollouts
+    beyond = torch.arange(rollouts.mask.shape[1]) >= rollouts.mask.sum(1, keepdim=True)
+    for name in ("old_logps", "entropies", "sum_sq_probs"):
+        assert set(getattr(rollouts, name)[beyond].tolist()) == {PADDING[name]}
+
+
+def test_rows_without_an_automaton_share_no_state_with_others():
+    class Some(Teller):
+        def automaton_for(self, prompt):
+            return Automaton() if prompt else None
+
+    told = Annotations(
+        [("a", Teller()), ("b", Some())], [1.0, 1.0], ["1", "12"], [TOKENIZER.encode("1,")] * 2, 2,
+        TOKENIZER, {"prompts": ["", "p"]},
+    )  # fmt: skip
+    without, with_one = states(told).tolist()
+    assert not set(without) & set(with_one)
 
 
 def test_states_of_different_automata_are_different():
@@ -299,7 +448,7 @@ def test_states_of_different_automata_are_different():
         [("teller", ByPrompt())], [1.0], ["12", "12"], [TOKENIZER.encode("12")] * 2, 2, TOKENIZER,
         {"prompts": ["2", "3"]},
     )  # fmt: skip
-    two, three = told.states().tolist()
+    two, three = states(told).tolist()
     assert [n - two[0] for n in two] == [0, 1, 0]
     assert [n - three[0] for n in three] == [0, 1, 2]
     assert not set(two) & set(three)
@@ -371,3 +520,43 @@ def test_a_column_that_a_reward_declares_must_be_there():
     check_columns([("teller", Teller())], ["prompts"])
     with pytest.raises(CreditError, match="needs the column 'answer'"):
         check_columns([("teller", Teller(columns="answer"))], ["prompts"])
+
+
+class Room:
+    """An environment."""
+
+    def reset(self, **_):
+        return ""
+
+
+def add(a: int, b: int) -> int:
+    """Add."""
+    return a + b
+
+
+@pytest.mark.parametrize("loop", [{"tools": [add]}, {"environment_factory": Room}])
+@pytest.mark.parametrize(
+    ("credit", "rules"),
+    [
+        ("decided/seq", "decided"),
+        ("loo+decided/seq", "decided"),
+        ("automaton@0.5,even@0.5", "automaton"),
+        ("onlooker/dapo", "onlooker"),
+    ],
+)
+def test_what_settles_a_message_is_refused_where_more_may_follow(credit, rules, loop):
+    (argument,) = loop
+    with pytest.raises(
+        CreditError, match=rf"cannot be used with {argument}: {rules} would call a message settled "
+    ):
+        ours(credit=credit, arguments={"reward_funcs": Teller(), **loop})
+
+
+def test_rollouts_saved_under_tools_do_not_hold_it():
+    def needs(tools):
+        plan = SimpleNamespace(strategy=resolve_credit("seq"))
+        trainer = SimpleNamespace(plan=plan, _saving=True, tools=tools)
+        return GatheringTrainer._needs.fget(trainer)
+
+    assert needs([]) - needs([add]) == {"decided", "states"}
+    assert {"spans", "step_rewards", "texts", "sum_sq_probs"} <= needs([add])

@@ -1,5 +1,6 @@
 """Rollouts, the four strategies by hand, and the numbers about a credit matrix."""
 
+import json
 import math
 from dataclasses import replace
 
@@ -300,6 +301,22 @@ def test_a_product_that_is_not_finite_is_refused_by_the_strategys_name():
         compute_credit(shares, three())
 
 
+def test_credit_and_the_weights_in_it_take_one_call_of_the_aggregation():
+    calls, plain = [], resolve_credit("loo/seq")
+    rule = replace(
+        plain.aggregation, function=lambda r: calls.append(r) or plain.aggregation.function(r)
+    )
+    rollouts = three()
+    credit, weights = replace(plain, aggregation=rule).credit_and_weights(rollouts)
+    assert len(calls) == 1
+    assert credit.equal(plain.credit(rollouts))
+    assert weights.equal(plain.weights(rollouts))
+    whole = resolve_credit(lambda r: r.advantages[:, None] * r.mask)
+    credit, weights = whole.credit_and_weights(rollouts)
+    assert credit.equal(rollouts.advantages[:, None] * rollouts.mask)
+    assert weights is None
+
+
 # ---- diagnostics ------------------------------------------------------------------------------
 
 
@@ -357,7 +374,8 @@ def test_a_float32_rule_holds_the_laws():
 
 
 def test_reward_range_remembers():
-    seen = diagnostics.RewardRange()
-    assert seen.midpoint(torch.tensor([1.0, 1.0])) == 0.0  # all equal so far: above 0 is high
-    assert seen.midpoint(torch.tensor([math.nan, 4.0])) == 2.5
-    assert seen.midpoint(torch.tensor([2.0])) == 2.5
+    seen = {}
+    assert diagnostics.midpoint(torch.tensor([math.nan]), seen) == 0.0
+    assert diagnostics.midpoint(torch.tensor([1.0, 1.0]), seen) == 0.0  # all equal: above 0 is high
+    assert diagnostics.midpoint(torch.tensor([math.nan, 4.0]), seen) == 2.5
+    assert diagnostics.midpoint(torch.tensor([2.0]), json.loads(json.dumps(seen))) == 2.5

@@ -121,17 +121,17 @@ def test_norm_ratio_is_that_of_gradients_with_orthogonal_scores():
 
 ALWAYS = {
     "mass", "mass_positive", "mass_negative", "effective_tokens", "gini", "zero_share",
-    "sign_flip_rate", "dead_groups", "dead_groups_low", "dead_groups_high",
+    "sign_flip_rate",
     *(f"position_{k}" for k in range(1, 11)), *(f"length_{k}" for k in range(1, 5)),
 }  # fmt: skip
 
 
 def test_what_is_logged():
     rollouts = window()
-    assert set(diagnostics.summary(CREDIT, rollouts, 0.5)) == ALWAYS
+    assert set(diagnostics.summary(CREDIT, rollouts)) == ALWAYS
     decided = window(decided=torch.tensor([[0], [1], [2]]))
     per_row = rollouts.advantages[:, None] / 4  # `even/seq` as one number per row
-    found = diagnostics.summary(CREDIT, decided, 0.5, per_row)
+    found = diagnostics.summary(CREDIT, decided, per_row)
     assert set(found) == {*ALWAYS, "before_decided", "norm_ratio"}
     assert found["norm_ratio"] == pytest.approx(math.sqrt(34))
     assert (found["position_6"], found["length_2"]) == pytest.approx((2 / 9, 4 / 9))
@@ -144,7 +144,7 @@ def test_what_is_logged():
 def test_without_credit_every_number_is_finite(rollouts):
     none = torch.zeros(rollouts.mask.shape, dtype=torch.float64)
     decided = replace(rollouts, decided=torch.zeros(3, 1).long())
-    found = diagnostics.summary(none, decided, 0.5, none)
+    found = diagnostics.summary(none, decided, none)
     assert all(math.isfinite(value) for value in found.values())
     spread = {name: found[name] for name in found if name.startswith(("position", "length"))}
     assert set(spread.values()) == {0.0}
@@ -169,12 +169,9 @@ def test_a_row_counts_as_often_as_it_is_used(data):
     even = compute_credit("even/dapo", rollouts)
     once, credit_once = repeated(rollouts, credit)
     _, even_once = repeated(rollouts, even)
-    found = diagnostics.summary(credit, rollouts, 0.5, even)
-    groups = {name for name in found if name.startswith("dead")}
-    expected = diagnostics.summary(credit_once, once, 0.5, even_once)
-    assert {n: v for n, v in found.items() if n not in groups} == pytest.approx(
-        {n: v for n, v in expected.items() if n not in groups}
-    )
+    found = diagnostics.summary(credit, rollouts, even)
+    expected = diagnostics.summary(credit_once, once, even_once)
+    assert found == pytest.approx(expected)
     if credit_once.any():
         slow = slow_gini(credit_once[once.mask].abs().tolist())
         assert found["gini"] == pytest.approx(slow)
@@ -196,3 +193,39 @@ def test_a_float32_window_is_measured_well():
     )
     assert diagnostics.gini(size, rollouts) == pytest.approx(0.25, rel=1e-4)
     assert sum(diagnostics.mass_by_position(size, rollouts)) == pytest.approx(1, rel=1e-4)
+
+
+@settings(deadline=None, max_examples=200)
+@given(st.data())
+def test_dead_groups_are_those_of_a_loop_over_groups(data):
+    of = lambda values, shape: st.lists(st.sampled_from(values), min_size=shape, max_size=shape)  # noqa: E731
+    group = torch.tensor(data.draw(of([7, 2, 9], 8)))  # in any order, of any size
+    rewards = torch.tensor(
+        data.draw(st.lists(of([0.0, 0.5, 1.0, math.nan], 2), min_size=8, max_size=8))
+    )
+    total = rewards.nansum(dim=1).masked_fill(rewards.isnan().all(dim=1), math.nan)
+    rollouts = replace(
+        Rollouts.from_lists([1] * 8, [0.0] * 8, num_generations=8, max_completion_length=1),
+        group=group, rewards_per_func=rewards, reward_names=("a", "b"), reward_weights=(1.0, 1.0),
+        rewards=total, advantages=torch.tensor(data.draw(of([0.0, 1e-7, 0.5, -0.5], 8))),
+        window_count=torch.tensor(data.draw(of([0, 1, 2], 8))),
+    )  # fmt: skip
+    assert diagnostics.dead_groups(rollouts, 0.75) == pytest.approx(slow_dead(rollouts, 0.75))
+
+
+def slow_dead(rollouts, midpoint):
+    """Look at one group after the other, and at one number after the other."""
+    rows = list(range(8))
+    groups = {int(rollouts.group[r]) for r in rows if rollouts.window_count[r] > 0}
+    low = high = 0
+    for group in groups:
+        members = [r for r in rows if rollouts.group[r] == group]
+        columns = [[float(rollouts.rewards_per_func[r, k]) for r in members] for k in range(2)]
+        same = all(len({x for x in column if not math.isnan(x)}) <= 1 for column in columns)
+        if same or all(abs(float(rollouts.advantages[r])) <= 1e-6 for r in members):
+            totals = [float(rollouts.rewards[r]) for r in members]
+            is_high = any(x > midpoint for x in totals)
+            low, high = low + (not is_high), high + is_high
+    count = max(1, len(groups))
+    shares = {"_low": low / count, "_high": high / count, "": (low + high) / count}
+    return {f"dead_groups{name}": share for name, share in shares.items()}

@@ -2,11 +2,13 @@
 
 import pytest
 import regex
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from grpo_credit.annotations import Annotations, check_told
+from grpo_credit.annotations import Annotations
 from grpo_credit.strategy import CreditError
+from grpo_credit.telling import check_told
 from grpo_credit.tiny.tokenizer import build_word_tokenizer
 from rewards import Decided, ExactText, gate
 from rewards.automaton import automaton_of
@@ -60,7 +62,9 @@ def test_the_first_wrong_token_decides():
 
 def test_states_are_the_tokens_right_so_far_or_none():
     right, wrong, short, _ = (
-        tell(["03 11 05", "03 12 05", "03 11", "13 11 05"], ["03 11 05"] * 4).states().tolist()
+        tell(["03 11 05", "03 12 05", "03 11", "13 11 05"], ["03 11 05"] * 4)
+        .find(frozenset({"states"}), torch.device("cpu"))["states"]
+        .tolist()
     )
     assert right[:3] == [wrong[0], wrong[1], short[2]]
     assert len(set(right[:4])) == 4

@@ -4,7 +4,6 @@ import pytest
 import torch
 
 from grpo_credit import Rollouts, resolve_credit
-from grpo_credit.annotations import tells
 from grpo_credit.lab.batches import Batch, Sampling, draw
 from grpo_credit.lab.oracle import by_chance, measure, missing, truth
 from grpo_credit.lab.report_oracle import Scored, findings
@@ -12,6 +11,7 @@ from grpo_credit.lab.scores import Scores, auroc, pick, score
 from grpo_credit.lab.tasks import TASKS, Keys, PathStar
 from grpo_credit.lab.verbs import ORACLE
 from grpo_credit.resolve import resolve_text
+from grpo_credit.telling import tells
 
 
 def batch_of(advantage, lengths):

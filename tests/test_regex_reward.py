@@ -1,6 +1,8 @@
 """RegexReward: scores, partial credit, where it was decided, hostile input, wrong use."""
 
+import functools
 import pickle
+from itertools import product
 
 import pytest
 import regex
@@ -226,3 +228,38 @@ def test_one_deadline_holds_for_the_match_and_its_partial_credit():
 def test_a_pattern_of_bytes_is_refused():
     with pytest.raises(TypeError, match=r"pattern is b'a', expected a string \(str\)"):
         RegexReward(b"a")
+
+
+SHORT_ONES = [
+    "ab[abc]*", "[abc]*", "a[bc]|b", "(ab)*c?", "[abc]{2,3}", "c+[ab]*", "(?s)ab.*", "a|ab",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("mode", ["fullmatch", "search"])
+@pytest.mark.parametrize("pattern", SHORT_ONES)
+@pytest.mark.parametrize("alphabet", ["abc", "abcX"])
+def test_what_is_settled_is_what_no_continuation_changes(pattern, mode, alphabet):
+    reward = RegexReward(pattern, mode=mode, strip=False, alphabet=alphabet)
+    machine = reward.automaton
+    assert len(machine.table) <= 5  # so that continuations of 4 characters come everywhere
+    words = ["".join(w) for n in range(5) for w in product(alphabet, repeat=n)]
+
+    @functools.cache
+    def open_after(prefix):
+        return len({bool(getattr(regex, mode)(pattern, prefix + word)) for word in words}) == 2
+
+    texts = [word for word in words if len(word) < 4]
+    for text, found in zip(texts, reward.decided(texts), strict=True):
+        settled = [n for n in range(len(text) + 1) if not open_after(text[:n])]
+        assert found == Decided(min(settled, default=None)), text
+        assert machine.settled(text) == found.chars
+        assert machine.accepts(text) == bool(getattr(regex, mode)(pattern, text))
+
+
+def test_a_won_state_needs_to_know_what_can_follow():
+    assert RegexReward("ab[abc]*").decided(["abc"]) == [Decided(None)]  # "abd" would lose
+    known = RegexReward("ab[abc]*", alphabet="abc")
+    assert known.decided(["abc", "ab", "ba"]) == [Decided(2), Decided(2), Decided(1)]
+    with pytest.raises(ValueError, match="a text holds 'd', which is not in `alphabet`"):
+        known.decided(["ab", "abd"])
+    assert known(["abd", "abc"]) == [0.0, 1.0]  # scores are of the pattern alone

@@ -9,7 +9,7 @@ import trl
 from harness import GROUP, PROMPTS, ROUNDING, TOKENIZER, completion, difference, ours, run
 from trl import GRPOConfig, GRPOTrainer
 
-from grpo_credit import CreditError, CreditGRPOConfig, CreditGRPOTrainer, allocation
+from grpo_credit import CreditError, CreditGRPOConfig, CreditGRPOTrainer, allocation, diagnostics
 from grpo_credit.folding import RowBeta
 from grpo_credit.rollouts import OPTIONAL, group_advantages
 from grpo_credit.saved import load_rollouts
@@ -63,6 +63,38 @@ def test_credit_metrics_are_of_what_was_trained_on():
     assert 0.3 < one_step["zero_share"] < 0.7
     even = ours(credit="uniform", max_steps=1, tools=True).logs[0]
     assert one_step["effective_tokens"] < even["credit/effective_tokens"]
+
+
+def test_a_log_describes_the_last_step_and_the_mean_of_dead_groups(monkeypatch):
+    described, summary = [], diagnostics.summary
+    monkeypatch.setattr(
+        diagnostics, "summary", lambda *given: described.append(given) or summary(*given)
+    )
+    every = ours(credit="first_half/seq", max_steps=3, prompts=8).logs
+    assert len(described) == 3
+    of_step = [f"credit/{name}" for name in summary(*described[0])]
+    described.clear()
+    _, second, third, *_ = every
+    log, last = ours(credit="first_half/seq", max_steps=3, prompts=8, logging_steps=2).logs
+    assert len(described) == 2
+    assert {n: log[n] for n in of_step} == pytest.approx({n: second[n] for n in of_step})
+    assert {n: last[n] for n in of_step} == pytest.approx({n: third[n] for n in of_step})
+    for name in ("dead_groups", "dead_groups_low", "dead_groups_high"):
+        mean = sum(step[f"credit/{name}"] for step in every[:2]) / 2
+        assert log[f"credit/{name}"] == pytest.approx(mean)
+
+
+def test_what_is_a_low_reward_survives_a_resume(tmp_path):
+    options = {"save_strategy": "steps", "save_steps": 1, "output_dir": str(tmp_path)}
+    ours(credit="seq", max_steps=1, **options)
+    always = {"reward_funcs": lambda completions, **_: [0.4] * len(completions)}
+    alone = ours(credit="seq", max_steps=1, arguments=always).logs[0]
+    assert alone["credit/dead_groups_high"] == 1  # above 0, the best there was
+    resumed = ours(
+        credit="seq", max_steps=2, arguments=always, resume=str(tmp_path / "checkpoint-1"),
+        **options,
+    ).logs[0]  # fmt: skip
+    assert resumed["credit/dead_groups_low"] == 1  # rewards went from 0 to 2
 
 
 def test_the_credit_of_each_token_lies_beside_the_completions(tmp_path):

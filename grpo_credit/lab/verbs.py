@@ -99,7 +99,7 @@ def _problems(asked: argparse.Namespace) -> dict[str, Any]:
     from grpo_credit.lab.enumerable import Language, TabularPolicy, TransformerPolicy
     from grpo_credit.lab.exact import Problem
     from grpo_credit.registry import import_object
-    from rewards import RegexReward
+    from grpo_credit.rewards import RegexReward
 
     language = Language(asked.alphabet, asked.length)
     policies = {
@@ -109,7 +109,10 @@ def _problems(asked: argparse.Namespace) -> dict[str, Any]:
     policy = policies[asked.policy]()
     if asked.reward:
         return {asked.reward: Problem(language, policy, import_object(asked.reward, "reward"))}
-    rewards = {pattern: RegexReward(pattern, name="pattern") for pattern in asked.pattern}
+    rewards = {
+        pattern: RegexReward(pattern, alphabet=asked.alphabet, name="pattern")
+        for pattern in asked.pattern
+    }
     return {pattern: Problem(language, policy, reward) for pattern, reward in rewards.items()}
 
 

@@ -21,9 +21,9 @@ from grpo_credit.preflight.batches import Batches
 from grpo_credit.preflight.sample import RewardSample, Sample
 from grpo_credit.preflight.variants import SPECIAL, Relief, relieve
 from grpo_credit.preflight.watch import Watched, watch
+from grpo_credit.rewards import completion_text
 from grpo_credit.strategy import CreditError
 from grpo_credit.undisturbed import in_mode, random_states_kept
-from rewards import completion_text
 
 WANTED = 128  # completions, where two generation batches hold as many
 PER_PROMPT = (16, 8, 4, 2)  # completions of a prompt; the first that leaves enough prompts

@@ -193,12 +193,12 @@ def explain(asked: Asked) -> int:
 
 def prepare(recipe: Recipe, arguments: list[str]) -> Asked:
     """Read the command line, the data and the model's description; nothing is written."""
-    from grpo_credit.annotations import check_columns, check_told
     from grpo_credit.config import plan
     from grpo_credit.preflight.columns import GIVEN, reward_name
     from grpo_credit.preflight.verdict import read_how
     from grpo_credit.run.data import check_prompts
     from grpo_credit.run.models import look_up_model
+    from grpo_credit.telling import check_columns, check_told
 
     script, args, model_args = _read(recipe, arguments)
     script.preflight = read_how(script.preflight)

@@ -5,8 +5,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 from grpo_credit.lab.process import END, Moves
-from rewards import RegexReward
-from rewards.automaton import Automaton
+from grpo_credit.rewards import Automaton, RegexReward
 
 
 @dataclass(frozen=True)
@@ -37,7 +36,7 @@ class Format:
     @cached_property
     def reward(self) -> RegexReward:
         """The pattern, matched in full."""
-        return RegexReward(self.pattern, strip=False, name=self.name)
+        return RegexReward(self.pattern, strip=False, alphabet=self.alphabet, name=self.name)
 
     @cached_property
     def _automaton(self) -> Automaton:

@@ -8,8 +8,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 from grpo_credit.lab.process import END, Moves
-from rewards import Decided, completion_text
-from rewards.contract import Completion, Spans, TextReward
+from grpo_credit.rewards import Completion, Decided, Spans, TextReward, completion_text
 
 
 @dataclass(frozen=True)
@@ -97,7 +96,11 @@ class KeyReward(TextReward):
 
     def spans(self, completions: Sequence[Completion], prompts: Sequence[str]) -> list[Spans]:
         """Name the characters that are looked at."""
-        return [{"keys": [(p, p + 1) for p in _key_places(prompt)]} for prompt in prompts]
+        texts = map(completion_text, completions)
+        return [
+            {"keys": [(p, p + 1) for p in _key_places(prompt) if p < len(text)]}
+            for text, prompt in zip(texts, prompts, strict=True)
+        ]
 
     def steps(
         self, completions: Sequence[Completion], prompts: Sequence[str]
@@ -105,14 +108,16 @@ class KeyReward(TextReward):
         """Pay each key where it stands."""
         texts = map(completion_text, completions)
         return [
-            [(p + 1, (text[p : p + 1] == prompt[p]) / len(places)) for p in places]
+            [(p + 1, (text[p] == prompt[p]) / len(places)) for p in places if p < len(text)]
             for text, prompt in zip(texts, prompts, strict=True)
             for places in [_key_places(prompt)]
         ]
 
     def decided(self, completions: Sequence[Completion], prompts: Sequence[str]) -> list[Decided]:
-        """Decide with the last key."""
-        return [Decided(_key_places(prompt)[-1] + 1) for prompt in prompts]
+        """Decide with the last key, or with the end of a text that is too short."""
+        pairs = zip(map(completion_text, completions), prompts, strict=True)
+        ends = [(len(text), _key_places(prompt)[-1] + 1) for text, prompt in pairs]
+        return [Decided(end if end <= length else None) for length, end in ends]
 
 
 def _key_places(template: str) -> list[int]:

@@ -4,8 +4,7 @@ import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from rewards import Decided, RegexReward
-from rewards.contract import Completion, TextReward
+from grpo_credit.rewards import Completion, Decided, RegexReward, TextReward
 
 
 class PromptRegex(TextReward):
