@@ -80,7 +80,8 @@ def mass_by_position(credit: Float[Tensor, "B T"], rollouts: Rollouts) -> list[f
     completions have fewer than ten tokens: compare with what `even` gives on the same rollouts.
     """
     decile = 10 * rollouts.position // rollouts.mask.sum(dim=1, keepdim=True).clamp(min=1)
-    return _shares(credit.abs() * rollouts.window_count[:, None], decile, 10)
+    inside = decile.clamp(max=9)  # padding counts on, and has no credit
+    return _shares(credit.abs() * rollouts.window_count[:, None], inside, 10)
 
 
 def mass_by_length(credit: Float[Tensor, "B T"], rollouts: Rollouts) -> list[float]:
@@ -139,7 +140,8 @@ def _share(part: Tensor, whole: Tensor, rollouts: Rollouts) -> float:
 
 def _shares(size: Tensor, part: Tensor, parts: int) -> list[float]:
     """Say which share of the whole each part has; nothing is no share of nothing."""
-    sums = torch.bincount(part.flatten(), size.flatten().double(), minlength=parts)
+    numbers = size.flatten().cpu().double()  # which not every accelerator has
+    sums = torch.bincount(part.flatten().cpu(), numbers, minlength=parts)
     return (sums / sums.sum() if sums.sum() > 0 else sums).tolist()
 
 

@@ -39,8 +39,12 @@ for method, need in {
     try:
         tell(["1,"], reward=Failing()).find(frozenset({need}), torch.device("cpu"))
     except Exception as error:
-        print(f"{RANK} {method} {type(error).__name__}: {error}", flush=True)
+        line = f"{RANK} {method} {type(error).__name__}: {error}\n"
+        os.write(sys.stdout.fileno(), line.encode())  # whole, beside the other rank's
 assert gather_object([RANK]) == [0, 1]
-ours(credit="token_baseline/seq", max_steps=1, save_rollouts=1, output_dir=sys.argv[1])
+ours(
+    credit="token_baseline/seq", max_steps=1, per_device_train_batch_size=4, save_rollouts=1,
+    output_dir=sys.argv[1],
+)  # fmt: skip
 torch.distributed.barrier()
 os._exit(0)  # as in two_processes.py
