@@ -31,8 +31,8 @@ def automaton(
     depends on.
 
     Against `seq` on five patterns (docs/lab.md has the command), "baseline" had 8 to 75 % less
-    variance and no bias was seen; "td" had from 2 % more to 74 % less, with a directional error of
-    0.02 to 0.32.
+    variance and no bias was seen; "td" had from 2 % more to 73 % less, with a directional error of
+    0.02 to 0.44.
 
     Args:
         rollouts: uses `states`, `rewards`, and `window_count`: the pool are the completions of this
