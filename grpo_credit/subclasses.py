@@ -8,8 +8,11 @@ units, masks, TRL's micro-batches. The credit takes their place in
 from types import CodeType
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from grpo_credit.config import Plan
-from grpo_credit.strategy import CreditError
+from grpo_credit.strategy import CreditError, Strategy
 
 LOSSES = ("compute_loss", "_compute_loss")
 
@@ -40,6 +43,46 @@ def check(trainer_class: type[Any], ours: type[Any], plan: Plan) -> None:
         function = getattr(trainer_class, name)
         if function is not getattr(ours, name) and not _mentions(function, LOSSES):
             raise CreditError(without_credit(trainer_class.__name__, name, plan))
+
+
+def refuse_second_allocation(trainer: str, advantages: Tensor, strategy: Strategy) -> None:
+    """Refuse advantages of tokens, which are an allocation, beside a strategy that allocates.
+
+    Args:
+        trainer: name of the class.
+        advantages: as a generation batch holds them, (B, 1) or (B, T).
+        strategy: of the training.
+
+    Raises:
+        CreditError: if both allocate.
+    """
+    if advantages.size(1) > 1 and not strategy.even:
+        raise CreditError(
+            f"{trainer}._generate_and_score_completions returned advantages of shape (B, T), which "
+            f"are an allocation, and so is credit={strategy.name!r}; name an aggregation alone, "
+            "such as credit='seq', or return one advantage per completion."
+        )
+
+
+def refuse_changes(handed: dict[str, Any], inputs: dict[str, Any], strategy: Strategy) -> None:
+    """Refuse a micro-batch that was changed after its credit was computed.
+
+    Args:
+        handed: the micro-batch as `_prepare_inputs` returned it.
+        inputs: as it comes to `_compute_loss`.
+        strategy: of the training; with `even`, advantages may change, and are trained on.
+
+    Raises:
+        CreditError: naming the first entry that the credit was computed from and that differs.
+    """
+    masks, others = ("completion_mask", "tool_mask"), ("completion_ids", "advantages")
+    for name in masks if strategy.even else masks + others:
+        then, now = handed.get(name), inputs.get(name)
+        if now is not then and (now is None or then is None or not torch.equal(now, then)):
+            raise CreditError(
+                f"inputs[{name!r}] was changed after the credit of the optimizer step had been "
+                "computed from it; override _generate_and_score_completions to change it."
+            )
 
 
 def without_credit(trainer: str, method: str, plan: Plan) -> str:

@@ -212,7 +212,7 @@ class CreditGRPOTrainer(GatheringTrainer):
         """Compute the credit of a window, and put it beside TRL's advantages."""
         window, rows = self._join(batches)
         rollouts, strategy = window.rollouts, self.plan.strategy
-        self._refuse_second_allocation(window)
+        subclasses.refuse_second_allocation(type(self).__name__, window.advantages, strategy)
         matrix, weights = strategy.credit_and_weights(rollouts)
         even = None if weights is None else window.advantages * weights * self._credit_scale
         matrix = matrix * self._credit_scale if even is None or not strategy.even else even
@@ -227,15 +227,6 @@ class CreditGRPOTrainer(GatheringTrainer):
         turns = self._turns(credited, credit[torch.cat(rows)].any(dim=1))
         return credited if turns is None else [{"turn": turn} for turn in turns]
 
-    def _refuse_second_allocation(self, window: Window) -> None:
-        if window.advantages.size(1) > 1 and not self.plan.strategy.even:
-            raise CreditError(
-                f"{type(self).__name__}._generate_and_score_completions returned advantages of "
-                "shape (B, T), which are an allocation, and so is "
-                f"credit={self.plan.strategy.name!r}; name an aggregation alone, such as "
-                "credit='seq', or return one advantage per completion."
-            )
-
     def _join(self, batches: list[dict[str, Any]]) -> tuple[Window, list[Tensor]]:
         """Join the generations that the window draws on, and locate each micro-batch's rows."""
         drawn = {int(batch["generation"]) for batch in batches}
@@ -249,7 +240,9 @@ class CreditGRPOTrainer(GatheringTrainer):
     # ---- the loss -----------------------------------------------------------------------------
 
     def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> Tensor:
-        self._refuse_changes(inputs)
+        if self._handed_out is not None:
+            subclasses.refuse_changes(self._handed_out, inputs, self.plan.strategy)
+            self._handed_out = None
         weights, steps = inputs["credit_weights"], inputs["credit_steps"]
         training, ranks = self._mode == "train", self.accelerator.num_processes
         host = host_weight(self.plan.loss_type, inputs, steps, ranks)
@@ -274,20 +267,6 @@ class CreditGRPOTrainer(GatheringTrainer):
         advantages = inputs["advantages"]
         per_row = advantages if advantages.dim() == 2 else advantages[:, None]
         return per_row * inputs["credit_weights"] * self._credit_scale
-
-    def _refuse_changes(self, inputs: dict[str, Any]) -> None:
-        """Refuse a micro-batch that was changed after its credit was computed."""
-        handed, self._handed_out = self._handed_out, None
-        fixed = ["completion_mask", "tool_mask"]
-        if not self.plan.strategy.even:
-            fixed += ["completion_ids", "advantages"]
-        for name in fixed if handed else []:
-            then, now = (batch.get(name) for batch in (handed or inputs, inputs))
-            if now is not then and (now is None or then is None or not torch.equal(now, then)):
-                raise CreditError(
-                    f"inputs[{name!r}] was changed after the credit of the optimizer step had been "
-                    f"computed from it; override _generate_and_score_completions to change it."
-                )
 
     @contextmanager
     def _as_planned(self) -> Generator[None, None, None]:
