@@ -49,6 +49,7 @@ class CuttingTrainer(GRPOTrainer):
         self._prompt_of: Tensor | None = None  # of the pass at hand, where its prompts are shared
         self._tried = Extent()  # between which widths our own passes were tried
         self._said: Batching | None = None
+        self._generating = False  # whether TRL scores a generation batch, on every rank
         super().__init__(*args, **kwargs)
         # now, because each rank may later hold a shard of another size, and all must plan alike
         self._pass_cost = pass_cost(self.accelerator.device.type, count_parameters(self.model))
@@ -58,7 +59,9 @@ class CuttingTrainer(GRPOTrainer):
     def overrides(self, method: str) -> bool:
         """Return whether a subclass, or an attribute of the trainer, overrides a method of ours."""
         ours = next(c for c in type(self).__mro__ if c.__module__.startswith("grpo_credit."))
-        return getattr(getattr(self, method), "__func__", None) is not getattr(ours, method)
+        known = getattr(ours, method)
+        here = known.__module__.startswith(("grpo_credit.", "trl.", "transformers."))
+        return not here or getattr(getattr(self, method), "__func__", None) is not known
 
     def _settle_batching(self, rows: Rows, batch_size: int) -> Batching:
         """Try on the model what is done to passes, at first and where widths outgrow the last try.
@@ -170,7 +173,7 @@ class CuttingTrainer(GRPOTrainer):
             "prompt_ids": input_ids[:, :prompt], "prompt_mask": attention_mask[:, :prompt],
             "completion_ids": input_ids[:, prompt:], "completion_mask": attention_mask[:, prompt:],
         }  # fmt: skip
-        if torch.is_grad_enabled() or batch_size is None:
+        if not self._generating or batch_size is None:  # elsewhere other ranks may not come by
             return score(rows, batch_size)
         return self._in_passes(score, rows, batch_size, plain)
 

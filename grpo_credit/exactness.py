@@ -18,7 +18,7 @@ from grpo_credit.rows import Rows, take
 from grpo_credit.trial import Reference
 
 TRIED = 3  # rows of a trial
-SEEN_BY_USERS = ("_prepare_inputs", "compute_loss", "_compute_loss")  # with TRL's micro-batches
+SEEN_BY_USERS = ("_prepare_inputs", "compute_loss", "_compute_loss", "training_step")
 
 
 @dataclass(frozen=True)
@@ -79,10 +79,9 @@ def choose(trainer: Any) -> Batching:
     args = trainer.args
     if getattr(args, "efficient_batching", "off") == "off":
         return as_trl()
+    users = seen_by_users(trainer)
     if reasons := _reasons({
-        f"{name} of your own sees TRL's micro-batches": trainer.overrides(name)
-        for name in SEEN_BY_USERS
-    } | {
+        str(users): users is not None,
         f"top_entropy_quantile={args.top_entropy_quantile} is taken over a micro-batch": (
             args.top_entropy_quantile < 1
         ),
@@ -117,6 +116,21 @@ def choose(trainer: Any) -> Batching:
     })  # fmt: skip
     refusal = next(iter(to_come), None) or sharing_checks.refusal(trainer.model, distributed)
     return chosen.without_sharing(refusal) if refusal else chosen
+
+
+def seen_by_users(trainer: Any) -> str | None:
+    """Return what of a user's own sees each micro-batch, so that TRL's are kept; None if nothing.
+
+    Args:
+        trainer: TRL's, at any time: methods and hooks may be put in its place later.
+    """
+    for name in filter(trainer.overrides, SEEN_BY_USERS):
+        if name != "training_step" or name not in vars(trainer):  # of timers, which call through
+            return f"{name} of your own sees TRL's micro-batches"
+    plain = trainer.accelerator.distributed_type in sharing_checks.PLAIN_TRAINING
+    if plain and any(p._backward_hooks for p in trainer.model.parameters()):
+        return "a hook on a parameter's gradient sees the backward pass of each micro-batch"
+    return None
 
 
 def _reasons(applies: dict[str, bool]) -> tuple[str, ...]:

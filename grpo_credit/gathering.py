@@ -86,7 +86,11 @@ class GatheringTrainer(PassTrainer):
         return rewards
 
     def _generate_and_score_completions(self, inputs: Any) -> dict[str, Any]:
-        output = super()._generate_and_score_completions(inputs)
+        self._generating = True
+        try:
+            output = super()._generate_and_score_completions(inputs)
+        finally:
+            self._generating = False
         rows, device = len(output["advantages"]), self.accelerator.device
         first = self.accelerator.process_index * rows
         number = max(self._generations, default=-1) + 1
@@ -131,7 +135,7 @@ class GatheringTrainer(PassTrainer):
         aggregation = self.plan.strategy.aggregation
         if not self.overrides("_generate_and_score_completions") or not aggregation:
             return
-        items = int(batch["num_items_in_batch"])
+        items = int(batch.get("num_items_in_batch", tokens))
         if aggregation.name == "dapo" and tokens != items:
             logger.warning_once(
                 f"{type(self).__name__}._generate_and_score_completions leaves {tokens} tokens to "
@@ -157,7 +161,7 @@ class GatheringTrainer(PassTrainer):
                 continue
             value = torch.cat([batch[name] for batch in batches])
             found[name] = value.new_zeros(rows, *value.shape[1:]).index_put((row,), value)
-            if twice and not torch.equal(found[name][row], value):
+            if twice and not _alike(found[name][row], value):
                 raise CreditError(
                     f"{method} returned a completion twice, with unlike {name!r}; credit is one "
                     "row per completion."
@@ -298,3 +302,8 @@ class GatheringTrainer(PassTrainer):
     def _host_model(self) -> Any:
         """The model that TRL's fused head sits on, beneath any adapter."""
         return self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
+
+
+def _alike(a: Tensor, b: Tensor) -> bool:
+    """Return whether two tensors are equal, NaN included."""
+    return bool(((a == b) | ((a != a) & (b != b))).all())

@@ -28,8 +28,8 @@ logger = logging.get_logger(__name__)
 
 KEPT = (
     "grpo-credit: batching: the micro-batches of TRL, at least in one step | left out: sorting and "
-    "cutting anew (the step has images, or completions of one token, or, of a model whose "
-    "positions may count padding, prompts that would be padded further)"
+    "cutting anew (the step has images, completions of one token, an entry that is not by row or "
+    "token, or, of a model whose positions may count padding, prompts that would be padded further)"
 )
 
 
@@ -106,8 +106,8 @@ class PassTrainer(CuttingTrainer):
         joined = join(named)
         if joined is None:
             logger.warning_once(KEPT)
-        elif late := next(filter(self.overrides, exactness.SEEN_BY_USERS), None):
-            self._batching = exactness.as_trl(f"{late} of your own sees TRL's micro-batches")
+        elif late := self._first_reason(exactness.seen_by_users(self)):
+            self._batching = exactness.as_trl(late)
         else:
             self._settle_batching(joined.rows, sizes[0])
         return joined

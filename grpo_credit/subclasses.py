@@ -5,6 +5,7 @@ units, masks, TRL's micro-batches. The credit takes their place in
 `CreditGRPOTrainer._compute_loss`, so a loss that does not come by there trains without it.
 """
 
+import inspect
 from types import CodeType
 from typing import Any
 
@@ -39,9 +40,10 @@ def check(trainer_class: type[Any], ours: type[Any], plan: Plan) -> None:
                 f"{trainer_class.__name__}, and would be given credit in place of advantages; name "
                 f"{base.__name__} first."
             )
+    leading = {*LOSSES, *(name for base in order[: order.index(ours)] for name in vars(base))}
     for name in LOSSES if plan.explicit else ():
         function = getattr(trainer_class, name)
-        if function is not getattr(ours, name) and not _mentions(function, LOSSES):
+        if function is not getattr(ours, name) and not _mentions(function, leading):
             raise CreditError(without_credit(trainer_class.__name__, name, plan))
 
 
@@ -64,25 +66,39 @@ def refuse_second_allocation(trainer: str, advantages: Tensor, strategy: Strateg
         )
 
 
-def refuse_changes(handed: dict[str, Any], inputs: dict[str, Any], strategy: Strategy) -> None:
-    """Refuse a micro-batch that was changed after its credit was computed.
+class HandedOut:
+    """A micro-batch as it was when its credit had been computed.
 
     Args:
-        handed: the micro-batch as `_prepare_inputs` returned it.
-        inputs: as it comes to `_compute_loss`.
+        batch: as `_prepare_inputs` returns it; the dict and its tensors may be changed later.
         strategy: of the training; with `even`, advantages may change, and are trained on.
-
-    Raises:
-        CreditError: naming the first entry that the credit was computed from and that differs.
     """
-    masks, others = ("completion_mask", "tool_mask"), ("completion_ids", "advantages")
-    for name in masks if strategy.even else masks + others:
-        then, now = handed.get(name), inputs.get(name)
-        if now is not then and (now is None or then is None or not torch.equal(now, then)):
-            raise CreditError(
-                f"inputs[{name!r}] was changed after the credit of the optimizer step had been "
-                "computed from it; override _generate_and_score_completions to change it."
-            )
+
+    def __init__(self, batch: dict[str, Any], strategy: Strategy) -> None:
+        fixed = ["completion_mask", "tool_mask"]
+        fixed += [] if strategy.even else ["completion_ids", "advantages"]
+        kept = {name: batch.get(name) for name in fixed}
+        self._kept = {n: (v, v._version if v is not None else 0) for n, v in kept.items()}
+        self.reached = False  # whether a loss was computed of it by way of the credit
+
+    def check(self, inputs: dict[str, Any]) -> None:
+        """Refuse inputs of `_compute_loss` that differ from what the credit was computed from.
+
+        Raises:
+            CreditError: naming the first entry that was replaced, or changed in place.
+        """
+        self.reached = True
+        for name, (then, version) in self._kept.items():
+            now = inputs.get(name)
+            if now is None or then is None:
+                same = now is then
+            else:
+                same = then._version == version and (now is then or torch.equal(now, then))
+            if not same:
+                raise CreditError(
+                    f"inputs[{name!r}] was changed after the credit of the optimizer step had been "
+                    "computed from it; override _generate_and_score_completions to change it."
+                )
 
 
 def without_credit(trainer: str, method: str, plan: Plan) -> str:
@@ -97,12 +113,12 @@ def _trl_trainer(order: tuple[type[Any], ...]) -> type[Any]:
     return next(base for base in order if base.__module__.startswith("trl."))
 
 
-def _mentions(function: Any, names: tuple[str, ...]) -> bool:
+def _mentions(function: Any, names: set[str]) -> bool:
     """Return whether a function's code has one of the names; True where it has no code to read."""
-    code = getattr(function, "__code__", None)
+    code = getattr(inspect.unwrap(function), "__code__", None)
     return code is None or _code_mentions(code, names)
 
 
-def _code_mentions(code: CodeType, names: tuple[str, ...]) -> bool:
+def _code_mentions(code: CodeType, names: set[str]) -> bool:
     inner = (constant for constant in code.co_consts if isinstance(constant, CodeType))
-    return bool(set(names) & set(code.co_names)) or any(_code_mentions(c, names) for c in inner)
+    return bool(names & set(code.co_names)) or any(_code_mentions(c, names) for c in inner)

@@ -42,6 +42,7 @@ from grpo_credit.gathering import GatheringTrainer
 from grpo_credit.saved import save_rollouts
 from grpo_credit.seams import SeamError, check_seams
 from grpo_credit.strategy import CreditError, Strategy
+from grpo_credit.subclasses import HandedOut
 from grpo_credit.window import Generation, Window, credit_table, first_rows, token_texts
 
 logger = logging.get_logger(__name__)
@@ -86,7 +87,7 @@ class CreditGRPOTrainer(GatheringTrainer):
     args: Any  # a GRPOConfig, after its __post_init__
     model: Any
     processing_class: Any
-    _handed_out: dict[str, Any] | None = None  # a micro-batch that no loss was computed of yet
+    _handed_out: HandedOut | None = None  # the micro-batch whose turn it is, if it is TRL's
 
     def __init__(
         self,
@@ -166,6 +167,12 @@ class CreditGRPOTrainer(GatheringTrainer):
 
     def get_batch_samples(self, *args: Any, **kwargs: Any) -> Any:
         """Remember the batches of the coming optimizer step."""
+        if self.overrides("get_batch_samples") and next(self._prepared, None) is not None:
+            raise CreditError(
+                f"{type(self).__name__}.get_batch_samples returned fewer batches than super() did, "
+                "and the credit of a step is over all of them; leave rows out of the data, or in "
+                "_generate_and_score_completions."
+            )
         samples, num_items = super().get_batch_samples(*args, **kwargs)
         self._window, self._prepared = samples, iter(())
         return samples, num_items
@@ -176,7 +183,8 @@ class CreditGRPOTrainer(GatheringTrainer):
             batch = self._with_credit([super()._prepare_inputs(generation_batch)])[0]
         else:
             batch = self._next_of_window()
-        self._handed_out = None if "turn" in batch else batch
+        whole = "turn" not in batch
+        self._handed_out = HandedOut(batch, self.plan.strategy) if whole else None
         return batch
 
     def _next_of_window(self) -> dict[str, Any]:
@@ -187,12 +195,13 @@ class CreditGRPOTrainer(GatheringTrainer):
             return next(self._prepared)
         except StopIteration:
             raise RuntimeError(
-                "_prepare_inputs was called outside of an optimizer step, so the totals of its "
-                "window are unknown; call get_batch_samples first, as Trainer.train does."
+                "_prepare_inputs was called without a batch of an optimizer step, so the totals of "
+                "its window are unknown; call get_batch_samples first, as Trainer.train does, and "
+                "super().get_batch_samples in one of your own."
             ) from None
 
     def _refuse_loss_without_credit(self) -> None:
-        if self._handed_out is None or not self.plan.explicit:
+        if self._handed_out is None or self._handed_out.reached or not self.plan.explicit:
             return
         if own := next(filter(self.overrides, subclasses.LOSSES), None):
             raise CreditError(subclasses.without_credit(type(self).__name__, own, self.plan))
@@ -241,8 +250,7 @@ class CreditGRPOTrainer(GatheringTrainer):
 
     def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> Tensor:
         if self._handed_out is not None:
-            subclasses.refuse_changes(self._handed_out, inputs, self.plan.strategy)
-            self._handed_out = None
+            self._handed_out.check(inputs)
         weights, steps = inputs["credit_weights"], inputs["credit_steps"]
         training, ranks = self._mode == "train", self.accelerator.num_processes
         host = host_weight(self.plan.loss_type, inputs, steps, ranks)
@@ -250,13 +258,20 @@ class CreditGRPOTrainer(GatheringTrainer):
         inputs = {
             **inputs,
             "advantages": self._credit_of(inputs) / host,
-            "num_items_in_batch": torch.full_like(inputs["num_items_in_batch"], items),
+            "num_items_in_batch": inputs["completion_mask"].new_tensor(items),
         }
         if self.plan.sequence_token and inputs.get("old_per_token_logps") is not None:
             self._anchored = inputs
         try:
             with self._as_planned(), self._kl_by_strategy(weights / host):
-                return super()._compute_loss(model, inputs)
+                loss = super()._compute_loss(model, inputs)
+            if self._anchored is not None:
+                raise CreditError(
+                    f"{type(self).__name__}._get_per_token_logps_and_entropies does not call "
+                    f"super(), where credit={self.plan.strategy.name!r} moves the anchor of its "
+                    "sequence-level ratio; call it, or set importance_sampling_level='token'."
+                )
+            return loss
         finally:
             self._anchored = None
 
@@ -316,7 +331,7 @@ class CreditGRPOTrainer(GatheringTrainer):
             seed: of the samples, >= 0.
 
         Returns:
-            One text per prompt, on every rank; tools are not called.
+            One text per prompt, on every rank; tools and a `rollout_func` are not called.
         """
         return completing.complete(self, prompts, greedy=greedy, seed=seed)
 

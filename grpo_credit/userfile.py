@@ -52,7 +52,7 @@ def load_recipe(path: Path) -> Any:
     recipe = module.RECIPE
     if not callable(getattr(recipe, "check", None)):
         raise CreditError(
-            f"RECIPE of {path} is a {type(recipe).__name__}, expected a "
+            f"RECIPE of {path} is of type {type(recipe).__name__}, expected a "
             "grpo_credit.run.recipe.Recipe."
         )
     return recipe

@@ -19,6 +19,7 @@ import weakref
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from io import BytesIO
+from pathlib import Path
 from types import FunctionType
 from typing import Any
 
@@ -27,9 +28,14 @@ from .serving import Outcome, OutOfTime, WorkerError
 START_LIMIT = 60.0  # seconds for a worker to import what it needs
 ORPHAN_GRACE = 10.0  # seconds past an item's limit after which a worker ends itself
 CHUNK = 32  # items given to a worker at once, at most
-BOOT = (  # by whatever name this package goes here
-    "import sys; handle, *sys.path = sys.argv[1:]; "
-    f"from {__package__}.serving import serve; serve()"
+PACKAGE = str(Path(__file__).parent)
+BOOT = (  # by whatever name this package goes here, and from its own folder, whatever else has it
+    "import importlib as i, importlib.util as u, sys; "
+    f"name = {__package__!r}; handle, folder, *sys.path = sys.argv[1:]; "
+    "init = folder + '/__init__.py'; "
+    "spec = u.spec_from_file_location(name, init, submodule_search_locations=[folder]); "
+    "sys.modules[name] = package = u.module_from_spec(spec); spec.loader.exec_module(package); "
+    "i.import_module(name + '.serving').serve()"
 )
 
 
@@ -193,7 +199,7 @@ class _Worker:
         path = [entry for entry in sys.path if isinstance(entry, str)]
         with theirs:
             self.process = subprocess.Popen(
-                [sys.executable, "-u", "-c", BOOT, str(theirs.fileno()), *path],
+                [sys.executable, "-u", "-c", BOOT, str(theirs.fileno()), PACKAGE, *path],
                 stdin=subprocess.DEVNULL,
                 stdout=2,
                 stderr=self.log,

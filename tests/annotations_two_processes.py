@@ -10,7 +10,7 @@ from accelerate.utils import gather_object
 from harness import ours
 from test_annotations import Automaton, Teller, Verdict, tell
 
-RANK = PartialState(cpu=True).process_index
+RANK = int(os.environ.get("RANK", 0))
 PLACE = 2 + 9 * RANK  # inside of the first rank's text alone
 
 
@@ -30,21 +30,23 @@ class Failing(Teller):
         return [{2: Automaton()}[PLACE]]
 
 
-for method, need in {
-    "spans": "spans",
-    "steps": "step_rewards",
-    "decided": "decided",
-    "automata": "states",
-}.items():
-    try:
-        tell(["1,"], reward=Failing()).find(frozenset({need}), torch.device("cpu"))
-    except Exception as error:
-        line = f"{RANK} {method} {type(error).__name__}: {error}\n"
-        os.write(sys.stdout.fileno(), line.encode())  # whole, beside the other rank's
-assert gather_object([RANK]) == [0, 1]
-ours(
-    credit="token_baseline/seq", max_steps=1, per_device_train_batch_size=4, save_rollouts=1,
-    output_dir=sys.argv[1],
-)  # fmt: skip
-torch.distributed.barrier()
-os._exit(0)  # as in two_processes.py
+if __name__ == "__main__":
+    PartialState(cpu=True)
+    for method, need in {
+        "spans": "spans",
+        "steps": "step_rewards",
+        "decided": "decided",
+        "automata": "states",
+    }.items():
+        try:
+            tell(["1,"], reward=Failing()).find(frozenset({need}), torch.device("cpu"))
+        except Exception as error:
+            line = f"{RANK} {method} {type(error).__name__}: {error}\n"
+            os.write(sys.stdout.fileno(), line.encode())  # whole, beside the other rank's
+    assert gather_object([RANK]) == [0, 1]
+    ours(
+        credit="token_baseline/seq", max_steps=1, per_device_train_batch_size=4, save_rollouts=1,
+        output_dir=sys.argv[1],
+    )  # fmt: skip
+    torch.distributed.barrier()
+    os._exit(0)  # as in two_processes.py

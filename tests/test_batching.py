@@ -199,14 +199,15 @@ def test_batches_are_joined_at_the_widest_with_padding_where_it_was():
     narrow = batch(own=torch.tensor([7, 8, 9]))
     wide = {"prompt_ids": ids[:4].reshape(1, 4), "prompt_mask": ids[:4].reshape(1, 4),
             "completion_ids": ids[:5].reshape(1, 5), "own": torch.tensor([5])}  # fmt: skip
-    rows = join([narrow, wide], True)
+    rows, shifted = join([narrow, wide])
+    assert shifted  # one prompt is padded further than it was
+    assert not join([wide, wide]).shifted
     assert rows["prompt_ids"].tolist() == [[0, 0, 1, 2], [0, 4, 5, 6], [0, 8, 9, 10], [1, 2, 3, 4]]
     assert rows["completion_ids"][0].tolist() == [0, 1, 2, 3, 0]
     assert rows["completion_ids"][3].tolist() == [1, 2, 3, 4, 5]
     assert rows["own"].tolist() == [7, 8, 9, 5]
-    assert join([narrow, wide], False) is None  # where a prompt must not be padded further
-    assert join([narrow, wide | {"images": [1]}], True) is None
-    assert join([narrow, wide | {"more": torch.ones(1)}], True) is None
+    assert join([narrow, wide | {"images": [1]}]) is None
+    assert join([narrow, wide | {"more": torch.ones(1)}]) is None
 
 
 @pytest.mark.parametrize(

@@ -62,7 +62,7 @@ def test_one_rule_is_told_whole(monkeypatch, capsys):
     shown = printed(capsys, "trace")
     for piece in (
         "trace  allocation", "A[i, t] = A_i · w[t] · L_i / Σ w,", "decay: float = 0.99",
-        "factor per token, above 0, to 1.", "ends: 'late' | 'early' | 'both' = 'late'",
+        "factor per token, 0 to 1.", "style: 'recent' | 'both' = 'recent'",
         "conserves mass: Σ_t A[i, t] = L_i · A_i", "linear:", "keeps sign:", "arXiv:2510.00194",
         "grpo-credit check trace",
     ):  # fmt: skip

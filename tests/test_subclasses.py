@@ -6,8 +6,10 @@ from datasets import Dataset
 from harness import TOKENIZER, difference, policy, reward, run
 from test_parity_with_trl import TWINS
 from trl import GRPOConfig, GRPOTrainer
+from trl.extras.profiling import profiling_decorator
 
 from grpo_credit import CreditError, CreditGRPOConfig, CreditGRPOTrainer
+from grpo_credit.batching import PASS_COST
 
 STEP = {"max_steps": 2, "num_iterations": 2}
 
@@ -251,3 +253,137 @@ def test_an_attribute_that_hides_a_loss_keeps_trls_micro_batches(tmp_path, caplo
     inner = trainer._compute_loss
     trainer._compute_loss = lambda model, inputs: inner(model, inputs)
     assert trainer.overrides("_compute_loss")
+
+
+def cropping(how):
+    """Make a loss that changes its batch before TRL's, in one of the ways that there are."""
+
+    class Own:
+        def compute_loss(self, model, inputs, *args, **kwargs):
+            mask = inputs["completion_mask"]
+            how(inputs, mask * (mask.cumsum(1) <= 3))
+            return super().compute_loss(model, inputs, *args, **kwargs)
+
+    return Own
+
+
+def in_the_dict(inputs, mask):
+    inputs["completion_mask"] = mask
+
+
+def in_place(inputs, mask):
+    inputs["completion_mask"].copy_(mask)
+
+
+class Again:
+    """Adds a second loss on the same batch, with another mask."""
+
+    def compute_loss(self, model, inputs, *args, **kwargs):
+        first = super().compute_loss(model, inputs, *args, **kwargs)
+        other = {**inputs, "completion_mask": inputs["completion_mask"].flip(0)}
+        return first + super().compute_loss(model, other, *args, **kwargs)
+
+
+@pytest.mark.parametrize("own", [cropping(in_the_dict), cropping(in_place), Again])
+def test_a_changed_mask_is_seen_however_it_is_changed(own):
+    with pytest.raises(CreditError, match=r"completion_mask'\] was changed after the credit"):
+        run(mixed(own), CreditGRPOConfig, credit="length", **STEP)
+
+
+class Halved:
+    """Weighs the loss between TRL's loss and the backward pass."""
+
+    def training_step(self, model, inputs, num_items_in_batch=None):
+        inputs = self._prepare_inputs(inputs)
+        loss = self.compute_loss(model, inputs) * inputs["advantages"].abs().mean()
+        self.accelerator.backward(loss)
+        self._step += 1
+        return loss.detach()
+
+
+@pytest.mark.parametrize("credit", ["seq", None])
+def test_a_training_step_of_ones_own_keeps_trls_micro_batches(credit, monkeypatch):
+    monkeypatch.setitem(PASS_COST, "cpu", 4)  # so that a turn would have several passes
+    assert gap(Halved, credit=credit) <= 1e-5
+
+
+def test_a_hook_on_a_gradient_keeps_trls_micro_batches(monkeypatch):
+    def hooked():
+        model = policy()
+        for parameter in model.parameters():
+            parameter.register_hook(lambda g: g / (g.norm() + 1e-6))
+        return model
+
+    theirs = run(GRPOTrainer, GRPOConfig, model=hooked(), loss_type="grpo", max_steps=1)
+    mine = run(CreditGRPOTrainer, CreditGRPOConfig, model=hooked(), loss_type="grpo", max_steps=1)
+    assert difference(mine.gradients[0], theirs.gradients[0]) <= 1e-5
+
+
+class OwnScores:
+    """Scores without TRL's method."""
+
+    def _get_per_token_logps_and_entropies(self, model, input_ids, attention_mask, kept, **_):
+        logits = model(input_ids=input_ids, attention_mask=attention_mask).logits[:, -kept - 1 : -1]
+        logps = logits.log_softmax(-1).gather(2, input_ids[:, -kept:, None]).squeeze(2)
+        return logps, torch.zeros_like(logps), None
+
+
+def test_scores_of_ones_own_cannot_move_the_anchor_of_a_sequence_level_ratio():
+    run(mixed(OwnScores), CreditGRPOConfig, credit="tree_td/length", **STEP)
+    with pytest.raises(CreditError, match=r"does not call super\(\), where credit='tree_td/seq' "):
+        run(mixed(OwnScores), CreditGRPOConfig, credit="tree_td/seq", **STEP)
+
+
+class Fewer:
+    def get_batch_samples(self, *args, **kwargs):
+        samples, items = super().get_batch_samples(*args, **kwargs)
+        return samples[:1], items
+
+
+def test_a_step_of_fewer_batches_than_its_credit_is_of_is_refused():
+    with pytest.raises(CreditError, match="returned fewer batches than super"):
+        run(mixed(Fewer), CreditGRPOConfig, **STEP)
+
+
+class Decorated:
+    """Follows TRL's own idiom."""
+
+    @profiling_decorator
+    def compute_loss(self, model, inputs, *args, **kwargs):
+        return super().compute_loss(model, inputs, *args, **kwargs)
+
+
+class Delegating:
+    def compute_loss(self, *args, **kwargs):
+        return self.mine(*args, **kwargs)
+
+    def mine(self, *args, **kwargs):
+        return super().compute_loss(*args, **kwargs)
+
+
+@pytest.mark.parametrize("own", [Decorated, Delegating])
+def test_a_loss_that_leads_to_trls_by_detours_is_taken(own):
+    assert gap(own, credit="seq") <= 1e-5
+
+
+class WithoutCount:
+    """Leaves out what TRL's `grpo` loss does not read; has a row twice, with NaN where padded."""
+
+    def _generate_and_score_completions(self, inputs):
+        output = super()._generate_and_score_completions(inputs)
+        del output["num_items_in_batch"]
+        rows = torch.tensor([0, 0, *range(2, len(output["row"]))])
+        output = {k: v[rows] if v.dim() else v for k, v in output.items()}
+        padded = output["completion_mask"] == 0
+        old = output["old_per_token_logps"].masked_fill(padded, float("nan"))
+        return {**output, "old_per_token_logps": old}
+
+
+def test_what_a_loss_does_not_read_may_be_missing_and_rows_may_come_twice():
+    run(mixed(WithoutCount), CreditGRPOConfig, loss_type="grpo", **STEP)
+
+
+def test_a_patch_of_the_class_is_an_override(tmp_path, monkeypatch):
+    inner = CreditGRPOTrainer.compute_loss
+    monkeypatch.setattr(CreditGRPOTrainer, "compute_loss", lambda *a, **k: inner(*a, **k))
+    assert build(CreditGRPOTrainer, tmp_path).overrides("compute_loss")

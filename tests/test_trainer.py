@@ -238,7 +238,7 @@ def test_inputs_outside_of_a_step_are_refused():
     trainer = CreditGRPOTrainer.__new__(CreditGRPOTrainer)
     torch.nn.Module.__init__(model := torch.nn.Module())
     trainer.model, trainer._window, trainer._prepared = model.train(), [], iter(())
-    with pytest.raises(RuntimeError, match="outside of an optimizer step"):
+    with pytest.raises(RuntimeError, match="without a batch of an optimizer step"):
         trainer._prepare_inputs([])
 
 

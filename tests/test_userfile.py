@@ -100,7 +100,11 @@ def test_every_recipe_of_the_repository_is_one(path, folder):
         ("torn.py", b"x = 1\ndef f(:\n", r"torn\.py:2 is no Python: "),
         ("binary.py", b"\x00\x01", r"binary\.py is no Python: .*null bytes"),
         ("latin.py", b"x = '\xff'", r"latin\.py:1 is no Python: .*utf-8"),
-        ("number.py", b"RECIPE = 3", r"RECIPE of number\.py is a int, expected a grpo_credit"),
+        (
+            "number.py",
+            b"RECIPE = 3",
+            r"RECIPE of number\.py is of type int, expected a grpo_credit",
+        ),
         ("typo.py", b"\nRECIPE = x", r"typo\.py cannot be imported: NameError: .*\(typo\.py:2\)"),
         ("exits.py", b"RECIPE = 1\nraise SystemExit(3)", r"imported: SystemExit: 3 \(exits\.py:2"),
     ],
