@@ -89,12 +89,14 @@ class Case:
         options: of both trainers.
         error: what TRL's own trainer says about it, where it cannot train it.
         does: what must be done to its passes, because the gradient is TRL's with it.
+        bound: of the relative difference of gradients, where 1e-5 is less than rounding explains.
     """
 
     model: Callable[[], Any]
     options: dict[str, Any] = field(default_factory=dict)
     error: str | None = None
     does: tuple[str, ...] = TRIMMED
+    bound: float = 1e-5
 
 
 CASES = {
@@ -308,8 +310,10 @@ CASES = {
         does=CUT,
     ),
     "qwen3-next": Case(
-        of("qwen3_next", GROUPED | EXPERTS | LINEAR, experts_implementation="eager"), NO_ROUTER_LOSS
-    ),  # grouped products of experts have no float64
+        of("qwen3_next", GROUPED | EXPERTS | LINEAR, experts_implementation="eager"),
+        NO_ROUTER_LOSS,
+        bound=1e-4,  # its delta rule computes in float32 in any case; 1e-6 if that is made float64
+    ),
     "qwen3.5": Case(of("qwen3_5_text", GROUPED | LINEAR)),
     "minimax": Case(
         of("minimax", GROUPED | EXPERTS, layer_types=LINEAR["layer_types"], block_size=8),
