@@ -247,12 +247,20 @@ def test_empty_completions_train_as_with_trl(credit):
     assert gap(Emptied, credit=credit) <= 1e-5
 
 
-def test_an_attribute_that_hides_a_loss_keeps_trls_micro_batches(tmp_path, caplog):
-    trainer = build(CreditGRPOTrainer, tmp_path)
-    assert not trainer.overrides("_compute_loss")
-    inner = trainer._compute_loss
-    trainer._compute_loss = lambda model, inputs: inner(model, inputs)
-    assert trainer.overrides("_compute_loss")
+class Late:
+    """Puts a loss in the place of the trainer's own once there is a trainer."""
+
+    def train(self, *args, **kwargs):
+        inner = self._compute_loss
+        self._compute_loss = lambda model, inputs: (
+            inner(model, inputs) + 1e-3 * sum(p.square().sum() for p in model.parameters())
+        )
+        return super().train(*args, **kwargs)
+
+
+def test_an_attribute_that_hides_a_loss_keeps_trls_micro_batches(monkeypatch):
+    monkeypatch.setitem(PASS_COST, "cpu", 4)  # so that there would be other passes
+    assert gap(Late, credit="seq") <= 1e-5
 
 
 def cropping(how):
