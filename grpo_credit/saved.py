@@ -6,7 +6,6 @@ the whole step stands in the file's metadata, with the version of this layout.
 """
 
 import json
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -18,6 +17,7 @@ import torch
 from torch import Tensor
 
 from grpo_credit.rollouts import Rollouts
+from grpo_credit.run.files import step_of
 from grpo_credit.strategy import CreditError
 
 VERSION = 1
@@ -144,12 +144,6 @@ def find_rollouts(run: Path, step: int | None = None) -> Path:
         listed = ", ".join(map(str, sorted(files)))
         raise CreditError(f"no rollouts of step {step} in {folder}; there are {listed}.")
     return files[step]
-
-
-def step_of(path: Path) -> int:
-    """Return the optimizer step of a trainer's table, -1 if its name has none."""
-    number = re.fullmatch(r"[a-z]+_(\d+)", path.stem)
-    return int(number[1]) if number else -1
 
 
 def _restored(table: pa.Table, about: dict[str, Any]) -> SavedRollouts:

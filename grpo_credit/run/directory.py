@@ -20,13 +20,12 @@ from safetensors import SafetensorError, safe_open
 from transformers import utils as names
 from transformers.trainer_utils import get_last_checkpoint
 
-from grpo_credit.run.files import HELD_OUT, read_json, replace_text
+from grpo_credit.run.files import HELD_OUT, METRICS, read_json, replace_text
 from grpo_credit.run.jsonfile import plain, write_json
 from grpo_credit.run.manifest import read_manifest
 from grpo_credit.run.provenance import MANIFEST, host
 from grpo_credit.run.ranks import on_main
 
-METRICS = "metrics.jsonl"
 TABLES = ("completions", "credit", "rollouts")  # of the trainer: <name>_<step>.parquet
 
 # What may differ between the attempts at one run: where it writes, what it shows and how often it

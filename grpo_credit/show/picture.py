@@ -10,7 +10,8 @@ from torch import Tensor
 
 from grpo_credit.resolve import resolve_credit, resolve_text
 from grpo_credit.rollouts import OPTIONAL, Rollouts
-from grpo_credit.saved import SavedRollouts, find_rollouts, load_rollouts, step_of
+from grpo_credit.run.files import step_of
+from grpo_credit.saved import SavedRollouts, find_rollouts, load_rollouts
 from grpo_credit.strategy import CreditError, Strategy
 from grpo_credit.visible import prompt_text, visible
 
