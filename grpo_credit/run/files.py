@@ -1,24 +1,32 @@
 """Files that are never half-written, and how to read them: no torch, no numpy."""
 
+import io
 import json
 import os
 import re
+import shutil
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 METRICS = "metrics.jsonl"  # of a run directory; see `callbacks.MetricsJsonl`
 HELD_OUT = "held_out.jsonl"  # likewise; see `evaluation.HeldOut`
 _LINES = 1024  # that are in memory at once
+_BLOCK = 1 << 16  # bytes
 
 
 def replace_text(path: Path, text: str) -> None:
     """Replace the content of a file in one step, through a temporary file beside it."""
+    replace_content(path, io.BytesIO(text.encode()))
+
+
+def replace_content(path: Path, content: BinaryIO) -> None:
+    """Replace the content of a file by the rest of another one; see `replace_text`."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with temporary.open("w", encoding="utf-8") as file:
-            file.write(text)
+        with temporary.open("wb") as file:
+            shutil.copyfileobj(content, file, 1 << 20)
             file.flush()
             os.fsync(file.fileno())  # else a power cut may keep the rename and lose the content
         os.replace(temporary, path)
@@ -59,6 +67,26 @@ def _parsed(lines: list[str]) -> list[Any]:
     if len(found) != len(lines):
         raise ValueError(f"{len(lines)} lines hold {len(found)} values, expected one on each")
     return found
+
+
+def lines_from_end(path: Path) -> Iterator[tuple[int, bytes]]:
+    """Yield the lines of a file from the last one on, each after the place where it ends.
+
+    What comes after the last line break is a line of its own. Of a long file only the end is read.
+    """
+    with path.open("rb") as file:
+        end = start = file.seek(0, os.SEEK_END)
+        rest = b""
+        while start:
+            size = min(max(_BLOCK, len(rest)), start)  # of an endless line more each time
+            start = file.seek(start - size)
+            lines = (file.read(size) + rest).splitlines(keepends=True)
+            rest = lines[0]  # it may begin before this block
+            for line in reversed(lines[1:]):
+                yield end, line
+                end -= len(line)
+        if rest:
+            yield end, rest
 
 
 def step_of(path: Path) -> int:
