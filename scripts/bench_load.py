@@ -92,14 +92,16 @@ def make_rollouts(run: Path, rows: int, tokens: int) -> None:
 
 
 def some_rollouts(rows: int, tokens: int) -> tuple[Any, list[list[str]]]:
-    """Return rollouts with words of a natural frequency, and the text of every token."""
+    """Return rollouts of phrases that come again, and the text of every token."""
     from grpo_credit import Rollouts
 
     rng = np.random.default_rng(0)
     lengths = [tokens, *rng.integers(tokens // 4, tokens, rows - 1, endpoint=True).tolist()]
     rewards = rng.integers(0, 2, rows).astype(float).tolist()
     made = Rollouts.from_lists(lengths, rewards, num_generations=8, max_completion_length=tokens)
-    ids = np.minimum(rng.zipf(1.2, made.mask.shape), 50_000)
+    phrases = np.minimum(rng.zipf(1.2, (4096, 4)), 50_000)
+    chosen = rng.integers(0, len(phrases), (rows, tokens // 4 + 1))
+    ids = phrases[chosen].reshape(rows, -1)[:, :tokens]
     made.completion_ids.copy_(made.completion_ids.new_tensor(ids) * made.mask)
     texts = [[f" w{i}" for i in row[:n]] for row, n in zip(ids.tolist(), lengths, strict=True)]
     return made, texts
@@ -139,14 +141,22 @@ def _show(folder: Path, run: str, rows: int) -> dict[str, Any]:
 
 
 def resume(folder: Path, size: Size) -> dict[str, Any]:
-    """Drop the second half of the metrics of a long run, and find its last time."""
+    """Drop the last thousandth of the metrics of a long run, and find its last time."""
+    return _resume(folder, size["lines"] * 999 // 1000)
+
+
+def resume_early(folder: Path, size: Size) -> dict[str, Any]:
+    """Drop half of them."""
+    return _resume(folder, size["lines"] // 2)
+
+
+def _resume(folder: Path, step: int) -> dict[str, Any]:
     from grpo_credit.run import directory
     from grpo_credit.run.callbacks import MetricsJsonl
 
     before, start = time.process_time(), time.perf_counter()
-    directory._drop_later_lines(folder / "metrics.jsonl", size["lines"] // 2)
-    seen = MetricsJsonl(folder / "metrics.jsonl")
-    seen.on_train_begin(*_BEGIN)
+    directory._drop_later_lines(folder / "metrics.jsonl", step)
+    MetricsJsonl(folder / "metrics.jsonl").on_train_begin(*_BEGIN)
     return {
         "own_cpu_s": time.process_time() - before,
         "own_wall_s": time.perf_counter() - start,
@@ -174,7 +184,8 @@ def table_dense(folder: Path, size: Size) -> dict[str, Any]:
 def _table(folder: Path, size: Size, dense: bool) -> dict[str, Any]:
     import torch
 
-    from grpo_credit.window import Generation, Window, credit_table
+    from grpo_credit.credit_tables import save_credit
+    from grpo_credit.window import Generation, Window
 
     rollouts, _ = some_rollouts(size["rows"] // 4, 2 * size["tokens"])
     rows, columns = rollouts.mask.shape
@@ -186,7 +197,7 @@ def _table(folder: Path, size: Size, dense: bool) -> dict[str, Any]:
     window = Window.join([made], torch.arange(rows))
     before = time.process_time()
     path = folder / f"credit_{int(dense):05d}.parquet"
-    credit_table(window, credit, _Words(), 1).to_parquet(path)
+    save_credit(path, window, credit, _Words(), 1)
     tokens = int(rollouts.mask.sum())
     return {
         "own_cpu_s": time.process_time() - before,
@@ -209,6 +220,7 @@ BENCHMARKS: dict[str, Callable[[Path, Size], dict[str, Any]]] = {
     "show": show_some,
     "show-many": show_many,
     "resume": resume,
+    "resume-early": resume_early,
     "table": table_even,
     "table-dense": table_dense,
 }
@@ -225,7 +237,7 @@ def make(folder: Path, chosen: list[str], size: Size) -> None:
         make_rollouts(folder / "run", size["rows"], size["tokens"])
     if "show-many" in chosen:
         make_rollouts(folder / "many", min(512, size["rows"]), size["tokens"] // 4)
-    if "resume" in chosen:
+    if {"resume", "resume-early"} & set(chosen):
         write_lines(folder / "metrics.jsonl", metrics(np.random.default_rng(0), size["lines"]))
 
 
