@@ -74,8 +74,8 @@ class CreditGRPOTrainer(GatheringTrainer):
     Logged as `credit/*`, besides TRL's metrics: `grpo_credit.diagnostics.summary` of the last
     optimizer step before a log, and `dead_groups` as means over the steps that it is about. With
     `log_completions`, each log writes the credit of every token of its last step to
-    `<output_dir>/credit/credit_<step>.parquet`; with `save_rollouts=N`, every N-th step leaves its
-    whole rollouts in `<output_dir>/rollouts/`.
+    `<output_dir>/credit/credit_<step>.parquet` (`credit_tables.load_credit` reads it); with
+    `save_rollouts=N`, every N-th step leaves its whole rollouts in `<output_dir>/rollouts/`.
 
     Example:
         >>> trainer = CreditGRPOTrainer(  # doctest: +SKIP
