@@ -6,9 +6,10 @@ the whole step stands in the file's metadata, with the version of this layout.
 """
 
 import json
-import re
+from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +19,13 @@ import torch
 from torch import Tensor
 
 from grpo_credit.rollouts import Rollouts
+from grpo_credit.run.files import step_of
 from grpo_credit.strategy import CreditError
 
 VERSION = 1
 _KEY = b"grpo_credit"
+_TOKENS = "tokens"
+_ROWS = 256  # that are read together
 _SPAN = "span "  # and the span's name: its column
 
 
@@ -32,7 +36,7 @@ class SavedRollouts:
     Args:
         rollouts: whole groups and their window, as they were saved.
         prompts: texts or conversations, one per completion.
-        tokens: the text of each token of each completion.
+        tokens: the text of each token of each completion; a row is read when it is asked for.
         credit: the strategy that the run was trained with, as a user names it.
         options: its options.
         prompt_ids: token ids of each prompt; empty where they were not saved.
@@ -41,7 +45,7 @@ class SavedRollouts:
 
     rollouts: Rollouts
     prompts: list[Any]
-    tokens: list[list[str]]
+    tokens: Sequence[list[str]]
     credit: str
     options: dict[str, Any]
     prompt_ids: list[list[int]] = field(default_factory=list)
@@ -76,7 +80,7 @@ def save_rollouts(
     _expect_fit(rollouts, prompts, tokens, prompt_ids or prompts)
     about: dict[str, Any] = {"version": VERSION, "credit": credit, "options": dict(options or {})}
     about |= {"tensors": {}, "spans": None, "values": {}, "temperature": temperature}
-    columns: dict[str, Any] = {"prompt": _json(prompts), "tokens": _json(tokens)}
+    columns: dict[str, Any] = {"prompt": _json(prompts), _TOKENS: _json(tokens)}
     if prompt_ids:
         columns["prompt_ids"] = pa.array(prompt_ids, pa.list_(pa.int64()))
     for name, value in ((f.name, getattr(rollouts, f.name)) for f in fields(rollouts)):
@@ -91,20 +95,23 @@ def save_rollouts(
         elif value is not None:
             about["values"][name] = value
     metadata = {_KEY: json.dumps(about, default=repr).encode()}
-    pq.write_table(pa.table(columns).replace_schema_metadata(metadata), path, compression="zstd")
+    table = pa.table(columns).replace_schema_metadata(metadata)
+    pq.write_table(table, path, row_group_size=_ROWS, compression="zstd")
 
 
 def load_rollouts(path: Path | str) -> SavedRollouts:
     """Read what `save_rollouts` wrote.
 
     Raises:
-        CreditError: if the file is damaged, of another kind, or of another version.
+        CreditError: if the file is damaged, of another kind, or of another version; of tokens that
+            do not fit their completion, when they are asked for.
         OSError: if there is no such file.
     """
     if not Path(path).is_file():
         raise FileNotFoundError(f"there is no file {path}")
     try:
-        table = pq.ParquetFile(path).read()
+        file = pq.ParquetFile(path)
+        table = file.read([name for name in file.schema_arrow.names if name != _TOKENS])
         about = json.loads((table.schema.metadata or {}).get(_KEY, b"{}"))
     except (pa.ArrowException, OSError, ValueError) as error:
         raise CreditError(
@@ -117,7 +124,7 @@ def load_rollouts(path: Path | str) -> SavedRollouts:
             f"{VERSION}; read it with the grpo-credit that wrote it."
         )
     try:
-        return _restored(table, about)
+        return _restored(table, about, _Tokens(path, file))
     except (pa.ArrowException, RuntimeError, ValueError, KeyError, TypeError) as error:
         raise CreditError(
             f"{path} is damaged ({type(error).__name__}: {_first_line(error)}); expected a file "
@@ -146,13 +153,36 @@ def find_rollouts(run: Path, step: int | None = None) -> Path:
     return files[step]
 
 
-def step_of(path: Path) -> int:
-    """Return the optimizer step of a trainer's table, -1 if its name has none."""
-    number = re.fullmatch(r"[a-z]+_(\d+)", path.stem)
-    return int(number[1]) if number else -1
+class _Tokens(Sequence[list[str]]):
+    """The texts of a file's tokens: millions, of which few are looked at."""
+
+    def __init__(self, path: Path | str, file: pq.ParquetFile) -> None:
+        if _TOKENS not in file.schema_arrow.names:
+            raise KeyError(_TOKENS)
+        self._path, self._file, self.needed, self.columns = path, file, [0], 0
+        groups = [file.metadata.row_group(n).num_rows for n in range(file.num_row_groups)]
+        self._ends = list(accumulate(groups))
+        self._read: tuple[int, pa.ChunkedArray] = (-1, pa.chunked_array([], pa.string()))
+
+    def __len__(self) -> int:
+        return self._file.metadata.num_rows
+
+    def __getitem__(self, row: Any) -> Any:
+        if isinstance(row, slice):
+            return [self[place] for place in range(*row.indices(len(self)))]
+        row = range(len(self))[row]
+        group = bisect_right(self._ends, row)
+        try:
+            if self._read[0] != group:
+                self._read = group, self._file.read_row_group(group, [_TOKENS])[_TOKENS]
+            texts = json.loads(self._read[1][row - self._ends[group]].as_py())
+        except (pa.ArrowException, OSError, ValueError, TypeError) as error:
+            raise CreditError(f"{self._path} is damaged: {_first_line(error)}") from None
+        _expect_texts(row, texts, self.needed[row], self.columns)
+        return texts
 
 
-def _restored(table: pa.Table, about: dict[str, Any]) -> SavedRollouts:
+def _restored(table: pa.Table, about: dict[str, Any], tokens: _Tokens) -> SavedRollouts:
     values = {name: _frozen(value) for name, value in about["values"].items()}
     for name, form in about["tensors"].items():
         values[name] = _tensor(table[name], form["dtype"], form["shape"])
@@ -164,8 +194,7 @@ def _restored(table: pa.Table, about: dict[str, Any]) -> SavedRollouts:
     if "texts" in table.column_names:
         values["texts"] = tuple(_parsed(table["texts"]))
     rollouts, prompts = Rollouts(**values), _parsed(table["prompt"])
-    tokens = _parsed(table["tokens"])
-    _expect_fit(rollouts, prompts, tokens, prompts)
+    tokens.needed, tokens.columns = _needed(rollouts), rollouts.mask.size(1)
     given = "prompt_ids" in table.column_names
     return SavedRollouts(
         rollouts,
@@ -184,19 +213,27 @@ def _expect_fit(
     tokens: Sequence[Sequence[str]],
     prompt_ids: Sequence[Any],
 ) -> None:
-    rows, columns = rollouts.mask.shape
+    rows = len(rollouts.mask)
     if not len(prompts) == len(tokens) == len(prompt_ids) == rows:
         raise CreditError(
             f"got {len(prompts)} prompts, {len(prompt_ids)} of them as token ids, and the tokens "
             f"of {len(tokens)} completions; expected {rows} each."
         )
-    uncounted = (rollouts.mask.flip(1).cumsum(dim=1) == 0).sum(dim=1)  # at the end of each row
-    for row, (needed, found) in enumerate(zip((columns - uncounted).tolist(), tokens, strict=True)):
-        if not needed <= len(found) <= columns:
-            raise CreditError(
-                f"completion {row} has the text of {len(found)} tokens; expected {needed} (up to "
-                f"the last counted one) to {columns}."
-            )
+    for row, (needed, found) in enumerate(zip(_needed(rollouts), tokens, strict=True)):
+        _expect_texts(row, found, needed, rollouts.mask.size(1))
+
+
+def _needed(rollouts: Rollouts) -> list[int]:
+    """Return how many tokens each completion has up to the last counted one."""
+    return (rollouts.mask.flip(1).cumsum(dim=1) > 0).sum(dim=1).tolist()
+
+
+def _expect_texts(row: int, found: Sequence[str], needed: int, columns: int) -> None:
+    if not needed <= len(found) <= columns:
+        raise CreditError(
+            f"completion {row} has the text of {len(found)} tokens; expected {needed} (up to the "
+            f"last counted one) to {columns}."
+        )
 
 
 def _column(value: Tensor) -> pa.Array:

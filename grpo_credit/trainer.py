@@ -31,6 +31,7 @@ from trl.trainer.utils import add_fused_lm_head
 from grpo_credit import completing, diagnostics, exactness, subclasses, telling
 from grpo_credit.card import complete_card
 from grpo_credit.config import CreditGRPOConfig, Plan, plan
+from grpo_credit.credit_tables import save_credit
 from grpo_credit.folding import (
     RowBeta,
     counted,
@@ -43,7 +44,7 @@ from grpo_credit.saved import save_rollouts
 from grpo_credit.seams import SeamError, check_seams
 from grpo_credit.strategy import CreditError, Strategy
 from grpo_credit.subclasses import HandedOut
-from grpo_credit.window import Generation, Window, credit_table, first_rows, token_texts
+from grpo_credit.window import Generation, Window, first_rows, token_texts
 
 logger = logging.get_logger(__name__)
 
@@ -73,8 +74,8 @@ class CreditGRPOTrainer(GatheringTrainer):
     Logged as `credit/*`, besides TRL's metrics: `grpo_credit.diagnostics.summary` of the last
     optimizer step before a log, and `dead_groups` as means over the steps that it is about. With
     `log_completions`, each log writes the credit of every token of its last step to
-    `<output_dir>/credit/credit_<step>.parquet`; with `save_rollouts=N`, every N-th step leaves its
-    whole rollouts in `<output_dir>/rollouts/`.
+    `<output_dir>/credit/credit_<step>.parquet` (`credit_tables.load_credit` reads it); with
+    `save_rollouts=N`, every N-th step leaves its whole rollouts in `<output_dir>/rollouts/`.
 
     Example:
         >>> trainer = CreditGRPOTrainer(  # doctest: +SKIP
@@ -366,8 +367,8 @@ class CreditGRPOTrainer(GatheringTrainer):
             self._undescribed = ()
         super().log(logs, start_time)
         if training and self.log_completions and self._trained_on is not None:
-            table = credit_table(*self._trained_on, self._tokenizer, self.state.global_step)
-            self._write("credit", table.to_parquet)
+            told = *self._trained_on, self._tokenizer, self.state.global_step
+            self._write("credit", lambda path: save_credit(path, *told))
 
     def _write(self, kind: str, write: Callable[[Path], Any]) -> None:
         """Write a file of the last optimizer step on the main process."""

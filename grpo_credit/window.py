@@ -1,10 +1,9 @@
-"""One optimizer step: which rows of which generation batches it trains on, and its credit table."""
+"""One optimizer step: which rows of which generation batches it trains on."""
 
 from dataclasses import dataclass, replace
 from itertools import accumulate
 from typing import Any
 
-import pandas as pd
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -84,35 +83,3 @@ def token_texts(rollouts: Rollouts, tokenizer: Any) -> list[list[str]]:
     ends = (rollouts.mask.flip(1).cumsum(dim=1) > 0).sum(dim=1).tolist()
     ids = rollouts.completion_ids.tolist()
     return [[text_of[i] for i in row[:end]] for row, end in zip(ids, ends, strict=True)]
-
-
-def credit_table(
-    window: Window, credit: Float[Tensor, "B T"], tokenizer: Any, step: int
-) -> pd.DataFrame:
-    """Lay out the credit that an optimizer step was trained on, one completion a row.
-
-    Columns: step, row (in the generation batches, all ranks), times (used in this step), group,
-    prompt, completion, reward, advantage (before credit), and per token up to the last counted one:
-    token_ids, tokens (text), counted, credit.
-    """
-    rollouts, lines = window.rollouts, []
-    tokens = token_texts(rollouts, tokenizer)
-    for row in (rollouts.window_count > 0).nonzero().flatten().tolist():
-        end = len(tokens[row])
-        lines.append(
-            {
-                "step": step,
-                "row": row,
-                "times": int(rollouts.window_count[row]),
-                "group": int(rollouts.group[row]),
-                "prompt": window.prompts[row],
-                "completion": window.completions[row],
-                "reward": float(rollouts.rewards[row]),
-                "advantage": float(rollouts.advantages[row]),
-                "token_ids": rollouts.completion_ids[row, :end].tolist(),
-                "tokens": tokens[row],
-                "counted": rollouts.mask[row, :end].tolist(),
-                "credit": credit[row, :end].tolist(),
-            }
-        )
-    return pd.DataFrame(lines)

@@ -4,6 +4,8 @@ import hashlib
 import json
 import shutil
 
+import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 from saved_helpers import rollouts
@@ -38,7 +40,8 @@ def cell_of(report, credit, seed):
 
 
 def curve(report, name, credit="uniform", seed=0):
-    rows = report.curves.query("name == @name and credit == @credit and seed == @seed")
+    table = pa.concat_tables(report.curves.tables()).to_pandas()
+    rows = table.query("name == @name and credit == @credit and seed == @seed")
     return rows[["step", "tokens", "seconds", "value"]].values.tolist()
 
 
@@ -224,9 +227,9 @@ def test_what_is_no_number_is_no_point_of_a_curve(out):
 
 
 def test_what_is_no_curve_is_left_out(report):
-    names = set(report.curves["name"])
+    names = set(report.curves.names)
     assert not names & {"epoch", "time_s", "num_tokens", "train_loss", "train_runtime", "entropy"}
-    assert report.curves["value"].notna().all()
+    assert all(np.isfinite(table["value"]).all() for table in report.curves.tables())
 
 
 def test_of_a_step_that_was_logged_twice_the_later_line_holds(out):

@@ -12,6 +12,7 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 from markupsafe import escape
 from saved_helpers import HOSTILE
@@ -21,6 +22,7 @@ from grpo_credit import cli
 from grpo_credit.report.data import Cell, Pairing, Report, Study
 from grpo_credit.report.markdown import markdown, plain
 from grpo_credit.report.page import LARGEST, SECTIONS, page, render
+from grpo_credit.report.series import Curves
 from grpo_credit.report.store import load
 from grpo_credit.study.collect import collect
 from grpo_credit.visible import visible
@@ -224,14 +226,14 @@ def large_report():
     lines = [{**line, "credit": c, "step": s} for c in credits for s in range(40)]
     return Report(
         study, cells, [f"file {n}" for n in range(5)], None, Pairing([], [], []), None, [], {},
-        None, "2026-01-01T00:00:00+00:00", pd.concat(parts), [], lines,
+        None, "2026-01-01T00:00:00+00:00", Curves.join(map(pa.Table.from_pandas, parts)), [], lines,
     )  # fmt: skip
 
 
 def test_the_page_of_a_large_study_is_small_and_says_what_it_leaves_out():
     text = page(large_report())
     assert len(text.encode()) < LARGEST
-    assert "more strategies are in curves.csv" in text
+    assert "more strategies are in curves.parquet" in text
     assert "more are in completions.parquet" in text
     assert "more runs are in runs.csv" in text
 

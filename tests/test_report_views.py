@@ -5,7 +5,7 @@ import re
 from dataclasses import replace
 
 import numpy as np
-import pandas as pd
+import pyarrow as pa
 import pytest
 
 from grpo_credit.figures.axes import span
@@ -14,8 +14,7 @@ from grpo_credit.figures.lines import Band, Curve, panel
 from grpo_credit.figures.sheet import sheet
 from grpo_credit.report.data import Cell, Examples, Pairing, Report, Study
 from grpo_credit.report.limits import Limits
-from grpo_credit.report.series import Curves, average, ratios
-from grpo_credit.report.store import curve_frame
+from grpo_credit.report.series import COLUMNS, Curves, average, ratios
 from grpo_credit.report.view_credit import shaded
 from grpo_credit.report.view_curves import learning, shown
 from grpo_credit.report.view_diagnostics import colour, gradient_table, known
@@ -36,9 +35,13 @@ CELLS = [
 def report(rows=(), **changes):
     made = Report(
         STUDY, CELLS, [], None, Pairing([], [], []), None, [], {}, None,
-        "2026-01-01T00:00:00+00:00", curve_frame(list(rows)), [], [],
+        "2026-01-01T00:00:00+00:00", curves(rows), [], [],
     )  # fmt: skip
     return replace(made, **changes)
+
+
+def curves(rows):
+    return Curves.join([pa.table([*zip(*rows, strict=True)], COLUMNS)] if rows else [])
 
 
 def rows(name, credit, seed, points):
@@ -82,14 +85,14 @@ def test_ratios_are_of_the_same_seed_and_step():
 
 
 def test_curves_of_other_runs_are_left_out():
-    frame = curve_frame([*rows("r", "a", 0, [(2, 5.0), (1, 4.0), (2, 6.0)]),
-                         *rows("r", "a", 1, [(1, 0.0)])])  # fmt: skip
-    found = Curves(frame, [("a", 0)])
+    every = curves([*rows("r", "a", 0, [(2, 5.0), (1, 4.0), (2, 6.0)]),
+                    *rows("r", "a", 1, [(1, 0.0)])])  # fmt: skip
+    found = every.of([("a", 0)])
     assert found.names == ["r"]
     assert [each.tolist() for each in found.runs("r", "a")[0]] == [[1, 2], [4, 6]]
     assert found.runs("r", "a", "tokens")[0][0].tolist() == [10, 20]
     assert found.runs("r", "a", "seconds") == {}
-    assert Curves(pd.concat([frame, frame.head(0)]), []).names == []
+    assert every.of([]).names == []
 
 
 def test_a_run_that_failed_is_in_no_curve():

@@ -111,13 +111,15 @@ def test_a_sharded_checkpoint_needs_all_its_shards(tmp_path):
     assert directory.is_complete(checkpoint)
 
 
-def test_resume_drops_metrics_beyond_the_checkpoint_and_keeps_the_old_file(tmp_path):
+def test_resume_moves_metrics_beyond_the_checkpoint_aside(tmp_path):
     interrupted_run(tmp_path)
     add_checkpoint(tmp_path, 2)
-    old = write_metrics(tmp_path, 1, 2, 3, torn='{"step": 1, "lo')
+    torn = '{"step": 1, "lo'
+    write_metrics(tmp_path, 1, 2, 3, torn=torn)
     assert directory.claim(tmp_path, describe(), resume=True) is not None
     assert [json.loads(line)["step"] for line in (tmp_path / "metrics.jsonl").open()] == [1, 2]
-    assert (tmp_path / "metrics.jsonl.bak-1").read_text() == old
+    dropped = json.dumps({"step": 3, "time_s": 1.5}) + "\n" + torn
+    assert (tmp_path / "metrics.jsonl.bak-1").read_text() == dropped
     # Nothing to drop the second time: no second copy.
     directory.claim(tmp_path, describe(), resume=True)
     assert not (tmp_path / "metrics.jsonl.bak-2").exists()

@@ -10,6 +10,7 @@ from harness import GROUP, PROMPTS, ROUNDING, TOKENIZER, completion, difference,
 from trl import GRPOConfig, GRPOTrainer
 
 from grpo_credit import CreditError, CreditGRPOConfig, CreditGRPOTrainer, allocation, diagnostics
+from grpo_credit.credit_tables import load_credit
 from grpo_credit.folding import RowBeta
 from grpo_credit.rollouts import OPTIONAL, group_advantages
 from grpo_credit.saved import load_rollouts
@@ -103,15 +104,14 @@ def test_the_credit_of_each_token_lies_beside_the_completions(tmp_path):
     assert sorted(p.name for p in (tmp_path / "completions").iterdir()) == [
         "completions_00001.parquet", "completions_00002.parquet",
     ]  # fmt: skip
-    table = pd.read_parquet(tmp_path / "credit" / "credit_00002.parquet")
+    table = load_credit(tmp_path / "credit" / "credit_00002.parquet")
     logged = pd.read_parquet(tmp_path / "completions" / "completions_00002.parquet")
     assert table.prompt.tolist() == logged.prompt.tolist()
-    assert table.completion.tolist() == logged.completion.tolist()
     assert table.advantage.tolist() == pytest.approx(logged.advantage.tolist())
     for _, line in table.iterrows():
         ids = completion(line.prompt, line.row % GROUP)
         assert line.token_ids.tolist() == ids
-        assert line.tokens.tolist() == [TOKENIZER.decode([i]) for i in ids]
+        assert line.tokens == [TOKENIZER.decode([i]) for i in ids]
         kept = [t for t, counted in enumerate(line.counted) if counted]
         for place, t in enumerate(kept):
             expected = line.advantage / 16 if place * 2 < len(kept) else 0.0

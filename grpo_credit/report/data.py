@@ -5,8 +5,6 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-import pandas as pd
-
 from grpo_credit.report.difference import Difference
 from grpo_credit.report.series import Curves
 from grpo_credit.report.statistics import Comparison, compare
@@ -155,7 +153,7 @@ class Report:
         manifest: what is common to all runs, and what differs.
         calibration: of the gradient norms, if there was one.
         collected: when, UTC.
-        curves: credit, seed, step, tokens, seconds, name, value.
+        curves: of every run.
         credit: rows of credit.parquet.
         completions: rows of completions.parquet.
         others: study -> its comparisons, where they are counted with these; not stored.
@@ -171,7 +169,7 @@ class Report:
     manifest: dict[str, Any]
     calibration: dict[str, Any] | None
     collected: str
-    curves: pd.DataFrame = field(compare=False)
+    curves: Curves = field(compare=False)
     credit: list[dict[str, Any]]
     completions: list[dict[str, Any]]
     others: Mapping[str, list[Difference]] = field(default_factory=dict, compare=False)
@@ -193,5 +191,4 @@ class Report:
     @cached_property
     def finished_curves(self) -> Curves:
         """The curves of the runs that finished."""
-        finished = [(cell.credit, cell.seed) for cell in self.cells if cell.status == FINISHED]
-        return Curves(self.curves, finished)
+        return self.curves.of((c.credit, c.seed) for c in self.cells if c.status == FINISHED)

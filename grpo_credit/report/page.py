@@ -165,6 +165,7 @@ def _curves(report: Report, limits: Limits) -> dict[str, Any]:
         "diagnostics": diagnostics(report, curves, limits),
         "ratio_table": gradient_table(report, curves),
         "gradient_panel": gradient_panel(report, curves, limits),
+        "points": limits.points if curves.longest > limits.points else None,
         "strategies_left_out": len(report.study.credits) - len(drawn),
     }
 

@@ -1,14 +1,23 @@
 """Curves over seeds: each run's, their mean, and a band around it."""
 
 import math
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import numpy as np
-import pandas as pd
+import pyarrow as pa
 from scipy.special import stdtrit
 
 AXES = {"step": "optimizer steps", "tokens": "tokens", "seconds": "seconds of training"}
+COLUMNS = pa.schema(
+    {
+        "credit": pa.string(), "seed": pa.int64(), "step": pa.int64(), "tokens": pa.float64(),
+        "seconds": pa.float64(), "name": pa.string(), "value": pa.float64(),
+    }
+)  # fmt: skip
+Key = tuple[str, str, int]  # name, strategy, seed
 Run = tuple[np.ndarray, np.ndarray]  # x and y, both (k,), in the order of x
 
 
@@ -30,29 +39,108 @@ class Average:
     runs: int
 
 
-class Curves:
-    """Curves of a study by name, strategy and seed.
+@dataclass(frozen=True)
+class Points:
+    """A curve of one run, in the order of its steps, each of them once.
 
     Args:
-        frame: as `report.data` loads it.
-        cells: (strategy, seed) of the runs to use; others are left out.
+        step: `(k,)`.
+        tokens: `(k,)`, NaN where unknown.
+        seconds: `(k,)`, likewise.
+        value: `(k,)`, finite.
     """
 
-    def __init__(self, frame: pd.DataFrame, cells: Iterable[tuple[str, int]]) -> None:
+    step: np.ndarray
+    tokens: np.ndarray
+    seconds: np.ndarray
+    value: np.ndarray
+
+    @classmethod
+    def joined(cls, pieces: Sequence["Points"]) -> "Points":
+        """Join pieces in any order; of a step that is there twice the later one is kept."""
+        columns = [np.concatenate([getattr(p, f.name) for p in pieces]) for f in fields(cls)]
+        finite = np.isfinite(columns[-1])
+        columns = [column[finite] for column in columns]
+        order = in_order(columns[0])
+        return cls(*(column[order] for column in columns))
+
+
+def in_order(step: np.ndarray) -> np.ndarray:
+    """Return the places of points by their steps; of a step that is there twice the later one."""
+    order = step.argsort(kind="stable")
+    last = np.append(np.diff(step[order]) != 0, True)[: len(step)]
+    return order[last]
+
+
+class Curves:
+    """Curves of a study by name, strategy and seed: eight bytes a number, the axes shared.
+
+    Args:
+        points: (name, strategy, seed) -> curve.
+    """
+
+    def __init__(self, points: Mapping[Key, Points]) -> None:
+        self._points: dict[tuple[str, str], dict[int, Points]] = {}
+        for name, credit, seed in sorted(points):
+            own = points[name, credit, seed]
+            if len(own.step):
+                self._points.setdefault((name, credit), {})[seed] = own
+
+    @classmethod
+    def join(cls, tables: Iterable[pa.Table | pa.RecordBatch]) -> "Curves":
+        """Read tables with the columns credit, seed, step, tokens, seconds, name and value.
+
+        The rows of a run may be spread over them, in any order but that of points of one step, of
+        which the last one holds.
+        """
+        found: dict[Key, list[Points]] = defaultdict(list)
+        shared: dict[tuple[str, bytes], np.ndarray] = {}
+        for table in tables:
+            for key, piece in _pieces(table):
+                found[key].append(_sharing(piece, shared))
+        return cls({key: _sharing(Points.joined(found.pop(key)), shared) for key in list(found)})
+
+    def tables(self) -> Iterator[pa.Table]:
+        """Yield the rows of each run, as `join` reads them."""
+        runs: dict[tuple[str, int], list[str]] = {}
+        for (name, credit), seeds in self._points.items():
+            for seed in seeds:
+                runs.setdefault((credit, seed), []).append(name)
+        for (credit, seed), names in runs.items():
+            parts = [_rows(name, credit, seed, self._points[name, credit][seed]) for name in names]
+            yield pa.concat_tables(parts)
+
+    def of(self, cells: Iterable[tuple[str, int]]) -> "Curves":
+        """Return the curves of some runs, given by strategy and seed."""
         used = set(cells)
-        frame = frame[np.isfinite(frame["value"].to_numpy(dtype=float))]
-        frame = frame.sort_values("step", kind="stable")
-        frame = frame.drop_duplicates(["name", "credit", "seed", "step"], keep="last")
-        self._columns = {name: frame[name].to_numpy(dtype=float) for name in (*AXES, "value")}
-        self._rows: dict[tuple[str, str], dict[int, np.ndarray]] = {}
-        for (name, credit, seed), rows in frame.groupby(["name", "credit", "seed"]).indices.items():
-            if (credit, seed) in used:
-                self._rows.setdefault((name, credit), {})[int(seed)] = rows
+        return Curves(
+            {
+                (name, credit, seed): points
+                for (name, credit), seeds in self._points.items()
+                for seed, points in seeds.items()
+                if (credit, seed) in used
+            }
+        )
+
+    def steps(self, *names: str) -> int:
+        """Return the largest number of steps of a run that has any of some curves."""
+        found: dict[tuple[str, int], list[np.ndarray]] = defaultdict(list)
+        for (name, credit), runs in self._points.items():
+            for seed, points in runs.items() if name in names else ():
+                found[credit, seed].append(points.step)
+        return max((len(np.unique(np.concatenate(own))) for own in found.values()), default=0)
+
+    @property
+    def longest(self) -> int:
+        """The largest number of points of a curve."""
+        return max(
+            (len(p.step) for runs in self._points.values() for p in runs.values()), default=0
+        )
 
     @property
     def names(self) -> list[str]:
         """Names of curves, in alphabetical order."""
-        return list(dict.fromkeys(name for name, _ in self._rows))
+        return list(dict.fromkeys(name for name, _ in self._points))
 
     def runs(self, name: str, credit: str, axis: str = "step") -> dict[int, Run]:
         """Return seed -> run, for the seeds that have this curve.
@@ -63,12 +151,52 @@ class Curves:
             axis: a key of `AXES`. Points without a place on it are left out.
         """
         found = {}
-        for seed, rows in self._rows.get((name, credit), {}).items():
-            x, y = self._columns[axis][rows], self._columns["value"][rows]
+        for seed, points in self._points.get((name, credit), {}).items():
+            x = getattr(points, axis).astype(float)
             known = np.isfinite(x)
             if known.any():
-                found[seed] = (x[known], y[known])
+                found[seed] = (x[known], points.value[known])
         return found
+
+
+def _pieces(table: pa.Table | pa.RecordBatch) -> Iterator[tuple[Key, Points]]:
+    """Yield what a table has of each curve, in the order of its rows."""
+    columns = {f.name: _column(table, f.name, f.type) for f in COLUMNS}
+    credits, names = columns["credit"], columns["name"]
+    keys = (names.indices.to_numpy(), columns["seed"], credits.indices.to_numpy())
+    order = np.lexsort(keys)  # stable
+    changes = np.any([np.diff(key[order]) != 0 for key in keys], axis=0)
+    numbers = [columns[f.name] for f in fields(Points)]
+    for rows in np.split(order, np.flatnonzero(changes) + 1):
+        if len(rows):
+            name, seed, credit = (key[rows[0]] for key in keys)
+            key = (names.dictionary[name].as_py(), credits.dictionary[credit].as_py(), int(seed))
+            yield key, Points(*(column[rows] for column in numbers))
+
+
+def _column(table: pa.Table | pa.RecordBatch, name: str, kind: pa.DataType) -> Any:
+    column = table.column(name)
+    column = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+    if column.null_count and name not in AXES:
+        raise ValueError(f"{name} is missing in {column.null_count} rows")
+    if pa.types.is_string(kind):
+        return column.dictionary_encode()
+    return column.to_numpy(zero_copy_only=False)
+
+
+def _sharing(points: Points, known: dict[tuple[str, bytes], np.ndarray]) -> Points:
+    """Use one array for the axes of all curves of a run."""
+    axes = {name: getattr(points, name) for name in AXES}
+    shared = {n: known.setdefault((a.dtype.str, a.tobytes()), a) for n, a in axes.items()}
+    return replace(points, **shared)
+
+
+def _rows(name: str, credit: str, seed: int, points: Points) -> pa.Table:
+    count = len(points.step)
+    values = {f.name: pa.array(getattr(points, f.name), from_pandas=True) for f in fields(points)}
+    values |= {"credit": pa.repeat(credit, count), "name": pa.repeat(name, count)}
+    values["seed"] = pa.repeat(pa.scalar(seed, pa.int64()), count)
+    return pa.table([values[f.name] for f in COLUMNS], COLUMNS)
 
 
 def average(runs: Mapping[int, Run], points: int, level: float = 0.95) -> Average | None:

@@ -2,7 +2,7 @@
 
 report.json          the study, its cells, its manifest; with the comparison, for other programs
 runs.csv             a row for each cell
-curves.csv           credit, seed, step, tokens, seconds, name, value
+curves.parquet       credit, seed, step, tokens, seconds, name, value; a row group for each run
 credit.parquet       some completions, their tokens and the credit of each strategy
 completions.parquet  completions of every strategy
 """
@@ -11,7 +11,8 @@ import json
 import math
 import os
 import types
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, fields, is_dataclass
 from pathlib import Path
 from typing import Any, get_args, get_origin
@@ -23,16 +24,15 @@ from pyarrow import csv
 
 from grpo_credit.errors import CreditError
 from grpo_credit.report.data import Report
+from grpo_credit.report.series import COLUMNS, Curves
 from grpo_credit.run.files import replace_text
 
 SCHEMA = 2
-REPORT, RUNS, CURVES = "report.json", "runs.csv", "curves.csv"
+REPORT, RUNS, CURVES = "report.json", "runs.csv", "curves.parquet"
 CREDIT, COMPLETIONS = "credit.parquet", "completions.parquet"
-_KINDS = {
-    "credit": pa.string(), "seed": pa.int64(), "step": pa.int64(), "tokens": pa.float64(),
-    "seconds": pa.float64(), "name": pa.string(), "value": pa.float64(),
-}  # fmt: skip
-_CURVE_COLUMNS = list(_KINDS)
+_OLD_CURVES = "curves.csv"  # of earlier versions
+_AS_CODES = ["credit", "step", "tokens", "seconds", "name"]  # few different values in a run
+Batch = pa.Table | pa.RecordBatch
 _PARSE = csv.ParseOptions(newlines_in_values=True)
 _CREDIT_COLUMNS = {"step", "row", "group", "prompt", "reward", "advantage", "truncated", "decided",
                    "tokens", "counted"}  # fmt: skip
@@ -44,11 +44,12 @@ def write(report: Report, folder: Path) -> None:
     """Write the data; each file is replaced in one step, report.json last."""
     _write_table(report.credit, folder / CREDIT)
     _write_table(report.completions, folder / COMPLETIONS)
-    replace_text(folder / CURVES, report.curves.to_csv(index=False))
+    _write_curves(report.curves, folder / CURVES)
     replace_text(
         folder / RUNS, pd.DataFrame([asdict(cell) for cell in report.cells]).to_csv(index=False)
     )
     replace_text(folder / REPORT, dump(report))
+    (folder / _OLD_CURVES).unlink(missing_ok=True)
 
 
 def dump(report: Report) -> str:
@@ -74,7 +75,7 @@ def load(folder: Path) -> Report:
     }
     report = Report(
         **parts,
-        curves=_curves(folder / CURVES),
+        curves=_curves(folder),
         credit=_read_table(folder / CREDIT, _CREDIT_COLUMNS),
         completions=_read_table(folder / COMPLETIONS, _COMPLETION_COLUMNS),
     )
@@ -145,35 +146,67 @@ def _expect_whole(report: Report, where: str) -> None:
         raise CreditError(f"{where} is damaged: its cells are not those of the study. {_AGAIN}")
 
 
-def _curves(path: Path) -> pd.DataFrame:
-    options = csv.ConvertOptions(column_types=_KINDS, null_values=[""])
+def _curves(folder: Path) -> Curves:
+    """Read the curves, of an older study from curves.csv."""
+    path, read = folder / CURVES, _parquet
+    if not path.exists() and (folder / _OLD_CURVES).exists():
+        path, read = folder / _OLD_CURVES, _csv
     try:
-        frame = csv.read_csv(path, parse_options=_PARSE, convert_options=options).to_pandas()
-    except (OSError, pa.ArrowException) as error:
+        return Curves.join(map(_expect_columns, read(path)))
+    except (OSError, ValueError, KeyError, pa.ArrowException) as error:
         raise CreditError(f"{path} cannot be read: {error}. {_AGAIN}") from None
-    if list(frame.columns) != _CURVE_COLUMNS:
-        raise CreditError(
-            f"{path} has columns {', '.join(frame.columns)}; expected "
-            f"{', '.join(_CURVE_COLUMNS)}. {_AGAIN}"
-        )
-    return frame
 
 
-def curve_frame(rows: Sequence[tuple[Any, ...]]) -> pd.DataFrame:
-    """Make a table of curves: credit, seed, step, tokens, seconds, name, value."""
-    frame = pd.DataFrame(rows, columns=_CURVE_COLUMNS)
-    return frame.astype({"tokens": float, "seconds": float, "value": float})
+def _parquet(path: Path) -> Iterator[pa.Table]:
+    file = pq.ParquetFile(path)
+    for group in range(file.num_row_groups):
+        yield file.read_row_group(group)
+
+
+def _csv(path: Path) -> Iterator[pa.RecordBatch]:
+    kinds = dict(zip(COLUMNS.names, COLUMNS.types, strict=True))
+    options = csv.ConvertOptions(column_types=kinds, null_values=[""])
+    reader = csv.open_csv(path, parse_options=_PARSE, convert_options=options)
+    yield reader.schema.empty_table()  # so that its columns are looked at
+    yield from reader
+
+
+def _expect_columns(table: Batch) -> Batch:
+    found, expected = ", ".join(table.schema.names), ", ".join(COLUMNS.names)
+    if found != expected:
+        raise ValueError(f"it has columns {found}; expected {expected}")
+    return table.cast(COLUMNS)
+
+
+def _write_curves(curves: Curves, path: Path) -> None:
+    with _replaced(path) as temporary, _writer(temporary) as writer:
+        for table in curves.tables():
+            writer.write_table(table)
+
+
+def _writer(path: Path) -> pq.ParquetWriter:
+    split = {"value": "BYTE_STREAM_SPLIT"}
+    return pq.ParquetWriter(
+        path, COLUMNS, compression="zstd", use_dictionary=_AS_CODES, column_encoding=split
+    )
+
+
+@contextmanager
+def _replaced(path: Path) -> Generator[Path]:
+    """Give a place to write to, and put it in place of a file once that is done."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def _write_table(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
     columns = dict.fromkeys(name for row in rows for name in row)
     table = pa.table({name: [row.get(name) for row in rows] for name in columns})
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
+    with _replaced(path) as temporary:
         pq.write_table(table, temporary, compression="zstd")
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _read_table(path: Path, needed: set[str]) -> list[dict[str, Any]]:

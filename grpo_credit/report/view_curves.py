@@ -139,10 +139,24 @@ def lengths(report: Report, curves: Curves, limits: Limits) -> list[Block]:
          "which need not be what training rewards or what the metric counts."),
     ]  # fmt: skip
     return [
-        Block(title, about, {"step": _pairs(report, curves, right, wrong, limits)})
+        Block(
+            title,
+            about + _read_of(curves, right, wrong),
+            {"step": _pairs(report, curves, right, wrong, limits)},
+        )
         for right, wrong, title, about in named
         if {right, wrong} & set(curves.names)
     ]
+
+
+def _read_of(curves: Curves, right: str, wrong: str) -> str:
+    """Say at how many steps lengths were read, if those are fewer than were logged."""
+    steps, logged = curves.steps(right, wrong), curves.steps("reward")
+    return (
+        f" Read at {steps:,} of {logged:,} logged steps."
+        if right == RIGHT and steps < logged
+        else ""
+    )
 
 
 def _pairs(report: Report, curves: Curves, right: str, wrong: str, limits: Limits) -> list[Panel]:

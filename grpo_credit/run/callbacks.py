@@ -4,6 +4,7 @@ Add each of them on every rank; only the main process writes and prints.
 """
 
 import contextlib
+import json
 import os
 import signal
 import sys
@@ -18,7 +19,7 @@ import torch.distributed as dist
 from tqdm import tqdm
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from grpo_credit.run.files import read_lines
+from grpo_credit.run.files import lines_from_end
 from grpo_credit.run.jsonfile import append_line
 from grpo_credit.run.launcher import how_to_insist, launcher_pid
 from grpo_credit.run.ranks import is_main, world_size
@@ -63,8 +64,8 @@ class MetricsJsonl(TrainerCallback):
 
 
 def _last_time(path: Path) -> float:
-    lines = read_lines(path)
-    return lines[-1]["time_s"] if lines else 0.0
+    whole = (line for _, line in lines_from_end(path) if line.endswith(b"\n"))
+    return next((json.loads(line)["time_s"] for line in whole), 0.0) if path.is_file() else 0.0
 
 
 class LiveLine(TrainerCallback):

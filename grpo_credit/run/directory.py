@@ -9,7 +9,6 @@ import itertools
 import json
 import os
 import re
-import shutil
 from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
@@ -20,13 +19,12 @@ from safetensors import SafetensorError, safe_open
 from transformers import utils as names
 from transformers.trainer_utils import get_last_checkpoint
 
-from grpo_credit.run.files import HELD_OUT, read_json, replace_text
+from grpo_credit.run.files import HELD_OUT, METRICS, lines_from_end, read_json, replace_content
 from grpo_credit.run.jsonfile import plain, write_json
 from grpo_credit.run.manifest import read_manifest
 from grpo_credit.run.provenance import MANIFEST, host
 from grpo_credit.run.ranks import on_main
 
-METRICS = "metrics.jsonl"
 TABLES = ("completions", "credit", "rollouts")  # of the trainer: <name>_<step>.parquet
 
 # What may differ between the attempts at one run: where it writes, what it shows and how often it
@@ -51,6 +49,7 @@ MAY_CHANGE = frozenset(
     }
 )
 
+_BEGINNING = re.compile(rb'\{"step": (\d{1,18}),')  # of a line that we wrote
 _WEIGHTS = (
     names.SAFE_WEIGHTS_NAME,
     names.SAFE_WEIGHTS_INDEX_NAME,
@@ -73,9 +72,9 @@ def claim(output_dir: Path | str, manifest: dict[str, Any], resume: bool) -> Pat
 
     Call it on every rank, before the trainer is constructed: TRL's may write into the directory.
     A resumed run keeps the manifests of its earlier attempts under "earlier"; lines of
-    metrics.jsonl beyond the checkpoint are dropped, the whole old file stays as
-    metrics.jsonl.bak-<n>; completions and credit tables beyond it move to completions.bak-<n> and
-    credit.bak-<n>; half-written checkpoints become incomplete-checkpoint-<step>.
+    metrics.jsonl beyond the checkpoint move to metrics.jsonl.bak-<n>, completions and credit tables
+    beyond it to completions.bak-<n> and credit.bak-<n>; half-written checkpoints become
+    incomplete-checkpoint-<step>.
 
     Args:
         output_dir: the directory; made if it is not there.
@@ -272,14 +271,20 @@ def _step_of(checkpoint: Path | None) -> int:
 
 
 def _drop_later_lines(path: Path, step: int) -> None:
-    """Keep the lines up to a step; if any go, the whole old file stays beside the new one."""
+    """Cut a file after its last line up to a step; what is cut off goes to a file beside it first.
+
+    Only the end of the file is read. A process that is killed in between leaves the lines in both.
+    """
     if not path.is_file():
         return
-    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-    kept = [line for line in lines if _is_up_to(line, step)]
-    if kept != lines:
-        shutil.copy2(path, _free(path.with_name(f"{path.name}.bak"), first=1))
-        replace_text(path, "".join(kept))
+    lines = lines_from_end(path)
+    kept = next((end for end, line in lines if _is_up_to(line, step)), 0)
+    if kept < path.stat().st_size:
+        with path.open("r+b") as file:
+            file.seek(kept)
+            replace_content(_free(path.with_name(f"{path.name}.bak"), first=1), file)
+            file.truncate(kept)
+            os.fsync(file.fileno())
 
 
 def _set_later_tables_aside(folder: Path, step: int) -> None:
@@ -293,11 +298,14 @@ def _set_later_tables_aside(folder: Path, step: int) -> None:
             path.rename(aside / path.name)
 
 
-def _is_up_to(line: str, step: int) -> bool:
-    """Whether a line belongs to the steps so far; a torn last line does not."""
+def _is_up_to(line: bytes, step: int) -> bool:
+    """Whether a line belongs to the steps so far; a torn or a damaged one does not."""
+    begun = _BEGINNING.match(line)
+    if not line.endswith(b"\n") or (begun and int(begun[1]) > step):
+        return False  # without a look at the rest: a million lines may have to go
     try:
-        return line.endswith("\n") and json.loads(line).get("step", -1) <= step
-    except json.JSONDecodeError:
+        return json.loads(line).get("step", -1) <= step
+    except (ValueError, TypeError, AttributeError, RecursionError):
         return False
 
 

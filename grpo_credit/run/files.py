@@ -1,19 +1,32 @@
 """Files that are never half-written, and how to read them: no torch, no numpy."""
 
+import io
 import json
 import os
+import re
+import shutil
+from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
-HELD_OUT = "held_out.jsonl"  # of a run directory; see `evaluation.HeldOut`
+METRICS = "metrics.jsonl"  # of a run directory; see `callbacks.MetricsJsonl`
+HELD_OUT = "held_out.jsonl"  # likewise; see `evaluation.HeldOut`
+_LINES = 1024  # that are in memory at once
+_BLOCK = 1 << 16  # bytes
 
 
 def replace_text(path: Path, text: str) -> None:
     """Replace the content of a file in one step, through a temporary file beside it."""
+    replace_content(path, io.BytesIO(text.encode()))
+
+
+def replace_content(path: Path, content: BinaryIO) -> None:
+    """Replace the content of a file by the rest of another one; see `replace_text`."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with temporary.open("w", encoding="utf-8") as file:
-            file.write(text)
+        with temporary.open("wb") as file:
+            shutil.copyfileobj(content, file, 1 << 20)
             file.flush()
             os.fsync(file.fileno())  # else a power cut may keep the rename and lose the content
         os.replace(temporary, path)
@@ -35,7 +48,48 @@ def read_json(path: Path) -> Any:
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
     """Read a file of JSON lines; none where there is no file. A torn last line is left out."""
+    return list(iterate_lines(path))
+
+
+def iterate_lines(path: Path) -> Iterator[dict[str, Any]]:
+    """Yield what `read_lines` returns: a long file is never held whole."""
     if not path.is_file():
-        return []
-    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-    return [json.loads(line) for line in lines if line.endswith("\n")]
+        return
+    with path.open(encoding="utf-8") as file:
+        whole = (line for line in file if line.endswith("\n"))
+        while lines := list(islice(whole, _LINES)):
+            yield from _parsed(lines)
+
+
+def _parsed(lines: list[str]) -> list[Any]:
+    """Parse lines in one go, which takes half the time: keys that come again are made once."""
+    found = json.loads(f"[{','.join(lines)}]")
+    if len(found) != len(lines):
+        raise ValueError(f"{len(lines)} lines hold {len(found)} values, expected one on each")
+    return found
+
+
+def lines_from_end(path: Path) -> Iterator[tuple[int, bytes]]:
+    """Yield the lines of a file from the last one on, each after the place where it ends.
+
+    What comes after the last line break is a line of its own. Of a long file only the end is read.
+    """
+    with path.open("rb") as file:
+        end = start = file.seek(0, os.SEEK_END)
+        rest = b""
+        while start:
+            size = min(max(_BLOCK, len(rest)), start)  # of an endless line more each time
+            start = file.seek(start - size)
+            lines = (file.read(size) + rest).splitlines(keepends=True)
+            rest = lines[0]  # it may begin before this block
+            for line in reversed(lines[1:]):
+                yield end, line
+                end -= len(line)
+        if rest:
+            yield end, rest
+
+
+def step_of(path: Path) -> int:
+    """Return the optimizer step of a trainer's table, -1 if its name has none."""
+    number = re.fullmatch(r"[a-z]+_(\d+)", path.stem)
+    return int(number[1]) if number else -1

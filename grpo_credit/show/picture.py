@@ -6,15 +6,21 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from markupsafe import escape
 from torch import Tensor
 
+from grpo_credit.report.limits import cut
 from grpo_credit.resolve import resolve_credit, resolve_text
 from grpo_credit.rollouts import OPTIONAL, Rollouts
-from grpo_credit.saved import SavedRollouts, find_rollouts, load_rollouts, step_of
+from grpo_credit.run.files import step_of
+from grpo_credit.saved import SavedRollouts, find_rollouts, load_rollouts
 from grpo_credit.strategy import CreditError, Strategy
 from grpo_credit.visible import prompt_text, visible
 
 BASELINE = "even/dapo"
+LARGEST = 4_000_000  # bytes of a page, about; whatever is asked for
+_SHARES = 32  # of them: no completion takes more than one where so many are shown
+_PROMPT = 10_000  # characters
 
 
 @dataclass(frozen=True)
@@ -34,7 +40,10 @@ class Token:
 
 @dataclass(frozen=True)
 class Completion:
-    """A completion as it is shown: where it stands, what it got, and its tokens."""
+    """A completion as it is shown: where it stands, what it got, and its tokens.
+
+    `left_out` tokens at its end are not among them.
+    """
 
     row: int
     group: int
@@ -43,6 +52,7 @@ class Completion:
     advantage: float
     prompt: str
     tokens: list[Token]
+    left_out: int = 0
 
 
 @dataclass(frozen=True)
@@ -54,12 +64,26 @@ class Picture:
         strategies: how they were named.
         scales: the largest |credit| shown, per strategy.
         completions: in the order of showing.
+        left_out: how many more there are of those that were asked for.
     """
 
     title: str
     strategies: list[str]
     scales: list[float]
     completions: list[Completion]
+    left_out: int = 0
+
+    @property
+    def notice(self) -> str:
+        """Say what is left out and how to see it; nothing where all is there."""
+        tokens = sum(completion.left_out for completion in self.completions)
+        kinds = ((self.left_out, "completions"), (tokens, "tokens at the end of those shown"))
+        missing = " and ".join(f"{count:,} {kind}" for count, kind in kinds if count)
+        return missing and (
+            f"Left out, to keep this below {LARGEST / 1e6:g} MB: {missing}. For more of each, ask "
+            "for fewer --rows, one --group=N or one --credit; grpo_credit.saved.load_rollouts "
+            "reads all."
+        )
 
 
 def heading(completion: Completion) -> str:
@@ -101,10 +125,12 @@ def picture(
     chosen = _strategies(saved, credit)
     matrices = [credit_of(name, strategy, saved, path) for name, strategy in chosen.items()]
     shown = _select(saved.rollouts, matrices[0], rows, group, by)
-    scales = [float(matrix[shown].abs().max()) for matrix in matrices]
     title = f"{run.resolve().name}, step {step_of(path)}"
-    completions = [_completion(saved, matrices, row) for row in shown]
-    return Picture(visible(title), [visible(name) for name in chosen], scales, completions)
+    completions = _fitting(saved, matrices, shown)
+    drawn = shown[: len(completions)]
+    scales = [float(matrix[drawn].abs().max()) for matrix in matrices]
+    names = [visible(name) for name in chosen]
+    return Picture(visible(title), names, scales, completions, len(shown) - len(drawn))
 
 
 def _strategies(saved: SavedRollouts, asked: Sequence[str]) -> dict[str, Strategy]:
@@ -171,16 +197,47 @@ def _select(
     return sorted(order, key=turn.__getitem__)[:count]
 
 
-def _completion(saved: SavedRollouts, matrices: list[Tensor], row: int) -> Completion:
+def _fitting(saved: SavedRollouts, matrices: list[Tensor], rows: list[int]) -> list[Completion]:
+    """Make completions until they fill a page; the first one in any case."""
+    share, room = LARGEST // min(len(rows), _SHARES), LARGEST
+    found: list[Completion] = []
+    for row in rows:
+        made, size = _completion(saved, matrices, row, share)
+        room -= size
+        if found and room < 0:
+            break
+        found.append(made)
+    return found
+
+
+def _completion(
+    saved: SavedRollouts, matrices: list[Tensor], row: int, room: int
+) -> tuple[Completion, int]:
+    """Make a completion of at most so many bytes of a page; return also how many it takes."""
     rollouts, texts = saved.rollouts, saved.tokens[row]
     per_token = zip(*(matrix[row].tolist() for matrix in matrices), strict=True)
     columns = zip(texts, rollouts.mask[row].tolist(), per_token, strict=False)
-    return Completion(
+    prompt = cut(visible(prompt_text(saved.prompts[row])), _PROMPT)
+    size = _bytes(prompt) + 400 + 100 * len(matrices)
+    tokens: list[Token] = []
+    for text, counted, credit in columns:
+        token = Token(visible(text), counted, list(credit))
+        size += (len(matrices) + 1) * _bytes(token.text) + 60 * len(matrices) + 50
+        if size > room:
+            break
+        tokens.append(token)
+    made = Completion(
         row=row,
         group=int(rollouts.group[row]),
         times=int(rollouts.window_count[row]),
         reward=float(rollouts.rewards[row]),
         advantage=float(rollouts.advantages[row]),
-        prompt=visible(prompt_text(saved.prompts[row])),
-        tokens=[Token(visible(text), counted, list(credit)) for text, counted, credit in columns],
+        prompt=prompt,
+        tokens=tokens,
+        left_out=len(texts) - len(tokens),
     )
+    return made, size
+
+
+def _bytes(text: str) -> int:
+    return len(escape(text).encode())

@@ -27,6 +27,10 @@ def print_picture(picture: Picture, console: Console) -> None:
         for number, name in enumerate(picture.strategies):
             console.print(Text(f"{name}:", "italic"))
             console.print(_tokens(completion.tokens, number, picture.scales[number], plain))
+        if completion.left_out:
+            console.print(Text(f"{completion.left_out:,} more tokens", "dim"))
+    if picture.notice:
+        console.print(Text(f"\n{picture.notice}", "bold"))
 
 
 def _legend(name: str, scale: float, plain: bool) -> Text:

@@ -16,13 +16,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from grpo_credit.run.files import read_json, read_lines, replace_text
+from grpo_credit.run.files import METRICS, read_json, read_lines, replace_text
 from grpo_credit.run.provenance import MANIFEST, describe_command, now
 from grpo_credit.study.child import is_held
 from grpo_credit.study.design import Study, credit_arguments, slug
 from grpo_credit.study.process import Ended, Job
 
-METRICS = "metrics.jsonl"
 STATUSES = ("waiting", "running", "finished", "failed", "interrupted")
 TAIL_LINES, TAIL_BYTES = 12, 8192
 

@@ -2,14 +2,15 @@
 
 import json
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from grpo_credit.run.files import read_json
+from grpo_credit.run.files import lines_from_end, read_json
 from grpo_credit.run.provenance import MANIFEST
 from grpo_credit.study.cells import METRICS
 
-_LAST_BYTES = 32768
+_LAST_LINES = 32
 
 
 @dataclass(frozen=True)
@@ -47,18 +48,11 @@ def read_progress(run: Path) -> Progress:
 def last_logged(path: Path) -> dict[str, Any]:
     """Return the last line about a step; empty if there is none."""
     try:
-        with path.open("rb") as file:
-            file.seek(max(0, path.stat().st_size - _LAST_BYTES))
-            lines = file.read().splitlines(keepends=True)
-    except OSError:
+        last = (line for _, line in islice(lines_from_end(path), _LAST_LINES))
+        about = (line for line in last if line.endswith(b"\n") and b'"reward"' in line)
+        return next(map(json.loads, about), {})
+    except (OSError, ValueError):
         return {}
-    for line in reversed(lines):
-        if line.endswith(b"\n") and b'"reward"' in line:
-            try:
-                return json.loads(line)
-            except ValueError:
-                return {}
-    return {}
 
 
 def _steps(run: Path, line: dict[str, Any]) -> int | None:

@@ -1,19 +1,20 @@
 """From the directory of a study to the data of its report."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from grpo_credit.report.data import Report
-from grpo_credit.report.store import curve_frame, write
+from grpo_credit.report.data import Cell, Examples, Report, Study
+from grpo_credit.report.series import Curves
+from grpo_credit.report.store import write
 from grpo_credit.run.files import read_json
 from grpo_credit.study.collect.cells import find_metric, read_cells, read_study
 from grpo_credit.study.collect.completions import read_completions
 from grpo_credit.study.collect.curves import read_curves
-from grpo_credit.study.collect.examples import find_examples
 from grpo_credit.study.collect.provenance import describe, own_rules, read_manifests, weights
-from grpo_credit.study.collect.trained import length_rows, midpoint, pairing, read_trained
+from grpo_credit.study.collect.trained import length_curves, midpoint, pairing, read_trained
 
 __all__ = ["collect"]
 
@@ -35,15 +36,15 @@ def collect(out: Path) -> Report:
     """
     problems: list[str] = []
     study = find_metric(out, read_study(out))
-    cells = read_cells(out, study, problems)
+    cells, logs = read_cells(out, study, problems)
     manifests = read_manifests(out, cells)
     sources, unlike = own_rules(manifests)
     cells = [replace(cell, unlike=unlike.get((cell.credit, cell.seed))) for cell in cells]
     trained = read_trained(out, cells, problems)
     threshold = midpoint(trained)
-    curves = read_curves(out, cells, problems)
-    curves += length_rows(trained, threshold, curves)
-    examples, credit = find_examples(out, study, cells, problems)
+    curves = read_curves(out, cells, logs, problems)
+    curves |= length_curves(trained, threshold, cells, logs)
+    examples, credit = _examples(out, study, cells, problems)
     report = Report(
         study=study,
         cells=cells,
@@ -55,12 +56,22 @@ def collect(out: Path) -> Report:
         manifest=describe(manifests),
         calibration=_calibration(out, problems),
         collected=datetime.now(UTC).isoformat(timespec="seconds"),
-        curves=curve_frame(curves),
+        curves=Curves(curves),
         credit=credit,
-        completions=read_completions(out, cells, problems),
+        completions=read_completions(out, cells, logs, problems),
     )
     write(report, out)
     return report
+
+
+def _examples(
+    out: Path, study: Study, cells: Sequence[Cell], problems: list[str]
+) -> tuple[Examples | None, list[dict[str, Any]]]:
+    if not any(out.glob("cells/*/*/rollouts/*")):
+        return None, []
+    from grpo_credit.study.collect.examples import find_examples  # torch takes 200 MB
+
+    return find_examples(out, study, cells, problems)
 
 
 def _calibration(out: Path, problems: list[str]) -> dict[str, Any] | None:

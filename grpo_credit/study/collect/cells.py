@@ -1,18 +1,18 @@
 """How each run of a study stands, and the held-out number that it came to."""
 
+import itertools
 import math
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 from grpo_credit.errors import CreditError
 from grpo_credit.report.data import FINISHED, Cell, Study
-from grpo_credit.run.directory import METRICS
 from grpo_credit.run.files import HELD_OUT, read_json, read_lines
-from grpo_credit.run.manifest import MANIFEST
+from grpo_credit.run.provenance import MANIFEST
+from grpo_credit.study.collect.metrics import Log, read_log
 from grpo_credit.suggest import did_you_mean
 
 SCHEMA = 1
@@ -68,7 +68,7 @@ def find_metric(out: Path, study: Study) -> Study:
     return study
 
 
-def read_cells(out: Path, study: Study, problems: list[str]) -> list[Cell]:
+def read_cells(out: Path, study: Study, problems: list[str]) -> tuple[list[Cell], dict[str, Log]]:
     """Return a cell for every strategy and seed of the study, whatever there is of it.
 
     A run is finished when its own manifest says so; the record beside it tells the rest.
@@ -77,14 +77,20 @@ def read_cells(out: Path, study: Study, problems: list[str]) -> list[Cell]:
         out: the directory of the study.
         study: what was to be run.
         problems: grows by a sentence for each record that cannot be read.
+
+    Returns:
+        The cells; and run directory, from the study's -> what the trainer logged there.
     """
     records = {path: _record(out, path, problems) for path in sorted(out.glob(_RECORDS))}
     folders = {found["credit"]: path.parent for path, found in records.items() if found}
-    return [
-        _cell(out, study, credit, seed, folders.get(credit, out / "nothing"), records)
-        for credit in study.credits
-        for seed in study.seeds
-    ]
+    cells, logs = [], {}
+    for credit, seed in itertools.product(study.credits, study.seeds):
+        run = folders.get(credit, out / "nothing") / f"seed-{seed}"
+        path = run.relative_to(out).as_posix() if run.is_dir() else None
+        log = read_log(run) if path else Log()
+        cells.append(_cell(Cell(credit, seed, "missing", path=path), run, study, records, log))
+        logs |= {path: log} if path else {}
+    return cells, logs
 
 
 def _record(out: Path, path: Path, problems: list[str]) -> dict[str, Any]:
@@ -100,31 +106,20 @@ def _record(out: Path, path: Path, problems: list[str]) -> dict[str, Any]:
 
 
 def _cell(
-    out: Path,
-    study: Study,
-    credit: str,
-    seed: int,
-    folder: Path,
-    records: Mapping[Path, Mapping[str, Any]],
+    cell: Cell, run: Path, study: Study, records: Mapping[Path, Mapping[str, Any]], log: Log
 ) -> Cell:
-    run = folder / f"seed-{seed}"
     record = records.get(run.with_name(f"{run.name}.json"), {})
     told = _manifest(run).get("status")
-    cell = Cell(
-        credit,
-        seed,
-        str(record.get("status", told or "missing")),
-        path=run.relative_to(out).as_posix() if run.is_dir() else None,
-        **_attempts(record.get("attempts", [])),
-    )
+    status = str(record.get("status", told or cell.status))
+    cell = replace(cell, status=status, **_attempts(record.get("attempts", [])))
     if told == FINISHED:
-        return _finished(replace(cell, status=FINISHED), run, study)
+        return _finished(replace(cell, status=FINISHED), run, study, log)
     if cell.status == FINISHED:
         return _damaged(cell, f"its manifest.json says {told!r}, not {FINISHED!r}")
     reason = _REASONS.get(cell.status) or _failure(record, run)
     cell = replace(cell, reason=reason, tail=_tail(record))
     try:
-        return replace(cell, **_progress(run))
+        return replace(cell, **log.progress())
     except (KeyError, TypeError):  # how far it came is not known, but why it has no number is
         return cell
 
@@ -160,11 +155,11 @@ def _manifest(run: Path) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def _finished(cell: Cell, run: Path, study: Study) -> Cell:
+def _finished(cell: Cell, run: Path, study: Study, log: Log) -> Cell:
     """Add the numbers of a finished run; it is damaged where they are not all there."""
     try:
         tests = {line.pop("step"): line for line in read_lines(run / HELD_OUT)}
-        cell = replace(cell, **_progress(run))
+        cell = replace(cell, **log.progress())
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         return _damaged(cell, f"{type(error).__name__}: {error}")
     after = tests.get(cell.step, {})
@@ -184,27 +179,3 @@ def _known(metric: str | None, after: Mapping[str, Any]) -> str:
 
 def _damaged(cell: Cell, reason: str) -> Cell:
     return replace(cell, status="damaged", reason=reason)
-
-
-def _progress(run: Path) -> dict[str, Any]:
-    """Read from the metrics how far a run is, and at what pace."""
-    lines = read_metrics(run)
-    if not lines:
-        return {}
-    tokens = [line["num_tokens"] for line in lines if line.get("num_tokens") is not None]
-    times = [line["step_time"] for line in lines if line.get("step_time") is not None]
-    return {
-        "step": lines[-1]["step"],
-        "tokens": max(tokens, default=None),
-        "train_seconds": lines[-1]["time_s"],
-        "step_seconds": median(times) if times else None,
-    }
-
-
-def read_metrics(run: Path) -> list[dict[str, Any]]:
-    """Read metrics.jsonl; nothing of it where it is damaged."""
-    try:
-        lines = read_lines(run / METRICS)
-    except (OSError, ValueError):
-        return []
-    return lines if all(isinstance(line, dict) for line in lines) else []

@@ -11,14 +11,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from grpo_credit.report.data import FINISHED, Cell
-from grpo_credit.saved import step_of
-from grpo_credit.study.collect.cells import read_metrics
+from grpo_credit.run.files import step_of
+from grpo_credit.study.collect.metrics import Log
 from grpo_credit.visible import prompt_text
 
 ROWS = 12  # completions of each table that is read
 
 
-def read_completions(out: Path, cells: Sequence[Cell], problems: list[str]) -> list[dict[str, Any]]:
+def read_completions(
+    out: Path, cells: Sequence[Cell], logs: Mapping[str, Log], problems: list[str]
+) -> list[dict[str, Any]]:
     """Return rows of completions.parquet: the first and the last table of one run a strategy.
 
     The run is the strategy's first that finished, otherwise its first with completions.
@@ -26,23 +28,28 @@ def read_completions(out: Path, cells: Sequence[Cell], problems: list[str]) -> l
     Args:
         out: the directory of the study.
         cells: its runs.
+        logs: run directory, from the study's -> what the trainer logged there.
         problems: grows by a sentence for each file that cannot be read.
     """
     rows: list[dict[str, Any]] = []
     for credit in dict.fromkeys(cell.credit for cell in cells):
         own = [cell for cell in cells if cell.credit == credit]
         for cell in sorted(own, key=lambda cell: cell.status != FINISHED):
-            found = _of_run(out, cell, problems)
+            found = _of_run(out, cell, logs, problems)
             if found:
                 rows += found
                 break
     return rows
 
 
-def _of_run(out: Path, cell: Cell, problems: list[str]) -> list[dict[str, Any]]:
-    folder = out / cell.path / "completions" if cell.path else out / "nothing"
+def _of_run(
+    out: Path, cell: Cell, logs: Mapping[str, Log], problems: list[str]
+) -> list[dict[str, Any]]:
+    if cell.path is None:
+        return []
+    folder = out / cell.path / "completions"
     paths = sorted(folder.glob("completions_*.parquet"), key=step_of)
-    rewards = reward_names(read_metrics(folder.parent)) if paths else []
+    rewards = reward_names(logs[cell.path].names)
     rows: list[dict[str, Any]] = []
     for path in dict.fromkeys([*paths[:1], *paths[-1:]]):
         try:
@@ -61,16 +68,15 @@ def _spread(table: pd.DataFrame) -> list[dict[str, Any]]:
     return [ordered[place] for place in places]
 
 
-def reward_names(metrics: Iterable[Mapping[str, Any]]) -> list[str]:
+def reward_names(logged: Iterable[str]) -> list[str]:
     """Name the reward functions of a run: TRL logs rewards/<name>/mean of each, and of them alone.
 
     A column of the tables may also be what a reward logged beside (`log_extra`).
 
     Example:
-        >>> reward_names([{"step": 1, "rewards/form/mean": 0.5, "rewards/form/std": 0.1}])
+        >>> reward_names(["step", "rewards/form/mean", "rewards/form/std"])
         ['form']
     """
-    logged = dict.fromkeys(name for line in metrics for name in line)
     return [
         name.removeprefix("rewards/").removesuffix("/mean")
         for name in logged

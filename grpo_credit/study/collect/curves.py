@@ -1,84 +1,57 @@
 """Curves of every run: what the trainer logged, and what was measured on held-out prompts."""
 
-import math
-from bisect import bisect_right
 from collections.abc import Mapping, Sequence
+from itertools import chain
 from pathlib import Path
-from typing import Any
+
+import numpy as np
 
 from grpo_credit.report.data import Cell
+from grpo_credit.report.series import Key, Points, in_order
 from grpo_credit.run.files import HELD_OUT, read_lines
-from grpo_credit.study.collect.cells import read_metrics
+from grpo_credit.study.collect.metrics import Log, Pieces, points
 
-Row = tuple[str, int, int, float | None, float | None, str, float]
 HELD_OUT_PREFIX = "held_out/"
-_NOT_CURVES = ("step", "epoch", "time_s", "num_tokens", "total_flos")
 
 
-def read_curves(out: Path, cells: Sequence[Cell], problems: list[str]) -> list[Row]:
-    """Return (credit, seed, step, tokens, seconds, name, value) of every run that has any.
+def read_curves(
+    out: Path, cells: Sequence[Cell], logs: Mapping[str, Log], problems: list[str]
+) -> dict[Key, Points]:
+    """Return the curves of every run that has any.
 
     Args:
         out: the directory of the study.
         cells: its runs.
+        logs: run directory, from the study's -> what the trainer logged; its curves are moved out
+            of it.
         problems: grows by a sentence for each file that cannot be read.
     """
-    rows: list[Row] = []
+    found: dict[Key, Points] = {}
     for cell in cells:
         if cell.path is None:
             continue
+        log = logs[cell.path]
         try:
-            rows += _of_run(out / cell.path, cell)
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            if log.wrong is not None:
+                raise log.wrong
+            tests = points(read_lines(out / cell.path / HELD_OUT), HELD_OUT_PREFIX)
+            found |= of_run(cell, log, [log.curves, tests])
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
             problems.append(f"{cell.path} has curves that cannot be read: {error}")
-    return rows
+        log.curves = {}
+    return found
 
 
-def _of_run(run: Path, cell: Cell) -> list[Row]:
-    metrics = read_metrics(run)
-    clock = Clock(metrics)
-    found = {(line["step"], name): value for line in metrics for name, value in _numbers(line)}
-    for line in read_lines(run / HELD_OUT):
-        found |= {(line["step"], HELD_OUT_PREFIX + name): v for name, v in _numbers(line)}
-    return [
-        (cell.credit, cell.seed, step, *clock.at(step), name, value)
-        for (step, name), value in found.items()
-    ]
-
-
-def _numbers(line: Mapping[str, Any]) -> list[tuple[str, float]]:
-    """Return what changes with training; the last line of a run sums up (train_...)."""
-    return [
-        (name, float(value))
-        for name, value in line.items()
-        if isinstance(value, int | float)
-        and math.isfinite(value)
-        and name not in _NOT_CURVES
-        and not name.startswith("train_")
-    ]
-
-
-class Clock:
-    """Tokens and seconds at a step.
-
-    The later line holds where there are two, but for the last one, which sums a run up.
-
-    Args:
-        metrics: the lines of metrics.jsonl.
-    """
-
-    def __init__(self, metrics: Sequence[Mapping[str, Any]]) -> None:
-        self._tokens = {m["step"]: m["num_tokens"] for m in metrics if m.get("num_tokens")}
-        self._seconds = {m["step"]: m["time_s"] for m in metrics if "train_runtime" not in m}
-
-    def at(self, step: int) -> tuple[float | None, float | None]:
-        """Return both at the last logged step up to this one; 0 before the first step."""
-        if step == 0:
-            return 0.0, 0.0
-        return _last(self._tokens, step), _last(self._seconds, step)
-
-
-def _last(known: Mapping[int, float], step: int) -> float | None:
-    steps = sorted(known)
-    place = bisect_right(steps, step)
-    return known[steps[place - 1]] if place else None
+def of_run(cell: Cell, log: Log, parts: Sequence[Pieces]) -> dict[Key, Points]:
+    """Join the pieces of a run's curves; of a step that is there twice the later one holds."""
+    axes: dict[bytes, tuple[np.ndarray, ...]] = {}  # most curves of a run have the same
+    found = {}
+    for name in dict.fromkeys(chain.from_iterable(parts)):
+        pieces = [piece for part in parts for piece in part.get(name, ())]
+        step, value = (np.concatenate(column) for column in zip(*pieces, strict=True))
+        order = in_order(step)
+        step = step[order]
+        if (key := step.tobytes()) not in axes:
+            axes[key] = (step, *log.clock(step))
+        found[name, cell.credit, cell.seed] = Points(*axes[key], value[order])
+    return found

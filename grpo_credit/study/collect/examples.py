@@ -12,7 +12,8 @@ from torch import Tensor
 from grpo_credit.errors import CreditError
 from grpo_credit.report.data import FINISHED, Cell, Examples, Study
 from grpo_credit.rollouts import Rollouts
-from grpo_credit.saved import SavedRollouts, load_rollouts, step_of
+from grpo_credit.run.files import step_of
+from grpo_credit.saved import SavedRollouts, load_rollouts
 from grpo_credit.show.picture import credit_of, named
 from grpo_credit.strategy import Strategy
 from grpo_credit.visible import prompt_text

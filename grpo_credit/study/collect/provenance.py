@@ -7,7 +7,7 @@ from typing import Any
 
 from grpo_credit.report.data import Cell, Source
 from grpo_credit.run.files import read_json
-from grpo_credit.run.manifest import MANIFEST
+from grpo_credit.run.provenance import MANIFEST
 
 # Of a run by its nature, or named beside it already.
 _OWN = ("started", "ended", "status", "global_step", "error", "command", "process", "seed", "extra",

@@ -1,5 +1,7 @@
 """What was trained on: lengths of right and wrong completions, and whether runs began alike."""
 
+import hashlib
+import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -10,95 +12,138 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from grpo_credit.report.data import Cell, Pairing
-from grpo_credit.saved import step_of
-from grpo_credit.study.collect.curves import Row
+from grpo_credit.report.series import Key, Points, in_order, thinned
+from grpo_credit.run.files import step_of
+from grpo_credit.study.collect.metrics import Log
 
 RIGHT, WRONG = "length/right", "length/wrong"
+TABLES = 10_000  # that are read of a study
 FIRST = 1  # the optimizer step whose completions no update has touched
 
 
 @dataclass(frozen=True)
 class Step:
-    """The completions of one optimizer step of one run.
+    """The completions of one optimizer step of one run, by their rewards.
 
     Args:
         credit: the strategy of the run.
         seed: of the run.
         step: optimizer step.
-        rewards: `(n,)`, NaN for none.
-        lengths: `(n,)`, counted tokens.
-        tokens: hash of all token ids, in order.
+        rewards: `(u,)`, each of them once; completions without one are left out.
+        counts: `(u,)`, how many completions have it.
+        lengths: `(u,)`, their counted tokens.
+        tokens: digest of all token ids, in order; None for all but the run's first step.
     """
 
     credit: str
     seed: int
     step: int
     rewards: np.ndarray
+    counts: np.ndarray
     lengths: np.ndarray
-    tokens: int
+    tokens: bytes | None
 
 
 def read_trained(out: Path, cells: Sequence[Cell], problems: list[str]) -> list[Step]:
-    """Read the credit tables of every run, without the credit."""
-    found = []
-    for cell in cells:
-        folder = out / cell.path / "credit" if cell.path else out / "nothing"
-        for path in sorted(folder.glob("credit_*.parquet"), key=step_of):
-            try:
-                found.append(_step(path, cell))
-            except (OSError, pa.ArrowException, KeyError) as error:
-                problems.append(f"{path.relative_to(out)} cannot be read: {error}")
+    """Read credit tables of every run, without the credit.
+
+    Of runs with more than their share of `TABLES`, some at even distances are read, the first and
+    the last among them.
+    """
+    started = [cell for cell in cells if cell.path is not None]
+    return [
+        step
+        for cell in started
+        for step in _of_run(out, cell, max(2, TABLES // len(started)), problems)
+    ]
+
+
+def _of_run(out: Path, cell: Cell, most: int, problems: list[str]) -> list[Step]:
+    paths = sorted((out / str(cell.path) / "credit").glob("credit_*.parquet"), key=step_of)
+    found: list[Step] = []
+    for path in (paths[place] for place in thinned(len(paths), most)):
+        try:
+            found.append(_step(path, cell, first=not found))
+        except (OSError, pa.ArrowException, KeyError, AttributeError) as error:
+            problems.append(f"{path.relative_to(out)} cannot be read: {error}")
     return found
 
 
-def _step(path: Path, cell: Cell) -> Step:
-    columns = ["reward", "counted", "token_ids"]
-    table = pq.ParquetFile(path).read(columns=columns).to_pydict()
-    if set(table) != set(columns):
-        raise KeyError(f"it lacks {', '.join(sorted(set(columns) - set(table)))}")
+def _step(path: Path, cell: Cell, first: bool) -> Step:
+    columns = ["reward", "counted", *(["token_ids"] if first else [])]
+    table = pq.ParquetFile(path).read(columns=columns)
+    if lacking := set(columns) - set(table.column_names):
+        raise KeyError(f"it lacks {', '.join(sorted(lacking))}")
+    rewards = table["reward"].to_numpy().astype(float)
+    scored = ~np.isnan(rewards)
+    distinct, of = np.unique(rewards[scored], return_inverse=True)
+    lengths = _counted(table["counted"].combine_chunks())[scored]
     return Step(
         cell.credit,
         cell.seed,
         step_of(path),
-        np.array(table["reward"], dtype=float),
-        np.array([sum(counted) for counted in table["counted"]], dtype=float),
-        hash(tuple(map(tuple, table["token_ids"]))),
+        distinct,
+        np.bincount(of, minlength=len(distinct)),
+        np.bincount(of, lengths, len(distinct)),
+        _digest(table["token_ids"].combine_chunks()) if first else None,
     )
 
 
-def midpoint(trained: Iterable[Step]) -> float | None:
-    """Return the middle between the lowest and the highest reward of the study.
+def _counted(flags: pa.ListArray) -> np.ndarray:
+    """Return how many flags of each row are set."""
+    before = np.concatenate([[0], np.cumsum(flags.flatten().cast(pa.int64()).to_numpy())])
+    lengths = flags.value_lengths().fill_null(0).to_numpy()
+    ends = lengths.cumsum()
+    return before[ends] - before[ends - lengths]
+
+
+def _digest(ids: pa.ListArray) -> bytes:
+    parts = (ids.value_lengths().fill_null(0), ids.flatten())
+    content = b"|".join(part.cast(pa.int64()).to_numpy().tobytes() for part in parts)
+    return hashlib.sha256(content).digest()
+
+
+def midpoint(trained: Sequence[Step]) -> float | None:
+    """Return the middle between the lowest and the highest reward that was read.
 
     A completion is called right where its reward is above, the same for every run. Where all
     rewards are equal it is 0; None where there are none.
     """
-    rewards = [step.rewards[np.isfinite(step.rewards)] for step in trained]
-    every = np.concatenate(rewards) if rewards else np.array([])
-    if not len(every):
+    finite = [step.rewards[np.isfinite(step.rewards)] for step in trained]
+    low = min((float(rewards[0]) for rewards in finite if len(rewards)), default=math.inf)
+    high = max((float(rewards[-1]) for rewards in finite if len(rewards)), default=-math.inf)
+    if low > high:
         return None
-    low, high = float(every.min()), float(every.max())
     return (low + high) / 2 if low < high else 0.0
 
 
-def length_rows(
-    trained: Iterable[Step], threshold: float | None, curves: Iterable[Row]
-) -> list[Row]:
+def length_curves(
+    trained: Iterable[Step], threshold: float | None, cells: Iterable[Cell], logs: Mapping[str, Log]
+) -> dict[Key, Points]:
     """Return the mean length of right and of wrong completions as curves, in tokens.
 
     A step without right completions has no such point, and likewise for wrong ones.
     """
     if threshold is None:
-        return []
-    clock = {row[:3]: row[3:5] for row in curves}
-    rows: list[Row] = []
+        return {}
+    log_of = {(cell.credit, cell.seed): logs[cell.path] for cell in cells if cell.path}
+    found: dict[Key, list[tuple[int, float]]] = defaultdict(list)
     for step in trained:
-        key = (step.credit, step.seed, step.step)
-        at = clock.get(key, (None, None))
         right = step.rewards > threshold
-        for name, chosen in ((RIGHT, right), (WRONG, step.rewards <= threshold)):
+        for name, chosen in ((RIGHT, right), (WRONG, ~right)):
             if chosen.any():
-                rows.append((*key, *at, name, float(step.lengths[chosen].mean())))
-    return rows
+                mean = float(step.lengths[chosen].sum() / step.counts[chosen].sum())
+                found[name, step.credit, step.seed].append((step.step, mean))
+    return {key: _curve(points, log_of[key[1:]]) for key, points in found.items()}
+
+
+def _curve(points: Sequence[tuple[int, float]], log: Log) -> Points:
+    """Put the points of a curve in order; where the run logged nothing its axes are unknown."""
+    step, value = np.array([s for s, _ in points]), np.array([v for _, v in points])
+    order = in_order(step)
+    logged = np.isin(step[order], [*log.seconds])
+    axes = (np.where(logged, axis, np.nan) for axis in log.clock(step[order]))
+    return Points(step[order], *axes, value[order])
 
 
 def pairing(trained: Iterable[Step], weights: Mapping[int, set[str]]) -> Pairing:
