@@ -7,6 +7,7 @@ import asyncio
 import importlib.util
 import json
 import logging
+import os
 import re
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
@@ -54,13 +55,14 @@ class LLMJudge:
 
     Raises:
         ImportError: if openai is not installed.
-        ValueError: if a number is out of its range.
+        ValueError: if there is no key, or a number is out of its range.
 
     How it can be hacked: by text that talks the grader into a good grade, whatever it is told; by
     what the grader likes and you do not (length, confidence). Read the best-graded completions.
 
     Example:
-        >>> judge = LLMJudge("grader", "Is the answer polite?", base_url="http://localhost:8000/v1")
+        >>> server = {"base_url": "http://localhost:8000/v1", "api_key": "none"}
+        >>> judge = LLMJudge("grader", "Is the answer polite?", **server)
         >>> judge.__name__
         'llm_judge'
 
@@ -89,6 +91,10 @@ class LLMJudge:
             raise ImportError(
                 "openai is not installed, and LLMJudge asks through it; "
                 "pip install 'grpo-credit[judge]'"
+            )
+        if api_key is None and not os.environ.get("OPENAI_API_KEY"):
+            raise ValueError(
+                "no API key: set OPENAI_API_KEY, or pass api_key= (local servers take any text)."
             )
         if not low < high:
             raise ValueError(f"low is {low} and high is {high}; expected low to be less than high.")

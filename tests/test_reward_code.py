@@ -98,13 +98,13 @@ def test_without_tests_it_abstains(reward):
 
 
 def test_nothing_is_run_unless_the_user_says_so():
-    with pytest.raises(ValueError, match="runs what a model wrote, as this user.*untrusted_code="):
+    with pytest.raises(ValueError, match=r"runs what a model wrote, as this user.*untrusted_code="):
         CodeTests()
-    with pytest.raises(ValueError, match="runs what a model wrote"):
+    with pytest.raises(ValueError, match=r"runs what a model wrote"):
         CodeTests(run_untrusted_code="no")
 
 
 @pytest.mark.parametrize("tests", ["assert True", 3, [{"input": "1"}], [3], "{}"])
 def test_a_column_without_tests_is_refused(reward, tests):
-    with pytest.raises(ValueError, match="column 'tests' .* expected a list of tests, each an"):
+    with pytest.raises(ValueError, match=r"column 'tests' .* expected a list of tests, each an"):
         reward([block(ADD)], tests=[tests])

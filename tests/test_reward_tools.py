@@ -121,13 +121,13 @@ def test_calls_are_those_of_the_column(calls, gold, score):
 
 
 def test_what_cannot_work_is_refused():
-    with pytest.raises(ValueError, match="tools are none; expected one or more"):
+    with pytest.raises(ValueError, match=r"tools are none; expected one or more"):
         ToolCalls([])
-    with pytest.raises(ValueError, match="tools are weather, weather; expected"):
+    with pytest.raises(ValueError, match=r"tools are weather, weather; expected"):
         ToolCalls([weather, weather])
-    with pytest.raises(ValueError, match="tool is 'weather', expected a function or its JSON"):
+    with pytest.raises(ValueError, match=r"tool is 'weather', expected a function or its JSON"):
         ToolCalls(["weather"])
-    with pytest.raises(ValueError, match="column 'calls' .* holds 'weather', expected calls as"):
+    with pytest.raises(ValueError, match=r"column 'calls' .* holds 'weather', expected calls as"):
         ToolCalls(TOOLS, column="calls")([""], calls=["weather"])
 
 
