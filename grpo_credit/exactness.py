@@ -18,6 +18,7 @@ from grpo_credit.rows import Rows, take
 from grpo_credit.trial import Reference
 
 TRIED = 3  # rows of a trial
+BESIDE = 5  # rows in TRL's micro-batch beside them, at most: what rows share, few show
 SEEN_BY_USERS = ("_prepare_inputs", "compute_loss", "_compute_loss", "training_step")
 
 
@@ -160,12 +161,12 @@ class Extent(NamedTuple):
 
 
 class Trial:
-    """Rows that a pass of our own trims most, run alone and in a micro-batch as TRL runs it.
+    """Rows that a pass of our own trims most, run alone and in a micro-batch as TRL pads it.
 
     One is the most trimmed on the left: half of the shortest prompt, the longest completion; one on
-    the right: the longest prompt, half of the shortest completion; one on both sides. They come
-    last in their micro-batch, so that random numbers alone would differ. Where a micro-batch is one
-    row, they also run together.
+    the right: the longest prompt, one token of a completion; one on both sides. They come last in
+    their micro-batch, so that random numbers alone would differ. Where a micro-batch is one row,
+    they also run together.
 
     Args:
         score: runs a pass: log-probabilities (n, T) of rows as they are.
@@ -175,7 +176,7 @@ class Trial:
 
     def __init__(self, score: Callable[[Rows], Tensor], rows: Rows, batch_size: int) -> None:
         tried = _most_trimmed(rows)
-        others = {name: rows[name][: max(0, batch_size - TRIED)] for name in tried}
+        others = {name: rows[name][: min(BESIDE, max(0, batch_size - TRIED))] for name in tried}
         self._rows = {name: torch.cat([others[name], tried[name]]) for name in tried}
         self._score = score
         every = torch.arange(len(self._rows["prompt_ids"]))
@@ -247,7 +248,8 @@ def _most_trimmed(rows: Rows) -> Rows:
     prompt_mask, mask = rows["prompt_mask"][prompt], rows["completion_mask"][completion]
     left = prompt_mask.flip(1).cumsum(1).flip(1)  # tokens from here on
     prompt_mask[::2] *= left[::2] <= (prompts.min() + 1) // 2
-    mask[1:] *= mask[1:].cumsum(1) <= (seen.min() + 1) // 2
+    mask[1] *= mask[1].cumsum(0) <= 1  # so that no later completion is shorter
+    mask[2] *= mask[2].cumsum(0) <= (seen.min() + 1) // 2
     mask[:, 0] = 1  # of completions that are masked as a whole
     return {
         "prompt_ids": rows["prompt_ids"][prompt],

@@ -22,31 +22,42 @@ if TYPE_CHECKING:
         numeric_answer,
     )
     from .automaton import Automaton
+    from .code import CodeTests
     from .contract import Completion, Decided, Spans, TextReward, completion_text
     from .exact import ExactText
-    from .extraction import AfterMarker, ByPattern, InBox, InTag, WholeText
+    from .extraction import AfterMarker, ByPattern, InBox, InFence, InTag, WholeText
     from .formats import RegexReward
     from .gates import gate
-    from .lengths import CosineLength, SoftOverlong
+    from .json_answer import JsonAnswer
+    from .judge import LLMJudge
+    from .language import LanguageConsistency
+    from .lengths import CosineLength, GroupLength, SoftOverlong
     from .mathematics import MathAnswer, math_answer
     from .repetition import Repetition, repetition_rate
     from .scaling import clip, schedule
     from .sums import weighted
     from .tags import TagFormat, think_answer_format, think_format
     from .tasks import TaskScore
+    from .tools import ToolCalls
 
 _HOME = {
     "AfterMarker": "extraction",
     "Automaton": "automaton",
     "ByPattern": "extraction",
     "ChoiceAnswer": "answers",
+    "CodeTests": "code",
     "Completion": "contract",
     "CosineLength": "lengths",
     "Decided": "contract",
     "ExactAnswer": "answers",
     "ExactText": "exact",
+    "GroupLength": "lengths",
     "InBox": "extraction",
+    "InFence": "extraction",
     "InTag": "extraction",
+    "JsonAnswer": "json_answer",
+    "LLMJudge": "judge",
+    "LanguageConsistency": "language",
     "MathAnswer": "mathematics",
     "NumericAnswer": "answers",
     "RegexReward": "formats",
@@ -56,6 +67,7 @@ _HOME = {
     "TagFormat": "tags",
     "TaskScore": "tasks",
     "TextReward": "contract",
+    "ToolCalls": "tools",
     "WholeText": "extraction",
     "choice_answer": "answers",
     "clip": "scaling",
@@ -75,13 +87,19 @@ __all__ = [
     "Automaton",
     "ByPattern",
     "ChoiceAnswer",
+    "CodeTests",
     "Completion",
     "CosineLength",
     "Decided",
     "ExactAnswer",
     "ExactText",
+    "GroupLength",
     "InBox",
+    "InFence",
     "InTag",
+    "JsonAnswer",
+    "LLMJudge",
+    "LanguageConsistency",
     "MathAnswer",
     "NumericAnswer",
     "RegexReward",
@@ -91,6 +109,7 @@ __all__ = [
     "TagFormat",
     "TaskScore",
     "TextReward",
+    "ToolCalls",
     "WholeText",
     "check_format",
     "choice_answer",

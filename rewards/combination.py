@@ -1,14 +1,17 @@
 """What a reward made of rewards is, and how its parts are asked.
 
-A part is any reward or plain function with TRL's signature; all it is called with is passed on.
+A part is any reward or function with TRL's signature, async or not; all it is called with is passed
+on. Async parts are waited for one after the other; each asks for its completions at once.
 Combinations are rewards themselves, so they nest, and pickle where their parts do. They are made in
 `gates`, `sums` and `scaling`.
 """
 
+import asyncio
 import functools
 import inspect
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from .contract import Completion, Decided, Spans
@@ -30,7 +33,7 @@ class Combination:
         columns: the data set's columns that the parts take.
 
     Raises:
-        TypeError: if a part is async, a class or no callable.
+        TypeError: if a part is a class or no callable.
     """
 
     def __init__(self, *parts: Reward, name: str) -> None:
@@ -58,12 +61,15 @@ def name_of(reward: Reward) -> str:
 
 
 def scores_of(reward: Reward, completions: Completions, columns: Columns) -> list[float | None]:
-    """Call a reward as TRL does; NaN counts as an abstention, as in TRL.
+    """Call a reward as TRL does, and wait for one that is async.
+
+    NaN counts as an abstention, as in TRL.
 
     Raises:
         ValueError: if it does not return one score per completion.
     """
-    scores = list(reward(completions=completions, **columns))
+    returned: Any = reward(completions=completions, **columns)
+    scores = list(_awaited(returned) if inspect.isawaitable(returned) else returned)
     if len(scores) != len(completions):
         raise ValueError(
             f"reward {name_of(reward)!r} returned {len(scores)} scores for {len(completions)} "
@@ -116,13 +122,17 @@ def log_mean(columns: Columns, metric: str, scores: Sequence[float | None]) -> N
 def _checked(part: Any) -> Reward:
     if not callable(part) or isinstance(part, type):
         raise TypeError(f"part is {part!r:.80}, expected a reward: a function or an object.")
-    inner = unwrapped(part)
-    if inspect.iscoroutinefunction(inner) or inspect.iscoroutinefunction(inner.__call__):
-        raise TypeError(
-            f"reward {name_of(part)!r} is async, which combinations do not await; make it a plain "
-            "function, or give it to the trainer as a reward of its own."
-        )
     return part
+
+
+def _awaited(awaitable: Awaitable[Any]) -> Any:
+    """Wait in a loop of our own: in a thread, because another may be running in this one."""
+
+    async def wait() -> Any:
+        return await awaitable
+
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(asyncio.run, wait()).result()
 
 
 def _asked(reward: Reward, what: str, completions: Completions, prompts: Prompts) -> Any:

@@ -157,6 +157,38 @@ class ByPattern(Extract):
 
 
 @dataclass
+class InFence(Extract):
+    r"""Take what is in a Markdown code block; one that is never closed is none.
+
+    Args:
+        language: the word after the opening fence, in any case; None takes every block.
+        unique: see `Extract`.
+
+    Example:
+        >>> text = "Here it is:\n```json\n{}\n```\n"
+        >>> InFence("json")(text), InFence("python")(text)
+        ((20, 22), None)
+    """
+
+    language: str | None = None
+
+    def find(self, text: str) -> Iterator[Span]:
+        """Give the span of each answer in the text."""
+        opened: tuple[int, str, str] | None = None  # where its content begins, fence, language
+        for line in _FENCE.finditer(text):
+            fence, word = line["fence"], line["word"].strip().casefold()
+            if opened is None:
+                opened = line.end(), fence, word
+            elif not word and fence.startswith(opened[1]):
+                if self.language is None or opened[2] == self.language.casefold():
+                    yield opened[0], line.start()
+                opened = None
+
+
+_FENCE = re.compile(r"(?m)^ {0,3}(?P<fence>`{3,}|~{3,})(?P<word>[^`\n]*)(?:\n|\Z)")
+
+
+@dataclass
 class WholeText(Extract):
     """Take the whole text."""
 

@@ -44,7 +44,7 @@ def gate(
         `by`; elsewhere with the later of the two.
 
     Raises:
-        TypeError: if a part is async, a class or no callable.
+        TypeError: if a part is a class or no callable.
 
     How it can be hacked: as `reward`, within the form. While nothing passes, nothing is learnt:
     start from a model that passes sometimes, or add a small reward for the form.

@@ -1,5 +1,6 @@
 """Rewards for the length of a completion, in tokens; results of tools count, as in TRL."""
 
+import itertools
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -96,7 +97,7 @@ class CosineLength(Combination):
     Raises:
         ValueError: if a minimum is above its maximum or max is less than 1; (when called) if
             `correct` scores anything but 0, 1 or None, or no `completion_ids` are given.
-        TypeError: if `correct` is async, a class or no callable.
+        TypeError: if `correct` is a class or no callable.
 
     How it can be hacked: a model that cannot solve a task gains by rambling up to the limit:
     combine it with `Repetition`. Guessing at once pays most where guesses are often right.
@@ -130,9 +131,9 @@ class CosineLength(Combination):
         self.columns = (*self.columns, "completion_ids")
         self.max_completion_length = _checked_limit(max_completion_length)
         self.values = {
-            0.0: _checked_values("wrong", min_value_wrong, max_value_wrong),
-            1.0: _checked_values("correct", min_value_correct, max_value_correct)[::-1],
-        }  # score -> value of no tokens, of max tokens
+            False: _checked_values("wrong", min_value_wrong, max_value_wrong),
+            True: _checked_values("correct", min_value_correct, max_value_correct)[::-1],
+        }  # right -> value of no tokens, of max tokens
 
     def __call__(self, completions: Sequence[Completion], **columns: Any) -> list[float | None]:
         """Score completions; see the class."""
@@ -143,14 +144,105 @@ class CosineLength(Combination):
     def _score(self, correct: float | None, length: int) -> float | None:
         if correct is None:
             return None
-        if correct not in self.values:
-            raise ValueError(
-                f"reward {name_of(self.parts[0])!r} scored {correct}, expected 0 (wrong) or 1 "
-                f"(right); {self.__name__!r} needs a verdict."
-            )
-        short, long = self.values[correct]
+        short, long = self.values[_verdict(self, correct)]
         angle = math.pi * min(length / self.max_completion_length, 1.0)
         return long + 0.5 * (short - long) * (1.0 + math.cos(angle))
+
+
+class GroupLength(Combination):
+    """Reward a completion for being shorter than others of its prompt; a wrong one never gains.
+
+        λ = 1/2 − (length − min) / (max − min)          over the completions of a prompt; 0 if equal
+        R = λ if the completion is right, else min(0, λ)
+
+    Args:
+        correct: what says 1 for right and 0 for wrong: any reward or plain function.
+        num_generations: completions of a prompt, as the trainer has it. A call that splits a
+            prompt's completions is refused, because shortest and longest would not be theirs.
+        name: what TRL calls the reward in its logs.
+
+    Returns:
+        (when called) One number in [−1/2, 1/2] per completion, or None where `correct` abstains
+        (its length counts for the others); dimensionless.
+
+    Raises:
+        ValueError: if num_generations is less than 2; (when called) if `correct` scores anything
+            but 0, 1 or None, if no `completion_ids` or no `prompts` are given, or if a run of equal
+            prompts is no whole number of groups: give each process whole groups
+            (`per_device_train_batch_size` times `gradient_accumulation_steps` a multiple of
+            `num_generations`).
+        TypeError: if `correct` is a class or no callable.
+
+    How it can be hacked: by short guesses where many are right. The paper warms up without it.
+
+    Example:
+        >>> def right(completions, **columns):
+        ...     return [float(text == "4") for text in completions]
+        >>> reward = GroupLength(right, num_generations=3)
+        >>> reward(["4", "4", "5"], prompts=["2+2"] * 3, completion_ids=[[1] * 2, [1] * 6, [1] * 3])
+        [0.5, -0.5, 0.0]
+
+    Source: Kimi Team 2025, Kimi k1.5, arXiv:2501.12599, section 2.3.3.
+    """
+
+    def __init__(
+        self, correct: Reward, num_generations: int, *, name: str = "group_length"
+    ) -> None:
+        super().__init__(correct, name=name)
+        if num_generations < 2:
+            raise ValueError(f"num_generations is {num_generations}, expected at least 2.")
+        self.columns = (*self.columns, "completion_ids", "prompts")
+        self.num_generations = num_generations
+
+    def __call__(self, completions: Sequence[Completion], **columns: Any) -> list[float | None]:
+        """Score completions; see the class."""
+        ids = token_ids(self.__name__, columns.get("completion_ids"), len(completions))
+        self._check_groups(columns.get("prompts"), len(completions))
+        scores = scores_of(self.parts[0], completions, columns)
+        lengths = list(map(len, ids))
+        size = self.num_generations
+        groups = [lengths[start : start + size] for start in range(0, len(lengths), size)]
+        shorter = [_shorter(length, group) for group in groups for length in group]
+        return [self._score(*pair) for pair in zip(scores, shorter, strict=True)]
+
+    def _score(self, correct: float | None, shorter: float) -> float | None:
+        return (
+            None if correct is None else shorter if _verdict(self, correct) else min(0.0, shorter)
+        )
+
+    def _check_groups(self, prompts: Sequence[Any] | None, count: int) -> None:
+        if prompts is None or len(prompts) != count:
+            raise ValueError(
+                f"reward {self.__name__!r} compares completions of one prompt and got "
+                f"{'no' if prompts is None else len(prompts)} prompts, expected {count}. TRL "
+                "passes them; outside TRL pass prompts=, one per completion."
+            )
+        runs = [len(list(run)) for _, run in itertools.groupby(prompts)]
+        if any(run % self.num_generations for run in runs):
+            raise ValueError(
+                f"reward {self.__name__!r} got {runs[:8]} completions of its prompts, expected "
+                f"whole groups of {self.num_generations}: make per_device_train_batch_size times "
+                "gradient_accumulation_steps a multiple of num_generations."
+            )
+
+
+def _shorter(length: int, group: Sequence[int]) -> float:
+    shortest, longest = min(group), max(group)
+    return 0.5 - (length - shortest) / (longest - shortest) if shortest < longest else 0.0
+
+
+def _verdict(reward: Combination, score: float) -> bool:
+    """Read the verdict of a reward's first part.
+
+    Raises:
+        ValueError: if it is neither 0 nor 1.
+    """
+    if score not in (0.0, 1.0):
+        raise ValueError(
+            f"reward {name_of(reward.parts[0])!r} scored {score}, expected 0 (wrong) or 1 (right); "
+            f"{reward.__name__!r} needs a verdict."
+        )
+    return score == 1.0
 
 
 def token_ids(

@@ -38,7 +38,7 @@ def clip(reward: Reward, low: float, high: float, *, name: str | None = None) ->
 
     Raises:
         ValueError: if `low` is not at most `high`.
-        TypeError: if the reward is async, a class or no callable.
+        TypeError: if the reward is a class or no callable.
 
     How it can be hacked: as `reward`; beyond the bounds nothing is gained, and nothing learnt.
 
@@ -78,7 +78,7 @@ def schedule(
     Raises:
         ValueError: if there are no points, one is outside [0, 1] or a factor is not finite;
             (when called) if there is no progress, or it is outside [0, 1].
-        TypeError: if the reward is async, a class or no callable.
+        TypeError: if the reward is a class or no callable.
 
     How it can be hacked: as `reward`. Its curve moves although the model stands still: divide by
     the logged factor before reading it.

@@ -39,7 +39,7 @@ def weighted(
 
     Raises:
         ValueError: if there are no parts, two have the same name, or a weight is not finite.
-        TypeError: if a part is async, a class or no callable.
+        TypeError: if a part is a class or no callable.
 
     How it can be hacked: through the part that pays most per effort. A form that pays without
     regard to content is learnt alone: `gate` does not have that hole.

@@ -338,9 +338,8 @@ async def later(completions, **_):
         lambda part: schedule(part, {0: 1}),
     ],
 )
-def test_async_parts_are_refused(make, part):
-    with pytest.raises(TypeError, match=r"reward '[lL]ater' is async, which combinations do not"):
-        make(part)
+def test_async_parts_are_waited_for(make, part):
+    assert make(part)(["a"], progress=0.0) == [1.0]
 
 
 def test_what_is_no_reward_is_refused():

@@ -4,7 +4,7 @@ import pickle
 import pytest
 from trl.rewards import accuracy_reward, get_cosine_scaled_reward, get_soft_overlong_punishment
 
-from rewards.lengths import CosineLength, SoftOverlong
+from rewards.lengths import CosineLength, GroupLength, SoftOverlong
 
 
 def ids(*lengths):
@@ -122,3 +122,58 @@ def test_length_rewards_survive_pickling():
         given = {"solution": ["4"], "completion_ids": ids(7)}
         assert copy.__name__ == reward.__name__
         assert copy(["4"], **given) == reward(["4"], **given)
+
+
+def kimi(lengths, rights):
+    """Return the rewards of a group as the paper writes them: min(0, lambda) for wrong ones."""
+    rewards = []
+    for length, correct in zip(lengths, rights, strict=True):
+        spread = max(lengths) - min(lengths)
+        lam = 0.5 - (length - min(lengths)) / spread if spread else 0.0
+        rewards.append(None if correct is None else lam if correct else min(0.0, lam))
+    return rewards
+
+
+@pytest.mark.parametrize(
+    ("lengths", "rights"),
+    [
+        ([2, 6, 3], [1, 1, 0]),
+        ([2, 6, 6], [0, 0, 1]),
+        ([5, 5, 5], [1, 0, 1]),
+        ([0, 1, 9], [None, 1, 0]),
+        ([1, 2, 3, 4], [1, 1, 0, 0]),
+    ],
+)
+def test_length_in_a_group_is_that_of_the_paper(lengths, rights):
+    verdict = lambda completions, **_: rights * 2  # noqa: E731
+    reward = GroupLength(verdict, len(lengths))
+    longer = [length * 3 for length in lengths]  # another prompt, whose lengths are its own
+    scores = reward(
+        [""] * len(lengths) * 2,
+        prompts=["a"] * len(lengths) + ["b"] * len(lengths),
+        completion_ids=ids(*lengths, *longer),
+    )
+    assert scores == pytest.approx(kimi(lengths, rights) + kimi(longer, rights))
+
+
+def test_groups_may_be_of_one_prompt():
+    reward = GroupLength(lambda completions, **_: [1.0] * 4, 2)
+    scores = reward([""] * 4, prompts=["a"] * 4, completion_ids=ids(1, 2, 5, 3))
+    assert scores == [0.5, -0.5, -0.5, 0.5]
+
+
+@pytest.mark.parametrize("prompts", ["ab", "aab", "aabbb", "aaab"])
+def test_a_group_that_is_split_over_calls_is_refused(prompts):
+    reward = GroupLength(lambda completions, **_: [1.0] * len(prompts), 2)
+    with pytest.raises(ValueError, match="expected whole groups of 2: make per_device_train_batch"):
+        reward([""] * len(prompts), prompts=list(prompts), completion_ids=ids(*[1] * len(prompts)))
+
+
+def test_length_in_a_group_needs_prompts_and_a_verdict():
+    reward = GroupLength(lambda completions, **_: [0.5, 1.0], 2, name="short")
+    with pytest.raises(ValueError, match=r"'short' .* got no prompts, expected 2\. TRL passes"):
+        reward(["", ""], completion_ids=ids(1, 2))
+    with pytest.raises(ValueError, match=r"scored 0\.5, expected 0 .* or 1 .*; 'short'"):
+        reward(["", ""], prompts=["a", "a"], completion_ids=ids(1, 2))
+    with pytest.raises(ValueError, match="num_generations is 1, expected at least 2"):
+        GroupLength(right, 1)

@@ -146,10 +146,10 @@ def test_the_rows_that_are_tried_are_the_most_trimmed_ones_that_can_be():
     assert seen == [
         ((4, 9), (4, 7)),  # a micro-batch of TRL, one row of it as it was
         ((1, 2), (1, 7)),  # half of the shortest prompt, and the longest completion
-        ((1, 9), (1, 2)),  # the longest prompt, and half of the shortest completion
+        ((1, 9), (1, 1)),  # the longest prompt, and one token of a completion
         ((1, 2), (1, 2)),  # both halves
     ]
-    assert trial.extent == Extent(9, 7, 16, 2, 2)
+    assert trial.extent == Extent(9, 7, 16, 2, 1)
     seen.clear()
     trial.trimmed(False, 1)
     assert [prompt for prompt, _ in seen] == [(1, 9)] * 3

@@ -1,0 +1,238 @@
+"""Reward Python code that passes tests, run in processes that are limited and killed.
+
+What a model writes is run. Processes, memory, time and files are limited, which stops accidents:
+nothing here stops an attack. Run the training in a container without a network and without secrets.
+"""
+
+import contextlib
+import json
+import math
+import os
+import secrets
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from .contract import Completion, Spans, completion_text, rows_of
+from .extraction import Extract, InFence
+
+LONGEST = 100_000  # characters of a program, and of what one test may print
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What one test may use.
+
+    Args:
+        seconds: of wall clock, and of processor time.
+        memory: bytes of address space.
+        written: bytes of a file.
+    """
+
+    seconds: float = 5.0
+    memory: int = 1 << 30
+    written: int = 1 << 20
+
+
+class CodeTests:
+    r"""Reward code by the tests that it passes, each in a process of its own.
+
+        R = 1 if all tests pass, else 0             R = passed / tests with `partial`
+
+    A test is one of:
+
+    * `{"input": …, "output": …}`: the program is run with that standard input, and prints that,
+      blanks at the ends of lines and of the text aside;
+    * a text, such as `assert add(1, 2) == 3`: run after the program, in its namespace; it passes if
+      it comes to its end. A program that leaves early (`sys.exit()`) does not pass.
+
+    Tests of a completion stop at the first that fails, unless `partial` is set.
+
+    Args:
+        run_untrusted_code: must be True: code that a model wrote is run on this machine, with the
+            rights of this user. Limited are time, memory, the size of files, and the life of all
+            processes that it starts; it sees none of this process's environment, and works in a
+            folder that is deleted. It can read what this user can read, and reach the network.
+        column: the column with the tests of a prompt: a list, or one as a JSON text.
+        extract: where the code is; by default the last block fenced as ```python.
+        partial: whether passing some tests pays.
+        limits: of one test, see `Limits`.
+        processes: how many run at once; by default one for each processor.
+        name: what TRL calls the reward in its logs.
+
+    Returns:
+        (when called) a number in [0, 1], or None where there is no test; dimensionless.
+
+    Raises:
+        ValueError: if `run_untrusted_code` is not True; (when called) if the column is missing or
+            holds no tests.
+        NotImplementedError: on Windows.
+
+    How it can be hacked: code that knows its few tests passes them. A test in the program's
+    namespace can be met by a program that looks for it (redefining `__eq__`, say): tests by
+    input and output are compared here, where no program reaches.
+
+    Example:
+        >>> reward = CodeTests(run_untrusted_code=True)
+        >>> block = "```python\ndef double(x):\n    return {}\n```"
+        >>> test = "assert double(3) == 6"
+        >>> reward([block.format("2 * x"), block.format("x")], tests=[[test]] * 2)
+        [1.0, 0.0]
+    """
+
+    def __init__(
+        self,
+        *,
+        run_untrusted_code: bool = False,
+        column: str = "tests",
+        extract: Extract | None = None,
+        partial: bool = False,
+        limits: Limits | None = None,
+        processes: int | None = None,
+        name: str = "code_tests",
+    ) -> None:
+        if run_untrusted_code is not True:
+            raise ValueError(
+                "CodeTests runs what a model wrote, as this user; if that is what you want, on a "
+                "machine without secrets, say CodeTests(run_untrusted_code=True)."
+            )
+        if not hasattr(os, "killpg"):
+            raise NotImplementedError("processes that can be killed need Linux or macOS.")
+        self.__name__ = name
+        self.column = column
+        self.columns = (column,)
+        self.extract = extract or InFence("python", unique=False)
+        self.partial = partial
+        self.limits = limits or Limits()
+        self.processes = processes or os.cpu_count() or 1
+
+    def __call__(self, completions: Sequence[Completion], **columns: Any) -> list[float | None]:
+        """Score completions; see the class."""
+        rows = rows_of(self, columns, len(completions))
+        tests = [self._tests(row[self.column]) for row in rows]
+        with ThreadPoolExecutor(self.processes) as pool:
+            return list(pool.map(self._score, map(completion_text, completions), tests))
+
+    def spans(self, completions: Iterable[Completion]) -> list[Spans]:
+        """Return where the code is in each completion, as `code`."""
+        found = [self.extract(completion_text(completion)) for completion in completions]
+        return [{"code": [] if span is None else [span]} for span in found]
+
+    def _score(self, text: str, tests: Sequence[Any]) -> float | None:
+        if not tests:
+            return None
+        span = self.extract(text)
+        if span is None or span[1] - span[0] > LONGEST:
+            return 0.0
+        passed = 0
+        for test in tests:
+            good = _passes(text[slice(*span)], test, self.limits)
+            passed += good
+            if not good and not self.partial:
+                return 0.0
+        return passed / len(tests)
+
+    def _tests(self, value: Any) -> list[Any]:
+        try:
+            tests = json.loads(value) if isinstance(value, str) else list(value or ())
+        except (TypeError, ValueError):
+            tests = [None]
+        if not isinstance(tests, list) or not all(map(_is_test, tests)):
+            raise ValueError(
+                f"column {self.column!r} of reward {self.__name__!r} holds {value!r:.80}, expected "
+                'a list of tests, each an assert as a text or {"input": …, "output": …}.'
+            )
+        return tests
+
+
+def _is_test(test: Any) -> bool:
+    if isinstance(test, Mapping):
+        return all(isinstance(test.get(name), str) for name in ("input", "output"))
+    return isinstance(test, str)
+
+
+# The word that says that a test came to its end is read after program and test have run.
+CHILD = """
+import json, os, resource, sys
+word, seconds, memory, written = map(int, sys.argv[1:])
+for name, most in (("CPU", seconds), ("AS", memory), ("FSIZE", written), ("CORE", 0)):
+    limit = getattr(resource, "RLIMIT_" + name)
+    hard = resource.getrlimit(limit)[1]
+    most = most if hard == resource.RLIM_INFINITY else min(most, hard)
+    try:
+        resource.setrlimit(limit, (most, most))
+    except (ValueError, OSError):  # where a system does not have this limit
+        pass
+with open("program.json") as file:
+    parts = json.load(file)
+names = {"__name__": "__main__"}
+for part in parts:
+    exec(compile(part, "<program>", "exec"), names)
+sys.stdout.flush()
+os.write(1, os.read(word, 64))
+"""
+
+
+def _passes(program: str, test: Any, limits: Limits) -> bool:
+    if isinstance(test, Mapping):
+        printed, word = _run([program], test["input"], limits)
+        return _lines(printed.removesuffix(word)) == _lines(test["output"])
+    printed, word = _run([program, test], "", limits)
+    return printed.endswith(word)
+
+
+def _run(parts: list[str], given: str, limits: Limits) -> tuple[str, str]:
+    """Run parts of a program one after the other in a new process, and kill its process group.
+
+    Returns:
+        What it printed, and the word that ends it if all parts came to their end.
+    """
+    word = secrets.token_hex(16)
+    reading, writing = os.pipe()
+    os.write(writing, word.encode())
+    os.close(writing)
+    with tempfile.TemporaryDirectory(prefix="code-tests-", ignore_cleanup_errors=True) as folder:
+        paths = [Path(folder, name) for name in ("program.json", "input", "output")]
+        paths[0].write_text(json.dumps(parts), encoding="utf-8")
+        paths[1].write_text(given, encoding="utf-8", errors="surrogatepass")
+        try:
+            with paths[1].open("rb") as standard_input, paths[2].open("wb") as standard_output:
+                _wait(folder, reading, limits, stdin=standard_input, stdout=standard_output)
+            with paths[2].open("rb") as output:
+                return output.read(LONGEST).decode(errors="replace"), word
+        finally:
+            os.close(reading)
+
+
+def _wait(folder: str, word: int, limits: Limits, **streams: Any) -> None:
+    numbers = (word, math.ceil(limits.seconds), limits.memory, limits.written)
+    process = subprocess.Popen(
+        [sys.executable, "-I", "-c", CHILD, *map(str, numbers)],
+        cwd=folder,
+        env={"PATH": os.defpath, "HOME": folder, "TMPDIR": folder, **_ONE_THREAD},
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+        pass_fds=(word,),
+        **streams,
+    )
+    try:
+        process.wait(limits.seconds)
+    except subprocess.TimeoutExpired:
+        pass
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+_ONE_THREAD = {f"{name}_NUM_THREADS": "1" for name in ("OMP", "OPENBLAS", "MKL")}
+
+
+def _lines(text: str) -> list[str]:
+    return [line.rstrip() for line in text.strip().splitlines()]

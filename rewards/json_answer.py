@@ -1,0 +1,167 @@
+"""Reward JSON that parses, follows a schema, and is what a column says.
+
+A schema needs the extra: pip install 'grpo-credit[json]'.
+"""
+
+import importlib.util
+import json
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from .contract import Completion, Spans, TextReward, completion_text
+from .extraction import Extract, InFence, WholeText
+
+LONGEST = 1_000_000  # characters of an answer
+
+
+class JsonAnswer(TextReward):
+    r"""Reward an answer that is JSON, of the right form, with the right content.
+
+        R = 1 if the answer parses ∧ follows the schema, if one is given
+                                 ∧ equals the column's, if one is named, else 0
+
+    JSON is that of RFC 8259: `NaN` and `Infinity` are none, nor is an object that has a name twice
+    (readers differ in which they take), a number of more than 4,300 digits, or an answer of more
+    than a million characters or nested deeper than Python reads. Values are equal as JSON Schema's
+    `const` has it: objects in any order of names, 1 = 1.0, but true ≠ 1 and "1" ≠ 1.
+
+    Args:
+        schema: a JSON Schema; the draft is the one that `$schema` names, or the newest.
+        column: the column with the right value: JSON as a text. (A column of objects would get the
+            names of all rows in every row, with nulls.) None asks for the form alone.
+        extract: where the answer is in a completion; by default a block fenced as ```json, or all
+            of the text if there is no fence in it.
+        name: what TRL calls the reward in its logs.
+
+    Returns:
+        (when called) 1.0, 0.0, or None where the column holds nothing; dimensionless.
+
+    Raises:
+        ImportError: if a schema or a column is given and jsonschema is not installed.
+        ValueError: if the schema is none; (when called) if a column's text is no JSON.
+
+    How it can be hacked: a form without a `required` list is followed by `{}`. A `pattern` in the
+    schema runs Python's `re` on what the model wrote: put the reward under `guard`.
+
+    Example:
+        >>> schema = {"type": "object", "required": ["city"]}
+        >>> form = JsonAnswer(schema)
+        >>> form(['{"city": "Bern"}', '```json\n{"city": 1}\n```', '{"town": "Bern"}', '{"city"'])
+        [1.0, 1.0, 0.0, 0.0]
+        >>> JsonAnswer(column="gold")(['{"b": 1.0, "a": []}', "[]"], gold=['{"a": [], "b": 1}'] * 2)
+        [1.0, 0.0]
+
+    Source: JSON Schema 2020-12, https://json-schema.org; jsonschema.
+    """
+
+    def __init__(
+        self,
+        schema: Mapping[str, Any] | bool | None = None,
+        *,
+        column: str | None = None,
+        extract: Extract | None = None,
+        name: str = "json_answer",
+    ) -> None:
+        super().__init__(name)
+        self.column = column
+        self.columns = () if column is None else (column,)
+        self.extract = extract
+        self._asked = [] if schema is None else [_checked(schema)]
+        if schema is not None or column is not None:
+            need_jsonschema()
+
+    def score(self, text: str, /, **row: Any) -> float | None:
+        """Score one text."""
+        asked = self._asked
+        if self.column is not None:
+            if row[self.column] is None:
+                return None
+            asked = [*asked, {"const": self._gold(row[self.column])}]
+        span = self._span(text)
+        return 0.0 if span is None else float(_follows(text[slice(*span)], asked))
+
+    def spans(self, completions: Iterable[Completion]) -> list[Spans]:
+        """Return where the answer is in each completion, as `answer`."""
+        found = [self._span(completion_text(completion)) for completion in completions]
+        return [{"answer": [] if span is None else [span]} for span in found]
+
+    def _span(self, text: str) -> tuple[int, int] | None:
+        if self.extract is not None:
+            return self.extract(text)
+        return InFence("json")(text) if "```" in text or "~~~" in text else WholeText()(text)
+
+    def _gold(self, value: Any) -> Any:
+        if not isinstance(value, str):
+            return value
+        try:
+            return parsed(value)
+        except ValueError as error:
+            raise ValueError(
+                f"column {self.column!r} of reward {self.__name__!r} holds {value!r:.80}, expected "
+                f"JSON: {error}. A plain text is JSON in quotes: json.dumps(text)."
+            ) from None
+
+
+def parsed(text: str) -> Any:
+    """Parse JSON as RFC 8259 has it.
+
+    Raises:
+        ValueError: if it is none, too long, or nested too deep.
+    """
+    if len(text) > LONGEST:
+        raise ValueError(f"{len(text)} characters, expected at most {LONGEST}")
+    try:
+        return json.loads(text, parse_constant=_refused, object_pairs_hook=_distinct)
+    except RecursionError:
+        raise ValueError("nested too deep") from None
+
+
+def follows(value: Any, schema: Any) -> bool:
+    """Return whether a value follows a schema; one nested deeper than Python reads does not."""
+    from jsonschema.validators import validator_for
+
+    try:
+        return validator_for(schema)(schema).is_valid(value)
+    except RecursionError:
+        return False
+
+
+def _follows(text: str, schemas: list[Any]) -> bool:
+    try:
+        value = parsed(text)
+    except ValueError:
+        return False
+    return all(follows(value, schema) for schema in schemas)
+
+
+def _refused(constant: str) -> Any:
+    raise ValueError(f"{constant} is no JSON")
+
+
+def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    value = dict(pairs)
+    if len(value) < len(pairs):
+        raise ValueError("an object has a name twice")
+    return value
+
+
+def need_jsonschema() -> None:
+    """Raise an ImportError if jsonschema is not installed."""
+    if importlib.util.find_spec("jsonschema") is None:
+        raise ImportError(
+            "jsonschema is not installed, and values are compared by it; "
+            "pip install 'grpo-credit[json]'"
+        )
+
+
+def _checked(schema: Any) -> Any:
+    need_jsonschema()
+    from jsonschema.exceptions import SchemaError
+    from jsonschema.validators import validator_for
+
+    try:
+        validator_for(schema).check_schema(schema)
+    except SchemaError as error:
+        where = f"at {error.json_path}"
+        raise ValueError(f"schema is no JSON Schema: {error.message} {where}.") from None
+    return schema

@@ -1,0 +1,183 @@
+"""What other packages' rewards give for the same completions, and where ours differ on purpose.
+
+TRL's are called; what open-r1 and verifiers give is written down beside what ours do.
+"""
+
+import pytest
+from trl.rewards import accuracy_reward, think_format_reward
+
+from rewards import (
+    AfterThought,
+    CosineLength,
+    GroupLength,
+    InTag,
+    MathAnswer,
+    Repetition,
+    TagFormat,
+    think_answer_format,
+    think_format,
+    weighted,
+)
+
+GOOD = "<think>2 + 2 is 4</think><answer>4</answer>"
+
+
+def chat(text):
+    return [{"role": "assistant", "content": text}]
+
+
+# ---- TRL --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "<think>a</think>b",
+        "<think>\na\nb\n</think>\nc",
+        "<think>a</think>",
+        "<think>a<think>b</think>c",
+        "<think>a</think>b<think>c</think>",
+        "<think>a",
+        "a</think>b",
+        "a<think>b</think>c",
+        "",
+    ],
+)
+def test_the_form_of_a_thought_is_trls(text):
+    ours = TagFormat(["think"], tail=True, require_nonempty=False, prefilled=None)
+    assert ours([chat(text)]) == think_format_reward([chat(text)])
+
+
+@pytest.mark.parametrize(
+    ("text", "theirs", "ours"),
+    [
+        ("<think></think>b", 1.0, 0.0),  # thinks nothing
+        ("<think> </think>b", 1.0, 0.0),
+        ("  <think>a</think>b", 0.0, 1.0),  # blanks around a completion are nothing
+        ("<think>a</think>b</think>", 1.0, 0.0),  # closes twice
+    ],
+)
+def test_where_our_form_of_a_thought_differs_from_trls(text, theirs, ours):
+    assert think_format_reward([chat(text)]) == [theirs]
+    assert think_format([chat(text)]) == [ours]
+
+
+@pytest.mark.parametrize(
+    ("text", "gold", "theirs", "ours"),
+    [
+        (r"\boxed{4}", "$4$", 1.0, 1.0),
+        (r"\boxed{5}", "$4$", 0.0, 0.0),
+        (r"\boxed{\frac{2}{8}}", r"$\frac{1}{4}$", 1.0, 1.0),
+        (r"\boxed{2}", r"2k+2", 1.0, 0.0),  # of a gold without delimiters they read a part
+        (r"\boxed{2k+2}", r"2k+2", 0.0, 1.0),
+        (r"\boxed{0.0}", r"$1.6\times 10^{-19}$", 1.0, 0.0),  # their tolerance is absolute
+        (r"<think>\boxed{4}</think>It is \boxed{5}", "$4$", 1.0, 0.0),  # a thought is no answer
+        (r"<think>\boxed{4}", "$4$", 1.0, 0.0),
+    ],
+)
+def test_where_our_verdict_on_formulas_differs_from_trls(formulas, text, gold, theirs, ours):
+    assert accuracy_reward([chat(text)], solution=[gold]) == [theirs]
+    assert formulas([chat(text)], solution=[gold]) == [ours]
+
+
+@pytest.fixture(scope="module")
+def formulas():
+    reward = MathAnswer(timeout=60, processes=1)
+    yield reward
+    reward.close()
+
+
+# ---- open-r1 ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "theirs"),
+    [
+        (GOOD, 1.0),
+        ("<think>\n1. a cart\n2. a bus\n</think>\n<answer>2</answer>", 1.0),
+        ("<think>2 + 2</think>", 0.0),
+        ("<answer>4</answer>", 0.0),
+        ("4", 0.0),
+        ("<think>2 + 2</think><answer>4", 0.0),
+        ("<think>2 + 2</answer><answer>4</think>", 0.0),
+    ],
+)
+def test_the_form_of_thought_and_answer_is_open_r1s(text, theirs):
+    assert think_answer_format([chat(text)]) == [theirs]
+
+
+def test_a_weight_is_open_r1s():
+    double = weighted({think_answer_format: 2.0})
+    assert double([chat(GOOD), chat("no")]) == [2.0, 0.0]
+
+
+@pytest.mark.parametrize(
+    ("words", "n", "penalty", "theirs"),
+    [
+        ("we add two and two", 2, -1.0, 0.0),
+        ("so so so so so", 2, -1.0, -3 / 4),
+        ("we are a we are a team", 2, -1.0, -1 / 3),
+        ("we are a we are a team", 3, -2.0, -2 / 5),
+        ("so so so so", 3, -0.5, -1 / 4),
+        ("", 2, -1.0, 0.0),
+        ("so", 3, -1.0, 0.0),
+        ("so we add", 3, -1.0, 0.0),
+        ("a b c a b c", 3, -1.0, -1 / 4),
+        ("a b c a b c e f g a b c a b c", 3, -1.0, -5 / 13),
+    ],
+)
+def test_repetition_of_words_is_open_r1s(words, n, penalty, theirs):
+    assert Repetition(n, penalty)([chat(words)]) == pytest.approx([theirs])
+
+
+def test_words_in_another_case_are_other_words():
+    # open-r1 lowers the case of all words, and pays these two alike
+    assert Repetition(2)(["go go go", "Go go GO"]) == [-0.5, 0.0]
+
+
+def test_cosine_length_counts_tokens():
+    # open-r1 counts characters; the formula is the same
+    right = lambda completions, **_: [1.0, 1.0, 0.0, 0.0]  # noqa: E731
+    lengths = [[1] * n for n in (20, 80, 20, 80)]
+    scores = CosineLength(right, 100)([""] * 4, completion_ids=lengths)
+    assert scores == pytest.approx([0.952, 0.548, -0.952, -0.548], abs=1e-3)
+
+
+def test_lengths_are_compared_within_a_prompt():
+    # open-r1 compares all completions of a call, whatever their prompts
+    right = lambda completions, **_: [1.0] * 4  # noqa: E731
+    ids = [[1] * n for n in (1, 3, 10, 30)]
+    scores = GroupLength(right, 2)([""] * 4, prompts=["a", "a", "b", "b"], completion_ids=ids)
+    assert scores == [0.5, -0.5, 0.5, -0.5]
+
+
+# ---- verifiers --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "theirs"),
+    [
+        ("<think>a</think> 4 ", "4"),
+        ("a</think>4", "4"),
+        ("<think>a</think>b</think>4", "4"),
+        ("<think>4", None),
+        ("4", None),
+    ],
+)
+def test_what_follows_the_thought_is_that_of_verifiers(text, theirs):
+    span = AfterThought()(text)
+    assert (None if span is None else text[slice(*span)]) == theirs
+
+
+def test_several_answers_are_none_unless_the_last_is_asked_for():
+    text = "<answer>3</answer> or rather <answer>4</answer>"  # verifiers takes the last
+    assert InTag()(text) is None
+    assert text[slice(*InTag(unique=False)(text))] == "4"
+
+
+def test_a_part_of_the_form_earns_where_it_is_asked_for():
+    # verifiers: 0.4 for tags, 0.2 each for spacing, beginning and end
+    text = "<think>a</think>"
+    assert think_answer_format([text]) == [0.0]
+    (part,) = TagFormat(["think", "answer"], partial_credit=True)([text])
+    assert 0 < part < 1
