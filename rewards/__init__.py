@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from .gates import gate
     from .lengths import CosineLength, SoftOverlong
     from .mathematics import MathAnswer, math_answer
+    from .patience import SlowPatternWarning, slow_patterns
     from .repetition import Repetition, repetition_rate
     from .scaling import clip, schedule
     from .sums import weighted
@@ -51,6 +52,7 @@ _HOME = {
     "NumericAnswer": "answers",
     "RegexReward": "formats",
     "Repetition": "repetition",
+    "SlowPatternWarning": "patience",
     "SoftOverlong": "lengths",
     "Spans": "contract",
     "TagFormat": "tags",
@@ -66,6 +68,7 @@ _HOME = {
     "numeric_answer": "answers",
     "repetition_rate": "repetition",
     "schedule": "scaling",
+    "slow_patterns": "patience",
     "think_answer_format": "tags",
     "think_format": "tags",
     "weighted": "sums",
@@ -86,6 +89,7 @@ __all__ = [
     "NumericAnswer",
     "RegexReward",
     "Repetition",
+    "SlowPatternWarning",
     "SoftOverlong",
     "Spans",
     "TagFormat",
@@ -103,6 +107,7 @@ __all__ = [
     "numeric_answer",
     "repetition_rate",
     "schedule",
+    "slow_patterns",
     "specimen_of",
     "think_answer_format",
     "think_format",

@@ -6,6 +6,7 @@ from typing import Any
 
 from .combination import Combination, Reward, name_of, scores_of
 from .contract import Completion
+from .guard import abstains_on_failure
 
 
 class SoftOverlong:
@@ -39,6 +40,7 @@ class SoftOverlong:
     """
 
     columns = ("completion_ids",)
+    score_range = (-1.0, 0.0)
 
     def __init__(
         self, max_completion_length: int, soft_punish_cache: int, name: str = "soft_overlong"
@@ -81,7 +83,8 @@ class CosineLength(Combination):
     (min_value_wrong, max_value_wrong) for a wrong one: after a wrong start it pays to think on.
 
     Args:
-        correct: what says 1 for right and 0 for wrong: any reward or plain function.
+        correct: what says 1 for right and 0 for wrong: any reward or plain function. If it can fail
+            or take forever, guard it: a failure is then wrong.
         max_completion_length: max, tokens; at least 1. TRL calls it `max_len`.
         min_value_wrong: of a wrong completion without tokens; dimensionless, as all four.
         max_value_wrong: of a wrong completion of max tokens or more.
@@ -94,12 +97,15 @@ class CosineLength(Combination):
         abstains.
 
     Raises:
-        ValueError: if a minimum is above its maximum or max is less than 1; (when called) if
-            `correct` scores anything but 0, 1 or None, or no `completion_ids` are given.
+        ValueError: if a minimum is above its maximum or max is less than 1; if wrong completions
+            earn less than 0 and `correct` is guarded so that it abstains where it fails; (when
+            called) if `correct` scores anything but 0, 1 or None, or no `completion_ids` are given.
         TypeError: if `correct` is async, a class or no callable.
 
     How it can be hacked: a model that cannot solve a task gains by rambling up to the limit:
-    combine it with `Repetition`. Guessing at once pays most where guesses are often right.
+    combine it with `Repetition`. Guessing at once pays most where guesses are often right. None is
+    left out of TRL's sum, as if it were 0, and that is more than a wrong completion earns: let
+    `correct` abstain for what is wrong with the data, never for what a completion does to it.
 
     Deviation: the paper gives completions that reach the limit a value of their own; here, as in
     TRL's `get_cosine_scaled_reward`, they keep that of max tokens. Add `SoftOverlong` for it.
@@ -133,6 +139,18 @@ class CosineLength(Combination):
             0.0: _checked_values("wrong", min_value_wrong, max_value_wrong),
             1.0: _checked_values("correct", min_value_correct, max_value_correct)[::-1],
         }  # score -> value of no tokens, of max tokens
+        if self.score_range[0] < 0 and abstains_on_failure(correct):
+            raise ValueError(
+                f"{name_of(correct)!r} abstains (None) where a completion makes it fail, and "
+                f"{name!r} pays less than that for a wrong one: failing would pay. Guard it with "
+                "on_timeout='wrong' and on_error='wrong'."
+            )
+
+    @property
+    def score_range(self) -> tuple[float, float]:
+        """The least and the greatest of the four values."""
+        values = [value for pair in self.values.values() for value in pair]
+        return min(values), max(values)
 
     def __call__(self, completions: Sequence[Completion], **columns: Any) -> list[float | None]:
         """Score completions; see the class."""

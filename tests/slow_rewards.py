@@ -16,7 +16,7 @@ def double(number):
 
 
 def work(what):
-    """Do what the first word says; "hang" never leaves C code and never lets go of the GIL."""
+    """Do what the text says; "hang" never leaves C code and never lets go of the GIL."""
     actions = {
         "hang": lambda: re.match(r"(a+)+b", "a" * 60),
         "exit": lambda: os._exit(3),
@@ -24,13 +24,22 @@ def work(what):
         "raise": lambda: 1 / 0,
         "print": lambda: print("noise"),
         "complain": lambda: print("trouble", file=sys.stderr),
-        "alone": lambda: lambda: None,
+        "function": lambda: lambda: None,
+        "nothing": lambda: None,
+        "memory": lambda: len(bytearray(100 * 2**30)),
+        "huge": lambda: 10**400,
+        "escape": lambda: int("\x1b[31m"),
     }
-    return actions[what]() if what in actions else what.upper()
+    return actions[what]() if what in actions else worth(what)
 
 
-def pid(_):
-    return os.getpid()
+def worth(what):
+    """Return a number that tells texts apart by their first bytes."""
+    return float(int.from_bytes(what.encode(errors="surrogatepass")[:6], "big"))
+
+
+def supervisor(_):
+    return os.getppid()
 
 
 def note(path, line):
@@ -63,7 +72,7 @@ def length_reward(completions, **_):
 
 
 def work_reward(completions, **_):
-    return [len(work(completion)) for completion in completions]
+    return [len(completion) if work(completion) else None for completion in completions]
 
 
 def column_reward(completions, answer, **_):
