@@ -115,7 +115,9 @@ def read_answer(frame: bytes | bytearray, number: int) -> Outcome | None:
 
 
 def _answer(number: int, score: float | None) -> bytes:
-    return _ANSWER.pack(number, _NONE if score is None else _SCORE, score or 0.0, 0, 0)
+    if score is None:
+        return _ANSWER.pack(number, _NONE, 0.0, 0, 0)
+    return _ANSWER.pack(number, _SCORE, score, 0, 0)
 
 
 def _failure(number: int, error: Exception) -> bytes:

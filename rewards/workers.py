@@ -35,8 +35,8 @@ class Pool:
     A worker has one item at a time. What it writes is taken only as the answer to that item; one
     that writes anything else, before, after or instead, is killed. An item in whose time a worker
     that had judged others breaks is tried again in a fresh one: what broke it may have been left
-    behind. No more can be done against a text that takes a worker over for good, and then answers
-    all that follow: it does what the reward lets it do.
+    behind. No more is done against a text that takes a worker over for good, and answers or holds
+    up those that follow until it is killed: it does what the reward lets it do.
 
     Args:
         function: a picklable function that returns a number or None; equal items are computed once

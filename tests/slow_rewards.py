@@ -38,6 +38,13 @@ def worth(what):
     return float(int.from_bytes(what.encode(errors="surrogatepass")[:6], "big"))
 
 
+def run_code(code):
+    """Do what a verifier must not: run what it judges, and take a number from there."""
+    scope = {"question": sys._getframe(1).f_locals["number"]}
+    exec(code, scope)
+    return scope["score"]
+
+
 def supervisor(_):
     return os.getppid()
 
@@ -73,6 +80,19 @@ def length_reward(completions, **_):
 
 def work_reward(completions, **_):
     return [len(completion) if work(completion) else None for completion in completions]
+
+
+def verdict_reward(completions, **_):
+    """Score 1 for "4" and 0 for anything else; do what the text says."""
+    return [float(text == "4") for text in completions if work(text)]
+
+
+def data_reward(completions, answer, **_):
+    return [float(work(each) == work(text)) for text, each in zip(completions, answer, strict=True)]
+
+
+def allocates(completions, **_):
+    return [len(bytearray(int(float(text) * 2**30))) / 2**30 for text in completions]
 
 
 def column_reward(completions, answer, **_):

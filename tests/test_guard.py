@@ -10,14 +10,26 @@ from slow_rewards import (
     ReturnsReward,
     ScoreReward,
     SpannedReward,
+    allocates,
     async_reward,
     column_reward,
+    data_reward,
     length_reward,
     seen_reward,
+    verdict_reward,
     work_reward,
 )
 
-from rewards import clip, gate, schedule
+from rewards import (
+    CosineLength,
+    Repetition,
+    SoftOverlong,
+    clip,
+    gate,
+    schedule,
+    weighted,
+)
+from rewards.combination import score_range_of
 from rewards.guard import Health, _health, guard
 from rewards.serving import Outcome
 
@@ -142,6 +154,88 @@ def test_prompts_reach_a_reward_without_columns():
     reward = guard(PromptReward())
     assert reward(["a", "a"], prompts=["a", "b"]) == [1.0, 0.0]
     reward.close()
+
+
+# ---- what failing pays ------------------------------------------------------------------------
+
+
+def test_failing_never_pays_more_than_a_wrong_answer():
+    texts = ["4", "5", "hang", "raise", "exit", "memory"]
+    verdict = guard(verdict_reward, timeout=1.0, on_error="wrong")
+    scores = verdict(texts)
+    assert verdict.last[:3] == (6, 2, 2)
+    verdict.close()
+
+    def judged(completions, **_):  # a gate asks about some alone
+        return [scores[texts.index(text)] for text in completions]
+
+    cosine = CosineLength(judged, 8)
+    penalty = weighted({cosine: 1.0, Repetition(name="again"): 1.0})
+    gated, gating = gate(cosine, by=length_reward), gate(length_reward, by=judged)
+    fading = schedule(cosine, {0.0: 1.0})
+    for reward in (judged, cosine, penalty, gated, gating, clip(cosine, -0.7, 1), fading):
+        given = reward(completions=texts, completion_ids=[[1] * 3] * 6, progress=0.5)
+        assert all(score <= given[1] < given[0] for score in given[2:])
+
+
+def test_a_reward_that_fails_as_a_whole_earns_its_least_score():
+    whole = guard(CosineLength(verdict_reward, 8), on_error="wrong", processes=1)
+    given = whole(["4", "5", "exit"], completion_ids=[[1] * 3] * 3)
+    assert given[0] > given[1] > given[2] == -1.0
+    whole.close()
+
+
+def test_a_reward_says_what_its_least_score_is():
+    cosine, overlong = CosineLength(verdict_reward, 8, min_value_wrong=-3), SoftOverlong(8, 2)
+    ranges = {
+        cosine: (-3, 1),
+        overlong: (-1, 0),
+        Repetition(max_penalty=-0.5): (-0.5, 0),
+        functools.partial(verdict_reward): (0, 1),
+        gate(overlong, by=verdict_reward): (-1, 0),
+        gate(cosine, by=verdict_reward): (-3, 1),
+        clip(cosine, -2, 0.5): (-2, 0.5),
+        schedule(cosine, {0.0: 1.0, 1.0: -2.0}): (-3, 6),  # 1 · −3 and −2 · −3
+        weighted({cosine: 1.0, verdict_reward: -2.0}): (-5, 1),  # −3 − 2 and 1 − 0
+        guard(cosine, timeout=None): (-3, 1),
+    }
+    assert {reward: score_range_of(reward) for reward in ranges} == ranges
+    endless = ScoreReward()
+    endless.score_range = (-float("inf"), 0.0)
+    with pytest.raises(ValueError, match=r"least score of reward 'ScoreReward' is -inf.*a number"):
+        guard(endless)
+
+
+def test_an_abstention_that_would_pay_is_refused():
+    abstaining = guard(verdict_reward, on_timeout="abstain")
+    for correct in (abstaining, gate(verdict_reward, by=abstaining)):
+        with pytest.raises(ValueError, match="failing would pay"):
+            CosineLength(correct, 8)
+        CosineLength(correct, 8, min_value_wrong=0.0, max_value_wrong=0.1)
+
+
+def test_data_that_hang_with_any_completion_are_not_its_fault():
+    reward = guard(data_reward, timeout=1.0, processes=1)
+    assert reward(["a", "hang", "a"], answer=["hang", "a", "a"]) == [None, 0.0, 1.0]
+    assert reward.last.timeouts == 2
+    reward.close()
+
+
+def test_memory_is_limited_and_more_can_be_allowed():
+    reward = guard(verdict_reward, timeout=60, processes=1, on_timeout="raise")
+    with pytest.raises(
+        MemoryError, match=r"\('memory'\): its process ran out of memory\. Allow more"
+    ):
+        reward(["memory"])
+    reward.close()
+    with pytest.raises(ValueError, match="memory is 0, expected GiB above 0, or None for no limit"):
+        guard(verdict_reward, memory=0)
+    small = guard(allocates, timeout=60, processes=1, memory=0.5, on_timeout=-1)
+    assert small(["0.25", "1"]) == [0.25, -1.0]
+    small.close()
+    large = guard(allocates, timeout=60, processes=1, memory=None)
+    assert large(["1"]) == [1.0]
+    large.close()
 
 
 # ---- in this process --------------------------------------------------------------------------
