@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple, NoReturn
 
-from .combination import Combination, name_of, score_range_of, unwrapped
+from .combination import name_of, score_range_of, unwrapped
 from .contract import Completion, LogExtra, LogMetric, rows_of
 from .scaling import follows_training
 from .serving import Outcome, WorkerError, number_of
@@ -334,14 +334,6 @@ def _health(outcomes: Sequence[Outcome]) -> Health:
 
 
 # ---- rewards ----------------------------------------------------------------------------------
-
-
-def abstains_on_failure(reward: Any) -> bool:
-    """Return whether a reward, or one that it is made of, is guarded so that a failure is None."""
-    reward = unwrapped(reward)
-    if isinstance(reward, Guarded):
-        return "abstain" in (reward.on_timeout, reward.on_error)
-    return isinstance(reward, Combination) and any(map(abstains_on_failure, reward.parts))
 
 
 def _pool(reward: Callable[..., Any], processes: int, memory: float | None, name: str) -> Pool:

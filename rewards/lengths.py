@@ -4,9 +4,9 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from .combination import Combination, Reward, name_of, scores_of
+from .combination import Combination, Reward, name_of, scores_of, unwrapped
 from .contract import Completion
-from .guard import abstains_on_failure
+from .guard import Guarded
 
 
 class SoftOverlong:
@@ -139,7 +139,7 @@ class CosineLength(Combination):
             0.0: _checked_values("wrong", min_value_wrong, max_value_wrong),
             1.0: _checked_values("correct", min_value_correct, max_value_correct)[::-1],
         }  # score -> value of no tokens, of max tokens
-        if self.score_range[0] < 0 and abstains_on_failure(correct):
+        if self.score_range[0] < 0 and _abstains_on_failure(correct):
             raise ValueError(
                 f"{name_of(correct)!r} abstains (None) where a completion makes it fail, and "
                 f"{name!r} pays less than that for a wrong one: failing would pay. Guard it with "
@@ -169,6 +169,14 @@ class CosineLength(Combination):
         short, long = self.values[correct]
         angle = math.pi * min(length / self.max_completion_length, 1.0)
         return long + 0.5 * (short - long) * (1.0 + math.cos(angle))
+
+
+def _abstains_on_failure(reward: Any) -> bool:
+    """Return whether a reward, or one that it is made of, is guarded so that a failure is None."""
+    reward = unwrapped(reward)
+    if isinstance(reward, Guarded):
+        return "abstain" in (reward.on_timeout, reward.on_error)
+    return isinstance(reward, Combination) and any(map(_abstains_on_failure, reward.parts))
 
 
 def token_ids(

@@ -103,6 +103,7 @@ HOSTILE = {  # what the text does -> what becomes of it: an error, or the score 
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("what", HOSTILE)
 def test_a_hostile_text_costs_itself_alone(pool, tmp_path, what):
     code, expected = HOSTILE[what]

@@ -94,7 +94,9 @@ class WatchedAsync(Watched):
         """Score all completions at once."""
         start = self.clock()
         try:
-            answer = await self.reward(completions=completions, **columns)
+            with slow_patterns() as slow:
+                answer = await self.reward(completions=completions, **columns)
+            self.slow += slow
             scores = checked(answer, len(completions))
         except Exception as error:
             scores = self._failed(error, completions)
