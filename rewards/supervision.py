@@ -25,6 +25,7 @@ def fork_judge(handle: int) -> None:
     Args:
         handle: the judge's connection, which the supervisor closes.
     """
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # or who ignores it cannot wait
     _prctl(_CHILD_SUBREAPER, 1)  # orphans become our children, in whatever session they are
     judge = os.fork()
     if judge:

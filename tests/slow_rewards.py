@@ -140,6 +140,7 @@ class ScoreReward:
 
     def __call__(self, completions, **_):
         values = {"nan": float("nan"), "inf": float("inf"), "text": "yes", "none": None}
+        values["huge"] = 10**400
         return [values.get(completion, 0.5) for completion in completions]
 
 

@@ -293,3 +293,18 @@ def test_a_program_ends_in_the_middle_of_a_call(tmp_path):
     pids = list(map(int, done.stdout.split()))
     assert pids
     assert wait_until(lambda: all(map(dead, pids)))
+
+
+def test_a_program_that_ignores_the_end_of_children_can_judge(tmp_path):
+    code = """
+import signal
+signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # which children inherit
+from slow_rewards import work
+from rewards.workers import Pool
+pool = Pool(work, size=1)
+print([outcome.value is None for outcome in pool.map([("a",), ("exit",), ("b",)], timeout=60)])
+"""
+    done = subprocess.run(
+        run_script(tmp_path, code), capture_output=True, text=True, timeout=120, check=True
+    )
+    assert (done.stdout, done.stderr) == ("[False, True, False]\n", "")

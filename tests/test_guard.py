@@ -310,8 +310,9 @@ def test_in_a_process_a_wrong_number_of_scores_is_up_to_the_policy():
 
 def test_infinity_and_no_number_are_errors_and_nan_abstains():
     reward = guard(ScoreReward(), timeout=None, on_error="abstain")
-    assert reward(["nan", "inf", "text", "none", "half"]) == [None, None, None, None, 0.5]
-    assert reward.last.errors == 2
+    scores = reward(["nan", "inf", "text", "none", "half", "huge"])
+    assert scores == [None, None, None, None, 0.5, None]
+    assert reward.last.errors == 3
     strict = guard(ScoreReward(), timeout=None)
     with pytest.raises(RuntimeError, match=r"completion 1 .* the score is inf, expected a finite"):
         strict(["half", "inf"])
