@@ -76,7 +76,7 @@ def make_task(script: TaskArguments, args: Any, model_args: Any) -> Task:
     tiny = not model_args.model_name_or_path
     reward = TaskScore(generators(script, args.seed, tiny), None if tiny else InTag())
     train, test = parted(reward, script, args.seed, tiny)
-    judge = guard(reward, timeout=JUDGED_WITHIN, on_timeout=0.0)
+    judge = guard(reward, timeout=JUDGED_WITHIN, on_error="wrong")
     given = judge if tiny else gate(judge, by=form(args, model_args), name="task_score")
     return Task(
         Dataset.from_list(train).shuffle(seed=args.seed),

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from .language import LanguageConsistency
     from .lengths import CosineLength, GroupLength, SoftOverlong
     from .mathematics import MathAnswer, math_answer
+    from .patience import SlowPatternWarning, slow_patterns
     from .repetition import Repetition, repetition_rate
     from .scaling import clip, schedule
     from .sums import weighted
@@ -62,6 +63,7 @@ _HOME = {
     "NumericAnswer": "answers",
     "RegexReward": "formats",
     "Repetition": "repetition",
+    "SlowPatternWarning": "patience",
     "SoftOverlong": "lengths",
     "Spans": "contract",
     "TagFormat": "tags",
@@ -78,6 +80,7 @@ _HOME = {
     "numeric_answer": "answers",
     "repetition_rate": "repetition",
     "schedule": "scaling",
+    "slow_patterns": "patience",
     "think_answer_format": "tags",
     "think_format": "tags",
     "weighted": "sums",
@@ -104,6 +107,7 @@ __all__ = [
     "NumericAnswer",
     "RegexReward",
     "Repetition",
+    "SlowPatternWarning",
     "SoftOverlong",
     "Spans",
     "TagFormat",
@@ -122,6 +126,7 @@ __all__ = [
     "numeric_answer",
     "repetition_rate",
     "schedule",
+    "slow_patterns",
     "specimen_of",
     "think_answer_format",
     "think_format",

@@ -19,9 +19,9 @@ from .contract import (
     Spans,
     TextReward,
     completion_text,
-    rows_of,
 )
 from .extraction import AfterMarker, Extract, InTag, Span
+from .patience import BUDGET, at_most, slow_patterns
 
 
 class AnswerReward(TextReward):
@@ -54,31 +54,24 @@ class AnswerReward(TextReward):
         **columns: Any,
     ) -> list[float | None]:
         """Score completions; see the class."""
-        scores: list[float | None] = []
-        timeouts = 0
-        rows = rows_of(self, columns, len(completions))
-        for completion, row in zip(completions, rows, strict=True):
-            try:
-                scores.append(self._judged(completion_text(completion), row[self.column]))
-            except TimeoutError:
-                scores.append(None)
-                timeouts += 1
+        with at_most(BUDGET), slow_patterns() as slow:
+            scores = super().__call__(completions, **columns)
         if log_metric is not None:
-            log_metric(f"reward/{self.__name__}/timeout_rate", timeouts / max(1, len(scores)))
+            log_metric(f"reward/{self.__name__}/timeout_rate", slow.total() / max(1, len(scores)))
         return scores
 
     def score(self, text: str, /, **row: Any) -> float | None:
-        """Score one text; None as well if looking for the answer took too long."""
+        """Score one text; 0 as well if looking for the answer took too long."""
         try:
-            return self._judged(text, row[self.column])
+            gold = self.gold(row[self.column])
         except TimeoutError:
-            return None
-
-    def _judged(self, text: str, value: Any) -> float | None:
-        gold = self.gold(value)
-        span = self.found(text)
+            gold = None
         if gold is None:
             return None
+        try:
+            span = self.found(text)
+        except TimeoutError:
+            return 0.0
         return float(span is not None and self.right(text[slice(*span)], gold))
 
     def found(self, text: str) -> Span | None:
@@ -87,7 +80,8 @@ class AnswerReward(TextReward):
 
     def spans(self, completions: Sequence[Completion]) -> list[Spans]:
         """Return where the answer is in each completion, as `answer`."""
-        return [self._spans(completion_text(completion)) for completion in completions]
+        with at_most(BUDGET):
+            return [self._spans(completion_text(completion)) for completion in completions]
 
     def _spans(self, text: str) -> Spans:
         try:

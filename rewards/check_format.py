@@ -8,6 +8,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from .combination import Combination
+from .patience import SlowPatternWarning, slow_patterns
 from .scaling import Schedule
 
 if TYPE_CHECKING:
@@ -154,17 +155,23 @@ class _Trial:
         chat = [{"role": "assistant", "content": text}]
         completion = text if isinstance(self.prompts[row], str) else chat
         try:
-            [score] = self.reward(
-                prompts=[self.prompts[row]],
-                completions=[completion],
-                completion_ids=[self.encode(text)],
-                trainer_state=None,
-            )
+            with slow_patterns() as slow:
+                [score] = self.reward(
+                    prompts=[self.prompts[row]],
+                    completions=[completion],
+                    completion_ids=[self.encode(text)],
+                    trainer_state=None,
+                )
         except Exception as error:
             raise _RewardRaisedError(
                 f"the reward raises {type(error).__name__} on {completion!r:.200}: {error} It has "
                 "to take prompts of this form, and nothing but keyword arguments."
             ) from error
+        for pattern in slow:  # it would at every one of hundreds of probes
+            raise _RewardRaisedError(
+                f"the pattern {pattern!r:.300} ran out of time on {completion!r:.200}. "
+                f"{SlowPatternWarning.remedy}"
+            )
         return score
 
     def encode(self, text: str) -> list[int]:

@@ -90,6 +90,12 @@ def columns_of(reward: Reward) -> Sequence[str]:
     return getattr(reward, "columns", ())
 
 
+def score_range_of(reward: Reward) -> tuple[float, float]:
+    """Return the least and the greatest score that a reward says it gives, otherwise 0 and 1."""
+    low, high = getattr(unwrapped(reward), "score_range", (0.0, 1.0))
+    return low, high
+
+
 def spans_of(reward: Reward, completions: Completions, prompts: Prompts) -> list[Spans]:
     """Ask a reward for its spans; one that offers none has none."""
     return _asked(reward, "spans", completions, prompts) or [{} for _ in completions]

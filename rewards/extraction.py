@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 
 import regex
 
+from .patience import granted, ran_out
+
 Span = tuple[int, int]
 
 
@@ -122,7 +124,8 @@ class ByPattern(Extract):
         pattern: in the syntax of the `regex` package.
         group: the name of the group.
         timeout: seconds of matching per completion, in processor time of all threads, as the engine
-            counts; after them the reward abstains.
+            counts; after them there is no answer. All completions of a call share
+            `patience.BUDGET` seconds.
         unique: see `Extract`.
 
     Raises:
@@ -151,9 +154,13 @@ class ByPattern(Extract):
 
     def find(self, text: str) -> Iterator[Span]:
         """Give the span of each answer in the text."""
-        for match in regex.finditer(self.pattern, text, timeout=self.timeout):
-            if match[self.group] is not None:
-                yield match.span(self.group)
+        try:
+            for match in regex.finditer(self.pattern, text, timeout=granted(self.timeout)):
+                if match[self.group] is not None:
+                    yield match.span(self.group)
+        except TimeoutError:
+            ran_out(self.pattern)
+            raise
 
 
 @dataclass

@@ -1,6 +1,5 @@
 """Regular expressions as rewards."""
 
-import time
 from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Literal
@@ -16,6 +15,7 @@ from .contract import (
     TextReward,
     completion_text,
 )
+from .patience import BUDGET, SHORT, at_most, clock, granted, ran_out, slow_patterns
 
 if TYPE_CHECKING:
     from .automaton import Automaton
@@ -39,8 +39,10 @@ class RegexReward(TextReward):
         flags: as for `regex.compile`.
         limit: matches that earn the full reward; for `mode="count"` alone.
         timeout: seconds of matching per completion, in processor time of all threads, as the engine
-            counts. Where they run out and the pattern is not regular, the reward abstains (None);
-            `reward/<name>/timeout_rate` is logged.
+            counts. Where they run out and the pattern is not regular, the completion earns 0;
+            `reward/<name>/timeout_rate` is logged, and a warning names the pattern once.
+        budget: seconds for all completions of a call together; when they are used up, `SHORT` is
+            left for each.
         partial: what a completion earns that does not match (`mode="fullmatch"` alone). `"prefix"`:
             partial_weight · v / n, where v of its n characters could still become a match;
             `"fuzzy"`: partial_weight · (1 - e / (max_errors + 1)), where e characters must be
@@ -54,7 +56,7 @@ class RegexReward(TextReward):
         name: what TRL calls the reward in its logs.
 
     Returns:
-        (when called) One number from 0 to 1, or None, per completion; dimensionless.
+        (when called) One number from 0 to 1 per completion; dimensionless.
 
     Raises:
         ValueError: if the pattern is invalid, with the position and a hint; if an argument is out
@@ -84,6 +86,7 @@ class RegexReward(TextReward):
         flags: int = 0,
         limit: int | None = None,
         timeout: float = 1.0,
+        budget: float = BUDGET,
         partial: Literal["prefix", "fuzzy"] | None = None,
         partial_weight: float = 0.5,
         max_errors: int = 3,
@@ -107,6 +110,7 @@ class RegexReward(TextReward):
             f"partial={partial!r} goes with mode 'fullmatch', not {mode!r}.",
         )
         _expect(timeout > 0, f"timeout is {timeout}, expected more than 0 seconds.")
+        _expect(budget > 0, f"budget is {budget}, expected more than 0 seconds.")
         _expect(
             0 < partial_weight < 1,
             f"partial_weight is {partial_weight}, expected a number between 0 and 1.",
@@ -114,6 +118,7 @@ class RegexReward(TextReward):
         _expect(max_errors >= 1, f"max_errors is {max_errors}, expected 1 or more.")
         self.pattern = _compiled(pattern, flags)
         self.mode, self.flags, self.limit, self.timeout = mode, flags, limit, timeout
+        self.budget = budget
         self.partial, self.partial_weight = partial, partial_weight
         self.max_errors, self.strip, self.alphabet = max_errors, strip, alphabet
         self._near: Any = _fuzzy(self.pattern, max_errors) if partial == "fuzzy" else None
@@ -127,25 +132,26 @@ class RegexReward(TextReward):
         **columns: Any,
     ) -> list[float | None]:
         """Score completions; see the class."""
-        scores = super().__call__(completions, **columns)
+        with at_most(self.budget), slow_patterns() as slow:
+            scores = super().__call__(completions, **columns)
         if log_metric is not None:
-            rate = scores.count(None) / max(1, len(scores))
+            rate = slow.total() / max(1, len(scores))
             log_metric(f"reward/{self.__name__}/timeout_rate", rate)
         return scores
 
-    def score(self, text: str) -> float | None:
-        """Score one text; None where the time ran out."""
+    def score(self, text: str) -> float:
+        """Score one text; 0 where the time ran out."""
         if self.partial:
             self._machine()  # made once, not in the time of a completion
-        shortly = () if self.partial else (min(_SHORT, self.timeout),)
-        for seconds in (*shortly, self.timeout):
+        for limit in (min(SHORT, self.timeout), self.timeout):
             try:
-                return _MODES[self.mode](self, self._stripped(text), _clock() + seconds)
+                return _MODES[self.mode](self, self._stripped(text), clock() + granted(limit))
             except TimeoutError:
                 machine = self._machine() if self._is_acceptance else None
                 if machine is not None:
                     return float(machine.accepts(text))
-        return None
+        ran_out(self.pattern.pattern)
+        return 0.0
 
     def _fullmatch(self, text: str, deadline: float) -> float:
         if self.pattern.fullmatch(text, timeout=_left(deadline), concurrent=True):
@@ -211,13 +217,15 @@ class RegexReward(TextReward):
         automaton = self.automaton
         if automaton is not None:
             return [Decided(place) for place in automaton.settled_in(texts)]
-        return [self._decided_by_matching(text) for text in texts]
+        with at_most(self.budget):
+            return [self._decided_by_matching(text) for text in texts]
 
     def _decided_by_matching(self, text: str) -> Decided:
         lead = len(text) - len(text.lstrip()) if self.strip else 0
         try:
-            dead = self._dead_after(text[lead:], _clock() + self.timeout)
+            dead = self._dead_after(text[lead:], clock() + granted(self.timeout))
         except TimeoutError:
+            ran_out(self.pattern.pattern)
             dead = None
         return Decided(None if dead is None else lead + dead, exact=False)
 
@@ -247,7 +255,8 @@ class RegexReward(TextReward):
         Groups without a name are called "1", "2", ... A completion that does not match, or not in
         time, has none.
         """
-        return [self._spans(completion_text(completion)) for completion in completions]
+        with at_most(self.budget):
+            return [self._spans(completion_text(completion)) for completion in completions]
 
     def _spans(self, text: str) -> Spans:
         lead = len(text) - len(text.lstrip()) if self.strip else 0
@@ -261,13 +270,15 @@ class RegexReward(TextReward):
                         name = names.get(group, str(group)) if group else "match"
                         found.setdefault(name, []).extend(spans)
         except TimeoutError:
+            ran_out(self.pattern.pattern)
             return {}
         return found
 
     def _matches(self, text: str) -> Iterator[Any]:
+        limit = granted(self.timeout)
         if self.mode == "count":
-            return self.pattern.finditer(text, timeout=self.timeout, concurrent=True)
-        match = getattr(self.pattern, self.mode)(text, timeout=self.timeout, concurrent=True)
+            return self.pattern.finditer(text, timeout=limit, concurrent=True)
+        match = getattr(self.pattern, self.mode)(text, timeout=limit, concurrent=True)
         return iter([match] if match else [])
 
     def _stripped(self, text: str) -> str:
@@ -277,8 +288,6 @@ class RegexReward(TextReward):
         return f"RegexReward({self.pattern.pattern!r}, mode={self.mode!r}, name={self.__name__!r})"
 
 
-_SHORT = 0.02  # seconds the matcher gets before an automaton takes over
-_clock = time.process_time  # the clock of the engine's timeouts
 _MODES: dict[str, Callable[[RegexReward, str, float], float]] = {
     "fullmatch": RegexReward._fullmatch,
     "search": RegexReward._search,
@@ -304,7 +313,7 @@ def _expect(holds: bool, complaint: str) -> None:
 
 
 def _left(deadline: float) -> float:
-    seconds = deadline - _clock()
+    seconds = deadline - clock()
     if seconds <= 0:
         raise TimeoutError
     return seconds

@@ -16,6 +16,7 @@ from .combination import (
     name_of,
     no_later_than,
     place_of,
+    score_range_of,
     scores_of,
 )
 from .contract import Decided, LogExtra, rows_of
@@ -67,6 +68,11 @@ class _Gate(Combination):
         self.reward, self.by = self.parts
         self.at_least = at_least
         self._logged: dict[str, None] = {}  # the extra columns that `reward` was seen to log
+
+    @property
+    def score_range(self) -> tuple[float, float]:
+        low, high = score_range_of(self.reward)
+        return min(0.0, low), max(0.0, high)
 
     def __call__(self, completions: Completions, **columns: Any) -> list[float | None]:
         rows_of(self, columns, len(completions))  # or `reward` misses none until something passes

@@ -7,13 +7,13 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple, NoReturn
 
-from .combination import name_of, unwrapped
+from .combination import name_of, score_range_of, unwrapped
 from .contract import Completion, LogExtra, LogMetric, rows_of
 from .scaling import follows_training
-from .serving import Outcome, OutOfTime, WorkerError
+from .serving import Outcome, WorkerError, number_of
 from .workers import Pool, dumps
 
-Policy = Literal["raise", "abstain"] | float
+Policy = Literal["raise", "abstain", "wrong"] | float
 Scores = list[float | None]
 
 
@@ -22,7 +22,7 @@ class Health(NamedTuple):
 
     Args:
         completions: how many there were.
-        timeouts: how many of them ran out of time.
+        timeouts: how many of them ran out of time or memory.
         errors: how many of them failed otherwise.
         ms_p95: milliseconds per completion, 95th percentile (nearest rank).
     """
@@ -37,23 +37,25 @@ def guard(
     reward: Callable[..., Any],
     *,
     timeout: float | None = 1.0,
+    memory: float | None = 4.0,
     on_error: Policy = "raise",
-    on_timeout: Policy = "abstain",
+    on_timeout: Policy = "wrong",
     processes: int = 2,
     name: str | None = None,
 ) -> "Guarded":
     """Wrap a reward so that a completion on which it hangs or fails costs only itself.
 
         R = reward(completion) where it gives a number (or None, NaN: does not apply) in time
-            on_timeout         where it does not answer within `timeout` seconds
-            on_error           where it raises, kills its process, or gives an infinity or no number
+            on_timeout         where it does not answer within `timeout` seconds and `memory`
+            on_error           where it raises, kills its process, or gives what no float holds
 
     Within a time limit the reward judges one completion at a time in a process of its own, which is
-    killed when the time is over, whatever it is doing; equal completions with equal columns are
-    judged once per call. It is sent the prompts and the columns that it declares in `columns`; if
-    it declares none, every list with one value per completion that can be pickled; and nothing of
-    the trainer. A reward may have a method `warm_up()`, which each new process calls before its
-    clock starts.
+    killed with all that it started when the time is over, whatever it is doing; equal completions
+    with equal columns are judged once per call. It is sent the prompts and the columns that it
+    declares in `columns`; if it declares none, every list with one value per completion that can be
+    pickled; and nothing of the trainer. What comes back is a number: nothing that a completion
+    brings a verifier to write is unpickled. A reward may have a method `warm_up()`, which each new
+    process calls before its clock starts and its memory is limited.
 
     The guarded reward keeps its name and whatever else the reward has (`spans`, `columns`, …), can
     be pickled, and works on any thread. It logs `reward/<name>/timeout_rate` and
@@ -64,7 +66,11 @@ def guard(
         reward: any reward function that is not `async`.
         timeout: seconds of wall clock per completion; None calls the reward in this process, in
             one batch, and completion by completion only if the batch raises.
-        on_error: `"raise"`, `"abstain"` (None), or the score to give.
+        memory: GiB that a process may have beyond what it needs when warm, and so may each process
+            that it starts; None for no limit. On Linux, with a time limit.
+        on_error: `"raise"`, `"abstain"` (None), the score to give, or `"wrong"`: the least score of
+            the reward's `score_range`, 0.0 where it has none. Where the completion is to blame and
+            not the reward, use "wrong".
         on_timeout: the same.
         processes: how many processes judge at once; they start at the first call and stay.
         name: what TRL calls the reward in its logs; that of the reward if None.
@@ -72,16 +78,21 @@ def guard(
     Raises:
         TypeError: if the reward is asynchronous; with a time limit, if it cannot be pickled or is
             made of a `schedule`, or (when called) if a declared column cannot be pickled.
-        ValueError: if the limit is not a positive number or a policy is unknown; (when called) if
-            a declared column is missing or the number of scores is wrong.
+        ValueError: if a limit is not a positive number or a policy is unknown; (when called) if
+            a declared column is missing or, without a time limit, the number of scores is wrong.
         RuntimeError: (when called) if the reward fails and `on_error` is "raise".
-        TimeoutError: (when called) if its time is over and `on_timeout` is "raise".
+        TimeoutError, MemoryError: (when called) if a limit is passed and `on_timeout` is "raise".
 
     Degenerate cases: without a time limit the seconds of a batch are shared evenly; no completions
-    are judged by nobody and log nothing.
+    are judged by nobody and log nothing. Where an empty completion passes a limit, too, the data
+    are to blame, and "wrong" abstains: a solution that nobody can read.
 
-    How it can be hacked: a policy that gives more than a wrong answer earns rewards making the
-    verifier fail. Abstaining is neutral; watch the two rates.
+    How it can be hacked: where a failure earns more than a wrong answer, a policy learns to make
+    the verifier fail. So it does with "abstain": TRL leaves None out of the sum, where it counts as
+    0, and that is more than any negative score. Under a negative weight the least score is the best
+    one: give `on_timeout` the greatest. A completion that takes the verifier's process over, as
+    where the reward evaluates it, can give itself any score, and those judged after it in the same
+    process: no verifier should evaluate completions. Watch the two rates.
 
     Example:
         >>> def inverse(completions, **columns):
@@ -95,6 +106,7 @@ def guard(
     return Guarded(
         reward,
         timeout=timeout,
+        memory=memory,
         on_error=on_error,
         on_timeout=on_timeout,
         processes=processes,
@@ -114,6 +126,7 @@ class Guarded:
         reward: Callable[..., Any],
         *,
         timeout: float | None,
+        memory: float | None,
         on_error: Policy,
         on_timeout: Policy,
         processes: int,
@@ -127,8 +140,9 @@ class Guarded:
         self.timeout = timeout
         self.on_error = _policy("on_error", on_error)
         self.on_timeout = _policy("on_timeout", on_timeout)
+        self._least = _least(reward, self.__name__) if "wrong" in (on_error, on_timeout) else None
         self.last: Health | None = None
-        self._pool = None if timeout is None else _pool(reward, processes, self.__name__)
+        self._pool = None if timeout is None else _pool(reward, processes, memory, self.__name__)
 
     def __call__(
         self,
@@ -147,18 +161,19 @@ class Guarded:
             loggers = {name: log for name, log in given.items() if log is not None}
             outcomes = self._here(completions, {**columns, **loggers}, rows)
         else:
-            outcomes = self._away(completions, rows, self._pool, self.timeout)
+            outcomes = self._pool.map(zip(completions, rows, strict=True), self.timeout)
         outcomes = [_checked(outcome) for outcome in outcomes]
+        excused = self._excused(completions, rows, outcomes)
         self.last = _health(outcomes)
         if log_metric is not None:
             self._log(self.last, log_metric)
         return [
-            self._settle(index, completion, outcome)
+            None if index in excused else self._settle(index, completion, outcome)
             for index, (completion, outcome) in enumerate(zip(completions, outcomes, strict=True))
         ]
 
     def close(self) -> None:
-        """End the processes; the next call starts new ones."""
+        """End the processes, after a call on another thread; the next call starts new ones."""
         if self._pool is not None:
             self._pool.close()
 
@@ -210,7 +225,8 @@ class Guarded:
         except Exception as error:
             return self._one_by_one(completions, columns, rows, error)
         seconds = (time.perf_counter() - start) / count
-        return [Outcome(score, seconds=seconds) for score in self._counted(scores, count)]
+        scores = _counted(self.__name__, scores, count)
+        return [Outcome(score, seconds=seconds) for score in scores]
 
     def _one_by_one(
         self,
@@ -235,35 +251,22 @@ class Guarded:
             scores = self.reward(completions=[completion], **row)
         except Exception as error:
             return Outcome(error=error, seconds=time.perf_counter() - start)
-        [score] = self._counted(scores, 1)
+        [score] = _counted(self.__name__, scores, 1)
         return Outcome(score, seconds=time.perf_counter() - start)
 
-    def _away(
+    def _excused(
         self,
         completions: Sequence[Completion],
         rows: Sequence[Mapping[str, Any]],
-        pool: Pool,
-        timeout: float,
-    ) -> list[Outcome]:
-        outcomes = pool.map(zip(completions, rows, strict=True), timeout)
-        return [
-            outcome if outcome.error else outcome._replace(value=self._counted(outcome.value, 1)[0])
-            for outcome in outcomes
-        ]
-
-    def _counted(self, scores: Any, count: int) -> Sequence[Any]:
-        """Return the scores if there are as many as completions."""
-        if not hasattr(scores, "__len__"):
-            raise ValueError(
-                f"reward {self.__name__!r} returned {scores!r:.80}, expected a list of {count} "
-                "scores."
-            )
-        if len(scores) != count:
-            raise ValueError(
-                f"reward {self.__name__!r} returned {len(scores)} scores for {count} completions; "
-                "return one per completion, None where it does not apply."
-            )
-        return scores
+        outcomes: Sequence[Outcome],
+    ) -> set[int]:
+        """Find those that passed a limit as an empty completion does, by the fault of the data."""
+        late = [index for index, outcome in enumerate(outcomes) if outcome.over_limit]
+        if not late or self._pool is None or self.timeout is None or self.on_timeout != "wrong":
+            return set()
+        blank = [(_blank(completions[index]), rows[index]) for index in late]
+        again = self._pool.map(blank, self.timeout)
+        return {i for i, outcome in zip(late, again, strict=True) if outcome.over_limit}
 
     def _log(self, health: Health, log_metric: LogMetric) -> None:
         prefix = f"reward/{self.__name__}"
@@ -274,24 +277,42 @@ class Guarded:
     def _settle(self, index: int, completion: Completion, outcome: Outcome) -> float | None:
         if outcome.error is None:
             return outcome.value
-        policy = self.on_timeout if outcome.timed_out else self.on_error
+        policy = self.on_timeout if outcome.over_limit else self.on_error
         if policy == "raise":
-            self._raise(index, completion, outcome.error)
+            self._raise(index, completion, outcome)
+        if policy == "wrong":
+            return self._least
         return None if policy == "abstain" else float(policy)
 
-    def _raise(self, index: int, completion: Completion, error: Exception) -> NoReturn:
+    def _raise(self, index: int, completion: Completion, outcome: Outcome) -> NoReturn:
         where = f"reward {self.__name__!r}, completion {index} ({completion!r:.80})"
-        if isinstance(error, OutOfTime):
-            raise TimeoutError(
-                f"{where}: {error}. Give it more time, or pass on_timeout='abstain'."
+        error = outcome.error
+        if outcome.over_limit:
+            kind = TimeoutError if isinstance(error, TimeoutError) else MemoryError
+            raise kind(
+                f"{where}: {error}. Allow more (timeout=, memory=), or pass on_timeout='wrong'."
             ) from error
         what = str(error) if isinstance(error, WorkerError) else f"{type(error).__name__}: {error}"
         raise RuntimeError(
-            f"{where}: {what:.500}. Mend the reward, or pass on_error='abstain'."
+            f"{where}: {what:.500}. Mend the reward, or pass on_error='wrong' or 'abstain'."
         ) from error
 
 
 # ---- scores -----------------------------------------------------------------------------------
+
+
+def _counted(name: str, scores: Any, count: int) -> Sequence[Any]:
+    """Return the scores if there are as many as completions."""
+    if not hasattr(scores, "__len__"):
+        raise ValueError(
+            f"reward {name!r} returned {scores!r:.80}, expected a list of {count} scores."
+        )
+    if len(scores) != count:
+        raise ValueError(
+            f"reward {name!r} returned {len(scores)} scores for {count} completions; "
+            "return one per completion, None where it does not apply."
+        )
+    return scores
 
 
 def _checked(outcome: Outcome) -> Outcome:
@@ -299,27 +320,15 @@ def _checked(outcome: Outcome) -> Outcome:
     if outcome.error is not None:
         return outcome
     try:
-        return outcome._replace(value=_score(outcome.value))
-    except (TypeError, ValueError) as error:
+        return outcome._replace(value=number_of(outcome.value))
+    except Exception as error:  # a number of the reward's own may raise anything
         return outcome._replace(error=error)
-
-
-def _score(value: Any) -> float | None:
-    if value is None:
-        return None
-    scalar = getattr(value, "shape", ()) == () and hasattr(value, "__float__")
-    if not scalar:
-        raise TypeError(f"the score is {value!r:.80}, expected a number or None")
-    score = float(value)
-    if math.isinf(score):
-        raise ValueError(f"the score is {score}, expected a finite number or None")
-    return None if math.isnan(score) else score
 
 
 def _health(outcomes: Sequence[Outcome]) -> Health:
     count = len(outcomes)
     seconds = sorted(outcome.seconds for outcome in outcomes)
-    timeouts = sum(outcome.timed_out for outcome in outcomes)
+    timeouts = sum(outcome.over_limit for outcome in outcomes)
     errors = sum(outcome.error is not None for outcome in outcomes) - timeouts
     return Health(count, timeouts, errors, 1e3 * seconds[math.ceil(0.95 * count) - 1])
 
@@ -327,25 +336,32 @@ def _health(outcomes: Sequence[Outcome]) -> Health:
 # ---- rewards ----------------------------------------------------------------------------------
 
 
-def _pool(reward: Callable[..., Any], processes: int, name: str) -> Pool:
+def _pool(reward: Callable[..., Any], processes: int, memory: float | None, name: str) -> Pool:
     if follows_training(reward):
         raise TypeError(
             f"reward {name!r} follows the progress of training, which its processes do not see. "
             "Write schedule(guard(reward), ...), or pass timeout=None."
         )
-    judge = functools.partial(_judge, reward)
+    judge = functools.partial(_judge, reward, name)
     try:
-        return Pool(judge, size=processes, setup=getattr(reward, "warm_up", None))
+        return Pool(judge, processes, getattr(reward, "warm_up", None), memory)
     except TypeError as error:
         raise TypeError(f"reward {name!r}: {error} Or pass timeout=None.") from error
 
 
-def _judge(reward: Callable[..., Any], completion: Completion, row: Mapping[str, Any]) -> Any:
-    return reward(completions=[completion], **_singles(row))
+def _judge(
+    reward: Callable[..., Any], name: str, completion: Completion, row: Mapping[str, Any]
+) -> Any:
+    [score] = _counted(name, reward(completions=[completion], **_singles(row)), 1)
+    return score
 
 
 def _singles(row: Mapping[str, Any]) -> dict[str, list[Any]]:
     return {name: [value] for name, value in row.items()}
+
+
+def _blank(completion: Completion) -> Completion:
+    return "" if isinstance(completion, str) else [{"role": "assistant", "content": ""}]
 
 
 def _ignore(*_: Any) -> None:
@@ -360,8 +376,20 @@ def _refuse_async(reward: Any, name: str) -> None:
         )
 
 
+def _least(reward: Any, name: str) -> float:
+    least = float(score_range_of(reward)[0])
+    if math.isfinite(least):
+        return least
+    raise ValueError(
+        f"the least score of reward {name!r} is {least}, by its score_range, and no wrong answer "
+        "can earn that; pass on_timeout= and on_error= a number."
+    )
+
+
 def _policy(option: str, value: Any) -> Policy:
     number = isinstance(value, int | float) and not isinstance(value, bool)
-    if value in ("raise", "abstain") or (number and math.isfinite(value)):
+    if value in ("raise", "abstain", "wrong") or (number and math.isfinite(value)):
         return value
-    raise ValueError(f"{option} is {value!r}, expected 'raise', 'abstain' or a finite score.")
+    raise ValueError(
+        f"{option} is {value!r}, expected 'raise', 'abstain', 'wrong' or a finite score."
+    )

@@ -5,8 +5,9 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from .combination import Combination, Reward, name_of, scores_of
+from .combination import Combination, Reward, name_of, scores_of, unwrapped
 from .contract import Completion
+from .guard import Guarded
 
 
 class SoftOverlong:
@@ -40,6 +41,7 @@ class SoftOverlong:
     """
 
     columns = ("completion_ids",)
+    score_range = (-1.0, 0.0)
 
     def __init__(
         self, max_completion_length: int, soft_punish_cache: int, name: str = "soft_overlong"
@@ -82,7 +84,8 @@ class CosineLength(Combination):
     (min_value_wrong, max_value_wrong) for a wrong one: after a wrong start it pays to think on.
 
     Args:
-        correct: what says 1 for right and 0 for wrong: any reward or plain function.
+        correct: what says 1 for right and 0 for wrong: any reward or plain function. If it can fail
+            or take forever, guard it: a failure is then wrong.
         max_completion_length: max, tokens; at least 1. TRL calls it `max_len`.
         min_value_wrong: of a wrong completion without tokens; dimensionless, as all four.
         max_value_wrong: of a wrong completion of max tokens or more.
@@ -95,12 +98,15 @@ class CosineLength(Combination):
         abstains.
 
     Raises:
-        ValueError: if a minimum is above its maximum or max is less than 1; (when called) if
-            `correct` scores anything but 0, 1 or None, or no `completion_ids` are given.
+        ValueError: if a minimum is above its maximum or max is less than 1; if wrong completions
+            earn less than 0 and `correct` is guarded so that it abstains where it fails; (when
+            called) if `correct` scores anything but 0, 1 or None, or no `completion_ids` are given.
         TypeError: if `correct` is a class or no callable.
 
     How it can be hacked: a model that cannot solve a task gains by rambling up to the limit:
-    combine it with `Repetition`. Guessing at once pays most where guesses are often right.
+    combine it with `Repetition`. Guessing at once pays most where guesses are often right. None is
+    left out of TRL's sum, as if it were 0, and that is more than a wrong completion earns: let
+    `correct` abstain for what is wrong with the data, never for what a completion does to it.
 
     Deviation: the paper gives completions that reach the limit a value of their own; here, as in
     TRL's `get_cosine_scaled_reward`, they keep that of max tokens. Add `SoftOverlong` for it.
@@ -134,6 +140,13 @@ class CosineLength(Combination):
             False: _checked_values("wrong", min_value_wrong, max_value_wrong),
             True: _checked_values("correct", min_value_correct, max_value_correct)[::-1],
         }  # right -> value of no tokens, of max tokens
+        _refuse_abstention(self)
+
+    @property
+    def score_range(self) -> tuple[float, float]:
+        """The least and the greatest of the four values."""
+        values = [value for pair in self.values.values() for value in pair]
+        return min(values), max(values)
 
     def __call__(self, completions: Sequence[Completion], **columns: Any) -> list[float | None]:
         """Score completions; see the class."""
@@ -166,8 +179,9 @@ class GroupLength(Combination):
         (its length counts for the others); dimensionless.
 
     Raises:
-        ValueError: if num_generations is less than 2; (when called) if `correct` scores anything
-            but 0, 1 or None, if no `completion_ids` or no `prompts` are given, or if a run of equal
+        ValueError: if num_generations is less than 2, or `correct` is guarded so that it abstains
+            where it fails, which would be more than a wrong completion earns; (when called) if
+            `correct` scores anything but 0, 1 or None, if no `completion_ids` or no `prompts` are given, or if a run of equal
             prompts is no whole number of groups: give each process whole groups
             (`per_device_train_batch_size` times `gradient_accumulation_steps` a multiple of
             `num_generations`).
@@ -185,6 +199,8 @@ class GroupLength(Combination):
     Source: Kimi Team 2025, Kimi k1.5, arXiv:2501.12599, section 2.3.3.
     """
 
+    score_range = (-0.5, 0.5)
+
     def __init__(
         self, correct: Reward, num_generations: int, *, name: str = "group_length"
     ) -> None:
@@ -193,6 +209,7 @@ class GroupLength(Combination):
             raise ValueError(f"num_generations is {num_generations}, expected at least 2.")
         self.columns = (*self.columns, "completion_ids", "prompts")
         self.num_generations = num_generations
+        _refuse_abstention(self)
 
     def __call__(self, completions: Sequence[Completion], **columns: Any) -> list[float | None]:
         """Score completions; see the class."""
@@ -206,9 +223,9 @@ class GroupLength(Combination):
         return [self._score(*pair) for pair in zip(scores, shorter, strict=True)]
 
     def _score(self, correct: float | None, shorter: float) -> float | None:
-        return (
-            None if correct is None else shorter if _verdict(self, correct) else min(0.0, shorter)
-        )
+        if correct is None:
+            return None
+        return shorter if _verdict(self, correct) else min(0.0, shorter)
 
     def _check_groups(self, prompts: Sequence[Any] | None, count: int) -> None:
         if prompts is None or len(prompts) != count:
@@ -243,6 +260,24 @@ def _verdict(reward: Combination, score: float) -> bool:
             f"{reward.__name__!r} needs a verdict."
         )
     return score == 1.0
+
+
+def _refuse_abstention(reward: Combination) -> None:
+    """Raise a ValueError if a completion that makes a verdict fail would earn more than a wrong."""
+    if reward.score_range[0] < 0 and _abstains_on_failure(reward.parts[0]):
+        raise ValueError(
+            f"{name_of(reward.parts[0])!r} abstains (None) where a completion makes it fail, and "
+            f"{reward.__name__!r} pays less than that for a wrong one: failing would pay. Guard it "
+            "with on_timeout='wrong' and on_error='wrong'."
+        )
+
+
+def _abstains_on_failure(reward: Any) -> bool:
+    """Return whether a reward, or one that it is made of, is guarded so that a failure is None."""
+    reward = unwrapped(reward)
+    if isinstance(reward, Guarded):
+        return "abstain" in (reward.on_timeout, reward.on_error)
+    return isinstance(reward, Combination) and any(map(_abstains_on_failure, reward.parts))
 
 
 def token_ids(

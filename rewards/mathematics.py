@@ -29,7 +29,9 @@ class MathAnswer(Guarded):
     Args:
         column: the column with the right answers, in LaTeX or as plain numbers.
         timeout: seconds of wall clock per completion, for parsing and comparing.
-        on_timeout: `"abstain"` (None), `"raise"`, or the score to give.
+        memory: GiB for parsing and comparing, see `guard`.
+        on_timeout: `"wrong"` (0.0), `"abstain"` (None), `"raise"`, or the score to give where a
+            limit is passed.
         on_error: the same for a process that dies; math-verify's own errors are a wrong answer.
         processes: how many processes judge at once; they start at the first call and stay.
         name: what TRL calls the reward in its logs.
@@ -41,8 +43,7 @@ class MathAnswer(Guarded):
         ImportError: if math-verify is not installed.
         ValueError: (when called) if the column is missing, with the columns there are.
 
-    Deviation: TRL reads the first message of a completion, this the last; a comparison that takes
-    too long is 0 there and None here.
+    Deviation: TRL reads the first message of a completion, this the last.
 
     How it can be hacked: of an equation the last side alone may count (1 = 2 is right for 2), 50 is
     right for 50%; and by formulas that take too long, if a timeout earned more than a wrong answer.
@@ -62,8 +63,9 @@ class MathAnswer(Guarded):
         column: str = "solution",
         *,
         timeout: float = 1.0,
-        on_timeout: Policy = "abstain",
-        on_error: Policy = "abstain",
+        memory: float | None = 4.0,
+        on_timeout: Policy = "wrong",
+        on_error: Policy = "wrong",
         processes: int = 2,
         name: str = "math_answer",
     ) -> None:
@@ -75,6 +77,7 @@ class MathAnswer(Guarded):
         super().__init__(
             _Verifier(column, name),
             timeout=timeout,
+            memory=memory,
             on_error=on_error,
             on_timeout=on_timeout,
             processes=processes,
@@ -103,6 +106,9 @@ class _Verifier(TextReward):
         if gold is None or not _parsed_gold(str(gold)):
             return None
         answer = parse(text, [_latex()], extraction_mode="first_match", parsing_timeout=0)
+        if not answer:  # a gold that hangs with any formula has to with none, for `guard` to see it
+            _verdict(str(gold), _Parsed(_parsed_gold("1")))
+            return 0.0
         return _verdict(str(gold), _Parsed(answer))
 
 

@@ -60,6 +60,7 @@ class Repetition:
             raise ValueError(f"max_penalty is {max_penalty}, expected a finite number, at most 0.")
         self.ngram_size = _checked_size(ngram_size)
         self.max_penalty = max_penalty
+        self.score_range = (max_penalty, 0.0)
         self.unit = unit
         self.columns = ("completion_ids",) if unit == "tokens" else ()
         self.__name__ = name

@@ -15,6 +15,7 @@ from .combination import (
     log_mean,
     name_of,
     no_later_than,
+    score_range_of,
     scores_of,
     unwrapped,
 )
@@ -101,9 +102,17 @@ class _Clip(Combination):
             raise ValueError(f"low is {low} and high is {high}; expected low to be at most high.")
         self.low, self.high = float(low), float(high)
 
+    @property
+    def score_range(self) -> tuple[float, float]:
+        low, high = (self._clipped(bound) for bound in score_range_of(self.parts[0]))
+        return low, high
+
     def __call__(self, completions: Completions, **columns: Any) -> list[float | None]:
         scores = scores_of(self.parts[0], completions, columns)
-        return [None if score is None else min(max(score, self.low), self.high) for score in scores]
+        return [None if score is None else self._clipped(score) for score in scores]
+
+    def _clipped(self, score: float) -> float:
+        return min(max(score, self.low), self.high)
 
     def decided(self, completions: Completions, prompts: Prompts = None) -> list[Decided]:
         return [
@@ -117,6 +126,12 @@ class Schedule(Combination):
     def __init__(self, reward: Reward, points: Mapping[float, float], name: str | None) -> None:
         super().__init__(reward, name=name or f"{name_of(reward)}_scheduled")
         self.points = _checked_points(points)
+
+    @property
+    def score_range(self) -> tuple[float, float]:
+        """The least and the greatest score over all of training."""
+        ends = [f * bound for _, f in self.points for bound in score_range_of(self.parts[0])]
+        return min(ends), max(ends)
 
     def __call__(self, completions: Completions, **columns: Any) -> list[float | None]:
         """Score completions; see `schedule`."""

@@ -14,6 +14,7 @@ from .combination import (
     name_of,
     no_later_than,
     place_of,
+    score_range_of,
     scores_of,
     spans_of,
 )
@@ -42,7 +43,8 @@ def weighted(
         TypeError: if a part is a class or no callable.
 
     How it can be hacked: through the part that pays most per effort. A form that pays without
-    regard to content is learnt alone: `gate` does not have that hole.
+    regard to content is learnt alone: `gate` does not have that hole. And where a part abstains
+    that would have been negative: abstaining counts as 0. Guarded parts do not (see `guard`).
 
     Example:
         >>> from rewards import RegexReward
@@ -79,6 +81,12 @@ class _Weighted(Combination):
         pairs = zip(self.weights, row, strict=True)
         terms = [weight * score for weight, score in pairs if score is not None]
         return math.fsum(terms) if terms else None
+
+    @property
+    def score_range(self) -> tuple[float, float]:
+        pairs = zip(self.weights, map(score_range_of, self.parts), strict=True)
+        terms = [sorted((weight * low, weight * high)) for weight, (low, high) in pairs]
+        return sum(low for low, _ in terms), sum(high for _, high in terms)
 
     def spans(self, completions: Completions, prompts: Prompts = None) -> list[Spans]:
         found = [spans_of(part, completions, prompts) for part in self.parts]

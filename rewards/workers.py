@@ -2,54 +2,49 @@
 
 A signal handler runs in the main thread alone and only between two bytecodes; a process can be
 killed from any thread at any time. The workers are started as fresh interpreters, neither forked
-(which copies locks and CUDA contexts) nor by running the user's script again.
+(which copies locks and CUDA contexts) nor by running the user's script again. Nothing that they
+send is unpickled, which is what the pools of pebble, loky and the standard library do: a judged
+text may have taken a worker over. See `rewards.serving` for the frames and `rewards.supervision`
+for how a worker ends.
 """
 
-import contextlib
 import math
 import os
 import pickle
-import signal
-import subprocess
-import sys
-import tempfile
+import selectors
 import threading
 import time
 import weakref
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from io import BytesIO
-from pathlib import Path
 from types import FunctionType
 from typing import Any
 
-from .serving import Outcome, OutOfTime, WorkerError
-
-START_LIMIT = 60.0  # seconds for a worker to import what it needs
-ORPHAN_GRACE = 10.0  # seconds past an item's limit after which a worker ends itself
-CHUNK = 32  # items given to a worker at once, at most
-PACKAGE = str(Path(__file__).parent)
-BOOT = (  # by whatever name this package goes here, and from its own folder, whatever else has it
-    "import importlib as i, importlib.util as u, sys; "
-    f"name = {__package__!r}; handle, folder, *sys.path = sys.argv[1:]; "
-    "init = folder + '/__init__.py'; "
-    "spec = u.spec_from_file_location(name, init, submodule_search_locations=[folder]); "
-    "sys.modules[name] = package = u.module_from_spec(spec); spec.loader.exec_module(package); "
-    "i.import_module(name + '.serving').serve()"
-)
+from .process import Worker
+from .serving import Outcome, OutOfMemory, OutOfTime, WorkerError
 
 
 class Pool:
-    """Run one function on many items in warm processes, each item under a wall-clock limit.
+    """Run one function on many items in warm processes, each item under limits.
 
     Workers start at the first call, stay until `close`, the end of the program or its death, and
     are replaced when killed. Any thread may call; several take turns. A pool can be pickled: the
     copy starts its own workers.
 
+    A worker has one item at a time. What it writes is taken only as the answer to that item; one
+    that writes anything else, before, after or instead, is killed. An item in whose time a worker
+    that had judged others breaks is tried again in a fresh one: what broke it may have been left
+    behind. No more is done against a text that takes a worker over for good, and answers or holds
+    up those that follow until it is killed: it does what the reward lets it do.
+
     Args:
-        function: a picklable function; equal items are computed once per call.
+        function: a picklable function that returns a number or None; equal items are computed once
+            per call.
         size: how many processes.
         setup: called in each new worker before its clock starts.
+        memory: GiB that a worker, and each process that it starts, may have on top of what it has
+            when it is warm; None for no limit. It holds on Linux; macOS takes no notice.
 
     Raises:
         TypeError: if the function cannot be pickled or is defined in `__main__`.
@@ -59,7 +54,7 @@ class Pool:
         >>> from math import factorial
         >>> pool = Pool(factorial, size=1)
         >>> [outcome.value for outcome in pool.map([(3,), (4,)], timeout=60)]
-        [6, 24]
+        [6.0, 24.0]
         >>> pool.close()
     """
 
@@ -68,12 +63,16 @@ class Pool:
         function: Callable[..., Any],
         size: int = 2,
         setup: Callable[[], Any] | None = None,
+        memory: float | None = 4.0,
     ) -> None:
         if not hasattr(os, "killpg"):
             raise NotImplementedError("processes that can be killed need Linux or macOS.")
         if size < 1:
             raise ValueError(f"size is {size}, expected at least 1 process.")
-        self._prepare(size, dumps((function, setup)))
+        if memory is not None and not 0 < memory < math.inf:
+            raise ValueError(f"memory is {memory}, expected GiB above 0, or None for no limit.")
+        limit = None if memory is None else int(memory * 2**30)
+        self._prepare(size, dumps((function, setup, limit)))
 
     def __getstate__(self) -> dict[str, Any]:
         return {"size": self.size, "boot": self.boot}
@@ -84,10 +83,15 @@ class Pool:
     def _prepare(self, size: int, boot: bytes) -> None:
         self.size = size
         self.boot = boot
-        self._lock = threading.Lock()
-        self._workers: list[_Worker] = []
+        self._workers: list[Worker] = []
+        self._start_anew()
         weakref.finalize(self, _kill_all, self._workers)
         _POOLS.add(self)
+
+    def _start_anew(self) -> None:
+        self._lock = threading.RLock()
+        self._todo: deque[bytes] = deque()
+        self._calling = self._close_after = False
 
     def map(self, items: Iterable[tuple[Any, ...]], timeout: float) -> list[Outcome]:
         """Call the function with each tuple of arguments.
@@ -100,79 +104,101 @@ class Pool:
             One outcome per item, in their order.
 
         Raises:
-            RuntimeError: if a worker cannot start, with what it printed.
+            RuntimeError: if a worker cannot start, with what it printed; if a signal handler calls
+                in the middle of a call.
         """
         payloads = [dumps(item) for item in items]
         with self._lock:
-            try:
-                done = self._run(deque(dict.fromkeys(payloads)), timeout)
-            except BaseException:
-                self.close()  # what still runs answers to nobody
-                raise
+            if self._calling:
+                raise RuntimeError("a signal handler cannot use a pool that it has interrupted.")
+            done = self._all_done(list(dict.fromkeys(payloads)), timeout)
         return [done[payload] for payload in payloads]
 
     def close(self) -> None:
-        """Kill the workers; the next call starts new ones."""
-        _kill_all(self._workers)
+        """Kill the workers; the next call starts new ones.
+
+        On another thread it waits for a call to end; in a signal handler that has interrupted a
+        call, the workers are killed at the end of that call.
+        """
+        with self._lock:
+            self._close_after = self._calling
+            if not self._calling:
+                _kill_all(self._workers)
 
     def pids(self) -> list[int]:
-        """Return the process ids of the workers there are now."""
+        """Return the process ids of the workers' supervisors there are now."""
         return [worker.process.pid for worker in self._workers]
 
-    def _run(self, todo: deque[bytes], timeout: float) -> dict[bytes, Outcome]:
+    def _all_done(self, payloads: list[bytes], timeout: float) -> dict[bytes, Outcome]:
         done: dict[bytes, Outcome] = {}
-        count = len(todo)
         for dead in [worker for worker in self._workers if worker.process.poll() is not None]:
-            self._remove(dead)
-        while len(done) < count:
-            self._feed(todo, timeout)
-            heard, late = self._wait()
-            for worker in heard:
-                message = worker.receive()
-                if message is None:
-                    done.update(self._replace(worker, todo, WorkerError(worker.ending())))
-                else:
-                    done.update(worker.read(message))
-            for worker in late:
-                overdue = OutOfTime(f"no result within {worker.limit:g} s")
-                done.update(self._replace(worker, todo, overdue))
+            self._remove(dead)  # between the calls
+        self._todo.extend(payloads)
+        self._calling = True
+        try:
+            while len(done) < len(payloads):
+                self._feed(timeout)
+                done.update(self._heard())
+        except BaseException:
+            self._close_after = True  # what still runs answers to nobody
+            raise
+        finally:
+            self._todo.clear()
+            self._calling = False
+            if self._close_after:
+                self.close()
         return done
 
-    def _replace(
-        self, worker: "_Worker", todo: deque[bytes], why: Exception
-    ) -> dict[bytes, Outcome]:
-        """Kill a worker, blame the item that it was busy with, and give the others back."""
+    def _feed(self, timeout: float) -> None:
+        for worker in self._workers:
+            waiting = worker.own or self._todo
+            if waiting and worker.idle:
+                worker.give(waiting.popleft(), timeout)
+        starting = sum(not worker.ready for worker in self._workers)
+        for _ in range(min(self.size - len(self._workers), len(self._todo) - starting)):
+            self._workers.append(Worker(self.boot))
+
+    def _heard(self) -> dict[bytes, Outcome]:
+        """Wait until something happens, and return what is answered or given up by then."""
+        done: dict[bytes, Outcome] = {}
+        for worker in self._spoken():
+            try:
+                done.update(worker.receive())
+            except (WorkerError, OutOfMemory) as error:
+                done.update(self._replace(worker, error))
+        now = time.monotonic()
+        for worker in [worker for worker in self._workers if worker.deadline <= now]:
+            overdue = OutOfTime(f"no result within {worker.limit:g} s")
+            done.update(self._replace(worker, overdue))
+        return done
+
+    def _spoken(self) -> list[Worker]:
+        """Wait for a worker to write, to read or to run out of time; return those that wrote."""
+        left = min(worker.deadline for worker in self._workers) - time.monotonic()
+        with selectors.DefaultSelector() as selector:
+            for worker in self._workers:
+                selector.register(worker.connection, worker.events, worker)
+            happened = selector.select(None if left == math.inf else max(0.0, left))
+        for key, events in happened:
+            if events & selectors.EVENT_WRITE:
+                key.data.send()
+        return [key.data for key, events in happened if events & selectors.EVENT_READ]
+
+    def _replace(self, worker: Worker, why: Exception) -> dict[bytes, Outcome]:
+        """Kill a worker; blame its item, or try that in a fresh one."""
         if not worker.ready:
             raise RuntimeError(f"a worker process could not start: {why}.\n{worker.printed()}")
         self._remove(worker)
-        blamed = worker.chunk.popleft() if worker.chunk else None
-        todo.extendleft(reversed(worker.chunk))
-        seconds = worker.limit + time.monotonic() - worker.deadline
-        return {} if blamed is None else {blamed: Outcome(error=why, seconds=seconds)}
+        if worker.item is None:
+            return {}
+        if worker.judged and not isinstance(why, OutOfTime):
+            self._workers.append(Worker(self.boot, worker.item))
+            return {}
+        return {worker.item: Outcome(error=why, seconds=worker.seconds)}
 
-    def _remove(self, worker: "_Worker") -> None:
-        worker.kill()
+    def _remove(self, worker: Worker) -> None:
         self._workers.remove(worker)
-
-    def _feed(self, todo: deque[bytes], timeout: float) -> None:
-        for worker in self._workers:
-            if todo and worker.idle:
-                share = min(CHUNK, math.ceil(len(todo) / (2 * self.size)))
-                worker.give([todo.popleft() for _ in range(share)], timeout)
-        starting = sum(not worker.ready for worker in self._workers)
-        for _ in range(min(self.size - len(self._workers), len(todo) - starting)):
-            self._workers.append(_Worker(self.boot))
-
-    def _wait(self) -> tuple[list["_Worker"], list["_Worker"]]:
-        """Return the workers that have sent something or died, and those that are out of time."""
-        from multiprocessing.connection import wait
-
-        left = min(worker.deadline for worker in self._workers) - time.monotonic()
-        speaking = wait([worker.connection for worker in self._workers], max(0.0, left))
-        now = time.monotonic()
-        heard = [worker for worker in self._workers if worker.connection in speaking]
-        late = [w for w in self._workers if w not in heard and w.deadline <= now]
-        return heard, late
+        worker.kill()
 
     def _forget(self) -> None:
         """Drop the workers without killing them: they belong to the process we were forked from."""
@@ -180,103 +206,7 @@ class Pool:
             worker.drop()
             worker.process.returncode = 0  # nothing to wait for
         self._workers.clear()
-        self._lock = threading.Lock()
-
-
-class _Worker:
-    """A process, our end of its pipe, and what it has been given to do.
-
-    Attributes:
-        chunk: the items it was given and has not answered; it is busy with the first.
-        deadline: when to kill it, on the monotonic clock.
-    """
-
-    def __init__(self, boot: bytes) -> None:
-        from multiprocessing.connection import Pipe
-
-        self.connection, theirs = Pipe()
-        self.log = tempfile.TemporaryFile()  # noqa: SIM115 (the worker writes to it)
-        path = [entry for entry in sys.path if isinstance(entry, str)]
-        with theirs:
-            self.process = subprocess.Popen(
-                [sys.executable, "-u", "-c", BOOT, str(theirs.fileno()), PACKAGE, *path],
-                stdin=subprocess.DEVNULL,
-                stdout=2,
-                stderr=self.log,
-                pass_fds=[theirs.fileno()],
-                start_new_session=True,  # no Ctrl-C from the terminal; killed with its children
-            )
-        self.ready = False
-        self.chunk: deque[bytes] = deque()
-        self._start_clock(START_LIMIT)
-        self._send(boot)
-
-    @property
-    def idle(self) -> bool:
-        """Whether it waits for items."""
-        return self.ready and not self.chunk
-
-    def give(self, payloads: Sequence[bytes], timeout: float) -> None:
-        """Send items, of which the first starts at once."""
-        self.chunk = deque(payloads)
-        self._start_clock(timeout)
-        self._send(pickle.dumps((timeout + ORPHAN_GRACE, payloads)))
-
-    def receive(self) -> bytes | None:
-        """Take one message off the pipe; None if the process has died."""
-        try:
-            return self.connection.recv_bytes()
-        except (EOFError, OSError):
-            return None
-
-    def read(self, message: bytes) -> dict[bytes, Outcome]:
-        """Return the outcome in a message; the first message says only that it is ready."""
-        done = {self.chunk.popleft(): _outcome(message)} if self.ready else {}
-        self.ready = True
-        self._start_clock(self.limit if self.chunk else math.inf)
-        return done
-
-    def ending(self) -> str:
-        """Say how a process that closed its end has ended."""
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            self.process.wait(1.0)
-        code = self.process.returncode
-        if code is None or code >= 0:
-            return f"its process ended with exit code {code}"
-        return f"its process was ended by {signal.Signals(-code).name}"
-
-    def printed(self) -> str:
-        """Return the end of what the process printed before it was ready."""
-        self.log.seek(0)
-        return self.log.read().decode(errors="replace")[-2000:]
-
-    def kill(self) -> None:
-        """End the process and whatever it started, and leave no zombie."""
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(self.process.pid, signal.SIGKILL)
-        self.process.wait()
-        self.drop()
-
-    def drop(self) -> None:
-        """Close our ends."""
-        self.connection.close()
-        self.log.close()
-
-    def _start_clock(self, limit: float) -> None:
-        self.limit = limit
-        self.deadline = time.monotonic() + limit
-
-    def _send(self, message: bytes) -> None:
-        with contextlib.suppress(OSError):  # a process that died is noticed by its silence
-            self.connection.send_bytes(message)
-
-
-def _outcome(message: bytes) -> Outcome:
-    try:
-        return pickle.loads(message)
-    except Exception as error:
-        what = f"{type(error).__name__}: {error}"[:500]
-        return Outcome(error=WorkerError(f"its result cannot be read back: {what}"))
+        self._start_anew()
 
 
 def dumps(thing: Any) -> bytes:
@@ -304,7 +234,9 @@ class _Pickler(pickle.Pickler):
         return NotImplemented
 
 
-def _kill_all(workers: list[_Worker]) -> None:
+def _kill_all(workers: list[Worker]) -> None:
+    for worker in workers:
+        worker.drop()  # all end at the same time
     while workers:
         workers.pop().kill()
 

@@ -16,7 +16,7 @@ def double(number):
 
 
 def work(what):
-    """Do what the first word says; "hang" never leaves C code and never lets go of the GIL."""
+    """Do what the text says; "hang" never leaves C code and never lets go of the GIL."""
     actions = {
         "hang": lambda: re.match(r"(a+)+b", "a" * 60),
         "exit": lambda: os._exit(3),
@@ -24,13 +24,29 @@ def work(what):
         "raise": lambda: 1 / 0,
         "print": lambda: print("noise"),
         "complain": lambda: print("trouble", file=sys.stderr),
-        "alone": lambda: lambda: None,
+        "function": lambda: lambda: None,
+        "nothing": lambda: None,
+        "memory": lambda: len(bytearray(100 * 2**30)),
+        "huge": lambda: 10**400,
+        "escape": lambda: int("\x1b[31m"),
     }
-    return actions[what]() if what in actions else what.upper()
+    return actions[what]() if what in actions else worth(what)
 
 
-def pid(_):
-    return os.getpid()
+def worth(what):
+    """Return a number that tells texts apart by their first bytes."""
+    return float(int.from_bytes(what.encode(errors="surrogatepass")[:6], "big"))
+
+
+def run_code(code):
+    """Do what a verifier must not: run what it judges, and take a number from there."""
+    scope = {"question": sys._getframe(1).f_locals["number"]}
+    exec(code, scope)
+    return scope["score"]
+
+
+def supervisor(_):
+    return os.getppid()
 
 
 def note(path, line):
@@ -63,7 +79,20 @@ def length_reward(completions, **_):
 
 
 def work_reward(completions, **_):
-    return [len(work(completion)) for completion in completions]
+    return [len(completion) if work(completion) else None for completion in completions]
+
+
+def verdict_reward(completions, **_):
+    """Score 1 for "4" and 0 for anything else; do what the text says."""
+    return [float(text == "4") for text in completions if work(text)]
+
+
+def data_reward(completions, answer, **_):
+    return [float(work(each) == work(text)) for text, each in zip(completions, answer, strict=True)]
+
+
+def allocates(completions, **_):
+    return [len(bytearray(int(float(text) * 2**30))) / 2**30 for text in completions]
 
 
 def column_reward(completions, answer, **_):
@@ -111,6 +140,7 @@ class ScoreReward:
 
     def __call__(self, completions, **_):
         values = {"nan": float("nan"), "inf": float("inf"), "text": "yes", "none": None}
+        values["huge"] = 10**400
         return [values.get(completion, 0.5) for completion in completions]
 
 

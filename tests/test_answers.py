@@ -111,10 +111,10 @@ def test_a_pattern_must_be_valid_and_have_the_group():
         ByPattern("(a")
 
 
-def test_a_pattern_that_explodes_abstains():
+def test_a_pattern_that_explodes_finds_no_answer():
     slow = ByPattern(r"(?P<answer>(?:x|xx)+y)", timeout=0.05)
     reward = ExactAnswer(slow)
-    assert reward(["x" * 60 + "z", "xy"], answer=["xy", "xy"]) == [None, 1.0]
+    assert reward(["x" * 60 + "z", "xy"], answer=["xy", "xy"]) == [0.0, 1.0]
     assert reward.spans(["x" * 60 + "z", "xy"]) == [{"answer": []}, {"answer": [(0, 2)]}]
 
 
@@ -428,5 +428,5 @@ def test_answers_that_are_not_found_in_time_are_counted():
     metrics = {}
     reward = ExactAnswer(ByPattern(r"(?:a|aa)+(?P<answer>b)", timeout=0.05), name="slow")
     texts, golds = ["a" * 60, "ab", "ab", "ab"], ["b", "b", None, "c"]
-    assert reward(texts, answer=golds, log_metric=metrics.__setitem__) == [None, 1.0, None, 0.0]
+    assert reward(texts, answer=golds, log_metric=metrics.__setitem__) == [0.0, 1.0, None, 0.0]
     assert metrics == {"reward/slow/timeout_rate": 0.25}  # an empty column is no timeout

@@ -10,14 +10,26 @@ from slow_rewards import (
     ReturnsReward,
     ScoreReward,
     SpannedReward,
+    allocates,
     async_reward,
     column_reward,
+    data_reward,
     length_reward,
     seen_reward,
+    verdict_reward,
     work_reward,
 )
 
-from rewards import clip, gate, schedule
+from rewards import (
+    CosineLength,
+    Repetition,
+    SoftOverlong,
+    clip,
+    gate,
+    schedule,
+    weighted,
+)
+from rewards.combination import score_range_of
 from rewards.guard import Health, _health, guard
 from rewards.serving import Outcome
 
@@ -55,7 +67,7 @@ def test_a_hang_costs_only_itself_and_is_counted(working):
     metrics = {}
     reward = working(timeout=1.0)
     scores = reward(["aa", "hang", "b", "c"], log_metric=metrics.__setitem__)
-    assert scores == [2.0, None, 1.0, 1.0]
+    assert scores == [2.0, 0.0, 1.0, 1.0]  # as little as a wrong answer
     assert metrics["reward/work_reward/timeout_rate"] == 0.25
     assert metrics["reward/work_reward/error_rate"] == 0.0
     # nearest rank: 0.95 * 4 rounds up to the 4th of 4, which is the hang
@@ -86,7 +98,7 @@ def test_an_error_is_raised_by_default_with_the_completion(working):
 
 def test_a_timeout_is_raised_if_asked_for(working):
     reward = working(timeout=1.0, on_timeout="raise")
-    expected = r"completion 1 \('hang'\): no result within 1 s\. Give it more time, or"
+    expected = r"completion 1 \('hang'\): no result within 1 s\. Allow more \(timeout=, mem"
     with pytest.raises(TimeoutError, match=expected):
         reward(["a", "hang"])
 
@@ -97,7 +109,7 @@ def test_it_works_on_a_thread(working):
     thread = threading.Thread(target=lambda: answers.extend(reward(["hang", "abc"])))
     thread.start()
     thread.join()
-    assert answers == [None, 3.0]
+    assert answers == [0.0, 3.0]
 
 
 def test_columns_travel_row_by_row_and_the_trainer_stays(working):
@@ -142,6 +154,88 @@ def test_prompts_reach_a_reward_without_columns():
     reward = guard(PromptReward())
     assert reward(["a", "a"], prompts=["a", "b"]) == [1.0, 0.0]
     reward.close()
+
+
+# ---- what failing pays ------------------------------------------------------------------------
+
+
+def test_failing_never_pays_more_than_a_wrong_answer():
+    texts = ["4", "5", "hang", "raise", "exit", "memory"]
+    verdict = guard(verdict_reward, timeout=1.0, on_error="wrong")
+    scores = verdict(texts)
+    assert verdict.last[:3] == (6, 2, 2)
+    verdict.close()
+
+    def judged(completions, **_):  # a gate asks about some alone
+        return [scores[texts.index(text)] for text in completions]
+
+    cosine = CosineLength(judged, 8)
+    penalty = weighted({cosine: 1.0, Repetition(name="again"): 1.0})
+    gated, gating = gate(cosine, by=length_reward), gate(length_reward, by=judged)
+    fading = schedule(cosine, {0.0: 1.0})
+    for reward in (judged, cosine, penalty, gated, gating, clip(cosine, -0.7, 1), fading):
+        given = reward(completions=texts, completion_ids=[[1] * 3] * 6, progress=0.5)
+        assert all(score <= given[1] < given[0] for score in given[2:])
+
+
+def test_a_reward_that_fails_as_a_whole_earns_its_least_score():
+    whole = guard(CosineLength(verdict_reward, 8), on_error="wrong", processes=1)
+    given = whole(["4", "5", "exit"], completion_ids=[[1] * 3] * 3)
+    assert given[0] > given[1] > given[2] == -1.0
+    whole.close()
+
+
+def test_a_reward_says_what_its_least_score_is():
+    cosine, overlong = CosineLength(verdict_reward, 8, min_value_wrong=-3), SoftOverlong(8, 2)
+    ranges = {
+        cosine: (-3, 1),
+        overlong: (-1, 0),
+        Repetition(max_penalty=-0.5): (-0.5, 0),
+        functools.partial(verdict_reward): (0, 1),
+        gate(overlong, by=verdict_reward): (-1, 0),
+        gate(cosine, by=verdict_reward): (-3, 1),
+        clip(cosine, -2, 0.5): (-2, 0.5),
+        schedule(cosine, {0.0: 1.0, 1.0: -2.0}): (-3, 6),  # 1 · −3 and −2 · −3
+        weighted({cosine: 1.0, verdict_reward: -2.0}): (-5, 1),  # −3 − 2 and 1 − 0
+        guard(cosine, timeout=None): (-3, 1),
+    }
+    assert {reward: score_range_of(reward) for reward in ranges} == ranges
+    endless = ScoreReward()
+    endless.score_range = (-float("inf"), 0.0)
+    with pytest.raises(ValueError, match=r"least score of reward 'ScoreReward' is -inf.*a number"):
+        guard(endless)
+
+
+def test_an_abstention_that_would_pay_is_refused():
+    abstaining = guard(verdict_reward, on_timeout="abstain")
+    for correct in (abstaining, gate(verdict_reward, by=abstaining)):
+        with pytest.raises(ValueError, match="failing would pay"):
+            CosineLength(correct, 8)
+        CosineLength(correct, 8, min_value_wrong=0.0, max_value_wrong=0.1)
+
+
+def test_data_that_hang_with_any_completion_are_not_its_fault():
+    reward = guard(data_reward, timeout=1.0, processes=1)
+    assert reward(["a", "hang", "a"], answer=["hang", "a", "a"]) == [None, 0.0, 1.0]
+    assert reward.last.timeouts == 2
+    reward.close()
+
+
+def test_memory_is_limited_and_more_can_be_allowed():
+    reward = guard(verdict_reward, timeout=60, processes=1, on_timeout="raise")
+    with pytest.raises(
+        MemoryError, match=r"\('memory'\): its process ran out of memory\. Allow more"
+    ):
+        reward(["memory"])
+    reward.close()
+    with pytest.raises(ValueError, match="memory is 0, expected GiB above 0, or None for no limit"):
+        guard(verdict_reward, memory=0)
+    small = guard(allocates, timeout=60, processes=1, memory=0.5, on_timeout=-1)
+    assert small(["0.25", "1"]) == [0.25, -1.0]
+    small.close()
+    large = guard(allocates, timeout=60, processes=1, memory=None)
+    assert large(["1"]) == [1.0]
+    large.close()
 
 
 # ---- in this process --------------------------------------------------------------------------
@@ -196,24 +290,29 @@ def test_loggers_reach_the_reward_only_if_there_are_any():
 # ---- what a reward may return -----------------------------------------------------------------
 
 
-@pytest.mark.parametrize("timeout", [None, 60.0])
-def test_a_wrong_number_of_scores_is_an_error_whatever_the_policy(timeout):
-    reward = guard(ReturnsReward([1.0] * 3), timeout=timeout, on_error="abstain")
-    count = 4 if timeout is None else 1  # in a process of its own it sees one at a time
-    expected = f"'ReturnsReward' returned 3 scores for {count} completions; return one per"
-    with pytest.raises(ValueError, match=expected):
+def test_a_wrong_number_of_scores_is_an_error_whatever_the_policy():
+    reward = guard(ReturnsReward([1.0] * 3), timeout=None, on_error="abstain")
+    with pytest.raises(ValueError, match="'ReturnsReward' returned 3 scores for 4 completions; re"):
         reward(["a", "b", "c", "d"])
-    nothing = guard(ReturnsReward(None), timeout=timeout, on_error="abstain")
+    nothing = guard(ReturnsReward(None), timeout=None, on_error="abstain")
     with pytest.raises(ValueError, match="returned None, expected a list of 1 scores"):
         nothing(["a"])
+
+
+def test_in_a_process_a_wrong_number_of_scores_is_up_to_the_policy():
+    reward = guard(ReturnsReward([1.0] * 3), timeout=60, name="three")  # nobody can trust it there
+    with pytest.raises(RuntimeError, match=r"'three', completion 0.*returned 3 scores for 1 co"):
+        reward(["a"])
+    reward.on_error = "abstain"
+    assert reward(["a"]) == [None]
     reward.close()
-    nothing.close()
 
 
 def test_infinity_and_no_number_are_errors_and_nan_abstains():
     reward = guard(ScoreReward(), timeout=None, on_error="abstain")
-    assert reward(["nan", "inf", "text", "none", "half"]) == [None, None, None, None, 0.5]
-    assert reward.last.errors == 2
+    scores = reward(["nan", "inf", "text", "none", "half", "huge"])
+    assert scores == [None, None, None, None, 0.5, None]
+    assert reward.last.errors == 3
     strict = guard(ScoreReward(), timeout=None)
     with pytest.raises(RuntimeError, match=r"completion 1 .* the score is inf, expected a finite"):
         strict(["half", "inf"])
@@ -282,7 +381,7 @@ def test_asynchronous_rewards_are_refused(reward):
     [
         ({"timeout": 0}, "timeout is 0, expected seconds above 0, or None"),
         ({"timeout": float("inf")}, "timeout is inf"),
-        ({"on_error": "ignore"}, "on_error is 'ignore', expected 'raise', 'abstain' or a finite"),
+        ({"on_error": "ignore"}, "on_error is 'ignore', expected 'raise', 'abstain', 'wrong' or a"),
         ({"on_timeout": float("nan")}, "on_timeout is nan"),
         ({"on_error": True}, "on_error is True"),
         ({"processes": 0}, "size is 0, expected at least 1 process"),

@@ -103,7 +103,7 @@ def test_a_reward_that_raises_is_told_and_its_zeros_are_not_believed():
     found = only(check_sample(sample(broken)))
     assert (found.severity, found.kind) == ("error", "reward format")
     assert "failed in 4 of 4 calls; the first time with KeyError: 'answer'" in found.message
-    assert "rewards.guard(reward, on_error='abstain')" in found.remedy
+    assert "rewards.guard(reward, on_error='wrong')" in found.remedy
 
 
 def test_a_reward_that_takes_two_seconds_is_named():

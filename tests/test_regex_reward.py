@@ -7,7 +7,7 @@ from itertools import product
 import pytest
 import regex
 
-from rewards import Decided, RegexReward
+from rewards import Decided, RegexReward, SlowPatternWarning
 
 AS_A_FIX = r"(?s)^.*<reasoning>.*?</reasoning>.*<answer>.*?</answer>.*$"  # n⁴ where unfinished
 
@@ -121,16 +121,17 @@ def test_a_pattern_that_explodes_is_decided_by_its_automaton():
     assert RegexReward("(a+)+b")(["a" * 50, "a" * 50 + "b"]) == [0, 1]
 
 
-def test_a_pattern_that_explodes_and_is_not_regular_abstains_and_is_counted():
+def test_a_pattern_that_explodes_and_is_not_regular_earns_nothing_and_is_counted():
     metrics = {}
     pattern = r"(?:a|aa)+(?=x)[bx]+|c"
     reward = RegexReward(pattern, timeout=0.05, name="slow")
-    scores = reward(["a" * 60, "c"], log_metric=metrics.__setitem__)
-    assert scores == [None, 1]
+    with pytest.warns(SlowPatternWarning, match=r"pattern '\(\?:a\|aa\).* ran out of time.*Take"):
+        scores = reward(["a" * 60, "c"], log_metric=metrics.__setitem__)
+    assert scores == [0, 1]
     assert metrics == {"reward/slow/timeout_rate": 0.5}
     assert reward.spans(["a" * 60]) == [{}]
     assert reward.decided(["a" * 60]) == [Decided(None, exact=False)]
-    assert RegexReward(pattern, timeout=0.05, partial="prefix")(["a" * 60]) == [None]
+    assert RegexReward(pattern, timeout=0.05, partial="prefix")(["a" * 60]) == [0]
 
 
 @pytest.mark.parametrize(
@@ -222,7 +223,7 @@ def test_one_deadline_holds_for_the_match_and_its_partial_credit():
     behind = RegexReward("(?<=x)ab", partial="prefix")
     with pytest.raises(TimeoutError):
         behind._viable_share("a", deadline=0.0)
-    assert RegexReward("(?:a|aa)+(?=x)[bx]+", timeout=0.05, partial="fuzzy")(["a" * 60]) == [None]
+    assert RegexReward("(?:a|aa)+(?=x)[bx]+", timeout=0.05, partial="fuzzy")(["a" * 60]) == [0]
 
 
 def test_a_pattern_of_bytes_is_refused():

@@ -13,6 +13,7 @@ from grpo_credit.preflight.findings import Finding, Severity
 from grpo_credit.preflight.groups import dead_shares, mean_informative
 from grpo_credit.preflight.sample import RewardSample, Sample
 from grpo_credit.preflight.variants import VARIANTS
+from grpo_credit.rewards import SlowPatternWarning
 
 SIZES = (2, 4, 8, 16)  # of groups whose expected share of informative ones is told
 SLOW_CALL = 1.0  # seconds
@@ -39,7 +40,11 @@ def _reward(reward: RewardSample, sample: Sample) -> list[Finding]:
     if reward.failures:
         return [raised(reward)]
     nothing_else = _range(sample.totals) <= SAME
-    found = [spread(reward.name, reward.scores, nothing_else), slow(reward)]
+    found = [
+        spread(reward.name, reward.scores, nothing_else),
+        slow(reward),
+        hopeless(reward, len(sample.lengths)),
+    ]
     return [finding for finding in found if finding is not None] + failing_format(reward)
 
 
@@ -86,7 +91,7 @@ def raised(reward: RewardSample) -> Finding:
         f"reward {reward.name}",
         f"it failed in {len(reward.failures)} of {len(reward.calls)} calls; the first time with "
         f"{reward.failures[0]}",
-        "Mend it, or wrap it: rewards.guard(reward, on_error='abstain'). Training stops at the "
+        "Mend it, or wrap it: rewards.guard(reward, on_error='wrong'). Training stops at the "
         "first exception of a reward.",
     )
 
@@ -163,6 +168,20 @@ def slow(reward: RewardSample) -> Finding | None:
         f"(median; 95th percentile {times[1]:,.0f} ms); every rank waits for the slowest.",
         "Make it an `async def`, which TRL runs side by side with the others, give it processes "
         "and a time limit with rewards.guard(reward, timeout=...), or remember answers.",
+    )
+
+
+def hopeless(reward: RewardSample, completions: int) -> Finding | None:
+    """Tell the pattern that most often ran out of time."""
+    if not reward.slow:
+        return None
+    [(pattern, count)] = reward.slow.most_common(1)
+    return Finding(
+        "error",
+        f"reward {reward.name}: pattern",
+        f"{pattern!r:.300} ran out of time on {count} of {completions} completions. They count as "
+        "not matching, and it will cost as much at every step.",
+        SlowPatternWarning.remedy,
     )
 
 

@@ -8,6 +8,7 @@ environments keep for themselves, and vLLM's own random state.
 
 import copy
 import time
+from collections import Counter
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -185,9 +186,9 @@ def _joined(
 ) -> Sample:
     """Gather the ranks' parts; a rank's rows of the calls are taken apart to lie in order."""
     per_reward = [
-        ([(len(c.completions), c.seconds) for c in w.calls], w.failures)
+        ([(len(c.completions), c.seconds) for c in w.calls], w.failures, w.slow)
         if isinstance(w, Watched)
-        else ([], [])
+        else ([], [], Counter())
         for w in watched
     ]
     columns = [drawn.lengths, drawn.truncated, drawn.special]
@@ -201,6 +202,7 @@ def _joined(
             scores=scores[:, k],
             calls=[call for part in parts for call in part[1][k][0]],
             failures=[failure for part in parts for failure in part[1][k][1]],
+            slow=sum((part[1][k][2] for part in parts), Counter()),
             relief=_summed([part[2][k] for part in parts]),
         )
         for k, name in enumerate(trainer.reward_func_names)

@@ -1,5 +1,6 @@
 """What a sample of completions holds: lengths, rewards, times. Made by `draw`."""
 
+from collections import Counter
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -17,6 +18,7 @@ class RewardSample:
         scores: of all completions; NaN where it abstained.
         calls: (completions, seconds) of each call; empty for a reward model.
         failures: what it raised.
+        slow: patterns that ran out of time -> the completions on which they did.
         relief: see `variants.relieve`.
     """
 
@@ -25,6 +27,7 @@ class RewardSample:
     scores: np.ndarray
     calls: list[tuple[int, float]] = field(default_factory=list)
     failures: list[str] = field(default_factory=list)
+    slow: Counter[str] = field(default_factory=Counter)
     relief: dict[str, Relief] = field(default_factory=dict)
 
 

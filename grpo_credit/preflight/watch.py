@@ -8,9 +8,12 @@ on one rank it would leave the others waiting in their next collective operation
 import functools
 import inspect
 import math
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
+
+from grpo_credit.rewards import slow_patterns
 
 Scores = list[float | None]
 
@@ -44,6 +47,7 @@ class Watched:
     Attributes:
         calls: so far.
         failures: "ValueError: ... on completion ...", one for each call that failed.
+        slow: patterns that ran out of time -> the completions on which they did.
     """
 
     reward: Any
@@ -51,6 +55,7 @@ class Watched:
     clock: Callable[[], float]
     calls: list[Call] = field(default_factory=list)
     failures: list[str] = field(default_factory=list)
+    slow: Counter[str] = field(default_factory=Counter)
 
     def __call__(self, *, completions: list[Any], **columns: Any) -> Scores:
         """Score completions, a group at a time."""
@@ -63,7 +68,9 @@ class Watched:
     def _scored(self, completions: list[Any], columns: dict[str, Any]) -> Scores:
         start = self.clock()
         try:
-            scores = checked(self.reward(completions=completions, **columns), len(completions))
+            with slow_patterns() as slow:
+                scores = checked(self.reward(completions=completions, **columns), len(completions))
+            self.slow += slow
         except Exception as error:  # whatever it is, it is told
             scores = self._failed(error, completions)
         self.calls.append(Call(completions, columns, scores, self.clock() - start))
@@ -87,7 +94,9 @@ class WatchedAsync(Watched):
         """Score all completions at once."""
         start = self.clock()
         try:
-            answer = await self.reward(completions=completions, **columns)
+            with slow_patterns() as slow:
+                answer = await self.reward(completions=completions, **columns)
+            self.slow += slow
             scores = checked(answer, len(completions))
         except Exception as error:
             scores = self._failed(error, completions)
