@@ -181,10 +181,10 @@ class GroupLength(Combination):
     Raises:
         ValueError: if num_generations is less than 2, or `correct` is guarded so that it abstains
             where it fails, which would be more than a wrong completion earns; (when called) if
-            `correct` scores anything but 0, 1 or None, if no `completion_ids` or no `prompts` are given, or if a run of equal
-            prompts is no whole number of groups: give each process whole groups
-            (`per_device_train_batch_size` times `gradient_accumulation_steps` a multiple of
-            `num_generations`).
+            `correct` scores anything but 0, 1 or None, if no `completion_ids` or no `prompts` are
+            given, or if a run of equal prompts is no whole number of groups: give each process
+            whole groups (`per_device_train_batch_size` times `gradient_accumulation_steps` a
+            multiple of `num_generations`).
         TypeError: if `correct` is a class or no callable.
 
     How it can be hacked: by short guesses where many are right. The paper warms up without it.
@@ -262,7 +262,7 @@ def _verdict(reward: Combination, score: float) -> bool:
     return score == 1.0
 
 
-def _refuse_abstention(reward: Combination) -> None:
+def _refuse_abstention(reward: CosineLength | GroupLength) -> None:
     """Raise a ValueError if a completion that makes a verdict fail would earn more than a wrong."""
     if reward.score_range[0] < 0 and _abstains_on_failure(reward.parts[0]):
         raise ValueError(
