@@ -6,11 +6,10 @@ from typing import Any
 import regex
 
 from .markup import undressed
-from .words import DENIAL, DENIED, FLAGS
+from .words import DENIAL, DENIED, FLAGS, OWN
 
 SHORT = 1000  # characters of an answer that may be in other forms of the letters
-_OWN = r"\p{Han}\p{Hiragana}\p{Katakana}\p{Hangul}\p{Thai}"  # written without spaces
-_WORD = rf"[\w--[_{_OWN}]]"
+_WORD = rf"[\w--[_{OWN}]]"
 _CUE = regex.compile(
     r"""
     \W*+ (?:(?:so|thus|hence|therefore)\W++)?
@@ -94,5 +93,5 @@ _RIVAL = r"""
 """
 # A capital that stands alone: not in C++, 37 °C, N/A or A-level. The letter first: that is fast.
 _CAPITAL = rf"@(?<!(?:{_WORD}|°|\w[&/'’-]|\d\s)@)(?!{_WORD}|[+\#^°]|['’&/-]\w)"
-_DENIED = rf"{DENIAL}\W*+(?:\w++\W++){{0,3}}?@(?!\w) | @(?<!\w@)\W++\w++\W*+{DENIAL}"
+_DENIED = rf"{DENIAL}[\W\p{{Han}}]*+(?:\w++\W++){{0,3}}?@(?!\w) | @(?<!\w@)\W++\w++\W*+{DENIAL}"
 _NO = regex.compile(rf"{DENIED}|n['’]t|[不非]", FLAGS)  # fast, and more than `DENIAL`

@@ -2,6 +2,7 @@ r"""Take off what dresses an answer without changing it, and write numbers in on
 
 import re
 import unicodedata
+from typing import Any
 
 import regex
 
@@ -9,7 +10,7 @@ DEEPEST = 5  # commands within each other that are taken off
 
 _COMMAND = re.compile(
     r"\\(?:text|math)?(?:text|bf|it|rm|sf|tt|up|normal|boxed|fbox|mbox|hbox|boldsymbol|bm|emph"
-    r"|underline|operatorname)\s*\{([^{}]*)\}"
+    r"|underline|operatorname)\s*\{((?:[^{}]++|\{[^{}]*\})*+)\}"
 )
 _TAG = r"</?(?:b|i|u|em|strong|code|span|p|br|div|mark|small|big|tt)(?:\s[^<>]*)?/?>"
 _MARK = re.compile(r"[<\\`$]")
@@ -53,11 +54,16 @@ def plain(text: str, decimal: str) -> str:
     if "\\" in text or "{,}" in text:
         for pattern, replacement in _LATEX:
             text = pattern.sub(replacement, text)
-    if _MONEY.search(text):
+    if _is_money(text) and _MILLIONS.search(text):  # $5m
         return ""
     for pattern, replacement in _SYMBOLS:
         text = pattern.sub(replacement, text)
-    return undressed(text)
+    return _UNIT_POWER.sub(_unit_power, undressed(text))
+
+
+def _is_money(text: str) -> bool:
+    """Return whether there is a currency; dollars in pairs are around a formula."""
+    return text.count("$") % 2 == 1 or bool(_CURRENCY.search(text))
 
 
 def _in_ascii_digits(text: str, decimal: str) -> str:
@@ -81,7 +87,7 @@ _FOLDED = str.maketrans(
     | dict.fromkeys("’‘٬", "'")
     | {"٪": "%"}
 )
-_WHOLE = r"\{\s*([+-]?[0-9][0-9.,]*)\s*\}|\s*([0-9])"
+_WHOLE = r"\{\s*([+-]?[0-9][0-9.,]*)\s*\}|([0-9])"
 _LATEX = [
     (regex.compile(pattern), replacement)
     for pattern, replacement in [
@@ -94,14 +100,14 @@ _LATEX = [
         (r"\^\s*\{?\s*\\circ\s*\}?|\\degree(?!\p{L})", "°"),
         (r"\\(?:approx|simeq|cong)(?!\p{L})", "="),
         (r"\\(?:therefore|implies|(?:[Ll]ong)?[Rr]ightarrow|to)(?!\p{L})", ":"),
+        (r"\\(?:left\s*\||lvert(?!\p{L}))\s*", "|"),
+        (r"\s*\\(?:right\s*\||rvert(?!\p{L}))", "|"),
         (r"\\(?:left|right|[bB]igg?[lr]?|displaystyle|textstyle)(?!\p{L})", ""),
-        (r"\\[lr]?vert(?!\p{L})", "|"),
-        (rf"\\[dtc]?frac(?:{_WHOLE})\s*(?:{_WHOLE})", r"  \1\2/\3\4  "),
+        (rf"\\[dtc]?frac\s*(?:{_WHOLE})\s*(?:{_WHOLE})", r"  \1\2/\3\4  "),
     ]
 ]
-_MONEY = regex.compile(
-    r"[$€£¥₹]\s?[0-9][0-9.,]*\s?[mt](?!\p{L}|\s*\$)", regex.VERSION1 | regex.IGNORECASE
-)  # $5m, millions
+_MILLIONS = regex.compile(r"[0-9][0-9.,]*[\s*]*[mt](?!\p{L})", regex.IGNORECASE)
+_CURRENCY = regex.compile("[€£¥₹]")
 _SYMBOLS = [
     (regex.compile(pattern), replacement)
     for pattern, replacement in [
@@ -109,7 +115,12 @@ _SYMBOLS = [
         (r"[=-]>|[→⇒⟹⟶]", ":"),
         (r":=|={2,}|[≈≃≅≒]", "="),
         (r"~", " "),
-        (r"(?<![0-9.][eE])(?<=\p{L})\^\s?(?:\{\s?(-?)([1-9])\s?\}|(-?)([1-9])(?![0-9]))",
-         lambda power: ("⁻" if "-" in power[0] else "") + power[0].strip("^{} -")),
     ]
-]  # fmt: skip
+]
+_UNIT_POWER = regex.compile(
+    r"(?<![0-9.][eE])(?<=\p{L})\^\s?(?:\{\s?-?[1-9]\s?\}|-?[1-9](?![0-9]))"  # not in 2e^3
+)
+
+
+def _unit_power(power: Any) -> str:
+    return ("⁻" if "-" in power[0] else "") + power[0].strip("^{} -")

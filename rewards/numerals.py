@@ -22,7 +22,7 @@ from typing import Any
 import regex
 
 from .markup import plain
-from .words import CHANGED_AFTER, CHANGED_BEFORE, COPULA, FLAGS, SCALED, SIGN_WORDS
+from .words import CHANGED_AFTER, CHANGED_BEFORE, COPULA, FLAGS, OWN, SCALED, SIGN_WORDS
 
 LONGEST = 1000  # characters of an answer
 DIGITS = 64  # characters of a number
@@ -83,7 +83,7 @@ def _may_equal(left: str) -> bool:
     """Return whether a left side is arithmetic, or names what is asked for without changing it."""
     if _ARITHMETIC.fullmatch(left):
         return True
-    name = _clause_before(_SUBSCRIPT.sub("", left).replace("\\", " ")).rstrip()
+    name = _clause_before(_SUBSCRIPT.sub("", left).replace("\\", " ").strip())
     applied_to = name.rpartition(" ")[0]  # half of x
     return not (_NO_NAME.search(name) or CHANGED_BEFORE.search(applied_to))
 
@@ -150,18 +150,22 @@ def _clause_before(text: str) -> str:
     return _CLAUSE_BEGINS.split(text)[-1]
 
 
-_OWN = r"\p{Han}\p{Hiragana}\p{Katakana}\p{Hangul}\p{Thai}"  # written without spaces
-_LETTER = rf"[\w--[{_OWN}]]"
+_NUMERALS = "〇零一二两兩三四五六七八九十百千万萬亿億"
+_LETTER = rf"[\w--[{OWN}]]"
 
 _DIGIT = regex.compile("[0-9]")
 _ARITHMETIC = regex.compile(r"\s*(?:\p{L}{2,}[\s:,]+)*+[-0-9+*/().,:%^{}\[\]°\s]+", FLAGS)
 _SUBSCRIPT = regex.compile(r"_\{?\w+\}?")
-_NO_NAME = regex.compile(r"[0-9%^|!] | ^\s*[-+*/] | [\p{Sm}--+] | (?<!\p{L})not$", FLAGS)
+_NO_NAME = regex.compile(  # 5x, -x, not
+    rf"[0-9%^|!] | (?:^|\s|[({{\[{OWN}])[-+*/](?=\S) | [\p{{Sm}}--+] | (?<!\p{{L}})not$", FLAGS
+)
 _ABSOLUTE = regex.compile(r"(?P<sign>-?)\|(?P<inside>\S|\S[^|]*\S)\|\.?")
 _SIGNS = regex.compile(rf"(?:(?P<sign>[+-]|{SIGN_WORDS}|[负負]|マイナス)[\s({{\[]*)+$", FLAGS)
-_PAUSE = regex.compile(rf"[^\w)\]}}\"']$|[{_OWN}]$", FLAGS)
+_PAUSE = regex.compile(rf"[^\w)\]}}\"']$|[{OWN}]$", FLAGS)
 _WORD_ENDS = regex.compile(r"\p{L}{2}[)\]}]?$")
-_ATTACHED = regex.compile(rf"(?:{_LETTER}|[)\]}}])[({{\[]*$", FLAGS)  # f(5), (x)5
+_ATTACHED = regex.compile(  # f(5), (x)5, 三5
+    rf"(?:{_LETTER}|[)\]}}])[({{\[]*$|[{_NUMERALS}]\s*$", FLAGS
+)
 _NOT_BEFORE = regex.compile(
     r"[%‰‱\^\\|*] | \p{Sm} | (?<!\p{L})/ | /(?!\p{L}) | (?<!\w)_ | _(?!\w)", FLAGS
 )
@@ -262,6 +266,4 @@ def _sum_of_places(values: Sequence[int]) -> int | None:
     return total + group + (digit or 0)
 
 
-_IDEOGRAPHS = regex.compile(
-    r"\W*(?P<sign>[-负負]?)(?P<digits>[〇零一二两兩三四五六七八九十百千万萬亿億]{1,32})\W*"
-)
+_IDEOGRAPHS = regex.compile(rf"[^\w-]*(?P<sign>[-负負]?)(?P<digits>[{_NUMERALS}]{{1,32}})\W*")

@@ -5,9 +5,12 @@ import regex
 FLAGS = regex.VERSION1 | regex.VERBOSE | regex.IGNORECASE
 
 
+OWN = r"\p{Han}\p{Hiragana}\p{Katakana}\p{Hangul}\p{Thai}"  # scripts written without spaces
+
+
 def any_of(words: str) -> str:
     """Match any of the words, which `|` parts, as whole words."""
-    return rf"(?<!\p{{L}})(?:{words})(?!\p{{L}})"
+    return rf"(?<![\p{{L}}--[{OWN}]])(?:{words})(?![\p{{L}}--[{OWN}]])"
 
 
 _MINUS = r"minus|negative|moins|menos"
