@@ -203,7 +203,7 @@ _MARKUP = 64  # characters of markup around an answer
 _PLAIN = str.maketrans(
     dict.fromkeys("‘’‚‛ʼ", "'") | dict.fromkeys("“”„‟«»", '"') | dict.fromkeys("‐‑‒–−", "-")
 )
-_QUOTED = re.compile(r"""(["'])([^"']+)\1""")
+_QUOTED = re.compile(r"""(["'])((?:(?!\1).)+)\1""")
 
 
 def _bare(text: str) -> str:

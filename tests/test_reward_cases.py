@@ -389,7 +389,9 @@ def test_a_list_of_letters_is_right_as_a_whole(needed, order, between):
 
 QUOTES = ['"{}"', "'{}'", "“{}”", "**{}**", "*{}*", "`{}`", "{}.", r"\text{{{}}}", r"\boxed{{{}}}",
           " {}\n", "${}$", "<b>{}</b>"]  # fmt: skip
-WORDS = st.text(st.characters(categories=["L", "Nd"]), min_size=1, max_size=9)
+WORDS = st.text(st.characters(categories=["L", "Nd"]), min_size=1, max_size=9).filter(
+    lambda word: "'" not in (EXACT.read(word) or "'")  # ŉ is compatible with 'n
+)
 
 
 @given(WORDS, WORDS, st.sampled_from(QUOTES), st.sampled_from(QUOTES))
