@@ -7,7 +7,7 @@ The answer is one number with words around it, by a grammar that says where each
 
 What the grammar has no place for makes it no number: an operator, a variable, a command of LaTeX, a
 second number; and so do words that change a value (half of, squared, million) or deny it (not, less
-than). Everything is exact.
+than), in the same clause and within 100 characters. Everything is exact.
 """
 
 import functools
@@ -26,6 +26,7 @@ from .words import CHANGED_AFTER, CHANGED_BEFORE, COPULA, FLAGS, OWN, SCALED, SI
 
 LONGEST = 1000  # characters of an answer
 DIGITS = 64  # characters of a number
+NEAR = 100  # characters from the number, within which words count
 LARGEST = 999  # power of ten
 SIDES = 8  # of an equation
 
@@ -85,7 +86,8 @@ def _may_equal(left: str) -> bool:
         return True
     name = _clause_before(_SUBSCRIPT.sub("", left).replace("\\", " ").strip())
     applied_to = name.rpartition(" ")[0]  # half of x
-    return not (_NO_NAME.search(name) or CHANGED_BEFORE.search(applied_to))
+    changed = CHANGED_BEFORE.search(applied_to, _near_end(applied_to))
+    return not (_NO_NAME.search(name) or changed)
 
 
 def _one_side(text: str, decimal: str, unit: Any) -> Fraction | None:
@@ -111,13 +113,13 @@ def _one_side(text: str, decimal: str, unit: Any) -> Fraction | None:
 
 def _sign(before: str) -> int | None:
     """Return 1 or -1; None, as for no number, where what stands before has no place there."""
-    signs = _SIGNS.search(before)
+    signs = _SIGNS.search(before, _near_end(before))
     rest = before[: signs.start()] if signs else before
     clause = _clause_before(rest)
-    if _NOT_BEFORE.search(clause) or CHANGED_BEFORE.search(clause):
+    if _NOT_BEFORE.search(clause) or CHANGED_BEFORE.search(clause, _near_end(clause)):
         return None
     if signs is None:
-        return None if _ATTACHED.search(rest) else 1
+        return None if _ATTACHED.search(rest, _near_end(rest)) else 1
     [sign, *more] = signs.captures("sign")
     if more or not _may_be_signed(rest, sign, signs[0]):
         return None
@@ -142,7 +144,11 @@ def _may_follow(after: str, unit: Any) -> bool:
     if unit is not None:
         return not (regex.search(r"\w", after) or _NOT_AFTER.search(clause))
     rest = _UNIT.sub(" ", clause)
-    return not (CHANGED_AFTER.search(clause) or _NOT_AFTER.search(rest))
+    return not (CHANGED_AFTER.search(clause, 0, NEAR) or _NOT_AFTER.search(rest))
+
+
+def _near_end(text: str) -> int:
+    return max(0, len(text) - NEAR)
 
 
 def _clause_before(text: str) -> str:
@@ -184,8 +190,8 @@ _NOT_AFTER = regex.compile(
     """,
     regex.VERSION1 | regex.VERBOSE,
 )
-_CLAUSE_ENDS = regex.compile(r"[.;!?]+(?=\s|$)|[。；！？\n]")
-_CLAUSE_BEGINS = regex.compile(r"[.;!?]+\s|[:。；！？\n]")
+_CLAUSE_ENDS = regex.compile(r"[.;!?](?=\s|$)|[。；！？\n]")
+_CLAUSE_BEGINS = regex.compile(r"[.;!?]\s|[:。；！？\n]")
 
 
 # ---- the number -------------------------------------------------------------------------------
