@@ -23,9 +23,17 @@ if TYPE_CHECKING:
     )
     from .automaton import Automaton
     from .code import CodeTests
-    from .contract import Completion, Decided, Spans, TextReward, completion_text
+    from .contract import (
+        Completion,
+        Decided,
+        Spans,
+        TextReward,
+        answered,
+        completion_text,
+        texts_after,
+    )
     from .exact import ExactText
-    from .extraction import AfterMarker, ByPattern, InBox, InFence, InTag, WholeText
+    from .extraction import AfterMarker, AfterThought, ByPattern, InBox, InFence, InTag, WholeText
     from .formats import RegexReward
     from .gates import gate
     from .json_answer import JsonAnswer
@@ -43,6 +51,7 @@ if TYPE_CHECKING:
 
 _HOME = {
     "AfterMarker": "extraction",
+    "AfterThought": "extraction",
     "Automaton": "automaton",
     "ByPattern": "extraction",
     "ChoiceAnswer": "answers",
@@ -71,6 +80,7 @@ _HOME = {
     "TextReward": "contract",
     "ToolCalls": "tools",
     "WholeText": "extraction",
+    "answered": "contract",
     "choice_answer": "answers",
     "clip": "scaling",
     "completion_text": "contract",
@@ -81,12 +91,14 @@ _HOME = {
     "repetition_rate": "repetition",
     "schedule": "scaling",
     "slow_patterns": "patience",
+    "texts_after": "contract",
     "think_answer_format": "tags",
     "think_format": "tags",
     "weighted": "sums",
 }
 __all__ = [
     "AfterMarker",
+    "AfterThought",
     "Automaton",
     "ByPattern",
     "ChoiceAnswer",
@@ -115,6 +127,7 @@ __all__ = [
     "TextReward",
     "ToolCalls",
     "WholeText",
+    "answered",
     "check_format",
     "choice_answer",
     "clip",
@@ -128,6 +141,7 @@ __all__ = [
     "schedule",
     "slow_patterns",
     "specimen_of",
+    "texts_after",
     "think_answer_format",
     "think_format",
     "weighted",

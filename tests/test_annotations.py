@@ -16,6 +16,7 @@ from transformers import PreTrainedTokenizerFast
 from grpo_credit import CreditError, allocation, resolve_credit
 from grpo_credit.annotations import Annotations
 from grpo_credit.gathering import GatheringTrainer
+from grpo_credit.rewards import completion_text
 from grpo_credit.rollouts import PADDING
 from grpo_credit.saved import find_rollouts, load_rollouts
 from grpo_credit.telling import check_columns, check_told
@@ -267,14 +268,25 @@ def test_the_last_message_of_a_conversation_is_found_among_the_tokens():
     assert told.spans()["teller/comma"].nonzero().tolist() == [[0, 6]]
 
 
+def test_spans_point_into_what_the_model_wrote_though_a_tool_repeats_it():
+    ids = TOKENIZER.encode("1,2:9,1,2")
+    chat = [
+        {"role": "assistant", "content": "1,2", "tool_calls": [{}]},
+        {"role": "tool", "content": "9,1,2"},
+    ]
+    told = tell([chat], ids=[ids], reward=Chatty())
+    assert told.spans()["teller/comma"].nonzero().tolist() == [[0, 1]]
+    assert told.decided().tolist() == [[2]]
+
+
 class Chatty(Teller):
-    """Read the last message."""
+    """Read what the assistant wrote last."""
 
     def spans(self, completions):
-        return super().spans([c[-1]["content"] for c in completions], None)
+        return super().spans(list(map(completion_text, completions)), None)
 
     def decided(self, completions):
-        return super().decided([c[-1]["content"] for c in completions])
+        return super().decided(list(map(completion_text, completions)))
 
 
 def spelled_slowly(tokenizer, ids):

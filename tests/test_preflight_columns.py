@@ -4,7 +4,23 @@ import functools
 
 import pytest
 
-from grpo_credit.preflight.columns import check_columns, check_values, columns_read, reward_name
+from grpo_credit.preflight.columns import (
+    check_columns,
+    check_golds,
+    check_values,
+    columns_read,
+    reward_name,
+)
+from rewards import (
+    ChoiceAnswer,
+    CosineLength,
+    ExactAnswer,
+    NumericAnswer,
+    gate,
+    guard,
+    think_answer_format,
+    weighted,
+)
 
 COLUMNS = ["prompt", "ground_truth", "level"]
 
@@ -110,6 +126,50 @@ def test_columns_that_differ_are_fine():
     assert check_values({"level": "r"}, [{"level": i} for i in range(3)]) == []
     assert check_values({"level": "r"}, [{"level": 1}]) == []
     assert check_values({"level": "r"}, []) == []
+
+
+NUMBER = NumericAnswer(column="truth")
+
+
+@pytest.mark.parametrize(
+    "reward",
+    [
+        NUMBER,
+        gate(NUMBER, by=think_answer_format),
+        weighted({NUMBER: 1.0, think_answer_format: 0.2}),
+        guard(NUMBER, timeout=None),
+        gate(guard(NUMBER, timeout=None), by=think_answer_format),
+        CosineLength(NUMBER, 100),
+    ],
+    ids=lambda reward: type(reward).__name__,
+)
+def test_right_answers_that_cannot_be_read_are_told_with_the_first_of_them(reward):
+    golds = ["4", 4.0, "x + 1", "#### 7", "1 and 2", "", *range(20)]
+    [found] = check_golds([("right", reward)], [{"truth": gold} for gold in golds])
+    assert (found.severity, found.kind) == ("warning", "answers for right")
+    told = (
+        "'right' cannot read 3 of 26 values of the column 'truth', such as 'x + 1': there it abst"
+    )
+    assert told in found.message
+
+
+def test_how_grave_unreadable_answers_are_depends_on_their_share():
+    def severities(golds, reward=NUMBER):
+        return [f.severity for f in check_golds([("r", reward)], [{"truth": g} for g in golds])]
+
+    assert severities([1, "2"]) == []
+    assert severities(["x", *range(20)]) == ["note"]
+    assert severities(["x", "y"]) == ["error"]
+    assert severities(["x", float("nan")], ExactAnswer(column="truth")) == ["warning"]
+    assert check_golds([("r", NUMBER), ("len", len)], [{"other": "x"}]) == []  # told elsewhere
+
+
+def test_numbers_for_letters_are_told_with_what_to_do():
+    [found] = check_golds([("r", ChoiceAnswer())], [{"answer": 2}])
+    assert (found.severity, "give index_base=0 if 0 stands for A" in found.message) == (
+        "error",
+        True,
+    )
 
 
 def test_names_are_those_that_trl_logs():

@@ -110,6 +110,8 @@ def test_only_the_last_message_is_edited():
     assert [m["content"] for m in changed] == ["a", "B"]
     assert chat[1]["content"] == "b"
     assert edited([{"role": "assistant", "content": None}], str.upper)[0]["content"] is None
+    after = edited([*chat, {"role": "tool", "content": "c"}], str.upper)
+    assert [message["content"] for message in after] == [m["content"] for m in changed] + ["c"]
 
 
 # ---- under observation ------------------------------------------------------------------------

@@ -4,7 +4,13 @@ import sys
 
 import pytest
 
-from rewards import completion_text, think_answer_format
+from rewards import (
+    answered,
+    completion_text,
+    numeric_answer,
+    texts_after,
+    think_answer_format,
+)
 
 TABLE = [
     ("<think>a</think><answer>b</answer>", 1.0),
@@ -34,6 +40,36 @@ def test_content_blocks_are_joined():
     blocks = [{"role": "assistant", "content": [{"type": "text", "text": "1"}, {"type": "image"}]}]
     assert completion_text(blocks) == "1"
     assert completion_text([{"role": "assistant", "content": None}]) == ""
+
+
+CALL = {"role": "assistant", "content": "<answer>5</answer>", "tool_calls": [{"type": "function"}]}
+TOOL = {"role": "tool", "name": "echo", "content": "<think>a</think><answer>4</answer>"}
+USER = {"role": "user", "content": "<answer>4</answer>"}
+
+
+@pytest.mark.parametrize(
+    ("completion", "text"),
+    [
+        ([CALL | {"content": ""}, TOOL], ""),  # the model was cut off before it said anything
+        ([CALL | {"content": None}, TOOL], ""),
+        ([CALL, TOOL], "<answer>5</answer>"),
+        ([CALL, TOOL, {"role": "assistant", "content": "6"}], "6"),
+        ([CALL, TOOL, {"role": "assistant", "content": "6"}, USER], "6"),
+        ([TOOL, {"content": "7"}], "7"),  # no role
+    ],
+)
+def test_only_what_the_assistant_wrote_last_is_scored(completion, text):
+    assert completion_text(completion) == text
+    said = completion[answered(completion) + 1 :]
+    assert texts_after(completion) == [message["content"] for message in said]
+    right = [float(f"<answer>{gold}</answer>" in text) for gold in (4, 5)]
+    assert numeric_answer([completion] * 2, answer=[4, 5]) == right
+    assert think_answer_format([completion]) == [0.0]
+
+
+def test_a_completion_without_the_assistant_is_refused():
+    with pytest.raises(ValueError, match=r"no message .* the roles are tool, user\. Only what"):
+        completion_text([TOOL, USER])
 
 
 def test_a_completion_of_another_type_is_refused():

@@ -15,6 +15,7 @@ GIVEN = frozenset(
      "environments"}
 )  # fmt: skip
 _NEAR = 0.8  # how alike two names are, 0 to 1, before one is taken for a slip of the other
+FEW = 0.1  # of the right answers may be unreadable before that is a warning
 Named = Sequence[tuple[str, Any]]
 
 
@@ -61,6 +62,57 @@ def check_values(read: Mapping[str, str], rows: Sequence[Mapping[str, Any]]) -> 
         for column, name in read.items()
     )
     return [finding for finding in found if finding is not None]
+
+
+def check_golds(rewards: Named, rows: Sequence[Mapping[str, Any]]) -> list[Finding]:
+    """Find right answers in the data that rewards cannot read, and for which they abstain.
+
+    Asked is every reward that says which those are (`unreadable`), and every part of a combination.
+
+    Args:
+        rewards: names and reward functions.
+        rows: some of the data, with the columns that the rewards read.
+    """
+    found = (
+        _unread(name, part, column, [row[column] for row in rows if column in row])
+        for name, reward in rewards
+        for part in _parts(reward)
+        if hasattr(part, "unreadable")
+        for column in _columns_of(part)[:1]
+    )
+    return [finding for finding in found if finding is not None]
+
+
+def _parts(reward: Any) -> Iterator[Any]:
+    """Yield a reward, or what it is made of."""
+    while isinstance(reward, functools.partial):
+        reward = reward.func
+    parts = getattr(reward, "parts", None) or ()
+    if not parts:
+        yield reward
+    for part in parts:
+        yield from _parts(part)
+
+
+def _unread(name: str, reward: Any, column: str, golds: list[Any]) -> Finding | None:
+    remedy = (
+        "Name the column with the bare answers, or take a reward that reads such answers: "
+        "MathAnswer formulas, NumericAnswer one number, ChoiceAnswer letters, ExactAnswer texts."
+    )
+    try:
+        unread = reward.unreadable(golds)
+    except ValueError as error:  # it reads none of the kind, and says why
+        return Finding("error", f"answers for {name}", str(error), remedy)
+    if not unread:
+        return None
+    share = len(unread) / len(golds)
+    return Finding(
+        "error" if share == 1 else "warning" if share > FEW else "note",
+        f"answers for {name}",
+        f"reward {name!r} cannot read {len(unread)} of {len(golds)} values of the column "
+        f"{column!r}, such as {unread[0]!r:.60}: there it abstains, and nothing is learnt from it.",
+        remedy,
+    )
 
 
 def _declared(name: str, reward: Any, columns: Sequence[str]) -> Iterator[Finding]:

@@ -8,7 +8,7 @@ from typing import Any
 
 from grpo_credit.preflight.batches import Batches, check_batches
 from grpo_credit.preflight.checks import check_sample
-from grpo_credit.preflight.columns import check_columns, check_values, columns_read
+from grpo_credit.preflight.columns import check_columns, check_golds, check_values, columns_read
 from grpo_credit.preflight.draw import draw
 from grpo_credit.preflight.findings import Finding, errors
 from grpo_credit.preflight.precision import check_precision
@@ -81,7 +81,8 @@ def _judge(trainer: Any, sample: Sample) -> list[Finding]:
     if columns:  # unknown for some streams
         found += check_columns(named, columns)
         read = columns_read(named, columns)
-        found += check_values(read, _some_rows(data.select_columns([*read])) if read else [])
+        rows = _some_rows(data.select_columns([*read])) if read else []
+        found += check_values(read, rows) + check_golds(named, rows)
     for (name, reward), drawn in zip(named, sample.rewards, strict=True):
         if not drawn.failures and not drawn.relief:
             found += _format(name, reward, trainer)
