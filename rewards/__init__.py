@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from .automaton import Automaton
     from .contract import Completion, Decided, Spans, TextReward, completion_text
     from .exact import ExactText
-    from .extraction import AfterMarker, ByPattern, InBox, InTag, WholeText
+    from .extraction import AfterMarker, AfterThought, ByPattern, InBox, InTag, WholeText
     from .formats import RegexReward
     from .gates import gate
     from .lengths import CosineLength, SoftOverlong
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 
 _HOME = {
     "AfterMarker": "extraction",
+    "AfterThought": "extraction",
     "Automaton": "automaton",
     "ByPattern": "extraction",
     "ChoiceAnswer": "answers",
@@ -72,6 +73,7 @@ _HOME = {
 }
 __all__ = [
     "AfterMarker",
+    "AfterThought",
     "Automaton",
     "ByPattern",
     "ChoiceAnswer",

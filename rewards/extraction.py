@@ -165,6 +165,47 @@ class WholeText(Extract):
         yield 0, len(text)
 
 
+@dataclass
+class AfterThought(Extract):
+    r"""Look for the answer after the thought alone; nothing if the thought never closed.
+
+    The thought ends with the last closing tag, and has not ended where the tag opens again after
+    it. What is written in it counts for nothing, whether an opening tag is there or not: chat
+    templates may have written that one.
+
+    Args:
+        inner: where the answer is in what follows; all of it by default.
+        tag: of the thought.
+        unique: see `Extract`; also False if `inner` takes the last of several.
+
+    Example:
+        >>> text = r"<think>\boxed{7}</think>Hence \boxed{42}"
+        >>> start, end = AfterThought()(text)
+        >>> text[start:end]
+        'Hence \\boxed{42}'
+        >>> start, end = AfterThought(InBox())(text)
+        >>> text[start:end]
+        '42'
+        >>> AfterThought()(r"<think>\boxed{42}")
+    """
+
+    inner: Extract = field(default_factory=WholeText)
+    tag: str = "think"
+
+    def __post_init__(self) -> None:
+        """Let the inner one say whether the last of several answers counts."""
+        self.unique = self.unique and self.inner.unique
+
+    def find(self, text: str) -> Iterator[Span]:
+        """Give the span of each answer in the text."""
+        closing = f"</{self.tag}>"
+        start = text.rfind(closing)
+        if start >= 0 and text.find(f"<{self.tag}>", start) < 0:
+            start += len(closing)
+            for first, end in self.inner.find(text[start:]):
+                yield start + first, start + end
+
+
 def _trimmed(text: str, start: int, end: int) -> Span:
     inside = text[start:end]
     start += len(inside) - len(inside.lstrip())

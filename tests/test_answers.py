@@ -11,10 +11,18 @@ from rewards.answers import (
     exact_answer,
     numeric_answer,
 )
-from rewards.extraction import AfterMarker, ByPattern, InBox, InTag, WholeText
+from rewards.extraction import AfterMarker, AfterThought, ByPattern, InBox, InTag, WholeText
 
 WHOLE = WholeText()
-ALL = [InTag(), InBox(), AfterMarker(), ByPattern(r"is (?P<answer>\w+)"), WHOLE]
+ALL = [
+    InTag(),
+    InBox(),
+    AfterMarker(),
+    ByPattern(r"is (?P<answer>\w+)"),
+    WHOLE,
+    AfterThought(),
+    AfterThought(InBox()),
+]
 
 
 def found(extract, text):
@@ -116,6 +124,33 @@ def test_a_pattern_that_explodes_abstains():
     reward = ExactAnswer(slow)
     assert reward(["x" * 60 + "z", "xy"], answer=["xy", "xy"]) == [None, 1.0]
     assert reward.spans(["x" * 60 + "z", "xy"]) == [{"answer": []}, {"answer": [(0, 2)]}]
+
+
+@pytest.mark.parametrize(
+    ("text", "answer"),
+    [
+        ("<think>7</think>\n\n42\nor so", "42\nor so"),
+        ("7</think>42", "42"),  # the template opened the thought
+        ("<think>7", None),  # cut off
+        ("42", None),
+        ("<think>7</think>", ""),
+        ("<think>a</think>b<think>c</think>d", "d"),
+        ("<think>a</think>b<think>c", None),  # thinks again, and is cut off
+        ("<think>I close it by </think></think>42", "42"),
+    ],
+)
+def test_after_a_thought(text, answer):
+    assert found(AfterThought(), text) == answer
+
+
+def test_after_a_thought_another_extractor_may_look():
+    text = r"<think>\boxed{1} <answer>1</answer> [2]</think> \boxed{3} <answer>4</answer>"
+    assert found(AfterThought(InBox()), text) == "3"
+    assert found(AfterThought(InTag()), text) == "4"
+    assert found(AfterThought(InBox(), tag="x"), text) is None
+    two = r"</think>\boxed{1} \boxed{2}"
+    assert found(AfterThought(InBox()), two) is None
+    assert found(AfterThought(InBox(unique=False)), two) == "2"
 
 
 def test_the_whole_text_without_whitespace_around():
