@@ -68,9 +68,10 @@ class InTag(Extract):
 
 @dataclass
 class InBox(Extract):
-    r"""Take what is in `\boxed{…}`, braces balanced; a box that is never closed is none.
+    r"""Take what is in `\boxed{…}` or `\fbox{…}`, braces balanced, or stands after `\boxed `.
 
-    Of boxes inside each other the outermost counts.
+    Of boxes inside each other the outermost counts. Where the last box never closes there is no
+    answer: what was in a box before has been taken back.
 
     Example:
         >>> text = r"so \boxed{\frac{1}{2}}"
@@ -84,16 +85,21 @@ class InBox(Extract):
         open_braces: list[int | None] = []  # where the box begins, if the brace opens one
         boxes: list[Span] = []
         for token in _BRACE.finditer(text):
-            if token[0].endswith("{"):
-                open_braces.append(token.end() if token[0].startswith("\\boxed") else None)
+            if token["bare"] is not None:
+                boxes.append(token.span("bare"))
+            elif token[0].endswith("{"):
+                open_braces.append(token.end() if "box" in token[0] else None)
             elif open_braces and (start := open_braces.pop()) is not None:
                 while boxes and boxes[-1][0] > start:
                     boxes.pop()
                 boxes.append((start, token.start()))
-        return boxes
+        broken = max((start for start in open_braces if start is not None), default=0)
+        return boxes if boxes and boxes[-1][0] > broken else []
 
 
-_BRACE = re.compile(r"\\boxed\s*\{|(?<!\\)(?:\\\\)*[{}]")
+_BRACE = re.compile(
+    r"\\(?:boxed|fbox)(?:\s*\{|\s+(?P<bare>[^\s{}\\$]+))|(?<!\\)(?:\\\\)*[{}]"
+)
 
 
 @dataclass
