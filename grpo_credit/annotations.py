@@ -20,7 +20,7 @@ from accelerate.utils import gather, gather_object, pad_across_processes
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from grpo_credit.rewards import completion_text
+from grpo_credit.rewards import completion_text, texts_after
 from grpo_credit.strategy import CreditError
 from grpo_credit.token_text import TokenText
 
@@ -100,8 +100,8 @@ class Annotations:
     @cached_property
     def _located(self) -> list[Located]:
         return [
-            _locate(self._tokenizer, row, text)
-            for row, text in zip(self._ids, self._texts, strict=True)
+            _locate(self._tokenizer, ids, text, texts_after(completion))
+            for ids, text, completion in zip(self._ids, self._texts, self._completions, strict=True)
         ]
 
     def spans(self) -> dict[str, Bool[Tensor, "b t"]]:
@@ -278,9 +278,14 @@ def _finite(score: Any) -> float:
 # ---- of one rank ------------------------------------------------------------------------------
 
 
-def _locate(tokenizer: Any, ids: Sequence[int], text: str) -> Located:
+def _locate(tokenizer: Any, ids: Sequence[int], text: str, after: Sequence[str] = ()) -> Located:
+    """Find a text among the tokens, before the texts that others wrote after it."""
     tokens = TokenText.decode(tokenizer, ids, text)
-    start = tokens.text.rfind(text)  # the last message of a conversation
+    end = len(tokens.text)
+    for other in reversed(after):  # a tool may have repeated the text
+        place = tokens.text.rfind(other, 0, end)
+        end = end if place < 0 else place
+    start = tokens.text.rfind(text, 0, end)
     if start < 0:  # rewritten by a chat template or a parser
         return Located(TokenText.unknown(text, len(ids), tokens.text), 0)
     return Located(tokens, start)

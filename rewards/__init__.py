@@ -22,7 +22,15 @@ if TYPE_CHECKING:
         numeric_answer,
     )
     from .automaton import Automaton
-    from .contract import Completion, Decided, Spans, TextReward, completion_text
+    from .contract import (
+        Completion,
+        Decided,
+        Spans,
+        TextReward,
+        answered,
+        completion_text,
+        texts_after,
+    )
     from .exact import ExactText
     from .extraction import AfterMarker, AfterThought, ByPattern, InBox, InTag, WholeText
     from .formats import RegexReward
@@ -58,6 +66,7 @@ _HOME = {
     "TaskScore": "tasks",
     "TextReward": "contract",
     "WholeText": "extraction",
+    "answered": "contract",
     "choice_answer": "answers",
     "clip": "scaling",
     "completion_text": "contract",
@@ -67,6 +76,7 @@ _HOME = {
     "numeric_answer": "answers",
     "repetition_rate": "repetition",
     "schedule": "scaling",
+    "texts_after": "contract",
     "think_answer_format": "tags",
     "think_format": "tags",
     "weighted": "sums",
@@ -94,6 +104,7 @@ __all__ = [
     "TaskScore",
     "TextReward",
     "WholeText",
+    "answered",
     "check_format",
     "choice_answer",
     "clip",
@@ -106,6 +117,7 @@ __all__ = [
     "repetition_rate",
     "schedule",
     "specimen_of",
+    "texts_after",
     "think_answer_format",
     "think_format",
     "weighted",

@@ -4,34 +4,44 @@ Finding and comparing are apart: `NumericAnswer(AfterMarker("####"))`, `ExactAns
 `rewards.extraction`.
 """
 
+import functools
 import math
+import numbers
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
+from decimal import Decimal
 from fractions import Fraction
-from itertools import islice
 from typing import Any
 
+from .choices import Choices
 from .contract import (
     Completion,
     LogExtra,
     LogMetric,
     Spans,
     TextReward,
+    accepted,
     completion_text,
     rows_of,
+    spellings,
 )
 from .extraction import AfterMarker, Extract, InTag, Span
+from .markup import undressed
+from .numerals import DECIMALS, exact, number, unit_pattern
 
 
 class AnswerReward(TextReward):
     """Base of the rewards that compare an answer with a column; a subclass says how in `read`.
 
-        R = 1 if read(answer) equals read(gold), else 0; None if the gold cannot be read
+        R = 1 if read(answer) equals read(gold) for a gold of the column, else 0
 
-    The gold is what `extract` finds in the column's value, otherwise what follows `####` in it,
-    otherwise all of it. Logs the share of completions in which looking for the answer took too long
-    (`ByPattern`), as `reward/<name>/timeout_rate`.
+    The column holds one right answer or a list of them; None, NaN and blanks are none. Where there
+    is none, or one of them cannot be read whole, the reward abstains (None). The gold is what
+    `extract` finds in a text, otherwise what follows `####` in it, otherwise all of it.
+
+    Logs the shares of completions in which looking for the answer took too long (`ByPattern`), and
+    whose gold cannot be read, as `reward/<name>/timeout_rate` and `reward/<name>/unreadable_rate`.
 
     Args:
         extract: where the answer is in a completion.
@@ -57,29 +67,45 @@ class AnswerReward(TextReward):
         scores: list[float | None] = []
         timeouts = 0
         rows = rows_of(self, columns, len(completions))
+        remembered = functools.lru_cache(maxsize=None)(self.gold)  # a group shares its gold
         for completion, row in zip(completions, rows, strict=True):
+            value = row[self.column]
+            gold = remembered if isinstance(value, str) else self.gold
             try:
-                scores.append(self._judged(completion_text(completion), row[self.column]))
+                scores.append(self._judged(completion_text(completion), gold, value))
             except TimeoutError:
                 scores.append(None)
                 timeouts += 1
         if log_metric is not None:
-            log_metric(f"reward/{self.__name__}/timeout_rate", timeouts / max(1, len(scores)))
+            unread, count = scores.count(None) - timeouts, max(1, len(scores))
+            log_metric(f"reward/{self.__name__}/timeout_rate", timeouts / count)
+            log_metric(f"reward/{self.__name__}/unreadable_rate", unread / count)
         return scores
 
     def score(self, text: str, /, **row: Any) -> float | None:
         """Score one text; None as well if looking for the answer took too long."""
         try:
-            return self._judged(text, row[self.column])
+            return self._judged(text, self.gold, row[self.column])
         except TimeoutError:
             return None
 
-    def _judged(self, text: str, value: Any) -> float | None:
-        gold = self.gold(value)
-        span = self.found(text)
-        if gold is None:
+    def _judged(
+        self, text: str, gold: Callable[[Any], tuple[Any, ...] | None], value: Any
+    ) -> float | None:
+        span, golds = self.found(text), gold(value)
+        if golds is None:
             return None
-        return float(span is not None and self.right(text[slice(*span)], gold))
+        return float(span is not None and self.right(text[slice(*span)], golds))
+
+    def unreadable(self, golds: Iterable[Any]) -> list[Any]:
+        """Return the column's values that cannot be read: there the reward abstains."""
+        return [gold for gold in golds if self._reads(gold) is None]
+
+    def _reads(self, value: Any) -> Any:
+        try:
+            return self.gold(value)
+        except TimeoutError:
+            return None
 
     def found(self, text: str) -> Span | None:
         """Return where the answer is in a text."""
@@ -96,17 +122,20 @@ class AnswerReward(TextReward):
             span = None
         return {"answer": [] if span is None else [span]}
 
-    def gold(self, value: Any) -> Any:
-        """Read the column's value; None if there is nothing to compare with."""
-        if value is None:
-            return None
+    def gold(self, value: Any) -> tuple[Any, ...] | None:
+        """Read all that is right by the column's value; None if it is nothing, or unclear."""
+        golds = [self.gold_of(one) for one in accepted(value)]
+        return None if not golds or None in golds else tuple(golds)
+
+    def gold_of(self, value: Any) -> Any:
+        """Read one right answer; None if there is nothing to compare with."""
         text = str(value)
         span = self.found(text) or AfterMarker(unique=False)(text) or (0, len(text))
         return self.read(text[slice(*span)])
 
-    def right(self, answer: str, gold: Any) -> bool:
-        """Return whether an answer says the same as the gold, which has been read."""
-        return self.read(answer) == gold
+    def right(self, answer: str, golds: Sequence[Any]) -> bool:
+        """Return whether an answer says the same as one of the golds, which have been read."""
+        return self.read(answer) in golds
 
     def read(self, text: str) -> Any:
         """Return what a text says, None if nothing."""
@@ -114,16 +143,18 @@ class AnswerReward(TextReward):
 
 
 class ExactAnswer(AnswerReward):
-    """Reward an answer that is the text in a column.
+    r"""Reward an answer that is the text in a column, or one of several.
 
-        R = 1 if normal(answer) = normal(gold), else 0
+        R = 1 if normal(answer) = normal(gold) for a gold of the column, else 0
 
-    `normal` is Unicode's compatibility form NFKC, with runs of whitespace as one space and, if
-    `ignore_case`, without case.
+    `normal` is Unicode's compatibility form NFKC, with straight quotes, plain hyphens, runs of
+    whitespace as one space, without the markup of `rewards.markup`, quotes around all of it and a
+    full stop at its end, and, if `ignore_case`, without case. A number 42.0 in the column, as
+    pandas makes of 42, is the text 42 as well.
 
     Args:
         extract: where the answer is in a completion; between `<answer>` tags if None.
-        column: the column with the right answers.
+        column: the column with the right answers: a text, or a list of those that are right.
         ignore_case: whether "Bern" and "bern" are the same.
         name: what TRL calls the reward in its logs.
 
@@ -133,8 +164,9 @@ class ExactAnswer(AnswerReward):
     How it can be hacked: by a likely answer without any reasoning.
 
     Example:
-        >>> ExactAnswer()(["<answer> São  Paulo</answer>", "São Paulo"], answer=["são paulo"] * 2)
-        [1.0, 0.0]
+        >>> texts = ["<answer> São  Paulo</answer>", "São Paulo", r"<answer>**SP**.</answer>"]
+        >>> ExactAnswer()(texts, answer=[["são paulo", "SP"]] * 3)
+        [1.0, 0.0, 1.0]
     """
 
     def __init__(
@@ -148,16 +180,38 @@ class ExactAnswer(AnswerReward):
         super().__init__(extract or InTag(), column, name)
         self.ignore_case = ignore_case
 
-    def right(self, answer: str, gold: str) -> bool:
-        """Return whether an answer is the gold, looking at no more text than could be."""
+    def gold(self, value: Any) -> tuple[str, ...] | None:
+        """Read all that is right by the column's value; None if it is nothing."""
+        return super().gold([text for one in accepted(value) for text in spellings(one)])
+
+    def right(self, answer: str, golds: Sequence[str]) -> bool:
+        """Return whether an answer is a gold, looking at no more text than could be."""
         # Composing joins four characters at most, and takes quadratic time on endless accents.
         answer = " ".join(answer.split())
-        return len(answer) <= 4 * len(gold) and self.read(answer) == gold
+        longest = 4 * max(map(len, golds)) + _MARKUP
+        return len(answer) <= longest and self.read(answer) in golds
 
     def read(self, text: str) -> str | None:
         """Return the normal form."""
-        text = " ".join(unicodedata.normalize("NFKC", text).split())
+        if not text.isascii():
+            text = unicodedata.normalize("NFKC", text).translate(_PLAIN)
+        text = _bare(" ".join(undressed(text).split()))
         return (text.casefold() if self.ignore_case else text) or None
+
+
+_MARKUP = 64  # characters of markup around an answer
+_PLAIN = str.maketrans(
+    dict.fromkeys("‘’‚‛ʼ", "'") | dict.fromkeys("“”„‟«»", '"') | dict.fromkeys("‐‑‒–−", "-")
+)
+_QUOTED = re.compile(r"""(["'])([^"']+)\1""")
+
+
+def _bare(text: str) -> str:
+    """Take off quotes around a text and a full stop at its end, unless there is nothing else."""
+    for _ in range(2):  # "Paris." and "Paris".
+        text = text[:-1].rstrip() if text.endswith((".", "。")) and text.strip(".。 ") else text
+        text = quoted[2].strip() if (quoted := _QUOTED.fullmatch(text)) else text
+    return text
 
 
 class NumericAnswer(AnswerReward):
@@ -165,14 +219,17 @@ class NumericAnswer(AnswerReward):
 
         R = 1 if |answer − gold| ≤ max(abs_tol, rel_tol · |gold|), else 0
 
-    Read are one sign (also −), currencies ($5), groups of three digits (1,234 or 1 234 or 1_234),
-    fractions (3/4), percentages (50% is 0.5), and powers of ten (1e-3, 1.2 × 10^5). Computed
-    exactly. Words around are ignored, but a second number makes it no answer, as does what changes
-    its value: 5!, sin(5), x/2, 0x10, 1.5 million. Answers of the same value, 42 and 42.0, are one.
+    Read are one sign (also −, minus 5, -(5), |-5|), currencies ($5), groups of three digits (1,234
+    or 1 234 or 1_234), fractions (3/4, ½, 1 1/2, `\frac{3}{4}`), percentages (50% is 0.5), powers
+    of ten (1e-3, 1.2 × 10^5), the digits of every script, and the last side of an equation (x = 42,
+    6 * 7 = 42); see `rewards.numerals` for the grammar. Computed exactly. Plain words around are
+    ignored, but a second number makes it no answer, as does what changes its value or denies it:
+    5!, sin(5), x/2, 42x, 0x10, 2⁵, 5k, 1.5 million, half of 42, not 42, less than 42. Answers of
+    the same value, 42 and 42.0, are one. Numbers in the column are numbers, whatever `decimal` is.
 
     Args:
         extract: where the answer is in a completion; between `<answer>` tags if None.
-        column: the column with the right answers, as numbers or texts.
+        column: the column with the right answers, as numbers or texts, or lists of either.
         rel_tol: tolerance relative to the right answer, dimensionless.
         abs_tol: tolerance in the answer's own unit.
         units: what may end the answer; after the number, any other word makes it no answer. With
@@ -191,6 +248,8 @@ class NumericAnswer(AnswerReward):
     answer is 0, only 0 is right unless `abs_tol` is given.
 
     How it can be hacked: by the commonest answers of the data set (0, 1, 2), and within tolerance.
+    Units count only if `units` are given: 5 cm is right for 5 m. Words are not understood: one that
+    changes a value and is not in `rewards.words` is ignored.
 
     Example:
         >>> from rewards.extraction import WholeText
@@ -215,18 +274,25 @@ class NumericAnswer(AnswerReward):
             raise ValueError(
                 f"rel_tol and abs_tol are {rel_tol} and {abs_tol}, expected finite numbers from 0."
             )
-        if decimal not in _NUMBERS:
-            raise ValueError(f"decimal is {decimal!r}, expected one of {', '.join(_NUMBERS)}.")
+        if decimal not in DECIMALS:
+            raise ValueError(f"decimal is {decimal!r}, expected one of {', '.join(DECIMALS)}.")
         self.rel_tol = Fraction(str(rel_tol))  # the decimal number that was written
         self.abs_tol = Fraction(str(abs_tol))
         self.decimal = decimal
-        self.unit = _unit((units,) if isinstance(units, str) else units)
+        self.unit = unit_pattern((units,) if isinstance(units, str) else units)
 
-    def right(self, answer: str, gold: Fraction) -> bool:
-        """Return whether an answer is within tolerance."""
+    def right(self, answer: str, golds: Sequence[Fraction]) -> bool:
+        """Return whether an answer is within tolerance of a gold."""
         value = self.read(answer)
-        tolerance = max(self.abs_tol, self.rel_tol * abs(gold))
-        return value is not None and abs(value - gold) <= tolerance
+        return value is not None and any(self._near(value, gold) for gold in golds)
+
+    def _near(self, value: Fraction, gold: Fraction) -> bool:
+        return abs(value - gold) <= max(self.abs_tol, self.rel_tol * abs(gold))
+
+    def gold_of(self, value: Any) -> Fraction | None:
+        """Read one right answer: a number as it is, a text as an answer."""
+        is_number = isinstance(value, numbers.Real | Decimal) and not isinstance(value, bool)
+        return exact(value) if is_number else super().gold_of(value)
 
     def found(self, text: str) -> Span | None:
         """Return where the answer is in a text; numbers of the same value are one answer."""
@@ -234,112 +300,45 @@ class NumericAnswer(AnswerReward):
 
     def read(self, text: str) -> Fraction | None:
         """Return the only number of a text; None if there is none or another."""
-        if len(text) > 1000:
-            return None
-        text = unicodedata.normalize("NFKC", text).translate(_SIGNS)
-        text = text.replace("{,}", ",").replace(r"\!", "")  # LaTeX: 1{,}000 and 1,\!000
-        if self.unit:
-            text = self.unit.sub("", text)
-        found = list(islice(_NUMBERS[self.decimal].finditer(text), 2))
-        if len(found) != 1 or len(found[0][0]) > 64:
-            return None
-        before, after = text[: found[0].start()], text[found[0].end() :]
-        if _EXPRESSION.search(f"{before} {after}") or (self.unit and re.search(r"\w", after)):
-            return None
-        if _CHANGED_BEFORE.search(before[-64:]) or _CHANGED_AFTER.match(after):
-            return None
-        return _value(found[0])
-
-
-def _unit(units: Sequence[str]) -> re.Pattern[str] | None:
-    """Return a pattern of a unit at the end of a text, the longest first."""
-    names = [unicodedata.normalize("NFKC", unit).translate(_SIGNS) for unit in units]
-    either = "|".join(map(re.escape, sorted(names, key=len, reverse=True)))
-    return re.compile(rf"(?:{either})\W*$", re.IGNORECASE) if names else None
-
-
-_SIGNS = str.maketrans({"−": "-", "–": "-", "⁄": "/", "×": "*", "·": "*"})
-_EXPRESSION = re.compile(r"[\^√π±∞]|\\(?:sqrt|pi|pm|infty)")
-_CHANGED_BEFORE = re.compile(
-    r"""
-    [^\W_]\(\s*$  # f(5)
-    | (?<![^\W_])(?:(?:arc|a)?(?:sin|cos|tan)h?|cot|sec|csc|log|ln|lg|exp|sqrt)[\s({\[]*$
-    | [\w)}](?:[/*]|\s[/*]\s)$  # x/2
-    """,
-    re.VERBOSE | re.IGNORECASE,
-)
-_CHANGED_AFTER = re.compile(
-    r"""
-    [)}\]]*!  # 5!
-    | x[0-9a-f] | [ob][0-9]  # 0x10
-    | \s?[/*]\s?[a-z]\b  # 5/x
-    | [\s-]*(?:hundred|thousand|dozen|million|billion|trillion|milliard)
-    """,
-    re.VERBOSE | re.IGNORECASE,
-)
-
-
-def _number(decimal: str, grouping: str) -> re.Pattern[str]:
-    return re.compile(
-        rf"""
-        (?<!\w)
-        (?P<sign>[+-]?) \s? (?:\\?[$€£¥₹₽₩]\s?)? (?P<inner>[+-]?)
-        (?P<digits>
-            [0-9]{{1,3}} (?P<gap>[{grouping}_' ]) [0-9]{{3}} (?:(?P=gap)[0-9]{{3}})* (?![0-9])
-            | [0-9]+ | (?=[{decimal}][0-9])
-        )
-        (?:[{decimal}](?P<places>[0-9]+))?
-        (?:[eE](?P<exponent>[+-]?[0-9]+) | \s?\*\s?10\s?\^\s?\{{?(?P<power>[+-]?[0-9]+)\}}?)?
-        (?:\s?/\s?(?P<divisor>[0-9]+))?
-        (?P<percent>\s?(?:\\?%|percent\b))?
-        """,
-        re.VERBOSE,
-    )
-
-
-_NUMBERS = {".": _number(".", ","), ",": _number(",", ".")}
-
-
-def _value(found: re.Match[str]) -> Fraction | None:
-    """Return the value of a number of at most 64 characters; None without a sensible one."""
-    places = found["places"] or ""
-    exponent = found["exponent"] or found["power"] or "0"
-    divisor = int(found["divisor"] or 1) * (100 if found["percent"] else 1)
-    if abs(int(exponent)) > 999 or divisor == 0 or (found["sign"] and found["inner"]):
-        return None
-    digits = int(re.sub("[^0-9]", "", found["digits"]) + places)
-    sign = -1 if "-" in (found["sign"], found["inner"]) else 1
-    return sign * digits * Fraction(10) ** (int(exponent) - len(places)) / divisor
+        return number(text, self.decimal, self.unit)
 
 
 class ChoiceAnswer(AnswerReward):
-    """Reward an answer that names the choice in a column.
+    """Reward an answer that names the choice in a column, or all of several.
 
-        R = 1 if the only choice named in the answer is the one named in the column, else 0
+        R = 1 if the choices named in the answer are those named in the column, else 0
 
-    Named is what stands alone as a capital letter: "(B)", "B.", "**B**", "option B", "B: 42"; or
-    all of the answer is the letter, also in lower case.
+    Named is a letter alone ("B", "(b)", "**B**"), a label before the option's text ("B. Both A and
+    C"), what follows "the answer is" or "option", otherwise the only capital that stands alone in
+    the text. Where the column names several ("A, C", or a list), all are needed and no other.
 
     Args:
         extract: where the answer is in a completion; between `<answer>` tags if None.
         choices: the letters there are.
         column: the column with the right answers.
+        index_base: the number in the column that stands for the first choice: 0 in MMLU.
         name: what TRL calls the reward in its logs.
 
     Returns:
-        (when called) 1.0, 0.0, or None where the column names none or several; dimensionless.
+        (when called) 1.0, 0.0, or None where the column names no choice, or it is unclear which
+        ("A or B", "N/A"); dimensionless.
 
     Raises:
-        ValueError: if the choices are not different capital letters.
+        ValueError: if the choices are not different capital letters; (when called) if the column
+            holds numbers and there is no `index_base`.
 
     Degenerate cases: naming the right letter twice is right; a word that is a letter ("A dog",
-    "Vitamin C") names it too.
+    "Vitamin C") names it too, one with a sign at it (C++, 37 °C, N/A) does not. Texts that begin
+    with a label are read by it: "A) x, or (B) y" is A.
 
-    How it can be hacked: by guessing, 1 of n times. Naming several choices earns nothing.
+    How it can be hacked: by guessing, 1 of n times. Naming several choices earns nothing, unless
+    all of them are right.
 
     Example:
         >>> texts = ["<answer>(B)</answer>", "<answer>A or B</answer>", "<answer>b</answer>"]
         >>> ChoiceAnswer()(texts, answer=["B", "B", "B. Bern"])
+        [1.0, 0.0, 1.0]
+        >>> ChoiceAnswer(index_base=0)(texts, answer=[1, 1, 1])
         [1.0, 0.0, 1.0]
     """
 
@@ -349,22 +348,41 @@ class ChoiceAnswer(AnswerReward):
         choices: str = "ABCDE",
         column: str = "answer",
         *,
+        index_base: int | None = None,
         name: str = "choice_answer",
     ) -> None:
         super().__init__(extract or InTag(), column, name)
         letters = len(choices) > 1 and choices.isalpha() and choices.isupper()
         if not letters or len(set(choices)) < len(choices):
             raise ValueError(f"choices are {choices!r}, expected different capitals, as 'ABCD'.")
-        self.choices = choices
-        self.alone = re.compile(rf"(?<![^\W_])[{choices}](?![^\W_])")
+        self.choices = Choices(choices)
+        self.index_base = index_base
+
+    def gold(self, value: Any) -> tuple[str] | None:
+        """Read the letters that are needed, all in one text; None if it is unclear which."""
+        golds = super().gold(value)
+        return golds and ("".join(sorted({*"".join(golds)})),)
+
+    def gold_of(self, value: Any) -> str | None:
+        """Read what one value names: a text, or the number of a choice."""
+        if isinstance(value, bool) or not isinstance(value, numbers.Real):
+            return super().gold_of(value)
+        if self.index_base is None:
+            first = self.choices.letters[0]
+            raise ValueError(
+                f"column {self.column!r} holds the number {value}, and reward {self.__name__!r} "
+                f"expects letters; give index_base=0 if 0 stands for {first}, 1 if 1 does."
+            )
+        letters = dict(enumerate(self.choices.letters, self.index_base))
+        return letters.get(value)  # 2.0 finds 2
+
+    def found(self, text: str) -> Span | None:
+        """Return where the answer is in a text; the same choice written twice is one answer."""
+        return self.extract(text, self.read)
 
     def read(self, text: str) -> str | None:
-        """Return the only choice that a text names."""
-        bare = text.strip("()[]{}*_.:,$ \t\r\n").upper()
-        if len(bare) == 1 and bare in self.choices:
-            return bare
-        named = set(self.alone.findall(text))
-        return named.pop() if len(named) == 1 else None
+        """Return the choices that a text names, sorted; None if it is unclear which."""
+        return self.choices.read(text)
 
 
 exact_answer = ExactAnswer()

@@ -17,7 +17,10 @@ returns a list with one answer per completion. Places are counted in that comple
 to its length; `CreditGRPOTrainer` refuses any other, in place of clipping it.
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
+from decimal import Decimal
+from numbers import Number, Real
 from typing import Any, NamedTuple
 
 Completion = str | list[dict[str, Any]]
@@ -80,21 +83,75 @@ class TextReward:
 
 
 def completion_text(completion: Completion) -> str:
-    """Return the text of a completion: a plain string, or the last message of a conversation.
+    """Return what a model answered: a plain text, or the assistant's last message.
+
+    What tools and users say in a conversation is never scored, whoever spoke last. A message
+    without a role is the assistant's.
 
     Raises:
-        TypeError: if it is neither.
+        TypeError: if it is neither a text nor a list of messages.
+        ValueError: if no message is the assistant's, with the roles there are.
     """
+    return completion if isinstance(completion, str) else _content(completion[answered(completion)])
+
+
+def texts_after(completion: Completion) -> list[str]:
+    """Return the texts of the messages that follow the one which is scored: others wrote them."""
     if isinstance(completion, str):
-        return completion
-    if isinstance(completion, list) and completion and isinstance(completion[-1], dict):
-        content = completion[-1].get("content") or ""
-        if isinstance(content, str):
-            return content
-        if isinstance(content, list) and all(isinstance(part, dict) for part in content):
-            return "".join(part.get("text") or "" for part in content)  # content blocks
-        raise TypeError(f"content is {content!r:.80}, expected a string or a list of blocks.")
-    raise TypeError(f"completion is {completion!r:.80}, expected a string or a list of messages.")
+        return []
+    return [_content(message) for message in completion[answered(completion) + 1 :]]
+
+
+def answered(completion: Any) -> int:
+    """Return which message of a conversation is scored; see `completion_text`."""
+    if not (isinstance(completion, list) and completion):
+        raise _not_a_completion(completion)
+    for place in reversed(range(len(completion))):
+        if not isinstance(completion[place], dict):
+            raise _not_a_completion(completion)
+        if completion[place].get("role", "assistant") == "assistant":
+            return place
+    roles = ", ".join(dict.fromkeys(str(message["role"]) for message in completion))
+    raise ValueError(
+        f"no message of the completion is the assistant's; the roles are {roles}. Only what the "
+        "model wrote is scored: give its messages the role 'assistant'."
+    )
+
+
+def _not_a_completion(value: Any) -> TypeError:
+    return TypeError(f"completion is {value!r:.80}, expected a string or a list of messages.")
+
+
+def _content(message: dict[str, Any]) -> str:
+    content = message.get("content") or ""
+    if isinstance(content, str):
+        return content
+    if isinstance(content, list) and all(isinstance(part, dict) for part in content):
+        return "".join(part.get("text") or "" for part in content)  # content blocks
+    raise TypeError(f"content is {content!r:.80}, expected a string or a list of blocks.")
+
+
+def accepted(value: Any) -> list[Any]:
+    """Return the right answers that a value of a column holds: itself, or those of a list.
+
+    None, NaN and texts of whitespace are none; where one is a container of its own, none is read.
+    """
+    several = value if isinstance(value, list | tuple) else [value]
+    if any(isinstance(one, list | tuple | dict | set | bytes) for one in several):
+        return []
+    return [one for one in several if not _is_blank(one)]
+
+
+def _is_blank(value: Any) -> bool:
+    if isinstance(value, str):
+        return not value.strip()
+    return value is None or (isinstance(value, Number) and value != value)  # NaN
+
+
+def spellings(value: Any) -> list[str]:
+    """Return how a right answer may be written: 42.0, as pandas makes of 42, is 42 as well."""
+    whole = isinstance(value, Real | Decimal) and math.isfinite(value) and value == int(value)
+    return [str(value)] if isinstance(value, bool) or not whole else [str(int(value)), str(value)]
 
 
 def rows_of(reward: Any, columns: Mapping[str, Any], count: int) -> list[dict[str, Any]]:

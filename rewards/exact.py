@@ -1,9 +1,17 @@
 """Reward a completion that is a text of the data set, or one of several, to the letter."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from .contract import Completion, Decided, TextReward, completion_text, rows_of
+from .contract import (
+    Completion,
+    Decided,
+    TextReward,
+    accepted,
+    completion_text,
+    rows_of,
+    spellings,
+)
 
 if TYPE_CHECKING:
     from .automaton import Automaton
@@ -14,7 +22,8 @@ class ExactText(TextReward):
 
         R = 1 if strip(completion) = strip(gold) for a gold of the column, else 0
 
-    The column holds a text, or a list of texts that are all right. The first character that leads
+    The column holds a text or a number, or a list of them that are all right; None, NaN and blanks
+    are none, and 42.0 is 42 as well. The first character that leads
     away from all of them decides: whatever follows, the score is 0. A right completion is decided
     by its end alone. For an answer somewhere in a longer completion see `ExactAnswer`.
 
@@ -45,6 +54,10 @@ class ExactText(TextReward):
         golds = _golds(row[self.column])
         return float(text.strip() in golds) if golds else None
 
+    def unreadable(self, golds: Iterable[Any]) -> list[Any]:
+        """Return the column's values that hold no right text: there the reward abstains."""
+        return [gold for gold in golds if not _golds(gold)]
+
     def automata(
         self, completions: Sequence[Completion], **columns: Any
     ) -> "list[Automaton | None]":
@@ -72,8 +85,7 @@ class ExactText(TextReward):
 
 def _golds(value: Any) -> list[str]:
     """Return the right texts that a column's value holds."""
-    several = value if isinstance(value, list | tuple) else [value]
-    return [str(gold).strip() for gold in several if gold is not None]
+    return [text.strip() for gold in accepted(value) for text in spellings(gold)]
 
 
 def _decided(text: str, golds: Sequence[str]) -> Decided:

@@ -6,6 +6,7 @@ Everything is linear in the length of the completion but `ByPattern`, which has 
 import re
 from collections.abc import Callable, Hashable, Iterable, Iterator
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 import regex
 
@@ -18,7 +19,7 @@ class Extract:
 
     Args:
         unique: whether different answers in one text are no answer, so that answering everything
-            earns nothing; otherwise the last one is taken.
+            earns nothing; otherwise the last one is taken. More than a hundred are never one.
 
     Returns:
         (when called) The span of characters of the answer without whitespace around, or None.
@@ -28,20 +29,42 @@ class Extract:
 
     def __call__(self, text: str, read: Callable[[str], Hashable] = str) -> Span | None:
         """Return the span of the answer; answers that `read` the same are the same."""
-        spans = [_trimmed(text, *span) for span in self.find(text)]
-        different = {" ".join(text[start:end].split()) for start, end in spans}
-        if not spans or (self.unique and len(different) > 1 and len({*map(read, different)}) > 1):
+        last: dict[str, Span] = {}  # where each different answer is
+        for start, end in self.find(text):
+            last[text[start:end]] = start, end
+            if len(last) > MOST and self.unique:
+                return None
+        trimmed = sorted(_trimmed(text, *span) for span in last.values())
+        said = {" ".join(text[start:end].split()): (start, end) for start, end in trimmed}
+        said = self.rivals(said, read) if len(said) > 1 else said
+        if self.unique and len(said) > 1 and not _same(map(read, said)):
             return None
-        return spans[-1]
+        return max(said.values(), default=None)
 
     def find(self, text: str) -> Iterable[Span]:
-        """Give the span of each answer in the text; no two may overlap."""
+        """Give the span of each different answer in the text; no two may overlap."""
         raise NotImplementedError
+
+    def rivals(self, said: dict[str, Span], read: Callable[[str], Hashable]) -> dict[str, Span]:
+        """Return which of several different answers, and where they are, are to be compared."""
+        return said
+
+
+MOST = 100  # different answers in one text; more are no answer
+
+
+def _same(values: Iterable[Hashable]) -> bool:
+    """Return whether all values are the same, looking no further than needed."""
+    values = iter(values)
+    first = next(values)
+    return all(value == first for value in values)
 
 
 @dataclass
 class InTag(Extract):
     """Take what is between an opening tag and the closing one before the next opening.
+
+    A text whose last opening tag is never closed has no answer: it was about to give another.
 
     Example:
         >>> text = "Put it in <answer>: <answer> 42 </answer>"
@@ -52,72 +75,104 @@ class InTag(Extract):
 
     tag: str = "answer"
 
-    def find(self, text: str) -> Iterator[Span]:
+    def find(self, text: str) -> list[Span]:
         """Give the span of each answer in the text."""
         opening, closing = f"<{self.tag}>", f"</{self.tag}>"
+        spans, end = [], -1
         start = text.find(opening)
         while start >= 0:
             start += len(opening)
             following = text.find(opening, start)
-            stop = following if following >= 0 else len(text)
-            end = text.find(closing, start, stop)
+            end = text.find(closing, start, following if following >= 0 else len(text))
             if end >= 0:
-                yield start, end
+                spans.append((start, end))
             start = following
+        return spans if end >= 0 else []
 
 
 @dataclass
 class InBox(Extract):
-    r"""Take what is in `\boxed{…}` or `\fbox{…}`, braces balanced, or stands after `\boxed `.
+    r"""Take what is in `\boxed{…}` or `\fbox{…}`, braces balanced.
 
-    Of boxes inside each other the outermost counts. Where the last box never closes there is no
-    answer: what was in a box before has been taken back.
+    Of boxes inside each other the outermost counts. A text whose last box is never closed has no
+    answer: it was about to give another.
 
     Example:
         >>> text = r"so \boxed{\frac{1}{2}}"
         >>> start, end = InBox()(text)
         >>> text[start:end]
         '\\frac{1}{2}'
+        >>> InBox()(r"\boxed{42}, no, \boxed{7")
     """
 
     def find(self, text: str) -> list[Span]:
         """Give the span of each answer in the text."""
+        first = _BOX.search(text)
         open_braces: list[int | None] = []  # where the box begins, if the brace opens one
         boxes: list[Span] = []
-        for token in _BRACE.finditer(text):
-            if token["bare"] is not None:
-                boxes.append(token.span("bare"))
-            elif token[0].endswith("{"):
-                open_braces.append(token.end() if "box" in token[0] else None)
-            elif open_braces and (start := open_braces.pop()) is not None:
+        for token in _BRACE.finditer(text, first.start()) if first else ():
+            if token[0].endswith("{") and token[0] != "\\{":
+                open_braces.append(None if token[0] == "{" else token.end())
+            elif token[0] == "}" and open_braces and (start := open_braces.pop()) is not None:
                 while boxes and boxes[-1][0] > start:
                     boxes.pop()
                 boxes.append((start, token.start()))
-        broken = max((start for start in open_braces if start is not None), default=0)
-        return boxes if boxes and boxes[-1][0] > broken else []
+        unclosed = max((start for start in open_braces if start is not None), default=-1)
+        return boxes if boxes and boxes[-1][0] > unclosed else []
 
 
-_BRACE = re.compile(
-    r"\\(?:boxed|fbox)(?:\s*\{|\s+(?P<bare>[^\s{}\\$]+))|(?<!\\)(?:\\\\)*[{}]"
-)
+_BOX = re.compile(r"\\(?:boxed|fbox)\s*\{")
+_BRACE = re.compile(r"\\{1,2}(?:boxed|fbox)\s*\{|\\.|[{}]", re.DOTALL)
 
 
 @dataclass
 class AfterMarker(Extract):
-    r"""Take the rest of the line after a marker, GSM8K's by default.
+    r"""Take the rest of the line after a marker, GSM8K's by default; the next line if it is empty.
+
+    What cannot be read is no rival of what can: other text may follow the same marker. A marker of
+    `#` is a heading in Markdown, too: where it is followed by a number, those lines that begin with
+    a word are headings, and a longer run of `#` is another mark.
 
     Example:
         >>> AfterMarker()("9 * 2 = 18\n#### 18\n")
         (16, 18)
+        >>> text = "#### Step 1\n9 * 2\n#### Step 2\n#### 18"
+        >>> text[slice(*AfterMarker()(text))]
+        '18'
     """
 
     marker: str = "####"
 
     def find(self, text: str) -> Iterator[Span]:
         """Give the span of each answer in the text."""
-        marker = re.escape(self.marker)
-        for match in re.finditer(rf"{marker}((?:(?!{marker})[^\n])*)", text):
-            yield match.span(1)
+        if self.marker not in text:
+            return
+        mark = re.compile(re.escape(self.marker) + ("#*" if self._is_heading else ""))
+        found = [m.span() for m in mark.finditer(text) if len(m[0]) == len(self.marker)]
+        edges = pairwise([*found, (len(text), len(text))])
+        for piece, stop in {text[end:stop]: stop for (_, end), (stop, _) in edges}.items():
+            rest = piece.lstrip()
+            if rest:
+                yield stop - len(rest), stop - len(rest) + len(rest.partition("\n")[0])
+
+    def rivals(self, said: dict[str, Span], read: Callable[[str], Hashable]) -> dict[str, Span]:
+        """Leave out headings, and what cannot be read, unless there is nothing else."""
+        if self._is_heading:
+            said = {words: said[words] for words in said if not _is_heading(words)} or said
+        return {words: said[words] for words in said if read(words) is not None} or said
+
+    @property
+    def _is_heading(self) -> bool:
+        return not self.marker.strip("#")
+
+
+def _is_heading(words: str) -> bool:
+    """Return whether the first letter or digit is a letter."""
+    found = _LETTER_OR_DIGIT.search(words)
+    return found is not None and found[0].isalpha()
+
+
+_LETTER_OR_DIGIT = re.compile(r"[^\W_]")
 
 
 @dataclass
@@ -201,6 +256,10 @@ class AfterThought(Extract):
     def __post_init__(self) -> None:
         """Let the inner one say whether the last of several answers counts."""
         self.unique = self.unique and self.inner.unique
+
+    def rivals(self, said: dict[str, Span], read: Callable[[str], Hashable]) -> dict[str, Span]:
+        """Return what the inner one would compare."""
+        return self.inner.rivals(said, read)
 
     def find(self, text: str) -> Iterator[Span]:
         """Give the span of each answer in the text."""

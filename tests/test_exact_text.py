@@ -24,6 +24,10 @@ def test_only_the_text_itself_scores_blanks_around_aside():
     assert REWARD(["a b", "x"], path=[None, " x "]) == [None, 1.0]
     assert REWARD(["x", "y", "z"], path=[["x", "y"]] * 3) == [1, 1, 0]
     assert REWARD(["x"], path=[[]]) == [None]
+    assert REWARD(["", "", "x"], path=["", float("nan"), ["", "x"]]) == [None, None, 1.0]
+    assert REWARD(["42", "42.0", "nan"], path=[42.0, 42.0, None]) == [1.0, 1.0, None]
+    assert REWARD(["x"], path=[{"value": "x"}]) == [None]  # no text, and no list of texts
+    assert REWARD.unreadable(["x", "", None, ["x", ""], []]) == ["", None, []]
     assert REWARD([[{"role": "assistant", "content": "7"}]], path=["7"]) == [1.0]
 
 
@@ -33,7 +37,7 @@ def test_a_missing_column_is_named():
 
 
 @settings(deadline=None, max_examples=300)
-@given(text=TEXTS, golds=st.lists(TEXTS, min_size=1, max_size=3))
+@given(text=TEXTS, golds=st.lists(TEXTS.filter(str.strip), min_size=1, max_size=3))
 def test_score_and_decision_are_those_of_the_automaton_of_the_texts(text, golds):
     pattern = "|".join(regex.escape(gold.strip()) for gold in golds)
     machine = automaton_of(pattern, 0, search=False, strip=True)

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from grpo_credit.preflight.watch import Call, Watched, WatchedAsync, cut
+from grpo_credit.rewards import answered
 
 LIMIT = 16  # completions that are scored again
 SLOW = 0.25  # seconds of a call beyond which none is
@@ -129,10 +130,12 @@ def _tried(watched: Watched, variant: Variant, rows: Sequence[Row], best: float)
 
 
 def edited(completion: Any, change: Callable[[str], str]) -> Any:
-    """Change the text of a completion: a string, or the last message of a conversation."""
+    """Change the text of a completion that is scored: a string, or the assistant's last message."""
     if isinstance(completion, str):
         return change(completion)
-    content = completion[-1].get("content") if completion else None
+    place = answered(completion) if completion else 0
+    content = completion[place].get("content") if completion else None
     if not isinstance(content, str):
         return completion
-    return [*completion[:-1], {**completion[-1], "content": change(content)}]
+    changed = {**completion[place], "content": change(content)}
+    return [*completion[:place], changed, *completion[place + 1 :]]

@@ -1,0 +1,98 @@
+"""Read which of several lettered options an answer names."""
+
+import unicodedata
+from typing import Any
+
+import regex
+
+from .markup import undressed
+from .words import DENIAL, DENIED, FLAGS
+
+SHORT = 1000  # characters of an answer that may be in other forms of the letters
+_OWN = r"\p{Han}\p{Hiragana}\p{Katakana}\p{Hangul}\p{Thai}"  # written without spaces
+_WORD = rf"[\w--[_{_OWN}]]"
+_CUE = regex.compile(
+    r"""
+    \W*+ (?:(?:so|thus|hence|therefore)\W++)?
+    (?:(?:the|my|correct|right|best|final)\s+)* (?:answer|option|choice)(?!\w)
+    (?:\s+(?:is|would\s+be|should\s+be)(?!\w))? [\s:("'\[]* (?:(?:option|choice)\s+)?
+    | \W*+ (?:正确|正確)? (?:答案|选项|選項|选择|选|選) [是为為：:\s]*
+    """,
+    FLAGS,
+)
+
+
+class Choices:
+    """Read the letters of options in an answer.
+
+    In this order count: a letter alone, also a small one; a list of letters; a label with the
+    option's text after it ("C. A dog"); a letter after "the answer is", also a small one; the only
+    capital that stands alone, unless a word denies it.
+
+    Args:
+        letters: the capitals that name options.
+    """
+
+    def __init__(self, letters: str) -> None:
+        self.letters = letters
+        self._letter = _compiled(_LETTER, letters)
+        self._list = _compiled(_LIST, letters, small=True)
+        self._only = _compiled(_ONLY, letters, small=True)
+        self._label = _compiled(_LABEL, letters, small=True)
+        self._initial = _compiled(_INITIAL, letters)
+        self._rival = _compiled(_RIVAL, letters)
+        self._capital = _compiled(_CAPITAL, letters)
+        self._denied = _compiled(_DENIED, letters)
+
+    def read(self, text: str) -> str | None:
+        """Return the letters that a text names, sorted; None if it is unclear which."""
+        if len(text) <= SHORT and not text.isascii():
+            text = unicodedata.normalize("NFKC", text)
+        text = text.strip()
+        if len(text) == 1:
+            return text.upper() if text.upper() in self.letters else None
+        text = undressed(text).strip()
+        bare = text.strip("()[]{}*_.:,$\"' \t\r\n。：，、").upper()
+        if len(bare) == 1 and bare in self.letters:
+            return bare
+        if self._list.fullmatch(text):
+            return "".join(sorted({*self._letter.findall(text.upper())}))
+        return self._labelled(text) or self._alone(text)
+
+    def _labelled(self, text: str) -> str | None:
+        cue = _CUE.match(text)
+        rest = text[cue.end() :] if cue else text
+        if cue and (only := self._only.fullmatch(rest)):
+            return only[1].upper()
+        label = self._label.match(rest)
+        if label is None or self._rival.search(self._initial.sub("", rest[label.end() :])):
+            return None
+        return label[1].upper()
+
+    def _alone(self, text: str) -> str | None:
+        named = {*self._capital.findall(text)}
+        denied = len(named) == 1 and _NO.search(text) and self._denied.search(text)
+        return named.pop() if len(named) == 1 and not denied else None
+
+
+def _compiled(pattern: str, letters: str, *, small: bool = False) -> Any:
+    """Put the letters where a pattern has an @."""
+    flags = regex.VERSION1 | regex.VERBOSE | (regex.IGNORECASE if small else 0)
+    return regex.compile(pattern.replace("@", f"[{letters}]"), flags)
+
+
+_LETTER = r"@(?<!\w@)(?!\w)"
+_ONE, _BETWEEN = r"\(?@[).]?", r"\s*+(?:[,;&+、，]\s*+(?:and\s++)?|and\s++)"
+_LIST = rf"{_ONE}(?:{_BETWEEN}{_ONE})+\W*"
+_ONLY = r"\W*(@)\W*"
+_LABEL = r"[\s(\[*]*(@)(?:\s?[):\]：、）] | \s?[.．](?=\s|$) | \s[-–—]\s)"
+_INITIAL = r"^\s*@\.\s+(?=\p{Ll})"  # of an option's text: E. coli
+_RIVAL = r"""
+    ^\W*+(?:(?:or|and|and/or|oder|und)(?!\w)\W*+)?@\W*$  # A. B
+    | ^[\s,;]*+(?:(?:or|and|and/or|oder|und)(?!\w)|[/&])\W*+@(?!\w)  # A) or B) …
+    | (?<![(\w])@(?:\)|[.:](?=\s+\S))  # A. … B. …
+"""
+# A capital that stands alone: not in C++, 37 °C, N/A or A-level. The letter first: that is fast.
+_CAPITAL = rf"@(?<!(?:{_WORD}|°|\w[&/'’-]|\d\s)@)(?!{_WORD}|[+\#^°]|['’&/-]\w)"
+_DENIED = rf"{DENIAL}\W*+(?:\w++\W++){{0,3}}?@(?!\w) | @(?<!\w@)\W++\w++\W*+{DENIAL}"
+_NO = regex.compile(rf"{DENIED}|n['’]t|[不非]", FLAGS)  # fast, and more than `DENIAL`

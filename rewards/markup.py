@@ -1,0 +1,115 @@
+r"""Take off what dresses an answer without changing it, and write numbers in one way."""
+
+import re
+import unicodedata
+
+import regex
+
+DEEPEST = 5  # commands within each other that are taken off
+
+_COMMAND = re.compile(
+    r"\\(?:text|math)?(?:text|bf|it|rm|sf|tt|up|normal|boxed|fbox|mbox|hbox|boldsymbol|bm|emph"
+    r"|underline|operatorname)\s*\{([^{}]*)\}"
+)
+_TAG = r"</?(?:b|i|u|em|strong|code|span|p|br|div|mark|small|big|tt)(?:\s[^<>]*)?/?>"
+_MARK = re.compile(r"[<\\`$]")
+_MARKS = re.compile(rf"(?:{_TAG}|\\[()\[\]]|[`$])+")
+_STARS = re.compile(r"(?<![\w*])(\*{1,3})(?=[^\s*])([^*\n]*[^\s*])\1(?![0-9*])")
+
+
+def undressed(text: str) -> str:
+    r"""Return a text without the markup that changes no value.
+
+    That is emphasis, code and math marks (`**5**`, `` `5` ``, `<b>5</b>`, `$5$`, `\(5\)`), and the
+    commands for upright text and boxes (`\text{5}`, `\boxed{5}`), five deep. Between digits a mark
+    leaves two spaces: `1$2` is not 12. So do dollars, which only the reader of a number may lose.
+
+    Example:
+        >>> undressed(r"-**\text{5}** <b>km</b>")
+        '-5 km'
+    """
+    if "\\" in text:
+        for _ in range(DEEPEST):
+            text, found = _COMMAND.subn(r"\1", text)
+            if not found:
+                break
+    if _MARK.search(text):
+        text = _MARKS.sub(_between, text)
+    return _STARS.sub(r"\2", text) if "*" in text else text
+
+
+def _between(marks: re.Match[str]) -> str:
+    text, start, end = marks.string, marks.start(), marks.end()
+    return "  " if start and text[start - 1].isdigit() and text[end : end + 1].isdigit() else ""
+
+
+# ---- numbers in one way -----------------------------------------------------------------------
+
+
+def plain(text: str, decimal: str) -> str:
+    """Write a text's numbers in ASCII digits and signs, without markup, and LaTeX as plain text."""
+    if not text.isascii():
+        text = _in_ascii_digits(text, decimal)
+    if "\\" in text or "{,}" in text:
+        for pattern, replacement in _LATEX:
+            text = pattern.sub(replacement, text)
+    if _MONEY.search(text):
+        return ""
+    for pattern, replacement in _SYMBOLS:
+        text = pattern.sub(replacement, text)
+    return undressed(text)
+
+
+def _in_ascii_digits(text: str, decimal: str) -> str:
+    """Fold compatible characters, but keep raised and lowered digits and fractions apart."""
+    text = _RAISED.sub(r"^\g<0>", text)
+    text = _LOWERED.sub(r"_\g<0>", text)
+    text = _VULGAR.sub(r"  \g<0>  ", text)
+    text = _OTHER_DIGIT.sub(lambda digit: str(unicodedata.decimal(digit[0])), text)
+    text = unicodedata.normalize("NFKC", text.replace("٫", decimal))
+    return text.translate(_FOLDED)
+
+
+_RAISED = regex.compile("[⁺⁻]?[⁰¹²³⁴-⁹]+")
+_LOWERED = regex.compile("[₊₋]?[₀-₉]+")
+_VULGAR = regex.compile("[¼-¾⅐-⅞↉]")
+_OTHER_DIGIT = regex.compile(r"(?![0-9])\d")
+_FOLDED = str.maketrans(
+    dict.fromkeys("−–‒‐‑", "-")
+    | dict.fromkeys("×·⋅∙", "*")
+    | dict.fromkeys("⁄∕", "/")
+    | dict.fromkeys("’‘٬", "'")
+    | {"٪": "%"}
+)
+_WHOLE = r"\{\s*([+-]?[0-9][0-9.,]*)\s*\}|\s*([0-9])"
+_LATEX = [
+    (regex.compile(pattern), replacement)
+    for pattern, replacement in [
+        (r"\{,\}", ","),
+        (r"\\!", ""),
+        (r"\\[,;:> ]", " "),
+        (r"\\q?quad(?!\p{L})", "  "),
+        (r"\\([%$#&])", r"\1"),
+        (r"\\(?:times|cdot|ast)(?!\p{L})", "*"),
+        (r"\^\s*\{?\s*\\circ\s*\}?|\\degree(?!\p{L})", "°"),
+        (r"\\(?:approx|simeq|cong)(?!\p{L})", "="),
+        (r"\\(?:therefore|implies|(?:[Ll]ong)?[Rr]ightarrow|to)(?!\p{L})", ":"),
+        (r"\\(?:left|right|[bB]igg?[lr]?|displaystyle|textstyle)(?!\p{L})", ""),
+        (r"\\[lr]?vert(?!\p{L})", "|"),
+        (rf"\\[dtc]?frac(?:{_WHOLE})\s*(?:{_WHOLE})", r"  \1\2/\3\4  "),
+    ]
+]
+_MONEY = regex.compile(
+    r"[$€£¥₹]\s?[0-9][0-9.,]*\s?[mt](?!\p{L}|\s*\$)", regex.VERSION1 | regex.IGNORECASE
+)  # $5m, millions
+_SYMBOLS = [
+    (regex.compile(pattern), replacement)
+    for pattern, replacement in [
+        (r"[!<>]=|=[<]|≠|≤|≥", "≠"),
+        (r"[=-]>|[→⇒⟹⟶]", ":"),
+        (r":=|={2,}|[≈≃≅≒]", "="),
+        (r"~", " "),
+        (r"(?<![0-9.][eE])(?<=\p{L})\^\s?(?:\{\s?(-?)([1-9])\s?\}|(-?)([1-9])(?![0-9]))",
+         lambda power: ("⁻" if "-" in power[0] else "") + power[0].strip("^{} -")),
+    ]
+]  # fmt: skip

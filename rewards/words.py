@@ -1,0 +1,49 @@
+"""Words beside an answer that change or deny it; other words say nothing about it."""
+
+import regex
+
+FLAGS = regex.VERSION1 | regex.VERBOSE | regex.IGNORECASE
+
+
+def any_of(words: str) -> str:
+    """Match any of the words, which `|` parts, as whole words."""
+    return rf"(?<!\p{{L}})(?:{words})(?!\p{{L}})"
+
+
+_MINUS = r"minus|negative|moins|menos"
+DENIED = r"not|never|neither|nor|cannot|wrong|incorrect|false|except|than"
+_LIMITS = r"at\s+(?:least|most) | up\s+to | between"
+_FUNCTIONS = r"""
+    (?:arc|a)?(?:sin|cos|tan)h? | cot | sec | csc | log | ln | lg | exp | sqrt | square | squared
+    | cubed? | root | factorial | logarithm | inverse | reciprocal | opposite | absolute\s+value
+    | power | mod(?:ulo)?
+"""
+_SHARES = "half|third|quarter|double|twice|thrice|triple|quadruple|multiple|percent(?:age)?"
+_BOUNDS = "but|under|over|below|above|beyond|almost|nearly|exceed(?:s|ing)?|within|until"
+_PARTS = r"""
+    half | halves | thirds | quarters? | fourths | fifths | sixths | sevenths | eighths | ninths
+    | tenths | hundredths | thousandths | percent(?:age(?!\s+points))? | per\s*mille? | ppm | ppb
+    | bps | basis\s+points?
+"""
+_APPLIED = "squared|cubed|factorial|root|sqrt|power|pi|plus|minus|divided|multiplied|or|below"
+_SCALES = r"""
+    hundreds? | thousands? | dozens? | millions? | billions? | trillions? | millionen
+    | milliarden? | milliards? | tausend | mille | lakhs? | crores? | mio | mrd
+    | mi?ll?n? | bi?ll?n? | tri?ll?n? | [mbt]n
+"""
+
+DENIAL = rf"(?:{any_of(DENIED)} | n['’]t(?!\p{{L}}) | [不非])"
+SIGN_WORDS = any_of(f"{_MINUS}|plus|positive")
+COPULA = regex.compile(any_of("is|are|was|be|equals?|gives|of|to|by|est|ist|es") + "$", FLAGS)
+CHANGED_BEFORE = regex.compile(
+    rf"""
+    {DENIAL} | {any_of(_LIMITS)}
+    | {any_of(f"{_FUNCTIONS}|{_SHARES}|{_BOUNDS}|{_MINUS}|plus|times|by")}
+      (?:_\w+)? (?:\s+of)? (?:\s+the)? [\s({{\[]*$
+    """,
+    FLAGS,
+)
+CHANGED_AFTER = regex.compile(rf"{DENIAL} | {any_of(f'{_PARTS}|{_APPLIED}')}", FLAGS)
+SCALED = regex.compile(
+    rf"[\s)}}\]-]*(?:{any_of(_SCALES)} | 千(?![克米瓦卡]) | [十百万萬亿億兆만억])", FLAGS
+)
