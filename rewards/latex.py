@@ -47,7 +47,9 @@ class Stated(Extract):
 
 
 def _last_boxes(text: str) -> Span | None:
-    boxes = InBox().find(text)
+    if bare := _BARE.match(text, text.rfind("\\boxed")):
+        return bare.span(1)
+    boxes = list(InBox().find(text))
     if not boxes:
         return None
     start, end = boxes.pop()
@@ -70,6 +72,7 @@ def _said(text: str) -> Span | None:
 
 
 _BOX = re.compile(r"\\(?:boxed|fbox)(?![a-zA-Z])")
+_BARE = re.compile(r"\\boxed\s+([^\s{}\\$]+)")
 _BETWEEN_BOXES = re.compile(
     r"\}?[\s$]*(?:[,;]|,?\s*(?:and|or|\\text\s*\{\s*(?:and|or)\s*\}))[\s$]*\\(?:boxed|fbox)\s*\{?"
 )

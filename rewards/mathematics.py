@@ -8,7 +8,7 @@ import importlib.util
 import logging
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from .answers import AnswerReward
@@ -109,26 +109,20 @@ class _Verifier(AnswerReward):
             logging.getLogger(f"math_verify.{module}").setLevel(logging.ERROR)
         _equal(r"\frac{x}{2}\text{ m}", r"\frac{2x}{4}\text{ cm}")
 
-    def gold(self, value: Any) -> list[str] | None:
-        """Read the right answers; None if there are none, or one of them is no formula."""
-        if isinstance(value, list | tuple):
-            golds = [self.gold(one) for one in value]
-            every = [one for gold in golds for one in gold or []]
-            return every if every and all(golds) else None
-        if value is None or isinstance(value, bool) or value != value:
-            return None
+    def gold_of(self, value: Any) -> str | None:
+        """Read one right answer; None if it is not one formula that can be read whole."""
         text = str(value)
         found = (
             plain(text[slice(*span)])
             for extract in (self.extract, AfterMarker(unique=False), Stated(), WholeText())
             if (span := extract(text))
         )
-        return next(([gold] for gold in found if gold and _values(split_unit(gold)[0])), None)
+        return next((gold for gold in found if gold and _right(split_unit(gold)[0])), None)
 
-    def right(self, answer: str, gold: list[str]) -> bool:
+    def right(self, answer: str, golds: Sequence[str]) -> bool:
         """Return whether an answer is one of the golds."""
         said = plain(answer)
-        return said is not None and any(_equal(one, said) for one in gold)
+        return said is not None and any(_equal(gold, said) for gold in golds)
 
     def read(self, text: str) -> str | None:
         """Return what answers that are written otherwise have in common."""
@@ -144,12 +138,12 @@ def _equal(gold: str, answer: str) -> bool:
     gold, gold_unit = split_unit(gold, bare=unit is not None)
     if gold_unit and not unit:
         answer, unit = split_unit(answer, bare=True)
-    golds, answers = _values(gold), _values(answer) or _values(answer.rpartition("=")[2])
+    golds, places = _right(gold)
+    answers = _values(answer) or _values(answer.rpartition("=")[2])
     if gold_unit and unit and gold_unit != unit:
         if gold_unit.dimension != unit.dimension:
             return False
         golds = [value * gold_unit.factor / unit.factor for value in golds]
-    places = max(map(_places, golds))
     return verify(
         golds,
         [value for value in answers if _is_true(value)],
@@ -158,6 +152,13 @@ def _equal(gold: str, answer: str) -> bool:
         allow_set_relation_comp=True,
         timeout_seconds=0,
     )
+
+
+@functools.lru_cache(maxsize=1024)
+def _right(latex: str) -> tuple[list[Any], int] | None:
+    """Return what a gold may mean, and to how many decimal places."""
+    golds = _values(latex)
+    return (golds, max(map(_places, golds))) if golds else None
 
 
 @functools.lru_cache(maxsize=4096)
