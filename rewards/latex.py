@@ -12,6 +12,7 @@ from itertools import accumulate, groupby
 import regex
 
 from .extraction import Extract, InBox, Span
+from .quantities import CHANGING
 
 LONGEST = 1000  # characters of a formula; what is longer is none
 _DEEPEST = 10  # brackets inside each other; reading takes exponential time in them
@@ -77,8 +78,10 @@ _BETWEEN_BOXES = re.compile(
     r"\}?[\s$]*(?:[,;]|,?\s*(?:and|or|\\text\s*\{\s*(?:and|or)\s*\}))[\s$]*\\(?:boxed|fbox)\s*\{?"
 )
 _DELIMITED = rf"""(?:
-    \$\$ [^$]{{1,{LONGEST}}}+ \$\$ | (?<!\\)\$ (?:\\\$|[^$\n]){{1,{LONGEST}}}+ \$
-    | \\\[ (?:[^\\]|\\(?![\[\]])){{1,{LONGEST}}}+ \\\] | \\\( (?:[^\\]|\\(?![()])){{1,{LONGEST}}}+ \\\)
+    \$\$ [^$]{{1,{LONGEST}}}+ \$\$
+    | (?<!\\)\$ (?:\\\$|[^$\n]){{1,{LONGEST}}}+ \$
+    | \\\[ (?:[^\\]|\\(?![\[\]])){{1,{LONGEST}}}+ \\\]
+    | \\\( (?:[^\\]|\\(?![()])){{1,{LONGEST}}}+ \\\)
 )"""
 _FORMULA = re.compile(
     rf"""
@@ -178,9 +181,14 @@ _PROSE = re.compile(
     """,
     re.VERBOSE,
 )
-_CHANGING = r"(?:.*\b)?(?:and|or|not|if|more|less|fewer|least|most|squared|cubed|factorial|times|mod)\b"
 _SHORT = "cm|mm|dm|km|kg|mg|ml|mL|ft|lb|mph"
-_NAMED = rf"(?:(?:square|sq|cubic|cu)\.? )?(?:[A-Za-z]{{4,}}|{_SHORT})(?: ?/ ?[A-Za-z]+| per [A-Za-z]+)?"
+_NAMED = (
+    rf"(?:(?:square|sq|cubic|cu)\.? )?(?:[A-Za-z]{{4,}}|{_SHORT})"
+    r"(?: ?/ ?[A-Za-z]+| per [A-Za-z]+)?"
+)
+_SCALE = re.compile(
+    r"\s?(?:\\text\s*\{\s*)?\b(thousand|million|billion|trillion)\b(?:\s*\})?", re.IGNORECASE
+)
 _SCALES = {"thousand": 3, "million": 6, "billion": 9, "trillion": 12}
 
 
@@ -204,10 +212,11 @@ _STEPS: list[tuple[re.Pattern[str] | regex.Pattern[str], str | Callable[..., str
     (re.compile(r"(?<![\d.,}])\d{1,3}(?: \d{3})+(?![\d])"), lambda m: m[0].replace(" ", "")),
     (re.compile(r"(?<![\w.])(\d+(?:\.\d+)?)[eE]([+-]?\d+)(?![\w.])"), r"\1\\times 10^{\2}"),
     (re.compile(r"(?<![\w.^}])(\d+) (\d+)/(\d+)(?![\w.])"), r"\1\\frac{\2}{\3}"),
-    (re.compile(r"\s?(?:\\text\s*\{\s*)?\b(thousand|million|billion|trillion)\b(?:\s*\})?", re.I), _scaled),
+    (_SCALE, _scaled),
     (re.compile(r"\s?(?:\\text\s*\{\s*)?\b(?:percent(?:age)?|per cent|pct)\b(?:\s*\})?"), r"\\%"),
-    (re.compile(rf"(?<=[\d}})])(?: (?!{_CHANGING})(?:{_NAMED})|(?:{_SHORT}))$"), r"\\text{\g<0>}"),
+    (re.compile(rf"(?<=[\d}})])(?: (?!{CHANGING})(?:{_NAMED})|(?:{_SHORT}))$"), r"\\text{\g<0>}"),
     (re.compile(r"\\[dtc]frac"), r"\\frac"),
+    (re.compile(r"(?<![\\a-zA-Z])pi(?![a-zA-Z])"), r"\\pi"),
     (re.compile(r"\\[dt]binom"), r"\\binom"),
     (re.compile(r"(\\(?:frac|binom|sqrt))\s*(\\[a-zA-Z]+|[0-9a-zA-Z])"), r"\1{\2}"),
     (

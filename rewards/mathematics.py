@@ -8,10 +8,11 @@ import importlib.util
 import logging
 import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from .answers import AnswerReward
+from .contract import Completion, LogMetric
 from .extraction import AfterMarker, Extract, WholeText
 from .guard import Guarded, Policy
 from .latex import Stated, plain
@@ -34,8 +35,9 @@ class MathAnswer(Guarded):
     box or in "#### …" or says what the answer is, or a list of formulas of which any is right. A
     gold that cannot be read whole is none: see `unreadable`.
 
-    It logs `reward/<name>/timeout_rate`, `reward/<name>/error_rate` (shares of completions) and
-    `reward/<name>/ms_p95` (milliseconds per completion).
+    It logs `reward/<name>/timeout_rate`, `reward/<name>/error_rate` and
+    `reward/<name>/unreadable_rate` (shares of completions: took too long, failed, their gold cannot
+    be read), and `reward/<name>/ms_p95` (milliseconds per completion).
 
     Args:
         column: the column with the right answers.
@@ -99,6 +101,29 @@ class MathAnswer(Guarded):
             name=name,
         )
 
+    def __call__(
+        self,
+        completions: Sequence[Completion],
+        *,
+        log_metric: LogMetric | None = None,
+        **columns: Any,
+    ) -> list[float | None]:
+        """Score completions; see the class."""
+        scores = super().__call__(completions, log_metric=log_metric, **columns)
+        if log_metric is not None and self.last is not None and scores:
+            failed = (self.on_timeout, self.last.timeouts), (self.on_error, self.last.errors)
+            abstained = sum(count for policy, count in failed if policy == "abstain")
+            unread = (scores.count(None) - abstained) / len(scores)
+            log_metric(f"reward/{self.__name__}/unreadable_rate", unread)
+        return scores
+
+    def unreadable(self, golds: Iterable[Any]) -> list[Any]:
+        """Return the column's values that are no formulas, within the time limit each."""
+        golds = list(golds)
+        given: Any = dict.fromkeys(self.columns, golds)
+        scores = self([""] * len(golds), **given)
+        return [gold for gold, score in zip(golds, scores, strict=True) if score is None]
+
 
 class _Verifier(AnswerReward):
     """What runs in the processes; it has no time limit of its own."""
@@ -117,7 +142,7 @@ class _Verifier(AnswerReward):
             for extract in (self.extract, AfterMarker(unique=False), Stated(), WholeText())
             if (span := extract(text))
         )
-        return next((gold for gold in found if gold and _right(split_unit(gold)[0])), None)
+        return next((gold for gold in found if gold and _right(split_unit(gold)[0])[0]), None)
 
     def right(self, answer: str, golds: Sequence[str]) -> bool:
         """Return whether an answer is one of the golds."""
@@ -155,10 +180,10 @@ def _equal(gold: str, answer: str) -> bool:
 
 
 @functools.lru_cache(maxsize=1024)
-def _right(latex: str) -> tuple[list[Any], int] | None:
+def _right(latex: str) -> tuple[list[Any], int]:
     """Return what a gold may mean, and to how many decimal places."""
     golds = _values(latex)
-    return (golds, max(map(_places, golds))) if golds else None
+    return golds, max(map(_places, golds), default=6)
 
 
 @functools.lru_cache(maxsize=4096)

@@ -52,15 +52,18 @@ def _unit(name: str, power: int) -> Unit:
     return Unit(f"{known.dimension.name}{exponent}", known.scale_factor**power)
 
 
+CHANGING = (  # no unit: words that change the number before them
+    r"(?:[^{}]*\b)?"
+    r"(?:and|or|not|if|more|less|fewer|least|most|squared|cubed|factorial|times|mod)\b"
+)
 _LETTERS = re.compile(r"(?<=[\d}]) ?[A-Za-z]+(?=(?:\^\{?\d\}?)?$)")
 _POWERS = {"square": 2, "sq": 2, "cubic": 3, "cu": 3}
 _UNIT = re.compile(
-    r"""
-    (?P<value>.*[\d})%])\s*
-    \\(?:text|math)[a-z]*\s*\{\s*
-    (?!(?:[^{}]*\b)?(?:and|or|not|if|more|less|fewer|least|most|squared|cubed|factorial|mod)\b)
-    (?P<name>[^{}\d]*[A-Za-z][^{}\d]*?)\s*\}
-    (?:\s*\^\s*\{?(?P<power>[1-9])\}?)?
+    rf"""
+    (?P<value>.*[\d}})%])\s*
+    \\(?:text|math)[a-z]*\s*\{{\s* (?!{CHANGING})
+    (?P<name>[^{{}}\d]*[A-Za-z][^{{}}\d]*?)\s*\}}
+    (?:\s*\^\s*\{{?(?P<power>[1-9])\}}?)?
     """,
     re.VERBOSE | re.DOTALL,
 )
