@@ -21,9 +21,14 @@ from dataclasses import dataclass, field
 from decimal import Decimal, InvalidOperation
 from typing import Any
 
-from grpo_credit.rewards.latex import plain
-
-from grpo_credit.rewards import InTag, MathAnswer, NumericAnswer, TagFormat, gate
+from grpo_credit.rewards import (
+    InTag,
+    MathAnswer,
+    NumericAnswer,
+    TagFormat,
+    gate,
+    plain_latex,
+)
 from grpo_credit.run.recipe import DataArguments, Recipe, Task
 from grpo_credit.run.training import run_recipe
 
@@ -189,7 +194,7 @@ def same_formula(answer: str, gold: str) -> bool:
     """
     from trl.rewards import accuracy_reward
 
-    written, right = plain(answer), plain(gold)
+    written, right = plain_latex(answer), plain_latex(gold)
     said = [[{"role": "assistant", "content": rf"\boxed{{{written}}}"}]]
     solution = f"${right}$" if right else gold  # a whole solution, which TRL looks through
     return written is not None and bool(accuracy_reward(said, [solution])[0])

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from .extraction import AfterMarker, AfterThought, ByPattern, InBox, InTag, WholeText
     from .formats import RegexReward
     from .gates import gate
+    from .latex import Stated, plain_latex
     from .lengths import CosineLength, SoftOverlong
     from .mathematics import MathAnswer, math_answer
     from .repetition import Repetition, repetition_rate
@@ -57,6 +58,8 @@ _HOME = {
     "InBox": "extraction",
     "InTag": "extraction",
     "MathAnswer": "mathematics",
+    "Stated": "latex",
+    "plain_latex": "latex",
     "NumericAnswer": "answers",
     "RegexReward": "formats",
     "Repetition": "repetition",
@@ -100,6 +103,7 @@ __all__ = [
     "Repetition",
     "SoftOverlong",
     "Spans",
+    "Stated",
     "TagFormat",
     "TaskScore",
     "TextReward",
@@ -114,6 +118,7 @@ __all__ = [
     "guard",
     "math_answer",
     "numeric_answer",
+    "plain_latex",
     "repetition_rate",
     "schedule",
     "specimen_of",

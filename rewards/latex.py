@@ -8,6 +8,7 @@ import unicodedata
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import accumulate, groupby
+from typing import Any
 
 import regex
 
@@ -102,7 +103,7 @@ _SENTENCE = re.compile(
 # ---- the same formula, written in one way -----------------------------------------------------
 
 
-def plain(text: str) -> str | None:
+def plain_latex(text: str) -> str | None:
     r"""Return a formula in the LaTeX that math-verify reads in one way only, None if it cannot be.
 
     Read are delimiters and boxes around it, Markdown and a full stop, Unicode's digits, fractions,
@@ -113,9 +114,9 @@ def plain(text: str) -> str | None:
     inside each other.
 
     Example:
-        >>> plain("**2½**."), plain(r"\(\frac12\)"), plain("1 234")
+        >>> plain_latex("**2½**."), plain_latex(r"\(\frac12\)"), plain_latex("1 234")
         ('2\\frac{1}{2}', '\\frac{1}{2}', '1234')
-        >>> plain("3 4"), plain("so the sum is 2")
+        >>> plain_latex("3 4"), plain_latex("so the sum is 2")
         (None, None)
     """
     if len(text) > LONGEST or _depth(text) > _DEEPEST:
@@ -196,7 +197,7 @@ def _scaled(match: re.Match[str]) -> str:
     return rf"\times 10^{{{_SCALES[match[1].lower()]}}}"
 
 
-_STEPS: list[tuple[re.Pattern[str] | regex.Pattern[str], str | Callable[..., str]]] = [
+_STEPS: list[tuple[Any, Any]] = [  # patterns, and what takes the place of what they match
     (_BETWEEN_BOXES, ", "),
     (
         regex.compile(r"\\(?:boxed|fbox)\s*(?P<braces>\{((?:[^{}]++|(?&braces))*+)\})"),

@@ -13,9 +13,9 @@ from typing import Any
 
 from .answers import AnswerReward
 from .contract import Completion, LogMetric
-from .extraction import AfterMarker, Extract, WholeText
+from .extraction import AfterMarker, Extract, Span, WholeText
 from .guard import Guarded, Policy
-from .latex import Stated, plain
+from .latex import Stated, plain_latex
 from .quantities import split_unit
 
 
@@ -24,7 +24,7 @@ class MathAnswer(Guarded):
 
         R = 1 if verify(gold, answer), else 0; None if the gold is not one formula
 
-    Both are brought into one way of writing (`rewards.latex.plain`), read whole, and compared by
+    Both are brought into one way of writing (`plain_latex`), read whole, and compared by
     math-verify: a half is 0.5, a set has no order, (x+1)² is x² + 2x + 1. Numbers with a decimal
     point are equal if they agree to six places, of golds below 1 to six digits. Units are compared
     if both have one (3 hours are 180 minutes, not 3 minutes). math-verify's own time limits are
@@ -41,8 +41,8 @@ class MathAnswer(Guarded):
 
     Args:
         column: the column with the right answers.
-        extract: where the answer is in a completion; if None, as in `rewards.latex.Stated`: after
-            the thought, in the last box or, without boxes, said to be the answer.
+        extract: where the answer is in a completion; `Stated()` if None: after the thought, in the
+            last box or, without boxes, said to be the answer. What it finds is one formula.
         timeout: seconds of wall clock per completion, for parsing and comparing.
         on_timeout: `"abstain"` (None), `"raise"`, or the score to give.
         on_error: the same for a process that dies; math-verify's own errors are a wrong answer.
@@ -56,14 +56,15 @@ class MathAnswer(Guarded):
         ImportError: if math-verify is not installed.
         ValueError: (when called) if the column is missing, with the columns there are.
 
-    Degenerate cases: an answer of more than 1,000 characters is none. Another base is another
-    number (4210_5 is not 555). Words are compared as they are written, without case.
+    Degenerate cases: an answer of more than 1,000 characters, or with more than 10 brackets inside
+    each other, is wrong, as such a gold is none. A number of another base is that and no other
+    (4210_5 is not 555). Words are compared as they are written, without case.
 
-    How it can be hacked: 50 is right for 50%, 5 for 5 m, {1, 2} for (1, 2), and of x = 1 = 2 the
-    last side counts; what does not simplify the question is right too (2 + 2 for 4, x² = 4 for
-    x = ±2 as equations); and by formulas that take too long, if a timeout earned more than a wrong
-    answer. In a completion that the template began with `<think>`, a cut-off thought is not known
-    to be one; `extract=AfterThought(Stated())` asks for its end.
+    How it can be hacked: by the question itself, where it is equal to its answer (2 + 2 for 4);
+    50 and 0.5 are right for 50%, 5 for 5 m, {1, 2} for (1, 2); numbers within the tolerance; and by
+    formulas that take too long, if a timeout earned more than a wrong answer. In a completion that
+    the template began with `<think>`, a cut-off thought is not known to be one;
+    `extract=AfterThought(Stated())` asks for its end.
 
     Example:
         >>> reward = MathAnswer(timeout=30)
@@ -138,7 +139,7 @@ class _Verifier(AnswerReward):
         """Read one right answer; None if it is not one formula that can be read whole."""
         text = str(value)
         found = (
-            plain(text[slice(*span)])
+            plain_latex(text[slice(*span)])
             for extract in (self.extract, AfterMarker(unique=False), Stated(), WholeText())
             if (span := extract(text))
         )
@@ -146,12 +147,16 @@ class _Verifier(AnswerReward):
 
     def right(self, answer: str, golds: Sequence[str]) -> bool:
         """Return whether an answer is one of the golds."""
-        said = plain(answer)
+        said = plain_latex(answer)
         return said is not None and any(_equal(gold, said) for gold in golds)
 
+    def found(self, text: str) -> Span | None:
+        """Return where the answer is in a text; one that is written twice is one answer."""
+        return self.extract(text, self.read)
+
     def read(self, text: str) -> str | None:
-        """Return what answers that are written otherwise have in common."""
-        return plain(text)
+        """Return the formula, written in one way."""
+        return plain_latex(text)
 
 
 @functools.lru_cache(maxsize=4096)
