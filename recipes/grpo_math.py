@@ -21,7 +21,14 @@ from dataclasses import dataclass, field
 from decimal import Decimal, InvalidOperation
 from typing import Any
 
-from grpo_credit.rewards import MathAnswer, NumericAnswer, TagFormat, gate
+from grpo_credit.rewards import (
+    InTag,
+    MathAnswer,
+    NumericAnswer,
+    TagFormat,
+    gate,
+    plain_latex,
+)
 from grpo_credit.run.recipe import DataArguments, Recipe, Task
 from grpo_credit.run.training import run_recipe
 
@@ -40,7 +47,11 @@ SYSTEM = (
 )
 JUDGES: dict[str, Callable[[str], Any]] = {
     "numeric": lambda column: NumericAnswer(column=column, name="right"),
-    "math": lambda column: MathAnswer(column, name="right"),
+    "math": lambda column: MathAnswer(column, extract=InTag(), name="right"),
+}
+UNREAD = {
+    "numeric": ("no single number", "--judge math reads formulas."),
+    "math": ("no single formula", "Write each as one formula, or as a solution that boxes it."),
 }
 TESTED = {"numeric": "last number", "math": "formula"}
 
@@ -87,8 +98,7 @@ def make_task(script: MathArguments, args: Any, model_args: Any) -> Task:
     }
     train, test = load_prompts(script, columns)
     right = JUDGES[script.judge](script.answer_column)
-    if isinstance(right, NumericAnswer):
-        check_numbers(right, train[script.answer_column])
+    check_answers(right, train[script.answer_column], script.judge)
     asked = conversation({script.question_column: "?"}, script)["prompt"]
     prefilled = "think" if opens("<think>", asked, args, model_args) else None
     form = TagFormat(("think", "answer"), prefilled=prefilled, name="think_answer_format")
@@ -105,25 +115,25 @@ def make_task(script: MathArguments, args: Any, model_args: Any) -> Task:
     )
 
 
-def check_numbers(right: NumericAnswer, answers: Sequence[Any]) -> None:
-    """Say how many answers are no number: there the reward abstains, which a gate hides.
+def check_answers(right: Any, answers: Sequence[Any], judge: str) -> None:
+    """Say how many answers cannot be read: there the reward abstains, which a gate hides.
 
     Raises:
-        ValueError: if none of them holds one.
+        ValueError: if none of them can be read.
     """
     from grpo_credit.run.ranks import is_main
 
-    unread = [answer for answer in answers if right.gold(answer) is None]
+    unread = right.unreadable(answers) if is_main() else []
     if not unread:
         return
+    what, hint = UNREAD[judge]
     told = (
-        f"{len(unread)} of {len(answers)} answers are no single number, such as "
-        f"{gold_of(unread[0])!r:.60}: there the reward abstains. --judge math reads formulas."
+        f"{len(unread)} of {len(answers)} answers are {what}, such as "
+        f"{gold_of(unread[0])!r:.60}: there the reward abstains. {hint}"
     )
     if len(unread) == len(answers):
         raise ValueError(told)
-    if is_main():
-        print(f"grpo_math.py: note: {told}", file=sys.stderr)
+    print(f"grpo_math.py: note: {told}", file=sys.stderr)
 
 
 def conversation(row: Mapping[str, Any], script: MathArguments) -> dict[str, Any]:
@@ -138,9 +148,11 @@ def checker(script: MathArguments, prefilled: str | None = None) -> Any:
 
     def check(completion: str, row: Mapping[str, Any]) -> dict[str, float]:
         answer, closed, _ = completion.rpartition("<answer>")[2].partition("</answer>")
-        gold = gold_of(row[script.answer_column])
+        right = row[script.answer_column]
+        golds = [gold_of(gold) for gold in (right if isinstance(right, list) else [right])]
+        given = "<answer>" in completion and bool(closed)
         return {
-            "right": float("<answer>" in completion and bool(closed) and same(answer, gold)),
+            "right": float(given and any(same(answer, gold) for gold in golds)),
             "format rate": float(keeps_form(completion, prefilled)),
             "characters": float(len(completion)),
         }
@@ -176,11 +188,16 @@ def last_number(text: str) -> Decimal | None:
 
 
 def same_formula(answer: str, gold: str) -> bool:
-    """Return whether math-verify takes two formulas for equal, asked by way of TRL."""
+    """Return whether TRL takes two formulas for equal, written as it reads them.
+
+    It drops units and rounds to six places, where the reward compares units and six digits.
+    """
     from trl.rewards import accuracy_reward
 
-    said = [[{"role": "assistant", "content": rf"\boxed{{{answer}}}"}]]
-    return bool(accuracy_reward(completions=said, solution=[f"${gold.strip('$ ')}$"])[0])
+    written, right = plain_latex(answer), plain_latex(gold)
+    said = [[{"role": "assistant", "content": rf"\boxed{{{written}}}"}]]
+    solution = f"${right}$" if right else gold  # a whole solution, which TRL looks through
+    return written is not None and bool(accuracy_reward(said, [solution])[0])
 
 
 RECIPE = Recipe(__file__, __doc__ or "", MathArguments, make_task, defaults=DEFAULTS)

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from .json_answer import JsonAnswer
     from .judge import LLMJudge
     from .language import LanguageConsistency
+    from .latex import Stated, plain_latex
     from .lengths import CosineLength, GroupLength, SoftOverlong
     from .mathematics import MathAnswer, math_answer
     from .patience import SlowPatternWarning, slow_patterns
@@ -69,6 +70,8 @@ _HOME = {
     "LLMJudge": "judge",
     "LanguageConsistency": "language",
     "MathAnswer": "mathematics",
+    "Stated": "latex",
+    "plain_latex": "latex",
     "NumericAnswer": "answers",
     "RegexReward": "formats",
     "Repetition": "repetition",
@@ -122,6 +125,7 @@ __all__ = [
     "SlowPatternWarning",
     "SoftOverlong",
     "Spans",
+    "Stated",
     "TagFormat",
     "TaskScore",
     "TextReward",
@@ -137,6 +141,7 @@ __all__ = [
     "guard",
     "math_answer",
     "numeric_answer",
+    "plain_latex",
     "repetition_rate",
     "schedule",
     "slow_patterns",

@@ -6,28 +6,43 @@ Needs the extra: pip install 'grpo-credit[math]'.
 import functools
 import importlib.util
 import logging
+import math
+import re
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-from .contract import TextReward
+from .answers import AnswerReward
+from .contract import Completion, LogMetric
+from .extraction import AfterMarker, Extract, Span, WholeText
 from .guard import Guarded, Policy
+from .latex import Stated, plain_latex
+from .quantities import split_unit
 
 
 class MathAnswer(Guarded):
-    r"""Reward a completion whose last boxed or stated formula equals the one in a column.
+    r"""Reward a completion whose answer is a formula equal to the one in a column.
 
-        R = 1 if verify(parse(gold), parse(completion)), else 0; None if the gold does not parse
+        R = 1 if verify(gold, answer), else 0; None if the gold is not one formula
 
-    What is found and what is equal is what TRL's `accuracy_reward` says: a formula in LaTeX
-    (`\boxed{…}` first, otherwise one that follows "answer"), compared by math-verify. But its time
-    limits are signals, which work on the main thread only, while the limit here is the life of a
-    process: it holds on any thread and in C code. Two processes work at once, and remember what
-    they have parsed and compared.
+    Both are brought into one way of writing (`plain_latex`), read whole, and compared by
+    math-verify: a half is 0.5, a set has no order, (x+1)² is x² + 2x + 1. Numbers with a decimal
+    point are equal if they agree to six places, of golds below 1 to six digits. Units are compared
+    if both have one (3 hours are 180 minutes, not 3 minutes). math-verify's own time limits are
+    signals, which work on the main thread only; the limit here is the life of a process: it holds
+    on any thread and in C code. Two processes work at once, and remember what they have compared.
 
-    It logs `reward/<name>/timeout_rate`, `reward/<name>/error_rate` (shares of completions) and
-    `reward/<name>/ms_p95` (milliseconds per completion).
+    The gold is a number, a formula in LaTeX with or without delimiters, a solution that ends in a
+    box or in "#### …" or says what the answer is, or a list of formulas of which any is right. A
+    gold that cannot be read whole is none: see `unreadable`.
+
+    It logs `reward/<name>/timeout_rate`, `reward/<name>/error_rate` and
+    `reward/<name>/unreadable_rate` (shares of completions: took too long, failed, their gold cannot
+    be read), and `reward/<name>/ms_p95` (milliseconds per completion).
 
     Args:
-        column: the column with the right answers, in LaTeX or as plain numbers.
+        column: the column with the right answers.
+        extract: where the answer is in a completion; `Stated()` if None: after the thought, in the
+            last box or, without boxes, said to be the answer. What it finds is one formula.
         timeout: seconds of wall clock per completion, for parsing and comparing.
         memory: GiB for parsing and comparing, see `guard`.
         on_timeout: `"wrong"` (0.0), `"abstain"` (None), `"raise"`, or the score to give where a
@@ -43,25 +58,32 @@ class MathAnswer(Guarded):
         ImportError: if math-verify is not installed.
         ValueError: (when called) if the column is missing, with the columns there are.
 
-    Deviation: TRL reads the first message of a completion, this the last.
+    Degenerate cases: an answer of more than 1,000 characters, or with more than 10 brackets inside
+    each other, is wrong, as such a gold is none. A number of another base is that and no other
+    (4210_5 is not 555). Words are compared as they are written, without case.
 
-    How it can be hacked: of an equation the last side alone may count (1 = 2 is right for 2), 50 is
-    right for 50%; and by formulas that take too long, if a timeout earned more than a wrong answer.
+    How it can be hacked: by the question itself, where it is equal to its answer (2 + 2 for 4);
+    50 and 0.5 are right for 50%, 5 for 5 m, {1, 2} for (1, 2); numbers within the tolerance; and by
+    formulas that take too long, if a timeout earned more than a wrong answer. In a completion that
+    the template began with `<think>`, a cut-off thought is not known to be one;
+    `extract=AfterThought(Stated())` asks for its end.
 
     Example:
         >>> reward = MathAnswer(timeout=30)
         >>> texts = [r"so $\boxed{\frac{2}{6}}$", r"so $\boxed{3}$"]
-        >>> reward(texts, solution=[r"$\frac{1}{3}$"] * 2)
+        >>> reward(texts, solution=[r"\frac13"] * 2)
         [1.0, 0.0]
         >>> reward.close()
 
-    Source: Kydlíček, math-verify 0.9, with the settings of TRL 1.16.
+    Source: Kydlíček, math-verify 0.9. TRL's `accuracy_reward` and `reasoning_accuracy_reward` use
+    it otherwise; rewards/README.md says where.
     """
 
     def __init__(
         self,
         column: str = "solution",
         *,
+        extract: Extract | None = None,
         timeout: float = 1.0,
         memory: float | None = 4.0,
         on_timeout: Policy = "wrong",
@@ -75,7 +97,7 @@ class MathAnswer(Guarded):
                 "pip install 'grpo-credit[math]'"
             )
         super().__init__(
-            _Verifier(column, name),
+            _Verifier(extract or Stated(), column, name),
             timeout=timeout,
             memory=memory,
             on_error=on_error,
@@ -84,75 +106,146 @@ class MathAnswer(Guarded):
             name=name,
         )
 
+    def __call__(
+        self,
+        completions: Sequence[Completion],
+        *,
+        log_metric: LogMetric | None = None,
+        **columns: Any,
+    ) -> list[float | None]:
+        """Score completions; see the class."""
+        scores = super().__call__(completions, log_metric=log_metric, **columns)
+        if log_metric is not None and self.last is not None and scores:
+            failed = (self.on_timeout, self.last.timeouts), (self.on_error, self.last.errors)
+            abstained = sum(count for policy, count in failed if policy == "abstain")
+            unread = (scores.count(None) - abstained) / len(scores)
+            log_metric(f"reward/{self.__name__}/unreadable_rate", unread)
+        return scores
 
-class _Verifier(TextReward):
+    def unreadable(self, golds: Iterable[Any]) -> list[Any]:
+        """Return the column's values that are no formulas, within the time limit each."""
+        golds = list(golds)
+        given: Any = dict.fromkeys(self.columns, golds)
+        scores = self([""] * len(golds), **given)
+        return [gold for gold, score in zip(golds, scores, strict=True) if score is None]
+
+
+class _Verifier(AnswerReward):
     """What runs in the processes; it has no time limit of its own."""
 
-    def __init__(self, column: str, name: str) -> None:
-        super().__init__(name)
-        self.columns = (column,)
-
     def warm_up(self) -> None:
-        """Import math-verify, and make it compile its patterns and load its grammar."""
+        """Import math-verify, and make it load its grammar."""
         for module in ("parser", "grader"):  # they warn that their signals are off
             logging.getLogger(f"math_verify.{module}").setLevel(logging.ERROR)
-        self.score(r"$\boxed{\frac{x}{2}}$", **dict.fromkeys(self.columns, r"$\frac{2x}{4}$"))
+        _equal(r"\frac{x}{2}\text{ m}", r"\frac{2x}{4}\text{ cm}")
 
-    def score(self, text: str, /, **row: Any) -> float | None:
-        """Score one text."""
-        from math_verify import parse
+    def gold_of(self, value: Any) -> str | None:
+        """Read one right answer; None if it is not one formula that can be read whole."""
+        text = str(value)
+        found = (
+            plain_latex(text[slice(*span)])
+            for extract in (self.extract, AfterMarker(unique=False), Stated(), WholeText())
+            if (span := extract(text))
+        )
+        return next((gold for gold in found if gold and _right(split_unit(gold)[0])[0]), None)
 
-        [gold] = row.values()
-        if gold is None or not _parsed_gold(str(gold)):
-            return None
-        answer = parse(text, [_latex()], extraction_mode="first_match", parsing_timeout=0)
-        if not answer:  # a gold that hangs with any formula has to with none, for `guard` to see it
-            _verdict(str(gold), _Parsed(_parsed_gold("1")))
-            return 0.0
-        return _verdict(str(gold), _Parsed(answer))
+    def right(self, answer: str, golds: Sequence[str]) -> bool:
+        """Return whether an answer is one of the golds."""
+        said = plain_latex(answer)
+        return said is not None and any(_equal(gold, said) for gold in golds)
 
+    def found(self, text: str) -> Span | None:
+        """Return where the answer is in a text; one that is written twice is one answer."""
+        return self.extract(text, self.read)
 
-class _Parsed:
-    """What was parsed, equal to what has the same structure and was written the same."""
-
-    def __init__(self, answer: list[Any]) -> None:
-        from sympy import srepr
-
-        self.answer = answer
-        self.key = tuple(map(srepr, answer))
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Parsed) and self.key == other.key
-
-    def __hash__(self) -> int:
-        return hash(self.key)
-
-
-@functools.lru_cache(maxsize=1024)
-def _parsed_gold(text: str) -> list[Any]:
-    from math_verify import parse
-
-    return parse(text, parsing_timeout=0)
+    def read(self, text: str) -> str | None:
+        """Return the formula, written in one way."""
+        return plain_latex(text)
 
 
 @functools.lru_cache(maxsize=4096)
-def _verdict(gold: str, parsed: _Parsed) -> float:
+def _equal(gold: str, answer: str) -> bool:
     """Compare; the completions of a group share the right answer and often the wrong ones."""
     from math_verify import verify
 
-    return float(verify(_parsed_gold(gold), parsed.answer, timeout_seconds=0))
+    answer, unit = split_unit(answer)
+    gold, gold_unit = split_unit(gold, bare=unit is not None)
+    if gold_unit and not unit:
+        answer, unit = split_unit(answer, bare=True)
+    golds, places = _right(gold)
+    answers = _values(answer) or _values(answer.rpartition("=")[2])
+    if gold_unit and unit and gold_unit != unit:
+        if gold_unit.dimension != unit.dimension:
+            return False
+        golds = [value * gold_unit.factor / unit.factor for value in golds]
+    return verify(
+        golds,
+        [value for value in answers if _is_true(value)],
+        float_rounding=places,
+        numeric_precision=places + 9,
+        allow_set_relation_comp=True,
+        timeout_seconds=0,
+    )
 
 
-@functools.cache
-def _latex() -> Any:
-    """Return TRL's settings: a well-formed formula, boxes first, none without an anchor."""
-    from latex2sympy2_extended import NormalizationConfig
-    from math_verify import LatexExtractionConfig
+@functools.lru_cache(maxsize=1024)
+def _right(latex: str) -> tuple[list[Any], int]:
+    """Return what a gold may mean, and to how many decimal places."""
+    golds = _values(latex)
+    return golds, max(map(_places, golds), default=6)
 
-    return LatexExtractionConfig(
-        normalization_config=NormalizationConfig(units=True),
-        boxed_match_priority=0,
-        try_extract_without_anchor=False,
+
+@functools.lru_cache(maxsize=4096)
+def _values(latex: str) -> list[Any]:
+    """Return what a formula may mean: a single word is itself, or a product of variables."""
+    readings = (_value(rf"\text{{{latex}}}") if latex.isalpha() else None, _value(latex))
+    return [value for value in readings if value is not None]
+
+
+def _value(latex: str) -> Any:
+    from latex2sympy2_extended import NormalizationConfig, latex2sympy, normalize_latex
+    from math_verify.grader import should_treat_as_complex
+    from sympy import Float, Integer, nan, zoo
+
+    if number := _NUMBER.fullmatch(latex):  # as latex2sympy reads it, in a thousandth of the time
+        return Float(latex) if number["places"] else Integer(latex)
+    latex = normalize_latex(latex, NormalizationConfig(boxed="none"))
+    try:
+        real = not should_treat_as_complex(latex)
+        value = latex2sympy(latex, is_real=real, normalization_config=None)
+    except Exception:  # its grammar has bare exceptions, and SymPy any
+        return None
+    return None if value.has(nan, zoo) else value
+
+
+_NUMBER = re.compile(r"-?[0-9]+(?P<places>\.[0-9]+)?")
+
+
+def _places(gold: Any) -> int:
+    """Return the decimal places of six digits of the smallest number in a gold, 6 at least."""
+    sizes = [float(abs(number.doit().evalf())) for number in _numbers(gold)]
+    small = min((size for size in sizes if size), default=0 if sizes else 1)
+    return max(6, 5 - math.floor(math.log10(min(small, 1)))) if small else 330
+
+
+def _numbers(value: Any) -> Iterator[Any]:
+    """Give the numbers of a formula, a set, a tuple, a matrix or a relation."""
+    if getattr(value, "is_number", False):
+        yield value
+    else:
+        for part in value.flat() if hasattr(value, "flat") else getattr(value, "args", ()):
+            yield from _numbers(part)
+
+
+def _is_true(value: Any) -> bool:
+    """Return whether numbers that a formula calls equal are."""
+    from sympy import Eq
+
+    sides = [value] if isinstance(value, Eq) else getattr(value, "_unsorted_args", ())
+    return all(
+        side.lhs.equals(side.rhs)
+        for side in sides
+        if isinstance(side, Eq) and side.lhs.is_number and side.rhs.is_number
     )
 
 

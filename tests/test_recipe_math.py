@@ -169,8 +169,45 @@ def test_what_is_around_the_blocks_breaks_the_form(recipe):
         assert not keeps_form(text, None)
 
 
-def test_formulas_are_compared_by_value(recipe):
+ANSWERED = [  # answer, gold, right
+    ("42", "42", 1), ("1/2", r"$\frac{1}{2}$", 1), ("x+1", "$x+1$", 1), ("-7", "-7", 1),
+    (r"50\%", r"$50\%$", 1), (r"\frac{1}{2}", r"\frac{1}{2}", 1), ("$x+1$", "$x+1$", 1),
+    ("3.5", "3.5", 1), ("1,234", "1234", 1), ("1 234", "1234", 1), (r"\sqrt{2}", r"\sqrt2", 1),
+    ("2 2/3", r"\frac83", 1), (r"\frac12", "0.5", 1), ("½", "1/2", 1), ("(1,2)", "(1, 2)", 1),
+    ("{1,2}", r"\{2,1\}", 1), ("[0,1)", "$[0,1)$", 1), ("x ≥ 3", r"x\ge3", 1), ("5.", "5", 1),
+    ("y=2x+3", "y = 2x + 3", 1), ("Evelyn", r"\text{Evelyn}", 1), ("C", "C", 1), ("x = 5", "5", 1),
+    (r"\boxed{5}", "5", 1), ("5 cm", r"5\text{ cm}", 1), ("**73**", "73", 1), ("5e3", "5000", 1),
+    ("1331 and 1728", "1331 and 1728", 1), ("pi", r"\pi", 1), ("sqrt(51)", r"\sqrt{51}", 1),
+    ("42", "so\n#### 42", 1), ("2", r"so $x=8$; the sum is \boxed{2}", 1), ("5", ["4", "$5$"], 1),
+    ("4210_5", "4210_5", 1), ("4210", "4210_5", 0), ("1728", "1331 and 1728", 0), ("2", "2k+2", 0),
+    ("43", "so\n#### 42", 0), ("8", r"so $x=8$; the sum is \boxed{2}", 0), ("41", "42", 0),
+    ("-2", "2", 0), ("6", "x=5", 0), (r"\frac{2}{4}", "0.6", 0), ("6", ["4", "$5$"], 0),
+    ("", "5", 0),
+]  # fmt: skip
+
+
+def test_the_reward_and_its_judge_agree_on_formulas_between_the_tags(recipe):
+    pytest.importorskip("math_verify")
+    right = recipe["JUDGES"]["math"]("answer")
     check = recipe["checker"](recipe["MathArguments"](judge="math"))
-    said = r"<think>.</think><answer>\frac{2}{4}</answer>"
-    assert check(said, {"answer": r"$\frac{1}{2}$"})["right"] == 1.0
-    assert check(said, {"answer": "0.6"})["right"] == 0.0
+    answers, golds, expected = map(list, zip(*ANSWERED, strict=True))
+    texts = [f"<think>{gold}</think>\n<answer>{said}</answer>" for said, gold, _ in ANSWERED]
+    assert right(texts, answer=golds) == expected
+    pairs = zip(texts, golds, strict=True)
+    assert [check(text, {"answer": gold})["right"] for text, gold in pairs] == expected
+    bare = right(answers + [f"<answer>{said}" for said in answers], answer=golds * 2)
+    assert set(bare) == {0.0}
+    right.close()
+
+
+@pytest.mark.parametrize(
+    ("judge", "answers", "told"),
+    [("numeric", ["#### 5", "#### x"], "1 of 2 answers are no single number, such as 'x': "),
+     ("math", ["x + 1", "so $x = 8$, and then"], "1 of 2 answers are no single formula, such as ")],
+)  # fmt: skip
+def test_answers_that_cannot_be_read_are_told(recipe, capsys, judge, answers, told):
+    right = recipe["JUDGES"][judge]("answer")
+    recipe["check_answers"](right, answers, judge)
+    assert told in capsys.readouterr().err
+    with pytest.raises(ValueError, match=r"1 of 1 answers are no single .*: there the reward abst"):
+        recipe["check_answers"](right, answers[1:], judge)

@@ -34,7 +34,6 @@ def chat(text):
     [
         "<think>a</think>b",
         "<think>\na\nb\n</think>\nc",
-        "<think>a</think>",
         "<think>a<think>b</think>c",
         "<think>a</think>b<think>c</think>",
         "<think>a",
@@ -53,6 +52,7 @@ def test_the_form_of_a_thought_is_trls(text):
     [
         ("<think></think>b", 1.0, 0.0),  # thinks nothing
         ("<think> </think>b", 1.0, 0.0),
+        ("<think>a</think>", 1.0, 0.0),  # says nothing
         ("  <think>a</think>b", 0.0, 1.0),  # blanks around a completion are nothing
         ("<think>a</think>b</think>", 1.0, 0.0),  # closes twice
     ],
@@ -71,7 +71,7 @@ def test_where_our_form_of_a_thought_differs_from_trls(text, theirs, ours):
         (r"\boxed{2}", r"2k+2", 1.0, 0.0),  # of a gold without delimiters they read a part
         (r"\boxed{2k+2}", r"2k+2", 0.0, 1.0),
         (r"\boxed{0.0}", r"$1.6\times 10^{-19}$", 1.0, 0.0),  # their tolerance is absolute
-        (r"<think>\boxed{4}</think>It is \boxed{5}", "$4$", 1.0, 0.0),  # a thought is no answer
+        (r"<think>\boxed{4}</think><answer>5</answer>", "$4$", 1.0, 0.0),  # a thought is no answer
         (r"<think>\boxed{4}", "$4$", 1.0, 0.0),
     ],
 )
