@@ -19,6 +19,7 @@ from .contract import (
     Spans,
     TextReward,
     completion_text,
+    listed,
     rows_of,
 )
 from .extraction import AfterMarker, Extract, InTag, Span
@@ -56,7 +57,7 @@ class AnswerReward(TextReward):
         """Score completions; see the class."""
         scores: list[float | None] = []
         timeouts = 0
-        rows = rows_of(self, columns, len(completions))
+        rows = rows_of(self, columns, len(listed(self.__name__, "completions", completions)))
         for completion, row in zip(completions, rows, strict=True):
             try:
                 scores.append(self._judged(completion_text(completion), row[self.column]))

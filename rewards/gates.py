@@ -18,7 +18,7 @@ from .combination import (
     place_of,
     scores_of,
 )
-from .contract import Decided, LogExtra, rows_of
+from .contract import Decided, LogExtra, listed, rows_of
 from .scaling import Schedule
 
 
@@ -69,6 +69,7 @@ class _Gate(Combination):
         self._logged: dict[str, None] = {}  # the extra columns that `reward` was seen to log
 
     def __call__(self, completions: Completions, **columns: Any) -> list[float | None]:
+        listed(self.__name__, "completions", completions)
         rows_of(self, columns, len(completions))  # or `reward` misses none until something passes
         verdicts = [self._verdict(score) for score in scores_of(self.by, completions, columns)]
         log_mean(columns, f"reward/{self.__name__}/passed", verdicts)
