@@ -9,6 +9,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 # At once: a module that is imported first would take the place of the function of its name.
+from .attack import attack
 from .check_format import check_format, specimen_of
 from .guard import guard
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
         numeric_answer,
     )
     from .automaton import Automaton
+    from .combination import checked_scores
     from .contract import Completion, Decided, Spans, TextReward, completion_text
     from .exact import ExactText
     from .extraction import AfterMarker, ByPattern, InBox, InTag, WholeText
@@ -57,6 +59,7 @@ _HOME = {
     "TaskScore": "tasks",
     "TextReward": "contract",
     "WholeText": "extraction",
+    "checked_scores": "combination",
     "choice_answer": "answers",
     "clip": "scaling",
     "completion_text": "contract",
@@ -92,7 +95,9 @@ __all__ = [
     "TaskScore",
     "TextReward",
     "WholeText",
+    "attack",
     "check_format",
+    "checked_scores",
     "choice_answer",
     "clip",
     "completion_text",
