@@ -9,6 +9,7 @@ from typing import Any
 from grpo_credit import __version__
 from grpo_credit.errors import TRACEBACK, in_one_line
 from grpo_credit.lab.verbs import add_to as add_lab
+from grpo_credit.preflight.attack import add_to as add_attack
 from grpo_credit.preflight.verbs import add_to as add_preflight
 from grpo_credit.run.commandline import MISTAKES, reveal, wants_traceback
 from grpo_credit.terminal import console
@@ -54,6 +55,7 @@ def _parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     report.set_defaults(verb=write_report)
     add_preflight(verbs)
+    add_attack(verbs)
     add_lab(verbs)
     return parser
 

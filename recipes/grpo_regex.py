@@ -5,7 +5,8 @@ r"""GRPO for a format: reward completions that match a regular expression.
 
     accelerate launch recipes/grpo_regex.py --credit=seq
     accelerate launch recipes/grpo_regex.py --model_name_or_path Qwen/Qwen2.5-0.5B-Instruct \
-        --dataset_name trl-lib/DeepMath-103K --pattern '(?s)<think>.+</think>.*' --use_peft
+        --dataset_name trl-lib/DeepMath-103K --use_peft \
+        --pattern '(?s)<think>[^<>]*[\p{L}\p{N}][^<>]*</think>.*'
 
 Without --model_name_or_path it trains a tiny character model, made on the spot, on running sums.
 """

@@ -9,6 +9,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 # At once: a module that is imported first would take the place of the function of its name.
+from .attack import attack
 from .check_format import check_format, specimen_of
 from .guard import guard
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     )
     from .automaton import Automaton
     from .code import CodeTests
+    from .combination import checked_scores
     from .contract import (
         Completion,
         Decided,
@@ -84,6 +86,7 @@ _HOME = {
     "ToolCalls": "tools",
     "WholeText": "extraction",
     "answered": "contract",
+    "checked_scores": "combination",
     "choice_answer": "answers",
     "clip": "scaling",
     "completion_text": "contract",
@@ -132,7 +135,9 @@ __all__ = [
     "ToolCalls",
     "WholeText",
     "answered",
+    "attack",
     "check_format",
+    "checked_scores",
     "choice_answer",
     "clip",
     "completion_text",

@@ -23,6 +23,7 @@ from .contract import (
     TextReward,
     accepted,
     completion_text,
+    listed,
     rows_of,
     spellings,
 )
@@ -65,7 +66,7 @@ class AnswerReward(TextReward):
         **columns: Any,
     ) -> list[float | None]:
         """Score completions; see the class."""
-        rows = rows_of(self, columns, len(completions))
+        rows = rows_of(self, columns, len(listed(self.__name__, "completions", completions)))
         remembered = functools.lru_cache(maxsize=None)(self.gold)  # a group shares its gold
         scores = []
         with at_most(BUDGET), slow_patterns() as slow:

@@ -10,17 +10,19 @@ other dialects; and they know no lone surrogates, which model output may hold.
 import functools
 import hashlib
 from collections import defaultdict
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from .characters import NEWLINE, CharClasses, whitespace
+from .characters import NEWLINE, CharClasses, blank
 from .nfa import Nfa, TooLarge
 from .patterns import NotRegular
 
 STATES = 20_000  # limit of a deterministic automaton
+_BLOCK = 2048  # characters that are classified at once
+_SIDE_BY_SIDE = 64  # texts from which on it is faster to read them at once
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,7 +84,13 @@ class Automaton:
 
     @classmethod
     def of_pattern(
-        cls, pattern: str, flags: int = 0, *, search: bool = False, strip: bool = True
+        cls,
+        pattern: str,
+        flags: int = 0,
+        *,
+        search: bool = False,
+        strip: bool = True,
+        backwards: bool = False,
     ) -> "Automaton":
         r"""Build the automaton of a pattern.
 
@@ -90,7 +98,9 @@ class Automaton:
             pattern: in the syntax of the `regex` package.
             flags: as for `regex.compile`.
             search: whether the text need only contain a match.
-            strip: whether whitespace around the text is ignored.
+            strip: whether blanks around the text (`rewards.blanks`) are ignored.
+            backwards: whether it reads texts from their end, and accepts wherever a match begins;
+                it goes with neither of the others.
 
         Raises:
             NotRegular: naming what is not regular: look-around, back-references, ...
@@ -101,20 +111,19 @@ class Automaton:
             >>> digits.accepts("12,xx"), digits.settled("12,ab"), digits.settled("12,x")
             (True, 4, None)
         """
-        nfa = Nfa(pattern, flags, search)
-        sets = [*nfa.sets, NEWLINE, whitespace()]
-        classes, inside = CharClasses.of(sets)
-        *moves, newline, blank = inside
+        nfa = Nfa(pattern, flags, search, backwards=backwards)
+        classes, inside = CharClasses.of([*nfa.sets, NEWLINE, blank()])
+        *moves, newline, around = inside
         plain = cls.explore(
             classes,
             nfa.first(),
             lambda state, kind: nfa.step(state, kind, moves, kind in newline),
             nfa.accepts,
         )
-        return plain._stripping(blank) if strip else plain
+        return plain._stripping(around) if strip else plain
 
     def _stripping(self, blank: frozenset[int]) -> "Automaton":
-        """Ignore whitespace around the text.
+        """Ignore blanks around the text.
 
         A state is None before the first other character; then whether the text matched after the
         last one that was not blank, and the state now.
@@ -183,17 +192,61 @@ class Automaton:
         table = np.column_stack([np.array(self.table), np.arange(len(self.table))])
         return (table * table.shape[1]).astype(np.int32)
 
+    @functools.cached_property
+    def remaining(self) -> list[int | None]:
+        """The fewest characters from each state to acceptance; None from a dead one."""
+        before: list[set[int]] = [set() for _ in self.table]
+        for state, row in enumerate(self.table):
+            for after in row:
+                before[after].add(state)
+        found: list[int | None] = [0 if accepts else None for accepts in self.accepting]
+        for state in (queue := [state for state, accepts in enumerate(self.accepting) if accepts]):
+            for earlier in before[state]:
+                if found[earlier] is None:
+                    found[earlier] = (found[state] or 0) + 1
+                    queue.append(earlier)
+        return found
+
+    def kinds(self, text: str) -> Iterator[int]:
+        """Yield the class of each character; what is not asked for is not looked up."""
+        for start in range(0, len(text), _BLOCK):
+            yield from self.classes.classify(text[start : start + _BLOCK]).tolist()
+
+    def alive(self, text: str) -> tuple[int, int]:
+        """Return how many first characters of a text can still become right, and the state then."""
+        state = 0
+        for place, kind in enumerate(self.kinds(text)):
+            after = self.table[state][kind]
+            if after == self.dead:
+                return place, state
+            state = after
+        return len(text), state
+
+    def starts(self, text: str) -> list[int]:
+        """Return where in a text matches begin, of an automaton that reads backwards."""
+        accepting, size = self.accepting, len(text)
+        read = [place for place, s in enumerate(self.trace(text[::-1])) if accepting[s]]
+        return [size - place for place in reversed(read)]
+
     def accepts(self, text: str) -> bool:
         """Return whether the text matches."""
         return self.accepting[self.trace(text)[-1]]
 
     def settled(self, text: str) -> int | None:
         """Return after how many characters nothing can change any more, None if never."""
-        ends = {self.dead, self.sure}
-        return next((place for place, s in enumerate(self.trace(text)) if s in ends), None)
+        state, ends = 0, {self.dead, self.sure}
+        if state in ends:
+            return 0
+        for place, kind in enumerate(self.kinds(text)):
+            state = self.table[state][kind]
+            if state in ends:
+                return place + 1
+        return None
 
     def settled_in(self, texts: Sequence[str]) -> list[int | None]:
         """Return `settled` of many texts."""
+        if len(texts) < _SIDE_BY_SIDE:
+            return [self.settled(text) for text in texts]
         traces = self.traces(texts)
         ends = [state for state in (self.dead, self.sure) if state is not None]
         over = sum((traces == state for state in ends), np.zeros(traces.shape, dtype=bool))
@@ -203,7 +256,13 @@ class Automaton:
 
 @functools.lru_cache(maxsize=256)
 def automaton_of(
-    pattern: str, flags: int, *, search: bool, strip: bool, alphabet: str = ""
+    pattern: str,
+    flags: int,
+    *,
+    search: bool = False,
+    strip: bool = False,
+    backwards: bool = False,
+    alphabet: str = "",
 ) -> Automaton | None:
     r"""Return what `Automaton.of_pattern` does, None if it has none to give; remember both.
 
@@ -216,7 +275,9 @@ def automaton_of(
         True
     """
     try:
-        whole = Automaton.of_pattern(pattern, flags, search=search, strip=strip)
+        whole = Automaton.of_pattern(
+            pattern, flags, search=search, strip=strip, backwards=backwards
+        )
     except (NotRegular, TooLarge):
         return None
     return whole.within(alphabet) if alphabet else whole

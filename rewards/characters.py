@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from .blanks import CODES
+
 CODE_POINTS = 0x110000
 CharSet = np.ndarray  # sorted code points at which membership changes; outside at first
 NEWLINE: CharSet = np.array([10, 11])
@@ -66,10 +68,11 @@ class CharClasses:
 
 
 @functools.cache
-def whitespace() -> CharSet:
-    """Return what `str.strip` strips."""
-    blank = np.array([chr(code).isspace() for code in range(0x3002)])  # none lies beyond
-    return np.flatnonzero(np.diff(blank.astype(np.int8), prepend=0))
+def blank() -> CharSet:
+    """Return what `blanks.stripped` strips."""
+    member = np.zeros(max(CODES) + 2, dtype=np.int8)
+    member[CODES] = 1
+    return np.flatnonzero(np.diff(member, prepend=0))
 
 
 def _contains(members: CharSet, codes: np.ndarray) -> np.ndarray:

@@ -67,7 +67,7 @@ def check_format(
     Example:
         >>> from grpo_credit.tiny import build_tokenizer
         >>> from rewards import RegexReward
-        >>> one_line = RegexReward("<think>.+</think>")
+        >>> one_line = RegexReward("<think>.*[0-9].*</think>")
         >>> [finding] = check_format(
         ...     one_line, build_tokenizer(), ["2+2?"], specimen="<think>4</think>"
         ... )
@@ -83,10 +83,12 @@ def check_format(
         raise ValueError("there is no prompt, expected some of the data set's.")
     specimen = specimen_of(reward) if specimen is None else specimen
     if specimen is None:
-        return [_NO_SPECIMEN]
+        return [_NO_SPECIMEN if getattr(reward, "automaton", None) is None else _NEVER]
     rendered = [_render(tokenizer, prompt, template_options) for prompt in prompts]
     trial = _Trial(reward, tokenizer, prompts, rendered, specimen)
     try:
+        if wrong := _abstains(trial) or _not_accepted(trial):
+            return [wrong]  # nothing else can be said
         return [finding for probe in _PROBES if (finding := probe(trial))]
     except _RewardRaisedError as error:
         return [Finding("error", str(error))]
@@ -94,8 +96,13 @@ def check_format(
 
 _NO_SPECIMEN = Finding(
     "warning",
-    "nothing was checked: the reward has neither a specimen nor an automaton that accepts anything."
-    " Pass specimen=, a completion that should earn the full reward.",
+    "nothing was checked: the reward has neither a specimen nor an automaton. Pass specimen=, a "
+    "completion that should earn the full reward.",
+)
+_NEVER = Finding(
+    "error",
+    "the pattern matches nothing: no completion can earn the reward. Try it on a completion that "
+    "should earn it (specimen=).",
 )
 
 
@@ -103,9 +110,10 @@ def specimen_of(reward: Any) -> str | None:
     """Return a completion that should earn a format reward's full score; None if it tells none."""
     if isinstance(reward, Combination):
         return next(filter(None, map(specimen_of, reversed(reward.parts))), None)
-    specimen = getattr(reward, "specimen", None)
+    if specimen := getattr(reward, "specimen", None):
+        return specimen
     automaton = getattr(reward, "automaton", None)
-    return specimen if automaton is None or specimen else _shortest_accepted(automaton)
+    return None if automaton is None else _shortest_accepted(automaton)
 
 
 def _shortest_accepted(automaton: "Automaton") -> str | None:
@@ -214,14 +222,57 @@ def _abstains(trial: _Trial) -> Finding | None:
     )
 
 
+def _not_accepted(trial: _Trial) -> Finding | None:
+    least = trial.score("")
+    if least is None or trial.full is None or trial.full > min(least, 0.0):
+        return None
+    return Finding(
+        "error",
+        f"the specimen {trial.specimen!r} earns {trial.full}, and the empty completion {least}: "
+        f"the format does not accept it. {_cause(trial)}",
+    )
+
+
+def _cause(trial: _Trial) -> str:
+    """Say why the specimen earns nothing: by a change that mends it, or by where it goes wrong."""
+    text = trial.specimen
+    for changed, cause in (
+        (text.strip(), "It does without the white space around it: strip before matching."),
+        (text.replace("\n", " "), "It does with spaces for its line breaks: put (?s) before the "
+                                  "pattern, so that `.` matches them."),
+    ):  # fmt: skip
+        if changed != text and (trial.score(changed) or 0.0) > 0.0:
+            return cause
+    decided = getattr(trial.reward, "decided", None)
+    place = decided([text])[0].chars if decided else None
+    if place:
+        return (
+            f"Nothing that begins with {text[:place]!r}, its first {place} characters, can: change "
+            "the pattern there, or pass another specimen=."
+        )
+    return "Change the pattern, or pass another specimen=."
+
+
 def _cannot_fail(trial: _Trial) -> Finding | None:
     for text in ("", "x"):
         if trial.earns(text):
             return Finding(
                 "error",
-                f"the completion {text!r} earns {trial.full}, as much as {trial.right()!r}: either "
-                "the format asks for nothing or the specimen is wrong. Make the pattern demand "
-                "something, or pass specimen=.",
+                f"the completion {text!r} earns {trial.full}, as much as {trial.right()!r}: the "
+                "format asks for nothing. Make the pattern demand something.",
+            )
+    return None
+
+
+def _hollow(trial: _Trial) -> Finding | None:
+    """Tell a form that pays for blanks in place of its bodies."""
+    for blank in (" ", "\u200b"):
+        text = re.sub(r">[^<>]+<(?=/)", f">{blank}<", trial.right())
+        if text != trial.right() and trial.earns(text):
+            return Finding(
+                "warning",
+                f"{text!r}, with blanks for content, earns the full reward. Demand a letter or a "
+                r"digit in each body, as [^<>]*[\p{L}\p{N}][^<>]* does, or use TagFormat.",
             )
     return None
 
@@ -342,7 +393,6 @@ def _line_break_inside(trial: _Trial) -> Finding | None:
 
 
 _PROBES = (
-    _abstains,
     _cannot_fail,
     _cannot_fire,
     _parsed_away,
@@ -351,4 +401,5 @@ _PROBES = (
     _forgives_missing_tag,  # from here on warnings
     _whitespace_around,
     _line_break_inside,
+    _hollow,
 )

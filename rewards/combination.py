@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from .contract import Completion, Decided, Spans
+from .contract import Completion, Decided, Spans, listed
 
 Reward = Callable[..., Sequence[float | None]]
 Completions = Sequence[Completion]
@@ -66,16 +66,49 @@ def scores_of(reward: Reward, completions: Completions, columns: Columns) -> lis
     NaN counts as an abstention, as in TRL.
 
     Raises:
-        ValueError: if it does not return one score per completion.
+        TypeError: if it does not return a list of numbers and None, or the completions are none.
+        ValueError: if it does not return one finite score per completion.
     """
+    listed(name_of(reward), "completions", completions)
     returned: Any = reward(completions=completions, **columns)
-    scores = list(_awaited(returned) if inspect.isawaitable(returned) else returned)
-    if len(scores) != len(completions):
-        raise ValueError(
-            f"reward {name_of(reward)!r} returned {len(scores)} scores for {len(completions)} "
-            "completions; return one per completion."
+    scores = _awaited(returned) if inspect.isawaitable(returned) else returned
+    return checked_scores(name_of(reward), scores, len(completions))
+
+
+def checked_scores(reward: str, scores: Any, count: int) -> list[float | None]:
+    """Return what a reward returned as numbers, None for an abstention.
+
+    Raises:
+        TypeError: naming the reward, if it is no list of numbers and None.
+        ValueError: likewise, if it is not one finite score per completion.
+    """
+    if isinstance(scores, str | bytes | Mapping) or not hasattr(scores, "__len__"):
+        raise TypeError(
+            f"reward {reward!r} returned {scores!r:.80}, expected a list of {count} scores: one "
+            "number per completion, or None where it does not apply."
         )
-    return [None if score is None or math.isnan(score) else float(score) for score in scores]
+    if len(scores) != count:
+        raise ValueError(
+            f"reward {reward!r} returned {len(scores)} scores for {count} completions; return one "
+            "per completion."
+        )
+    return [_checked_score(reward, score) for score in scores]
+
+
+def _checked_score(reward: str, score: Any) -> float | None:
+    if score is None:
+        return None
+    if isinstance(score, str | bytes) or not hasattr(score, "__float__"):
+        raise TypeError(
+            f"reward {reward!r} gave a score of {score!r:.80}, expected a number, or None."
+        )
+    try:
+        number = float(score)
+    except OverflowError:
+        number = math.inf
+    if math.isinf(number):
+        raise ValueError(f"reward {reward!r} gave a score of {number}, expected a finite number.")
+    return None if math.isnan(number) else number
 
 
 def unwrapped(reward: Any) -> Any:

@@ -71,11 +71,9 @@ class TextReward:
         **columns: Any,
     ) -> list[float | None]:
         """Score completions; see the class."""
-        rows = rows_of(self, columns, len(completions))
-        return [
-            self.score(completion_text(completion), **row)
-            for completion, row in zip(completions, rows, strict=True)
-        ]
+        texts = texts_of(self, completions)
+        rows = rows_of(self, columns, len(texts))
+        return [self.score(text, **row) for text, row in zip(texts, rows, strict=True)]
 
     def score(self, text: str, /, *args: Any, **row: Any) -> float | None:
         """Score one text; `row` holds its value of each column in `columns`."""
@@ -154,17 +152,42 @@ def spellings(value: Any) -> list[str]:
     return [str(value)] if isinstance(value, bool) or not whole else [str(int(value)), str(value)]
 
 
+def texts_of(reward: Any, completions: Sequence[Completion]) -> list[str]:
+    """Return the texts of completions.
+
+    Raises:
+        TypeError: if they are no list, such as one text, or one of them is no completion.
+    """
+    return [completion_text(one) for one in listed(reward.__name__, "completions", completions)]
+
+
+def listed(reward: str, what: str, values: Any) -> Any:
+    """Return values, one per completion, as they came, once they are known to be no single one.
+
+    Raises:
+        TypeError: if they are a text, which would be taken apart character by character, a mapping,
+            or have no length.
+    """
+    if isinstance(values, str | bytes | Mapping) or not hasattr(values, "__len__"):
+        raise TypeError(
+            f"{what} of reward {reward!r} is {values!r:.80}, expected a list with one value per "
+            f"completion; put a single one into a list."
+        )
+    return values
+
+
 def rows_of(reward: Any, columns: Mapping[str, Any], count: int) -> list[dict[str, Any]]:
     """Cut the columns that a reward declares into rows, one per completion.
 
     Raises:
         ValueError: if one is missing, with the columns there are, or has another length.
+        TypeError: if one is no list, such as one text.
     """
     names = reward.columns
     for name in names:
         if name not in columns:
             raise ValueError(missing_column(reward.__name__, name, sorted(columns)))
-        if len(columns[name]) != count:
+        if len(listed(reward.__name__, f"column {name!r}", columns[name])) != count:
             raise ValueError(
                 f"column {name!r} has {len(columns[name])} values for {count} completions of "
                 f"reward {reward.__name__!r}; expected one per completion."

@@ -1,24 +1,20 @@
 """Regular expressions as rewards."""
 
+from bisect import bisect_left
 from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import regex
 
-from .contract import (
-    Completion,
-    Decided,
-    LogExtra,
-    LogMetric,
-    Spans,
-    TextReward,
-    completion_text,
-)
-from .patience import BUDGET, SHORT, at_most, clock, granted, ran_out, slow_patterns
+from .blanks import lead, stripped
+from .contract import Completion, Decided, LogExtra, LogMetric, Spans, TextReward, texts_of
+from .patience import BUDGET, at_most, clock, granted, ran_out, slow_patterns
 
 if TYPE_CHECKING:
     from .automaton import Automaton
+
+T = TypeVar("T")
 
 
 class RegexReward(TextReward):
@@ -29,8 +25,8 @@ class RegexReward(TextReward):
 
     `.` does not match a newline unless the pattern says `(?s)`: the commonest reason for a format
     reward that never fires. A pattern that is regular (no look-around, back-reference, atomic or
-    possessive part) is also compiled to a finite automaton. It gives the score, in linear time,
-    where the matcher runs out of time, and says where the score was decided.
+    possessive part) is also compiled to finite automata. They give the score, in linear time, where
+    the matcher is slow, and say where the score was decided.
 
     Args:
         pattern: in the syntax of the `regex` package.
@@ -44,12 +40,16 @@ class RegexReward(TextReward):
         budget: seconds for all completions of a call together; when they are used up, `SHORT` is
             left for each.
         partial: what a completion earns that does not match (`mode="fullmatch"` alone). `"prefix"`:
-            partial_weight · v / n, where v of its n characters could still become a match;
-            `"fuzzy"`: partial_weight · (1 - e / (max_errors + 1)), where e characters must be
-            inserted, deleted or replaced to make it match, and 0 for more than max_errors.
+        partial: what a completion earns that does not match, for regular patterns in
+            `mode="fullmatch"` alone. `"prefix"`: partial_weight · (1 - d / d₀) · v / n, where its
+            first v of n characters could still become a match, and would with d more, d₀ of which
+            the shortest match has; `"fuzzy"`: partial_weight · (1 - e / (max_errors + 1)), where
+            e characters must be inserted, deleted or replaced to make it match, and 0 for more
+            than max_errors.
         partial_weight: more than 0, less than 1.
         max_errors: for `partial="fuzzy"`.
-        strip: whether whitespace around the completion is ignored.
+        strip: whether blanks around the completion are ignored: whitespace, and characters without
+            a shape such as U+FEFF.
         alphabet: all characters that completions can hold, if they are few and known. `decided` and
             `automaton` are then about such texts alone, so more is settled: `ab[abc]*` is won after
             "ab" where nothing but a, b and c can follow. Empty: any character may come.
@@ -59,13 +59,15 @@ class RegexReward(TextReward):
         (when called) One number from 0 to 1 per completion; dimensionless.
 
     Raises:
-        ValueError: if the pattern is invalid, with the position and a hint; if an argument is out
-            of range or does not go with the mode.
+        ValueError: if the pattern is invalid, with the position and a hint; if it matches nothing
+            that is stripped, as one that ends in `\n$`; if an argument is out of range or does not
+            go with the mode or the pattern.
         TypeError: if the pattern is no string.
 
-    How it can be hacked: it sees the form alone, so any content in the right form earns 1. In mode
-    `"count"` repeating the same match pays; with `partial="prefix"` a completion that begins well
-    and never ends earns almost `partial_weight`.
+    How it can be hacked: it sees the form alone, so any content in the right form earns 1, and a
+    body that may be `.+` may be one blank. In mode `"count"` repeating the same match pays; with
+    `partial="prefix"` a completion that is cut off at its last character earns almost
+    `partial_weight`.
 
     Example:
         >>> digits = RegexReward(r"<answer>\d+</answer>", name="digits")
@@ -121,7 +123,7 @@ class RegexReward(TextReward):
         self.budget = budget
         self.partial, self.partial_weight = partial, partial_weight
         self.max_errors, self.strip, self.alphabet = max_errors, strip, alphabet
-        self._near: Any = _fuzzy(self.pattern, max_errors) if partial == "fuzzy" else None
+        self._refuse_what_cannot_fire()
 
     def __call__(
         self,
@@ -139,46 +141,102 @@ class RegexReward(TextReward):
             log_metric(f"reward/{self.__name__}/timeout_rate", rate)
         return scores
 
+    def _refuse_what_cannot_fire(self) -> None:
+        """Refuse what an automaton proves; it is made where there is a reason to ask it."""
+        _expect(
+            not self.partial or self._machine() is not None,
+            f"partial={self.partial!r} needs a regular pattern (no look-around, back-reference, "
+            "atomic or possessive part) whose automaton is not too large.",
+        )
+        if not self.strip or not _BLANKS.search(self.pattern.pattern):
+            return
+        machine = self._machine()
+        _expect(
+            machine is None or machine.remaining[0] is not None or self._never_matches(),
+            f"the pattern {self.pattern.pattern!r} matches nothing that is stripped: it needs "
+            "white space at an end, which is taken off first. Pass strip=False, or drop it there.",
+        )
+
+    def _never_matches(self) -> bool:
+        machine = self._machine(strip=False)
+        return machine is not None and machine.remaining[0] is None
+
     def score(self, text: str) -> float:
         """Score one text; 0 where the time ran out."""
-        if self.partial:
-            self._machine()  # made once, not in the time of a completion
-        for limit in (min(SHORT, self.timeout), self.timeout):
-            try:
-                return _MODES[self.mode](self, self._stripped(text), clock() + granted(limit))
-            except TimeoutError:
-                machine = self._machine() if self._is_acceptance else None
-                if machine is not None:
-                    return float(machine.accepts(text))
-        ran_out(self.pattern.pattern)
-        return 0.0
+        body = self._stripped(text)
+        score = _in_time(
+            lambda: self._score_by_matching(body, _brief(body, self.timeout)),
+            lambda: self._score_by_automaton(body),
+            lambda: self._score_by_matching(body, granted(self.timeout)),
+        )
+        if score is None:
+            ran_out(self.pattern.pattern)
+        return score or 0.0
 
-    def _fullmatch(self, text: str, deadline: float) -> float:
-        if self.pattern.fullmatch(text, timeout=_left(deadline), concurrent=True):
-            return 1.0
-        return _PARTIAL[self.partial](self, text, deadline) if self.partial else 0.0
+    def _score_by_matching(self, text: str, seconds: float) -> float:
+        found = len(self._matches(text, seconds, self.limit or 1)) / (self.limit or 1)
+        return self._part(text) if self.partial and not found else found
 
-    def _search(self, text: str, deadline: float) -> float:
-        match = self.pattern.search(text, timeout=_left(deadline), concurrent=True)
-        return float(match is not None)
+    def _score_by_automaton(self, text: str) -> float | None:
+        if self.mode == "count":
+            found = self._matches_by_starts(text, self.limit or 1)
+            return None if found is None else len(found) / (self.limit or 1)
+        machine = self._machine()
+        return machine and (1.0 if machine.accepts(text) else self._part(text))
 
-    def _count(self, text: str, deadline: float) -> float:
-        limit = self.limit or 1
-        found = self.pattern.finditer(text, timeout=_left(deadline), concurrent=True)
-        return sum(1 for _ in islice(found, limit)) / limit
+    def _part(self, text: str) -> float:
+        return self.partial_weight * _PARTIAL[self.partial](self, text) if self.partial else 0.0
 
-    def _viable_share(self, text: str, deadline: float) -> float:
-        if not text:
+    def _progress(self, text: str) -> float:
+        machine = self._machine()
+        chars, state = machine.alive(text)
+        whole, left = machine.remaining[0], machine.remaining[state]
+        if not chars or not whole or left is None:
             return 0.0
-        dead = self._dead_after(text, deadline)
-        viable = len(text) if dead is None else max(0, dead - 1)
-        return self.partial_weight * viable / len(text)
+        return max(0.0, 1 - left / whole) * chars / len(text)
 
-    def _nearness(self, text: str, deadline: float) -> float:
-        match = self._near.fullmatch(text, timeout=_left(deadline), concurrent=True)
-        if match is None:
-            return 0.0
-        return self.partial_weight * (1 - sum(match.fuzzy_counts) / (self.max_errors + 1))
+    def _nearness(self, text: str) -> float:
+        from .edits import edits_of
+
+        errors = edits_of(self._machine(), self.max_errors).of(text)
+        return 0.0 if errors is None else 1 - errors / (self.max_errors + 1)
+
+    # ---- matching -----------------------------------------------------------------------------
+
+    def _matches(self, text: str, seconds: float, most: int | None) -> list[Any]:
+        """Find matches with the engine.
+
+        Raises:
+            TimeoutError: if it takes longer.
+        """
+        if self.mode == "count":
+            found = self.pattern.finditer(text, timeout=seconds, concurrent=True)
+            return list(islice(found, most))
+        match = getattr(self.pattern, self.mode)(text, timeout=seconds, concurrent=True)
+        return [match] if match else []
+
+    def _matches_by_starts(self, text: str, most: int | None) -> list[Any] | None:
+        """Find the same, and look only where one begins; None if nobody knows where."""
+        from .automaton import automaton_of
+
+        machine = automaton_of(self.pattern.pattern, self.flags, backwards=True)
+        if machine is None or machine.accepting[0]:  # what may be empty begins everywhere
+            return None
+        return list(islice(self._found_at(text, machine.starts(text)), most))
+
+    def _found_at(self, text: str, starts: Sequence[int]) -> Iterator[Any]:
+        deadline, after = clock() + granted(self.timeout), 0
+        while (place := bisect_left(starts, after)) < len(starts):
+            left = _left(deadline)
+            match = self.pattern.match(text, starts[place], timeout=left, concurrent=True)
+            yield match
+            after = match.end()
+
+    def _matches_by_automaton(self, text: str) -> list[Any] | None:
+        if self.mode != "fullmatch":
+            return self._matches_by_starts(text, None if self.mode == "count" else 1)
+        machine = self._machine()
+        return [] if machine is not None and not machine.accepts(text) else None
 
     # ---- where it was decided -----------------------------------------------------------------
 
@@ -195,11 +253,16 @@ class RegexReward(TextReward):
     def _is_acceptance(self) -> bool:
         return self.mode != "count" and not self.partial
 
-    def _machine(self, alphabet: str = "") -> "Automaton | None":
+    def _machine(self, alphabet: str = "", strip: bool | None = None) -> Any:
         from .automaton import automaton_of
 
-        search, pattern = self.mode == "search", self.pattern.pattern
-        return automaton_of(pattern, self.flags, search=search, strip=self.strip, alphabet=alphabet)
+        return automaton_of(
+            self.pattern.pattern,
+            self.flags,
+            search=self.mode != "fullmatch",
+            strip=self.strip if strip is None else strip,
+            alphabet=alphabet,
+        )
 
     def decided(self, completions: Sequence[Completion]) -> list[Decided]:
         """Say after how many characters each score was settled, whatever follows.
@@ -211,7 +274,7 @@ class RegexReward(TextReward):
         Raises:
             ValueError: if a completion holds a character that is not in `alphabet`.
         """
-        texts = [completion_text(completion) for completion in completions]
+        texts = texts_of(self, completions)
         if not self._is_acceptance:
             return [Decided(None, exact=False) for _ in texts]
         automaton = self.automaton
@@ -221,21 +284,16 @@ class RegexReward(TextReward):
             return [self._decided_by_matching(text) for text in texts]
 
     def _decided_by_matching(self, text: str) -> Decided:
-        lead = len(text) - len(text.lstrip()) if self.strip else 0
+        before = lead(text) if self.strip else 0
         try:
-            dead = self._dead_after(text[lead:], clock() + granted(self.timeout))
+            dead = self._dead_after(text[before:], clock() + granted(self.timeout))
         except TimeoutError:
             ran_out(self.pattern.pattern)
             dead = None
-        return Decided(None if dead is None else lead + dead, exact=False)
+        return Decided(None if dead is None else before + dead, exact=False)
 
     def _dead_after(self, text: str, deadline: float) -> int | None:
         """Return how many characters it takes until no continuation matches, None if never."""
-        machine = self._machine()
-        if machine is not None:
-            settled = machine.settled(text)
-            dead = settled is not None and machine.trace(text[:settled])[-1] == machine.dead
-            return settled if dead else None
         low, high = 0, len(text) + 1  # viable up to low, dead from high on
         while high - low > 1:
             middle = (low + high) // 2
@@ -246,7 +304,7 @@ class RegexReward(TextReward):
         match = self.pattern.search if self.mode == "search" else self.pattern.fullmatch
         if match(prefix, partial=True, timeout=_left(deadline), concurrent=True):
             return True
-        bare = prefix.rstrip()  # what follows may be blank, too
+        bare = stripped(f".{prefix}")[1:]  # what follows may be blank, too
         return self.strip and bool(match(bare, timeout=_left(deadline), concurrent=True))
 
     def spans(self, completions: Sequence[Completion]) -> list[Spans]:
@@ -256,47 +314,41 @@ class RegexReward(TextReward):
         time, has none.
         """
         with at_most(self.budget):
-            return [self._spans(completion_text(completion)) for completion in completions]
+            return [self._spans(text) for text in texts_of(self, completions)]
 
     def _spans(self, text: str) -> Spans:
-        lead = len(text) - len(text.lstrip()) if self.strip else 0
+        body, most = self._stripped(text), None if self.mode == "count" else 1
+        matches = _in_time(
+            lambda: self._matches(body, _brief(body, self.timeout), most),
+            lambda: self._matches_by_automaton(body),
+            lambda: self._matches(body, granted(self.timeout), most),
+        )
+        if matches is None:
+            ran_out(self.pattern.pattern)
+        before = lead(text) if self.strip and matches else 0
         names = {number: name for name, number in self.pattern.groupindex.items()}
         found: Spans = {}
-        try:
-            for match in self._matches(self._stripped(text)):
-                for group in range(self.pattern.groups + 1):
-                    spans = [(lead + start, lead + end) for start, end in match.spans(group)]
-                    if spans:
-                        name = names.get(group, str(group)) if group else "match"
-                        found.setdefault(name, []).extend(spans)
-        except TimeoutError:
-            ran_out(self.pattern.pattern)
-            return {}
+        for match in matches or ():
+            for group in range(self.pattern.groups + 1):
+                spans = [(before + start, before + end) for start, end in match.spans(group)]
+                if spans:
+                    name = names.get(group, str(group)) if group else "match"
+                    found.setdefault(name, []).extend(spans)
         return found
 
-    def _matches(self, text: str) -> Iterator[Any]:
-        limit = granted(self.timeout)
-        if self.mode == "count":
-            return self.pattern.finditer(text, timeout=limit, concurrent=True)
-        match = getattr(self.pattern, self.mode)(text, timeout=limit, concurrent=True)
-        return iter([match] if match else [])
-
     def _stripped(self, text: str) -> str:
-        return text.strip() if self.strip else text
+        return stripped(text) if self.strip else text
 
     def __repr__(self) -> str:
         return f"RegexReward({self.pattern.pattern!r}, mode={self.mode!r}, name={self.__name__!r})"
 
 
-_MODES: dict[str, Callable[[RegexReward, str, float], float]] = {
-    "fullmatch": RegexReward._fullmatch,
-    "search": RegexReward._search,
-    "count": RegexReward._count,
-}
-_PARTIAL: dict[str, Callable[[RegexReward, str, float], float]] = {
-    "prefix": RegexReward._viable_share,
+_MODES = ("fullmatch", "search", "count")
+_PARTIAL: dict[str, Callable[[RegexReward, str], float]] = {
+    "prefix": RegexReward._progress,
     "fuzzy": RegexReward._nearness,
 }
+_BLANKS = regex.compile(r"\s|\\[srntfvhRxuUpN]|\[:")  # ways to write white space in a pattern
 _HINTS = {
     "missing )": "a group is not closed; write \\( for a parenthesis of the text",
     "unbalanced parenthesis": "a group is closed that was not opened; write \\) for the text's own",
@@ -319,10 +371,21 @@ def _left(deadline: float) -> float:
     return seconds
 
 
-def _fuzzy(pattern: Any, errors: int) -> Any:
-    """Allow errors, and find the fewest."""
-    end = "\n" if pattern.flags & regex.VERBOSE else ""  # ends a comment
-    return regex.compile(f"(?b)(?:{pattern.pattern}{end}){{e<={errors}}}", pattern.flags)
+def _brief(text: str, timeout: float) -> float:
+    """Return the seconds that the matcher gets before an automaton takes over: ten times enough."""
+    return min(timeout, 2e-4 + 3e-8 * len(text))
+
+
+def _in_time(*attempts: Callable[[], T | None]) -> T | None:
+    """Return the first answer; None if there is none in time."""
+    for attempt in attempts:
+        try:
+            answer = attempt()
+        except TimeoutError:
+            continue
+        if answer is not None:
+            return answer
+    return None
 
 
 def _compiled(pattern: str, flags: int) -> Any:

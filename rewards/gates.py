@@ -19,7 +19,7 @@ from .combination import (
     score_range_of,
     scores_of,
 )
-from .contract import Decided, LogExtra, rows_of
+from .contract import Decided, LogExtra, listed, rows_of
 from .scaling import Schedule
 
 
@@ -75,6 +75,7 @@ class _Gate(Combination):
         return min(0.0, low), max(0.0, high)
 
     def __call__(self, completions: Completions, **columns: Any) -> list[float | None]:
+        listed(self.__name__, "completions", completions)
         rows_of(self, columns, len(completions))  # or `reward` misses none until something passes
         verdicts = [self._verdict(score) for score in scores_of(self.by, completions, columns)]
         log_mean(columns, f"reward/{self.__name__}/passed", verdicts)

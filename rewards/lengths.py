@@ -3,10 +3,11 @@
 import itertools
 import math
 from collections.abc import Sequence
+from numbers import Real
 from typing import Any
 
 from .combination import Combination, Reward, name_of, scores_of, unwrapped
-from .contract import Completion
+from .contract import Completion, listed
 from .guard import Guarded
 
 
@@ -47,6 +48,7 @@ class SoftOverlong:
         self, max_completion_length: int, soft_punish_cache: int, name: str = "soft_overlong"
     ) -> None:
         self.max_completion_length = _checked_limit(max_completion_length)
+        _refuse_no_number("soft_punish_cache", soft_punish_cache)
         if not 0 <= soft_punish_cache <= max_completion_length:
             raise ValueError(
                 f"soft_punish_cache is {soft_punish_cache}, expected 0 to {max_completion_length} "
@@ -63,6 +65,7 @@ class SoftOverlong:
         **_: Any,
     ) -> list[float]:
         """Score completions; see the class."""
+        listed(self.__name__, "completions", completions)
         ids = token_ids(self.__name__, completion_ids, len(completions))
         return [self._score(len(row)) for row in ids]
 
@@ -150,6 +153,7 @@ class CosineLength(Combination):
 
     def __call__(self, completions: Sequence[Completion], **columns: Any) -> list[float | None]:
         """Score completions; see the class."""
+        listed(self.__name__, "completions", completions)
         ids = token_ids(self.__name__, columns.get("completion_ids"), len(completions))
         scores = scores_of(self.parts[0], completions, columns)
         return [self._score(*row) for row in zip(scores, map(len, ids), strict=True)]
@@ -293,7 +297,7 @@ def token_ids(
             f"reward {reward!r} counts tokens and got no completion_ids. TRL passes them; outside "
             "TRL pass completion_ids=, one list of token ids per completion."
         )
-    if len(completion_ids) != count:
+    if len(listed(reward, "completion_ids", completion_ids)) != count:
         raise ValueError(
             f"reward {reward!r} got completion_ids of {len(completion_ids)} completions, expected "
             f"{count}: one list per completion."
@@ -301,7 +305,13 @@ def token_ids(
     return completion_ids
 
 
+def _refuse_no_number(argument: str, value: Any) -> None:
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise TypeError(f"{argument} is {value!r:.80}, expected a number, without quotes around.")
+
+
 def _checked_limit(max_completion_length: int) -> int:
+    _refuse_no_number("max_completion_length", max_completion_length)
     if max_completion_length < 1:
         raise ValueError(
             f"max_completion_length is {max_completion_length}, expected at least 1 token."
@@ -310,6 +320,8 @@ def _checked_limit(max_completion_length: int) -> int:
 
 
 def _checked_values(verdict: str, low: float, high: float) -> tuple[float, float]:
+    _refuse_no_number(f"min_value_{verdict}", low)
+    _refuse_no_number(f"max_value_{verdict}", high)
     if not low <= high:
         raise ValueError(
             f"min_value_{verdict} is {low} and max_value_{verdict} is {high}; expected the minimum "

@@ -20,9 +20,20 @@ class TooLarge(ValueError):
 
 
 class Nfa:
-    """Thompson's automaton: nodes with free edges, or one edge that reads a character."""
+    """Thompson's automaton: nodes with free edges, or one edge that reads a character.
 
-    def __init__(self, pattern: str, flags: int, search: bool) -> None:
+    Args:
+        pattern: in the syntax of the `regex` package.
+        flags: as for `regex.compile`.
+        search: whether the text need only contain a match.
+        backwards: whether the text is read from its end, and a match need only end it: the
+            automaton accepts where a match begins.
+    """
+
+    def __init__(
+        self, pattern: str, flags: int, search: bool = False, *, backwards: bool = False
+    ) -> None:
+        self._backwards = backwards
         self.sets: list[CharSet] = []
         self._number: dict[bytes, int] = {}
         self._free: list[list[int]] = []
@@ -36,7 +47,7 @@ class Nfa:
         if search:
             self._reads[self._end] = everything, self._end
         self._start = self._build(parsed, self._end)
-        if search:
+        if search or backwards:
             skip = self._node([self._start])
             loop = self._node([skip])
             self._reads[loop] = everything, loop
@@ -58,13 +69,14 @@ class Nfa:
         return self._number[key]
 
     def _build(self, node: Any, after: int) -> int:
-        build = _BUILDERS.get(type(node).__name__)
-        if build is None:
-            raise NotRegular(f"{type(node).__name__} is not regular.")
+        kind = type(node).__name__
+        build = _BUILDERS.get(kind)
+        if build is None or (self._backwards and kind in _ANCHORS):
+            raise NotRegular(f"{kind} is not regular{' backwards' * self._backwards}.")
         return build(self, node, after)
 
     def _sequence(self, node: Any, after: int) -> int:
-        for item in reversed(node.items):
+        for item in node.items if self._backwards else reversed(node.items):
             after = self._build(item, after)
         return after
 
@@ -92,7 +104,7 @@ class Nfa:
         return entry
 
     def _string(self, node: Any, after: int) -> int:
-        for value in reversed(node.characters):
+        for value in node.characters if self._backwards else reversed(node.characters):
             after = self._one_of(character(value, node.case_flags), after)
         return after
 
@@ -156,6 +168,7 @@ class Nfa:
             raise TooLarge(f"making the automaton takes more than {VISITS:,} visits to its parts.")
 
 
+_ANCHORS = ("StartOfString", "EndOfString", "EndOfStringLine")
 _BUILDERS: dict[str, Callable[[Nfa, Any, int], int]] = {
     "Sequence": Nfa._sequence,
     "Branch": Nfa._branch,

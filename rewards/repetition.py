@@ -1,14 +1,17 @@
 """A penalty for repeating oneself, and the rate that it is proportional to."""
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from typing import Any, Literal
 
-from .contract import Completion, Spans, completion_text
+from .contract import Completion, Spans, listed, texts_of
 from .lengths import token_ids
 
 _WORD = re.compile(r"\S+")
+_LETTER = re.compile(r"[^\W\d_]")
+_LONG = 24  # characters; a word of more is one without spaces, or none
+_STRETCHES = 8  # of a long word, that weigh as much as an n-gram
 
 
 class Repetition:
@@ -16,24 +19,32 @@ class Repetition:
 
         R = max_penalty · (1 − distinct n-grams / n-grams)
 
+    Words are what stands between whitespace. A loop may do without: in words of more than 24
+    characters, as Chinese sentences, dashes and `so_we_get_so_we_get_` are, every stretch of 24
+    characters counts as an n-gram too, an eighth each.
+
     Args:
         ngram_size: n, at least 1; words or tokens.
         max_penalty: what a completion of repetitions alone comes close to; at most 0.
-        unit: `"words"`, separated by whitespace, as they stand; or `"tokens"`, which is TRL's
-            `get_repetition_penalty_reward` and what languages without spaces need.
+        unit: `"words"`, as they stand; or `"tokens"`, which is TRL's
+            `get_repetition_penalty_reward`.
+        skip_counters: whether words without a letter are left out, so that a loop with a counter in
+            it ("wait 1 wait 2 wait 3") is one. Then worked sums repeat, too, and so do tables.
         name: what TRL calls the reward in its logs.
 
     Returns:
         (when called) One number in [max_penalty, 0] per completion; dimensionless.
 
     Raises:
-        ValueError: if an argument is outside its range or the unit unknown; (when called) if tokens
+        ValueError: if an argument is outside its range, the unit unknown, or tokens are to be
+            counted without counters; (when called) if tokens
             are to be counted and no `completion_ids` are given, or not one list per completion.
 
     Degenerate cases: 0 for fewer than n words or tokens.
 
     How it can be hacked: by saying nothing, or the same in other words; a change of case or of
-    punctuation makes another word. Tables, code and quotations repeat for good reasons.
+    punctuation makes another word, and so does a counter that is not skipped. Tables, code and
+    quotations repeat for good reasons.
 
     Example:
         >>> reward = Repetition(ngram_size=2)
@@ -52,16 +63,20 @@ class Repetition:
         max_penalty: float = -1.0,
         *,
         unit: Literal["words", "tokens"] = "words",
+        skip_counters: bool = False,
         name: str = "repetition",
     ) -> None:
-        if unit not in _UNITS:
-            raise ValueError(f"unit is {unit!r}, expected one of {', '.join(_UNITS)}.")
+        if unit not in ("words", "tokens"):
+            raise ValueError(f"unit is {unit!r}, expected one of words, tokens.")
         if not -float("inf") < max_penalty <= 0:
             raise ValueError(f"max_penalty is {max_penalty}, expected a finite number, at most 0.")
         self.ngram_size = _checked_size(ngram_size)
         self.max_penalty = max_penalty
         self.score_range = (max_penalty, 0.0)
+        if skip_counters and unit == "tokens":
+            raise ValueError("skip_counters=True goes with unit='words': tokens are only numbers.")
         self.unit = unit
+        self.skip_counters = skip_counters
         self.columns = ("completion_ids",) if unit == "tokens" else ()
         self.__name__ = name
 
@@ -73,19 +88,37 @@ class Repetition:
         **_: Any,
     ) -> list[float]:
         """Score completions; see the class."""
-        items = _UNITS[self.unit](self.__name__, completions, completion_ids)
-        rates = [repetition_rate(row, self.ngram_size) for row in items]
+        if self.unit == "tokens":
+            listed(self.__name__, "completions", completions)
+            ids = token_ids(self.__name__, completion_ids, len(completions))
+            rates = [repetition_rate(row, self.ngram_size) for row in ids]
+        else:
+            rates = [
+                _rate_in_words(_words(text, self.skip_counters), self.ngram_size)
+                for text in texts_of(self, completions)
+            ]
         return [rate * self.max_penalty if rate else 0.0 for rate in rates]  # and never -0.0
 
     def spans(self, completions: Sequence[Completion]) -> list[Spans]:
-        """Name `repeated` the words inside n-grams that occurred before, and what is between them.
+        """Name `repeated` what is inside n-grams that occurred before, and between their words.
 
         With `unit="tokens"` nothing is named: which characters a token holds is not known here.
         """
         if self.unit == "tokens":
             return [{} for _ in completions]
-        texts = [completion_text(completion) for completion in completions]
-        return [{"repeated": _repeated(text, self.ngram_size)} for text in texts]
+        return [{"repeated": self._repeated(text)} for text in texts_of(self, completions)]
+
+    def _repeated(self, text: str) -> list[tuple[int, int]]:
+        found = [match for match in _WORD.finditer(text) if self._counts(match[0])]
+        words, places = [match[0] for match in found], [match.span() for match in found]
+        runs = _runs(_ngrams(words, self.ngram_size), self.ngram_size)
+        spans = [(places[first][0], places[end - 1][1]) for first, end in runs]
+        for start, word in zip((start for start, _ in places), words, strict=True):
+            spans += [(start + a, start + b) for a, b in _runs(_stretches(word), _LONG)]
+        return _joined(spans)
+
+    def _counts(self, word: str) -> bool:
+        return not self.skip_counters or _LETTER.search(word) is not None
 
 
 def repetition_rate(text_or_ids: str | Sequence[Any], n: int = 3) -> float:
@@ -94,7 +127,8 @@ def repetition_rate(text_or_ids: str | Sequence[Any], n: int = 3) -> float:
         rate = 1 − distinct n-grams / n-grams
 
     Args:
-        text_or_ids: a text, of which words count, or token ids.
+        text_or_ids: a text, of which words count (and stretches of long ones, see `Repetition`), or
+            token ids.
         n: at least 1.
 
     Returns:
@@ -111,44 +145,59 @@ def repetition_rate(text_or_ids: str | Sequence[Any], n: int = 3) -> float:
 
     Source: arXiv:2502.03373, appendix C.2.
     """
-    items = _words(text_or_ids) if isinstance(text_or_ids, str) else text_or_ids
-    ngrams = list(_ngrams(items, _checked_size(n)))
+    size = _checked_size(n)
+    if isinstance(text_or_ids, str):
+        return _rate_in_words(_words(text_or_ids), size)
+    ngrams = list(_ngrams(text_or_ids, size))
     return 1 - len(set(ngrams)) / len(ngrams) if ngrams else 0.0
 
 
-def _repeated(text: str, n: int) -> list[tuple[int, int]]:
-    places = [match.span() for match in _WORD.finditer(text)]
-    seen: set[tuple[str, ...]] = set()
-    runs: list[tuple[int, int]] = []  # first word, one past the last
-    for first, ngram in enumerate(_ngrams([text[start:end] for start, end in places], n)):
+def _rate_in_words(words: Sequence[str], n: int) -> float:
+    ngrams = list(_ngrams(words, n))
+    stretches = [part for word in words if len(word) > _LONG for part in _stretches(word)]
+    every = len(ngrams) + len(stretches) / _STRETCHES
+    return 1 - (len(set(ngrams)) + len(set(stretches)) / _STRETCHES) / every if every else 0.0
+
+
+def _stretches(word: str) -> Iterator[str]:
+    """Yield the stretches of a long word; none of another."""
+    return (word[i : i + _LONG] for i in range(len(word) - _LONG + 1) if len(word) > _LONG)
+
+
+def _runs(ngrams: Iterable[Any], n: int) -> list[tuple[int, int]]:
+    """Return the first item, and one past the last, of each run of repeated n-grams."""
+    seen: set[Any] = set()
+    runs: list[tuple[int, int]] = []
+    for first, ngram in enumerate(ngrams):
         if ngram in seen:
             joins = runs and first <= runs[-1][1]
             start = runs.pop()[0] if joins else first
             runs.append((start, first + n))
         seen.add(ngram)
-    return [(places[first][0], places[end - 1][1]) for first, end in runs]
+    return runs
+
+
+def _joined(spans: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Sort spans, and make one of those that overlap."""
+    joined: list[tuple[int, int]] = []
+    for start, end in sorted(spans):
+        if joined and start < joined[-1][1]:
+            joined[-1] = joined[-1][0], max(end, joined[-1][1])
+        else:
+            joined.append((start, end))
+    return joined
 
 
 def _ngrams(items: Sequence[Any], n: int) -> Iterator[tuple[Any, ...]]:
     return zip(*(islice(items, shift, None) for shift in range(n)), strict=False)
 
 
-def _words(text: str) -> list[str]:
-    return _WORD.findall(text)
+def _words(text: str, skip_counters: bool = False) -> list[str]:
+    words = _WORD.findall(text)
+    return [word for word in words if _LETTER.search(word)] if skip_counters else words
 
 
 def _checked_size(n: int) -> int:
     if n < 1:
         raise ValueError(f"n-grams of {n} items were asked for, expected at least 1.")
     return n
-
-
-def _in_words(name: str, completions: Sequence[Completion], ids: Any) -> list[list[str]]:
-    return [_words(completion_text(completion)) for completion in completions]
-
-
-def _in_tokens(name: str, completions: Sequence[Completion], ids: Any) -> Sequence[Sequence[int]]:
-    return token_ids(name, ids, len(completions))
-
-
-_UNITS = {"words": _in_words, "tokens": _in_tokens}

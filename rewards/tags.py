@@ -1,11 +1,12 @@
 """Rewards for completions made of tagged blocks: `<think>…</think><answer>…</answer>`."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from .contract import Completion, Decided, Spans, TextReward, completion_text
+from .blanks import is_blank
+from .contract import Completion, Decided, Spans, TextReward, texts_of
 
 if TYPE_CHECKING:  # numpy is not needed for scores
     from .automaton import Automaton
@@ -17,49 +18,55 @@ TAGS = "tags"  # the name of the spans of the tags themselves
 class _Place(NamedTuple):
     """Where in the form a text has got to."""
 
-    whole: int = 0  # how many tags of the order have their blocks
+    whole: int = 0  # how many steps of the order are done
     block: int | None = None  # the open block, by the number of its tag
-    inked: bool = False  # since the last tag there is text other than whitespace
+    inked: bool = False  # since the last tag there is text other than blanks
     pending: str = ""  # the text ends with this beginning of a tag
 
 
 class TagFormat(TextReward):
-    """Reward a completion that consists of one block per tag, in order.
+    """Reward a completion that consists of one block per step, in order.
 
         R = 1 if the completion is  _ <t₁> body </t₁> _ <t₂> body </t₂> _ …  else 0
 
     The tags of the format are exact strings: `<think >`, `<Think>` and `<think id="1">` are text.
     They cut a completion into bodies and the text outside (`_`). No body contains a tag of the
-    format, so blocks neither nest nor cross. Whitespace is what `str.isspace` says it is.
+    format, so blocks neither nest nor cross. Blanks are whitespace and the characters that show
+    nothing, such as U+200B, U+FEFF and controls (`rewards.blanks`).
 
     Args:
-        tags: the names, in order; letters, digits, `_` and `-`.
-        exactly_once: each tag occurs once, outside included. Otherwise the completion is any
-            sequence of whole blocks in which `tags` can be read in order.
-        require_nonempty: each body has a character that is no whitespace.
-        allow_outside: text may stand outside; otherwise whitespace alone.
-        tail: text stands after the last block, and is no mere whitespace: an answer without a tag.
+        tags: the steps, in order: a name (letters, digits, `_` and `-`), or several of which the
+            completion has one, such as `("think", ("tool", "answer"))`.
+        optional: names of steps that may be left out.
+        exactly_once: each step has one block, and no tag occurs elsewhere. Otherwise the completion
+            is any sequence of whole blocks in which `tags` can be read in order.
+        require_nonempty: each body has a character that is no blank.
+        allow_outside: text may stand outside; otherwise blanks alone.
+        tail: text stands after the last block, and is more than blanks: an answer without a tag.
         prefilled: the tag that the prompt has opened already, as the chat templates of reasoning
-            models do: the completion is judged with that tag put before it. Only the first tag can
+            models do: the completion is judged with that tag put before it. Only the first name can
             be. None: the completion opens it itself. `"auto"`: a prompt that is a text decides by
             its end, `<think>` and whitespace; without one, and for conversations, whose rendered
             prompt no reward sees, the tag counts as prefilled if its closing tag is the first tag.
         partial_credit: a completion in a wrong form gets the share of the tags in their place, but
             never all: min(k, 2n − 1) / 2n for k of the 2n tags. A tag is in its place if it occurs
             (once, with `exactly_once`) and first occurs after those that the format has before it.
+            Of alternatives the first in the completion counts, of optional steps those there are.
         name: what TRL calls the reward in its logs.
 
     Returns:
         (when called) One number in [0, 1] per completion; dimensionless.
 
     Raises:
-        TypeError: if `tags` is one string.
-        ValueError: if a name is invalid, reserved (`tags`) or given twice, there is none, or
-            `prefilled` is not the first; (when called) if there are not as many prompts as
-            completions.
+        TypeError: if `tags` or `optional` is one string; (when called) if `completions` is.
+        ValueError: if a name is invalid, reserved (`tags`) or given twice, there is none that must
+            occur, `optional` names none of them, or `prefilled` is not the first; (when called) if
+            there are not as many prompts as completions.
 
     Degenerate cases: a truncated completion, its last block open, is wrong. An empty body is wrong
-    unless `require_nonempty=False`. An opening tag after a prefilled one is nested, so wrong.
+    unless `require_nonempty=False`. An opening tag after a prefilled one is nested, so wrong. So is
+    a thought that names a tag, as in `<think>then I write <answer></think>`: no reader can tell it
+    from one that opens the tag, and what may stand in a thought could hide a second answer.
 
     How it can be hacked: it sees the form alone, so any bodies earn 1. `"auto"` on conversations
     forgives a missing first opening tag; give `prefilled` where the template is known.
@@ -74,14 +81,18 @@ class TagFormat(TextReward):
         [1.0, 0.0]
         >>> reward.spans(["<think>2+2</think>4"])
         [{'tags': [(0, 7), (10, 18)], 'think': [(7, 10)], 'answer': []}]
+        >>> agent = TagFormat(("think", ("tool", "answer")), optional=["think"])
+        >>> agent(["<tool>x</tool>", "<think>a</think><answer>b</answer>", "<think>a</think>"])
+        [1.0, 1.0, 0.0]
 
     Source: the format reward of DeepSeek-R1, arXiv:2501.12948, section 2.2.2.
     """
 
     def __init__(
         self,
-        tags: Sequence[str] = ("think", "answer"),
+        tags: Sequence[str | Sequence[str]] = ("think", "answer"),
         *,
+        optional: Collection[str] = (),
         exactly_once: bool = True,
         require_nonempty: bool = True,
         allow_outside: bool = False,
@@ -91,7 +102,10 @@ class TagFormat(TextReward):
         name: str = "tag_format",
     ) -> None:
         super().__init__(name)
-        self.tags = _checked_names(tags)
+        steps = _checked_steps(tags)
+        self.tags = tuple(name for step in steps for name in step)
+        self._optional = [_is_optional(step, optional) for step in steps]
+        _check_optional(optional, self.tags, self._optional)
         if prefilled not in ("auto", None, self.tags[0]):
             raise ValueError(
                 f"prefilled is {prefilled!r}, expected 'auto', None or the first tag "
@@ -103,8 +117,10 @@ class TagFormat(TextReward):
         self.tail = tail
         self.prefilled = prefilled
         self.partial_credit = partial_credit
-        self._order = [literal for tag in self.tags for literal in (f"<{tag}>", f"</{tag}>")]
-        self._tag = re.compile(f"({'|'.join(self._order)})")
+        self._steps = [[f"<{name}>" for name in step] for step in steps]
+        self._step_of = {tag: i for i, step in enumerate(self._steps) for tag in step}
+        self._literals = [literal for tag in self._step_of for literal in (tag, _closing(tag))]
+        self._tag = re.compile(f"({'|'.join(self._literals)})")
         self._automata: dict[bool | None, Automaton] = {}
 
     def __call__(
@@ -172,53 +188,65 @@ class TagFormat(TextReward):
     @property
     def specimen(self) -> str:
         """A completion that earns 1 after a prompt that opens no tag, unless one must be open."""
-        blocks = [f"<{tag}>x</{tag}>" for tag in self.tags]
+        blocks = [f"{tag}x{_closing(tag)}" for tag, *_ in self._steps]
         return "\n".join([*blocks, "x"] if self.tail else blocks)
 
     def _rows(
         self, completions: Sequence[Completion], prompts: Sequence[Any] | None
     ) -> list[tuple[str, Any]]:
+        texts = texts_of(self, completions)
         if prompts is None:
-            prompts = [None] * len(completions)
-        if len(prompts) != len(completions):
+            prompts = [None] * len(texts)
+        if len(prompts) != len(texts):
             raise ValueError(
-                f"reward {self.__name__!r} got {len(prompts)} prompts for {len(completions)} "
+                f"reward {self.__name__!r} got {len(prompts)} prompts for {len(texts)} "
                 "completions; expected one per completion."
             )
-        return list(zip(map(completion_text, completions), prompts, strict=True))
+        return list(zip(texts, prompts, strict=True))
 
     def _inside(self, prompt: Any) -> bool | None:
         """Tell whether a completion starts inside the first block; None if nobody can know."""
         if self.prefilled != "auto":
             return self.prefilled is not None
-        return prompt.rstrip().endswith(self._order[0]) if isinstance(prompt, str) else None
+        return prompt.rstrip().endswith(self._literals[0]) if isinstance(prompt, str) else None
 
     def _parts(self, text: str, prompt: Any) -> list[str]:
         """Cut a text into text, tag, text, …, tag, text; a prefilled tag is put before."""
         parts = self._tag.split(text)
         inside = self._inside(prompt)
         if inside is None:
-            inside = parts[1:2] == self._order[1:2]
-        return ["", self._order[0], *parts] if inside else parts
+            inside = parts[1:2] == self._literals[1:2]
+        return ["", self._literals[0], *parts] if inside else parts
 
     def _well_formed(self, stretches: list[str], tags: list[str]) -> bool:
         return (
-            (tags == self._order if self.exactly_once else self._can_read_order(tags))
-            and not (self.require_nonempty and any(map(_blank, stretches[1::2])))
+            self._can_be_read(tags)
+            and not (self.require_nonempty and any(map(is_blank, stretches[1::2])))
             and self._outside_allowed(stretches[::2])
         )
 
-    def _can_read_order(self, tags: list[str]) -> bool:
-        opening = tags[::2]
-        if [f"</{tag[1:]}" for tag in opening] != tags[1::2]:
+    def _can_be_read(self, tags: list[str]) -> bool:
+        if self.exactly_once and len(tags) > 2 * len(self._steps):
             return False
-        later = iter(opening)
-        return all(tag in later for tag in self._order[::2])
+        opening = tags[::2]
+        if list(map(_closing, opening)) != tags[1::2]:
+            return False
+        done = 0
+        for step in map(self._step_of.__getitem__, opening):
+            if self._comes_next(step, done):
+                done = step + 1
+            elif self.exactly_once:
+                return False
+        return all(self._optional[done:])
+
+    def _comes_next(self, step: int, done: int) -> bool:
+        """Whether a step can follow when some are done: only optional ones lie between."""
+        return step >= done and all(self._optional[done:step])
 
     def _outside_allowed(self, outside: list[str]) -> bool:
-        if self.tail and _blank(outside.pop()):
+        if self.tail and is_blank(outside.pop()):
             return False
-        return self.allow_outside or all(map(_blank, outside))
+        return self.allow_outside or all(map(is_blank, outside))
 
     def _automaton(self, inside: bool | None) -> "Automaton":
         if inside not in self._automata:
@@ -230,7 +258,7 @@ class TagFormat(TextReward):
 
         own, prefilled = _Place(), _Place(block=0)
         readings = {False: (own,), True: (prefilled,), None: (own, prefilled)}
-        classes, char_of = _classes(set("".join(self._order)))
+        classes, char_of = _classes(set("".join(self._literals)))
         return Automaton.explore(
             classes,
             readings[inside],
@@ -243,38 +271,50 @@ class TagFormat(TextReward):
         if place is None:
             return None
         tag = place.pending + char
-        if tag in self._order:
-            return self._after_tag(place, *divmod(self._order.index(tag), 2))
-        if any(whole.startswith(tag) for whole in self._order):
+        if tag in self._literals:
+            return self._after_tag(place, *divmod(self._literals.index(tag), 2))
+        if any(whole.startswith(tag) for whole in self._literals):
             return place._replace(pending=tag)
         pending = "<" if char == "<" else ""  # what was pending is text; this may begin a tag
-        inked = place.inked or place.pending != "" or not (pending or char.isspace())
+        inked = place.inked or place.pending != "" or not (pending or char == " ")
         return place._replace(inked=inked, pending=pending)
 
     def _after_tag(self, place: _Place, block: int, closing: int) -> _Place | None:
+        step = self._step_of[self._literals[2 * block]]
+        next_one = self._comes_next(step, place.whole)
         if closing:
             if place.block != block or (self.require_nonempty and not place.inked):
                 return None
-            return _Place(whole=place.whole + (place.whole == block))
-        misplaced = self.exactly_once and block != place.whole
+            return _Place(whole=step + 1 if next_one else place.whole)
+        misplaced = self.exactly_once and not next_one
         if misplaced or place.block is not None or (place.inked and not self.allow_outside):
             return None
         return _Place(whole=place.whole, block=block)
 
     def _right_if_ended(self, place: _Place | None) -> bool:
-        if place is None or place.block is not None or place.whole < len(self.tags):
+        if place is None or place.block is not None or not all(self._optional[place.whole :]):
             return False
         text = place.inked or place.pending != ""
         return text if self.tail else self.allow_outside or not text
 
     def _share_in_place(self, tags: list[str]) -> float:
-        in_place, latest = 0, -1
-        for tag in self._order:
+        in_place, latest, order = 0, -1, self._order_in(tags)
+        for tag in order:
             if tag in tags:
                 first = tags.index(tag)
                 in_place += first > latest and not (self.exactly_once and tags.count(tag) > 1)
                 latest = max(first, latest)
-        return min(in_place, len(self._order) - 1) / len(self._order)
+        return min(in_place, len(order) - 1) / len(order)
+
+    def _order_in(self, tags: list[str]) -> list[str]:
+        """Return the tags that a completion should have, by those it has."""
+        order = []
+        for step, optional in zip(self._steps, self._optional, strict=True):
+            there = [tag for tag in tags if tag in step]
+            if there or not optional:
+                tag = (there or step)[0]
+                order += [tag, _closing(tag)]
+        return order
 
     def _spans(self, text: str, parts: list[str]) -> Spans:
         start = len(text) - sum(map(len, parts))  # below 0 by a prefilled tag
@@ -283,7 +323,7 @@ class TagFormat(TextReward):
         for i in range(1, len(parts), 2):
             if edges[i] >= 0:
                 spans[TAGS].append((edges[i], edges[i + 1]))
-            if parts[i + 2 : i + 3] == [f"</{parts[i][1:]}"]:
+            if parts[i + 2 : i + 3] == [_closing(parts[i])]:
                 spans[parts[i][1:-1]].append((edges[i + 1], edges[i + 2]))
         return spans
 
@@ -292,36 +332,51 @@ class TagFormat(TextReward):
 
 
 def _classes(characters: set[str]) -> "tuple[CharClasses, dict[int, str]]":
-    """Tell some characters apart, whitespace and the rest; return one character of each class."""
+    """Tell some characters apart, blanks (" ") and the rest ("."); give each class a character."""
     import numpy as np
 
-    from .characters import CharClasses
+    from .characters import CharClasses, blank
 
-    blank = [code for code in range(0x3001) if chr(code).isspace()]  # none lies beyond
-    sets = [[ord(char), ord(char) + 1] for char in characters]
-    sets.append([edge for code in blank for edge in (code, code + 1)])
-    classes, inside = CharClasses.of([np.array(edges) for edges in sets])
-    char_of = dict.fromkeys(range(classes.count), "\0")
+    sets = [np.array([ord(char), ord(char) + 1]) for char in characters]
+    classes, inside = CharClasses.of([*sets, blank()])
+    char_of = dict.fromkeys(range(classes.count), ".")
     char_of.update({kind: char for char, [kind] in zip([*characters, " "], inside, strict=True)})
     return classes, char_of
 
 
-def _blank(text: str) -> bool:
-    return not text or text.isspace()
+def _closing(tag: str) -> str:
+    return f"</{tag[1:]}"
 
 
-def _checked_names(tags: Sequence[str]) -> tuple[str, ...]:
+def _checked_steps(tags: Sequence[str | Sequence[str]]) -> list[tuple[str, ...]]:
     if isinstance(tags, str):
         raise TypeError(f"tags is {tags!r}, expected a sequence of names: ({tags!r},).")
-    for tag in tags:
-        if not re.fullmatch(r"[\w-]+", tag) or tag == TAGS:
+    steps = [(step,) if isinstance(step, str) else tuple(step) for step in tags]
+    names = [name for step in steps for name in step]
+    for name in names:
+        if not re.fullmatch(r"[\w-]+", name) or name == TAGS:
             raise ValueError(
-                f"tag {tag!r} is no name, expected letters, digits, '_' and '-' without brackets, "
+                f"tag {name!r} is no name, expected letters, digits, '_' and '-' without brackets, "
                 f"and not {TAGS!r}, under which the tags' own spans are found."
             )
-    if not tags or len(set(tags)) < len(tags):
+    if not all(steps) or not names or len(set(names)) < len(names):
         raise ValueError(f"tags is {tuple(tags)!r}, expected one or more names, each once.")
-    return tuple(tags)
+    return steps
+
+
+def _is_optional(step: Sequence[str], optional: Collection[str]) -> bool:
+    return any(name in optional for name in step)
+
+
+def _check_optional(optional: Collection[str], names: Sequence[str], steps: list[bool]) -> None:
+    if isinstance(optional, str):
+        raise TypeError(f"optional is {optional!r}, expected names in a list: [{optional!r}].")
+    if unknown := set(optional) - set(names):
+        raise ValueError(
+            f"optional names {min(unknown)!r}, expected some of the tags: {', '.join(names)}."
+        )
+    if all(steps):
+        raise ValueError("every tag is optional, so that nothing is asked for; leave one out.")
 
 
 think_answer_format = TagFormat(("think", "answer"), name="think_answer_format")

@@ -7,11 +7,15 @@ import difflib
 import functools
 import importlib.util
 import json
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
+from .attack import JUNK, attack
 from .contract import Spans, TextReward, completion_text
 from .extraction import Extract, WholeText
+
+_ATTACKED = 4  # entries of each task
 
 
 class TaskScore(TextReward):
@@ -25,6 +29,9 @@ class TaskScore(TextReward):
     expression (countdown, puzzle24) or a literal: `9**9**9**9` never ends. Judge what a model wrote
     under `rewards.guard`, in a process with a time limit.
 
+    Some verifiers are wrong. Each is attacked (`rewards.attack`) on its first entries when the
+    reward is made: one that pays any text is refused, one that pays for less is warned of.
+
     Args:
         generators: task name -> options of `reasoning_gym.create_dataset`, `seed` and `size` among
             them.
@@ -36,8 +43,11 @@ class TaskScore(TextReward):
 
     Raises:
         ImportError: if reasoning-gym is not installed.
-        ValueError: if a task is not known; the names that resemble it are listed. (When called) if
-            a column is missing.
+        ValueError: if a task is not known; the names that resemble it are listed. If its verifier
+            pays for junk in every entry tried. (When called) if a column is missing.
+
+    Warns:
+        UserWarning: for a verifier that an attack was paid by, with what was paid.
 
     How it can be hacked: some verifiers pay for an answer that only contains the right one.
 
@@ -67,6 +77,30 @@ class TaskScore(TextReward):
         self.generators = {task: dict(options) for task, options in generators.items()}
         self.extract = extract or WholeText()
         self.warm_up()
+        for task in self.generators:
+            self._distrust(task)
+
+    def _distrust(self, task: str) -> None:
+        """Refuse a verifier that pays for junk; warn of one that pays for less than the answer."""
+        entries = self.entries(task)
+        rows = [
+            {"task": task, "index": index, "answer": self.entry(task, index)["answer"]}
+            for index in range(min(_ATTACKED, len(entries)))
+        ]
+        found = attack(self, rows, gold="answer") if rows else []
+        junk = [paid for paid in found if paid.attack in JUNK and paid.rows == len(rows)]
+        if junk:
+            raise ValueError(
+                f"the verifier of {task!r} gives {junk[0].score:g} for {junk[0].completion!r} in "
+                f"all {len(rows)} entries tried, so it would teach nothing; leave the task out."
+            )
+        if found:
+            paid = ", ".join(f"{p.attack} ({p.completion!r:.60}: {p.score:g})" for p in found[:3])
+            warnings.warn(
+                f"the verifier of {task!r} pays without the right answer alone: {paid}. A policy "
+                "finds that; watch it, or leave the task out.",
+                stacklevel=4,
+            )
 
     def entries(self, task: str) -> Any:
         """Return a task's entries, an indexable of dictionaries."""
@@ -76,7 +110,8 @@ class TaskScore(TextReward):
 
     def entry(self, task: str, index: int) -> dict[str, Any]:
         """Return the entry with "question", "answer" and "metadata"."""
-        return self.entries(task)[index]
+        self.entries(task)  # or an unknown task is a KeyError
+        return _entry(task, json.dumps(self.generators[task], sort_keys=True), index)
 
     def warm_up(self) -> None:
         """Make the entries, in a process that is to judge; see `guard`."""
@@ -99,6 +134,12 @@ class TaskScore(TextReward):
         """Return where the answer is in each completion, as `answer`."""
         found = [self.extract(completion_text(completion)) for completion in completions]
         return [{"answer": [] if span is None else [span]} for span in found]
+
+
+@functools.lru_cache(maxsize=1024)
+def _entry(task: str, options: str, index: int) -> dict[str, Any]:
+    """Remember an entry: a group shares one, and some take seconds to make."""
+    return _entries(task, options)[index]
 
 
 @functools.lru_cache(maxsize=64)

@@ -175,6 +175,97 @@ def bench_format(rounds: int) -> dict[str, Any]:
     }
 
 
+# ---- speed --------------------------------------------------------------------------------------
+
+BATCH = 64  # completions
+CHARS = (4_000, 32_000)  # between which the exponent is taken
+UNITS = {
+    "openers": "<think>", "answers' openers": "<answer>", "closers": "</think>", "brackets": "<",
+    "blocks": "<think>a</think>", "answers": "<answer>1</answer>", "spaces": " ", "lines": "a\n",
+    "line breaks": "\n", "no shape": "\u200b", "markers": "####", "boxes": "\\boxed{",
+    "displays": "\\[", "digits": "1", "letters": "a", "Chinese": "所以我们得到",
+}  # fmt: skip
+
+
+def shapes() -> dict[str, Callable[[int], str]]:
+    """Return ordinary text, a right form, and what a degenerate policy repeats to the limit."""
+    return {
+        "prose": lambda chars: " ".join(random.Random(0).choices(FEW_WORDS, k=chars // 3))[:chars],
+        "form": lambda chars: thought(chars - 18) + "<answer>42</answer>",
+        **{
+            name: lambda chars, unit=unit: (unit * (chars // len(unit) + 1))[:chars]
+            for name, unit in UNITS.items()
+        },
+    }
+
+
+def contestants() -> dict[str, Callable[[list[str]], Any]]:
+    """Return what is timed: rewards, and what some say of places, by name."""
+    from grpo_credit import rewards as r
+
+    form = r"(?s)<think>.+</think>\s*<answer>.+</answer>"
+    tempered = r"(?s)<think>(?:(?!</think>).)+</think>\s*<answer>.+</answer>"
+    formats = {
+        "RegexReward": r.RegexReward(form),
+        "RegexReward search": r.RegexReward(form, mode="search"),
+        "RegexReward look-ahead": r.RegexReward(tempered),
+        "RegexReward nested": r.RegexReward(r"(?s)<think>(.*?\n)*</think>"),
+        "RegexReward count": r.RegexReward("<answer>.*?</answer>", mode="count", limit=5),
+        "TagFormat": r.think_answer_format,
+    }
+    answers = {
+        f"{type(reward).__name__} {type(reward.extract).__name__}": reward
+        for reward in (
+            r.ExactAnswer(), r.NumericAnswer(), r.ChoiceAnswer(), r.NumericAnswer(r.InBox()),
+            r.NumericAnswer(r.AfterMarker()), r.NumericAnswer(r.WholeText()),
+        )
+    }  # fmt: skip
+    others = {
+        "RegexReward prefix": r.RegexReward(form, partial="prefix"),
+        "RegexReward fuzzy": r.RegexReward(form, partial="fuzzy"),
+        "Repetition 3": r.Repetition(3),
+        "Repetition 20": r.Repetition(20),
+        "gate": r.gate(r.NumericAnswer(), by=r.think_answer_format),
+    }
+    every = {**formats, **others, **answers}
+    calls: dict[str, Any] = {
+        name: lambda texts, reward=reward: reward(texts, answer=["42"] * len(texts))
+        for name, reward in every.items()
+    }
+    calls |= {f"{name}: spans": reward.spans for name, reward in formats.items()}
+    return calls | {
+        f"{name}: decided": formats[name].decided for name in ("RegexReward", "TagFormat")
+    }
+
+
+def cpu_ms(call: Callable[[list[str]], Any], text: str, rounds: int) -> float:
+    """Return the processor time of a batch of one text, in ms; the least of some rounds."""
+    texts = [text[:-1] + chr(97 + row % 26) for row in range(BATCH)]
+
+    def timed() -> float:
+        start = time.process_time()
+        call(texts)
+        return 1e3 * (time.process_time() - start)
+
+    return min(timed() for _ in range(rounds))
+
+
+def bench_speed(rounds: int) -> dict[str, Any]:
+    """Time 64 completions of 32,000 characters: prose, the worst shape, and its exponent."""
+    figures: dict[str, Any] = {}
+    made = shapes()
+    for name, call in contestants().items():
+        call(["<think>a</think><answer>b</answer>", "x"])  # what is made once
+        times = {shape: cpu_ms(call, text(CHARS[1]), 1) for shape, text in made.items()}
+        worst = max(times, key=times.__getitem__)
+        few = min(rounds, 3)
+        long, short = (cpu_ms(call, made[worst](chars), few) for chars in reversed(CHARS))
+        figures[f"{name}: prose, ms"] = times["prose"]
+        figures[f"{name}: worst ({worst}), ms"] = long
+        figures[f"{name}: exponent"] = math.log(long / short) / math.log(CHARS[1] / CHARS[0])
+    return figures
+
+
 # ---- report -----------------------------------------------------------------------------------
 
 
@@ -191,7 +282,7 @@ def report(results: dict[str, dict[str, Any]]) -> None:
 
 def main() -> None:
     """Run the benchmarks that were asked for."""
-    benchmarks = {"math": bench_math, "format": bench_format}
+    benchmarks = {"math": bench_math, "format": bench_format, "speed": bench_speed}
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", choices=benchmarks, help="run this one alone")
     parser.add_argument("--rounds", type=int, default=9)

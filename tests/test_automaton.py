@@ -113,7 +113,8 @@ THINK = r"(?s)<think>.+</think>\s*<answer>\d+</answer>"
         (r"[^<]*", "日本🙂<", 4),
         (r"\w+", "é日\ud800", 3),  # a lone surrogate is no letter
         (r"[^a]*", "\ud800\x00b", None),
-        (r"\p{Lu}+", "ÀB\x00", 3),
+        (r"\p{Lu}+", "ÀB.", 3),
+        (r"\p{Lu}+", "\ufeffÀB\x00\u200b", None),  # nor do other blanks
         ("(?i)straße", "STRASSE", 5),  # simple case-folding: ß is one character
         ("(?i)k+", "Kkk", None),  # U+212A, the KELVIN SIGN
         (r"(?V1)[[a-z]--[aeiou]]+", "xyz" + "a", 4),

@@ -20,7 +20,8 @@ TEMPLATE = (
     "{% if add_generation_prompt %}assistant:{{ opening }}{% endif %}"
 )
 CHAT = [[{"role": "user", "content": "2+2?"}], [{"role": "user", "content": "3+3?"}]]
-LINES = r"(?s)<think>.+?</think>\s*<answer>.+?</answer>"
+LINES = r"(?s)<think>[^<>]*[\p{L}\p{N}][^<>]*</think>\s*<answer>[^<>]*[\p{L}\p{N}][^<>]*</answer>"
+BODY = r"[^<>]*[a-z0-9][^<>]*"
 SPECIMEN = "<think>x</think><answer>x</answer>"
 
 
@@ -116,7 +117,7 @@ def test_tags_that_are_special_tokens_are_an_error():
 
 
 def test_an_end_of_turn_in_the_pattern_is_an_error():
-    [found] = messages(RegexReward("(?s)<think>.+</think><eos>"), specimen="<think>x</think><eos>")
+    [found] = messages(RegexReward(f"<think>{BODY}</think><eos>"), specimen="<think>x</think><eos>")
     assert found.startswith("error: the format asks for <eos>, special to the tokenizer")
 
 
@@ -141,7 +142,7 @@ def test_a_response_template_takes_the_thinking_away():
 def test_what_a_response_template_cannot_parse_is_taken_as_text():
     parsing = add_response_schema(qwen(qwen3_chat_template))
     no_json = "<tool_call>\n2+2\n</tool_call>"  # TRL hands over the text then
-    assert messages(RegexReward("(?s)<tool_call>.+</tool_call>"), parsing, specimen=no_json) == []
+    assert messages(RegexReward(f"<tool_call>{BODY}</tool_call>"), parsing, specimen=no_json) == []
 
 
 @pytest.mark.parametrize(
@@ -171,7 +172,7 @@ def qwen(template):
 
 
 def test_a_dot_that_matches_no_line_break_is_a_warning():
-    [found] = messages(RegexReward("<think>.+?</think>"), specimen="<think>4</think>")
+    [found] = messages(RegexReward("<think>.*?[0-9].*?</think>"), specimen="<think>4</think>")
     assert found == (
         "warning: a line break inside makes it fail: '<think>\\n4</think>' earns less than "
         "'<think> 4</think>'. Put (?s) before the pattern, so that `.` matches line breaks too."
@@ -196,10 +197,37 @@ def test_a_format_that_accepts_anything_is_an_error():
     assert found.startswith("error: the completion 'x' earns 1.0, as much as '4'")
 
 
-def test_a_specimen_that_earns_nothing_is_an_error():
-    [found] = messages(RegexReward("(?s)<think>.+</think>"), specimen="4")
-    assert found.startswith("error: the completion '' earns 0.0, as much as '4'")
-    assert "the specimen is wrong" in found
+@pytest.mark.parametrize(
+    ("reward", "specimen", "cause"),
+    [
+        (RegexReward("(?s)<think>.+</think>"), "4", "Nothing that begins with '4', its first 1 "),
+        (
+            RegexReward("<a>.+</a><b>.</b>"),
+            "<a>\n</a><b>.</b>",
+            "It does with spaces for its line breaks: put (?s) before the pattern",
+        ),
+        (RegexReward("<a>.</a>", strip=False), "<a>1</a>\n", "It does without the white space aro"),
+        (
+            TagFormat(),
+            "<think>a</think>\n4",
+            "Nothing that begins with '<think>a</think>\\n4', its",
+        ),
+        (lambda completions, **_: [0.0], "4", "Change the pattern, or pass another specimen=."),
+        (lambda completions, **_: [-1.0], "4", "Change the pattern, or pass another specimen=."),
+    ],
+)
+def test_a_specimen_that_earns_nothing_is_an_error_with_its_cause(reward, specimen, cause):
+    [found] = messages(reward, specimen=specimen)
+    assert found.startswith(f"error: the specimen {specimen!r} earns ")
+    assert f"the format does not accept it. {cause}" in found
+
+
+@pytest.mark.parametrize("body", [".+", r"\s*\S+", "[^<]+"])
+def test_a_form_that_pays_for_blanks_is_a_warning(body):
+    [found] = messages(RegexReward(f"(?s)<think>{body}</think>\\s*<answer>{body}</answer>"))
+    assert found.startswith("warning: '<think>")
+    assert "with blanks for content, earns the full reward" in found
+    assert messages(TagFormat(require_nonempty=False, prefilled=None))[-1].startswith("warning: '<")
 
 
 def test_a_reward_that_abstains_or_raises_is_an_error():
@@ -228,7 +256,7 @@ def test_without_a_specimen_nothing_is_checked_and_that_is_said():
             "error: '<思>x</思>' comes back from the tokenizer as 'x/', which earns",
         ),
         ("(?s).*", "error: the completion '' earns 1.0, as much as ''"),
-        (r"\Zx", "warning: nothing was checked: the reward has neither"),  # accepts nothing
+        (r"\Zx", "error: the pattern matches nothing: no completion can earn the reward"),
     ],
 )
 def test_the_specimen_of_an_automaton_is_a_shortest_text_that_it_accepts(pattern, found):
@@ -243,11 +271,10 @@ def test_partial_credit_is_checked_at_its_full_score():
 
 
 def test_errors_come_first():
-    found = messages(
-        RegexReward("<think>.+</think>"), tokenizer("<think>"), specimen="<think>x</think>"
-    )
+    one_line = RegexReward("<think>.*x.*</think>")
+    found = messages(one_line, tokenizer("<think>"), specimen="<think>x</think>")
     assert [line.split(":")[0] for line in found] == ["error"]
-    found = messages(RegexReward("<plan>.+</plan>"), specimen="<plan>x</plan>")
+    found = messages(RegexReward("<plan>.*x.*</plan>"), specimen="<plan>x</plan>")
     assert [line.split(":")[0] for line in found] == ["error", "warning"]
 
 
@@ -275,7 +302,9 @@ def one(completions, **_):
     ],
 )
 @pytest.mark.parametrize(
-    "form", [TagFormat(prefilled=None), RegexReward("(?s)<think>.+</think>")], ids=["tags", "regex"]
+    "form",
+    [TagFormat(prefilled=None), RegexReward(f"<think>{BODY}</think>")],
+    ids=["tags", "regex"],
 )
 def test_combinations_are_checked_with_the_specimen_of_their_form(combine, form):
     reward = combine(form)

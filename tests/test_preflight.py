@@ -26,7 +26,8 @@ def short(completions, **_):
 
 
 def kinds(found):
-    return {finding.kind: finding.severity for finding in found}
+    """Give all but what attacks are paid: the rewards here are made to be simple."""
+    return {f.kind: f.severity for f in found if not f.kind.endswith(": attack")}
 
 
 # ---- each kind of failure is named ------------------------------------------------------------
@@ -76,7 +77,8 @@ def test_a_cap_that_truncates_nine_in_ten_is_named():
     trainer = trainer_of(
         short, texts, [True] + [False] * 9, max_completion_length=2, per_device_train_batch_size=20
     )
-    [found] = preflight(trainer)
+    found, attack = preflight(trainer)
+    assert (attack.severity, attack.kind) == ("warning", "reward short: attack")
     assert (found.severity, found.kind) == ("error", "truncation")
     assert found.message.startswith("90% of the completions are cut off at max_completion_length=2")
 

@@ -145,10 +145,13 @@ def test_time_is_that_of_the_clock():
 @pytest.mark.parametrize(
     ("answer", "message"),
     [
-        ([1.0], "ValueError: it returned 1 scores for 2 completions"),
-        (3.0, "TypeError: it returned 3.0, expected a list of 2 numbers"),
-        ([1.0, float("inf")], "ValueError: it returned an infinite score"),
-        (["a", 1], "ValueError: could not convert"),
+        ([1.0], "ValueError: reward '<lambda>' returned 1 scores for 2 completions"),
+        (3.0, "TypeError: reward '<lambda>' returned 3.0, expected a list of 2 scores"),
+        (
+            [1.0, float("inf")],
+            "ValueError: reward '<lambda>' gave a score of inf, expected a finite",
+        ),
+        (["a", 1], "TypeError: reward '<lambda>' gave a score of 'a', expected a number"),
     ],
 )
 def test_what_trl_could_not_use_is_a_failure(answer, message):

@@ -6,8 +6,12 @@ from itertools import product
 
 import pytest
 import regex
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from rewards import Decided, RegexReward, SlowPatternWarning
+from rewards.automaton import automaton_of
+from rewards.edits import edits_of
 
 AS_A_FIX = r"(?s)^.*<reasoning>.*?</reasoning>.*<answer>.*?</answer>.*$"  # n⁴ where unfinished
 
@@ -31,15 +35,23 @@ def test_matches_are_counted_up_to_the_limit():
     assert reward(["", "<step>", "<step><step> <step>", "<step>" * 9]) == [0, 0.25, 0.75, 1]
 
 
-def test_the_longest_viable_prefix_earns_its_share():
+def test_a_prefix_earns_by_how_far_the_shortest_match_is():
     reward = RegexReward(r"<a>\d+</a>", partial="prefix", partial_weight=0.8)
-    # "<a>12": all 5 viable; "<a>1x": 4 of 5; "x": 0 of 1; nothing: 0
-    assert reward(["<a>1</a>", "<a>12", "<a>1x", "x", ""]) == pytest.approx(
-        [1, 0.8, 0.8 * 4 / 5, 0, 0]
+    # 8 characters make the shortest match. "<a>12" lacks 4 of them; of "<a>1x" 4 of 5 are viable
+    # and lack 4; "<" lacks 7; nothing earns nothing
+    assert reward(["<a>1</a>", "<a>12", "<a>1x", "<a>1</a", "<", "x", ""]) == pytest.approx(
+        [1, 0.8 * 4 / 8, 0.8 * 4 / 8 * 4 / 5, 0.8 * 7 / 8, 0.8 * 1 / 8, 0, 0]
     )
-    behind = RegexReward(r"(?<=<a>)\d+|<a>\d+</a>", partial="prefix")  # not regular: by bisection
-    assert behind.automaton is None
-    assert behind(["<a>1x", "<a>1</a>"]) == pytest.approx([0.5 * 4 / 5, 1])
+    rambling = RegexReward("(?s)<a>.+</a>", partial="prefix")
+    assert rambling(["<a>x", "<a>" + 5_000 * "x"]) == [0.25, 0.25]  # 4 of 8, however long
+    # the way may lead away from the shortest match, but no further than to nothing
+    assert RegexReward("a|bc{9}", partial="prefix")(["b", "bc"]) == [0, 0]
+
+
+@pytest.mark.parametrize("partial", ["prefix", "fuzzy"])
+def test_partial_credit_needs_an_automaton(partial):
+    with pytest.raises(ValueError, match=f"partial='{partial}' needs a regular pattern"):
+        RegexReward(r"(?<=<a>)\d+|<a>\d+</a>", partial=partial)
 
 
 def test_few_errors_earn_more_than_many():
@@ -131,12 +143,11 @@ def test_a_pattern_that_explodes_and_is_not_regular_earns_nothing_and_is_counted
     assert metrics == {"reward/slow/timeout_rate": 0.5}
     assert reward.spans(["a" * 60]) == [{}]
     assert reward.decided(["a" * 60]) == [Decided(None, exact=False)]
-    assert RegexReward(pattern, timeout=0.05, partial="prefix")(["a" * 60]) == [0]
 
 
 @pytest.mark.parametrize(
     "text",
-    ["\x00" * 1000, "\ud800" * 1000, "x" * 1_000_000, "<think>" * 10_000, "<think>" * 150_000],
+    ["x\x00" * 1000, "\ud800" * 1000, "x" * 1_000_000, "<think>" * 10_000, "<think>" * 150_000],
     ids=["NUL", "lone surrogates", "1 MB", "unclosed tags", "1 MB of tags"],
 )
 @pytest.mark.parametrize("mode", ["fullmatch", "search"])
@@ -204,8 +215,77 @@ def test_it_survives_pickling():
 
 
 def test_nothing_is_viable_of_a_pattern_that_never_matches():
-    assert RegexReward(r"a\Zb", partial="prefix")(["a", "b"]) == [0, 0]  # regular
-    assert RegexReward(r"(?!)a", partial="prefix")(["a", "b"]) == [0, 0]
+    assert RegexReward(r"a\Zb", partial="prefix")(["a", "b"]) == [0, 0]
+
+
+@pytest.mark.parametrize(
+    ("pattern", "options"),
+    [
+        (r"^<a>\n.*?\n</a>\n<b>\n.*?\n</b>\n$", {}),
+        (r" <a>\d</a>", {}),
+        (r"\s+x|x\t", {}),
+        (r"(?s).*</a>\n$", {"mode": "search"}),
+        (r"</a>\n\Z", {"mode": "count", "limit": 2}),
+    ],
+)
+def test_a_pattern_that_matches_nothing_stripped_is_refused(pattern, options):
+    with pytest.raises(ValueError, match=r"matches nothing that is stripped.* Pass strip=False"):
+        RegexReward(pattern, **options)
+    assert RegexReward(pattern, **options, strip=False).pattern.pattern == pattern
+
+
+def test_white_space_that_a_pattern_only_allows_is_fine():
+    for pattern in (r"\s*x\s*", "a b", r"a\n?$", r"x\Z|\n", r"(?=\n)x", r"\Zx"):
+        assert RegexReward(pattern).strip
+
+
+def test_characters_without_a_shape_are_stripped_as_white_space_is():
+    reward = RegexReward("<a>(?P<body>.)</a>")
+    text = "\ufeff\u200b <a>1</a>\u2060\n"
+    assert reward([text, "\u200b", "\ufeff<a>1</a>."]) == [1, 0, 0]
+    assert reward.spans([text]) == [{"match": [(3, 11)], "body": [(6, 7)]}]
+    assert reward.decided([text, text + "."]) == [Decided(None), Decided(14)]
+    assert RegexReward("<a>.</a>", strip=False)([text]) == [0]
+
+
+# ---- what the automata say is what the engine says ----------------------------------------------
+
+PIECES = st.sampled_from(["<a>", "</a>", "a", "b", " ", "\n", "12"])
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.sampled_from(["<a>.*?</a>", "(?s)<a>.*</a>", "a+b?", "ab|a", "(?:a|b)+?b", r"\d{2}|[^a]b"]),
+    st.lists(PIECES, max_size=12).map("".join),
+)
+def test_matches_found_where_they_begin_are_those_of_the_engine(pattern, text):
+    reward = RegexReward(pattern, mode="count", limit=3, strip=False)
+    by_engine = [match.regs for match in regex.finditer(pattern, text)]
+    assert [match.regs for match in reward._matches_by_starts(text, None)] == by_engine
+    assert reward([text]) == [min(len(by_engine), 3) / 3]
+    assert reward.spans([text])[0].get("match", []) == [regs[0] for regs in by_engine]
+
+
+@pytest.mark.parametrize("pattern", ["ab*", "(?:ab|ba){2}", "a?", "1+ b|a", "[^a]a{3}"])
+def test_errors_are_the_fewest_edits_to_a_match(pattern):
+    words = ["".join(w) for n in range(6) for w in product("ab1 ", repeat=n)]  # one longer than any
+    accepted = [word for word in words if regex.fullmatch(pattern, word)]
+    edits = edits_of(automaton_of(pattern, 0), 3)
+    for text in words[: 4**4 : 3]:
+        fewest = min(edits_between(text, word) for word in accepted)
+        assert edits.of(text) == (fewest if fewest <= 3 else None), text
+
+
+@functools.cache
+def edits_between(one, other):
+    """Levenshtein's distance, as it is defined."""
+    if not one or not other:
+        return len(one) + len(other)
+    return min(
+        edits_between(one[1:], other) + 1,
+        edits_between(one, other[1:]) + 1,
+        edits_between(one[1:], other[1:]) + (one[0] != other[0]),
+    )
 
 
 def test_fuzzy_matching_keeps_the_flags_of_the_pattern():
@@ -214,16 +294,6 @@ def test_fuzzy_matching_keeps_the_flags_of_the_pattern():
         assert RegexReward(pattern, flags=flags, partial="fuzzy")(["ab", "a"]) == [1, 0.375]
     assert RegexReward("(?s)a.b", partial="fuzzy")(["a\nb", "a\nx"]) == [1, 0.375]
     assert RegexReward("a #", partial="fuzzy")(["a #", "a x"]) == [1, 0.375]
-
-
-def test_one_deadline_holds_for_the_match_and_its_partial_credit():
-    reward = RegexReward("ab", partial="fuzzy")
-    with pytest.raises(TimeoutError):
-        reward._nearness("a", deadline=0.0)  # processor time is never 0 by now
-    behind = RegexReward("(?<=x)ab", partial="prefix")
-    with pytest.raises(TimeoutError):
-        behind._viable_share("a", deadline=0.0)
-    assert RegexReward("(?:a|aa)+(?=x)[bx]+", timeout=0.05, partial="fuzzy")(["a" * 60]) == [0]
 
 
 def test_a_pattern_of_bytes_is_refused():

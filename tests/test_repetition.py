@@ -79,7 +79,35 @@ def test_conversations_count_by_their_last_message():
 def test_hostile_text_is_scored(text):
     (score,) = Repetition(3)([text])
     assert -1.0 <= score <= 0.0
-    assert len(Repetition(3).spans([text])[0]["repeated"]) == (text.count(" ") > 2)
+    assert len(Repetition(3).spans([text])[0]["repeated"]) == (len(text) > 1_000)
+
+
+@pytest.mark.parametrize(
+    "loop", ["所以我们得到", "so_we_get_", "1,2,", "ha", "-", r"\frac{1}{2}+", "\u200b"]
+)
+def test_a_loop_without_spaces_is_one(loop):
+    assert Repetition()([loop * 1_000]) == [pytest.approx(-1, abs=0.02)]
+    [spans] = Repetition().spans(["Then " + loop * 1_000])
+    [(start, end)] = spans["repeated"]
+    assert (start, end) == (5 + len(loop), 5 + 1_000 * len(loop))  # all but the first time
+
+
+def test_long_words_count_by_the_stretch():
+    text = "the sum of 3 and 4 " + 31 * "-"
+    # 5 trigrams of 7 words, and 8 stretches of 24 dashes, which weigh as one; 1 of them is new
+    assert repetition_rate(text) == pytest.approx(1 - (5 + 1 / 8) / 6)
+    assert repetition_rate("Donaudampfschifffahrtsgesellschaft 0123456789abcdefghijklmnop") == 0
+    assert Repetition().spans([24 * "-" + " a " + 24 * "-"]) == [{"repeated": []}]
+
+
+def test_counters_hide_a_loop_unless_they_are_skipped():
+    text = " ".join(f"wait {n} wait" for n in range(100))
+    assert Repetition()([text]) == [0.0]
+    assert Repetition(skip_counters=True)([text]) == [pytest.approx(-1, abs=0.01)]
+    [spans] = Repetition(skip_counters=True).spans([text])
+    assert spans["repeated"] == [(text.index("wait wait"), len(text))]  # all but the first word
+    with pytest.raises(ValueError, match="skip_counters=True goes with unit='words'"):
+        Repetition(skip_counters=True, unit="tokens")
 
 
 def test_columns_follow_the_unit():

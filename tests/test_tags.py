@@ -11,6 +11,13 @@ from rewards.contract import Decided
 from rewards.tags import TagFormat, think_answer_format, think_format
 
 LETTERS = ["<t>", "</t>", "<a>", "</a>", "x", " ", "<", "/t>"]
+CHOICES = (  # steps that may be left out, or be one of several
+    ((("t", "a"),), {}),
+    (("t", "a"), {"optional": ["t"]}),
+    (("t", "a"), {"optional": ["a"]}),
+    (("t", ("a", "b")), {"optional": ["t"]}),
+    ((("t", "a"), "b"), {"optional": ["a"], "exactly_once": False}),
+)
 SWITCHES = ("exactly_once", "require_nonempty", "allow_outside", "tail")
 OPTIONS = [
     {**dict(zip(SWITCHES, switches, strict=True)), "prefilled": prefilled}
@@ -47,6 +54,31 @@ def test_scanner_and_automaton_agree(options):
         assert 0 < sum(scores) < len(texts)
 
 
+@pytest.mark.parametrize("prefilled", [None, "t", "auto"])
+@pytest.mark.parametrize(("tags", "options"), CHOICES, ids=str)
+def test_scanner_and_automaton_agree_on_steps_with_a_choice(tags, options, prefilled):
+    reward = TagFormat(tags, **options, prefilled=prefilled)
+    texts = [*SHORT[::3], *NEAR_RIGHT[::17], *BLOCKS]
+    scores = reward(texts)
+    assert [t for t, s in zip(texts, scores, strict=True) if reward.automaton.accepts(t) != s] == []
+    assert 0 < sum(scores) < len(texts)
+    assert reward([reward.specimen.removeprefix("<t>" if prefilled == "t" else "")]) == [1.0]
+    for text in texts[::41]:
+        endings = [*ENDINGS, *(f"{ending}<b>x</b>" for ending in ENDINGS), *B_ENDINGS]
+        assert reward.decided([text]) == [Decided(by_definition(reward, text, endings))], text
+
+
+B_ENDINGS = [
+    "".join(w) for w in product(("", ">", "b>", "/b>"), ("", "x"), ("", "</b>"), ("", "<b>x</b>"))
+]
+BLOCKS = [
+    begun + "".join(f"<{tag}>x</{tag}>" for tag in word)
+    for begun in ("", "x</t>")
+    for size in range(4)
+    for word in product("tab", repeat=size)
+]
+
+
 @settings(deadline=None)  # the first text has the automata made
 @given(st.lists(st.sampled_from([*LETTERS, "\n", "é", "\0", "\ud800", ">", "<t"])).map("".join))
 def test_scanner_and_automaton_agree_on_long_texts(text):
@@ -73,9 +105,9 @@ def test_decided_is_when_no_continuation_changes_the_score(options):
         assert reward.decided([text]) == [Decided(by_definition(reward, text))], text
 
 
-def by_definition(reward, text):
+def by_definition(reward, text, endings=ENDINGS):
     for chars in range(len(text) + 1):
-        scores = (reward([text[:chars] + ending]) for ending in ENDINGS)
+        scores = (reward([text[:chars] + ending]) for ending in endings)
         if all(score == first for first in [next(scores)] for score in scores):
             return chars
     return None
@@ -175,6 +207,57 @@ def test_partial_credit_is_no_acceptance():
     reward = TagFormat(partial_credit=True)
     assert reward.automaton is None
     assert reward.decided(["Sure!"]) == [Decided(None, exact=False)]
+
+
+def test_partial_credit_goes_by_the_steps_that_are_there():
+    agent = TagFormat(
+        ("t", ("a", "b")), optional=["t"], partial_credit=True, exactly_once=False, prefilled=None
+    )
+    assert agent(["<b>", "<t>x</t><b>", "<t><b></b>", "<a>x</a>", ""]) == [0.5, 0.75, 0.75, 1, 0]
+
+
+# --- steps with a choice
+
+
+def test_a_step_may_have_one_of_several_tags_or_be_left_out():
+    agent = TagFormat(("think", ("tool", "answer")), optional=["think"], prefilled=None)
+    think, tool, answer = (f"<{tag}>x</{tag}>" for tag in ("think", "tool", "answer"))
+    right = [tool, answer, think + tool, think + "\n" + answer]
+    wrong = [think, tool + answer, answer + think, tool + tool, "", "x" + answer, think + think]
+    assert agent(right + wrong) == [1.0] * len(right) + [0.0] * len(wrong)
+    assert agent.spans([think + tool]) == [
+        {"tags": [(0, 7), (8, 16), (16, 22), (23, 30)], "think": [(7, 8)], "tool": [(22, 23)],
+         "answer": []}
+    ]  # fmt: skip
+
+
+def test_what_is_optional_is_checked():
+    with pytest.raises(TypeError, match=r"optional is 'think', expected names in a list"):
+        TagFormat(optional="think")
+    with pytest.raises(ValueError, match="optional names 'plan', expected some of the tags: think"):
+        TagFormat(optional=["plan"])
+    with pytest.raises(ValueError, match="every tag is optional, so that nothing is asked for"):
+        TagFormat(("a", "b"), optional=["a", "b"])
+    with pytest.raises(ValueError, match=r"tags is \('a', \(\)\), expected one or more names"):
+        TagFormat(("a", ()))
+
+
+# --- blanks
+
+
+@pytest.mark.parametrize(
+    "blank", list(" \n\0\u200b\u2060\u00ad\u3164\u2800\ufeff\ufe0f\u200d\U000e0041")
+)
+def test_what_shows_nothing_is_no_content_and_no_text_outside(blank):
+    for tail, form in (
+        (False, "<think>{}</think>{}<answer>b</answer>{}"),
+        (True, "{1}<think>{0}</think>b{2}"),
+    ):
+        reward = TagFormat(("think",) if tail else ("think", "answer"), tail=tail)
+        texts = [form.format(body, blank, blank) for body in (blank, blank + "." + blank)]
+        assert reward(texts) == [0.0, 1.0]
+        assert [reward.automaton.accepts(text) for text in texts] == [False, True]
+    assert TagFormat(require_nonempty=False)([f"<think>{blank}</think><answer></answer>"]) == [1.0]
 
 
 # --- spans

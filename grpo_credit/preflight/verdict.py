@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from itertools import islice
 from typing import Any
 
+from grpo_credit.preflight.attack import attacked
 from grpo_credit.preflight.batches import Batches, check_batches
 from grpo_credit.preflight.checks import check_sample
 from grpo_credit.preflight.columns import check_columns, check_golds, check_values, columns_read
@@ -86,6 +87,8 @@ def _judge(trainer: Any, sample: Sample) -> list[Finding]:
     for (name, reward), drawn in zip(named, sample.rewards, strict=True):
         if not drawn.failures and not drawn.relief:
             found += _format(name, reward, trainer)
+        if not drawn.failures:
+            found += attacked(name, reward, _some_rows(data), drawn.calls)
     return found
 
 

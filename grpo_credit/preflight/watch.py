@@ -7,13 +7,13 @@ on one rank it would leave the others waiting in their next collective operation
 
 import functools
 import inspect
-import math
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from grpo_credit.rewards import slow_patterns
+from grpo_credit.preflight.columns import reward_name
+from grpo_credit.rewards import checked_scores, slow_patterns
 
 Scores = list[float | None]
 
@@ -69,12 +69,16 @@ class Watched:
         start = self.clock()
         try:
             with slow_patterns() as slow:
-                scores = checked(self.reward(completions=completions, **columns), len(completions))
+                returned = self.reward(completions=completions, **columns)
             self.slow += slow
+            scores = self._checked(returned, completions)
         except Exception as error:  # whatever it is, it is told
             scores = self._failed(error, completions)
         self.calls.append(Call(completions, columns, scores, self.clock() - start))
         return scores
+
+    def _checked(self, scores: Any, completions: list[Any]) -> Scores:
+        return checked_scores(reward_name(self.reward), scores, len(completions))
 
     def _failed(self, error: Exception, completions: list[Any]) -> Scores:
         shown = f"{completions[0]!r:.80}"
@@ -97,7 +101,7 @@ class WatchedAsync(Watched):
             with slow_patterns() as slow:
                 answer = await self.reward(completions=completions, **columns)
             self.slow += slow
-            scores = checked(answer, len(completions))
+            scores = self._checked(answer, completions)
         except Exception as error:
             scores = self._failed(error, completions)
         self.calls.append(Call(completions, columns, scores, self.clock() - start))
@@ -124,20 +128,3 @@ def cut(columns: dict[str, Any], rows: slice, count: int) -> dict[str, Any]:
         name: value[rows] if isinstance(value, list) and len(value) == count else value
         for name, value in columns.items()
     }
-
-
-def checked(scores: Any, count: int) -> Scores:
-    """Return scores as a list of numbers and None.
-
-    Raises:
-        ValueError: if there are not as many as completions, or one is no finite number.
-        TypeError: if they are no sequence of numbers.
-    """
-    if not isinstance(scores, Sequence) and not hasattr(scores, "__len__"):
-        raise TypeError(f"it returned {scores!r:.80}, expected a list of {count} numbers")
-    if len(scores) != count:
-        raise ValueError(f"it returned {len(scores)} scores for {count} completions")
-    numbers = [None if score is None else float(score) for score in scores]
-    if any(number is not None and math.isinf(number) for number in numbers):
-        raise ValueError("it returned an infinite score")
-    return [None if number is None or math.isnan(number) else number for number in numbers]

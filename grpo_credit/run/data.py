@@ -70,14 +70,27 @@ def load_prompts(
     name, held_out = asked.dataset_name or "", asked.test_prompts
     train_split, test_split = asked.dataset_train_split, asked.dataset_test_split
     splits = _splits(name, asked.dataset_config)
-    if train_split not in splits:
-        raise ValueError(f"{name} has no split {train_split!r}; it has: {', '.join(splits)}.")
-    train, question = splits[train_split], next(iter(columns))
+    train, question = _split(splits, train_split, name), next(iter(columns))
     require_columns(train, columns, name)
     if test_split not in splits or test_split == train_split:
         return _hold_out(train, question, held_out, name)
     require_columns(splits[test_split], columns, f"{name}[{test_split}]")
     return train, _unseen(splits[test_split], train, question, held_out, f"{name}[{test_split}]")
+
+
+def load_split(name: str, config: str | None, split: str) -> Dataset:
+    """Load a split of what `--dataset_name` names.
+
+    Raises:
+        ValueError: if it is not there, with those that are, or cannot be read.
+    """
+    return _split(_splits(name, config), split, name)
+
+
+def _split(splits: Mapping[Any, Any], split: str, name: str) -> Dataset:
+    if split not in splits:
+        raise ValueError(f"{name} has no split {split!r}; it has: {', '.join(splits)}.")
+    return splits[split]
 
 
 def _hold_out(train: Dataset, question: str, count: int, name: str) -> tuple[Dataset, list[Any]]:

@@ -1,0 +1,378 @@
+"""Attack a reward before it is trained on: find what pays without the job being done."""
+
+import asyncio
+import inspect
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from functools import cached_property
+from typing import Any, NamedTuple
+
+from .check_format import specimen_of
+from .combination import checked_scores, name_of
+from .scaling import Schedule
+
+GOLDS = ("answer", "solution", "gold", "target", "label", "ground_truth")
+# Where a reward may look for an answer; the one in which right answers earn most is used.
+FRAMES = (
+    "{}",
+    "<answer>{}</answer>",
+    "<think>So it is.</think>\n<answer>{}</answer>",
+    r"\boxed{{{}}}",
+    "<think>So it is.</think>\n\\boxed{{{}}}",
+    "The answer is ${}$.",
+    "#### {}",
+)
+JUNK = ("nothing", "white space", "characters without a shape", "one character", "junk")
+_ANYTHING = 1e-6  # that counts as paid, where the right answer earns no more than a wrong one
+HANGING = (r"9^{9^{9^{9^9}}}", "9**9**9**9**9")
+Reward = Callable[..., Any]
+Row = Mapping[str, Any]
+
+
+class Paid(NamedTuple):
+    """A way to be paid without doing the job.
+
+    Args:
+        attack: what was tried.
+        completion: an example of it.
+        score: what that earned; None where the reward raised.
+        right: what the right answer of that row earns; None where no row tells.
+        rows: in how many rows the attack is paid.
+        tried: in how many it was tried.
+        error: what the reward raised, "" if nothing.
+    """
+
+    attack: str
+    completion: str
+    score: float | None
+    right: float | None
+    rows: int
+    tried: int
+    error: str = ""
+
+
+def attack(
+    reward: Reward,
+    rows: Iterable[Row],
+    *,
+    gold: str | None = None,
+    max_rows: int = 16,
+    hang: bool = False,
+) -> list[Paid]:
+    r"""Return the attacks that a reward pays for.
+
+    An attack is paid in a row if it earns at least half of what the right answer does, counted from
+    the least that a few wrong ones do. A format's `specimen` stands for the right answer where none
+    is known; without either, whatever earns more than the wrong ones is paid.
+
+    Tried are: nothing, white space, characters without a shape, one character, junk, every number
+    from 0 to 9, all options at once, the prompt's own numbers, another row's right answer, the
+    right one hidden among others or negated, a thought without end, a repeated form, a form with
+    blanks for content, and a tool that says the right answer. Each in the frame (tags, a box, a
+    marker, …) in which right answers are paid.
+
+    Args:
+        reward: any with TRL's signature; an async one is awaited. It is called here, in this
+            process, so guard one that evaluates what it is given.
+        rows: of the data: `prompt` and the columns that the reward takes.
+        gold: the column with the right answer; by default one that the reward declares (`columns`),
+            or names as a parameter. A reward without one is taken for a form's.
+        max_rows: how many rows are tried, from the first.
+        hang: whether expressions that take forever are tried, too; of a guarded reward.
+
+    Returns:
+        What is paid, the worst first: by the share of the rows, then in the order above. None is no
+        proof: a policy finds more.
+
+    Raises:
+        ValueError: if there is no row, or no column `gold`.
+
+    Example:
+        >>> from rewards import think_answer_format
+        >>> rows = [{"prompt": f"{n}+{n}?", "answer": str(2 * n)} for n in (6, 7)]
+        >>> attack(think_answer_format, rows)
+        []
+        >>> def lenient(completions, answer, **columns):
+        ...     return [float(gold in text) for text, gold in zip(completions, answer)]
+        >>> found = attack(lenient, rows)
+        >>> found[0].attack, found[0].completion, found[0].score
+        ('the right answer and junk', '12 I do not know', 1.0)
+    """
+    while isinstance(reward, Schedule):
+        reward = reward.parts[0]  # what it earns depends on the step
+    some = [row for row, _ in zip(rows, range(max_rows), strict=False)]
+    if not some:
+        raise ValueError("there is no row to attack with, expected some of the data set's.")
+    trial = _Trial(reward, some, _gold_column(reward, some, gold))
+    try:
+        trial.right, trial.least  # noqa: B018 - what everything else is measured by
+    except Exception as error:
+        return [_raised("ordinary completions", "", error, len(some))]
+    found = [_judged(trial, kind, cases) for kind, cases in _attacks(trial, hang)]
+    return sorted(filter(None, found), key=lambda paid: -paid.rows / paid.tried)
+
+
+# ---- one reward, some rows ----------------------------------------------------------------------
+
+Cases = list[list[Any]]  # completions to try in each row
+
+
+@dataclass(frozen=True)
+class _Trial:
+    reward: Reward
+    rows: list[Row]
+    gold: str | None
+
+    def scores(self, cases: Cases) -> list[list[float | None]]:
+        """Score some completions of each row, all in one call."""
+        flat = [(row, one) for row, some in zip(self.rows, cases, strict=True) for one in some]
+        if not flat:
+            return [[] for _ in cases]
+        completions = [self._as_trl_gives_it(row, one) for row, one in flat]
+        columns = {name: [row.get(name) for row, _ in flat] for name in self.rows[0]}
+        given = iter(self._called(completions, columns, [_text(one) for _, one in flat]))
+        return [[next(given) for _ in some] for some in cases]
+
+    def _called(self, completions: list[Any], columns: dict[str, Any], texts: list[str]) -> Any:
+        columns["prompts"] = columns.pop("prompt", [""] * len(texts))
+        ids = [[ord(char) for char in text] for text in texts]  # a character stands for a token
+        scores = self.reward(
+            completions=completions, completion_ids=ids, trainer_state=None, **columns
+        )
+        if inspect.isawaitable(scores):
+            scores = asyncio.run(_awaited(scores))
+        return checked_scores(name_of(self.reward), scores, len(texts))
+
+    def _as_trl_gives_it(self, row: Row, one: Any) -> Any:
+        chats = isinstance(row.get("prompt"), list) and isinstance(one, str)
+        return [{"role": "assistant", "content": one}] if chats else one
+
+    @cached_property
+    def golds(self) -> list[str | None]:
+        """The right answer of each row, as text."""
+        values = [row.get(self.gold) if self.gold else None for row in self.rows]
+        first = [v[0] if isinstance(v, list | tuple) and v else v for v in values]
+        return [None if v is None else _bare(str(v)) for v in first]
+
+    @cached_property
+    def frame(self) -> str:
+        """The frame in which right answers earn most."""
+        totals = {frame: sum(self._earned(frame)) for frame in FRAMES}
+        return max(totals, key=totals.__getitem__)
+
+    def _earned(self, frame: str) -> list[float]:
+        cases = [[frame.format(gold)] if gold else [] for gold in self.golds]
+        return [score or 0.0 for row in self.scores(cases) for score in row]
+
+    @cached_property
+    def right(self) -> list[float | None]:
+        """What the right answer of each row earns, by its gold or the format's specimen."""
+        texts = [self.frame.format(gold) if gold else self.specimen for gold in self.golds]
+        cases: Cases = [[] if text is None else [text] for text in texts]
+        return [row[0] if row else None for row in self.scores(cases)]
+
+    @cached_property
+    def specimen(self) -> str | None:
+        return specimen_of(self.reward)
+
+    @cached_property
+    def least(self) -> list[float]:
+        """The least that a wrong completion of each row earns, of a few."""
+        wrong = ["", ".", "I do not know.", self.frame.format("I do not know")]
+        found = self.scores([wrong for _ in self.rows])
+        return [min([score for score in row if score is not None], default=0.0) for row in found]
+
+
+def _judged(trial: _Trial, kind: str, cases: Cases) -> Paid | None:
+    """Say what an attack is paid, None if it is not."""
+    tried = sum(map(bool, cases))
+    example = next((_text(some[0]) for some in cases if some), "")
+    try:
+        scores = trial.scores(cases)
+    except Exception as error:
+        return _raised(kind, example, error, tried)
+    paid = [
+        (_text(one), score, right)
+        for row, right, least, some in zip(scores, trial.right, trial.least, cases, strict=True)
+        if (found := _most_paid(row, some, right, least)) is not None
+        for one, score in [found]
+    ]
+    if not paid:
+        return None
+    return Paid(kind, *paid[0], rows=len(paid), tried=tried)
+
+
+def _raised(kind: str, example: str, error: Exception, tried: int) -> Paid:
+    """Tell that the reward raised: training would stop at it."""
+    what = f"{type(error).__name__}: {error!s:.200}"
+    return Paid(kind, example, None, None, tried, tried, what)
+
+
+def _most_paid(
+    scores: Sequence[float | None], some: Sequence[Any], right: float | None, least: float
+) -> tuple[Any, float | None] | None:
+    """Return the completion of a row that is paid best, with its score, if one is paid."""
+    if not some:
+        return None
+    neutral = 0.0  # what an abstention adds to the sum of rewards
+    score, one = max(
+        zip(scores, some, strict=True), key=lambda p: neutral if p[0] is None else p[0]
+    )
+    value = neutral if score is None else score
+    if right is None:
+        return (one, score) if value > least else None
+    enough = (least + right) / 2 if right > least else max(least, _ANYTHING)
+    return (one, score) if value >= enough else None
+
+
+# ---- the attacks --------------------------------------------------------------------------------
+
+
+def _attacks(trial: _Trial, hang: bool) -> Iterator[tuple[str, Cases]]:
+    """Yield the name of each attack, and what it tries in each row."""
+    framed = trial.frame.format
+    knows_golds = any(trial.golds)
+
+    def everywhere(*answers: str) -> Cases:
+        bare = [list(dict.fromkeys((text, framed(text)))) for text in answers]
+        every = [text for both in bare for text in both]
+        return [
+            [text for text in every if not gold or not _says(text, gold)] for gold in trial.golds
+        ]
+
+    junk = (("",), (" \n",), ("\u200b", "\u2800\u3164"), (".", "?", "x", "<"),
+            ("I do not know", "None", "asdf qwer"))  # fmt: skip
+    for kind, answers in zip(JUNK, junk, strict=True):
+        yield kind, everywhere(*answers)
+    yield "a number from 0 to 9", _numbers(trial)
+    yield "all numbers at once", everywhere(" ".join(map(str, range(10))))
+    yield "all options at once", everywhere("A, B, C, D", "ABCD", "yes or no", "True False")
+    yield "the prompt's own numbers", _own_numbers(trial)
+    yield "another row's right answer", _others(trial)
+    yield from _formal(trial)
+    if knows_golds:
+        yield from _hedged(trial)
+    if hang:
+        yield "an expression that takes forever", everywhere(*HANGING)
+
+
+def _numbers(trial: _Trial) -> Cases:
+    digits = [str(digit) for digit in range(10)]
+    return [[trial.frame.format(d) for d in digits if not _same(d, gold)] for gold in trial.golds]
+
+
+def _own_numbers(trial: _Trial) -> Cases:
+    """Box, or frame, the numbers that the prompt names: the policy need not compute anything."""
+    found = [re.findall(r"\d+", _text(row.get("prompt") or ""))[:8] for row in trial.rows]
+    frames = dict.fromkeys((trial.frame, r"\boxed{{{}}}"))
+    return [
+        [frame.format(n) for n in numbers if not _same(n, gold) for frame in frames]
+        for numbers, gold in zip(found, trial.golds, strict=True)
+    ]
+
+
+def _others(trial: _Trial) -> Cases:
+    golds = list(dict.fromkeys(gold for gold in trial.golds if gold))
+    return [
+        [trial.frame.format(other) for other in golds if gold and not _same(other, gold)][:4]
+        for gold in trial.golds
+    ]
+
+
+def _formal(trial: _Trial) -> Iterator[tuple[str, Cases]]:
+    """Yield the attacks on a form, of a reward that tells its own."""
+    if not (form := trial.specimen):
+        return
+    every = len(trial.rows)
+    hollow = [re.sub(r">[^<>]+<(?=/)", f">{blank}<", form) for blank in ("", " ", "\u200b")]
+    yield "a form with blanks for content", [[t for t in hollow if t != form]] * every
+    yield "a repeated form", [[form + form, f"{form}\n{form}"]] * every
+    cut = re.sub(r"</[^<>]+>.*", "", form, flags=re.DOTALL)
+    yield "a first block without end", [[cut] if cut != form else []] * every
+
+
+def _hedged(trial: _Trial) -> Iterator[tuple[str, Cases]]:
+    """Yield the attacks that hold the right answer among others: guesses of everything."""
+    framed, golds = trial.frame.format, trial.golds
+    others = [next((o for o in golds if o and g and not _same(o, g)), "17") for g in golds]
+    pairs = list(zip(golds, others, strict=True))
+
+    def each(*forms: str) -> Cases:
+        return [[framed(f.format(gold, other)) for f in forms] if gold else []
+                for gold, other in pairs]  # fmt: skip
+
+    yield "the right answer and junk", each("{0} I do not know", "{1} {0} {1}")
+    yield "the right answer or not", each("{0} or not {0}", "not {0}")
+    yield "the right answer or another", each("{1} or {0}", "{0}, {1}")
+    yield (
+        "the right answer between others",
+        [
+            [f"{framed(other)}\n{framed(gold)}\n{framed(other)}"] if gold else []
+            for gold, other in pairs
+        ],
+    )
+    inside = "{}" if "<answer>" in trial.frame else trial.frame  # a tag is found wherever it stands
+    yield (
+        "a thought without end",
+        [[f"<think>\n{inside.format(gold)} or"] if gold else [] for gold in golds],
+    )
+    yield "a tool that says the right answer", [[_echo(framed(g))] if g else [] for g in golds]
+
+
+def _echo(text: str) -> list[dict[str, Any]]:
+    call = {"type": "function", "function": {"name": "echo", "arguments": {"text": "it"}}}
+    return [
+        {"role": "assistant", "content": "", "tool_calls": [call]},
+        {"role": "tool", "name": "echo", "content": text},
+    ]
+
+
+# ---- texts --------------------------------------------------------------------------------------
+
+
+def _gold_column(reward: Reward, rows: Sequence[Row], gold: str | None) -> str | None:
+    if gold is not None and gold not in rows[0]:
+        raise ValueError(f"the rows have no column {gold!r}; they have {', '.join(rows[0])}.")
+    taken = [*getattr(reward, "columns", ()), *(n for n in GOLDS if n in _parameters(reward))]
+    return gold or next((c for c in taken if c in rows[0] and c not in ("task", "index")), None)
+
+
+def _parameters(reward: Reward) -> Iterable[str]:
+    try:
+        return inspect.signature(reward).parameters
+    except (TypeError, ValueError):  # written in C
+        return ()
+
+
+def _bare(gold: str) -> str:
+    """Return the answer that a worked solution or a formula ends in."""
+    last = gold.rpartition("####")[2].strip()
+    return last.removeprefix("$").removesuffix("$") if last.count("$") == 2 else last
+
+
+def _same(one: str, other: str | None) -> bool:
+    if other is None:
+        return False
+    return one.strip().casefold() == other.strip().casefold() or _number(one) == _number(other)
+
+
+def _number(text: str) -> Any:
+    try:
+        return Fraction(text.replace(",", "").strip())
+    except (ValueError, ZeroDivisionError):
+        return text.strip()
+
+
+def _says(text: str, gold: str) -> bool:
+    """Whether a text that knows nothing says the right answer by chance."""
+    return re.search(rf"(?<!\w){re.escape(gold)}(?!\w)", text, re.IGNORECASE) is not None
+
+
+def _text(one: Any) -> str:
+    return one if isinstance(one, str) else str(one[-1].get("content")) if one else ""
+
+
+async def _awaited(scores: Any) -> Any:
+    return await scores
