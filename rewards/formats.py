@@ -39,7 +39,6 @@ class RegexReward(TextReward):
             `reward/<name>/timeout_rate` is logged, and a warning names the pattern once.
         budget: seconds for all completions of a call together; when they are used up, `SHORT` is
             left for each.
-        partial: what a completion earns that does not match (`mode="fullmatch"` alone). `"prefix"`:
         partial: what a completion earns that does not match, for regular patterns in
             `mode="fullmatch"` alone. `"prefix"`: partial_weight · (1 - d / d₀) · v / n, where its
             first v of n characters could still become a match, and would with d more, d₀ of which

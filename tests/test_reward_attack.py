@@ -95,7 +95,7 @@ def test_an_example_is_given_with_what_it_and_the_right_answer_earn():
         (Repetition(), set()),
         (SoftOverlong(1_000, 20), set()),
     ],
-    ids=str,
+    ids=lambda value: type(value).__name__,
 )  # fmt: skip
 def test_a_form_is_attacked_by_its_own_specimen(form, paid):
     assert kinds(form) - {"a tool that says the right answer"} == paid - {

@@ -70,7 +70,7 @@ IN_WRONG_PLACES = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("reward", IN_WRONG_PLACES, ids=repr)
+@pytest.mark.parametrize("reward", IN_WRONG_PLACES, ids=lambda reward: type(reward).__name__)
 def test_one_text_in_place_of_a_list_is_refused(reward):
     columns = {"answer": ["4"] * 2, "completion_ids": [[1]] * 2}
     for one in ("42", {"role": "assistant", "content": "42"}, 7):
