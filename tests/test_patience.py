@@ -54,7 +54,6 @@ def test_what_a_call_has_used_up_costs_hostile_texts_alone():
     assert scores == [0.0] * 8 + [1.0]
     assert slow == {EXPLODES: 8}
     assert metrics == {"reward/slow/timeout_rate": 8 / 9}
-    assert explosive(partial="prefix")([*HOSTILE, "c"])[-1] == 1.0
     assert explosive(mode="search").spans([*HOSTILE, "c"])[-1] == {"match": [(0, 1)]}
     assert [d.exact for d in explosive().decided(HOSTILE)] == [False] * 8
 
