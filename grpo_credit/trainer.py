@@ -38,7 +38,7 @@ from grpo_credit.folding import (
     items_for_unit_weight,
     sequence_token_anchor,
 )
-from grpo_credit.gathering import GatheringTrainer
+from grpo_credit.resuming import ResumableTrainer
 from grpo_credit.saved import save_rollouts
 from grpo_credit.seams import SeamError, check_seams
 from grpo_credit.strategy import CreditError, Strategy
@@ -48,7 +48,7 @@ from grpo_credit.window import Generation, Window, credit_table, first_rows, tok
 logger = logging.get_logger(__name__)
 
 
-class CreditGRPOTrainer(GatheringTrainer):
+class CreditGRPOTrainer(ResumableTrainer):
     """TRL's `GRPOTrainer` with a pluggable credit strategy; a drop-in.
 
     Every constructor argument of `GRPOTrainer` and every option of `GRPOConfig` works, or is

@@ -1,5 +1,6 @@
 """From the directory of a study to the data of its report."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -8,7 +9,7 @@ from typing import Any
 from grpo_credit.report.data import Report
 from grpo_credit.report.store import curve_frame, write
 from grpo_credit.run.files import read_json
-from grpo_credit.study.collect.cells import find_metric, read_cells, read_study
+from grpo_credit.study.collect.cells import find_metric, other_ends, read_cells, read_study
 from grpo_credit.study.collect.completions import read_completions
 from grpo_credit.study.collect.curves import read_curves
 from grpo_credit.study.collect.examples import find_examples
@@ -38,7 +39,10 @@ def collect(out: Path) -> Report:
     cells = read_cells(out, study, problems)
     manifests = read_manifests(out, cells)
     sources, unlike = own_rules(manifests)
-    cells = [replace(cell, unlike=unlike.get((cell.credit, cell.seed))) for cell in cells]
+    ends = other_ends(cells)
+    cells = [
+        replace(cell, unlike=_unlike((cell.credit, cell.seed), ends, unlike)) for cell in cells
+    ]
     trained = read_trained(out, cells, problems)
     threshold = midpoint(trained)
     curves = read_curves(out, cells, problems)
@@ -61,6 +65,10 @@ def collect(out: Path) -> Report:
     )
     write(report, out)
     return report
+
+
+def _unlike(run: tuple[str, int], *told: Mapping[tuple[str, int], str]) -> str | None:
+    return "; ".join(each[run] for each in told if run in each) or None
 
 
 def _calibration(out: Path, problems: list[str]) -> dict[str, Any] | None:
