@@ -27,6 +27,8 @@ EPOCHS = {  # the last one is cut off: 36 prompts, 2 a step, 18 steps in an epoc
 LISTED = {"extra": {"checkpoints": checkpoints.LIST}, "config": {}, "world_size": 1}
 TIMES = ("time_s", "step_time", "runtime", "per_second")
 KILLS, SEEDS = 10, (1, 2, 3)
+SYNC = "grpo_credit.run.checkpoints:sync"
+STEP_END = "grpo_credit.run.callbacks:StopOnSignal.on_step_end"
 SEALED = {"at": "grpo_credit.resuming:rotate_checkpoints"}  # the checkpoint is whole by then
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
@@ -147,14 +149,14 @@ def test_a_kill_at_any_file_of_a_checkpoint_leaves_the_one_before(server, undist
         {"at": "torch:save", "matching": f"checkpoint-6/{name}"}
         for name in ("training_args.bin", "optimizer.pt", "scheduler.pt", "rng_state.pth")
     ]
-    saving += [{"at": "grpo_credit.run.checkpoints:sync", "matching": f"checkpoint-6/{name}",
+    saving += [{"at": SYNC, "matching": f"checkpoint-6/{name}",
                 "cut": True} for name in written]  # fmt: skip
     saving += [{"at": "grpo_credit.run.checkpoints:replace_text", "matching": "6/files.json"}]
     for number, strike in enumerate(saving):
         out = killed(server, "files", strike, **one)
         assert (run / "checkpoint-6").is_dir()
         assert not (run / "checkpoint-6" / "files.json").exists()
-        told = "checkpoint-6: it was not finished: it has no files.json; going on from checkpoint-4"
+        told = "it was not finished: it has no files.json; going on from checkpoint-4"
         assert number == 0 or told in out
     out = killed(server, "files", SEALED, **one)  # both are whole now
     assert "checkpoint-6 is left out, and is now incomplete-checkpoint-6" in out
@@ -165,19 +167,24 @@ def test_a_kill_at_any_file_of_a_checkpoint_leaves_the_one_before(server, undist
 
 
 def test_a_checkpoint_that_is_written_anew_is_not_lost_in_between(server, epochs):
-    # A signal in mid-epoch: one checkpoint at the end of the step, and one at the end of the epoch.
-    stop = {"at": "trl.trainer.grpo_trainer:GRPOTrainer.training_step", "nth": 3, "how": "SIGTERM"}
-    cut = {"at": "grpo_credit.run.checkpoints:sync", "matching": "checkpoint-3/optimizer.pt",
-           "nth": 2, "cut": True}  # fmt: skip
+    # A signal in the last step: one checkpoint at the end of the step, one at that of the epoch.
+    stop = {"at": STEP_END, "nth": 6, "how": "SIGTERM"}
+    cut = {"at": SYNC, "matching": "checkpoint-6/optimizer.pt", "nth": 2, "cut": True}
     killed(server, "anew", stop, cut, **EPOCHS)
     run = server.folder / "anew"
-    assert (run / "replaced-checkpoint-3" / "files.json").exists()
-    assert "going on from checkpoint-3" in finish(server, "anew", **EPOCHS)
-    assert not (run / "replaced-checkpoint-3").exists()
-    assert [line for line in logged(run) if "loss" in line] == [
-        line for line in epochs[0] if "loss" in line
-    ]
-    assert outcome(run)[1] == epochs[1]
+    assert (run / "replaced-checkpoint-6" / "files.json").exists()
+    assert "going on from replaced-checkpoint-6" in finish(server, "anew", **EPOCHS)
+    assert [path.name for path in run.glob("*checkpoint-*")].count("incomplete-checkpoint-6") == 1
+    assert not (run / "replaced-checkpoint-6").exists()
+    assert outcome(run) == epochs
+
+
+def test_a_signal_in_the_middle_of_an_epoch_does_not_end_it(server, epochs):
+    strike = {"at": STEP_END, "nth": 3, "how": "SIGTERM"}
+    code, _, out = server.run(*flags(**EPOCHS, output_dir="middle"), strikes=[strike])
+    assert code == 143, out
+    finish(server, "middle", **EPOCHS)
+    assert outcome(server.folder / "middle") == epochs
 
 
 # ---- damaged afterwards, as by a power cut ----------------------------------------------------
@@ -283,7 +290,7 @@ def test_a_run_that_had_its_last_checkpoint_trains_no_further_step(server, undis
 @pytest.mark.parametrize(
     ("how", "at", "nth"),
     [
-        ("SIGTERM", "trl.trainer.grpo_trainer:GRPOTrainer.training_step", 6),
+        ("SIGTERM", STEP_END, 6),
         ("SIGINT", MEASURE, 2),
     ],
 )
@@ -329,7 +336,7 @@ def test_a_strict_preflight_that_was_killed_is_passed_before_training(server):
 
 
 def test_a_preflight_that_was_passed_is_not_repeated(server, undisturbed):
-    strike = {"at": "trl.trainer.grpo_trainer:GRPOTrainer.training_step", "nth": 2}
+    strike = {"at": STEP_END, "nth": 2}
     assert "preflight: " in killed(server, "looked", strike, preflight="auto")
     assert "preflight: " not in finish(server, "looked", preflight="auto")
     assert outcome(server.folder / "looked") == undisturbed[1]

@@ -153,7 +153,7 @@ def choose(directory: Path, run: Mapping[str, Any], tell: Callable[[str], None])
     passed: dict[Path, str] = {}
     for checkpoint in found_in(directory):
         if (wrong := _wrong_with(checkpoint, run)) is None:
-            _set_aside(passed, f"going on from {checkpoint.name.removeprefix(REPLACED)}", tell)
+            _set_aside(passed, f"going on from {checkpoint.name}", tell)
             taken = _named(checkpoint)
             if not _lists(run):
                 _list_unlisted(directory, tell)
