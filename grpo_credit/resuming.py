@@ -25,6 +25,7 @@ class ResumableTrainer(GatheringTrainer):
     args: Any
     control: Any
     _over: bool = False  # nothing was left to train
+    _synced: frozenset[Path] | set[Path] = frozenset()  # tables that are on disk
 
     def train(
         self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any
@@ -89,7 +90,15 @@ class ResumableTrainer(GatheringTrainer):
             self.args.save_total_limit = limit
         self.accelerator.wait_for_everyone()  # every rank has written its part
         if self.args.should_save:
+            self._sync_tables()
             checkpoints.seal(checkpoint)
             shutil.rmtree(replaced, ignore_errors=True)
             best = self.state.best_model_checkpoint
             rotate_checkpoints(str(checkpoint.parent), limit, best, use_mtime=True)
+
+    def _sync_tables(self) -> None:
+        """Have the tables of the steps so far on disk; a resumed run does not write them again."""
+        tables = set(Path(self.args.output_dir).glob("*/*.parquet"))
+        for path in tables - self._synced:
+            checkpoints.sync(path)
+        self._synced = tables

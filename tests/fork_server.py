@@ -19,6 +19,7 @@ PRELOADED = """
 pandas pyarrow.parquet datasets peft trl.trainer.grpo_trainer grpo_credit.trainer
 grpo_credit.run.callbacks grpo_credit.run.checkpoints grpo_credit.run.directory
 grpo_credit.run.evaluation grpo_credit.run.manifest grpo_credit.run.models
+grpo_credit.run.training transformers.models.llama.modeling_llama
 grpo_credit.preflight.early grpo_credit.preflight.verdict
 """
 
@@ -129,14 +130,15 @@ def _ended(pid, kill_at=None, **_):
 
 def main():
     import torch
+    from transformers.conversion_mapping import get_checkpoint_conversion_mapping
 
-    from grpo_credit.run import training  # noqa: F401
     from grpo_credit.userfile import load_recipe
 
     torch.set_num_threads(1)
     recipe = load_recipe(Path(sys.argv[1]))
     for name in PRELOADED.split():
         importlib.import_module(name)
+    get_checkpoint_conversion_mapping("llama")  # compiles a thousand patterns, once
     for line in sys.stdin:
         request = json.loads(line)
         pid = os.fork()

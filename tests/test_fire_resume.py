@@ -6,10 +6,14 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 from datasets import Dataset
 from fork_server import ForkServer
 from harness import TOKENIZER, policy
+from safetensors.torch import load_file
+from transformers.utils import logging
 
+from grpo_credit import CreditGRPOConfig, CreditGRPOTrainer
 from grpo_credit.run import checkpoints
 
 RECIPE = Path(__file__).parent.parent / "recipes" / "grpo_regex.py"
@@ -152,6 +156,7 @@ def test_a_kill_at_any_file_of_a_checkpoint_leaves_the_one_before(server, undist
     saving += [{"at": SYNC, "matching": f"checkpoint-6/{name}",
                 "cut": True} for name in written]  # fmt: skip
     saving += [{"at": "grpo_credit.run.checkpoints:replace_text", "matching": "6/files.json"}]
+    saving += [{"at": SYNC, "matching": "credit_00006.parquet"}]  # the tables come first
     for number, strike in enumerate(saving):
         out = killed(server, "files", strike, **one)
         assert (run / "checkpoint-6").is_dir()
@@ -340,3 +345,49 @@ def test_a_preflight_that_was_passed_is_not_repeated(server, undisturbed):
     assert "preflight: " in killed(server, "looked", strike, preflight="auto")
     assert "preflight: " not in finish(server, "looked", preflight="auto")
     assert outcome(server.folder / "looked") == undisturbed[1]
+
+
+# ---- a trainer of one's own -------------------------------------------------------------------
+
+
+def digits(completions, **_):
+    return [float(any(c.isdigit() for c in completion)) for completion in completions]
+
+
+def trainer(folder, out, **settings):
+    args = CreditGRPOConfig(
+        str(out), per_device_train_batch_size=8, num_generations=4, max_completion_length=8,
+        use_cpu=True, bf16=False, report_to=[], gradient_checkpointing=False, **settings,
+    )  # fmt: skip
+    rows = Dataset.from_list([{"prompt": f"{i}+{i}="} for i in range(8)])
+    return CreditGRPOTrainer(str(folder / "model"), digits, args, rows, credit="seq")
+
+
+def test_a_trainer_does_no_step_beyond_a_lower_limit(server, undisturbed, tmp_path):
+    checkpoint = server.folder / "undisturbed" / "checkpoint-6"
+    resumed = trainer(server.folder, tmp_path, max_steps=4)
+    assert resumed.train(str(checkpoint)).global_step == 6
+    weights = load_file(checkpoint / "model.safetensors")
+    assert all(torch.equal(weights[name], w) for name, w in resumed.model.state_dict().items()
+               if name in weights)  # fmt: skip
+    assert resumed.train().global_step == 4  # anew, as ever
+    assert resumed.evaluate(resumed.train_dataset)  # which logs
+
+
+def test_a_trainer_resumes_no_damaged_checkpoint_and_says_what_one_lacks(
+    server, undisturbed, tmp_path, caplog
+):
+    checkpoint = tmp_path / "checkpoint-6"
+    shutil.copytree(server.folder / "undisturbed" / "checkpoint-6", checkpoint)
+    (checkpoint / "optimizer.pt").unlink()
+    resumed = trainer(server.folder, tmp_path, max_steps=7)
+    for asked in (True, str(checkpoint)):
+        with pytest.raises(
+            ValueError, match=r"checkpoint-6 cannot be resumed: optimizer\.pt is mi"
+        ):
+            resumed.train(asked)
+    (checkpoint / "files.json").unlink()  # as TRL's trainer leaves one, with save_only_model
+    with caplog.at_level("WARNING"):
+        logging.enable_propagation()
+        assert resumed.train(True).global_step == 7
+    assert "checkpoint-6: it has no optimizer state; the training will not be the un" in caplog.text
