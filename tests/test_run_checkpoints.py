@@ -134,6 +134,8 @@ def test_a_run_from_before_there_were_lists_is_read_as_far_as_it_can_be(tmp_path
     for step in (4, 2):
         assert f"checkpoint-{step} had no list of its files; it can be read, so it counts" in err
         assert (tmp_path / f"checkpoint-{step}" / "files.json").exists()
+    times = [(tmp_path / f"checkpoint-{step}").stat().st_mtime_ns for step in (2, 4)]
+    assert times == sorted(times)  # the trainer deletes the oldest by these
     (tmp_path / "checkpoint-4" / "scheduler.pt").unlink()
     assert claim(tmp_path) == tmp_path / "checkpoint-2"
 

@@ -76,9 +76,8 @@ def save_model(trainer: Any, folder: Path) -> None:
         trainer: has the model; call it on every rank.
         folder: where the model goes.
     """
-    aside, replaced = (
-        folder.with_name(f"{kind}-{folder.name}") for kind in ("partial", "replaced")
-    )
+    aside = folder.with_name(f"partial-{folder.name}")
+    replaced = folder.with_name(REPLACED + folder.name)
     if trainer.args.should_save:
         shutil.rmtree(aside, ignore_errors=True)
         shutil.rmtree(replaced, ignore_errors=True)
@@ -193,7 +192,7 @@ def _named(checkpoint: Path) -> Path:
 
 
 def _list_unlisted(directory: Path, tell: Callable[[str], None]) -> None:
-    for checkpoint in found_in(directory):
+    for checkpoint in reversed(found_in(directory)):  # the trainer deletes the oldest by its time
         if not (checkpoint / LIST).exists() and not damage(checkpoint):
             seal(checkpoint)
             tell(f"{checkpoint.name} had no list of its files; it can be read, so it counts whole")
