@@ -10,6 +10,7 @@ Nothing of TRL is copied; these of its methods are extended with `super()`:
 * `_compute_loss`, `_get_per_token_logps_and_entropies`: put the credit in place of the advantages,
   weigh the KL term as the strategy does, and move the anchor of a sequence-level ratio over token
   credit (`grpo_credit.folding`). What a subclass sees before is TRL's (`grpo_credit.subclasses`).
+* what saves and resumes (`grpo_credit.resuming`).
 """
 
 from collections.abc import Callable, Generator, Iterator
