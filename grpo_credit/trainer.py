@@ -10,6 +10,7 @@ Nothing of TRL is copied; these of its methods are extended with `super()`:
 * `_compute_loss`, `_get_per_token_logps_and_entropies`: put the credit in place of the advantages,
   weigh the KL term as the strategy does, and move the anchor of a sequence-level ratio over token
   credit (`grpo_credit.folding`). What a subclass sees before is TRL's (`grpo_credit.subclasses`).
+* what saves and resumes (`grpo_credit.resuming`).
 """
 
 from collections.abc import Callable, Generator, Iterator
@@ -39,7 +40,7 @@ from grpo_credit.folding import (
     items_for_unit_weight,
     sequence_token_anchor,
 )
-from grpo_credit.gathering import GatheringTrainer
+from grpo_credit.resuming import ResumableTrainer
 from grpo_credit.saved import save_rollouts
 from grpo_credit.seams import SeamError, check_seams
 from grpo_credit.strategy import CreditError, Strategy
@@ -49,7 +50,7 @@ from grpo_credit.window import Generation, Window, first_rows, token_texts
 logger = logging.get_logger(__name__)
 
 
-class CreditGRPOTrainer(GatheringTrainer):
+class CreditGRPOTrainer(ResumableTrainer):
     """TRL's `GRPOTrainer` with a pluggable credit strategy; a drop-in.
 
     Every constructor argument of `GRPOTrainer` and every option of `GRPOConfig` works, or is

@@ -7,22 +7,26 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
-from grpo_credit.run import directory, manifest
+from grpo_credit.run import checkpoints, directory, manifest
 
 HUB_TOKEN = "hf_" + "a1B2" * 8
 WITHOUT_SYSTEM_CONFIG = {"GIT_CONFIG_GLOBAL": os.devnull, "GIT_CONFIG_NOSYSTEM": "1"}
 
 
-def describe(**config):
-    return manifest.manifest(["recipe.py", "--steps", "3"], config, {"train": None}, 0)
+def describe(*, lists: bool = True, **config):
+    extra = {"checkpoints": checkpoints.LIST} if lists else {}
+    return manifest.manifest(["recipe.py", "--steps", "3"], config, {"train": None}, 0, extra)
 
 
-def add_checkpoint(run: Path, step: int, *, weights: bool = True, state: str = "{}") -> Path:
+def add_checkpoint(run: Path, step: int, *, listed: bool = True) -> Path:
     checkpoint = run / f"checkpoint-{step}"
     checkpoint.mkdir(parents=True)
-    if weights:
-        save_file({"w": torch.zeros(3)}, checkpoint / "model.safetensors")
-    (checkpoint / "trainer_state.json").write_text(state)
+    save_file({"w": torch.zeros(3)}, checkpoint / "model.safetensors")
+    for name in ("optimizer.pt", "scheduler.pt", "rng_state.pth"):
+        torch.save({"step": step}, checkpoint / name)
+    (checkpoint / "trainer_state.json").write_text(json.dumps({"global_step": step}))
+    if listed:
+        checkpoints.seal(checkpoint)
     return checkpoint
 
 
@@ -32,6 +36,6 @@ def write_metrics(run: Path, *steps: int, torn: str = "") -> str:
     return text
 
 
-def interrupted_run(run: Path, **config) -> None:
-    directory.claim(run, describe(**config), resume=False)
+def interrupted_run(run: Path, *, lists: bool = True, **config) -> None:
+    directory.claim(run, describe(lists=lists, **config), resume=False)
     manifest.set_status(run, "interrupted", 2)

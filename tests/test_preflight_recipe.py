@@ -152,6 +152,23 @@ def test_a_recipe_looks_first_and_not_again_on_resume(own, monkeypatch, capsys):
     assert "preflight:" not in capsys.readouterr().out
 
 
+def test_a_strict_resume_before_the_first_checkpoint_stops_at_what_auto_went_past(
+    own, monkeypatch, capsys
+):
+    monkeypatch.chdir(own)
+    recipe = load_recipe(RECIPE)
+    started = command(output_dir="runs/past", pattern="never", save_strategy="no")
+    assert run_recipe(recipe, started) == 0
+    manifest.set_status("runs/past", "interrupted", 1)
+    before = (own / "runs/past/metrics.jsonl").read_text()
+    capsys.readouterr()
+    assert run_recipe(recipe, [*started, "--resume", "--preflight=strict"]) == 2
+    assert "preflight: error: nothing was trained: " in capsys.readouterr().err
+    # An earlier attempt trained here: the directory is not given back.
+    assert json.loads((own / "runs/past/manifest.json").read_text())["status"] == "failed"
+    assert (own / "runs/past/metrics.jsonl.bak-1").read_text() == before
+
+
 def test_releasing_leaves_what_is_not_ours(tmp_path):
     described = manifest.manifest(["recipe.py"], {}, {"train": None}, 0)
     directory.claim(tmp_path / "run", described, resume=False)

@@ -5,9 +5,7 @@ import subprocess
 import sys
 
 import pytest
-import torch
 from run_helpers import add_checkpoint, describe, interrupted_run, write_metrics
-from safetensors.torch import save_file
 
 from grpo_credit.run import directory, manifest, provenance
 
@@ -86,29 +84,6 @@ def test_resume_lists_every_key_that_differs(tmp_path):
         "  world_size: 1 in the run, 2 now",
     ]
     assert (tmp_path / "run" / "manifest.json").read_bytes() == before
-
-
-def test_resume_takes_the_last_complete_checkpoint_and_sets_broken_ones_aside(tmp_path):
-    interrupted_run(tmp_path)
-    add_checkpoint(tmp_path, 9)
-    add_checkpoint(tmp_path, 10)
-    add_checkpoint(tmp_path, 11, weights=False)
-    add_checkpoint(tmp_path, 12, state='{"global_step": 1')  # torn
-    weights = add_checkpoint(tmp_path, 13) / "model.safetensors"
-    weights.write_bytes(weights.read_bytes()[:-4])
-    assert directory.claim(tmp_path, describe(), resume=True) == tmp_path / "checkpoint-10"
-    aside = sorted(path.name for path in tmp_path.glob("incomplete-*"))
-    assert aside == [f"incomplete-checkpoint-{step}" for step in (11, 12, 13)]
-
-
-def test_a_sharded_checkpoint_needs_all_its_shards(tmp_path):
-    checkpoint = add_checkpoint(tmp_path, 1, weights=False)
-    index = {"weight_map": {"a": "model-1.safetensors", "b": "model-2.safetensors"}}
-    (checkpoint / "model.safetensors.index.json").write_text(json.dumps(index))
-    save_file({"a": torch.zeros(1)}, checkpoint / "model-1.safetensors")
-    assert not directory.is_complete(checkpoint)
-    save_file({"b": torch.zeros(1)}, checkpoint / "model-2.safetensors")
-    assert directory.is_complete(checkpoint)
 
 
 def test_resume_moves_metrics_beyond_the_checkpoint_aside(tmp_path):

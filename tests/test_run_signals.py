@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from grpo_credit.run import directory, manifest
+from grpo_credit.run import checkpoints, manifest
 
 # --- real runs that get real signals
 
@@ -178,7 +178,7 @@ def test_a_signal_ends_the_run_with_a_complete_checkpoint(runs, name, code):
     exit_code, step, *_ = outcome(runs / name)
     assert exit_code == code
     assert 2 <= step < 40
-    assert directory.is_complete(runs / name / f"checkpoint-{step}")
+    assert not checkpoints.damage(runs / name / f"checkpoint-{step}")
     if name == "int":  # the other one is resumed
         made = manifest.read_manifest(runs / name)
         assert (made["status"], made["global_step"]) == ("interrupted", step)
@@ -196,7 +196,7 @@ def test_two_ranks_stop_at_the_same_step_when_one_gets_the_signal(runs):
     first, second = outcome(runs / "pair", "0"), outcome(runs / "pair", "1")
     assert first[:2] == second[:2]
     assert first[0] == 143
-    assert directory.is_complete(runs / "pair" / f"checkpoint-{first[1]}")
+    assert not checkpoints.damage(runs / "pair" / f"checkpoint-{first[1]}")
     assert manifest.read_manifest(runs / "pair")["world_size"] == 2
     assert "stopping after this step" in Path(f"{runs / 'pair'}.0.err").read_text()
     assert "stopping" not in Path(f"{runs / 'pair'}.1.err").read_text()

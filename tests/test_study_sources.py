@@ -8,7 +8,7 @@ import json
 import pytest
 from study_helpers import make_study
 
-from grpo_credit.report.data import Source
+from grpo_credit.report.data import Cell, Source
 from grpo_credit.report.markdown import markdown
 from grpo_credit.report.page import page
 from grpo_credit.report.store import load
@@ -16,6 +16,7 @@ from grpo_credit.resolve import chain, resolve_credit
 from grpo_credit.run.sources import LIMIT, own_sources
 from grpo_credit.strategy import Rule
 from grpo_credit.study.collect import collect
+from grpo_credit.study.collect.cells import other_ends
 
 TEXT = '''"""Mine."""
 from grpo_credit import allocation
@@ -104,7 +105,7 @@ def test_the_page_shows_the_source_as_text_and_marks_nothing_where_all_agree(tmp
     assert text.count("&lt;/pre&gt;&lt;script&gt;alert(1)&lt;/script&gt;") == 2
     assert "half: my.py, sha256 111111111111" in text
     assert "Trained by it: half: seed 0, 1, 2." in text
-    assert "Not one rule" not in text + markdown(report)
+    assert "Not comparable" not in text + markdown(report)
     assert f"* rule half: my.py, sha256 {'1' * 64}" in markdown(report)
 
 
@@ -133,3 +134,24 @@ def test_a_run_that_was_resumed_after_a_change_is_marked(tmp_path):
         ("1", ["half, seed 0", "half, seed 1"]),
     ]
     assert "earlier" not in report.manifest["differs"]
+
+
+def test_runs_of_another_number_of_steps_are_marked_on_page_and_markdown_and_in_the_data(tmp_path):
+    out = study(tmp_path, [1, 1])
+    for name in ("metrics.jsonl", "held_out.jsonl"):
+        path = out / "cells/s1/seed-0" / name
+        path.write_text(path.read_text().replace('"step": 4,', '"step": 5,'))
+    report = collect(out)
+    marked = {(c.credit, c.seed): c.unlike for c in load(out).cells if c.unlike}
+    told = "it ended at step 5, others at step 4"
+    assert marked == {("half", 0): told}
+    assert page(report).count(f"half, seed 0: {told}") == 2  # below the verdict, and of the cell
+    assert page(report).count("≠ 0.6") == 1
+    assert f"* half, seed 0: {told}" in markdown(report)
+
+
+def test_where_no_number_of_steps_is_that_of_most_runs_all_are_marked():
+    ends = {("seq", 0): 4, ("seq", 1): 4, ("dapo", 0): 5, ("dapo", 1): 5}
+    cells = [Cell(*run, "finished", step=step) for run, step in ends.items()]
+    assert list(other_ends(cells)) == list(ends)
+    assert other_ends(cells[:2]) == other_ends([Cell("seq", 0, "failed", step=9)]) == {}

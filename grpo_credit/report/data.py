@@ -58,7 +58,8 @@ class Cell:
         attempts: how often it was started.
         command: that repeats it.
         tail: the last lines of its log, if it failed.
-        unlike: how a rule of the user's own differs from that of other runs; None if it does not.
+        unlike: how its last step, or a rule of the user's own, differs from that of other runs;
+            None if neither does.
     """
 
     credit: str

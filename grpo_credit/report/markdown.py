@@ -34,7 +34,7 @@ def markdown(report: Report, figures: Sequence[str] = ()) -> str:
             {r.strategy: r.verdict.sentence for r in comparison.results if r.verdict is not None}
         ),
         _named(
-            "Not one rule: a rule of these runs is not that of the others.",
+            "Not comparable: a rule or the last step of these runs is not that of the others.",
             {c: c.unlike for c in report.cells if c.unlike},
         ),
         _named(

@@ -22,7 +22,7 @@ SIGNS = {
     FINISHED: "✓", "failed": "✕", "damaged": "!", "interrupted": "‖", "running": "…",
     "waiting": "·", "missing": "–",
 }  # fmt: skip
-UNLIKE = "≠"  # of a run whose rule is not that of the others
+UNLIKE = "≠"  # of a run whose rule or last step is not that of the others
 HELD_OUT = "held_out/"
 Values = Mapping[str, Cells]
 

@@ -216,7 +216,7 @@ def _code(text: str, limits: Limits) -> str:
 
 
 def unlike(report: Report, limits: Limits) -> list[str]:
-    """Name the runs whose rules are not those of the others."""
+    """Name the runs whose rules or last steps are not those of the others."""
     found = [f"{c.credit}, seed {c.seed}: {c.unlike}" for c in report.cells if c.unlike]
     more = [f"{len(found) - limits.seeds} more"] if len(found) > limits.seeds else []
     return [visible(cut(text, limits.text)) for text in [*found[: limits.seeds], *more]]

@@ -169,6 +169,7 @@ class StopOnSignal(TrainerCallback):
 
     def __init__(self) -> None:
         self.signum: int | None = None
+        self._early = False  # whether it left steps to train
         self._since = 0.0
         self._old: dict[int, Any] = {}
         self._pid = os.getpid()
@@ -200,7 +201,15 @@ class StopOnSignal(TrainerCallback):
             if self.signum is None:
                 self._note(agreed)
             control.should_log = control.should_save = control.should_training_stop = True
+            self._early = state.global_step < state.max_steps
         return control
+
+    def on_epoch_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Leave out what is due at the end of an epoch: here it is only interrupted."""
+        if self._early and (state.epoch or 0) % 1:
+            control.should_evaluate = control.should_save = False
 
     def _agree(self, device: torch.device) -> int:
         """Largest signal number over the ranks, 0 if there is none.

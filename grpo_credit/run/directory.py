@@ -5,21 +5,20 @@ directories. Nothing that is found there is overwritten; what a resumed run woul
 time is first set aside under another name.
 """
 
-import itertools
 import json
 import os
 import re
+import sys
 from collections.abc import Iterator
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import psutil
-from safetensors import SafetensorError, safe_open
-from transformers import utils as names
-from transformers.trainer_utils import get_last_checkpoint
 
-from grpo_credit.run.files import HELD_OUT, METRICS, lines_from_end, read_json, replace_content
+from grpo_credit.run import checkpoints
+from grpo_credit.run.files import HELD_OUT, METRICS, free, lines_from_end, replace_content
 from grpo_credit.run.jsonfile import plain, write_json
 from grpo_credit.run.manifest import read_manifest
 from grpo_credit.run.provenance import MANIFEST, host
@@ -50,17 +49,6 @@ MAY_CHANGE = frozenset(
 )
 
 _BEGINNING = re.compile(rb'\{"step": (\d{1,18}),')  # of a line that we wrote
-_WEIGHTS = (
-    names.SAFE_WEIGHTS_NAME,
-    names.SAFE_WEIGHTS_INDEX_NAME,
-    names.WEIGHTS_NAME,
-    names.WEIGHTS_INDEX_NAME,
-    names.ADAPTER_SAFE_WEIGHTS_NAME,
-    names.ADAPTER_WEIGHTS_NAME,
-    "*/" + names.ADAPTER_SAFE_WEIGHTS_NAME,  # several adapters: one directory each
-    "pytorch_model_fsdp*",
-    "global_step*",  # DeepSpeed
-)
 
 
 class RunExists(ValueError):
@@ -73,8 +61,8 @@ def claim(output_dir: Path | str, manifest: dict[str, Any], resume: bool) -> Pat
     Call it on every rank, before the trainer is constructed: TRL's may write into the directory.
     A resumed run keeps the manifests of its earlier attempts under "earlier"; lines of
     metrics.jsonl beyond the checkpoint move to metrics.jsonl.bak-<n>, completions and credit tables
-    beyond it to completions.bak-<n> and credit.bak-<n>; half-written checkpoints become
-    incomplete-checkpoint-<step>.
+    beyond it to completions.bak-<n> and credit.bak-<n>; checkpoints that are not whole become
+    incomplete-checkpoint-<step>, which is told.
 
     Args:
         output_dir: the directory; made if it is not there.
@@ -82,13 +70,13 @@ def claim(output_dir: Path | str, manifest: dict[str, Any], resume: bool) -> Pat
         resume: whether to go on with the run in the directory.
 
     Returns:
-        The last complete checkpoint of a resumed run; None to begin at the first step.
+        The last whole checkpoint of a resumed run; None to begin at the first step.
 
     Raises:
         RunExists: the directory is taken: by another run, by a run that is still going on, or by
             files of unknown origin.
-        ValueError: with `resume`, if there is no run, it is finished, or it was configured
-            differently; the message lists the keys.
+        ValueError: with `resume`, if there is no run, it is finished, it was configured
+            differently (the message lists the keys), or every checkpoint is damaged.
     """
     return on_main(_resume if resume else _start, Path(output_dir), manifest)
 
@@ -108,7 +96,8 @@ def release(output_dir: Path | str, named: bool) -> None:
     """Give back a directory that was just claimed, before anything was trained in it.
 
     The manifest goes, and what the trainer's constructor made, if it is empty; then the directory
-    can be claimed again, under whatever configuration. Call it on every rank.
+    can be claimed again, under whatever configuration. A directory in which an earlier attempt
+    trained is left as it is. Call it on every rank.
 
     Args:
         output_dir: the directory.
@@ -118,6 +107,8 @@ def release(output_dir: Path | str, named: bool) -> None:
 
 
 def _release(directory: Path, named: bool) -> None:
+    if (directory / METRICS).exists():
+        return
     (directory / MANIFEST).unlink()
     for folder in [*(directory / name for name in TABLES), *([] if named else [directory])]:
         if folder.is_dir() and not any(folder.iterdir()):
@@ -148,7 +139,7 @@ def _way_out(directory: Path) -> str:
 def _resume(directory: Path, manifest: dict[str, Any]) -> Path | None:
     old = _resumable(directory)
     _refuse_other_configuration(directory, old, manifest)
-    checkpoint = _last_complete_checkpoint(directory)
+    checkpoint = checkpoints.choose(directory, old, partial(print, file=sys.stderr, flush=True))
     for name in (METRICS, HELD_OUT):
         _drop_later_lines(directory / name, _step_of(checkpoint))
     for name in TABLES:
@@ -227,47 +218,8 @@ def _leaves(config: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, str
             yield name, json.dumps(value)
 
 
-def _last_complete_checkpoint(directory: Path) -> Path | None:
-    while (last := get_last_checkpoint(str(directory))) is not None:
-        if is_complete(Path(last)):
-            return Path(last)
-        # Not "checkpoint-...": the trainer would take such a name for one to resume or rotate.
-        Path(last).rename(_free(directory / f"incomplete-{Path(last).name}"))
-    return None
-
-
-def is_complete(checkpoint: Path) -> bool:
-    """Whether a checkpoint can be resumed: a readable trainer state and undamaged weights.
-
-    The trainer writes weights first and trainer_state.json last. Of safetensors files the length
-    is checked against the header; of other formats only the presence.
-    """
-    try:
-        read_json(checkpoint / "trainer_state.json")
-    except (OSError, ValueError):
-        return False
-    weights = [path for name in _WEIGHTS for path in checkpoint.glob(name)]
-    return bool(weights) and all(_is_whole(path) for path in weights)
-
-
-def _is_whole(weights: Path) -> bool:
-    if weights.name.endswith(".index.json"):
-        shards = set(read_json(weights)["weight_map"].values())
-        return all(
-            (weights.parent / name).is_file() and _is_whole(weights.parent / name)
-            for name in shards
-        )
-    if weights.suffix != ".safetensors":
-        return True
-    try:
-        with safe_open(weights, "pt"):
-            return True
-    except SafetensorError:
-        return False
-
-
 def _step_of(checkpoint: Path | None) -> int:
-    return -1 if checkpoint is None else int(checkpoint.name.rpartition("-")[2])
+    return -1 if checkpoint is None else checkpoints.step_of(checkpoint)
 
 
 def _drop_later_lines(path: Path, step: int) -> None:
@@ -282,7 +234,7 @@ def _drop_later_lines(path: Path, step: int) -> None:
     if kept < path.stat().st_size:
         with path.open("r+b") as file:
             file.seek(kept)
-            replace_content(_free(path.with_name(f"{path.name}.bak"), first=1), file)
+            replace_content(free(path.with_name(f"{path.name}.bak"), first=1), file)
             file.truncate(kept)
             os.fsync(file.fileno())
 
@@ -292,7 +244,7 @@ def _set_later_tables_aside(folder: Path, step: int) -> None:
     files = [(path, re.search(r"_(\d+)\.", path.name)) for path in folder.glob("*_*.*")]
     later = [path for path, number in files if number and int(number[1]) > step]
     if later:
-        aside = _free(folder.with_name(f"{folder.name}.bak"), first=1)
+        aside = free(folder.with_name(f"{folder.name}.bak"), first=1)
         aside.mkdir()
         for path in later:
             path.rename(aside / path.name)
@@ -307,13 +259,6 @@ def _is_up_to(line: bytes, step: int) -> bool:
         return json.loads(line).get("step", -1) <= step
     except (ValueError, TypeError, AttributeError, RecursionError):
         return False
-
-
-def _free(path: Path, first: int | None = None) -> Path:
-    """First name that is not taken among path, path-2, path-3 (or path-1, path-2 ...)."""
-    numbered = (path.with_name(f"{path.name}-{n}") for n in itertools.count(first or 2))
-    candidates = numbered if first else itertools.chain([path], numbered)
-    return next(candidate for candidate in candidates if not candidate.exists())
 
 
 def choose(root: Path | str, stem: str, given: Path | str | None, resume: bool) -> Path:
@@ -341,7 +286,7 @@ def fresh_name(root: Path | str, stem: str) -> Path:
 
 
 def _fresh_name(root: Path, stem: str) -> Path:
-    return _free(root / f"{stem}-{datetime.now():%Y%m%d-%H%M%S}")
+    return free(root / f"{stem}-{datetime.now():%Y%m%d-%H%M%S}")
 
 
 def latest_unfinished(root: Path | str, stem: str) -> Path | None:

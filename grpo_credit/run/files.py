@@ -1,6 +1,7 @@
 """Files that are never half-written, and how to read them: no torch, no numpy."""
 
 import io
+import itertools
 import json
 import os
 import re
@@ -32,6 +33,24 @@ def replace_content(path: Path, content: BinaryIO) -> None:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def free(path: Path, first: int | None = None) -> Path:
+    """Return the first name that is not taken among path, path-2, path-3 (or path-1, path-2)."""
+    numbered = (path.with_name(f"{path.name}-{n}") for n in itertools.count(first or 2))
+    candidates = numbered if first else itertools.chain([path], numbered)
+    return next(candidate for candidate in candidates if not candidate.exists())
+
+
+def sync(path: Path) -> None:
+    """Return when the content of a file, or the names in a directory, are on disk."""
+    if path.is_dir() and os.name != "posix":
+        return  # elsewhere a directory cannot be opened
+    descriptor = os.open(path, os.O_RDONLY if os.name == "posix" else os.O_RDWR)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def read_json(path: Path) -> Any:

@@ -171,6 +171,20 @@ def set_model(directory: Path | str, model: nn.Module) -> None:
         write_json(Path(directory) / MANIFEST, {**read_manifest(directory), **changes})
 
 
+def set_preflight(directory: Path | str, errors: Sequence[str]) -> None:
+    """Record, on the main process, that the preflight came to its end, and what errors it found."""
+    if is_main():
+        known = read_manifest(directory)
+        write_json(Path(directory) / MANIFEST, {**known, "preflight": list(errors)})
+
+
+def preflight_errors(directory: Path | str) -> list[str] | None:
+    """Return the errors that the run's last preflight found; None if none came to its end."""
+    known = read_manifest(directory)
+    attempts = [known, *reversed(known.get("earlier", []))]
+    return next((a["preflight"] for a in attempts if a.get("preflight") is not None), None)
+
+
 def set_status(
     directory: Path | str,
     status: str,

@@ -45,7 +45,7 @@ def _claim(recipe: Recipe, arguments: list[str], asked: Asked) -> Job:
     """Take a run directory, or the one to resume with its last checkpoint."""
     from grpo_credit.completing import draws
     from grpo_credit.config import plan
-    from grpo_credit.run import directory, manifest
+    from grpo_credit.run import checkpoints, directory, manifest
     from grpo_credit.run.sources import own_sources
 
     script, args, model_args, task = asked.script, asked.args, asked.model_args, asked.task
@@ -61,9 +61,11 @@ def _claim(recipe: Recipe, arguments: list[str], asked: Asked) -> Job:
         "metric": task.metric,
         "held_out_draws": draws(args),
         "rules": own_sources(strategy.rules),
+        "checkpoints": checkpoints.LIST,  # each of this run has one
     }
     described = manifest.manifest(sys.argv, config, data, args.seed, extra, recipe=recipe.file)
     checkpoint = directory.claim(out, described, script.resume)
+    args.eval_on_start = args.eval_on_start and checkpoint is None  # or it is logged twice
     return Job(script, args, model_args, task, out, given is not None, checkpoint)
 
 
@@ -111,7 +113,7 @@ def train(job: Job) -> int:
     from grpo_credit.card import step_of
     from grpo_credit.preflight.early import EarlyWarnings
     from grpo_credit.preflight.verdict import NotFit
-    from grpo_credit.run import callbacks, directory, manifest, summary
+    from grpo_credit.run import callbacks, checkpoints, directory, manifest, summary
     from grpo_credit.run.evaluation import HeldOut
     from grpo_credit.run.files import HELD_OUT
 
@@ -137,7 +139,9 @@ def train(job: Job) -> int:
             _look_first(job, trainer, early)
             with stop:
                 trainer.train(resume_from_checkpoint=job.checkpoint and str(job.checkpoint))
-            trainer.save_model(str(out / "model"))
+            if job.checkpoint and checkpoints.step_of(job.checkpoint) == record.step:
+                trainer.accelerator.print("every step was trained before; the last test is left")
+            checkpoints.save_model(trainer, out / "model")
             stopped = stop.signum is not None  # then there is no time for another test
             before = held_out.known(0)
             after = {} if stopped else held_out.at(step_of(trainer))
@@ -163,13 +167,12 @@ def train(job: Job) -> int:
 
 
 def _look_first(job: Job, trainer: Any, early: Any) -> None:
-    """Do the preflight, unless it is off or the run goes on; a sharded model has to wait."""
+    """Do the preflight, unless it is off or was done; a sharded model has to wait."""
     from grpo_credit.preflight.findings import errors
-    from grpo_credit.preflight.verdict import preflight
 
-    if job.script.preflight == "off" or job.script.resume:
+    if not _is_to_be_looked_at(job):
         return
-    look = partial(preflight, trainer, strict=job.script.preflight == "strict")
+    look = partial(_look, job, trainer)
     if trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:
         early.pending = look  # the model is put together when training begins
     else:
@@ -179,6 +182,27 @@ def _look_first(job: Job, trainer: Any, early: Any) -> None:
             trainer.accelerator.print(
                 "training goes on in spite of the errors; --preflight=strict would stop here"
             )
+
+
+def _is_to_be_looked_at(job: Job) -> bool:
+    """Whether no attempt was looked at to the end, or only one that a strict look would stop."""
+    from grpo_credit.run import manifest
+    from grpo_credit.run.ranks import on_main
+
+    if job.script.preflight == "off" or job.checkpoint is not None:
+        return False
+    errors = on_main(manifest.preflight_errors, job.out)
+    return errors is None or (job.script.preflight == "strict" and bool(errors))
+
+
+def _look(job: Job, trainer: Any) -> list[Any]:
+    from grpo_credit.preflight.findings import errors
+    from grpo_credit.preflight.verdict import preflight
+    from grpo_credit.run import manifest
+
+    found = preflight(trainer, strict=job.script.preflight == "strict")
+    manifest.set_preflight(job.out, [finding.kind for finding in errors(found)])
+    return found
 
 
 def _left(job: Job) -> dict[str, Path]:

@@ -1,6 +1,6 @@
 """From the directory of a study to the data of its report."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -10,7 +10,7 @@ from grpo_credit.report.data import Cell, Examples, Report, Study
 from grpo_credit.report.series import Curves
 from grpo_credit.report.store import write
 from grpo_credit.run.files import read_json
-from grpo_credit.study.collect.cells import find_metric, read_cells, read_study
+from grpo_credit.study.collect.cells import find_metric, other_ends, read_cells, read_study
 from grpo_credit.study.collect.completions import read_completions
 from grpo_credit.study.collect.curves import read_curves
 from grpo_credit.study.collect.provenance import describe, own_rules, read_manifests, weights
@@ -39,7 +39,10 @@ def collect(out: Path) -> Report:
     cells, logs = read_cells(out, study, problems)
     manifests = read_manifests(out, cells)
     sources, unlike = own_rules(manifests)
-    cells = [replace(cell, unlike=unlike.get((cell.credit, cell.seed))) for cell in cells]
+    ends = other_ends(cells)
+    cells = [
+        replace(cell, unlike=_unlike((cell.credit, cell.seed), ends, unlike)) for cell in cells
+    ]
     trained = read_trained(out, cells, problems)
     threshold = midpoint(trained)
     curves = read_curves(out, cells, logs, problems)
@@ -72,6 +75,10 @@ def _examples(
     from grpo_credit.study.collect.examples import find_examples  # torch takes 200 MB
 
     return find_examples(out, study, cells, problems)
+
+
+def _unlike(run: tuple[str, int], *told: Mapping[tuple[str, int], str]) -> str | None:
+    return "; ".join(each[run] for each in told if run in each) or None
 
 
 def _calibration(out: Path, problems: list[str]) -> dict[str, Any] | None:

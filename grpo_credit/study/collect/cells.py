@@ -3,6 +3,7 @@
 import itertools
 import math
 import shlex
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -168,6 +169,24 @@ def _finished(cell: Cell, run: Path, study: Study, log: Log) -> Cell:
         wrong = f"held_out.jsonl has no finite {study.metric!r} at step {cell.step}"
         return _damaged(cell, f"{wrong}{_known(study.metric, after)}")
     return replace(cell, value=float(value), before=tests.get(0, {}).get(study.metric))
+
+
+def other_ends(cells: Sequence[Cell]) -> dict[tuple[str, int], str]:
+    """Say of which finished runs the last step is not that of most; of all where there is no most.
+
+    Example:
+        >>> seeds = enumerate((4, 4, 5))
+        >>> other_ends([Cell("seq", seed, FINISHED, step=step) for seed, step in seeds])
+        {('seq', 2): 'it ended at step 5, others at step 4'}
+    """
+    steps = Counter(cell.step for cell in cells if cell.status == FINISHED)
+    most = [step for step, count in steps.items() if count == max(steps.values())]
+    return {
+        (cell.credit, cell.seed): f"it ended at step {cell.step}, others at step "
+        + ", ".join(sorted(str(step) for step in steps if step != cell.step))
+        for cell in cells
+        if cell.status == FINISHED and len(steps) > 1 and most != [cell.step]
+    }
 
 
 def _known(metric: str | None, after: Mapping[str, Any]) -> str:
