@@ -9,7 +9,6 @@ completions.parquet  completions of every strategy
 
 import json
 import math
-import os
 import types
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields, is_dataclass
@@ -23,7 +22,7 @@ from pyarrow import csv
 
 from grpo_credit.errors import CreditError
 from grpo_credit.report.data import Report
-from grpo_credit.run.files import replace_text
+from grpo_credit.run.files import aside, replace_text
 
 SCHEMA = 2
 REPORT, RUNS, CURVES = "report.json", "runs.csv", "curves.csv"
@@ -168,12 +167,8 @@ def curve_frame(rows: Sequence[tuple[Any, ...]]) -> pd.DataFrame:
 def _write_table(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
     columns = dict.fromkeys(name for row in rows for name in row)
     table = pa.table({name: [row.get(name) for row in rows] for name in columns})
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
+    with aside(path) as temporary:
         pq.write_table(table, temporary, compression="zstd")
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _read_table(path: Path, needed: set[str]) -> list[dict[str, Any]]:
