@@ -5,6 +5,7 @@ the script is still writing its checkpoint; `torchrun` ends with a report on eac
 mistake that the script has told in one line. Here the launcher waits, and the script speaks.
 """
 
+import logging
 import os
 import signal
 import subprocess
@@ -41,7 +42,9 @@ def launch(words: Sequence[str]) -> int:
         if signal.getsignal(signum) not in (None, signal.SIG_IGN):
             signal.signal(signum, _pass_on)
     (program,) = entry_points(group="console_scripts", name=words[0])
-    before, os.environ["LOGLEVEL"] = os.environ.get("LOGLEVEL"), "CRITICAL"  # of torchrun's reports
+    # torchrun tells of each signal and each rank that ended; some of its loggers ask LOGLEVEL.
+    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
+    before, os.environ["LOGLEVEL"] = os.environ.get("LOGLEVEL"), "CRITICAL"
     try:
         from torch.distributed.elastic.multiprocessing import SignalException
         from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
