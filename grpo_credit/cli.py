@@ -19,7 +19,7 @@ _LIBRARIES = ("trl", "transformers", "torch")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a verb; return the exit code (2 for a user's mistake)."""
+    """Run a verb; return the exit code (2 for a user's mistake, 130 for Ctrl-C)."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     asked = _parser().parse_args([word for word in words if word != TRACEBACK])
     asked.traceback = wants_traceback(words)
@@ -31,6 +31,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         print(f"grpo-credit: error: {in_one_line(error)}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("\ngrpo-credit: stopped", file=sys.stderr)
+        return 130
 
 
 def _parser() -> argparse.ArgumentParser:

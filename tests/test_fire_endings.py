@@ -304,6 +304,14 @@ def test_what_is_no_launcher_is_refused(words, capsys):
     assert "error: expected the command line of accelerate or torchrun" in capsys.readouterr().err
 
 
+def test_ctrl_c_ends_a_verb_in_one_line(monkeypatch, capsys):
+    monkeypatch.setattr("grpo_credit.catalogue.print_rules", lambda *_: signal.raise_signal(2))
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    assert main(["list"]) == 130
+    signal.signal(signal.SIGINT, before)
+    assert capsys.readouterr().err == "\ngrpo-credit: stopped\n"
+
+
 def test_a_signal_that_nobody_told_of_is_named(capsys):
     assert [wrapper._code(code) for code in (0, 2, -2, -15, -9)] == [0, 2, 130, 143, 137]
     assert capsys.readouterr().err == "grpo-credit: killed by SIGKILL\n"
