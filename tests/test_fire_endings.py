@@ -112,6 +112,7 @@ def test_a_signal_ends_a_phase_in_one_line(folder, owner, name, call, signum, le
         code, out, err = recipe_in(folder, command(preflight="off", resume=True))
         assert code == 0, err
         assert "manifest         | run/manifest.json" in out
+        assert not (folder / "run" / ".lock").exists()
     else:
         assert json.loads((folder / "run" / "manifest.json").read_text())["status"] == "finished"
 

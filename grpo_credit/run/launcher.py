@@ -13,6 +13,7 @@ from pathlib import Path
 
 import psutil
 
+_WAITING = {"grpo-credit", "grpo_credit"}
 _PROGRAMS = {"accelerate", "accelerate-launch", "torchrun", "trl"}
 _MODULES = {"accelerate.commands.launch", "accelerate.commands.accelerate_cli"}
 _MODULES |= {"torch.distributed.run", "torch.distributed.launch"}
@@ -26,7 +27,7 @@ def launcher_pid() -> int | None:
     meant to go on.
     """
     words = _parents_words()
-    waits = any(Path(word).name == "grpo-credit" for word in words)  # see `wrapper`
+    waits = any(Path(word).name in _WAITING for word in words[:4])  # see `wrapper`
     return None if waits or _launching(words) is None else os.getppid()
 
 

@@ -150,6 +150,8 @@ def train(job: Job, ending: Ending) -> int:
             before = held_out.known(0)
             after = {} if stopped else held_out.at(step_of(trainer))
             trainer.create_model_card(model_name=in_line(out.name))
+        if not stopped:
+            let_go(out, remove=True)  # nobody can go on with it
     except NotFit as error:
         record.trainer.accelerator.wait_for_everyone()  # each rank has recorded it
         directory.release(out, job.named)
