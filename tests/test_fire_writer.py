@@ -247,7 +247,10 @@ def leave(folder, *names):
 
 def test_half_written_files_are_swept_by_the_next_who_has_the_directory_alone(tmp_path):
     interrupted_run(tmp_path / "run")
-    run = leave(tmp_path / "run", ".metrics.jsonl.7.tmp")
+    run = [
+        *leave(tmp_path / "run", ".metrics.jsonl.7.tmp"),
+        *leave(tmp_path / "run" / "credit", ".credit_00004.parquet.7.tmp"),
+    ]
     study = [
         *leave(tmp_path / "study", ".study.json.7.tmp", ".report.json.7.tmp"),
         *leave(tmp_path / "study" / "cells" / "seq", ".seed-0.json.7.tmp"),

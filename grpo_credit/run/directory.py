@@ -106,7 +106,8 @@ def _claim(
     try:
         with held_if_well(directory):
             _refuse(directory, resume=act is _resume)
-            sweep(directory)
+            for folder in filter(Path.is_dir, (directory, *(directory / name for name in TABLES))):
+                sweep(folder)
             return act(directory, manifest)
     except Busy as other:
         process = f"process {other}" if str(other) else "another process"
