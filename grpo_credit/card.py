@@ -8,7 +8,7 @@ from typing import Any
 
 from trl.trainer.utils import get_config_model_id
 
-from grpo_credit.run.files import HELD_OUT, read_lines
+from grpo_credit.run.files import HELD_OUT, read_lines, replace_text
 from grpo_credit.run.provenance import MANIFEST, hide_in_text
 from grpo_credit.run.sources import own_sources
 from grpo_credit.run.summary import change_rows
@@ -28,7 +28,7 @@ def complete_card(trainer: Any) -> None:
         held_out_section(read_lines(folder / HELD_OUT), step_of(trainer), known),
         credit_section(trainer.plan.strategy, trainer.plan.surrogate, known),
     ]
-    card.write_text("".join(sections) + f"\n{heading}{after}", encoding="utf-8")
+    replace_text(card, "".join(sections) + f"\n{heading}{after}")
 
 
 def step_of(trainer: Any) -> int:

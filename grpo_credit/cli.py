@@ -13,13 +13,14 @@ from grpo_credit.preflight.attack import add_to as add_attack
 from grpo_credit.preflight.verbs import add_to as add_preflight
 from grpo_credit.run.commandline import MISTAKES, reveal, wants_traceback
 from grpo_credit.terminal import console
+from grpo_credit.visible import in_line
 
 _OPTIONS = """options of the strategy, as JSON: '{"alpha": 0.75}'"""
 _LIBRARIES = ("trl", "transformers", "torch")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a verb; return the exit code (2 for a user's mistake)."""
+    """Run a verb; return the exit code (2 for a user's mistake, 130 for Ctrl-C)."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     asked = _parser().parse_args([word for word in words if word != TRACEBACK])
     asked.traceback = wants_traceback(words)
@@ -31,6 +32,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         print(f"grpo-credit: error: {in_one_line(error)}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("\ngrpo-credit: stopped", file=sys.stderr)
+        return 130
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -54,6 +58,12 @@ def _parser() -> argparse.ArgumentParser:
         help="directory with report.json; of several, all comparisons are counted together (Holm)",
     )  # fmt: skip
     report.set_defaults(verb=write_report)
+    run = _add(verbs, "run", "run a launcher so that Ctrl-C and mistakes end in one line",
+               "grpo-credit run accelerate launch recipes/grpo_regex.py")  # fmt: skip
+    run.add_argument(
+        "words", nargs=argparse.REMAINDER, metavar="COMMAND", help="of accelerate or torchrun"
+    )
+    run.set_defaults(verb=run_launcher)
     add_preflight(verbs)
     add_attack(verbs)
     add_lab(verbs)
@@ -156,6 +166,7 @@ def check_laws(asked: argparse.Namespace) -> int:
 
 def show_credit(asked: argparse.Namespace) -> int:
     """Print completions shaded by credit, or write them as a page."""
+    from grpo_credit.run.files import replace_text
     from grpo_credit.show import picture
     from grpo_credit.show.html import page
     from grpo_credit.show.terminal import print_picture
@@ -166,9 +177,16 @@ def show_credit(asked: argparse.Namespace) -> int:
     if asked.html is None:
         print_picture(drawn, console())
     else:
-        asked.html.write_text(page(drawn), encoding="utf-8")
-        print(f"wrote {asked.html}")
+        replace_text(asked.html, page(drawn))
+        print(f"wrote {in_line(asked.html)}")
     return 0
+
+
+def run_launcher(asked: argparse.Namespace) -> int:
+    """Run a launcher; return the exit code of what it launched."""
+    from grpo_credit.run.wrapper import launch
+
+    return launch([*asked.words, *([TRACEBACK] if asked.traceback else [])])
 
 
 def write_report(asked: argparse.Namespace) -> int:
@@ -176,7 +194,8 @@ def write_report(asked: argparse.Namespace) -> int:
     from grpo_credit.report.page import render
 
     for study in asked.studies:
-        print(f"wrote {render(study, [each for each in asked.studies if each != study])}")
+        page = render(study, [each for each in asked.studies if each != study])
+        print(f"wrote {in_line(page)}")
     return 0
 
 

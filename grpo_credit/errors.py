@@ -6,6 +6,8 @@ import sysconfig
 import traceback
 from pathlib import Path
 
+from grpo_credit.visible import in_line
+
 TRACEBACK = "--traceback"
 _OURS = Path(__file__).resolve().parents[1]
 _PACKAGES = tuple(str(_OURS / name) + os.sep for name in ("grpo_credit", "rewards"))
@@ -24,7 +26,7 @@ def in_one_line(error: BaseException, script: str = "") -> str:
         error: what was raised.
         script: file of the user's whose own `raise` is meant for its user, such as a recipe.
     """
-    text = " ".join(map(str.strip, str(error).splitlines()))  # some libraries write several
+    text = in_line(" ".join(map(str.strip, str(error).splitlines())))  # some write several
     if _is_meant(error, script):
         return text
     named = f"{type(error).__name__}: {text}".removesuffix(": ")

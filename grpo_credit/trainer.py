@@ -41,6 +41,7 @@ from grpo_credit.folding import (
     sequence_token_anchor,
 )
 from grpo_credit.resuming import ResumableTrainer
+from grpo_credit.run.files import aside
 from grpo_credit.saved import save_rollouts
 from grpo_credit.seams import SeamError, check_seams
 from grpo_credit.strategy import CreditError, Strategy
@@ -376,7 +377,8 @@ class CreditGRPOTrainer(ResumableTrainer):
         if self.accelerator.is_main_process:
             folder = Path(self.args.output_dir) / kind
             folder.mkdir(parents=True, exist_ok=True)
-            write(folder / f"{kind}_{self.state.global_step:05d}.parquet")
+            with aside(folder / f"{kind}_{self.state.global_step:05d}.parquet") as temporary:
+                write(temporary)
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
         """Create TRL's model card, with the held-out numbers and the credit of the training."""

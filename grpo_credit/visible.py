@@ -19,6 +19,16 @@ def visible(text: str) -> str:
     return text if text.isprintable() else "".join(map(_symbol, text))
 
 
+def in_line(value: Any) -> str:
+    r"""Write a path, or anything else that comes from outside, as part of one line.
+
+    Example:
+        >>> in_line(Path("runs/a\x1b[1m\nb"))
+        'runs/a␛[1m␊b'
+    """
+    return "".join("␊" if char == "\n" else _symbol(char) for char in str(value))
+
+
 @functools.lru_cache(maxsize=4096)
 def _symbol(char: str) -> str:
     code = ord(char)

@@ -16,6 +16,7 @@ import time
 from pathlib import Path
 
 from grpo_credit.run.files import replace_text
+from grpo_credit.run.lock import hold
 from grpo_credit.run.provenance import now
 
 STRATEGIES = ("uniform", "length", "seq", "dapo", "delta_l")
@@ -78,8 +79,8 @@ def claim(asked):
     """Return the step and the state to go on from."""
     out = asked.output_dir
     if not asked.resume:
-        out.mkdir(parents=True, exist_ok=True)
-        (out / "manifest.json").touch(exist_ok=False)
+        if (out / "manifest.json").exists():
+            raise ValueError("it is taken")
         return 0, asked.seed
     if json.loads((out / "manifest.json").read_text())["status"] == "finished":
         raise ValueError("nothing to resume")
@@ -108,6 +109,8 @@ def trouble(asked):
 
 def train(asked, stop):
     out = asked.output_dir
+    out.mkdir(parents=True, exist_ok=True)
+    hold(out)
     step, state = claim(asked)
     describe(asked, "running", step)
     trouble(asked)

@@ -1,13 +1,11 @@
 """The run directory: claimed once, resumed only by the same configuration."""
 
 import json
-import subprocess
-import sys
 
 import pytest
 from run_helpers import add_checkpoint, describe, interrupted_run, write_metrics
 
-from grpo_credit.run import directory, manifest, provenance
+from grpo_credit.run import directory, manifest
 
 
 def test_an_empty_or_missing_directory_is_claimed_with_its_manifest(tmp_path):
@@ -52,20 +50,6 @@ def test_nothing_to_resume_is_said(tmp_path):
     manifest.set_status(tmp_path / "run", "finished", 3)
     with pytest.raises(ValueError, match=r"nothing to resume: the run in .* is finished"):
         directory.claim(tmp_path / "run", describe(), resume=True)
-
-
-def test_a_run_that_is_going_on_is_not_resumed(tmp_path):
-    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as other:
-        process = {"pid": other.pid, "host": provenance.host()}
-        ours = {**describe(), "process": process, "started": "2999-01-01T00:00:00+00:00"}
-        directory.claim(tmp_path / "x-20250101-000000", ours, resume=False)
-        with pytest.raises(directory.RunExists, match=f"is going on as process {other.pid}"):
-            directory.claim(tmp_path / "x-20250101-000000", describe(), resume=True)
-        assert directory.latest_unfinished(tmp_path, "x") is None
-        # A process younger than the run has only inherited its number.
-        assert not directory.is_going_on({**ours, "started": "2001-01-01T00:00:00+00:00"})
-        other.communicate(b"\n")
-    assert not directory.is_going_on(ours)
 
 
 def test_resume_lists_every_key_that_differs(tmp_path):

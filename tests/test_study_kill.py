@@ -37,7 +37,7 @@ def alive(pid):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a cell outlives its runner")
-def test_a_study_killed_ten_times_ends_like_an_undisturbed_one(tmp_path):
+def test_a_study_killed_twelve_times_ends_like_an_undisturbed_one(tmp_path):
     undisturbed, killed = tmp_path / "undisturbed", tmp_path / "killed"
     undisturbed.mkdir()
     killed.mkdir()
@@ -45,7 +45,7 @@ def test_a_study_killed_ten_times_ends_like_an_undisturbed_one(tmp_path):
     assert code == 0, err
 
     moments = random.Random(7)
-    for _ in range(10):
+    for _ in range(12):
         process, before = start(killed, *STUDY), len(ledger(killed))
         events = moments.randrange(8)
         wait_for(lambda before=before, events=events: len(ledger(killed)) >= before + events)

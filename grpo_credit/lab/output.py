@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table as RichTable
 
+from grpo_credit.run.files import aside, replace_text
 from grpo_credit.run.jsonfile import plain
 
 SCHEMA = 1
@@ -144,13 +145,16 @@ def write(findings: Findings, folder: Path) -> Path:
     refuse_taken(folder)
     folder.mkdir(parents=True, exist_ok=True)
     for table in findings.tables:
-        with (folder / f"{table.name}.csv").open("w", newline="", encoding="utf-8") as file:
+        with (
+            aside(folder / f"{table.name}.csv") as temporary,
+            temporary.open("w", newline="", encoding="utf-8") as file,
+        ):
             writer = csv.DictWriter(file, table.columns)
             writer.writeheader()
             writer.writerows(table.rows)
     page = folder / "page.html"
-    page.write_text(_page(findings), encoding="utf-8")
-    (folder / "lab.json").write_text(_json(findings), encoding="utf-8")
+    replace_text(page, _page(findings))
+    replace_text(folder / "lab.json", _json(findings))
     return page
 
 

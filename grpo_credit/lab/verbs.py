@@ -201,8 +201,9 @@ def _finish(found: Any, asked: argparse.Namespace) -> int:
     from rich.console import Console
 
     from grpo_credit.lab.output import show, write
+    from grpo_credit.visible import in_line
 
     show(found, Console())
     if asked.out is not None:
-        print(f"wrote {write(found, asked.out)}")
+        print(f"wrote {in_line(write(found, asked.out))}")
     return 0

@@ -51,6 +51,7 @@ def run_preflight(asked: argparse.Namespace) -> int:
     options = _options(asked)
     with mistakes_in_one_line(recipe.name, options, recipe.file):
         job = prepare(recipe, options)
+        job.model()
     with tempfile.TemporaryDirectory() as folder:  # a trainer wants one
         job.args.output_dir, job.args.log_completions = folder, False
         trainer = build_trainer(job, [])

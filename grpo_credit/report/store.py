@@ -9,10 +9,8 @@ completions.parquet  completions of every strategy
 
 import json
 import math
-import os
 import types
-from collections.abc import Generator, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, fields, is_dataclass
 from pathlib import Path
 from typing import Any, get_args, get_origin
@@ -25,7 +23,7 @@ from pyarrow import csv
 from grpo_credit.errors import CreditError
 from grpo_credit.report.data import Report
 from grpo_credit.report.series import COLUMNS, Curves
-from grpo_credit.run.files import replace_text
+from grpo_credit.run.files import aside, replace_text
 
 SCHEMA = 2
 REPORT, RUNS, CURVES = "report.json", "runs.csv", "curves.parquet"
@@ -179,7 +177,7 @@ def _expect_columns(table: Batch) -> Batch:
 
 
 def _write_curves(curves: Curves, path: Path) -> None:
-    with _replaced(path) as temporary, _writer(temporary) as writer:
+    with aside(path) as temporary, _writer(temporary) as writer:
         for table in curves.tables():
             writer.write_table(table)
 
@@ -191,21 +189,10 @@ def _writer(path: Path) -> pq.ParquetWriter:
     )
 
 
-@contextmanager
-def _replaced(path: Path) -> Generator[Path]:
-    """Give a place to write to, and put it in place of a file once that is done."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        yield temporary
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
 def _write_table(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
     columns = dict.fromkeys(name for row in rows for name in row)
     table = pa.table({name: [row.get(name) for row in rows] for name in columns})
-    with _replaced(path) as temporary:
+    with aside(path) as temporary:
         pq.write_table(table, temporary, compression="zstd")
 
 

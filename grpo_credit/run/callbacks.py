@@ -3,7 +3,6 @@
 Add each of them on every rank; only the main process writes and prints.
 """
 
-import contextlib
 import json
 import os
 import signal
@@ -19,6 +18,7 @@ import torch.distributed as dist
 from tqdm import tqdm
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from grpo_credit.run import ending
 from grpo_credit.run.files import lines_from_end
 from grpo_credit.run.jsonfile import append_line
 from grpo_credit.run.launcher import how_to_insist, launcher_pid
@@ -161,10 +161,7 @@ class StopOnSignal(TrainerCallback):
     `signum` is the signal, on every rank, or None; a recipe exits with 128 + `signum`.
     """
 
-    REPEAT_S = 1.0
-    SIGNALS = tuple(
-        getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)
-    )
+    REPEAT_S = ending.REPEAT_S
     INSISTENT = (signal.SIGINT, signal.SIGTERM)  # who closes a terminal later is only leaving
 
     def __init__(self) -> None:
@@ -181,7 +178,7 @@ class StopOnSignal(TrainerCallback):
         self._pid, self._launcher = os.getpid(), launcher_pid()
         self._terminals = [fd for fd in (1, 2) if os.isatty(fd)]
         if threading.current_thread() is threading.main_thread():
-            for signum in self.SIGNALS:
+            for signum in ending.SIGNALS:
                 old = signal.getsignal(signum)
                 if old not in (None, signal.SIG_IGN):
                     self._old[signum] = signal.signal(signum, self._handle)
@@ -250,17 +247,7 @@ class StopOnSignal(TrainerCallback):
     def _note(self, signum: int) -> None:
         self.signum, self._since = int(signum), time.monotonic()
         if is_main():
-            _say(
+            ending.say(
                 f"{signal.Signals(signum).name}: stopping after this step; the checkpoint and the "
                 f"run directory stay usable; {how_to_insist(self._launcher)}"
             )
-
-
-def _say(text: str) -> None:
-    """Write a line to stderr from a signal handler.
-
-    Not `print`: the interrupted code may be inside the same buffered stream. And with its terminal
-    gone a run has nobody to tell, but still a checkpoint to write.
-    """
-    with contextlib.suppress(OSError):
-        os.write(2, f"\n{text}\n".encode())

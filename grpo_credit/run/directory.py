@@ -9,20 +9,28 @@ import json
 import os
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import psutil
-
 from grpo_credit.run import checkpoints
-from grpo_credit.run.files import HELD_OUT, METRICS, free, lines_from_end, replace_content
+from grpo_credit.run.files import (
+    HELD_OUT,
+    METRICS,
+    free,
+    lines_from_end,
+    refuse_unwritable,
+    replace_content,
+    sweep,
+)
 from grpo_credit.run.jsonfile import plain, write_json
+from grpo_credit.run.lock import Busy, entries, held_if_well, is_held, let_go
 from grpo_credit.run.manifest import read_manifest
-from grpo_credit.run.provenance import MANIFEST, host
+from grpo_credit.run.provenance import MANIFEST
 from grpo_credit.run.ranks import on_main
+from grpo_credit.visible import in_line
 
 TABLES = ("completions", "credit", "rollouts")  # of the trainer: <name>_<step>.parquet
 
@@ -49,6 +57,7 @@ MAY_CHANGE = frozenset(
 )
 
 _BEGINNING = re.compile(rb'\{"step": (\d{1,18}),')  # of a line that we wrote
+_HEAD = '{\n  "format": '  # of a manifest
 
 
 class RunExists(ValueError):
@@ -59,6 +68,7 @@ def claim(output_dir: Path | str, manifest: dict[str, Any], resume: bool) -> Pat
     """Take a directory for a run, or go on with the run that is in it.
 
     Call it on every rank, before the trainer is constructed: TRL's may write into the directory.
+    From then on the main process holds its lock (`lock.hold`), until `lock.let_go` or its end.
     A resumed run keeps the manifests of its earlier attempts under "earlier"; lines of
     metrics.jsonl beyond the checkpoint move to metrics.jsonl.bak-<n>, completions and credit tables
     beyond it to completions.bak-<n> and credit.bak-<n>; checkpoints that are not whole become
@@ -78,17 +88,60 @@ def claim(output_dir: Path | str, manifest: dict[str, Any], resume: bool) -> Pat
         ValueError: with `resume`, if there is no run, it is finished, it was configured
             differently (the message lists the keys), or every checkpoint is damaged.
     """
-    return on_main(_resume if resume else _start, Path(output_dir), manifest)
+    return on_main(_claim, Path(output_dir), manifest, _resume if resume else _start)
+
+
+def _claim(
+    directory: Path, manifest: dict[str, Any], act: Callable[[Path, dict[str, Any]], Path | None]
+) -> Path | None:
+    _refuse(directory, resume=act is _resume)  # before a lock file is left in what is not ours
+    directory.mkdir(parents=True, exist_ok=True)
+    try:
+        with held_if_well(directory):
+            _refuse(directory, resume=act is _resume)
+            for folder in filter(Path.is_dir, (directory, *(directory / name for name in TABLES))):
+                sweep(folder)
+            return act(directory, manifest)
+    except Busy as other:
+        process = f"process {other}" if str(other) else "another process"
+        raise RunExists(
+            f"the run in {directory} is going on as {process}; wait for it, or stop it"
+        ) from None
+
+
+def _refuse(directory: Path, resume: bool) -> None:
+    """Refuse a directory that is no place to begin, or holds nothing to go on with."""
+    if resume and not (directory / MANIFEST).is_file():
+        raise ValueError(f"nothing to resume: {directory} has no {MANIFEST}")
+    if resume and _never_began(directory):
+        raise ValueError(
+            f"nothing to resume: the run in {directory} never began, its {MANIFEST} is "
+            "half written; start it without --resume"
+        )
+    if not resume and (found := _found(directory)):
+        raise RunExists(f"{directory} holds {found}; {_way_out(directory)}")
+
+
+def _never_began(directory: Path) -> bool:
+    """Whether a start died while it wrote the manifest, of which there may be a beginning."""
+    if entries(directory) != [MANIFEST]:
+        return False
+    text = (directory / MANIFEST).read_text(encoding="utf-8", errors="replace").strip("\0 \n")
+    if not (text.startswith(_HEAD) or _HEAD.startswith(text)):
+        return False  # not ours
+    try:
+        json.loads(text)
+    except ValueError:
+        return True
+    return False
 
 
 def _start(directory: Path, manifest: dict[str, Any]) -> None:
-    if found := _found(directory):
-        raise RunExists(f"{directory} holds {found}; {_way_out(directory)}")
-    directory.mkdir(parents=True, exist_ok=True)
-    try:
-        (directory / MANIFEST).touch(exist_ok=False)  # of two runs started at once, one wins
-    except FileExistsError as error:
-        raise RunExists(f"{directory} was just taken by another run") from error
+    if (directory / MANIFEST).exists():
+        print(
+            f"note: {in_line(directory)} was claimed by a start that died; it is taken over",
+            file=sys.stderr,
+        )
     write_json(directory / MANIFEST, manifest)
 
 
@@ -110,6 +163,7 @@ def _release(directory: Path, named: bool) -> None:
     if (directory / METRICS).exists():
         return
     (directory / MANIFEST).unlink()
+    let_go(directory, remove=True)
     for folder in [*(directory / name for name in TABLES), *([] if named else [directory])]:
         if folder.is_dir() and not any(folder.iterdir()):
             folder.rmdir()
@@ -121,13 +175,14 @@ def _found(directory: Path) -> str:
         return ""
     if not directory.is_dir():
         return "no directory: it is a file"
-    entries = sorted(path.name for path in directory.iterdir())
-    ours = [name for name in (MANIFEST, METRICS) if name in entries]
-    checkpoints = [name for name in entries if name.startswith("checkpoint-")]
+    names = entries(directory)
+    ours = [name for name in (MANIFEST, METRICS) if name in names]
+    checkpoints = [name for name in names if name.startswith("checkpoint-")]
     if ours or checkpoints:
-        return "another run (" + ", ".join(ours + checkpoints[-1:]) + ")"
-    more = ", ..." if len(entries) > 3 else ""
-    return "other files (" + ", ".join(entries[:3]) + more + ")" if entries else ""
+        described = ", ".join(ours + checkpoints[-1:])
+        return "" if _never_began(directory) else f"another run ({described})"
+    more = ", ..." if len(names) > 3 else ""
+    return f"other files ({', '.join(names[:3])}{more})" if names else ""
 
 
 def _way_out(directory: Path) -> str:
@@ -150,33 +205,10 @@ def _resume(directory: Path, manifest: dict[str, Any]) -> Path | None:
 
 
 def _resumable(directory: Path) -> dict[str, Any]:
-    if not (directory / MANIFEST).is_file():
-        raise ValueError(f"nothing to resume: {directory} has no {MANIFEST}")
     old = read_manifest(directory)
     if old["status"] == "finished":
         raise ValueError(f"nothing to resume: the run in {directory} is finished")
-    if is_going_on(old):
-        raise RunExists(f"the run in {directory} is going on as process {old['process']['pid']}")
     return old
-
-
-def is_going_on(manifest: dict[str, Any]) -> bool:
-    """Whether another process of this machine is still at work on the run.
-
-    A killed run leaves the status "running", so the process itself is looked up. A process that
-    is younger than the manifest only inherited the number.
-    """
-    process = manifest["process"]
-    if manifest["status"] != "running" or process["host"] != host():
-        return False
-    if process["pid"] == os.getpid():
-        return False
-    started = datetime.fromisoformat(manifest["started"]).timestamp()
-    try:
-        found = psutil.Process(process["pid"])
-        return found.status() != psutil.STATUS_ZOMBIE and found.create_time() <= started
-    except psutil.NoSuchProcess:
-        return False
 
 
 def _refuse_other_configuration(directory: Path, old: dict[str, Any], new: dict[str, Any]) -> None:
@@ -265,9 +297,11 @@ def choose(root: Path | str, stem: str, given: Path | str | None, resume: bool) 
     """Choose a run directory: the given one, the one to resume, or a new one under `root`.
 
     Raises:
-        ValueError: with `resume` and nothing given, if no run of this stem is unfinished.
+        ValueError: with `resume` and nothing given, if no run of this stem is unfinished; a name
+            that not every library can write to.
     """
     if given is not None:
+        refuse_unwritable(given, "--output_dir")
         return Path(given)
     if not resume:
         return fresh_name(root, stem)
@@ -310,4 +344,4 @@ def _is_unfinished(directory: Path) -> bool:
         manifest = read_manifest(directory)
     except (OSError, ValueError):
         return False
-    return manifest["status"] != "finished" and not is_going_on(manifest)
+    return manifest["status"] != "finished" and not is_held(directory)

@@ -6,7 +6,8 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -17,6 +18,29 @@ _LINES = 1024  # that are in memory at once
 _BLOCK = 1 << 16  # bytes
 
 
+_TEMPORARY = re.compile(r"\..+\.\d+\.tmp")
+
+
+@contextmanager
+def aside(path: Path) -> Generator[Path, None, None]:
+    """Give a temporary file beside a path; what is written there replaces the path in one step.
+
+    If the body fails, the old file stays. Only a process that is killed leaves the temporary one;
+    see `sweep`.
+    """
+    if path.exists() and not path.is_file():  # /dev/null, a pipe: nothing to replace
+        yield path
+        return
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        yield temporary
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())  # else a power cut may keep the rename and lose the content
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
 def replace_text(path: Path, text: str) -> None:
     """Replace the content of a file in one step, through a temporary file beside it."""
     replace_content(path, io.BytesIO(text.encode()))
@@ -24,15 +48,30 @@ def replace_text(path: Path, text: str) -> None:
 
 def replace_content(path: Path, content: BinaryIO) -> None:
     """Replace the content of a file by the rest of another one; see `replace_text`."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            shutil.copyfileobj(content, file, 1 << 20)
-            file.flush()
-            os.fsync(file.fileno())  # else a power cut may keep the rename and lose the content
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with aside(path) as temporary, temporary.open("wb") as file:
+        shutil.copyfileobj(content, file, 1 << 20)
+
+
+def refuse_unwritable(path: Path | str, option: str) -> None:
+    """Refuse a name that some libraries cannot write to: torch takes UTF-8, no system takes NUL.
+
+    Raises:
+        ValueError: naming the option.
+    """
+    text = str(path)
+    if "\0" in text or (not text.isascii() and text != text.encode(errors="replace").decode()):
+        raise ValueError(f"{option} {text!r} is no UTF-8 name of a folder; use another.")
+
+
+def is_temporary(path: Path) -> bool:
+    """Return whether a file's name is one of `aside`."""
+    return _TEMPORARY.fullmatch(path.name) is not None
+
+
+def sweep(folder: Path) -> None:
+    """Remove the temporary files that killed processes left; nobody may be writing there now."""
+    for path in filter(is_temporary, folder.iterdir()):
+        path.unlink(missing_ok=True)
 
 
 def free(path: Path, first: int | None = None) -> Path:

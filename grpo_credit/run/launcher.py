@@ -13,6 +13,7 @@ from pathlib import Path
 
 import psutil
 
+_WAITING = {"grpo-credit", "grpo_credit"}
 _PROGRAMS = {"accelerate", "accelerate-launch", "torchrun", "trl"}
 _MODULES = {"accelerate.commands.launch", "accelerate.commands.accelerate_cli"}
 _MODULES |= {"torch.distributed.run", "torch.distributed.launch"}
@@ -25,7 +26,9 @@ def launcher_pid() -> int | None:
     everything below a launcher, and a parent that is a shell may end while its `nohup` child is
     meant to go on.
     """
-    return os.getppid() if _launching(_parents_words()) is not None else None
+    words = _parents_words()
+    waits = any(Path(word).name in _WAITING for word in words[:4])  # see `wrapper`
+    return None if waits or _launching(words) is None else os.getppid()
 
 
 def fewer_than_asked(processes: int) -> str | None:
@@ -72,7 +75,7 @@ def _parents_words() -> list[str]:
 
 def _launching(words: list[str]) -> int | None:
     """Find the word that is a launcher: python -m module, or python path/program."""
-    at = (i for i, w in enumerate(words[:4]) if w in _MODULES or Path(w).name in _PROGRAMS)
+    at = (i for i, w in enumerate(words[:5]) if w in _MODULES or Path(w).name in _PROGRAMS)
     return next(at, None)
 
 

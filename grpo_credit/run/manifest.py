@@ -235,19 +235,24 @@ class Recorder:
 
 
 @contextmanager
-def recorded(directory: Path | str, stop: Any) -> Generator[Recorder, None, None]:
+def recorded(
+    directory: Path | str, stop: Any, ending: Any = None
+) -> Generator[Recorder, None, None]:
     """Write how the body ended: "finished", "interrupted" by a signal, or "failed".
 
     Args:
         directory: the claimed run directory.
         stop: the `callbacks.StopOnSignal` in force; its `signum` tells an interruption.
+        ending: the `ending.Ending` in force, if any; so does its own, whatever is raised then.
     """
     recorder = Recorder()
     try:
         yield recorder
     except BaseException as error:
-        interrupted = isinstance(error, KeyboardInterrupt) or (
-            isinstance(error, SystemExit) and stop.signum is not None
+        interrupted = (
+            isinstance(error, KeyboardInterrupt)
+            or (isinstance(error, SystemExit) and stop.signum is not None)
+            or (ending is not None and ending.signum is not None)
         )
         status = "interrupted" if interrupted else "failed"
         set_status(directory, status, recorder.step, None if interrupted else error)

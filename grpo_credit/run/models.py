@@ -1,29 +1,115 @@
-"""The model that a command line names, looked up before any weights are loaded."""
+"""The model that a command line names, looked up before anything is claimed or trained."""
 
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
+from grpo_credit.run.ranks import on_main
 
-def look_up_model(name: str, prompts: list[Any], **where: Any) -> None:
-    """Find a model and its tokenizer before anything is written; no weights are loaded.
+
+def look_up_model(name: str, prompts: list[Any], *, weights: bool = True, **where: Any) -> None:
+    """See that a model and its tokenizer can be loaded and fit each other.
+
+    All is done as a run will do it, except that the values of the weights are not read: `meta`
+    tensors have none. Of a pickle, torch reads tensors alone; nothing in it is run.
 
     Args:
         name: folder or hub name.
         prompts: some prompts; conversations need a chat template.
+        weights: whether to look at the weights, too; those of a hub are downloaded for that.
         where: `revision`, `trust_remote_code`.
 
     Raises:
-        ValueError: if there is no such model, or it cannot read conversations.
+        ValueError: there is no such model, its weights are missing, damaged or of another model,
+            its tokenizer has no end token or ids beyond the embeddings, or it cannot read
+            conversations.
     """
+    on_main(_look_up, name, prompts, weights, where)
+
+
+def _look_up(name: str, prompts: list[Any], weights: bool, where: Mapping[str, Any]) -> None:
     from transformers import AutoConfig
 
-    _found(AutoConfig, name, where)
+    config = _found(AutoConfig, name, where)
     tokenizer = tokenizer_of(name, **where)
     if prompts and isinstance(prompts[0], list) and not tokenizer.chat_template:
         raise ValueError(
             f"the prompts are conversations, but the tokenizer of {name!r} has no chat template; "
             "use an instruction-tuned model, or prompts that are plain text."
         )
+    if tokenizer.eos_token_id is None:
+        raise ValueError(
+            f"the tokenizer of {name!r} (--model_name_or_path) names no end token; is its "
+            "tokenizer_config.json missing? Save or download the model again."
+        )
+    quantized = getattr(config, "quantization_config", None) is not None  # loads on its GPU only
+    if weights and not quantized:
+        rows = _embeddings(name, config, where)
+        texts = [prompt for prompt in prompts if isinstance(prompt, str)]
+        _refuse_ids_beyond(rows, name, tokenizer, texts)
+
+
+def _embeddings(name: str, config: Any, where: Mapping[str, Any]) -> int:
+    """Load the model but for its values, and return the number of its token embeddings."""
+    import transformers
+
+    named = (getattr(transformers, each, None) for each in config.architectures or ())
+    kind: Any = next(filter(None, named), transformers.AutoModelForCausalLM)  # as TRL chooses
+    try:
+        with _quietly():
+            model, report = kind.from_pretrained(
+                name, device_map="meta", output_loading_info=True, ignore_mismatched_sizes=True,
+                **where,
+            )  # fmt: skip
+    except Exception as error:  # of whatever kind: what is in the files decides
+        # The first sentence: torch's others advise to run what is in a pickle.
+        raise ValueError(
+            f"the weights of {name!r} (--model_name_or_path) cannot be loaded: {_first(error)}. "
+            "Save or download the model again."
+        ) from error
+    _refuse_unlike(name, report)
+    return model.get_input_embeddings().weight.shape[0]
+
+
+def _refuse_unlike(name: str, report: Mapping[str, Any]) -> None:
+    """Refuse weights that would be drawn at random, because they are missing or do not fit."""
+    for key, stored, described in sorted(report["mismatched_keys"]):
+        raise ValueError(
+            f"the weights of {name!r} (--model_name_or_path) are of another model than its "
+            f"config.json: {key} has shape {list(stored)} in the files and "
+            f"{list(described)} by config.json."
+        )
+    if missing := sorted(report["missing_keys"]):
+        raise ValueError(
+            f"the weights of {name!r} (--model_name_or_path) lack {len(missing)} parameters of "
+            f"its config.json, such as {missing[0]}; they would begin at random."
+        )
+
+
+def _refuse_ids_beyond(rows: int, name: str, tokenizer: Any, texts: Sequence[str]) -> None:
+    ids = [i for text in texts for i in tokenizer(text).input_ids]
+    special = (tokenizer.eos_token_id, tokenizer.pad_token_id)
+    if (largest := max([*ids, *(i for i in special if i is not None)])) >= rows:
+        raise ValueError(
+            f"the tokenizer of {name!r} (--model_name_or_path) is not of this model: it writes "
+            f"token {largest}, and the model has embeddings for 0 to {rows - 1}."
+        )
+
+
+@contextmanager
+def _quietly() -> Generator[None, None, None]:
+    """Keep transformers' table and progress bar away: what is wrong is told in one sentence."""
+    from transformers.utils import logging
+
+    verbosity, bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity(logging.CRITICAL)
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bar:
+            logging.enable_progress_bar()
 
 
 def tokenizer_of(name: str, **where: Any) -> Any:
@@ -40,11 +126,16 @@ def tokenizer_of(name: str, **where: Any) -> Any:
 def _found(kind: Any, name: str, where: Mapping[str, Any]) -> Any:
     try:
         return kind.from_pretrained(name, **where)
-    except OSError as error:
-        reason = str(error).partition("\n")[0]
+    except Exception as error:  # of whatever kind: what is in the files decides
         raise ValueError(
-            f"no model or tokenizer {name!r} (--model_name_or_path): {reason}"
-        ) from None
+            f"no model or tokenizer {name!r} (--model_name_or_path): {_first(error)}"
+        ) from error
+
+
+def _first(error: Exception) -> str:
+    """Return the first sentence of an error, with its kind where the text alone says little."""
+    text = str(error).strip().partition("\n")[0].partition(". ")[0]
+    return text if isinstance(error, OSError) else f"{type(error).__name__}: {text}"
 
 
 def opens(tag: str, prompt: list[dict[str, str]], args: Any, model_args: Any) -> bool:

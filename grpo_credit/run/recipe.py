@@ -177,6 +177,13 @@ class Asked:
     model_args: Any
     task: Task
 
+    def model(self) -> str:
+        """Return the model to train: the one that is named, or the tiny one, which is then made."""
+        if self.model_args.model_name_or_path:
+            return self.model_args.model_name_or_path
+        assert self.task.tiny is not None  # the recipe's `task` refuses otherwise
+        return str(self.task.tiny())
+
 
 def explain(asked: Asked) -> int:
     """Print what the configuration means; nothing is loaded, written or trained."""
@@ -212,6 +219,7 @@ def prepare(recipe: Recipe, arguments: list[str]) -> Asked:
         look_up_model(
             model_args.model_name_or_path,
             [row["prompt"] for row in task.test],
+            weights=not script.dry_run,
             revision=model_args.model_revision,
             trust_remote_code=args.trust_remote_code,
         )

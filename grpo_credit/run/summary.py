@@ -8,6 +8,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from grpo_credit.run.ranks import is_main
+from grpo_credit.visible import in_line
 
 
 def before_after(
@@ -71,6 +72,6 @@ def where(paths: Mapping[str, Path | str], *, console: Console | None = None) ->
     console = console or Console()
     width = max((len(what) for what in [*paths, "what"]), default=0)
     for what, path in {"what": "where", **paths}.items():
-        line = f"{what:<{width}} | {path}"
+        line = f"{what:<{width}} | {in_line(path)}"
         # soft_wrap: a terminal may fold the line, but it is copied as one.
         console.print(line, markup=False, highlight=False, soft_wrap=True)

@@ -11,8 +11,11 @@ from typing import Any
 
 from grpo_credit.options import CreditOptions
 from grpo_credit.run.commandline import mistakes_in_one_line, names_option, short_help
+from grpo_credit.run.ending import Ending
 from grpo_credit.run.launcher import fewer_than_asked
+from grpo_credit.run.lock import let_go
 from grpo_credit.run.recipe import Asked, Recipe, explain, prepare
+from grpo_credit.visible import in_line
 
 RUNS = Path("runs")
 
@@ -31,14 +34,18 @@ def run_recipe(recipe: Recipe, arguments: list[str]) -> int:
     if {"-h", "--help"} & set(arguments):
         print(short_help(recipe.name, recipe.about, recipe.arguments, CreditOptions))
         return 0
-    with mistakes_in_one_line(recipe.name, arguments, recipe.file):
-        asked = prepare(recipe, arguments)
-        if said := fewer_than_asked(asked.args.world_size):
-            print(said, file=sys.stderr)
-        if asked.script.dry_run:
-            return explain(asked)
-        job = _claim(recipe, arguments, asked)
-    return train(job)
+    with Ending(recipe.file) as ending:
+        with mistakes_in_one_line(recipe.name, arguments, recipe.file):
+            asked = prepare(recipe, arguments)
+            if said := fewer_than_asked(asked.args.world_size):
+                print(said, file=sys.stderr)
+            if asked.script.dry_run:
+                return explain(asked)
+            ending.keep("nothing was begun")
+            asked.model()  # made before the directory is claimed: it may turn out to be impossible
+            job = _claim(recipe, arguments, asked)
+        ending.keep(f"to go on: {_again(job)}")
+        return train(job, ending)
 
 
 def _claim(recipe: Recipe, arguments: list[str], asked: Asked) -> Job:
@@ -79,11 +86,8 @@ def build_trainer(job: Asked, callbacks: list[Any]) -> Any:
     from grpo_credit import CreditGRPOTrainer
 
     args, model_args, task = job.args, job.model_args, job.task
-    model = model_args.model_name_or_path
-    if not model:
-        assert task.tiny is not None  # the recipe's `task` refuses otherwise
+    if not model_args.model_name_or_path:
         torch.set_num_threads(1)  # on shared cores a second one makes a tiny step 50 times slower
-        model = str(task.tiny())
     else:
         args.model_init_kwargs = {
             "revision": model_args.model_revision,
@@ -92,7 +96,7 @@ def build_trainer(job: Asked, callbacks: list[Any]) -> Any:
             **(args.model_init_kwargs or {}),
         }
     trainer = CreditGRPOTrainer(
-        model,
+        job.model(),
         list(task.rewards),
         args,
         task.train,
@@ -106,7 +110,11 @@ def build_trainer(job: Asked, callbacks: list[Any]) -> Any:
     return trainer
 
 
-def train(job: Job) -> int:
+def _again(job: Job) -> str:
+    return f"the same command with --resume --output_dir {in_line(job.out)}"
+
+
+def train(job: Job, ending: Ending) -> int:
     """Test, train, test; return the exit code."""
     from transformers.utils.logging import disable_progress_bar
 
@@ -132,10 +140,10 @@ def train(job: Job) -> int:
         stop,
     ]
     try:
-        with manifest.recorded(out, stop) as record:
+        with manifest.recorded(out, stop, ending) as record:
             trainer = record.trainer = held_out.trainer = build_trainer(job, shown)
             manifest.set_model(out, trainer.model)
-            trainer.accelerator.print(f"{trainer.plan}\nrun directory: {out}")
+            trainer.accelerator.print(f"{trainer.plan}\nrun directory: {in_line(out)}")
             _look_first(job, trainer, early)
             with stop:
                 trainer.train(resume_from_checkpoint=job.checkpoint and str(job.checkpoint))
@@ -145,21 +153,28 @@ def train(job: Job) -> int:
             stopped = stop.signum is not None  # then there is no time for another test
             before = held_out.known(0)
             after = {} if stopped else held_out.at(step_of(trainer))
-            trainer.create_model_card(model_name=out.name)
+            trainer.create_model_card(model_name=in_line(out.name))
+        if not stopped:
+            let_go(out, remove=True)  # nobody can go on with it
     except NotFit as error:
         record.trainer.accelerator.wait_for_everyone()  # each rank has recorded it
         directory.release(out, job.named)
         error.tell()
         record.trainer.end()
         return 2
-    first = {task.metric: before[task.metric]} if task.metric in before else {}
-    summary.before_after({**first, **before}, after, title=f"{len(task.test)} {task.title}")
-    if stopped:
-        trainer.accelerator.print(
-            f"stopped at step {trainer.state.global_step}; to go on: the same command with "
-            f"--resume --output_dir {out}"
-        )
-    summary.where(_left(job))
+    except KeyboardInterrupt:  # a second signal while training stopped
+        ending.signum = ending.signum or stop.signum
+        raise
+    finally:
+        let_go(out)
+    if stop.signum is not None:
+        step = trainer.state.global_step
+        trainer.accelerator.print(f"stopped at step {step}; to go on: {_again(job)}")
+    else:
+        ending.keep(f"the run in {in_line(out)} is finished")
+        first = {task.metric: before[task.metric]} if task.metric in before else {}
+        summary.before_after({**first, **before}, after, title=f"{len(task.test)} {task.title}")
+        summary.where(_left(job))
     if job.args.push_to_hub:
         trainer.push_to_hub(dataset_name=getattr(script, "dataset_name", None))
     trainer.end()

@@ -5,11 +5,12 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
-from filelock import FileLock, Timeout
 from rich.console import Console
 
 from grpo_credit import terminal
 from grpo_credit.run.commandline import MISTAKES, reveal, wants_traceback
+from grpo_credit.run.files import sweep
+from grpo_credit.run.lock import Busy, hold, let_go
 from grpo_credit.study.calibration import CalibrationError, calibration_cells, scales, write_scales
 from grpo_credit.study.cells import Cell, cells_of, is_finished
 from grpo_credit.study.check import ask
@@ -20,7 +21,7 @@ from grpo_credit.study.process import ignore_alone
 from grpo_credit.study.runner import Runner
 from grpo_credit.study.view import failures, make_view
 from grpo_credit.suggest import did_you_mean
-from grpo_credit.visible import visible
+from grpo_credit.visible import in_line
 
 LOCK = ".runner.lock"
 
@@ -45,7 +46,7 @@ def main(arguments: Sequence[str], command: Sequence[str]) -> int:
         with patience("asking the recipe about its options"):
             check(asked)
         engine = make_engine(asked.engine, asked.jobs, asked.engine_options, asked.out)
-        lock = alone(asked.out)
+        alone(asked.out)
         study = settled(read_study(asked.out), asked)
         write_study(asked.out, study, command)
     except MISTAKES as error:
@@ -55,14 +56,15 @@ def main(arguments: Sequence[str], command: Sequence[str]) -> int:
         return fail(error)
     except KeyboardInterrupt:  # nothing has begun
         return 130
-    with lock:
-        try:
-            code = run_study(study, asked.out, engine)
-            if code > 128 and not any(map(is_finished, cells_of(study, asked.out))):
-                return code
-            return max(code, write_report(asked.out))
-        except KeyboardInterrupt:  # a page can wait: the same command writes it
-            return 130
+    try:
+        code = run_study(study, asked.out, engine)
+        if code > 128 and not any(map(is_finished, cells_of(study, asked.out))):
+            return code
+        return max(code, write_report(asked.out))
+    except KeyboardInterrupt:  # a page can wait: the same command writes it
+        return 130
+    finally:
+        let_go(asked.out, LOCK)
 
 
 def write_report(out: Path) -> int:
@@ -87,18 +89,18 @@ def write_report(out: Path) -> int:
             damaged[cell.reason or ""].append(f"{cell.credit} · seed {cell.seed}")
     for reason, (name, *others) in damaged.items():
         more = f" and {len(others)} more" if others else ""
-        say(visible(f"without a number: {name}{more}; {reason}"))
+        say(f"without a number: {name}{more}; {reason}")
     width = max(map(len, report.study.credits))
     for result in report.comparison.results:
         told = result.verdict.sentence if result.verdict else "baseline"
-        say(visible(f"{result.strategy:<{width}}  {number(result.mean):>7}  {told}"))
+        say(f"{result.strategy:<{width}}  {number(result.mean):>7}  {told}")
     say(f"report: {page}")
     return int(bool(damaged))
 
 
 def say(text: str) -> None:
-    """Print a line as it is."""
-    Console(soft_wrap=True).print(text, markup=False, highlight=False)
+    """Print a line as it is, without what steers a terminal."""
+    Console(soft_wrap=True).print(in_line(text), markup=False, highlight=False)
 
 
 def settled(old: Study | None, asked: Asked) -> Study:
@@ -139,19 +141,19 @@ def patience(what: str) -> AbstractContextManager[object]:
     return console.status(what) if console.is_terminal else nullcontext()
 
 
-def alone(out: Path) -> FileLock:
-    """Take the directory for this runner; the lock is gone with the process, however it ends.
+def alone(out: Path) -> None:
+    """Take the directory for this process, and sweep what a killed one left half written.
 
     Raises:
         ValueError: another runner has it.
     """
     out.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(out / LOCK)
     try:
-        lock.acquire(timeout=0)
-    except Timeout:
+        hold(out, LOCK)
+    except Busy:
         raise ValueError(f"another runner is at work on {out}; wait for it, or stop it.") from None
-    return lock
+    for folder in filter(Path.is_dir, (out, *out.glob("cells/*"))):
+        sweep(folder)
 
 
 def run_study(study: Study, out: Path, engine: Engine) -> int:

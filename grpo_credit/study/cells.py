@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from grpo_credit.run import lock
 from grpo_credit.run.files import METRICS, read_json, read_lines, replace_text
 from grpo_credit.run.provenance import MANIFEST, describe_command, now
 from grpo_credit.study.child import is_held
@@ -188,15 +189,20 @@ def save(cell: Cell, state: State) -> None:
     replace_text(cell.record, json.dumps(content, indent=2) + "\n")
 
 
+def at_work(cell: Cell) -> bool:
+    """Return whether a process is at work on the cell: an engine's, or one started by hand."""
+    return is_held(str(cell.lock)) or lock.is_held(cell.run)
+
+
 def look(cell: Cell) -> tuple[State, list[str]]:
     """Find out how a cell stands; set aside what is damaged.
 
     Returns:
-        The state, with a status of "running" only if a process holds the cell; what was set aside,
-        in words.
+        The state, with a status of "running" only if a process is at work; what was set aside, in
+        words.
     """
     state, notes = _read_record(cell)
-    if is_held(str(cell.lock)):
+    if at_work(cell):
         state.status = "running"
         return state, notes
     if wrong := _damage(cell.run):
@@ -238,7 +244,7 @@ def _damage(run: Path) -> str:
         return ""
     if not run.is_dir():
         return "it is no directory"
-    if not any(run.iterdir()):
+    if not lock.entries(run):
         return ""
     try:
         status = read_json(run / MANIFEST)["status"]

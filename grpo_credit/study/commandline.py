@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from grpo_credit.errors import TRACEBACK, in_one_line
+from grpo_credit.run.files import refuse_unwritable
 from grpo_credit.study.design import Study
 from grpo_credit.study.engines import ENGINES
 from grpo_credit.suggest import did_you_mean
@@ -69,6 +70,7 @@ def read(arguments: Sequence[str]) -> Asked:
         match_grad_norm=asked.match_grad_norm,
         own_warm_starts=asked.own_warm_starts,
     )
+    refuse_unwritable(asked.out, "--out")
     if asked.jobs is not None and asked.jobs < 1:
         raise ValueError(f"--jobs is {asked.jobs}, expected at least 1.")
     return Asked(study, Path(asked.out), asked.engine, asked.jobs, _json(asked.engine_options))

@@ -12,8 +12,7 @@ from dataclasses import dataclass
 from types import FrameType
 from typing import Any
 
-from grpo_credit.study.cells import Cell, State, look, save
-from grpo_credit.study.child import BUSY, is_held
+from grpo_credit.study.cells import Cell, State, at_work, look, save
 from grpo_credit.study.engines import Engine, Handle
 from grpo_credit.study.process import TICK_S, Ended, ignore
 from grpo_credit.study.view import Board, View, visible_name
@@ -132,8 +131,8 @@ class Runner:
 
     def _end(self, cell: Cell, ended: Ended, log_start: int) -> None:
         state = self.states[cell]
-        if ended.exit_code == BUSY and is_held(str(cell.lock)):
-            self._elsewhere.append(cell)  # a job that an earlier runner left in a queue has it
+        if ended.exit_code and at_work(cell):
+            self._elsewhere.append(cell)  # a job that an earlier runner left in a queue, say
             return
         state.end(cell, ended, log_start, stopping=self.signum is not None)
         self._save(cell)
@@ -142,7 +141,7 @@ class Runner:
 
     def _look_elsewhere(self) -> None:
         for cell in list(self._elsewhere):
-            if not is_held(str(cell.lock)):
+            if not at_work(cell):
                 self._elsewhere.remove(cell)
                 self.states[cell], _ = look(cell)
                 self._save(cell)

@@ -14,7 +14,7 @@ from grpo_credit.duration import duration
 from grpo_credit.run.provenance import describe_command
 from grpo_credit.study.cells import Cell, State
 from grpo_credit.study.progress import Progress, read_progress
-from grpo_credit.visible import visible
+from grpo_credit.visible import in_line, visible
 
 ORDER = ("running", "failed", "interrupted", "finished", "waiting")
 STYLES = {"running": "bold", "failed": "bold red", "interrupted": "yellow", "waiting": "dim"}
@@ -92,7 +92,7 @@ class LiveView:
 
     def tell(self, text: str) -> None:
         """Print above the table."""
-        self._live.console.print(text, markup=False, highlight=False, soft_wrap=True)
+        self._live.console.print(in_line(text), markup=False, highlight=False, soft_wrap=True)
 
     def update(self) -> None:
         """Draw the table."""
@@ -144,7 +144,7 @@ class PlainView:
 
     def tell(self, text: str) -> None:
         """Print a line."""
-        self._console.print(text, markup=False, highlight=False, soft_wrap=True)
+        self._console.print(in_line(text), markup=False, highlight=False, soft_wrap=True)
 
     def update(self) -> None:
         """Print how the study stands, if a minute has passed."""
@@ -190,6 +190,6 @@ def failures(states: Mapping[Cell, State]) -> Iterable[str]:
     """
     for cell, state in states.items():
         if state.status == "failed":
-            yield f"\n{visible_name(cell)} failed; the end of {cell.log}:"
+            yield f"\n{visible_name(cell)} failed; the end of {in_line(cell.log)}:"
             yield from (f"    {visible(line)}" for line in state.tail)
-            yield f"  to repeat it alone: {describe_command(cell.command())['shell']}"
+            yield f"  to repeat it alone: {in_line(describe_command(cell.command())['shell'])}"

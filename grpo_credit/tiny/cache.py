@@ -1,5 +1,6 @@
 """Folders that are built once, verified at each use, and shared by processes."""
 
+import glob
 import hashlib
 import json
 import os
@@ -44,6 +45,8 @@ def cached(entry: Path, build: Callable[[Path], dict[str, Any]]) -> Path:
         return entry
     _require_writable(entry.parent)
     with FileLock(f"{entry}.lock"):
+        for left in entry.parent.glob(f".{glob.escape(entry.name)}-*"):
+            shutil.rmtree(left)  # by a builder that was killed; nobody builds beside us
         if _absent_or_damaged(entry):
             _publish(entry, build)
     return entry
