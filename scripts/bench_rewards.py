@@ -226,6 +226,9 @@ def contestants() -> dict[str, Callable[[list[str]], Any]]:
         "Repetition 3": r.Repetition(3),
         "Repetition 20": r.Repetition(20),
         "gate": r.gate(r.NumericAnswer(), by=r.think_answer_format),
+        "JsonAnswer": r.JsonAnswer(),
+        "ToolCalls": r.ToolCalls([{"name": "clock"}]),
+        "LanguageConsistency": r.LanguageConsistency("en"),
     }
     every = {**formats, **others, **answers}
     calls: dict[str, Any] = {
@@ -262,7 +265,9 @@ def bench_speed(rounds: int) -> dict[str, Any]:
         long, short = (cpu_ms(call, made[worst](chars), few) for chars in reversed(CHARS))
         figures[f"{name}: prose, ms"] = times["prose"]
         figures[f"{name}: worst ({worst}), ms"] = long
-        figures[f"{name}: exponent"] = math.log(long / short) / math.log(CHARS[1] / CHARS[0])
+        power = math.log(long / short) / math.log(CHARS[1] / CHARS[0])
+        figures[f"{name}: exponent"] = power
+        print(f"{name}: {times['prose']:.3g} ms, {worst} {long:.3g} ms, {power:.2f}", flush=True)
     return figures
 
 
