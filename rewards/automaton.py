@@ -230,7 +230,8 @@ class Automaton:
 
     def accepts(self, text: str) -> bool:
         """Return whether the text matches."""
-        return self.accepting[self.trace(text)[-1]]
+        chars, state = self.alive(text)
+        return chars == len(text) and self.accepting[state]
 
     def settled(self, text: str) -> int | None:
         """Return after how many characters nothing can change any more, None if never."""

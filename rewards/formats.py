@@ -327,12 +327,12 @@ class RegexReward(TextReward):
         before = lead(text) if self.strip and matches else 0
         names = {number: name for name, number in self.pattern.groupindex.items()}
         found: Spans = {}
-        for match in matches or ():
-            for group in range(self.pattern.groups + 1):
-                spans = [(before + start, before + end) for start, end in match.spans(group)]
-                if spans:
-                    name = names.get(group, str(group)) if group else "match"
-                    found.setdefault(name, []).extend(spans)
+        for group in range(self.pattern.groups + 1):
+            each = (span for match in matches or () for span in match.spans(group))
+            if spans := [(before + start, before + end) for start, end in each]:
+                found.setdefault(names.get(group, str(group)) if group else "match", []).extend(
+                    spans
+                )
         return found
 
     def _stripped(self, text: str) -> str:

@@ -6,7 +6,7 @@ Needs the extra: pip install 'grpo-credit[language]'.
 import functools
 import importlib.util
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from .contract import Completion, Spans, TextReward, completion_text
@@ -115,17 +115,18 @@ class LanguageConsistency(TextReward):
         pieces = [(match, letters) for match, letters in pieces if letters >= FEWEST]
         step = -(-sum(letters for _, letters in pieces) // READ) or 1
         for match, letters in pieces[::step]:
-            found = detector.detect_language_of(match[0][:LONGEST])
+            found = detector(match[0][:LONGEST])
             if found is not None:
                 yield found.iso_code_639_1.name.lower(), match.span(), letters
 
 
 @functools.lru_cache(maxsize=16)
-def _detector(codes: frozenset[str]) -> Any:
+def _detector(codes: frozenset[str]) -> Callable[[str], Any]:
     from lingua import IsoCode639_1, LanguageDetectorBuilder
 
     known = [getattr(IsoCode639_1, code.upper()) for code in sorted(codes)]
-    return LanguageDetectorBuilder.from_iso_codes_639_1(*known).build()
+    detector = LanguageDetectorBuilder.from_iso_codes_639_1(*known).build()
+    return functools.lru_cache(maxsize=65536)(detector.detect_language_of)
 
 
 def _code(language: Any) -> str:

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import islice
+from itertools import chain
 from typing import Any, Literal
 
 from .contract import Completion, Spans, listed, texts_of
@@ -10,6 +10,7 @@ from .lengths import token_ids
 
 _WORD = re.compile(r"\S+")
 _LETTER = re.compile(r"[^\W\d_]")
+_CHARACTERS = 0x110000  # of Unicode: more different words than these are not told apart
 _LONG = 24  # characters; a word of more is one without spaces, or none
 _STRETCHES = 8  # of a long word, that weigh as much as an n-gram
 
@@ -148,20 +149,25 @@ def repetition_rate(text_or_ids: str | Sequence[Any], n: int = 3) -> float:
     size = _checked_size(n)
     if isinstance(text_or_ids, str):
         return _rate_in_words(_words(text_or_ids), size)
-    ngrams = list(_ngrams(text_or_ids, size))
-    return 1 - len(set(ngrams)) / len(ngrams) if ngrams else 0.0
+    every = len(text_or_ids) - size + 1
+    return 1 - len(set(_ngrams(text_or_ids, size))) / every if every > 0 else 0.0
 
 
 def _rate_in_words(words: Sequence[str], n: int) -> float:
-    ngrams = list(_ngrams(words, n))
-    stretches = [part for word in words if len(word) > _LONG for part in _stretches(word)]
-    every = len(ngrams) + len(stretches) / _STRETCHES
-    return 1 - (len(set(ngrams)) + len(set(stretches)) / _STRETCHES) / every if every else 0.0
+    long = [word for word in words if len(word) > _LONG]
+    stretches = sum(len(word) - _LONG + 1 for word in long)
+    every = max(0, len(words) - n + 1) + stretches / _STRETCHES
+    new = len(set(_ngrams(words, n))) + len(set(chain(*map(_stretches, long)))) / _STRETCHES
+    return 1 - new / every if every else 0.0
 
 
 def _stretches(word: str) -> Iterator[str]:
     """Yield the stretches of a long word; none of another."""
-    return (word[i : i + _LONG] for i in range(len(word) - _LONG + 1) if len(word) > _LONG)
+    return _slices(word, _LONG) if len(word) > _LONG else iter(())
+
+
+def _slices(text: str, n: int) -> Iterator[str]:
+    return map(text.__getitem__, map(slice, range(len(text) - n + 1), range(n, len(text) + 1)))
 
 
 def _runs(ngrams: Iterable[Any], n: int) -> list[tuple[int, int]]:
@@ -188,8 +194,11 @@ def _joined(spans: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
     return joined
 
 
-def _ngrams(items: Sequence[Any], n: int) -> Iterator[tuple[Any, ...]]:
-    return zip(*(islice(items, shift, None) for shift in range(n)), strict=False)
+def _ngrams(items: Sequence[Any], n: int) -> Iterator[str]:
+    """Yield n-grams, each item as one character: slices of a text are quickly cut and compared."""
+    numbers: dict[Any, int] = {}
+    number = numbers.setdefault
+    return _slices("".join(chr(number(item, len(numbers)) % _CHARACTERS) for item in items), n)
 
 
 def _words(text: str, skip_counters: bool = False) -> list[str]:
