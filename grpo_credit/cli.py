@@ -144,9 +144,9 @@ def check_laws(asked: argparse.Namespace) -> int:
     """Print what came of the laws; return 1 if the strategy breaks one that it is held to."""
     from grpo_credit.conformance import examine
     from grpo_credit.conformance_report import print_findings
-    from grpo_credit.resolve import parse_credit_kwargs, resolve_credit
+    from grpo_credit.resolve import parse_credit_kwargs, resolve_with
 
-    strategy = resolve_credit(asked.credit, **parse_credit_kwargs(asked.credit_kwargs))
+    strategy = resolve_with(asked.credit, parse_credit_kwargs(asked.credit_kwargs))
     findings = list(examine(strategy))
     print_findings(strategy.name, findings, console(), every=asked.long)
     return int(any(found.failed for found in findings))

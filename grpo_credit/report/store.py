@@ -1,8 +1,8 @@
 """The data of a report, beside the study: what is rendered, and nothing else is read for it.
 
 report.json          the study, its cells, its manifest; with the comparison, for other programs
-runs.csv             a row for each cell
-curves.csv           credit, seed, step, tokens, seconds, name, value
+runs.csv             a row for each cell; texts as `to_cell` writes them
+curves.csv           credit, seed, step, tokens, seconds, name, value; likewise
 credit.parquet       some completions, their tokens and the credit of each strategy
 completions.parquet  completions of every strategy
 """
@@ -10,12 +10,13 @@ completions.parquet  completions of every strategy
 import json
 import math
 import os
-import types
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, fields, is_dataclass
 from pathlib import Path
-from typing import Any, get_args, get_origin
+from typing import Any
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -23,7 +24,11 @@ from pyarrow import csv
 
 from grpo_credit.errors import CreditError
 from grpo_credit.report.data import Report
-from grpo_credit.run.files import replace_text
+from grpo_credit.report.view_credit import CREDIT as CREDIT_COLUMN
+from grpo_credit.run.files import expect_size, parse_json, read_json, replace_text
+from grpo_credit.run.shape import HUGE, fit
+from grpo_credit.tables import DAMAGE, MOST, read_table
+from grpo_credit.visible import from_cell, to_cell
 
 SCHEMA = 2
 REPORT, RUNS, CURVES = "report.json", "runs.csv", "curves.csv"
@@ -34,9 +39,15 @@ _KINDS = {
 }  # fmt: skip
 _CURVE_COLUMNS = list(_KINDS)
 _PARSE = csv.ParseOptions(newlines_in_values=True)
-_CREDIT_COLUMNS = {"step", "row", "group", "prompt", "reward", "advantage", "truncated", "decided",
-                   "tokens", "counted"}  # fmt: skip
-_COMPLETION_COLUMNS = {"credit", "seed", "step", "prompt", "completion", "rewards", "advantage"}
+_CREDIT_COLUMNS = {
+    "step": int, "row": int, "group": int, "prompt": str, "reward": float, "advantage": float,
+    "truncated": bool, "decided": float | None, "tokens": list[str], "counted": list[bool],
+}  # fmt: skip
+_COMPLETION_COLUMNS = {
+    "credit": str, "seed": int, "step": int, "prompt": str, "completion": str,
+    "rewards": dict[str, float | None], "advantage": float | None,
+}  # fmt: skip
+_TEXTS = ("prompt", "completion", "rewards", "tokens")  # JSON, which holds any Python string
 _ELSEWHERE = ("curves", "credit", "completions", "others")  # not in report.json
 
 
@@ -44,11 +55,15 @@ def write(report: Report, folder: Path) -> None:
     """Write the data; each file is replaced in one step, report.json last."""
     _write_table(report.credit, folder / CREDIT)
     _write_table(report.completions, folder / COMPLETIONS)
-    replace_text(folder / CURVES, report.curves.to_csv(index=False))
-    replace_text(
-        folder / RUNS, pd.DataFrame([asdict(cell) for cell in report.cells]).to_csv(index=False)
-    )
+    replace_text(folder / CURVES, _csv(report.curves))
+    replace_text(folder / RUNS, _csv(pd.DataFrame([asdict(cell) for cell in report.cells])))
     replace_text(folder / REPORT, dump(report))
+
+
+def _csv(frame: pd.DataFrame) -> str:
+    """Write a table whose texts no spreadsheet takes for formulas."""
+    texts = frame.select_dtypes(exclude="number").columns
+    return frame.assign(**{name: frame[name].map(to_cell) for name in texts}).to_csv(index=False)
 
 
 def dump(report: Report) -> str:
@@ -65,20 +80,17 @@ def load(folder: Path) -> Report:
     Raises:
         CreditError: if there is none, or it is damaged or of another version.
     """
-    content = _content(folder)
     given = {f.name: f.type for f in fields(Report) if f.name not in _ELSEWHERE}
-    where = str(folder / REPORT)
-    parts = {
-        name: _read(kind, _entry(content, name, where), f"{where}: {name}")
-        for name, kind in given.items()
-    }
+    content = _content(folder)
+    with _told(folder / REPORT):
+        parts = fit(given, content, str(folder / REPORT))
     report = Report(
-        **parts,
+        **{name: parts[name] for name in given},
         curves=_curves(folder / CURVES),
         credit=_read_table(folder / CREDIT, _CREDIT_COLUMNS),
         completions=_read_table(folder / COMPLETIONS, _COMPLETION_COLUMNS),
     )
-    _expect_whole(report, where)
+    _expect_whole(report, str(folder / REPORT))
     return report
 
 
@@ -89,10 +101,8 @@ def _content(folder: Path) -> dict[str, Any]:
             f"{folder} holds no {REPORT}; expected the directory of a study. If it is one, its "
             "command, run again, collects what there is."
         )
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise CreditError(f"{path} is damaged: {error}. {_AGAIN}") from None
+    with _told(path):
+        content = read_json(path)
     version = content.get("schema") if isinstance(content, dict) else None
     if version != SCHEMA:
         raise CreditError(f"{path} has schema {version}, expected {SCHEMA}. {_AGAIN}")
@@ -102,39 +112,15 @@ def _content(folder: Path) -> dict[str, Any]:
 _AGAIN = "Run the study's command again: finished runs are kept, and the data is collected anew."
 
 
-def _entry(content: Mapping[str, Any], name: str, where: str) -> Any:
-    if name not in content:
-        raise CreditError(f"{where} is damaged: it lacks {name!r}. {_AGAIN}")
-    return content[name]
-
-
-def _read(kind: Any, value: Any, where: str) -> Any:
-    """Build a value of an annotated kind from JSON, or say where it does not fit."""
-    if is_dataclass(kind) and isinstance(value, dict):
-        known = {f.name: f.type for f in fields(kind)}
-        unknown = sorted(set(value) - set(known))
-        if unknown:
-            raise CreditError(f"{where} is damaged: it has an unknown {unknown[0]!r}. {_AGAIN}")
-        return kind(
-            **{n: _read(k, _entry(value, n, where), f"{where}.{n}") for n, k in known.items()}
-        )
-    if isinstance(kind, types.UnionType):
-        options = get_args(kind)
-        return None if value is None else _read(options[0], value, where)
-    origin, inner = get_origin(kind), get_args(kind)
-    if origin is list and isinstance(value, list):
-        return [_read(inner[0], each, f"{where}[{n}]") for n, each in enumerate(value)]
-    if origin is dict and isinstance(value, dict):
-        return {name: _read(inner[1], each, f"{where}.{name}") for name, each in value.items()}
-    if kind is Any or _is(kind, value):
-        return value
-    raise CreditError(f"{where} is damaged: got {value!r:.60}, expected {kind}. {_AGAIN}")
-
-
-def _is(kind: Any, value: Any) -> bool:
-    if not isinstance(kind, type) or isinstance(value, bool) != (kind is bool):
-        return False
-    return isinstance(value, (int, float) if kind is float else kind)
+@contextmanager
+def _told(path: Path) -> Generator[None]:
+    """Say of what is wrong with a file what to do."""
+    try:
+        yield
+    except CreditError as error:
+        raise CreditError(f"{error} {_AGAIN}") from None
+    except DAMAGE as error:
+        raise CreditError(f"{path} cannot be read: {error}. {_AGAIN}") from None
 
 
 def _expect_whole(report: Report, where: str) -> None:
@@ -147,16 +133,21 @@ def _expect_whole(report: Report, where: str) -> None:
 
 def _curves(path: Path) -> pd.DataFrame:
     options = csv.ConvertOptions(column_types=_KINDS, null_values=[""])
-    try:
+    with _told(path):
+        expect_size(path, MOST)
         frame = csv.read_csv(path, parse_options=_PARSE, convert_options=options).to_pandas()
-    except (OSError, pa.ArrowException) as error:
-        raise CreditError(f"{path} cannot be read: {error}. {_AGAIN}") from None
-    if list(frame.columns) != _CURVE_COLUMNS:
-        raise CreditError(
-            f"{path} has columns {', '.join(frame.columns)}; expected "
-            f"{', '.join(_CURVE_COLUMNS)}. {_AGAIN}"
-        )
-    return frame
+        if list(frame.columns) != _CURVE_COLUMNS:
+            raise CreditError(
+                f"{path} has columns {', '.join(frame.columns)}; expected "
+                f"{', '.join(_CURVE_COLUMNS)}."
+            )
+        numbers = frame[["step", "tokens", "seconds", "value"]].to_numpy(dtype=float)
+        if (odd := np.abs(numbers) > HUGE).any():
+            raise CreditError(f"{path} holds {numbers[odd][0]}, expected at most {HUGE}.")
+        texts = {
+            name: frame[name].map(from_cell, na_action="ignore") for name in ("credit", "name")
+        }
+        return frame.assign(**texts)
 
 
 def curve_frame(rows: Sequence[tuple[Any, ...]]) -> pd.DataFrame:
@@ -176,18 +167,32 @@ def _write_table(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def _read_table(path: Path, needed: set[str]) -> list[dict[str, Any]]:
+def _read_table(path: Path, needed: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Read rows; a table without rows may have no columns."""
-    try:
-        table = pq.ParquetFile(path).read()
-    except (OSError, pa.ArrowException) as error:
-        raise CreditError(f"{path} cannot be read: {error}. {_AGAIN}") from None
-    if table.num_rows and not needed <= set(table.column_names):
-        raise CreditError(
-            f"{path} has columns {', '.join(table.column_names)}; expected "
-            f"{', '.join(sorted(needed))} among them. {_AGAIN}"
-        )
-    return table.to_pylist()
+    with _told(path):
+        table = read_table(path)
+        if table.num_rows and not set(needed) <= set(table.column_names):
+            raise CreditError(
+                f"{path} has columns {', '.join(table.column_names)}; expected "
+                f"{', '.join(sorted(needed))} among them."
+            )
+        rows = table.to_pylist()
+        for number, row in enumerate(rows):
+            _expect_row(row, needed, f"{path}: row {number}")
+        return rows
+
+
+def _expect_row(row: Mapping[str, Any], needed: Mapping[str, Any], where: str) -> None:
+    """Check a row, what is JSON in it, and the credit of each of its tokens."""
+    credits = dict.fromkeys((n for n in row if n.startswith(CREDIT_COLUMN)), list[float] | None)
+    kinds = {**needed, **credits}
+    fit({n: str if n in _TEXTS else kind for n, kind in kinds.items()}, row, where)
+    texts = {name: parse_json(row[name], f"{where}.{name}") for name in _TEXTS if name in needed}
+    fit({name: needed[name] for name in texts}, texts, where)
+    tokens = texts.get("tokens", ())
+    for name in ("counted", *credits) if "tokens" in texts else ():
+        if len(row[name] or tokens) != len(tokens):
+            raise CreditError(f"{where}: {name!r} has not one entry for each of its tokens.")
 
 
 def _strict(value: Any) -> Any:

@@ -60,13 +60,13 @@ def main(arguments: Sequence[str], command: Sequence[str]) -> int:
             code = run_study(study, asked.out, engine)
             if code > 128 and not any(map(is_finished, cells_of(study, asked.out))):
                 return code
-            return max(code, write_report(asked.out))
+            return max(code, write_report(asked.out, study.credits))
         except KeyboardInterrupt:  # a page can wait: the same command writes it
             return 130
 
 
-def write_report(out: Path) -> int:
-    """Collect what the cells left and write the page.
+def write_report(out: Path, said: Sequence[str] = ()) -> int:
+    """Collect what the cells left and write the page; see `collect`.
 
     Returns:
         0, 1 if a run that finished has no number to compare, 2 where no report could be written.
@@ -77,7 +77,7 @@ def write_report(out: Path) -> int:
         from grpo_credit.study.collect import collect
 
         try:
-            report = collect(out)
+            report = collect(out, said)
             page = render(out)
         except (ValueError, OSError) as error:
             return fail(error)

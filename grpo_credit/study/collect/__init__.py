@@ -1,13 +1,17 @@
 """From the directory of a study to the data of its report."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from grpo_credit.errors import CreditError
+from grpo_credit.registry import named_by
 from grpo_credit.report.data import Report
 from grpo_credit.report.store import curve_frame, write
-from grpo_credit.run.files import read_json
+from grpo_credit.run.files import read_object
+from grpo_credit.run.shape import fit
 from grpo_credit.study.collect.cells import find_metric, read_cells, read_study
 from grpo_credit.study.collect.completions import read_completions
 from grpo_credit.study.collect.curves import read_curves
@@ -18,7 +22,7 @@ from grpo_credit.study.collect.trained import length_rows, midpoint, pairing, re
 __all__ = ["collect"]
 
 
-def collect(out: Path) -> Report:
+def collect(out: Path, said: Sequence[str] = ()) -> Report:
     """Read the runs of a study and write the data of its report beside them.
 
     Unfinished, failed and damaged runs are part of it, each with its reason; nothing that the runs
@@ -26,6 +30,8 @@ def collect(out: Path) -> Report:
 
     Args:
         out: the directory of the study.
+        said: strategies that the user named; code (`pkg.mod:obj`) that the study's files name, and
+            these do not, is not imported.
 
     Returns:
         The report's data, as `grpo_credit.report.store.load` reads it.
@@ -43,7 +49,8 @@ def collect(out: Path) -> Report:
     threshold = midpoint(trained)
     curves = read_curves(out, cells, problems)
     curves += length_rows(trained, threshold, curves)
-    examples, credit = find_examples(out, study, cells, problems)
+    with named_by(out / "study.json", said):
+        examples, credit = find_examples(out, study, cells, problems)
     report = Report(
         study=study,
         cells=cells,
@@ -68,7 +75,7 @@ def _calibration(out: Path, problems: list[str]) -> dict[str, Any] | None:
     if not path.is_file():
         return None
     try:
-        return read_json(path)
-    except ValueError as error:
-        problems.append(str(error))
+        return fit({"scale": dict[str, float]}, read_object(path), path.name)
+    except CreditError as error:
+        problems.append(str(error).replace(f"{out}/", ""))
         return None

@@ -1,14 +1,17 @@
 """Curves of every run: what the trainer logged, and what was measured on held-out prompts."""
 
-import math
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from grpo_credit.errors import named_line
 from grpo_credit.report.data import Cell
+from grpo_credit.run.directory import METRICS
 from grpo_credit.run.files import HELD_OUT, read_lines
+from grpo_credit.run.shape import fit, is_usable
 from grpo_credit.study.collect.cells import read_metrics
+from grpo_credit.tables import DAMAGE
 
 Row = tuple[str, int, int, float | None, float | None, str, float]
 HELD_OUT_PREFIX = "held_out/"
@@ -29,8 +32,9 @@ def read_curves(out: Path, cells: Sequence[Cell], problems: list[str]) -> list[R
             continue
         try:
             rows += _of_run(out / cell.path, cell)
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            problems.append(f"{cell.path} has curves that cannot be read: {error}")
+        except DAMAGE as error:
+            why = named_line(error).replace(f"{out}/", "")
+            problems.append(f"{cell.path} has curves that cannot be read: {why}")
     return rows
 
 
@@ -52,7 +56,7 @@ def _numbers(line: Mapping[str, Any]) -> list[tuple[str, float]]:
         (name, float(value))
         for name, value in line.items()
         if isinstance(value, int | float)
-        and math.isfinite(value)
+        and is_usable(value)
         and name not in _NOT_CURVES
         and not name.startswith("train_")
     ]
@@ -68,8 +72,11 @@ class Clock:
     """
 
     def __init__(self, metrics: Sequence[Mapping[str, Any]]) -> None:
-        self._tokens = {m["step"]: m["num_tokens"] for m in metrics if m.get("num_tokens")}
-        self._seconds = {m["step"]: m["time_s"] for m in metrics if "train_runtime" not in m}
+        known = [{"num_tokens": None, **m} for m in metrics]
+        kinds = {"num_tokens": float | None, "time_s": float}
+        known = [fit(kinds, m, f"{METRICS}: step {m['step']}") for m in known]
+        self._tokens = {m["step"]: m["num_tokens"] for m in known if m["num_tokens"]}
+        self._seconds = {m["step"]: m["time_s"] for m in known if "train_runtime" not in m}
 
     def at(self, step: int) -> tuple[float | None, float | None]:
         """Return both at the last logged step up to this one; 0 before the first step."""

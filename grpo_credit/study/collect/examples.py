@@ -12,6 +12,7 @@ from torch import Tensor
 from grpo_credit.errors import CreditError
 from grpo_credit.report.data import FINISHED, Cell, Examples, Study
 from grpo_credit.rollouts import Rollouts
+from grpo_credit.run.shape import is_usable
 from grpo_credit.saved import SavedRollouts, load_rollouts, step_of
 from grpo_credit.show.picture import credit_of, named
 from grpo_credit.strategy import Strategy
@@ -110,7 +111,7 @@ def choose(rollouts: Rollouts, count: int) -> list[int]:
     scored = [
         row
         for row, used in enumerate((rollouts.window_count > 0).tolist())
-        if used and rewards[row] == rewards[row]
+        if used and is_usable(rewards[row])
     ]
     groups: dict[int, list[int]] = {}
     for row in sorted(scored, key=lambda row: -rewards[row]):

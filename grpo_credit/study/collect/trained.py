@@ -6,12 +6,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from grpo_credit.report.data import Cell, Pairing
 from grpo_credit.saved import step_of
 from grpo_credit.study.collect.curves import Row
+from grpo_credit.tables import DAMAGE, read_table
 
 RIGHT, WRONG = "length/right", "length/wrong"
 FIRST = 1  # the optimizer step whose completions no update has touched
@@ -46,14 +45,14 @@ def read_trained(out: Path, cells: Sequence[Cell], problems: list[str]) -> list[
         for path in sorted(folder.glob("credit_*.parquet"), key=step_of):
             try:
                 found.append(_step(path, cell))
-            except (OSError, pa.ArrowException, KeyError) as error:
+            except DAMAGE as error:
                 problems.append(f"{path.relative_to(out)} cannot be read: {error}")
     return found
 
 
 def _step(path: Path, cell: Cell) -> Step:
     columns = ["reward", "counted", "token_ids"]
-    table = pq.ParquetFile(path).read(columns=columns).to_pydict()
+    table = read_table(path, columns).to_pydict()
     if set(table) != set(columns):
         raise KeyError(f"it lacks {', '.join(sorted(set(columns) - set(table)))}")
     return Step(
