@@ -8,7 +8,6 @@ import functools
 import importlib
 import importlib.util
 import os
-import re
 import sys
 import warnings
 from collections.abc import Callable, Generator, Iterable
@@ -23,7 +22,7 @@ from grpo_credit.own_rewards import hint
 from grpo_credit.rollouts import OPTIONAL
 from grpo_credit.strategy import CreditError, Function, Kind, Rule
 from grpo_credit.suggest import did_you_mean
-from grpo_credit.userfile import read_source, refuse_training, running
+from grpo_credit.userfile import CODE, read_source, refuse_training, running
 
 ENTRY_POINTS = "grpo_credit.strategies"
 _RULES: dict[str, Rule] = {}
@@ -181,7 +180,6 @@ def find(name: str) -> Rule:
 # ---- importing --------------------------------------------------------------------------------
 
 
-_CODE = re.compile(r"[^\W\d][\w.]*:[^\W\d]\w*")  # pkg.mod:obj
 _ASKED_BY: ContextVar[tuple[object, frozenset[str]] | None] = ContextVar("file", default=None)
 
 
@@ -195,7 +193,7 @@ def named_by(file: object, said: Iterable[str] = ()) -> Generator[None]:
         file: names it in messages.
         said: what the user typed or wrote; each `pkg.mod:obj` in it may be imported.
     """
-    allowed = frozenset(name for text in said for name in _CODE.findall(text))
+    allowed = frozenset(name for text in said for name in CODE.findall(text))
     token = _ASKED_BY.set((file, allowed))
     try:
         yield

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import torch
 from torch import Tensor
@@ -250,8 +249,7 @@ def _tensor(table: pa.Table, name: str, dtype: torch.dtype, shape: list[int]) ->
     column = table[name].combine_chunks()
     rows = len(column)
     if shape:
-        widths = pc.list_value_length(column)
-        if not pc.all(pc.equal(widths, math.prod(shape))).as_py() and rows:
+        if set(column.value_lengths().to_pylist()) - {math.prod(shape)}:
             raise ValueError(f"{name} has rows that are not of the shape {shape}")
         column = column.flatten()
     if column.null_count:

@@ -47,6 +47,9 @@ _COMPLETION_COLUMNS = {
     "credit": str, "seed": int, "step": int, "prompt": str, "completion": str,
     "rewards": dict[str, float | None], "advantage": float | None,
 }  # fmt: skip
+_MANIFEST = {"runs": int, "common": dict[str, Any], "differs": dict[str, dict[str, list[str]]]}
+_NO_RUNS = {"runs": 0, "common": {}, "differs": {}}
+_CALIBRATION = {"scale": dict[str, float]}
 _TEXTS = ("prompt", "completion", "rewards", "tokens")  # JSON, which holds any Python string
 _ELSEWHERE = ("curves", "credit", "completions", "others")  # not in report.json
 
@@ -84,6 +87,9 @@ def load(folder: Path) -> Report:
     content = _content(folder)
     with _told(folder / REPORT):
         parts = fit(given, content, str(folder / REPORT))
+        fit(_MANIFEST, {**_NO_RUNS, **parts["manifest"]}, f"{folder / REPORT}.manifest")
+        if parts["calibration"]:
+            fit(_CALIBRATION, parts["calibration"], f"{folder / REPORT}.calibration")
     report = Report(
         **{name: parts[name] for name in given},
         curves=_curves(folder / CURVES),

@@ -22,6 +22,7 @@ from grpo_credit.run.files import read_lines
 from grpo_credit.run.jsonfile import append_line
 from grpo_credit.run.launcher import how_to_insist, launcher_pid
 from grpo_credit.run.ranks import is_main, world_size
+from grpo_credit.run.shape import fit
 
 
 class MetricsJsonl(TrainerCallback):
@@ -63,8 +64,8 @@ class MetricsJsonl(TrainerCallback):
 
 
 def _last_time(path: Path) -> float:
-    lines = read_lines(path)
-    return lines[-1]["time_s"] if lines else 0.0
+    times = [line.get("time_s") for line in read_lines(path)[-1:]]
+    return fit(list[float], times, f"{path}: time_s")[0] if times else 0.0
 
 
 class LiveLine(TrainerCallback):

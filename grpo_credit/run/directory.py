@@ -20,7 +20,7 @@ from safetensors import SafetensorError, safe_open
 from transformers import utils as names
 from transformers.trainer_utils import get_last_checkpoint
 
-from grpo_credit.run.files import HELD_OUT, read_json, replace_text
+from grpo_credit.run.files import HELD_OUT, parse_line, read_json, replace_text
 from grpo_credit.run.jsonfile import plain, write_json
 from grpo_credit.run.manifest import read_manifest
 from grpo_credit.run.provenance import MANIFEST, host
@@ -162,7 +162,7 @@ def _resume(directory: Path, manifest: dict[str, Any]) -> Path | None:
 def _resumable(directory: Path) -> dict[str, Any]:
     if not (directory / MANIFEST).is_file():
         raise ValueError(f"nothing to resume: {directory} has no {MANIFEST}")
-    old = read_manifest(directory)
+    old = read_manifest(directory, whole=True)
     if old["status"] == "finished":
         raise ValueError(f"nothing to resume: the run in {directory} is finished")
     if is_going_on(old):
@@ -244,7 +244,7 @@ def is_complete(checkpoint: Path) -> bool:
     is checked against the header; of other formats only the presence.
     """
     try:
-        read_json(checkpoint / "trainer_state.json")
+        read_json(checkpoint / "trainer_state.json", 2**31)  # it holds what was logged so far
     except (OSError, ValueError):
         return False
     weights = [path for name in _WEIGHTS for path in checkpoint.glob(name)]
@@ -275,11 +275,11 @@ def _drop_later_lines(path: Path, step: int) -> None:
     """Keep the lines up to a step; if any go, the whole old file stays beside the new one."""
     if not path.is_file():
         return
-    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-    kept = [line for line in lines if _is_up_to(line, step)]
+    lines = path.read_bytes().splitlines(keepends=True)
+    kept = [line for n, line in enumerate(lines, 1) if _is_up_to(line, step, f"{path}:{n}")]
     if kept != lines:
         shutil.copy2(path, _free(path.with_name(f"{path.name}.bak"), first=1))
-        replace_text(path, "".join(kept))
+        replace_text(path, b"".join(kept).decode())
 
 
 def _set_later_tables_aside(folder: Path, step: int) -> None:
@@ -293,12 +293,13 @@ def _set_later_tables_aside(folder: Path, step: int) -> None:
             path.rename(aside / path.name)
 
 
-def _is_up_to(line: str, step: int) -> bool:
-    """Whether a line belongs to the steps so far; a torn last line does not."""
-    try:
-        return line.endswith("\n") and json.loads(line).get("step", -1) <= step
-    except json.JSONDecodeError:
-        return False
+def _is_up_to(line: bytes, step: int, where: str) -> bool:
+    """Whether a line belongs to the steps so far; a torn last line does not.
+
+    Raises:
+        CreditError: if it is whole, and no line of a run.
+    """
+    return line.endswith(b"\n") and parse_line(line, where)["step"] <= step
 
 
 def _free(path: Path, first: int | None = None) -> Path:
@@ -354,7 +355,7 @@ def _latest_unfinished(root: Path, stem: str) -> Path | None:
 
 def _is_unfinished(directory: Path) -> bool:
     try:
-        manifest = read_manifest(directory)
+        manifest = read_manifest(directory, whole=True)
     except (OSError, ValueError):
         return False
     return manifest["status"] != "finished" and not is_going_on(manifest)

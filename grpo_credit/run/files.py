@@ -22,7 +22,7 @@ DEEPEST = 64  # lists and mappings inside each other
 MOST_NODES = 10_000  # of a YAML file, what is referred to again counted again
 LONGEST_WORD = 2**16  # characters of a YAML word: "1:1:1:..." is a number in base 60
 _LAST_STEP = 2**53
-_LONG_NUMBER = re.compile(r"\d{300}")  # no float holds it
+_LONG_NUMBER = re.compile(r"\d{300}")
 
 
 def replace_text(path: Path, text: str) -> None:
@@ -95,14 +95,14 @@ def parse_json(text: str, where: object) -> Any:
     return value
 
 
-def _expect_plain(value: Any) -> None:
-    """Refuse depth, and numbers beyond floats."""
+def _expect_plain(value: Any, most: int = 10**300) -> None:
+    """Refuse depth, and whole numbers that are too large."""
     level = [value]
     for _ in range(DEEPEST):
         inner: list[Any] = []
         for each in level:
-            if isinstance(each, int) and abs(each) >= 10**300:
-                raise ValueError("a number has more than 300 digits")
+            if isinstance(each, int) and abs(each) >= most:
+                raise ValueError(f"a number has more than {len(str(most)) - 1} digits")
             if isinstance(each, list | dict):
                 inner.extend(each.values() if isinstance(each, dict) else each)
         if not (level := inner):
@@ -173,6 +173,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
     try:
         _expect_bounded(yaml.parse(text, yaml.SafeLoader))
         content = yaml.safe_load(text)
+        _expect_plain(content, 10**18)
     except CreditError as error:
         raise CreditError(f"{path} {error}") from None
     # a timestamp of month 13 is a ValueError, an empty !!int an IndexError, a !!bool x a KeyError

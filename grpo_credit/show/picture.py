@@ -130,7 +130,7 @@ def named(text: str, saved: SavedRollouts) -> Strategy:
     return resolve_with(saved.credit, saved.options) if own else resolve_text(text)
 
 
-def credit_of(name: str, strategy: Strategy, saved: SavedRollouts, path: Path) -> Tensor:
+def credit_of(name: str, strategy: Strategy, saved: SavedRollouts, path: Path | str) -> Tensor:
     """Compute the credit `(B, T)` of saved rollouts under a strategy.
 
     Args:

@@ -1,15 +1,17 @@
 """How far a run is, read from what it writes."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from grpo_credit.run.files import read_json
+from grpo_credit.errors import CreditError
+from grpo_credit.run.files import parse_line, read_object
 from grpo_credit.run.provenance import MANIFEST
+from grpo_credit.run.shape import fit
 from grpo_credit.study.cells import METRICS
 
 _LAST_BYTES = 32768
+_LINE = {"reward": float | None, "time_s": float | None, "epoch": float | None}
 
 
 @dataclass(frozen=True)
@@ -40,12 +42,12 @@ def read_progress(run: Path) -> Progress:
     """Read how far a run is; what is not there yet is None."""
     line = last_logged(run / METRICS)
     return Progress(
-        line.get("step"), _steps(run, line), line.get("reward"), line.get("time_s", 0.0)
+        line.get("step"), _steps(run, line), line.get("reward"), line.get("time_s") or 0.0
     )
 
 
 def last_logged(path: Path) -> dict[str, Any]:
-    """Return the last line about a step; empty if there is none."""
+    """Return the last line about a step; empty if there is none, or it is damaged."""
     try:
         with path.open("rb") as file:
             file.seek(max(0, path.stat().st_size - _LAST_BYTES))
@@ -55,17 +57,18 @@ def last_logged(path: Path) -> dict[str, Any]:
     for line in reversed(lines):
         if line.endswith(b"\n") and b'"reward"' in line:
             try:
-                return json.loads(line)
-            except ValueError:
+                return fit(_LINE, {**dict.fromkeys(_LINE), **parse_line(line, path)}, path.name)
+            except CreditError:
                 return {}
     return {}
 
 
 def _steps(run: Path, line: dict[str, Any]) -> int | None:
     try:
-        config = read_json(run / MANIFEST)["config"]
+        kinds = {"config": {"max_steps": int, "num_train_epochs": float}}
+        config = fit(kinds, read_object(run / MANIFEST), MANIFEST)["config"]
         if config["max_steps"] > 0:
             return config["max_steps"]
         return round(line["step"] / line["epoch"] * config["num_train_epochs"])
-    except (OSError, ValueError, KeyError, TypeError, ZeroDivisionError):
+    except (OSError, ValueError, KeyError, TypeError, ArithmeticError):
         return None

@@ -164,9 +164,9 @@ def read_run(run: Path) -> dict[str, Any]:
 
 
 def _attempt(manifest: Mapping[str, Any]) -> dict[str, Any]:
-    extra = {"metric": None, "rules": [], **(manifest.get("extra") or {})}
+    given = fit(dict[str, Any] | None, manifest.get("extra"), "extra") or {}
     kinds = {"metric": str | None, "rules": list[dict[str, str | None]]}
-    extra = fit(kinds, extra, "extra")
+    extra = fit(kinds, {"metric": None, "rules": [], **given}, "extra")
     rules = [fit({"rule": str, **_RULE}, rule, "rule") for rule in extra["rules"]]
     return {**manifest, "extra": {**extra, "rules": rules}}
 
