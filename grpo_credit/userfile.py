@@ -82,8 +82,8 @@ def refuse_code_of(file: Path, content: Mapping[str, Any], said: Sequence[str]) 
     for key, value in content.items():
         if not typed and (_TRUST in str(value) or (key == _TRUST and value not in (None, False))):
             raise CreditError(
-                f"{file} sets {_TRUST}, which runs code of a model's; if you do trust it, say so on "
-                f"the command line (--{_TRUST})."
+                f"{file} sets {_TRUST}, which runs code of a model's; if you do trust it, say so "
+                f"on the command line (--{_TRUST})."
             )
 
 

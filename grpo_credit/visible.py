@@ -35,14 +35,22 @@ _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
 def to_cell(value: Any) -> Any:
     """Write a value for a CSV file: a text that a spreadsheet would take for a formula gets a '.
 
-    So does a text that begins with one, so that `from_cell` finds back. Numbers are left alone.
+    So does a text that begins with one, so that `from_cell` finds back. A lone surrogate, which no
+    file of UTF-8 holds, becomes its escape. Numbers are left alone.
 
     Example:
         >>> to_cell("=HYPERLINK(1)"), to_cell("'seq'"), to_cell("seq"), to_cell(-0.5)
         ("'=HYPERLINK(1)", "''seq'", 'seq', -0.5)
     """
-    formula = isinstance(value, str) and value.startswith((*_FORMULA, "'"))
-    return f"'{value}" if formula else value
+    if not isinstance(value, str):
+        return value
+    text = encodable(value)
+    return f"'{text}" if text.startswith((*_FORMULA, "'")) else text
+
+
+def encodable(text: str) -> str:
+    """Replace lone surrogates by their escapes."""
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def from_cell(text: str) -> str:

@@ -209,6 +209,7 @@ ALLOWED = {
     ("grpo_credit/report/page.py", "load"): "the reader of a report's data",
     ("grpo_credit/registry.py", "import_module"): "after `refuse_unsaid`, or the package's own",
     ("grpo_credit/registry.py", "load"): "entry points of installed packages",
+    ("grpo_credit/rewards.py", "load"): "the package rewards",
     ("grpo_credit/study/engines.py", "import_module"): "ray or submitit, by constants",
     ("grpo_credit/userfile.py", "exec_module"): "a script that the user named",
 }
@@ -547,8 +548,10 @@ RESUMED = {
     "a manifest that is a list": ("manifest.json", b"[]", r"manifest\.json holds \[\], expected a"),
     "a manifest without a process": (
         "manifest.json", b'{"status": "running", "started": "2026-01-01"}', "lacks 'process'"),
-    "a process that is a number": ("manifest.json", b'{"status": "", "started": "", "process": 1}',
-                                   r"manifest\.json\.process is damaged: got 1"),
+    "a process that is a number": (
+        "manifest.json",
+        b'{"status": "", "started": "", "process": 1, "world_size": 1, "seed": 1, "config": {}}',
+        r"manifest\.json\.process is damaged: got 1"),
 }  # fmt: skip
 
 

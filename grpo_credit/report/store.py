@@ -23,12 +23,12 @@ import pyarrow.parquet as pq
 from pyarrow import csv
 
 from grpo_credit.errors import CreditError
-from grpo_credit.report.data import Report
+from grpo_credit.report.data import Cell, Report
 from grpo_credit.report.view_credit import CREDIT as CREDIT_COLUMN
 from grpo_credit.run.files import expect_size, parse_json, read_json, replace_text
 from grpo_credit.run.shape import HUGE, fit
 from grpo_credit.tables import DAMAGE, MOST, read_table
-from grpo_credit.visible import from_cell, to_cell
+from grpo_credit.visible import encodable, from_cell, to_cell
 
 SCHEMA = 2
 REPORT, RUNS, CURVES = "report.json", "runs.csv", "curves.csv"
@@ -59,14 +59,21 @@ def write(report: Report, folder: Path) -> None:
     _write_table(report.credit, folder / CREDIT)
     _write_table(report.completions, folder / COMPLETIONS)
     replace_text(folder / CURVES, _csv(report.curves))
-    replace_text(folder / RUNS, _csv(pd.DataFrame([asdict(cell) for cell in report.cells])))
+    replace_text(folder / RUNS, _csv(pd.DataFrame(map(_encodable, report.cells))))
     replace_text(folder / REPORT, dump(report))
 
 
 def _csv(frame: pd.DataFrame) -> str:
     """Write a table whose texts no spreadsheet takes for formulas."""
     texts = frame.select_dtypes(exclude="number").columns
-    return frame.assign(**{name: frame[name].map(to_cell) for name in texts}).to_csv(index=False)
+    cells = {name: {text: to_cell(text) for text in frame[name].unique()} for name in texts}
+    return frame.assign(**{n: frame[n].map(known) for n, known in cells.items()}).to_csv(
+        index=False
+    )
+
+
+def _encodable(cell: Cell) -> dict[str, Any]:
+    return {n: encodable(v) if isinstance(v, str) else v for n, v in asdict(cell).items()}
 
 
 def dump(report: Report) -> str:
@@ -158,7 +165,8 @@ def _curves(path: Path) -> pd.DataFrame:
 
 def curve_frame(rows: Sequence[tuple[Any, ...]]) -> pd.DataFrame:
     """Make a table of curves: credit, seed, step, tokens, seconds, name, value."""
-    frame = pd.DataFrame(rows, columns=_CURVE_COLUMNS)
+    named = ((*row[:5], encodable(row[5]), row[6]) for row in rows)
+    frame = pd.DataFrame(named, columns=_CURVE_COLUMNS)
     return frame.astype({"tokens": float, "seconds": float, "value": float})
 
 

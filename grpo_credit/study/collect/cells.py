@@ -45,6 +45,8 @@ def read_study(out: Path) -> Study:
     if given.get("schema") != SCHEMA:
         raise CreditError(f"{path} has schema {given.get('schema')}, expected {SCHEMA}.")
     found = fit(_EXPECTED, given, str(path))
+    if odd := [credit for credit in found["credits"] if not credit.isprintable()]:
+        raise CreditError(f"{path} is damaged: {odd[0]!r} is the name of no strategy.")
     study = Study(**{name: found[name] for name in _EXPECTED})
     return replace(study, command=_shell(study.command))
 
