@@ -95,7 +95,9 @@ def save_rollouts(
         elif value is not None:
             about["values"][name] = value
     metadata = {_KEY: json.dumps(about, default=repr).encode()}
-    pq.write_table(pa.table(columns).replace_schema_metadata(metadata), path, compression="zstd")
+    table = pa.table(columns).replace_schema_metadata(metadata)
+    with Path(path).open("wb") as file:  # by its name pyarrow opens no path that is not UTF-8
+        pq.write_table(table, file, compression="zstd")
 
 
 def load_rollouts(path: Path | str) -> SavedRollouts:

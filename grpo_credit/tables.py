@@ -1,6 +1,7 @@
 """Parquet files that may be anybody's: bounded by what they declare, and by what becomes of it."""
 
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import pyarrow as pa
@@ -21,7 +22,8 @@ DAMAGE = (pa.ArrowException, OSError, ValueError, LookupError, TypeError, Arithm
           AttributeError, RuntimeError)  # fmt: skip
 
 
-def open_table(path: Path) -> pq.ParquetFile:
+@contextmanager
+def open_table(path: Path) -> Generator[pq.ParquetFile]:
     """Open a parquet file if what it declares is within bounds.
 
     Raises:
@@ -29,7 +31,13 @@ def open_table(path: Path) -> pq.ParquetFile:
         pyarrow.ArrowException: (or OSError) if it is no parquet file.
     """
     expect_size(path, MOST)
-    file = pq.ParquetFile(path)
+    with path.open("rb") as opened:  # by its name pyarrow opens no path that is not UTF-8
+        file = pq.ParquetFile(opened)
+        _expect_bounded(file, path)
+        yield file
+
+
+def _expect_bounded(file: pq.ParquetFile, path: Path) -> None:
     for field in file.schema_arrow:
         _expect_plain(field.type, f"{path}: {field.name!r}")
     columns = [group.column(n) for group in _groups(file) for n in range(group.num_columns)]
@@ -37,7 +45,6 @@ def open_table(path: Path) -> pq.ParquetFile:
     for what in ("num_values", "total_uncompressed_size"):
         if (found := sum(max(getattr(column, what), 0) for column in columns)) > room:
             raise CreditError(f"{path} has a {what} of {found:,}, expected at most {room:,}.")
-    return file
 
 
 def _groups(file: pq.ParquetFile) -> list[pq.RowGroupMetaData]:

@@ -148,7 +148,9 @@ def _curves(path: Path) -> pd.DataFrame:
     options = csv.ConvertOptions(column_types=_KINDS, null_values=[""])
     with _told(path):
         expect_size(path, MOST)
-        frame = csv.read_csv(path, parse_options=_PARSE, convert_options=options).to_pandas()
+        with path.open("rb") as file:
+            table = csv.read_csv(file, parse_options=_PARSE, convert_options=options)
+        frame = table.to_pandas()
         if list(frame.columns) != _CURVE_COLUMNS:
             raise CreditError(
                 f"{path} has columns {', '.join(frame.columns)}; expected "
@@ -175,7 +177,8 @@ def _write_table(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
     table = pa.table({name: [row.get(name) for row in rows] for name in columns})
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        pq.write_table(table, temporary, compression="zstd")
+        with temporary.open("wb") as file:
+            pq.write_table(table, file, compression="zstd")
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)

@@ -107,7 +107,8 @@ def slug(credit: str) -> str:
     if re.fullmatch(r"[A-Za-z_][\w.]*(/[A-Za-z_][\w.]*)?", credit, re.ASCII):
         return credit.replace("/", "-")  # a name holds no "-", so this is another one for each
     readable = re.sub(r"[^A-Za-z0-9_.]+", "-", credit).strip("-.")[:60]
-    return f"{readable}-{hashlib.sha256(credit.encode()).hexdigest()[:8]}"
+    digest = hashlib.sha256(credit.encode("utf-8", "surrogatepass")).hexdigest()
+    return f"{readable}-{digest[:8]}"
 
 
 def credit_arguments(credit: str) -> list[str]:
