@@ -232,9 +232,10 @@ def parse_credit_kwargs(value: dict[str, Any] | str | None) -> dict[str, Any]:
     if isinstance(value, str):
         try:
             value = json.loads(value)
-        except json.JSONDecodeError as error:
+        except (ValueError, RecursionError) as error:
+            why = f"{getattr(error, 'msg', error)} at character {getattr(error, 'pos', '?')}"
             raise CreditError(
-                f"credit_kwargs is not JSON: {error.msg} at character {error.pos} of {value!r}; "
+                f"credit_kwargs is not JSON: {why} of {value!r:.200}; "
                 """write it like --credit_kwargs '{"alpha": 0.75}'."""
             ) from None
     if value is None:

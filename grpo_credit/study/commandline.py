@@ -135,7 +135,7 @@ def _seeds(given: Sequence[int]) -> tuple[int, ...]:
 def _json(text: str) -> dict[str, Any]:
     try:
         value = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"--engine_options is not JSON: {error}.") from None
     if not isinstance(value, dict):
         raise ValueError(f"--engine_options is {text}, expected a JSON object.")
