@@ -118,8 +118,8 @@ def _strategies(saved: SavedRollouts, asked: Sequence[str]) -> dict[str, Strateg
         own = named(saved.credit, saved)
     except CreditError as error:
         raise CreditError(
-            f"the run's own strategy {saved.credit!r} is not found here ({error}); say with "
-            "--credit which strategies to show."
+            f"the run's own strategy {saved.credit!r} is not found here ({str(error).rstrip('.')}); "
+            "say with --credit which strategies to show."
         ) from None
     return {saved.credit: own, BASELINE: resolve_text(BASELINE)}
 
