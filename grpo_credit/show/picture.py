@@ -117,8 +117,9 @@ def _strategies(saved: SavedRollouts, asked: Sequence[str]) -> dict[str, Strateg
     try:
         own = named(saved.credit, saved)
     except CreditError as error:
+        why = str(error).rstrip(".")
         raise CreditError(
-            f"the run's own strategy {saved.credit!r} is not found here ({str(error).rstrip('.')}); "
+            f"the run's own strategy {saved.credit!r} is not found here ({why}); "
             "say with --credit which strategies to show."
         ) from None
     return {saved.credit: own, BASELINE: resolve_text(BASELINE)}

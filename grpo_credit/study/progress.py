@@ -65,10 +65,11 @@ def last_logged(path: Path) -> dict[str, Any]:
 
 def _steps(run: Path, line: dict[str, Any]) -> int | None:
     try:
-        kinds = {"config": {"max_steps": int, "num_train_epochs": float}}
+        kinds = {"config": {"max_steps": int}}
         config = fit(kinds, read_object(run / MANIFEST), MANIFEST)["config"]
         if config["max_steps"] > 0:
             return config["max_steps"]
-        return round(line["step"] / line["epoch"] * config["num_train_epochs"])
+        epochs = fit(float, config["num_train_epochs"], "num_train_epochs")
+        return round(line["step"] / line["epoch"] * epochs)
     except (OSError, ValueError, KeyError, TypeError, ArithmeticError):
         return None
