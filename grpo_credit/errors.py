@@ -6,6 +6,8 @@ import sysconfig
 import traceback
 from pathlib import Path
 
+from grpo_credit.visible import visible
+
 TRACEBACK = "--traceback"
 _OURS = Path(__file__).resolve().parents[1]
 _PACKAGES = tuple(str(_OURS / name) + os.sep for name in ("grpo_credit", "rewards"))
@@ -20,15 +22,29 @@ class CreditError(ValueError):
 def in_one_line(error: BaseException, script: str = "") -> str:
     """Return what is wrong; where nobody wrote a message for the user, also from where it comes.
 
+    What would steer a terminal, such as a path with escapes, is made visible.
+
     Args:
         error: what was raised.
         script: file of the user's whose own `raise` is meant for its user, such as a recipe.
     """
-    text = " ".join(map(str.strip, str(error).splitlines()))  # some libraries write several
+    text = visible(" ".join(map(str.strip, str(error).splitlines())))  # some write several
     if _is_meant(error, script):
         return text
     named = f"{type(error).__name__}: {text}".removesuffix(": ")
     return f"{named} (raised at {place(error)}; {TRACEBACK} shows the way there)"
+
+
+def named_line(error: BaseException) -> str:
+    """Return the first line of the text of an error, after its kind if it is not ours."""
+    if isinstance(error, CreditError):
+        return first_line(error)
+    return f"{type(error).__name__}: {first_line(error)}".removesuffix(": ")
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of the text of an error."""
+    return str(error).partition("\n")[0]
 
 
 def place(error: BaseException) -> str:

@@ -16,7 +16,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table as RichTable
 
+from grpo_credit.run.files import replace_text
 from grpo_credit.run.jsonfile import plain
+from grpo_credit.visible import to_cell, visible
 
 SCHEMA = 1
 ERROR = " ±"  # ends the name of a column that holds the standard errors of another
@@ -104,7 +106,7 @@ def show(findings: Findings, console: Console) -> None:
     for table in findings.tables:
         console.print(_drawn(table))
     for sentence in findings.sentences:
-        console.print(escape(sentence), highlight=False)
+        console.print(escape(visible(sentence)), highlight=False)
 
 
 def _drawn(table: Table) -> RichTable:
@@ -121,7 +123,7 @@ def _drawn(table: Table) -> RichTable:
             overflow="fold",
         )
     for row in table.rows:
-        drawn.add_row(*(escape(table.text(row, column)) for column in columns))
+        drawn.add_row(*(escape(visible(table.text(row, column))) for column in columns))
     return drawn
 
 
@@ -144,13 +146,17 @@ def write(findings: Findings, folder: Path) -> Path:
     refuse_taken(folder)
     folder.mkdir(parents=True, exist_ok=True)
     for table in findings.tables:
-        with (folder / f"{table.name}.csv").open("w", newline="", encoding="utf-8") as file:
+        with (folder / f"{table.name}.csv").open(
+            "w", newline="", encoding="utf-8", errors="backslashreplace"
+        ) as file:
             writer = csv.DictWriter(file, table.columns)
             writer.writeheader()
-            writer.writerows(table.rows)
+            writer.writerows(
+                {name: to_cell(cell) for name, cell in row.items()} for row in table.rows
+            )
     page = folder / "page.html"
-    page.write_text(_page(findings), encoding="utf-8")
-    (folder / "lab.json").write_text(_json(findings), encoding="utf-8")
+    replace_text(page, _page(findings))
+    replace_text(folder / "lab.json", _json(findings))
     return page
 
 

@@ -8,6 +8,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from grpo_credit.visible import visible
+
 REWARD = r"a+b[abc]*|c+"
 EXACT = ("seq", "uniform", "length", "dapo", "loo/seq", "decided/seq", "loo+decided/seq",
          "automaton/seq", "prefix_tree/seq", "tree_td/seq", "tempo/seq")  # fmt: skip
@@ -166,7 +168,9 @@ def run_replay(asked: argparse.Namespace) -> int:
     name = asked.model or str(asked.run / "model")
     if asked.model is None and not Path(name).is_dir():
         raise CreditError(f"there is no {name}; name the weights with --model.")
-    model = AutoModelForCausalLM.from_pretrained(name, dtype="float32").eval()
+    model = AutoModelForCausalLM.from_pretrained(
+        name, dtype="float32", trust_remote_code=False
+    ).eval()
     found = replay(saved, model, strategies, rows=asked.rows, progress=tqdm)
     return _finish(findings(found, command(), {"rollouts": path, "model": name}), asked)
 
@@ -204,5 +208,5 @@ def _finish(found: Any, asked: argparse.Namespace) -> int:
 
     show(found, Console())
     if asked.out is not None:
-        print(f"wrote {write(found, asked.out)}")
+        print(visible(f"wrote {write(found, asked.out)}"))
     return 0

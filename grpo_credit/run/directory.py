@@ -19,7 +19,14 @@ from safetensors import SafetensorError, safe_open
 from transformers import utils as names
 from transformers.trainer_utils import get_last_checkpoint
 
-from grpo_credit.run.files import HELD_OUT, METRICS, lines_from_end, read_json, replace_content
+from grpo_credit.run.files import (
+    HELD_OUT,
+    METRICS,
+    lines_from_end,
+    parse_line,
+    read_json,
+    replace_content,
+)
 from grpo_credit.run.jsonfile import plain, write_json
 from grpo_credit.run.manifest import read_manifest
 from grpo_credit.run.provenance import MANIFEST, host
@@ -49,7 +56,7 @@ MAY_CHANGE = frozenset(
     }
 )
 
-_BEGINNING = re.compile(rb'\{"step": (\d{1,18}),')  # of a line that we wrote
+_OURS = re.compile(rb'\{"step": (\d{1,15}),[ -~]*\}\n')  # a line as we write it
 _WEIGHTS = (
     names.SAFE_WEIGHTS_NAME,
     names.SAFE_WEIGHTS_INDEX_NAME,
@@ -161,7 +168,7 @@ def _resume(directory: Path, manifest: dict[str, Any]) -> Path | None:
 def _resumable(directory: Path) -> dict[str, Any]:
     if not (directory / MANIFEST).is_file():
         raise ValueError(f"nothing to resume: {directory} has no {MANIFEST}")
-    old = read_manifest(directory)
+    old = read_manifest(directory, whole=True)
     if old["status"] == "finished":
         raise ValueError(f"nothing to resume: the run in {directory} is finished")
     if is_going_on(old):
@@ -243,7 +250,7 @@ def is_complete(checkpoint: Path) -> bool:
     is checked against the header; of other formats only the presence.
     """
     try:
-        read_json(checkpoint / "trainer_state.json")
+        read_json(checkpoint / "trainer_state.json", 2**31)  # it holds what was logged so far
     except (OSError, ValueError):
         return False
     weights = [path for name in _WEIGHTS for path in checkpoint.glob(name)]
@@ -274,11 +281,15 @@ def _drop_later_lines(path: Path, step: int) -> None:
     """Cut a file after its last line up to a step; what is cut off goes to a file beside it first.
 
     Only the end of the file is read. A process that is killed in between leaves the lines in both.
+
+    Raises:
+        CreditError: if a line among them is none of a run; nothing is cut off then.
     """
     if not path.is_file():
         return
-    lines = lines_from_end(path)
-    kept = next((end for end, line in lines if _is_up_to(line, step)), 0)
+    lines = enumerate(lines_from_end(path), 1)
+    later = ((end, _is_up_to(line, step, path, n)) for n, (end, line) in lines)
+    kept = next((end for end, is_up_to in later if is_up_to), 0)
     if kept < path.stat().st_size:
         with path.open("r+b") as file:
             file.seek(kept)
@@ -298,15 +309,20 @@ def _set_later_tables_aside(folder: Path, step: int) -> None:
             path.rename(aside / path.name)
 
 
-def _is_up_to(line: bytes, step: int) -> bool:
-    """Whether a line belongs to the steps so far; a torn or a damaged one does not."""
-    begun = _BEGINNING.match(line)
-    if not line.endswith(b"\n") or (begun and int(begun[1]) > step):
+def _is_up_to(line: bytes, step: int, path: Path, number: int) -> bool:
+    """Whether a line belongs to the steps so far, the last one being number 1.
+
+    A torn last line does not.
+
+    Raises:
+        CreditError: if it is whole, and no line of a run.
+    """
+    ours = _OURS.fullmatch(line)
+    if ours and int(ours[1]) > step:
         return False  # without a look at the rest: a million lines may have to go
-    try:
-        return json.loads(line).get("step", -1) <= step
-    except (ValueError, TypeError, AttributeError, RecursionError):
+    if number == 1 and not line.endswith(b"\n"):
         return False
+    return parse_line(line, f"{path}, line {number} from its end,")["step"] <= step
 
 
 def _free(path: Path, first: int | None = None) -> Path:
@@ -362,7 +378,7 @@ def _latest_unfinished(root: Path, stem: str) -> Path | None:
 
 def _is_unfinished(directory: Path) -> bool:
     try:
-        manifest = read_manifest(directory)
+        manifest = read_manifest(directory, whole=True)
     except (OSError, ValueError):
         return False
     return manifest["status"] != "finished" and not is_going_on(manifest)

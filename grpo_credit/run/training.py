@@ -13,6 +13,7 @@ from grpo_credit.options import CreditOptions
 from grpo_credit.run.commandline import mistakes_in_one_line, names_option, short_help
 from grpo_credit.run.launcher import fewer_than_asked
 from grpo_credit.run.recipe import Asked, Recipe, explain, prepare
+from grpo_credit.terminal import print_anything
 
 RUNS = Path("runs")
 
@@ -28,6 +29,7 @@ class Job(Asked):
 
 def run_recipe(recipe: Recipe, arguments: list[str]) -> int:
     """Train, test before and after, leave a run directory; return the exit code."""
+    print_anything()
     if {"-h", "--help"} & set(arguments):
         print(short_help(recipe.name, recipe.about, recipe.arguments, CreditOptions))
         return 0

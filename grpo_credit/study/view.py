@@ -92,7 +92,7 @@ class LiveView:
 
     def tell(self, text: str) -> None:
         """Print above the table."""
-        self._live.console.print(text, markup=False, highlight=False, soft_wrap=True)
+        self._live.console.print(visible(text), markup=False, highlight=False, soft_wrap=True)
 
     def update(self) -> None:
         """Draw the table."""
@@ -144,7 +144,7 @@ class PlainView:
 
     def tell(self, text: str) -> None:
         """Print a line."""
-        self._console.print(text, markup=False, highlight=False, soft_wrap=True)
+        self._console.print(visible(text), markup=False, highlight=False, soft_wrap=True)
 
     def update(self) -> None:
         """Print how the study stands, if a minute has passed."""
@@ -190,6 +190,6 @@ def failures(states: Mapping[Cell, State]) -> Iterable[str]:
     """
     for cell, state in states.items():
         if state.status == "failed":
-            yield f"\n{visible_name(cell)} failed; the end of {cell.log}:"
+            yield f"\n{visible_name(cell)} failed; the end of {visible(str(cell.log))}:"
             yield from (f"    {visible(line)}" for line in state.tail)
-            yield f"  to repeat it alone: {describe_command(cell.command())['shell']}"
+            yield f"  to repeat it alone: {visible(describe_command(cell.command())['shell'])}"
