@@ -8,7 +8,7 @@ from typing import Any
 
 from trl.trainer.utils import get_config_model_id
 
-from grpo_credit.run.files import HELD_OUT, read_lines, replace_text
+from grpo_credit.run.files import HELD_OUT, read_lines, read_object, replace_text
 from grpo_credit.run.provenance import MANIFEST, hide_in_text
 from grpo_credit.run.sources import own_sources
 from grpo_credit.run.summary import change_rows
@@ -21,7 +21,7 @@ def complete_card(trainer: Any) -> None:
     """Put names into the model card that TRL wrote, and two sections before its citations."""
     folder = Path(trainer.args.output_dir)
     card, manifest = folder / "README.md", folder / MANIFEST
-    known = json.loads(manifest.read_text(encoding="utf-8")) if manifest.is_file() else {}
+    known = read_object(manifest) if manifest.is_file() else {}
     before, heading, after = card.read_text(encoding="utf-8").partition("## Citations")
     sections = [
         with_names(before, trainer),

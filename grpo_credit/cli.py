@@ -12,7 +12,7 @@ from grpo_credit.lab.verbs import add_to as add_lab
 from grpo_credit.preflight.attack import add_to as add_attack
 from grpo_credit.preflight.verbs import add_to as add_preflight
 from grpo_credit.run.commandline import MISTAKES, reveal, wants_traceback
-from grpo_credit.terminal import console
+from grpo_credit.terminal import console, print_anything
 from grpo_credit.visible import in_line
 
 _OPTIONS = """options of the strategy, as JSON: '{"alpha": 0.75}'"""
@@ -21,6 +21,7 @@ _LIBRARIES = ("trl", "transformers", "torch")
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a verb; return the exit code (2 for a user's mistake, 130 for Ctrl-C)."""
+    print_anything()
     words = list(sys.argv[1:] if arguments is None else arguments)
     asked = _parser().parse_args([word for word in words if word != TRACEBACK])
     asked.traceback = wants_traceback(words)
@@ -156,9 +157,9 @@ def check_laws(asked: argparse.Namespace) -> int:
     """Print what came of the laws; return 1 if the strategy breaks one that it is held to."""
     from grpo_credit.conformance import examine
     from grpo_credit.conformance_report import print_findings
-    from grpo_credit.resolve import parse_credit_kwargs, resolve_credit
+    from grpo_credit.resolve import parse_credit_kwargs, resolve_with
 
-    strategy = resolve_credit(asked.credit, **parse_credit_kwargs(asked.credit_kwargs))
+    strategy = resolve_with(asked.credit, parse_credit_kwargs(asked.credit_kwargs))
     findings = list(examine(strategy))
     print_findings(strategy.name, findings, console(), every=asked.long)
     return int(any(found.failed for found in findings))

@@ -13,7 +13,7 @@ from trl import GRPOConfig
 
 from grpo_credit.conformance import examples
 from grpo_credit.options import CreditOptions
-from grpo_credit.resolve import DEFAULT_AGGREGATION, parse_credit_kwargs, resolve_credit
+from grpo_credit.resolve import DEFAULT_AGGREGATION, parse_credit_kwargs, resolve_with
 from grpo_credit.strategy import CreditError, Strategy
 
 # TRL's loss types and how they aggregate. The first four are one surrogate, the clipped ratio.
@@ -170,7 +170,7 @@ def plan(
     level = level if ours or level != "token" else None
     credit, options = _asked(args, credit, credit_kwargs)
     _refuse_bnpo(loss_type)
-    strategy = resolve_credit(credit, default_aggregation=_aggregation_of(loss_type), **options)
+    strategy = resolve_with(credit, options, _aggregation_of(loss_type))
     if credit is not None:
         _refuse_second_aggregation(strategy, loss_type)
     by_seq = credit is not None and _aggregates_by(strategy) == "seq"

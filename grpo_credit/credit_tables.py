@@ -17,6 +17,8 @@ import pyarrow.parquet as pq
 from jaxtyping import Float
 from torch import Tensor
 
+from grpo_credit.run.files import parse_json
+from grpo_credit.tables import read_table
 from grpo_credit.window import Window
 
 EXACT = 16  # values of credit in a completion that are kept as they are
@@ -61,23 +63,24 @@ def save_credit(
         }
     )
     packed = base64.b64encode(zlib.compress(json.dumps(texts).encode()))
-    pq.write_table(
-        table.replace_schema_metadata({_KEY: packed}),
-        path,
-        compression="zstd",
-        use_dictionary=["prompt"],
-        column_encoding={f"{name}.list.element": "BYTE_STREAM_SPLIT" for name in _SPLIT},
-    )
+    with Path(path).open("wb") as file:  # by its name pyarrow opens no path that is not UTF-8
+        pq.write_table(
+            table.replace_schema_metadata({_KEY: packed}),
+            file,
+            compression="zstd",
+            use_dictionary=["prompt"],
+            column_encoding={f"{name}.list.element": "BYTE_STREAM_SPLIT" for name in _SPLIT},
+        )
 
 
 def load_credit(path: Path | str) -> pd.DataFrame:
     """Read a credit table, of earlier versions as well, with `tokens`: the text of each token."""
-    table = pq.ParquetFile(path).read()
+    table = read_table(Path(path))
     packed = (table.schema.metadata or {}).get(_KEY)
-    frame = table.to_pandas()
+    frame = table.to_pandas(ignore_metadata=True)
     if packed is not None:
         unpacked = zlib.decompressobj().decompress(base64.b64decode(packed), _LARGEST)
-        texts = json.loads(unpacked)
+        texts = parse_json(unpacked.decode(), f"{path}: its texts")
         frame["tokens"] = [[texts[str(i)] for i in ids.tolist()] for ids in frame["token_ids"]]
     return frame
 

@@ -22,6 +22,8 @@ class CreditError(ValueError):
 def in_one_line(error: BaseException, script: str = "") -> str:
     """Return what is wrong; where nobody wrote a message for the user, also from where it comes.
 
+    What would steer a terminal, such as a path with escapes, is made visible.
+
     Args:
         error: what was raised.
         script: file of the user's whose own `raise` is meant for its user, such as a recipe.
@@ -31,6 +33,18 @@ def in_one_line(error: BaseException, script: str = "") -> str:
         return text
     named = f"{type(error).__name__}: {text}".removesuffix(": ")
     return f"{named} (raised at {place(error)}; {TRACEBACK} shows the way there)"
+
+
+def named_line(error: BaseException) -> str:
+    """Return the first line of the text of an error, after its kind if it is not ours."""
+    if isinstance(error, CreditError):
+        return first_line(error)
+    return f"{type(error).__name__}: {first_line(error)}".removesuffix(": ")
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of the text of an error."""
+    return str(error).partition("\n")[0]
 
 
 def place(error: BaseException) -> str:

@@ -10,7 +10,9 @@ import importlib.util
 import os
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Generator, Iterable
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import fields
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -20,7 +22,7 @@ from grpo_credit.own_rewards import hint
 from grpo_credit.rollouts import OPTIONAL
 from grpo_credit.strategy import CreditError, Function, Kind, Rule
 from grpo_credit.suggest import did_you_mean
-from grpo_credit.userfile import read_source, refuse_training, running
+from grpo_credit.userfile import CODE, read_source, refuse_training, running
 
 ENTRY_POINTS = "grpo_credit.strategies"
 _RULES: dict[str, Rule] = {}
@@ -175,13 +177,59 @@ def find(name: str) -> Rule:
     )
 
 
+# ---- importing --------------------------------------------------------------------------------
+
+
+_ASKED_BY: ContextVar[tuple[object, frozenset[str]] | None] = ContextVar("file", default=None)
+
+
+@contextmanager
+def named_by(file: object, said: Iterable[str] = ()) -> Generator[None]:
+    """Resolve what a file names: registered rules only, unless the user named the same.
+
+    A file may be anybody's, so that its word imports nothing.
+
+    Args:
+        file: names it in messages.
+        said: what the user typed or wrote; each `pkg.mod:obj` in it may be imported.
+    """
+    allowed = frozenset(name for text in said for name in CODE.findall(text))
+    token = _ASKED_BY.set((file, allowed))
+    try:
+        yield
+    finally:
+        _ASKED_BY.reset(token)
+
+
+def refuse_unsaid(path: str, what: str) -> None:
+    """Refuse to import what a file names and the user does not; see `named_by`.
+
+    Raises:
+        CreditError: with what is named, and how to allow it.
+    """
+    asked = _ASKED_BY.get()
+    if asked and path not in asked[1] and not _is_registered(path):
+        raise CreditError(
+            f"{asked[0]} names the {what} {path!r}, and a file's word imports nothing; if you "
+            "trust that code, name it on the command line (--credit)."
+        )
+
+
+def _is_registered(path: str) -> bool:
+    """Whether a path is a rule of a module that somebody imported before."""
+    module, _, name = path.partition(":")
+    thing = getattr(sys.modules.get(module), "__dict__", {}).get(name)
+    return any(rule.function is thing for rule in _RULES.values())
+
+
 def import_object(path: str, what: str = "strategy") -> Any:
     """Import `pkg.mod:obj`, from the current folder too, which stays on `sys.path` where it has it.
 
     Raises:
-        CreditError: if it is not there, with a suggestion, cannot be imported, or would train;
-            `what` names it in the message.
+        CreditError: if it is not there, with a suggestion, cannot be imported, would train, or is
+            named by a file alone (`named_by`); `what` names it in the message.
     """
+    refuse_unsaid(path, what)
     module_name, _, attribute = path.partition(":")
     if not attribute or not module_name or module_name.startswith("."):
         raise CreditError(f"{path!r} is no {what}; expected 'pkg.mod:obj' with both names whole.")

@@ -11,14 +11,14 @@ import functools
 import json
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, Literal
 
 from jaxtyping import Float
 from torch import Tensor
 
-from grpo_credit.registry import as_rule, find
+from grpo_credit.registry import as_rule, find, refuse_unsaid
 from grpo_credit.rollouts import Rollouts
 from grpo_credit.strategy import Chain, CreditError, Function, Rule, Strategy
 from grpo_credit.suggest import did_you_mean
@@ -54,6 +54,15 @@ def resolve_credit(
         >>> resolve_credit("seq").name
         'even/seq'
     """
+    return resolve_with(credit, options, default_aggregation)
+
+
+def resolve_with(
+    credit: str | Function | Mixture | Strategy | None,
+    options: Mapping[str, Any],
+    default_aggregation: str = DEFAULT_AGGREGATION,
+) -> Strategy:
+    """Do the same with options that may have any name, such as those that a file holds."""
     if isinstance(credit, Strategy):
         if options:
             raise CreditError(f"{credit.name!r} is resolved already; give options when resolving.")
@@ -80,7 +89,7 @@ def resolve_text(text: str) -> Strategy:
         {'decay': 0.5}
     """
     name, brace, options = text.partition("{")
-    return resolve_credit(name.strip(), **parse_credit_kwargs(brace + options if brace else None))
+    return resolve_with(name.strip(), parse_credit_kwargs(brace + options if brace else None))
 
 
 def chain(*rules: str | Function) -> Mixture:
@@ -223,9 +232,10 @@ def parse_credit_kwargs(value: dict[str, Any] | str | None) -> dict[str, Any]:
     if isinstance(value, str):
         try:
             value = json.loads(value)
-        except json.JSONDecodeError as error:
+        except (ValueError, RecursionError) as error:
+            why = f"{getattr(error, 'msg', error)} at character {getattr(error, 'pos', '?')}"
             raise CreditError(
-                f"credit_kwargs is not JSON: {error.msg} at character {error.pos} of {value!r}; "
+                f"credit_kwargs is not JSON: {why} of {value!r:.200}; "
                 """write it like --credit_kwargs '{"alpha": 0.75}'."""
             ) from None
     if value is None:
@@ -235,7 +245,7 @@ def parse_credit_kwargs(value: dict[str, Any] | str | None) -> dict[str, Any]:
     return value
 
 
-def _bind(parts: list[Rule], options: dict[str, Any]) -> dict[str, dict[str, Any]]:
+def _bind(parts: list[Rule], options: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     bound: dict[str, dict[str, Any]] = {rule.name: {} for rule in parts}
     for key, value in options.items():
         takers = [rule for rule in parts if key in rule.options]
@@ -257,6 +267,8 @@ def _bind(parts: list[Rule], options: dict[str, Any]) -> dict[str, dict[str, Any
 
 def _check_type(rule: Rule, key: str, value: Any) -> None:
     wanted = option_type(rule, key)
+    if isinstance(value, str) and _takes_code(wanted):
+        refuse_unsaid(value, key)
     if not _fits(value, wanted):
         said = wanted.__name__ if isinstance(wanted, type) else str(wanted).replace("typing.", "")
         raise CreditError(
@@ -272,6 +284,11 @@ def option_type(rule: Rule, key: str) -> Any:
         return typing.get_type_hints(function).get(key, Any)
     except (NameError, TypeError):  # a name for type checkers alone, or an object that is called
         return Any
+
+
+def _takes_code(wanted: Any) -> bool:
+    """Whether an option is a function, which a text then names."""
+    return any(typing.get_origin(kind) is Callable for kind in typing.get_args(wanted))
 
 
 def _fits(value: Any, wanted: Any) -> bool:

@@ -6,8 +6,10 @@ the whole step stands in the file's metadata, with the version of this layout.
 """
 
 import json
+import math
 from bisect import bisect_right
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 from itertools import accumulate
 from pathlib import Path
@@ -18,9 +20,11 @@ import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
+from grpo_credit.errors import CreditError, first_line, named_line
 from grpo_credit.rollouts import Rollouts
-from grpo_credit.run.files import step_of
-from grpo_credit.strategy import CreditError
+from grpo_credit.run.files import LARGEST, parse_json, step_of
+from grpo_credit.run.shape import HUGE, fit
+from grpo_credit.tables import DAMAGE, open_table, read_table
 
 VERSION = 1
 _KEY = b"grpo_credit"
@@ -96,7 +100,8 @@ def save_rollouts(
             about["values"][name] = value
     metadata = {_KEY: json.dumps(about, default=repr).encode()}
     table = pa.table(columns).replace_schema_metadata(metadata)
-    pq.write_table(table, path, row_group_size=_ROWS, compression="zstd")
+    with Path(path).open("wb") as file:  # by its name pyarrow opens no path that is not UTF-8
+        pq.write_table(table, file, row_group_size=_ROWS, compression="zstd")
 
 
 def load_rollouts(path: Path | str) -> SavedRollouts:
@@ -107,28 +112,35 @@ def load_rollouts(path: Path | str) -> SavedRollouts:
             do not fit their completion, when they are asked for.
         OSError: if there is no such file.
     """
-    if not Path(path).is_file():
+    path = Path(path)
+    if not path.is_file():
         raise FileNotFoundError(f"there is no file {path}")
     try:
-        file = pq.ParquetFile(path)
-        table = file.read([name for name in file.schema_arrow.names if name != _TOKENS])
-        about = json.loads((table.schema.metadata or {}).get(_KEY, b"{}"))
+        tokens = _Tokens(path)
+        table = read_table(path, [name for name in tokens.names if name != _TOKENS])
+        text = (table.schema.metadata or {}).get(_KEY, b"{}")
+        about = parse_json(text[:LARGEST].decode(), f"{path}: its metadata")
     except (pa.ArrowException, OSError, ValueError) as error:
         raise CreditError(
-            f"{path} is no whole parquet file ({_first_line(error)}); expected one by "
-            "save_rollouts."
+            f"{path} is no whole parquet file ({first_line(error)}); expected one by save_rollouts."
         ) from None
-    if about.get("version") != VERSION:
+    version = about.get("version") if isinstance(about, dict) else None
+    if version != VERSION:
         raise CreditError(
-            f"{path} has version {about.get('version')} of the rollouts' layout, expected "
+            f"{path} has version {version} of the rollouts' layout, expected "
             f"{VERSION}; read it with the grpo-credit that wrote it."
         )
+    with _told(path):
+        return _restored(table, about, tokens)
+
+
+@contextmanager
+def _told(path: Path) -> Generator[None]:
     try:
-        return _restored(table, about, _Tokens(path, file))
-    except (pa.ArrowException, RuntimeError, ValueError, KeyError, TypeError) as error:
+        yield
+    except DAMAGE as error:
         raise CreditError(
-            f"{path} is damaged ({type(error).__name__}: {_first_line(error)}); expected a file "
-            "by save_rollouts."
+            f"{path} is damaged ({named_line(error)}); expected a file by save_rollouts."
         ) from None
 
 
@@ -156,55 +168,84 @@ def find_rollouts(run: Path, step: int | None = None) -> Path:
 class _Tokens(Sequence[list[str]]):
     """The texts of a file's tokens: millions, of which few are looked at."""
 
-    def __init__(self, path: Path | str, file: pq.ParquetFile) -> None:
-        if _TOKENS not in file.schema_arrow.names:
-            raise KeyError(_TOKENS)
-        self._path, self._file, self.needed, self.columns = path, file, [0], 0
-        groups = [file.metadata.row_group(n).num_rows for n in range(file.num_row_groups)]
-        self._ends = list(accumulate(groups))
+    def __init__(self, path: Path) -> None:
+        self._path, self._place, self.needed, self.columns = path, path.absolute(), [0], 0
+        with open_table(path) as file:
+            self.names = file.schema_arrow.names
+            groups = [file.metadata.row_group(n).num_rows for n in range(file.num_row_groups)]
+        self._ends = list(accumulate(groups, initial=0))
         self._read: tuple[int, pa.ChunkedArray] = (-1, pa.chunked_array([], pa.string()))
 
     def __len__(self) -> int:
-        return self._file.metadata.num_rows
+        return self._ends[-1]
 
     def __getitem__(self, row: Any) -> Any:
         if isinstance(row, slice):
             return [self[place] for place in range(*row.indices(len(self)))]
         row = range(len(self))[row]
-        group = bisect_right(self._ends, row)
-        try:
+        group = bisect_right(self._ends, row) - 1
+        with _told(self._path):
             if self._read[0] != group:
-                self._read = group, self._file.read_row_group(group, [_TOKENS])[_TOKENS]
-            texts = json.loads(self._read[1][row - self._ends[group]].as_py())
-        except (pa.ArrowException, OSError, ValueError, TypeError) as error:
-            raise CreditError(f"{self._path} is damaged: {_first_line(error)}") from None
-        _expect_texts(row, texts, self.needed[row], self.columns)
+                self._read = group, read_table(self._place, [_TOKENS], group)[_TOKENS]
+            text = self._read[1][row - self._ends[group]].as_py()
+            texts = fit(list[str], parse_json(text, _TOKENS), f"{_TOKENS}[{row}]")
+            _expect_texts(row, texts, self.needed[row], self.columns)
         return texts
 
 
+_VALUES = {"reward_names": tuple[str, ...], "reward_weights": tuple[float, ...],
+           "scale_rewards": str, "max_completion_length": int}  # fmt: skip
+_ABOUT = {
+    "credit": str, "options": dict[str, Any], "tensors": dict[str, Any], "temperature": float,
+    "spans": list[str] | None, "values": _VALUES,
+}  # fmt: skip
+_BOOLS = frozenset({"mask", "truncated"})
+_INTS = frozenset({"completion_ids", "group", "window_count", "generation", "decided", "states",
+                   "offsets"})  # fmt: skip
+_DTYPES = {str(kind): kind for kind in (
+    torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64, torch.bfloat16,
+    torch.float16, torch.float32, torch.float64,
+)}  # fmt: skip
+
+
 def _restored(table: pa.Table, about: dict[str, Any], tokens: _Tokens) -> SavedRollouts:
-    values = {name: _frozen(value) for name, value in about["values"].items()}
+    about = fit(_ABOUT, about, "metadata")
+    values: dict[str, Any] = dict(about["values"])
     for name, form in about["tensors"].items():
-        values[name] = _tensor(table[name], form["dtype"], form["shape"])
+        values[name] = _tensor(table, name, *_form(name, form))
     if about["spans"] is not None:
-        shape = about["tensors"]["mask"]["shape"]
+        _, shape = _form("mask", about["tensors"]["mask"])
         values["spans"] = {
-            n: _tensor(table[_SPAN + n], "torch.bool", shape) for n in about["spans"]
+            name: _tensor(table, _SPAN + name, torch.bool, shape) for name in about["spans"]
         }
     if "texts" in table.column_names:
-        values["texts"] = tuple(_parsed(table["texts"]))
-    rollouts, prompts = Rollouts(**values), _parsed(table["prompt"])
+        values["texts"] = tuple(_parsed(table, "texts", str))
+    rollouts, prompts = Rollouts(**values), _parsed(table, "prompt", Any)
     tokens.needed, tokens.columns = _needed(rollouts), rollouts.mask.size(1)
+    if _TOKENS not in tokens.names:
+        raise KeyError(_TOKENS)
     given = "prompt_ids" in table.column_names
+    ids = fit(list[list[int]], table["prompt_ids"].to_pylist() if given else [], "prompt_ids")
+    if not about["temperature"] > 0:
+        raise ValueError(f"temperature is {about['temperature']}, expected more than 0")
     return SavedRollouts(
-        rollouts,
-        prompts,
-        tokens,
-        about["credit"],
-        about["options"],
-        table["prompt_ids"].to_pylist() if given else [],
-        about["temperature"],
+        rollouts, prompts, tokens, about["credit"], about["options"], ids, about["temperature"]
     )
+
+
+def _form(name: str, form: Any) -> tuple[torch.dtype, list[int]]:
+    """Return the type and the shape of a row, if a field of this name has such a type."""
+    found = fit({"dtype": str, "shape": list[int]}, form, f"tensors.{name}")
+    dtype = _DTYPES[found["dtype"]]
+    kind = "bool" if name in _BOOLS else "int" if name in _INTS else "float"
+    is_kind = {
+        "bool": dtype is torch.bool,
+        "int": not (dtype.is_floating_point or dtype is torch.bool),
+        "float": dtype.is_floating_point,
+    }
+    if not is_kind[kind] or any(size < 0 for size in found["shape"]):
+        raise TypeError(f"{name} is of {found['dtype']} {found['shape']}, expected {kind}s")
+    return dtype, found["shape"]
 
 
 def _expect_fit(
@@ -249,26 +290,25 @@ def _column(value: Tensor) -> pa.Array:
     )
 
 
-def _tensor(column: pa.ChunkedArray, dtype: str, shape: list[int]) -> Tensor:
-    rows, flat = len(column), column.combine_chunks()
+def _tensor(table: pa.Table, name: str, dtype: torch.dtype, shape: list[int]) -> Tensor:
+    column = table[name].combine_chunks()
+    rows = len(column)
     if shape:
-        flat = flat.flatten()
-    values = torch.tensor(flat.to_numpy(zero_copy_only=False))
-    return values.reshape(rows, *shape).to(getattr(torch, dtype.removeprefix("torch.")))
+        if set(column.value_lengths().to_pylist()) - {math.prod(shape)}:
+            raise ValueError(f"{name} has rows that are not of the shape {shape}")
+        column = column.flatten()
+    if column.null_count:
+        raise ValueError(f"{name} has holes")
+    values = torch.tensor(column.to_numpy(zero_copy_only=False))
+    if dtype.is_floating_point and (huge := values[values.isfinite()].abs() > HUGE).any():
+        raise ValueError(f"{name} has {int(huge.sum())} numbers beyond {HUGE:g}")
+    return values.reshape(rows, *shape).to(dtype)
 
 
 def _json(values: Sequence[Any]) -> list[str]:
     return [json.dumps(value, default=repr) for value in values]
 
 
-def _parsed(column: pa.ChunkedArray) -> list[Any]:
-    return [json.loads(text) for text in column.to_pylist()]
-
-
-def _frozen(value: Any) -> Any:
-    """JSON has no tuples; the fields of `Rollouts` have no lists."""
-    return tuple(value) if isinstance(value, list) else value
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).partition("\n")[0]
+def _parsed(table: pa.Table, name: str, kind: Any) -> list[Any]:
+    texts = enumerate(table[name].to_pylist())
+    return [fit(kind, parse_json(text, name), f"{name}[{row}]") for row, text in texts]

@@ -7,8 +7,9 @@ recipe, or for a module of rules, would train.
 import ast
 import importlib
 import importlib.util
+import re
 import sys
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,8 @@ from typing import Any
 from grpo_credit.errors import CreditError, place
 from grpo_credit.suggest import did_you_mean
 
+CODE = re.compile(r"[^\W\d][\w.]*:[^\W\d]\w*")  # pkg.mod:obj
+_TRUST = "trust_remote_code"
 TRAINS = ("run_recipe", "main", "train")  # of this package, of recipes, of trainers
 _FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 IN_A_SCRIPT = (
@@ -56,6 +59,32 @@ def load_recipe(path: Path) -> Any:
             "grpo_credit.run.recipe.Recipe."
         )
     return recipe
+
+
+def refuse_code_of(file: Path, content: Mapping[str, Any], said: Sequence[str]) -> None:
+    """Refuse options of a file that let in code which the user did not name: a file's word is not.
+
+    Raises:
+        CreditError: if it sets the environment, sets `trust_remote_code`, or names code
+            (`pkg.mod:obj`) in `credit` or `credit_kwargs` that is not in `said`, the command line.
+    """
+    said_names = {name for word in said for name in CODE.findall(word)}
+    for key in ("credit", "credit_kwargs"):
+        for name in CODE.findall(str(content.get(key, ""))):
+            if name not in said_names:
+                raise CreditError(
+                    f"{file} names the code {name!r}, and a file's word imports nothing; if you "
+                    f"trust that code, name it on the command line (--{key})."
+                )
+    if "env" in content:
+        raise CreditError(f"{file} sets env, which decides what code runs; set it in your shell.")
+    typed = any(word.replace("-", "_").startswith(f"__{_TRUST}") for word in said)
+    for key, value in content.items():
+        if not typed and (_TRUST in str(value) or (key == _TRUST and value not in (None, False))):
+            raise CreditError(
+                f"{file} sets {_TRUST}, which runs code of a model's; if you do trust it, say so "
+                f"on the command line (--{_TRUST})."
+            )
 
 
 def read_source(path: Path) -> ast.Module:

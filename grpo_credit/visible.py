@@ -39,11 +39,35 @@ def _symbol(char: str) -> str:
     return f"⟨U+{code:04X}⟩" if unicodedata.category(char) in _HIDDEN else char
 
 
+_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
+
+
+def to_cell(value: Any) -> Any:
+    """Write a value for a CSV file: a text that a spreadsheet would take for a formula gets a '.
+
+    So does a text that begins with one, so that the first ' is always ours. A lone surrogate, which
+    no file of UTF-8 holds, becomes its escape. Numbers are left alone.
+
+    Example:
+        >>> to_cell("=HYPERLINK(1)"), to_cell("'seq'"), to_cell("seq"), to_cell(-0.5)
+        ("'=HYPERLINK(1)", "''seq'", 'seq', -0.5)
+    """
+    if not isinstance(value, str):
+        return value
+    text = encodable(value)
+    return f"'{text}" if text.startswith((*_FORMULA, "'")) else text
+
+
+def encodable(text: str) -> str:
+    """Replace lone surrogates by their escapes."""
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
 def prompt_text(prompt: Any) -> str:
     """Write a text or a conversation as one text; anything else as JSON."""
     if isinstance(prompt, str):
         return prompt
     try:
         return "\n".join(f"{message['role']}: {message['content']}" for message in prompt)
-    except (TypeError, KeyError):
+    except (TypeError, LookupError):
         return json.dumps(prompt, ensure_ascii=False)

@@ -94,7 +94,7 @@ def generators(script: TaskArguments, seed: int, tiny: bool) -> dict[str, dict[s
     """Return each task's options: what is given, and a size with room for the held-out entries."""
     try:
         given = json.loads(script.task_options)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"--task_options is not JSON: {error}.") from None
     if not isinstance(given, dict) or not all(isinstance(v, dict) for v in given.values()):
         raise ValueError(

@@ -18,7 +18,7 @@ from rich.console import Console
 from run_helpers import write_metrics
 from study_helpers import make_study
 
-from grpo_credit import CreditError, Rollouts
+from grpo_credit import CreditError, Rollouts, saved
 from grpo_credit.credit_tables import EXACT, load_credit, save_credit
 from grpo_credit.report.page import page
 from grpo_credit.report.series import COLUMNS, Curves
@@ -49,13 +49,48 @@ def long_curve(credit, seed, name, count=500):
     return pa.table(columns, COLUMNS)
 
 
-def test_curves_of_an_earlier_version_are_read_as_they_were(study, tmp_path):
-    table = pa.concat_tables(load(study).curves.tables())
+@pytest.fixture
+def copied(study, tmp_path):
     for path in study.glob("*.*"):
         (tmp_path / path.name).write_bytes(path.read_bytes())
-    (tmp_path / CURVES).unlink()
-    table.to_pandas().sample(frac=1, random_state=0).to_csv(tmp_path / "curves.csv", index=False)
-    assert pa.concat_tables(load(tmp_path).curves.tables()) == table
+    return tmp_path
+
+
+def test_curves_of_an_earlier_version_are_read_as_they_were(copied):
+    table = pa.concat_tables(load(copied).curves.tables())
+    (copied / CURVES).unlink()
+    table.to_pandas().sample(frac=1, random_state=0).to_csv(copied / "curves.csv", index=False)
+    assert pa.concat_tables(load(copied).curves.tables()) == table
+
+
+@pytest.mark.parametrize("name", ["curves.parquet", "curves.csv"])
+def test_curves_that_statistics_cannot_square_are_refused(name, copied):
+    path = copied / "curves.parquet"
+    frame = pq.read_table(path).to_pandas()
+    frame.loc[3, "value"] = -1e308
+    path.unlink()
+    frame.to_csv(copied / name, index=False) if name.endswith("csv") else frame.to_parquet(path)
+    with pytest.raises(CreditError, match=r"curves\.\w+ holds -1e\+308, expected at most 1e\+100"):
+        load(copied)
+
+
+def test_more_points_than_a_study_may_have_are_not_read(copied, monkeypatch):
+    monkeypatch.setattr("grpo_credit.report.store._POINTS", 7)
+    with pytest.raises(CreditError, match=r"curves\.parquet has \d+ points, expected at most 7"):
+        load(copied)
+
+
+def test_damaged_tokens_cost_a_study_the_rows_of_their_step(tmp_path):
+    out = make_study(tmp_path / "study", ("uniform",), (0, 1))
+    whole = collect(out)
+    path = max(out.glob("cells/s0/seed-0/rollouts/*.parquet"))
+    table = pq.read_table(path)
+    place = table.schema.get_field_index("tokens")
+    pq.write_table(table.set_column(place, "tokens", pa.array(["[1]"] * len(table))), path)
+    report = collect(out)
+    (problem,) = report.problems
+    assert problem.startswith(f"{path.relative_to(out)} is damaged (tokens[")
+    assert {row["step"] for row in report.credit} < {row["step"] for row in whole.credit}
 
 
 def test_a_page_has_a_few_points_of_a_long_curve_and_says_so(study):
@@ -111,7 +146,7 @@ def test_lines_are_parsed_some_at_a_time(tmp_path, monkeypatch):
 @pytest.mark.parametrize("text", ['{"a": 1}, {"b": 2}\n', "\n", '{"a": [1\n2]}\n'])
 def test_a_line_that_is_not_one_value_is_refused(tmp_path, text):
     (tmp_path / "x.jsonl").write_text(text)
-    with pytest.raises(ValueError, match=r"expected one on each|Expecting"):
+    with pytest.raises(CreditError, match=r"x\.jsonl:1 is not valid JSON \((Extra data|Expecting)"):
         files.read_lines(tmp_path / "x.jsonl")
 
 
@@ -142,13 +177,34 @@ def test_of_a_log_of_a_terabyte_the_end_is_read(tmp_path):
     assert path.with_name("metrics.jsonl.bak-1").read_text() == lines[2]
 
 
-@pytest.mark.parametrize("damage", ["torn", "[1]\n", "7\n", '{"step": "x"}\n', "\x00\x00\n", "\n"])
-def test_what_is_damaged_at_the_end_is_moved_aside(tmp_path, damage):
+@pytest.mark.parametrize("torn", ["torn", '{"step": 1}', "\x00\x00"])
+def test_what_is_torn_at_the_end_is_moved_aside(tmp_path, torn):
     kept = write_metrics(tmp_path, 1, 2)
-    write_metrics(tmp_path, 1, 2, torn=damage)
+    write_metrics(tmp_path, 1, 2, torn=torn)
     directory._drop_later_lines(tmp_path / "metrics.jsonl", 2)
     assert (tmp_path / "metrics.jsonl").read_text() == kept
-    assert (tmp_path / "metrics.jsonl.bak-1").read_text() == damage
+    assert (tmp_path / "metrics.jsonl.bak-1").read_text() == torn
+
+
+@pytest.mark.parametrize("damage", ["[1]\n", "7\n", '{"step": "x"}\n', "\x00\x00\n", "\n", "7\r\n"])
+@pytest.mark.parametrize("torn", ["", "torn"])
+def test_a_damaged_line_is_told_and_nothing_is_cut_off(tmp_path, damage, torn):
+    write_metrics(tmp_path, 1, 2, torn=damage + torn)
+    text = (tmp_path / "metrics.jsonl").read_bytes()
+    number = 1 + bool(torn)
+    with pytest.raises(CreditError, match=rf"metrics\.jsonl, line {number} from its end, is "):
+        directory._drop_later_lines(tmp_path / "metrics.jsonl", 2)
+    assert [path.name for path in tmp_path.iterdir()] == ["metrics.jsonl"]
+    assert (tmp_path / "metrics.jsonl").read_bytes() == text
+
+
+def test_an_endless_line_is_told_before_it_is_held(tmp_path):
+    with (tmp_path / "metrics.jsonl").open("wb") as file:
+        file.truncate(1 << 40)  # sparse
+    with pytest.raises(CreditError, match="a line that is longer than 1,048,576 bytes"):
+        directory._drop_later_lines(tmp_path / "metrics.jsonl", 2)
+    with pytest.raises(CreditError, match="1 is longer than 1,048,576 bytes"):
+        files.read_lines(tmp_path / "metrics.jsonl")
 
 
 def test_nothing_is_cut_before_it_is_kept(tmp_path, monkeypatch):
@@ -202,15 +258,15 @@ def test_what_fits_is_shown_without_a_word(run):
 
 
 def test_tokens_are_read_where_they_are_shown(run, monkeypatch):
-    read, original = [], pq.ParquetFile.read_row_group
+    read, original = [], saved.read_table
     monkeypatch.setattr(
-        pq.ParquetFile, "read_row_group", lambda *given: read.append(given[1]) or original(*given)
+        saved, "read_table", lambda *given: read.append(given[2:]) or original(*given)
     )
     tokens = load_rollouts(run / "rollouts" / "rollouts_00001.parquet").tokens
-    assert read == []
+    assert read == [()]  # all but the tokens
     assert tokens[599][0] == tokens[-1][0] == " <599>"
     assert [texts[0] for texts in tokens[0:2]] == [" <0>", " <1>"]
-    assert read == [2, 0]  # of three groups of rows, each once
+    assert read[1:] == [(2,), (0,)]  # of three groups of rows, each once
 
 
 def test_tokens_that_do_not_fit_are_told_when_they_are_read(run, tmp_path):

@@ -67,7 +67,7 @@ def test_a_recipe_names_its_held_out_numbers_before_it_runs():
 def test_yaml_that_is_none_is_told_in_one_line(tmp_path, monkeypatch, capsys):
     (tmp_path / "bad.yaml").write_text("learning_rate: [1\n")
     err = refused("grpo_path_star.py", tmp_path, monkeypatch, capsys, "--config=bad.yaml")
-    assert "bad.yaml (--config) is no YAML: while parsing a flow sequence" in err
+    assert "bad.yaml is no YAML: while parsing a flow sequence" in err
 
 
 def test_data_of_which_nothing_would_be_trained_are_refused(own, monkeypatch, capsys):

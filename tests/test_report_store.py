@@ -116,8 +116,8 @@ def test_damage_is_named_by_its_place(out, path, value, message):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("", "is damaged: Expecting value"),
-        ('{"schema": 1', "is damaged: Expecting ',' delimiter"),
+        ("", "is not valid JSON .Expecting value"),
+        ('{"schema": 1', "is not valid JSON .Expecting ',' delimiter"),
         ("[1]", "has schema None, expected 2"),
     ],
 )

@@ -93,7 +93,7 @@ def test_the_runs_own_options_come_along(run, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     path = run / "rollouts" / "rollouts_00020.parquet"
     save_rollouts(path, rollouts(), PROMPTS, TOKENS, "optional_rules:scaled", {"by": 3.0})
-    assert picture(run).scales[0] == 6
+    assert picture(run, credit=["optional_rules:scaled"]).scales == [6]
     assert picture(run, credit=['optional_rules:scaled {"by": 1.0}']).scales == [2]
     with pytest.raises(CreditError, match="credit_kwargs is not JSON"):
         picture(run, credit=["optional_rules:scaled {by: 1}"])

@@ -127,7 +127,7 @@ def test_damaged_cells_are_set_aside_and_run_anew(tmp_path):
     (dapo / "seed-0" / "metrics.jsonl").write_text("{torn}\n")
     code, out, err = ablate(tmp_path, *TWO)
     assert code == 0, out + err
-    assert "study/cells/seq/seed-0 is damaged (ValueError: " in out
+    assert "study/cells/seq/seed-0 is damaged (manifest.json is not valid JSON " in out
     assert "it is now seed-0.damaged-1, the cell runs anew" in out
     assert "study/cells/seq/seed-1.json is damaged" in out
     again = [(line[0], line[1]) for line in ledger(tmp_path)[-2 * 4 :] if line[2] == "start"]

@@ -42,7 +42,10 @@ def test_a_yaml_file_describes_a_study_and_the_command_line_overrides_it(tmp_pat
         "options": {"max_steps": 4, "use_peft": True, "log_completions": False, "pause": None},
     }  # fmt: skip
     file.write_text(yaml.dump(content))
-    asked = read(["--config", str(file), "--seeds", "2", "--pause=1"])
+    with pytest.raises(ValueError, match=r"names the recipe 'a\.py', and a file's word runs"):
+        read(["--config", str(file)])
+    recipe = ["--recipe=a.py", "--config", str(file)]
+    asked = read([*recipe, "--seeds", "2", "--pause=1"])
     assert asked.study == Study(
         "a.py", ("seq", 'delta_l {"alpha": 0.5}'), (0, 1),
         ("--log_completions", "False", "--max_steps", "4", "--use_peft", "--pause=1"),
@@ -50,7 +53,7 @@ def test_a_yaml_file_describes_a_study_and_the_command_line_overrides_it(tmp_pat
     )  # fmt: skip
     assert (str(asked.out), asked.engine_options) == ("here", {"num_cpus": 2})
     file.write_text(yaml.dump(content | {"options": ["--max_steps=4"]}))
-    assert read(["--config", str(file)]).study.options == ("--max_steps=4",)
+    assert read(recipe).study.options == ("--max_steps=4",)
 
 
 def test_strategies_have_directories_of_their_own():
@@ -103,7 +106,7 @@ MISTAKES = {
     "unknown YAML key": (["--config", "typo.yaml"], "unknown key 'sedes' in typo.yaml: nothing "
                          "reads it. Did you mean 'seeds'?"),
     "no YAML": (["--config", "list.yaml"], "list.yaml holds no mapping of options."),
-    "torn YAML": (["--config", "torn.yaml"], "torn.yaml is not YAML: while parsing"),
+    "torn YAML": (["--config", "torn.yaml"], "torn.yaml is no YAML: while parsing"),
     "other files": (["--out", "full"], "full holds other files (notes.txt); use another --out."),
     "a file": (["--out", "typo.yaml"], "typo.yaml is a file; use another --out."),
 }  # fmt: skip
@@ -196,7 +199,7 @@ def test_secrets_are_kept_nowhere(tmp_path):
     ("content", "message"),
     [("{", "not valid JSON"), ("[]", "not of schema 1"), ('{"schema": 2}', "not of schema 1"),
      ('{"schema": 1}', "lacks 'recipe'"),
-     (json.dumps({"schema": 1, **asdict(STUDY), "seeds": None}), "is damaged: seeds is None")],
+     (json.dumps({"schema": 1, **asdict(STUDY), "seeds": None}), "seeds is damaged: got None")],
 )  # fmt: skip
 def test_a_damaged_study_is_refused_and_left_alone(content, message, folder, capsys):
     (folder / "study").mkdir()

@@ -36,7 +36,7 @@ def test_a_study_whose_runs_all_count_is_a_success(tmp_path, capsys):
 
 
 def test_ctrl_c_while_the_page_is_written_leaves_without_it(tmp_path, monkeypatch, capsys):
-    def interrupted(_):
+    def interrupted(_, said):
         raise KeyboardInterrupt
 
     monkeypatch.chdir(tmp_path)

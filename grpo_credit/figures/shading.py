@@ -12,7 +12,7 @@ def level(credit: float, scale: float) -> int:
         >>> [level(credit, 2.0) for credit in (0.0, 1e-9, 1.0, -2.0)]
         [0, 1, 4, -8]
     """
-    size = math.ceil(LEVELS * abs(credit) / scale) if credit else 0
+    size = math.ceil(abs(credit) / scale * LEVELS) if credit else 0
     return int(math.copysign(min(size, LEVELS), credit))
 
 

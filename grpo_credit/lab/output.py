@@ -18,6 +18,7 @@ from rich.table import Table as RichTable
 
 from grpo_credit.run.files import aside, replace_text
 from grpo_credit.run.jsonfile import plain
+from grpo_credit.visible import to_cell, visible
 
 SCHEMA = 1
 ERROR = " ±"  # ends the name of a column that holds the standard errors of another
@@ -105,7 +106,7 @@ def show(findings: Findings, console: Console) -> None:
     for table in findings.tables:
         console.print(_drawn(table))
     for sentence in findings.sentences:
-        console.print(escape(sentence), highlight=False)
+        console.print(escape(visible(sentence)), highlight=False)
 
 
 def _drawn(table: Table) -> RichTable:
@@ -122,7 +123,7 @@ def _drawn(table: Table) -> RichTable:
             overflow="fold",
         )
     for row in table.rows:
-        drawn.add_row(*(escape(table.text(row, column)) for column in columns))
+        drawn.add_row(*(escape(visible(table.text(row, column))) for column in columns))
     return drawn
 
 
@@ -147,11 +148,13 @@ def write(findings: Findings, folder: Path) -> Path:
     for table in findings.tables:
         with (
             aside(folder / f"{table.name}.csv") as temporary,
-            temporary.open("w", newline="", encoding="utf-8") as file,
+            temporary.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file,
         ):
             writer = csv.DictWriter(file, table.columns)
             writer.writeheader()
-            writer.writerows(table.rows)
+            writer.writerows(
+                {name: to_cell(cell) for name, cell in row.items()} for row in table.rows
+            )
     page = folder / "page.html"
     replace_text(page, _page(findings))
     replace_text(folder / "lab.json", _json(findings))

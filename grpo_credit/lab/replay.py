@@ -17,7 +17,10 @@ from grpo_credit.allocations.baselines import squared_score
 from grpo_credit.diagnostics import mass_by_length, mass_by_position
 from grpo_credit.rollouts import Rollouts
 from grpo_credit.saved import SavedRollouts
+from grpo_credit.show.picture import credit_of
 from grpo_credit.strategy import CreditError, Strategy
+
+_FILE = "the file of rollouts"
 
 
 @dataclass(frozen=True)
@@ -118,7 +121,8 @@ def replay(
     if not saved.prompt_ids:
         raise CreditError("the rollouts were saved without prompt ids; the model needs them.")
     rollouts = saved.rollouts
-    credits = {name: strategy.credit(rollouts) for name, strategy in strategies.items()}
+    _expect_known(saved, model)
+    credits = {n: credit_of(n, strategy, saved, _FILE) for n, strategy in strategies.items()}
     parameters = [p for p in model.parameters() if p.requires_grad]
     size = sum(p.numel() for p in parameters)
     sums = {name: torch.zeros(2, size, dtype=torch.float64) for name in strategies}
@@ -145,6 +149,22 @@ def replay(
         int(rollouts.num_tokens),
         int(rollouts.num_completions),
     )
+
+
+def _expect_known(saved: SavedRollouts, model: Any) -> None:
+    """Refuse token ids that the model has no embedding for: the rollouts are of another model."""
+    size = model.get_input_embeddings().num_embeddings
+    ids = [saved.rollouts.completion_ids.flatten(), *map(torch.tensor, saved.prompt_ids)]
+    odd = [int(each[(each < 0) | (each >= size)][0]) for each in ids if not _within(each, size)]
+    if odd:
+        raise CreditError(
+            f"the rollouts have the token id {odd[0]}, but the model knows {size:,} tokens; name "
+            "the model that the run trained."
+        )
+
+
+def _within(ids: Tensor, size: int) -> bool:
+    return bool(((ids >= 0) & (ids < size)).all())
 
 
 def read_tokens(saved: SavedRollouts, model: nn.Module, rows: Int[Tensor, " n"]) -> Tokens:

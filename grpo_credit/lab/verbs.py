@@ -166,7 +166,9 @@ def run_replay(asked: argparse.Namespace) -> int:
     name = asked.model or str(asked.run / "model")
     if asked.model is None and not Path(name).is_dir():
         raise CreditError(f"there is no {name}; name the weights with --model.")
-    model = AutoModelForCausalLM.from_pretrained(name, dtype="float32").eval()
+    model = AutoModelForCausalLM.from_pretrained(
+        name, dtype="float32", trust_remote_code=False
+    ).eval()
     found = replay(saved, model, strategies, rows=asked.rows, progress=tqdm)
     return _finish(findings(found, command(), {"rollouts": path, "model": name}), asked)
 

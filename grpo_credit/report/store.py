@@ -1,7 +1,7 @@
 """The data of a report, beside the study: what is rendered, and nothing else is read for it.
 
 report.json          the study, its cells, its manifest; with the comparison, for other programs
-runs.csv             a row for each cell
+runs.csv             a row for each cell; texts as `to_cell` writes them
 curves.parquet       credit, seed, step, tokens, seconds, name, value; a row group for each run
 credit.parquet       some completions, their tokens and the credit of each strategy
 completions.parquet  completions of every strategy
@@ -9,32 +9,51 @@ completions.parquet  completions of every strategy
 
 import json
 import math
-import types
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, fields, is_dataclass
 from pathlib import Path
-from typing import Any, get_args, get_origin
+from typing import Any, BinaryIO
 
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from pyarrow import csv
 
 from grpo_credit.errors import CreditError
-from grpo_credit.report.data import Report
+from grpo_credit.report.data import Cell, Report
 from grpo_credit.report.series import COLUMNS, Curves
-from grpo_credit.run.files import aside, replace_text
+from grpo_credit.report.view_credit import CREDIT as CREDIT_COLUMN
+from grpo_credit.run.files import aside, expect_size, parse_json, read_json, replace_text
+from grpo_credit.run.shape import HUGE, fit, is_usable
+from grpo_credit.tables import DAMAGE, MOST, open_table, read_table
+from grpo_credit.visible import encodable, to_cell
 
 SCHEMA = 2
 REPORT, RUNS, CURVES = "report.json", "runs.csv", "curves.parquet"
 CREDIT, COMPLETIONS = "credit.parquet", "completions.parquet"
 _OLD_CURVES = "curves.csv"  # of earlier versions
 _AS_CODES = ["credit", "step", "tokens", "seconds", "name"]  # few different values in a run
+_CODED = ("credit", "name")  # each text is held once
+_POINTS_OF = pa.schema(
+    [(f.name, pa.dictionary(pa.int32(), f.type) if f.name in _CODED else f.type) for f in COLUMNS]
+)
+_POINTS = 2**27  # of a study
 Batch = pa.Table | pa.RecordBatch
 _PARSE = csv.ParseOptions(newlines_in_values=True)
-_CREDIT_COLUMNS = {"step", "row", "group", "prompt", "reward", "advantage", "truncated", "decided",
-                   "tokens", "counted"}  # fmt: skip
-_COMPLETION_COLUMNS = {"credit", "seed", "step", "prompt", "completion", "rewards", "advantage"}
+_CREDIT_COLUMNS = {
+    "step": int, "row": int, "group": int, "prompt": str, "reward": float, "advantage": float,
+    "truncated": bool, "decided": float | None, "tokens": list[str], "counted": list[bool],
+}  # fmt: skip
+_COMPLETION_COLUMNS = {
+    "credit": str, "seed": int, "step": int, "prompt": str, "completion": str,
+    "rewards": dict[str, float | None], "advantage": float | None,
+}  # fmt: skip
+_MANIFEST = {"runs": int, "common": dict[str, Any], "differs": dict[str, dict[str, list[str]]]}
+_NO_RUNS = {"runs": 0, "common": {}, "differs": {}}
+_CALIBRATION = {"scale": dict[str, float]}
+_TEXTS = ("prompt", "completion", "rewards", "tokens")  # JSON, which holds any Python string
 _ELSEWHERE = ("curves", "credit", "completions", "others")  # not in report.json
 
 
@@ -43,11 +62,22 @@ def write(report: Report, folder: Path) -> None:
     _write_table(report.credit, folder / CREDIT)
     _write_table(report.completions, folder / COMPLETIONS)
     _write_curves(report.curves, folder / CURVES)
-    replace_text(
-        folder / RUNS, pd.DataFrame([asdict(cell) for cell in report.cells]).to_csv(index=False)
-    )
+    replace_text(folder / RUNS, _csv(pd.DataFrame(map(_encodable, report.cells))))
     replace_text(folder / REPORT, dump(report))
     (folder / _OLD_CURVES).unlink(missing_ok=True)
+
+
+def _csv(frame: pd.DataFrame) -> str:
+    """Write a table whose texts no spreadsheet takes for formulas."""
+    texts = frame.select_dtypes(exclude="number").columns
+    cells = {name: {text: to_cell(text) for text in frame[name].unique()} for name in texts}
+    return frame.assign(**{n: frame[n].map(known) for n, known in cells.items()}).to_csv(
+        index=False
+    )
+
+
+def _encodable(cell: Cell) -> dict[str, Any]:
+    return {n: encodable(v) if isinstance(v, str) else v for n, v in asdict(cell).items()}
 
 
 def dump(report: Report) -> str:
@@ -64,20 +94,20 @@ def load(folder: Path) -> Report:
     Raises:
         CreditError: if there is none, or it is damaged or of another version.
     """
-    content = _content(folder)
     given = {f.name: f.type for f in fields(Report) if f.name not in _ELSEWHERE}
-    where = str(folder / REPORT)
-    parts = {
-        name: _read(kind, _entry(content, name, where), f"{where}: {name}")
-        for name, kind in given.items()
-    }
+    content = _content(folder)
+    with _told(folder / REPORT):
+        parts = fit(given, content, str(folder / REPORT))
+        fit(_MANIFEST, {**_NO_RUNS, **parts["manifest"]}, f"{folder / REPORT}.manifest")
+        if parts["calibration"]:
+            fit(_CALIBRATION, parts["calibration"], f"{folder / REPORT}.calibration")
     report = Report(
-        **parts,
+        **{name: parts[name] for name in given},
         curves=_curves(folder),
         credit=_read_table(folder / CREDIT, _CREDIT_COLUMNS),
         completions=_read_table(folder / COMPLETIONS, _COMPLETION_COLUMNS),
     )
-    _expect_whole(report, where)
+    _expect_whole(report, str(folder / REPORT))
     return report
 
 
@@ -88,10 +118,8 @@ def _content(folder: Path) -> dict[str, Any]:
             f"{folder} holds no {REPORT}; expected the directory of a study. If it is one, its "
             "command, run again, collects what there is."
         )
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise CreditError(f"{path} is damaged: {error}. {_AGAIN}") from None
+    with _told(path):
+        content = read_json(path)
     version = content.get("schema") if isinstance(content, dict) else None
     if version != SCHEMA:
         raise CreditError(f"{path} has schema {version}, expected {SCHEMA}. {_AGAIN}")
@@ -101,39 +129,15 @@ def _content(folder: Path) -> dict[str, Any]:
 _AGAIN = "Run the study's command again: finished runs are kept, and the data is collected anew."
 
 
-def _entry(content: Mapping[str, Any], name: str, where: str) -> Any:
-    if name not in content:
-        raise CreditError(f"{where} is damaged: it lacks {name!r}. {_AGAIN}")
-    return content[name]
-
-
-def _read(kind: Any, value: Any, where: str) -> Any:
-    """Build a value of an annotated kind from JSON, or say where it does not fit."""
-    if is_dataclass(kind) and isinstance(value, dict):
-        known = {f.name: f.type for f in fields(kind)}
-        unknown = sorted(set(value) - set(known))
-        if unknown:
-            raise CreditError(f"{where} is damaged: it has an unknown {unknown[0]!r}. {_AGAIN}")
-        return kind(
-            **{n: _read(k, _entry(value, n, where), f"{where}.{n}") for n, k in known.items()}
-        )
-    if isinstance(kind, types.UnionType):
-        options = get_args(kind)
-        return None if value is None else _read(options[0], value, where)
-    origin, inner = get_origin(kind), get_args(kind)
-    if origin is list and isinstance(value, list):
-        return [_read(inner[0], each, f"{where}[{n}]") for n, each in enumerate(value)]
-    if origin is dict and isinstance(value, dict):
-        return {name: _read(inner[1], each, f"{where}.{name}") for name, each in value.items()}
-    if kind is Any or _is(kind, value):
-        return value
-    raise CreditError(f"{where} is damaged: got {value!r:.60}, expected {kind}. {_AGAIN}")
-
-
-def _is(kind: Any, value: Any) -> bool:
-    if not isinstance(kind, type) or isinstance(value, bool) != (kind is bool):
-        return False
-    return isinstance(value, (int, float) if kind is float else kind)
+@contextmanager
+def _told(path: Path) -> Generator[None]:
+    """Say of what is wrong with a file what to do."""
+    try:
+        yield
+    except CreditError as error:
+        raise CreditError(f"{error} {_AGAIN}") from None
+    except DAMAGE as error:
+        raise CreditError(f"{path} cannot be read: {error!s:.300}. {_AGAIN}") from None
 
 
 def _expect_whole(report: Report, where: str) -> None:
@@ -148,66 +152,87 @@ def _curves(folder: Path) -> Curves:
     """Read the curves, of an older study from curves.csv."""
     path, read = folder / CURVES, _parquet
     if not path.exists() and (folder / _OLD_CURVES).exists():
-        path, read = folder / _OLD_CURVES, _csv
-    try:
-        return Curves.join(map(_expect_columns, read(path)))
-    except (OSError, ValueError, KeyError, pa.ArrowException) as error:
-        raise CreditError(f"{path} cannot be read: {error}. {_AGAIN}") from None
+        path, read = folder / _OLD_CURVES, _old_curves
+    with _told(path):
+        return Curves.join(_expect_points(table, path) for table in read(path))
 
 
 def _parquet(path: Path) -> Iterator[pa.Table]:
-    file = pq.ParquetFile(path)
-    for group in range(file.num_row_groups):
-        yield file.read_row_group(group)
+    with open_table(path, coded=_CODED) as file:
+        groups = range(file.num_row_groups)
+        if (points := sum(file.metadata.row_group(n).num_rows for n in groups)) > _POINTS:
+            raise CreditError(f"{path} has {points:,} points, expected at most {_POINTS:,}.")
+        yield from map(file.read_row_group, groups)
 
 
-def _csv(path: Path) -> Iterator[pa.RecordBatch]:
+def _old_curves(path: Path) -> Iterator[pa.RecordBatch]:
     kinds = dict(zip(COLUMNS.names, COLUMNS.types, strict=True))
     options = csv.ConvertOptions(column_types=kinds, null_values=[""])
-    reader = csv.open_csv(path, parse_options=_PARSE, convert_options=options)
-    yield reader.schema.empty_table()  # so that its columns are looked at
-    yield from reader
+    expect_size(path, MOST)
+    with path.open("rb") as file:
+        reader = csv.open_csv(file, parse_options=_PARSE, convert_options=options)
+        yield reader.schema.empty_table()  # so that its columns are looked at
+        yield from reader
 
 
-def _expect_columns(table: Batch) -> Batch:
+def _expect_points(table: Batch, path: Path) -> Batch:
     found, expected = ", ".join(table.schema.names), ", ".join(COLUMNS.names)
     if found != expected:
-        raise ValueError(f"it has columns {found}; expected {expected}")
-    return table.cast(COLUMNS)
+        raise CreditError(f"{path} has columns {found}; expected {expected}.")
+    table = table.cast(_POINTS_OF)
+    for name in ("tokens", "seconds", "value"):
+        ends = pc.call_function("min_max", [table.column(name)]).as_py().values()
+        if odd := [end for end in ends if end is not None and not is_usable(end)]:
+            raise CreditError(f"{path} holds {odd[0]}, expected at most {HUGE}.")
+    return table
 
 
 def _write_curves(curves: Curves, path: Path) -> None:
-    with aside(path) as temporary, _writer(temporary) as writer:
+    with aside(path) as temporary, temporary.open("wb") as file, _writer(file) as writer:
         for table in curves.tables():
             writer.write_table(table)
 
 
-def _writer(path: Path) -> pq.ParquetWriter:
+def _writer(file: BinaryIO) -> pq.ParquetWriter:
     split = {"value": "BYTE_STREAM_SPLIT"}
     return pq.ParquetWriter(
-        path, COLUMNS, compression="zstd", use_dictionary=_AS_CODES, column_encoding=split
+        file, COLUMNS, compression="zstd", use_dictionary=_AS_CODES, column_encoding=split
     )
 
 
 def _write_table(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
     columns = dict.fromkeys(name for row in rows for name in row)
     table = pa.table({name: [row.get(name) for row in rows] for name in columns})
-    with aside(path) as temporary:
-        pq.write_table(table, temporary, compression="zstd")
+    with aside(path) as temporary, temporary.open("wb") as file:  # pyarrow opens UTF-8 names alone
+        pq.write_table(table, file, compression="zstd")
 
 
-def _read_table(path: Path, needed: set[str]) -> list[dict[str, Any]]:
+def _read_table(path: Path, needed: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Read rows; a table without rows may have no columns."""
-    try:
-        table = pq.ParquetFile(path).read()
-    except (OSError, pa.ArrowException) as error:
-        raise CreditError(f"{path} cannot be read: {error}. {_AGAIN}") from None
-    if table.num_rows and not needed <= set(table.column_names):
-        raise CreditError(
-            f"{path} has columns {', '.join(table.column_names)}; expected "
-            f"{', '.join(sorted(needed))} among them. {_AGAIN}"
-        )
-    return table.to_pylist()
+    with _told(path):
+        table = read_table(path)
+        if table.num_rows and not set(needed) <= set(table.column_names):
+            raise CreditError(
+                f"{path} has columns {', '.join(table.column_names)}; expected "
+                f"{', '.join(sorted(needed))} among them."
+            )
+        rows = table.to_pylist()
+        for number, row in enumerate(rows):
+            _expect_row(row, needed, f"{path}: row {number}")
+        return rows
+
+
+def _expect_row(row: Mapping[str, Any], needed: Mapping[str, Any], where: str) -> None:
+    """Check a row, what is JSON in it, and the credit of each of its tokens."""
+    credits = dict.fromkeys((n for n in row if n.startswith(CREDIT_COLUMN)), list[float] | None)
+    kinds = {**needed, **credits}
+    fit({n: str if n in _TEXTS else kind for n, kind in kinds.items()}, row, where)
+    texts = {name: parse_json(row[name], f"{where}.{name}") for name in _TEXTS if name in needed}
+    fit({name: needed[name] for name in texts}, texts, where)
+    tokens = texts.get("tokens", ())
+    for name in ("counted", *credits) if "tokens" in texts else ():
+        if len(row[name] or tokens) != len(tokens):
+            raise CreditError(f"{where}: {name!r} has not one entry for each of its tokens.")
 
 
 def _strict(value: Any) -> Any:

@@ -3,7 +3,6 @@
 Add each of them on every rank; only the main process writes and prints.
 """
 
-import json
 import os
 import signal
 import sys
@@ -19,10 +18,11 @@ from tqdm import tqdm
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from grpo_credit.run import ending
-from grpo_credit.run.files import lines_from_end
+from grpo_credit.run.files import lines_from_end, parse_line
 from grpo_credit.run.jsonfile import append_line
 from grpo_credit.run.launcher import how_to_insist, launcher_pid
 from grpo_credit.run.ranks import is_main, world_size
+from grpo_credit.run.shape import fit
 
 
 class MetricsJsonl(TrainerCallback):
@@ -65,7 +65,10 @@ class MetricsJsonl(TrainerCallback):
 
 def _last_time(path: Path) -> float:
     whole = (line for _, line in lines_from_end(path) if line.endswith(b"\n"))
-    return next((json.loads(line)["time_s"] for line in whole), 0.0) if path.is_file() else 0.0
+    if not path.is_file() or (last := next(whole, None)) is None:
+        return 0.0
+    where = f"{path}, its last line"
+    return fit({"time_s": float}, parse_line(last, where), where)["time_s"]
 
 
 class LiveLine(TrainerCallback):

@@ -126,7 +126,9 @@ def missing_state(checkpoint: Path, ranks: int) -> str | None:
 
 def lost_best(checkpoint: Path) -> str | None:
     """Say that the best checkpoint which a checkpoint refers to is not whole, if so."""
-    best = Path(read_json(checkpoint / _STATE).get("best_model_checkpoint") or checkpoint).name
+    best = Path(
+        read_json(checkpoint / _STATE, 2**31).get("best_model_checkpoint") or checkpoint
+    ).name
     if best == checkpoint.name:
         return None
     other = checkpoint.with_name(best)
@@ -245,7 +247,7 @@ def _unlike(checkpoint: Path, listed: Path) -> str | None:
 
 def _unreadable(checkpoint: Path) -> str | None:
     """Say which file cannot be what its name says, as far as that shows without a list."""
-    if not isinstance(read_json(checkpoint / _STATE), dict):
+    if not isinstance(read_json(checkpoint / _STATE, 2**31), dict):
         return f"{_STATE} is no trainer state"
     if not any(map(list, map(checkpoint.glob, _WEIGHTS))):
         return "it has no weights"
@@ -263,7 +265,7 @@ def _reads(path: Path) -> bool:
 
 
 def _json_reads(path: Path) -> bool:
-    content = read_json(path)
+    content = read_json(path, 2**31)  # some tokenizers are larger than what is read elsewhere
     shards = content.get("weight_map", {}) if path.name.endswith(".index.json") else {}
     return all((path.parent / name).is_file() for name in set(shards.values()))
 

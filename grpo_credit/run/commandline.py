@@ -6,10 +6,12 @@ import sys
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, get_type_hints
 
-from grpo_credit.errors import TRACEBACK, in_one_line
+from grpo_credit.errors import TRACEBACK, in_one_line, named_line, place
+from grpo_credit.run.files import read_yaml
 from grpo_credit.suggest import did_you_mean
+from grpo_credit.userfile import refuse_code_of
 
 MISTAKES = (ValueError, OSError, ImportError, SyntaxError)
 
@@ -105,9 +107,18 @@ def parse(parser: Any, arguments: Sequence[str], defaults: Mapping[str, Any]) ->
     words = [part for word in arguments for part in _split_config(word)]
     if words[-1:] == ["--config"]:
         raise ValueError("--config needs a YAML file.")
-    *parsed, from_yaml, from_flags = parser.parse_args_and_config(
-        words, return_remaining_strings=True, separate_remaining_strings=True
-    )
+    if (file := _config_of(words)) is not None:
+        _check_config(parser, file, arguments)
+    try:
+        *parsed, from_yaml, from_flags = parser.parse_args_and_config(
+            words, return_remaining_strings=True, separate_remaining_strings=True
+        )
+    except (ArithmeticError, AttributeError, LookupError, TypeError) as error:
+        whose = file or "the command line"
+        raise ValueError(
+            f"an option in {whose} has a value of the wrong kind or size: {named_line(error)} "
+            f"({place(error)})."
+        ) from error
     unknown = [(w, "YAML key") for w in from_yaml[::2]] + [(w, "option") for w in from_flags]
     for word, kind in unknown:
         name = word.partition("=")[0].lstrip("-").replace("-", "_")
@@ -143,19 +154,23 @@ def _given(arguments: Sequence[str], option: str) -> Any:
         name, equals, value = word.removeprefix("--").partition("=")
         if word.startswith("--") and name.replace("-", "_") == option:
             found = value if equals else True if after.startswith("--") else after
-    if found is not None or "--config" not in words[:-1]:
-        return found
-    return _read_yaml(Path(words[words.index("--config") + 1])).get(option)
+    file = _config_of(words)
+    return found if found is not None or file is None else read_yaml(file).get(option)
 
 
-def _read_yaml(path: Path) -> dict[str, Any]:
-    import yaml
+def _config_of(words: Sequence[str]) -> Path | None:
+    return Path(words[words.index("--config") + 1]) if "--config" in words[:-1] else None
 
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise ValueError(f"{path} (--config) is no YAML: {' '.join(str(error).split())}.") from None
-    return content if isinstance(content, dict) else {}
+
+def _check_config(parser: Any, file: Path, arguments: Sequence[str]) -> None:
+    """Refuse a YAML file that names code, or has a list or a mapping where an option takes none."""
+    content = read_yaml(file)
+    refuse_code_of(file, content, arguments)
+    hints = {n: str(h) for kind in parser.dataclass_types for n, h in get_type_hints(kind).items()}
+    for key, value in content.items():
+        shape = type(value).__name__
+        if shape in ("list", "dict") and shape not in hints.get(key, shape):
+            raise ValueError(f"{key} in {file} is a {shape}, expected {hints[key]}.")
 
 
 def _split_config(word: str) -> list[str]:

@@ -21,6 +21,7 @@ from grpo_credit.run.files import (
     METRICS,
     free,
     lines_from_end,
+    parse_line,
     refuse_unwritable,
     replace_content,
     sweep,
@@ -56,7 +57,7 @@ MAY_CHANGE = frozenset(
     }
 )
 
-_BEGINNING = re.compile(rb'\{"step": (\d{1,18}),')  # of a line that we wrote
+_OURS = re.compile(rb'\{"step": (\d{1,15}),[ -~]*\}\n')  # a line as we write it
 _HEAD = '{\n  "format": '  # of a manifest
 
 
@@ -205,7 +206,7 @@ def _resume(directory: Path, manifest: dict[str, Any]) -> Path | None:
 
 
 def _resumable(directory: Path) -> dict[str, Any]:
-    old = read_manifest(directory)
+    old = read_manifest(directory, whole=True)
     if old["status"] == "finished":
         raise ValueError(f"nothing to resume: the run in {directory} is finished")
     return old
@@ -258,11 +259,15 @@ def _drop_later_lines(path: Path, step: int) -> None:
     """Cut a file after its last line up to a step; what is cut off goes to a file beside it first.
 
     Only the end of the file is read. A process that is killed in between leaves the lines in both.
+
+    Raises:
+        CreditError: if a line among them is none of a run; nothing is cut off then.
     """
     if not path.is_file():
         return
-    lines = lines_from_end(path)
-    kept = next((end for end, line in lines if _is_up_to(line, step)), 0)
+    lines = enumerate(lines_from_end(path), 1)
+    later = ((end, _is_up_to(line, step, path, n)) for n, (end, line) in lines)
+    kept = next((end for end, is_up_to in later if is_up_to), 0)
     if kept < path.stat().st_size:
         with path.open("r+b") as file:
             file.seek(kept)
@@ -282,15 +287,20 @@ def _set_later_tables_aside(folder: Path, step: int) -> None:
             path.rename(aside / path.name)
 
 
-def _is_up_to(line: bytes, step: int) -> bool:
-    """Whether a line belongs to the steps so far; a torn or a damaged one does not."""
-    begun = _BEGINNING.match(line)
-    if not line.endswith(b"\n") or (begun and int(begun[1]) > step):
+def _is_up_to(line: bytes, step: int, path: Path, number: int) -> bool:
+    """Whether a line belongs to the steps so far, the last one being number 1.
+
+    A torn last line does not.
+
+    Raises:
+        CreditError: if it is whole, and no line of a run.
+    """
+    ours = _OURS.fullmatch(line)
+    if ours and int(ours[1]) > step:
         return False  # without a look at the rest: a million lines may have to go
-    try:
-        return json.loads(line).get("step", -1) <= step
-    except (ValueError, TypeError, AttributeError, RecursionError):
+    if number == 1 and not line.endswith(b"\n"):
         return False
+    return parse_line(line, f"{path}, line {number} from its end,")["step"] <= step
 
 
 def choose(root: Path | str, stem: str, given: Path | str | None, resume: bool) -> Path:
@@ -341,7 +351,7 @@ def _latest_unfinished(root: Path, stem: str) -> Path | None:
 
 def _is_unfinished(directory: Path) -> bool:
     try:
-        manifest = read_manifest(directory)
+        manifest = read_manifest(directory, whole=True)
     except (OSError, ValueError):
         return False
     return manifest["status"] != "finished" and not is_held(directory)

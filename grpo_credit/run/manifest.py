@@ -11,6 +11,7 @@ import os
 import platform
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,8 @@ import psutil
 import torch
 from torch import nn
 
-from grpo_credit.run.files import read_json
+from grpo_credit.errors import CreditError
+from grpo_credit.run.files import read_object
 from grpo_credit.run.jsonfile import plain, qualified_name, write_json
 from grpo_credit.run.provenance import (
     MANIFEST,
@@ -30,6 +32,7 @@ from grpo_credit.run.provenance import (
     one_line,
 )
 from grpo_credit.run.ranks import is_main, rank, world_size
+from grpo_credit.run.shape import fit
 
 STATUSES = ("running", "finished", "interrupted", "failed")
 PACKAGES = ("torch", "transformers", "trl", "peft", "accelerate", "datasets", "grpo-credit")
@@ -159,9 +162,32 @@ def dataset_fingerprint(data: Any) -> dict[str, Any] | None:
     }
 
 
-def read_manifest(directory: Path | str) -> dict[str, Any]:
-    """Read the manifest of a run directory."""
-    return read_json(Path(directory) / MANIFEST)
+_RESUMED = {
+    "status": str, "started": str, "process": {"pid": int, "host": str}, "world_size": int,
+    "seed": int, "config": dict[str, Any],
+}  # fmt: skip
+
+
+def read_manifest(directory: Path | str, *, whole: bool = False) -> dict[str, Any]:
+    """Read the manifest of a run directory.
+
+    Args:
+        directory: of the run.
+        whole: whether all must be there that decides whether a run can go on.
+
+    Raises:
+        CreditError: if it is damaged.
+        OSError: if there is none.
+    """
+    path = Path(directory) / MANIFEST
+    found = fit(_RESUMED if whole else {"status": str}, read_object(path), str(path))
+    fit(list[dict[str, Any]], found.get("earlier", []), f"{path}.earlier")
+    if whole:
+        try:
+            datetime.fromisoformat(found["started"])
+        except ValueError as error:
+            raise CreditError(f"{path} is damaged: {error}.") from None
+    return found
 
 
 def set_model(directory: Path | str, model: nn.Module) -> None:

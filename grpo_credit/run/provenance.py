@@ -101,7 +101,7 @@ def hide_in_text(text: str) -> str:
     """Replace what looks like a Hub token, the login part of a URL, or a secret in JSON."""
     try:
         found = json.loads(text) if text.startswith("{") else None
-    except ValueError:
+    except (ValueError, RecursionError):
         found = None
     if found is not None and (hidden := hide_secrets(found)) != found:
         return json.dumps(hidden)

@@ -15,6 +15,7 @@ from grpo_credit.run.ending import Ending
 from grpo_credit.run.launcher import fewer_than_asked
 from grpo_credit.run.lock import let_go
 from grpo_credit.run.recipe import Asked, Recipe, explain, prepare
+from grpo_credit.terminal import print_anything
 from grpo_credit.visible import in_line
 
 RUNS = Path("runs")
@@ -31,6 +32,7 @@ class Job(Asked):
 
 def run_recipe(recipe: Recipe, arguments: list[str]) -> int:
     """Train, test before and after, leave a run directory; return the exit code."""
+    print_anything()
     if {"-h", "--help"} & set(arguments):
         print(short_help(recipe.name, recipe.about, recipe.arguments, CreditOptions))
         return 0

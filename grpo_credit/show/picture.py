@@ -9,8 +9,10 @@ from pathlib import Path
 from markupsafe import escape
 from torch import Tensor
 
+from grpo_credit.errors import named_line, place
+from grpo_credit.registry import named_by
 from grpo_credit.report.limits import cut
-from grpo_credit.resolve import resolve_credit, resolve_text
+from grpo_credit.resolve import resolve_text, resolve_with
 from grpo_credit.rollouts import OPTIONAL, Rollouts
 from grpo_credit.run.files import step_of
 from grpo_credit.saved import SavedRollouts, find_rollouts, load_rollouts
@@ -118,12 +120,14 @@ def picture(
 
     Raises:
         CreditError: nothing is saved, unknown step, group or strategy, or one that needs a field
-            that was not saved.
+            that was not saved. One that is code (`pkg.mod:obj`) is imported only if `credit` names
+            it, or if it is a rule of a module that was imported before.
     """
     path = find_rollouts(run, step)
     saved = load_rollouts(path)
-    chosen = _strategies(saved, credit)
-    matrices = [credit_of(name, strategy, saved, path) for name, strategy in chosen.items()]
+    with named_by(path, credit):
+        chosen = _strategies(saved, credit)
+        matrices = [credit_of(name, strategy, saved, path) for name, strategy in chosen.items()]
     shown = _select(saved.rollouts, matrices[0], rows, group, by)
     title = f"{run.resolve().name}, step {step_of(path)}"
     completions = _fitting(saved, matrices, shown)
@@ -139,20 +143,21 @@ def _strategies(saved: SavedRollouts, asked: Sequence[str]) -> dict[str, Strateg
     try:
         own = named(saved.credit, saved)
     except CreditError as error:
+        why = str(error).rstrip(".")
         raise CreditError(
-            f"the run's own strategy {saved.credit!r} is not found here ({error}); say with "
-            "--credit which strategies to show."
+            f"the run's own strategy {saved.credit!r} is not found here ({why}); "
+            "say with --credit which strategies to show."
         ) from None
-    return {saved.credit: own, BASELINE: resolve_credit(BASELINE)}
+    return {saved.credit: own, BASELINE: resolve_text(BASELINE)}
 
 
 def named(text: str, saved: SavedRollouts) -> Strategy:
     """Resolve a name with options after it; the run's own strategy brings its options along."""
     own = text.strip() == saved.credit
-    return resolve_credit(saved.credit, **saved.options) if own else resolve_text(text)
+    return resolve_with(saved.credit, saved.options) if own else resolve_text(text)
 
 
-def credit_of(name: str, strategy: Strategy, saved: SavedRollouts, path: Path) -> Tensor:
+def credit_of(name: str, strategy: Strategy, saved: SavedRollouts, path: Path | str) -> Tensor:
     """Compute the credit `(B, T)` of saved rollouts under a strategy.
 
     Args:
@@ -162,7 +167,7 @@ def credit_of(name: str, strategy: Strategy, saved: SavedRollouts, path: Path) -
         path: where they come from, for the message.
 
     Raises:
-        CreditError: if the strategy needs a field that was not saved.
+        CreditError: if the strategy needs a field that was not saved, or fails on what was.
     """
     for need in sorted(strategy.needs):
         if any(getattr(saved.rollouts, field) is None for field in OPTIONAL[need]):
@@ -170,7 +175,14 @@ def credit_of(name: str, strategy: Strategy, saved: SavedRollouts, path: Path) -
                 f"{name!r} needs rollouts.{need}, which {path} does not hold. It would if the "
                 "run's own strategy needed it; a share of 0 will do: --credit=even@1,RULE@0."
             )
-    return strategy.credit(saved.rollouts)
+    try:
+        return strategy.credit(saved.rollouts)
+    except CreditError:
+        raise
+    except (ArithmeticError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        raise CreditError(
+            f"{name!r} cannot be computed on {path}: {named_line(error)} ({place(error)})"
+        ) from error
 
 
 def _select(

@@ -37,6 +37,7 @@ def main(arguments: Sequence[str], command: Sequence[str]) -> int:
         0 if every cell is finished, 1 if one failed or has no number to compare, 2 for a mistake or
         where no report could be written, 128 + signal if stopped.
     """
+    terminal.print_anything()
     if {"-h", "--help"} & set(arguments):
         make_parser().print_help()
         return 0
@@ -60,15 +61,15 @@ def main(arguments: Sequence[str], command: Sequence[str]) -> int:
         code = run_study(study, asked.out, engine)
         if code > 128 and not any(map(is_finished, cells_of(study, asked.out))):
             return code
-        return max(code, write_report(asked.out))
+        return max(code, write_report(asked.out, study.credits))
     except KeyboardInterrupt:  # a page can wait: the same command writes it
         return 130
     finally:
         let_go(asked.out, LOCK)
 
 
-def write_report(out: Path) -> int:
-    """Collect what the cells left and write the page.
+def write_report(out: Path, said: Sequence[str] = ()) -> int:
+    """Collect what the cells left and write the page; see `collect`.
 
     Returns:
         0, 1 if a run that finished has no number to compare, 2 where no report could be written.
@@ -79,7 +80,7 @@ def write_report(out: Path) -> int:
         from grpo_credit.study.collect import collect
 
         try:
-            report = collect(out)
+            report = collect(out, said)
             page = render(out)
         except (ValueError, OSError) as error:
             return fail(error)
@@ -168,7 +169,7 @@ def run_study(study: Study, out: Path, engine: Engine) -> int:
         try:
             scale, norms = scales(study, cells)
         except CalibrationError as error:
-            console.print(f"error: {error}", markup=False, highlight=False, soft_wrap=True)
+            say(f"error: {error}")
             return 1
         write_scales(out, study, scale, norms)
     return run_cells(cells_of(study, out, scale), engine, console)

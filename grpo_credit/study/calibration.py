@@ -15,6 +15,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from grpo_credit.run.files import read_lines, replace_text
+from grpo_credit.run.shape import fit
 from grpo_credit.study.cells import METRICS, Cell
 from grpo_credit.study.design import Study
 
@@ -53,7 +54,9 @@ def scales(study: Study, cells: Iterable[Cell]) -> tuple[dict[str, float], dict[
 def gradient_norm(cell: Cell) -> float:
     """Return the root mean square of the gradient norms that a run has logged."""
     logged = [line["grad_norm"] for line in read_lines(cell.run / METRICS) if "grad_norm" in line]
-    known = [math.nan if norm is None else norm for norm in logged]
+    known = [
+        math.nan if norm is None else norm for norm in fit(list[float | None], logged, METRICS)
+    ]
     norm = math.sqrt(sum(value**2 for value in known) / max(len(known), 1))
     if not 0 < norm < math.inf:
         raise CalibrationError(

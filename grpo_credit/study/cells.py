@@ -16,15 +16,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from grpo_credit.errors import CreditError
 from grpo_credit.run import lock
-from grpo_credit.run.files import METRICS, read_json, read_lines, replace_text
+from grpo_credit.run.files import METRICS, read_lines, read_object, replace_text
 from grpo_credit.run.provenance import MANIFEST, describe_command, now
+from grpo_credit.run.shape import fit
 from grpo_credit.study.child import is_held
 from grpo_credit.study.design import Study, credit_arguments, slug
 from grpo_credit.study.process import Ended, Job
 
 STATUSES = ("waiting", "running", "finished", "failed", "interrupted")
 TAIL_LINES, TAIL_BYTES = 12, 8192
+_RECORD = {"status": str, "attempts": list[Any], "tail": list[str]}
+_ATTEMPT = {"ended": str | None, "seconds": float | None}
 
 
 @dataclass(frozen=True)
@@ -172,8 +176,8 @@ def last_lines(log: Path, start: int = 0) -> list[str]:
 def manifest_status(cell: Cell) -> str | None:
     """Return what the manifest of the run says; None if there is none that can be read."""
     try:
-        return read_json(cell.run / MANIFEST)["status"]
-    except (OSError, ValueError, KeyError, TypeError):
+        return fit({"status": str}, read_object(cell.run / MANIFEST), MANIFEST)["status"]
+    except (OSError, CreditError):
         return None
 
 
@@ -220,20 +224,23 @@ def _finish(cell: Cell, state: State) -> None:
     """Complete a record whose runner did not live to see the end of the run."""
     state.status, state.tail = "finished", []
     if state.attempts and state.attempts[-1]["ended"] is None:
-        state.attempts[-1]["ended"] = read_json(cell.run / MANIFEST).get("ended")
+        state.attempts[-1]["ended"] = read_object(cell.run / MANIFEST).get("ended")
 
 
 def _read_record(cell: Cell) -> tuple[State, list[str]]:
     if not cell.record.exists():
         return State(), []
     try:
-        content = read_json(cell.record)
-        state = State(*(content[name] for name in ("status", "attempts", "tail")))
-        if state.status in STATUSES and all("ended" in attempt for attempt in state.attempts):
-            return state, []
-        wrong = f"status {state.status!r}"
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        wrong = f"{type(error).__name__}: {error}"
+        content = fit(_RECORD, read_object(cell.record), cell.record.name)
+        attempts = [
+            fit(_ATTEMPT, attempt, f"{cell.record.name}: attempt {n}")
+            for n, attempt in enumerate(content["attempts"])
+        ]
+        if content["status"] in STATUSES:
+            return State(content["status"], attempts, content["tail"]), []
+        wrong = f"status {content['status']!r}"
+    except (OSError, CreditError) as error:
+        wrong = str(error).replace(f"{cell.record.parent}/", "")
     aside = _set_aside(cell.record)
     return State(), [f"{cell.record} is damaged ({wrong}); it is now {aside.name}"]
 
@@ -247,11 +254,11 @@ def _damage(run: Path) -> str:
     if not lock.entries(run):
         return ""
     try:
-        status = read_json(run / MANIFEST)["status"]
+        status = fit({"status": str}, read_object(run / MANIFEST), MANIFEST)["status"]
         if status == "finished" and not read_lines(run / METRICS):
             return f"finished, but {METRICS} is missing or empty"
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        return f"{type(error).__name__}: {error}"
+    except (OSError, CreditError) as error:
+        return str(error).replace(f"{run}/", "")
     return ""
 
 

@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from grpo_credit.errors import TRACEBACK, in_one_line
-from grpo_credit.run.files import refuse_unwritable
+from grpo_credit.run.files import read_yaml, refuse_unwritable
 from grpo_credit.study.design import Study
 from grpo_credit.study.engines import ENGINES
 from grpo_credit.suggest import did_you_mean
+from grpo_credit.userfile import refuse_code_of
 
 ABOUT = """Train one recipe with several credit strategies and seeds, and keep all of it.
 
@@ -54,7 +55,7 @@ def read(arguments: Sequence[str]) -> Asked:
     asked, unknown = parser.parse_known_args(before)
     from_file: list[str] = []
     if asked.config is not None:
-        words, from_file = _words(asked.config, parser)
+        words, from_file = _words(Path(asked.config), parser, before)
         asked, unknown = parser.parse_known_args([*words, *before])
     for name in ("recipe", "credit", "seeds", "out"):
         if getattr(asked, name) is None:
@@ -135,31 +136,38 @@ def _seeds(given: Sequence[int]) -> tuple[int, ...]:
 def _json(text: str) -> dict[str, Any]:
     try:
         value = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"--engine_options is not JSON: {error}.") from None
     if not isinstance(value, dict):
         raise ValueError(f"--engine_options is {text}, expected a JSON object.")
     return value
 
 
-def _words(path: str, parser: argparse.ArgumentParser) -> tuple[list[str], list[str]]:
+def _words(
+    path: Path, parser: argparse.ArgumentParser, said: Sequence[str]
+) -> tuple[list[str], list[str]]:
     """Return a YAML file as words of our command line and of the recipe's."""
-    import yaml
-
-    try:
-        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise ValueError(f"{path} is not YAML: {' '.join(str(error).split())}.") from None
-    if not isinstance(content, dict):
-        raise ValueError(f"{path} holds no mapping of options.")
+    content = read_yaml(path)
+    refuse_code_of(path, content, said)
+    if "recipe" in content and not any(word.startswith("--recipe") for word in said):
+        raise ValueError(
+            f"{path} names the recipe {content['recipe']!r}, and a file's word runs nothing; if "
+            "you trust that script, name it on the command line (--recipe)."
+        )
     options = content.pop("options", None) or {}
+    if not isinstance(options, dict | list):
+        raise ValueError(f"options in {path} are {options!r:.60}, expected a mapping or a list.")
+    theirs = _flags(options) if isinstance(options, dict) else [str(each) for each in options]
+    for name, equals, value in (word.partition("=") for word in theirs):
+        found = {name.lstrip("-").replace("-", "_"): value if equals else True}
+        refuse_code_of(path, options if isinstance(options, dict) else found, said)
     known = [action.dest for action in parser._actions if action.dest not in ("help", "config")]
     for key in content:
         if key not in known:
             hint = did_you_mean(str(key), [*known, "options"])
             raise ValueError(f"unknown key {key!r} in {path}: nothing reads it.{hint}")
     content = {key: value for key, value in content.items() if value is not False}
-    return _flags(content), _flags(options) if isinstance(options, dict) else [*map(str, options)]
+    return _flags(content), theirs
 
 
 def _flags(values: Mapping[str, Any]) -> list[str]:

@@ -6,10 +6,12 @@ import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
+from grpo_credit.errors import CreditError
 from grpo_credit.run.files import read_json, replace_text
 from grpo_credit.run.provenance import describe_command, git_state, now
+from grpo_credit.run.shape import fit
 
 STUDY = "study.json"
 SCHEMA = 1
@@ -105,7 +107,8 @@ def slug(credit: str) -> str:
     if re.fullmatch(r"[A-Za-z_][\w.]*(/[A-Za-z_][\w.]*)?", credit, re.ASCII):
         return credit.replace("/", "-")  # a name holds no "-", so this is another one for each
     readable = re.sub(r"[^A-Za-z0-9_.]+", "-", credit).strip("-.")[:60]
-    return f"{readable}-{hashlib.sha256(credit.encode()).hexdigest()[:8]}"
+    digest = hashlib.sha256(credit.encode("utf-8", "surrogatepass")).hexdigest()
+    return f"{readable}-{digest[:8]}"
 
 
 def credit_arguments(credit: str) -> list[str]:
@@ -134,14 +137,12 @@ def read_study(out: Path) -> Study | None:
     if not isinstance(content, dict) or content.get("schema") != SCHEMA:
         raise ValueError(f"{path} is not of schema {SCHEMA}; use another --out.")
     try:
-        fields: dict[str, Any] = {name: content[name] for name in Study.__dataclass_fields__}
-    except KeyError as error:
-        raise ValueError(f"{path} lacks {error}; use another --out.") from None
-    for name in ("credits", "seeds", "options"):
-        if not isinstance(fields[name], list):
-            raise ValueError(f"{path} is damaged: {name} is {fields[name]!r}; use another --out.")
-        fields[name] = tuple(fields[name])
-    return Study(**fields)
+        kinds = get_type_hints(Study)
+        found = fit(kinds, content, str(path))
+        fit({"started": str, "git": Any}, content, str(path))
+    except CreditError as error:
+        raise ValueError(f"{error} Use another --out.") from None
+    return Study(**{name: found[name] for name in kinds})
 
 
 def _refuse_other_files(out: Path) -> None:

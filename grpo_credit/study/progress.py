@@ -1,16 +1,18 @@
 """How far a run is, read from what it writes."""
 
-import json
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from grpo_credit.run.files import lines_from_end, read_json
+from grpo_credit.errors import CreditError
+from grpo_credit.run.files import lines_from_end, parse_line, read_object
 from grpo_credit.run.provenance import MANIFEST
+from grpo_credit.run.shape import fit
 from grpo_credit.study.cells import METRICS
 
 _LAST_LINES = 32
+_LINE = {"reward": float | None, "time_s": float | None, "epoch": float | None}
 
 
 @dataclass(frozen=True)
@@ -41,25 +43,28 @@ def read_progress(run: Path) -> Progress:
     """Read how far a run is; what is not there yet is None."""
     line = last_logged(run / METRICS)
     return Progress(
-        line.get("step"), _steps(run, line), line.get("reward"), line.get("time_s", 0.0)
+        line.get("step"), _steps(run, line), line.get("reward"), line.get("time_s") or 0.0
     )
 
 
 def last_logged(path: Path) -> dict[str, Any]:
-    """Return the last line about a step; empty if there is none."""
+    """Return the last line about a step; empty if there is none, or it is damaged."""
     try:
         last = (line for _, line in islice(lines_from_end(path), _LAST_LINES))
         about = (line for line in last if line.endswith(b"\n") and b'"reward"' in line)
-        return next(map(json.loads, about), {})
-    except (OSError, ValueError):
+        found = ({**dict.fromkeys(_LINE), **parse_line(line, path)} for line in about)
+        return next((fit(_LINE, line, path.name) for line in found), {})
+    except (OSError, CreditError):
         return {}
 
 
 def _steps(run: Path, line: dict[str, Any]) -> int | None:
     try:
-        config = read_json(run / MANIFEST)["config"]
+        kinds = {"config": {"max_steps": int}}
+        config = fit(kinds, read_object(run / MANIFEST), MANIFEST)["config"]
         if config["max_steps"] > 0:
             return config["max_steps"]
-        return round(line["step"] / line["epoch"] * config["num_train_epochs"])
-    except (OSError, ValueError, KeyError, TypeError, ZeroDivisionError):
+        epochs = fit(float, config["num_train_epochs"], "num_train_epochs")
+        return round(line["step"] / line["epoch"] * epochs)
+    except (OSError, ValueError, KeyError, TypeError, ArithmeticError):
         return None

@@ -13,6 +13,8 @@ from typing import Any
 
 from filelock import FileLock
 
+from grpo_credit.run.files import read_json
+
 VARIABLE = "GRPO_CREDIT_CACHE"
 MANIFEST = "complete.json"
 
@@ -91,7 +93,7 @@ def _seal(folder: Path, metrics: dict[str, Any]) -> None:
 def _manifest(entry: Path) -> dict[str, Any] | None:
     """Return the manifest if it is there and agrees with its own digest."""
     try:
-        manifest = json.loads((entry / MANIFEST).read_text(encoding="utf-8"))
+        manifest = read_json(entry / MANIFEST)
     except (OSError, ValueError):
         return None
     intact = isinstance(manifest, dict) and manifest.pop("manifest", None) == _digest(manifest)

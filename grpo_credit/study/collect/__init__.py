@@ -6,10 +6,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from grpo_credit.errors import CreditError
 from grpo_credit.report.data import Cell, Examples, Report, Study
 from grpo_credit.report.series import Curves
 from grpo_credit.report.store import write
-from grpo_credit.run.files import read_json
+from grpo_credit.run.files import read_object
+from grpo_credit.run.shape import fit
 from grpo_credit.study.collect.cells import find_metric, other_ends, read_cells, read_study
 from grpo_credit.study.collect.completions import read_completions
 from grpo_credit.study.collect.curves import read_curves
@@ -19,7 +21,7 @@ from grpo_credit.study.collect.trained import length_curves, midpoint, pairing, 
 __all__ = ["collect"]
 
 
-def collect(out: Path) -> Report:
+def collect(out: Path, said: Sequence[str] = ()) -> Report:
     """Read the runs of a study and write the data of its report beside them.
 
     Unfinished, failed and damaged runs are part of it, each with its reason; nothing that the runs
@@ -27,6 +29,8 @@ def collect(out: Path) -> Report:
 
     Args:
         out: the directory of the study.
+        said: strategies that the user named; code (`pkg.mod:obj`) that the study's files name, and
+            these do not, is not imported.
 
     Returns:
         The report's data, as `grpo_credit.report.store.load` reads it.
@@ -47,7 +51,7 @@ def collect(out: Path) -> Report:
     threshold = midpoint(trained)
     curves = read_curves(out, cells, logs, problems)
     curves |= length_curves(trained, threshold, cells, logs)
-    examples, credit = _examples(out, study, cells, problems)
+    examples, credit = _examples(out, study, cells, problems, said)
     report = Report(
         study=study,
         cells=cells,
@@ -68,13 +72,15 @@ def collect(out: Path) -> Report:
 
 
 def _examples(
-    out: Path, study: Study, cells: Sequence[Cell], problems: list[str]
+    out: Path, study: Study, cells: Sequence[Cell], problems: list[str], said: Sequence[str]
 ) -> tuple[Examples | None, list[dict[str, Any]]]:
     if not any(out.glob("cells/*/*/rollouts/*")):
         return None, []
-    from grpo_credit.study.collect.examples import find_examples  # torch takes 200 MB
+    from grpo_credit.registry import named_by  # torch takes 200 MB
+    from grpo_credit.study.collect.examples import find_examples
 
-    return find_examples(out, study, cells, problems)
+    with named_by(out / "study.json", said):
+        return find_examples(out, study, cells, problems)
 
 
 def _unlike(run: tuple[str, int], *told: Mapping[tuple[str, int], str]) -> str | None:
@@ -86,7 +92,7 @@ def _calibration(out: Path, problems: list[str]) -> dict[str, Any] | None:
     if not path.is_file():
         return None
     try:
-        return read_json(path)
-    except ValueError as error:
-        problems.append(str(error))
+        return fit({"scale": dict[str, float]}, read_object(path), path.name)
+    except CreditError as error:
+        problems.append(str(error).replace(f"{out}/", ""))
         return None

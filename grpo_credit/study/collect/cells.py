@@ -1,7 +1,6 @@
 """How each run of a study stands, and the held-out number that it came to."""
 
 import itertools
-import math
 import shlex
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -9,19 +8,23 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from grpo_credit.errors import CreditError
+from grpo_credit.errors import CreditError, named_line
 from grpo_credit.report.data import FINISHED, Cell, Study
-from grpo_credit.run.files import HELD_OUT, read_json, read_lines
+from grpo_credit.run.files import HELD_OUT, read_lines, read_object
 from grpo_credit.run.provenance import MANIFEST
+from grpo_credit.run.shape import fit, is_usable
 from grpo_credit.study.collect.metrics import Log, read_log
 from grpo_credit.suggest import did_you_mean
+from grpo_credit.tables import DAMAGE
 
 SCHEMA = 1
 _RECORDS = "cells/*/seed-*.json"
 _EXPECTED = {
-    "recipe": str, "credits": list, "seeds": list, "options": list, "baseline": str,
-    "metric": str | None, "higher_is_better": bool, "command": str | list,
+    "recipe": str, "credits": list[str], "seeds": list[int], "options": list[str], "baseline": str,
+    "metric": str | None, "higher_is_better": bool, "command": Any,
 }  # fmt: skip
+_ATTEMPT = {"seconds": float | None, "peak_memory_bytes": float | None, "command": Any}
+_RULE = dict.fromkeys(("file", "sha256", "function", "module"), str | None)
 _REASONS = {
     "waiting": "not started yet",
     "running": "still running when this was collected",
@@ -39,22 +42,18 @@ def read_study(out: Path) -> Study:
     path = out / "study.json"
     if not path.is_file():
         raise CreditError(f"{out} holds no study.json; expected the directory of a study.")
-    try:
-        given = read_json(path)
-    except ValueError as error:
-        raise CreditError(str(error)) from None
-    version = given.get("schema") if isinstance(given, dict) else None
-    if version != SCHEMA:
-        raise CreditError(f"{path} has schema {version}, expected {SCHEMA}.")
-    for name, kind in _EXPECTED.items():
-        if not isinstance(given.get(name), kind):
-            raise CreditError(f"{path} is damaged: {name} is {given.get(name)!r}.")
-    study = Study(**{name: given[name] for name in _EXPECTED})
+    given = read_object(path)
+    if given.get("schema") != SCHEMA:
+        raise CreditError(f"{path} has schema {given.get('schema')}, expected {SCHEMA}.")
+    found = fit(_EXPECTED, given, str(path))
+    if odd := [credit for credit in found["credits"] if not credit.isprintable()]:
+        raise CreditError(f"{path} is damaged: {odd[0]!r} is the name of no strategy.")
+    study = Study(**{name: found[name] for name in _EXPECTED})
     return replace(study, command=_shell(study.command))
 
 
-def _shell(command: str | Sequence[str]) -> str:
-    return command if isinstance(command, str) else shlex.join(map(str, command))
+def _shell(command: Any) -> str:
+    return shlex.join(map(str, command)) if isinstance(command, list) else str(command)
 
 
 def find_metric(out: Path, study: Study) -> Study:
@@ -62,9 +61,8 @@ def find_metric(out: Path, study: Study) -> Study:
     if study.metric is not None:
         return study
     for path in sorted(out.glob(f"cells/*/seed-*/{MANIFEST}")):
-        found = _manifest(path.parent)
-        name = (found.get("extra") or {}).get("metric")
-        if found.get("status") == FINISHED and isinstance(name, str):
+        found = read_run(path.parent)
+        if found.get("status") == FINISHED and (name := found["extra"].get("metric")):
             return replace(study, metric=name)
     return study
 
@@ -97,12 +95,12 @@ def read_cells(out: Path, study: Study, problems: list[str]) -> tuple[list[Cell]
 def _record(out: Path, path: Path, problems: list[str]) -> dict[str, Any]:
     """Read what the runner noted of a cell; nothing where that is damaged."""
     try:
-        found = read_json(path)
-        if isinstance(found["credit"], str) and isinstance(found["attempts"], list):
-            return found
-        raise TypeError("it is not the record of a run")
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        problems.append(f"{path.relative_to(out)} cannot be read: {error}")
+        found = fit({"credit": str, "attempts": list[Any]}, read_object(path), path.name)
+        for number, attempt in enumerate(found["attempts"]):
+            fit(_ATTEMPT, {**dict.fromkeys(_ATTEMPT), **attempt}, f"{path.name}: attempt {number}")
+        return found
+    except DAMAGE as error:
+        problems.append(f"{path.relative_to(out)} cannot be read: {error}".replace(f"{out}/", ""))
         return {}
 
 
@@ -110,7 +108,7 @@ def _cell(
     cell: Cell, run: Path, study: Study, records: Mapping[Path, Mapping[str, Any]], log: Log
 ) -> Cell:
     record = records.get(run.with_name(f"{run.name}.json"), {})
-    told = _manifest(run).get("status")
+    told = read_run(run).get("status")
     status = str(record.get("status", told or cell.status))
     cell = replace(cell, status=status, **_attempts(record.get("attempts", [])))
     if told == FINISHED:
@@ -121,7 +119,7 @@ def _cell(
     cell = replace(cell, reason=reason, tail=_tail(record))
     try:
         return replace(cell, **log.progress())
-    except (KeyError, TypeError):  # how far it came is not known, but why it has no number is
+    except DAMAGE:  # how far it came is not known, but why it has no number is
         return cell
 
 
@@ -132,14 +130,14 @@ def _attempts(attempts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         "attempts": len(attempts),
         "seconds": sum(seconds) if seconds else None,
         "peak_memory_bytes": max(memory, default=None),
-        "command": _shell(attempts[-1]["command"]) if attempts else None,
+        "command": _shell(attempts[-1].get("command", "")) if attempts else None,
     }
 
 
 def _failure(record: Mapping[str, Any], run: Path) -> str:
     """Say in a line why a run failed: its own word, or the last line of its log."""
     last = (_tail(record) or "").strip().splitlines()
-    return str(_manifest(run).get("error") or (last or ["it left no word"])[-1])
+    return str(read_run(run).get("error") or (last or ["it left no word"])[-1])
 
 
 def _tail(record: Mapping[str, Any]) -> str | None:
@@ -147,13 +145,28 @@ def _tail(record: Mapping[str, Any]) -> str | None:
     return "\n".join(map(str, tail)) if isinstance(tail, list) else tail
 
 
-def _manifest(run: Path) -> dict[str, Any]:
-    """Read a run's manifest; an empty one where there is none to read."""
+def read_run(run: Path) -> dict[str, Any]:
+    """Read a run's manifest; an empty one where there is none to read.
+
+    Its "extra", a dictionary, has a "metric" and the "rules" that are a user's own; its "earlier"
+    are attempts with such an "extra", its "model" a dictionary with a "sha256".
+    """
     try:
-        found = read_json(run / MANIFEST)
-    except (OSError, ValueError):
+        found = {"earlier": [], "model": None, **read_object(run / MANIFEST)}
+        attempts = fit(list[dict[str, Any]], found["earlier"], "earlier")
+        model = fit(dict[str, Any] | None, found["model"], "model") or {}
+        fit(str | None, model.get("sha256"), "model.sha256")
+        return {**_attempt(found), "earlier": [*map(_attempt, attempts)], "model": model}
+    except (OSError, CreditError):
         return {}
-    return found if isinstance(found, dict) else {}
+
+
+def _attempt(manifest: Mapping[str, Any]) -> dict[str, Any]:
+    given = fit(dict[str, Any] | None, manifest.get("extra"), "extra") or {}
+    kinds = {"metric": str | None, "rules": list[dict[str, str | None]]}
+    extra = fit(kinds, {"metric": None, "rules": [], **given}, "extra")
+    rules = [fit({"rule": str, **_RULE}, rule, "rule") for rule in extra["rules"]]
+    return {**manifest, "extra": {**extra, "rules": rules}}
 
 
 def _finished(cell: Cell, run: Path, study: Study, log: Log) -> Cell:
@@ -161,14 +174,16 @@ def _finished(cell: Cell, run: Path, study: Study, log: Log) -> Cell:
     try:
         tests = {line.pop("step"): line for line in read_lines(run / HELD_OUT)}
         cell = replace(cell, **log.progress())
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        return _damaged(cell, f"{type(error).__name__}: {error}")
+    except DAMAGE as error:
+        return _damaged(cell, named_line(error).replace(f"{run}/", ""))
     after = tests.get(cell.step, {})
     value = after.get(study.metric)
-    if not isinstance(value, int | float) or not math.isfinite(value):
+    if not isinstance(value, int | float) or not is_usable(value):
         wrong = f"held_out.jsonl has no finite {study.metric!r} at step {cell.step}"
         return _damaged(cell, f"{wrong}{_known(study.metric, after)}")
-    return replace(cell, value=float(value), before=tests.get(0, {}).get(study.metric))
+    before = tests.get(0, {}).get(study.metric)
+    known = isinstance(before, int | float) and is_usable(before)
+    return replace(cell, value=float(value), before=float(before) if known else None)
 
 
 def other_ends(cells: Sequence[Cell]) -> dict[tuple[str, int], str]:

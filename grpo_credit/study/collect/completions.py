@@ -1,18 +1,17 @@
 """Completions of every strategy, from TRL's own tables."""
 
 import json
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from grpo_credit.report.data import FINISHED, Cell
 from grpo_credit.run.files import step_of
+from grpo_credit.run.shape import is_usable
 from grpo_credit.study.collect.metrics import Log
+from grpo_credit.tables import DAMAGE, read_table
 from grpo_credit.visible import prompt_text
 
 ROWS = 12  # completions of each table that is read
@@ -53,9 +52,9 @@ def _of_run(
     rows: list[dict[str, Any]] = []
     for path in dict.fromkeys([*paths[:1], *paths[-1:]]):
         try:
-            table = pq.ParquetFile(path).read().to_pandas()
+            table = read_table(path).to_pandas(ignore_metadata=True)
             rows += [_row(cell, step_of(path), line, rewards) for line in _spread(table)]
-        except (OSError, pa.ArrowException, KeyError) as error:
+        except DAMAGE as error:
             problems.append(f"{path.relative_to(out)} cannot be read: {error}")
     return rows
 
@@ -102,4 +101,4 @@ def _is_number(value: Any) -> bool:
 
 
 def _number(value: float | None) -> float | None:
-    return None if value is None or not math.isfinite(value) else float(value)
+    return None if value is None or not is_usable(value) else float(value)

@@ -6,10 +6,12 @@ from pathlib import Path
 
 import numpy as np
 
+from grpo_credit.errors import named_line
 from grpo_credit.report.data import Cell
 from grpo_credit.report.series import Key, Points, in_order
 from grpo_credit.run.files import HELD_OUT, read_lines
 from grpo_credit.study.collect.metrics import Log, Pieces, points
+from grpo_credit.tables import DAMAGE
 
 HELD_OUT_PREFIX = "held_out/"
 
@@ -36,8 +38,9 @@ def read_curves(
                 raise log.wrong
             tests = points(read_lines(out / cell.path / HELD_OUT), HELD_OUT_PREFIX)
             found |= of_run(cell, log, [log.curves, tests])
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
-            problems.append(f"{cell.path} has curves that cannot be read: {error}")
+        except DAMAGE as error:
+            why = named_line(error).replace(f"{out}/", "")
+            problems.append(f"{cell.path} has curves that cannot be read: {why}")
         log.curves = {}
     return found
 

@@ -13,6 +13,7 @@ from grpo_credit.errors import CreditError
 from grpo_credit.report.data import FINISHED, Cell, Examples, Study
 from grpo_credit.rollouts import Rollouts
 from grpo_credit.run.files import step_of
+from grpo_credit.run.shape import is_usable
 from grpo_credit.saved import SavedRollouts, load_rollouts
 from grpo_credit.show.picture import credit_of, named
 from grpo_credit.strategy import Strategy
@@ -43,7 +44,7 @@ def find_examples(
     for cell in sorted(cells, key=lambda c: (c.status != FINISHED, c.credit != study.baseline)):
         steps = _load(out, cell, problems)
         if steps:
-            return _examples(cell, steps, study)
+            return _examples(cell, steps, study, problems)
     return None, []
 
 
@@ -61,7 +62,7 @@ def _load(out: Path, cell: Cell, problems: list[str]) -> dict[Path, SavedRollout
 
 
 def _examples(
-    cell: Cell, steps: dict[Path, SavedRollouts], study: Study
+    cell: Cell, steps: dict[Path, SavedRollouts], study: Study, problems: list[str]
 ) -> tuple[Examples, list[dict[str, Any]]]:
     examples = Examples(
         cell.credit,
@@ -72,7 +73,12 @@ def _examples(
     rows: list[dict[str, Any]] = []
     for path, saved in steps.items():
         credits = _credits(path, saved, study.credits, examples)
-        rows += [_row(step_of(path), saved, credits, row) for row in choose(saved.rollouts, ROWS)]
+        chosen = choose(saved.rollouts, ROWS)
+        try:
+            rows += [_row(step_of(path), saved, credits, row) for row in chosen]
+        except CreditError as error:  # of their tokens, which are read here
+            place = f"{cell.path}/{path.parent.name}/{path.name}"
+            problems.append(str(error).replace(str(path), place))
     return examples, rows
 
 
@@ -111,7 +117,7 @@ def choose(rollouts: Rollouts, count: int) -> list[int]:
     scored = [
         row
         for row, used in enumerate((rollouts.window_count > 0).tolist())
-        if used and rewards[row] == rewards[row]
+        if used and is_usable(rewards[row])
     ]
     groups: dict[int, list[int]] = {}
     for row in sorted(scored, key=lambda row: -rewards[row]):

@@ -11,8 +11,12 @@ from typing import Any
 
 import numpy as np
 
+from grpo_credit.errors import CreditError
 from grpo_credit.run.files import METRICS, iterate_lines
+from grpo_credit.run.shape import HUGE, fit
+from grpo_credit.visible import encodable
 
+_CLOCK = {"num_tokens": float | None, "time_s": float}
 _NOT_CURVES = ("step", "epoch", "time_s", "num_tokens", "total_flos")
 _LINES = 1024  # that are in memory at once
 Line = Mapping[str, Any]
@@ -32,7 +36,7 @@ class Log:
         counts: tokens of every line that said them.
         paces: seconds of the optimizer steps that said them.
         curves: what changes with training.
-        wrong: why there are no curves, if a line is none of ours.
+        wrong: why there are no curves, if a line does not say when it was.
     """
 
     names: dict[str, None] = field(default_factory=dict)
@@ -42,22 +46,23 @@ class Log:
     counts: list[Any] = field(default_factory=list)
     paces: list[Any] = field(default_factory=list)
     curves: Pieces = field(default_factory=dict)
-    wrong: Exception | None = None
+    wrong: CreditError | None = None
 
     def progress(self) -> dict[str, Any]:
         """Say how far the run is, and at what pace.
 
         Raises:
-            KeyError, TypeError: if lines are none of ours.
+            CreditError, KeyError, TypeError: if that is not there, or no number.
         """
         if not self.last:
             return {}
-        return {
+        found = {
             "step": self.last["step"],
             "tokens": max(self.counts, default=None),
             "train_seconds": self.last["time_s"],
             "step_seconds": median(self.paces) if self.paces else None,
         }
+        return fit(dict.fromkeys(found, float | None), found, METRICS)
 
     def clock(self, steps: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return tokens and seconds at the last logged step up to each; 0 before the first one."""
@@ -75,10 +80,8 @@ def read_log(run: Path) -> Log:
     log = Log()
     try:
         for lines in _some(iterate_lines(run / METRICS)):
-            if not all(isinstance(line, dict) for line in lines):
-                return Log()
             _add(log, lines)
-    except (OSError, ValueError):
+    except (OSError, CreditError):
         return Log()
     return log
 
@@ -94,33 +97,36 @@ def _add(log: Log, lines: Sequence[Line]) -> None:
     log.counts += [line["num_tokens"] for line in lines if line.get("num_tokens") is not None]
     log.paces += [line["step_time"] for line in lines if line.get("step_time") is not None]
     try:
-        for name, pieces in points(lines).items():
-            log.curves.setdefault(name, []).extend(pieces)
-        log.tokens |= {line["step"]: line["num_tokens"] for line in lines if line.get("num_tokens")}
-        log.seconds |= {m["step"]: m["time_s"] for m in lines if "train_runtime" not in m}
-    except (KeyError, TypeError, AttributeError, OverflowError) as error:
+        _expect_clock(lines)
+    except CreditError as error:
         log.wrong = error
+        return
+    for name, pieces in points(lines).items():
+        log.curves.setdefault(name, []).extend(pieces)
+    log.tokens |= {line["step"]: line["num_tokens"] for line in lines if line.get("num_tokens")}
+    log.seconds |= {m["step"]: m["time_s"] for m in lines if "train_runtime" not in m}
+
+
+def _expect_clock(lines: Sequence[Line]) -> None:
+    """Check tokens and seconds, one by one only where some are wrong: there may be millions."""
+    columns = ([m.get("time_s") for m in lines], [m.get("num_tokens") or 0 for m in lines])
+    if not all((np.abs(_numbers(column)) <= HUGE).all() for column in columns):
+        for line in lines:
+            fit(_CLOCK, {"num_tokens": None, **line}, f"{METRICS}: step {line['step']}")
 
 
 def points(lines: Iterable[Line], prefix: str = "") -> Pieces:
-    """Return what changes with training; the last line of a run sums up (train_...).
-
-    Raises:
-        KeyError, TypeError, AttributeError: if lines are none of ours.
-        OverflowError: if a number is too large for a float.
-    """
+    """Return what changes with training; the last line of a run sums up (train_...)."""
     lines, found = list(lines), defaultdict(list)
     steps = np.array([line["step"] for line in lines])
-    if lines and steps.dtype.kind != "i":
-        raise TypeError(f"its steps are {steps.dtype}, expected whole numbers")
     for name in dict.fromkeys(chain.from_iterable(lines)):
         if name not in _NOT_CURVES and not name.startswith("train_"):
             values = _numbers(list(map(methodcaller("get", name), lines)))
-            known = np.isfinite(values)
+            known, key = np.abs(values) <= HUGE, prefix + encodable(name)
             if known.all():
-                found[prefix + name].append((steps, values))  # the same steps, not a copy
+                found[key].append((steps, values))  # the same steps, not a copy
             elif known.any():
-                found[prefix + name].append((steps[known], values[known]))
+                found[key].append((steps[known], values[known]))
     return found
 
 

@@ -2,12 +2,12 @@
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 from grpo_credit.report.data import Cell, Source
-from grpo_credit.run.files import read_json
-from grpo_credit.run.provenance import MANIFEST
+from grpo_credit.study.collect.cells import read_run
 
 # Of a run by its nature, or named beside it already.
 _OWN = ("started", "ended", "status", "global_step", "error", "command", "process", "seed", "extra",
@@ -21,8 +21,8 @@ Manifests = Mapping[Run, Mapping[str, Any]]
 
 def read_manifests(out: Path, cells: Sequence[Cell]) -> dict[Run, dict[str, Any]]:
     """Read the manifests that there are."""
-    found = {(cell.credit, cell.seed): _manifest(out, cell) for cell in cells}
-    return {run: manifest for run, manifest in found.items() if manifest}
+    found = {(c.credit, c.seed): read_run(out / c.path) for c in cells if c.path is not None}
+    return {run: manifest for run, manifest in found.items() if manifest}  # the cell tells of it
 
 
 def describe(manifests: Manifests) -> dict[str, Any]:
@@ -67,8 +67,8 @@ def own_rules(manifests: Manifests) -> tuple[list[Source], dict[Run, str]]:
 
 def _rules(manifest: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
     """Yield the user's own rules of every attempt at a run."""
-    for attempt in (*manifest.get("earlier", ()), manifest):
-        yield from (attempt.get("extra") or {}).get("rules", ())
+    for attempt in (*manifest["earlier"], manifest):
+        yield from attempt["extra"]["rules"]
 
 
 def _deviation(entry: Mapping[str, Any], usual: int) -> str:
@@ -77,30 +77,21 @@ def _deviation(entry: Mapping[str, Any], usual: int) -> str:
 
 
 def _source(entry: Mapping[str, Any], runs: Sequence[Run]) -> Source:
-    return Source(**entry, runs=[_named(run) for run in runs])
+    said = {f.name: entry[f.name] for f in fields(Source) if f.name != "runs"}
+    return Source(**said, runs=[_named(run) for run in runs])
 
 
 def weights(manifests: Manifests) -> dict[int, set[str]]:
     """Return seed -> fingerprints of the weights that its runs started from."""
     found: dict[int, set[str]] = {}
     for (_, seed), manifest in manifests.items():
-        if fingerprint := (manifest.get("model") or {}).get("sha256"):
+        if fingerprint := manifest["model"].get("sha256"):
             found.setdefault(seed, set()).add(fingerprint)
     return found
 
 
 def _named(run: Run) -> str:
     return f"{run[0]}, seed {run[1]}"
-
-
-def _manifest(out: Path, cell: Cell) -> dict[str, Any]:
-    if cell.path is None:
-        return {}
-    try:
-        found = read_json(out / cell.path / MANIFEST)
-    except (OSError, ValueError):
-        return {}  # the cell says so already
-    return found if isinstance(found, dict) else {}
 
 
 def _flat(manifest: Mapping[str, Any]) -> dict[str, str]:

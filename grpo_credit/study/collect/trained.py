@@ -9,12 +9,13 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from grpo_credit.report.data import Cell, Pairing
 from grpo_credit.report.series import Key, Points, in_order, thinned
 from grpo_credit.run.files import step_of
+from grpo_credit.run.shape import HUGE
 from grpo_credit.study.collect.metrics import Log
+from grpo_credit.tables import DAMAGE, read_table
 
 RIGHT, WRONG = "length/right", "length/wrong"
 TABLES = 10_000  # that are read of a study
@@ -64,17 +65,19 @@ def _of_run(out: Path, cell: Cell, most: int, problems: list[str]) -> list[Step]
     for path in (paths[place] for place in thinned(len(paths), most)):
         try:
             found.append(_step(path, cell, first=not found))
-        except (OSError, pa.ArrowException, KeyError, AttributeError) as error:
+        except DAMAGE as error:
             problems.append(f"{path.relative_to(out)} cannot be read: {error}")
     return found
 
 
 def _step(path: Path, cell: Cell, first: bool) -> Step:
     columns = ["reward", "counted", *(["token_ids"] if first else [])]
-    table = pq.ParquetFile(path).read(columns=columns)
+    table = read_table(path, columns)
     if lacking := set(columns) - set(table.column_names):
         raise KeyError(f"it lacks {', '.join(sorted(lacking))}")
     rewards = table["reward"].to_numpy().astype(float)
+    if (huge := rewards[np.isfinite(rewards) & (np.abs(rewards) > HUGE)]).size:
+        raise ValueError(f"a reward is {huge[0]}, expected at most {HUGE}")
     scored = ~np.isnan(rewards)
     distinct, of = np.unique(rewards[scored], return_inverse=True)
     lengths = _counted(table["counted"].combine_chunks())[scored]
