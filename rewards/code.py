@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .contract import Completion, Spans, completion_text, rows_of
+from .contract import Completion, Spans, completion_text, listed, rows_of
 from .extraction import Extract, InFence
 
 LONGEST = 100_000  # characters of a program, and of what one test may print
@@ -47,8 +47,8 @@ class CodeTests:
 
     A test is one of:
 
-    * `{"input": …, "output": …}`: the program is run with that standard input, and prints that,
-      blanks at the ends of lines and of the text aside;
+    * `{"input": …, "output": …}`: the program is run with that standard input, prints that, blanks
+      at the ends of lines and of the text aside, and ends without an error;
     * a text, such as `assert add(1, 2) == 3`: run after the program, in its namespace; it passes if
       it comes to its end. A program that leaves early (`sys.exit()`) does not pass.
 
@@ -56,11 +56,12 @@ class CodeTests:
 
     Args:
         run_untrusted_code: must be True: code that a model wrote is run on this machine, with the
-            rights of this user. Limited are time, memory, the size of files, and the life of all
-            processes that it starts; it sees none of this process's environment, and works in a
-            folder that is deleted. It can read what this user can read, and reach the network.
+            rights of this user. Limited are the time, the memory of each process, the size of each
+            file, and the life of its process group (a process that leaves the group stays); it sees
+            none of this process's environment, and works in a folder that is deleted. It can read
+            and write what this user can, and reach the network.
         column: the column with the tests of a prompt: a list, or one as a JSON text.
-        extract: where the code is; by default the last block fenced as ```python.
+        extract: where the code is; by default the last block fenced as ```python or ```py.
         partial: whether passing some tests pays.
         limits: of one test, see `Limits`.
         processes: how many run at once; by default one for each processor.
@@ -74,9 +75,10 @@ class CodeTests:
             holds no tests.
         NotImplementedError: on Windows.
 
-    How it can be hacked: code that knows its few tests passes them. A test in the program's
-    namespace can be met by a program that looks for it (redefining `__eq__`, say): tests by
-    input and output are compared here, where no program reaches.
+    How it can be hacked: code that knows its few tests passes them. A text is a test in the
+    program's own process, where a program that looks for it can meet it (by an `__eq__` of its own,
+    or by writing the word that says that the test came to its end). Tests by input and output are
+    compared here, where no program reaches: prefer them.
 
     Example:
         >>> reward = CodeTests(run_untrusted_code=True)
@@ -107,13 +109,14 @@ class CodeTests:
         self.__name__ = name
         self.column = column
         self.columns = (column,)
-        self.extract = extract or InFence("python", unique=False)
+        self.extract = extract or InFence(("python", "py", "python3"), unique=False)
         self.partial = partial
         self.limits = limits or Limits()
         self.processes = processes or os.cpu_count() or 1
 
     def __call__(self, completions: Sequence[Completion], **columns: Any) -> list[float | None]:
         """Score completions; see the class."""
+        listed(self.__name__, "completions", completions)
         rows = rows_of(self, columns, len(completions))
         tests = [self._tests(row[self.column]) for row in rows]
         with ThreadPoolExecutor(self.processes) as pool:
@@ -140,7 +143,8 @@ class CodeTests:
 
     def _tests(self, value: Any) -> list[Any]:
         try:
-            tests = json.loads(value) if isinstance(value, str) else list(value or ())
+            tests = json.loads(value) if isinstance(value, str) else value
+            tests = list(tests) if isinstance(tests, list | tuple) else [tests] if tests else []
         except (TypeError, ValueError):
             tests = [None]
         if not isinstance(tests, list) or not all(map(_is_test, tests)):
@@ -171,46 +175,53 @@ for name, most in (("CPU", seconds), ("AS", memory), ("FSIZE", written), ("CORE"
         pass
 with open("program.json") as file:
     parts = json.load(file)
-names = {"__name__": "__main__"}
-for part in parts:
-    exec(compile(part, "<program>", "exec"), names)
-sys.stdout.flush()
-os.write(1, os.read(word, 64))
+codes = [compile(part, "<program>", "exec") for part in parts]
+names, sys.argv, flush = {"__name__": "__main__"}, ["program"], sys.stdout.flush
+for code, run, read, write in [(code, exec, os.read, os.write) for code in codes]:
+    run(code, names)
+if len(codes) > 1:
+    flush()
+    write(1, read(word, 64))
 """
 
 
 def _passes(program: str, test: Any, limits: Limits) -> bool:
     if isinstance(test, Mapping):
-        printed, word = _run([program], test["input"], limits)
-        return _lines(printed.removesuffix(word)) == _lines(test["output"])
-    printed, word = _run([program, test], "", limits)
+        printed, _, code = _run([program], test["input"], limits)
+        return code == 0 and _lines(printed) == _lines(test["output"])
+    printed, word, _ = _run([program, test], "", limits)
     return printed.endswith(word)
 
 
-def _run(parts: list[str], given: str, limits: Limits) -> tuple[str, str]:
+def _run(parts: list[str], given: str, limits: Limits) -> tuple[str, str, int | None]:
     """Run parts of a program one after the other in a new process, and kill its process group.
 
     Returns:
-        What it printed, and the word that ends it if all parts came to their end.
+        What it printed, the word that ends it if several parts came to their end, and the exit code
+        (None if it was killed, or printed too much).
     """
     word = secrets.token_hex(16)
     reading, writing = os.pipe()
     os.write(writing, word.encode())
     os.close(writing)
-    with tempfile.TemporaryDirectory(prefix="code-tests-", ignore_cleanup_errors=True) as folder:
-        paths = [Path(folder, name) for name in ("program.json", "input", "output")]
-        paths[0].write_text(json.dumps(parts), encoding="utf-8")
-        paths[1].write_text(given, encoding="utf-8", errors="surrogatepass")
+    folder = tempfile.mkdtemp(prefix="code-tests-")
+    # Without names: a program can neither remove nor replace what is read here when it has ended.
+    with tempfile.TemporaryFile() as standard_input, tempfile.TemporaryFile() as output:
         try:
-            with paths[1].open("rb") as standard_input, paths[2].open("wb") as standard_output:
-                _wait(folder, reading, limits, stdin=standard_input, stdout=standard_output)
-            with paths[2].open("rb") as output:
-                return output.read(LONGEST).decode(errors="replace"), word
+            Path(folder, "program.json").write_text(json.dumps(parts), encoding="utf-8")
+            standard_input.write(given.encode("utf-8", "surrogatepass"))
+            standard_input.seek(0)
+            code = _wait(folder, reading, limits, stdin=standard_input, stdout=output)
         finally:
             os.close(reading)
+            # shutil.rmtree goes no deeper than Python's stack
+            subprocess.run(["rm", "-rf", folder], stderr=subprocess.DEVNULL, check=False)
+        output.seek(0)
+        printed = output.read(LONGEST + 1)
+    return printed.decode(errors="replace"), word, code if len(printed) <= LONGEST else None
 
 
-def _wait(folder: str, word: int, limits: Limits, **streams: Any) -> None:
+def _wait(folder: str, word: int, limits: Limits, **streams: Any) -> int | None:
     numbers = (word, math.ceil(limits.seconds), limits.memory, limits.written)
     process = subprocess.Popen(
         [sys.executable, "-I", "-c", CHILD, *map(str, numbers)],
@@ -222,9 +233,9 @@ def _wait(folder: str, word: int, limits: Limits, **streams: Any) -> None:
         **streams,
     )
     try:
-        process.wait(limits.seconds)
+        return process.wait(limits.seconds)
     except subprocess.TimeoutExpired:
-        pass
+        return None
     finally:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)

@@ -229,7 +229,8 @@ class InFence(Extract):
     r"""Take what is in a Markdown code block; one that is never closed is none.
 
     Args:
-        language: the word after the opening fence, in any case; None takes every block.
+        language: the first word after the opening fence, or several of which any will do, in any
+            case; None takes every block.
         unique: see `Extract`.
 
     Example:
@@ -238,22 +239,24 @@ class InFence(Extract):
         ((20, 22), None)
     """
 
-    language: str | None = None
+    language: str | tuple[str, ...] | None = None
 
     def find(self, text: str) -> Iterator[Span]:
         """Give the span of each answer in the text."""
         opened: tuple[int, str, str] | None = None  # where its content begins, fence, language
+        asked = (self.language,) if isinstance(self.language, str) else self.language
+        known = None if asked is None else {word.casefold() for word in asked}
         for line in _FENCE.finditer(text):
-            fence, word = line["fence"], line["word"].strip().casefold()
+            fence, words = line["fence"], line["words"].split()
             if opened is None:
-                opened = line.end(), fence, word
-            elif not word and fence.startswith(opened[1]):
-                if self.language is None or opened[2] == self.language.casefold():
+                opened = line.end(), fence, words[0].casefold() if words else ""
+            elif not words and fence.startswith(opened[1]):
+                if known is None or opened[2] in known:
                     yield opened[0], line.start()
                 opened = None
 
 
-_FENCE = re.compile(r"(?m)^ {0,3}(?P<fence>`{3,}|~{3,})(?P<word>[^`\n]*)(?:\n|\Z)")
+_FENCE = re.compile(r"(?m)^ {0,3}(?P<fence>`{3,}|~{3,})(?P<words>[^`\n]*)(?:\n|\Z)")
 
 
 @dataclass

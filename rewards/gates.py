@@ -1,7 +1,9 @@
 """A reward that is given only where another one is earned."""
 
 import functools
+import math
 from collections.abc import Sequence
+from numbers import Real
 from typing import Any
 
 from .combination import (
@@ -20,6 +22,7 @@ from .combination import (
     scores_of,
 )
 from .contract import Decided, LogExtra, listed, rows_of
+from .lengths import refuse_abstention
 from .scaling import Schedule
 
 
@@ -28,7 +31,7 @@ def gate(
 ) -> "Combination":
     r"""Give a reward only where another one is earned.
 
-        R = reward · 1[by ≥ at_least]
+        R = reward if by ≥ at_least, else min(0, the least that reward gives)
 
     `reward` is not called for completions that fail: a verifier sees only what is in the right
     form. Logs the share that passes, of what `by` judges, as `reward/<name>/passed`.
@@ -40,12 +43,16 @@ def gate(
         name: what TRL calls the reward; `<reward>_gated_by_<by>` by default.
 
     Returns:
-        A reward: that of `reward` where `by` passes, 0.0 where it fails, None where `by` abstains.
+        A reward: that of `reward` where `by` passes; where it fails 0.0, or the least of its
+        `score_range` if that is less, so that leaving the form never pays; None where `by`
+        abstains.
         It reports the spans of both. Where `by` fails, the score is decided no later than that of
         `by`; elsewhere with the later of the two.
 
     Raises:
         TypeError: if a part is a class or no callable.
+        ValueError: if at_least is no number; if `reward` may give less than 0 and `by` is guarded
+            so that it abstains where it fails: making it fail would pay.
 
     How it can be hacked: as `reward`, within the form. While nothing passes, nothing is learnt:
     start from a model that passes sometimes, or add a small reward for the form.
@@ -66,7 +73,11 @@ class _Gate(Combination):
     def __init__(self, reward: Reward, by: Reward, at_least: float, name: str | None) -> None:
         super().__init__(reward, by, name=name or f"{name_of(reward)}_gated_by_{name_of(by)}")
         self.reward, self.by = self.parts
+        if not isinstance(at_least, Real) or math.isnan(at_least):
+            raise ValueError(f"at_least is {at_least!r}, expected a number: a score of `by`.")
         self.at_least = at_least
+        self.missed = min(0.0, score_range_of(reward)[0])
+        refuse_abstention(self.__name__, by, self.score_range)
         self._logged: dict[str, None] = {}  # the extra columns that `reward` was seen to log
 
     @property
@@ -81,7 +92,7 @@ class _Gate(Combination):
         log_mean(columns, f"reward/{self.__name__}/passed", verdicts)
         rows = [row for row, passed in enumerate(verdicts) if passed]
         earned = dict(zip(rows, self._score_rows(rows, completions, columns), strict=True))
-        missed = [None if passed is None else 0.0 for passed in verdicts]
+        missed = [None if passed is None else self.missed for passed in verdicts]
         return [earned.get(row, score) for row, score in enumerate(missed)]
 
     def _verdict(self, score: float | None) -> bool | None:

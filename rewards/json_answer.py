@@ -5,6 +5,7 @@ A schema needs the extra: pip install 'grpo-credit[json]'.
 
 import importlib.util
 import json
+import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -21,16 +22,17 @@ class JsonAnswer(TextReward):
                                  ∧ equals the column's, if one is named, else 0
 
     JSON is that of RFC 8259: `NaN` and `Infinity` are none, nor is an object that has a name twice
-    (readers differ in which they take), a number of more than 4,300 digits, or an answer of more
-    than a million characters or nested deeper than Python reads. Values are equal as JSON Schema's
-    `const` has it: objects in any order of names, 1 = 1.0, but true ≠ 1 and "1" ≠ 1.
+    (readers differ in which they take), a number of more than 4,300 digits or beyond what a float
+    holds, or an answer of more than a million characters or nested deeper than Python reads. Values
+    are equal as JSON Schema's `const` has it: objects in any order of names, 1 = 1.0, but true ≠ 1
+    and "1" ≠ 1.
 
     Args:
         schema: a JSON Schema; the draft is the one that `$schema` names, or the newest.
         column: the column with the right value: JSON as a text. (A column of objects would get the
             names of all rows in every row, with nulls.) None asks for the form alone.
-        extract: where the answer is in a completion; by default a block fenced as ```json, or all
-            of the text if there is no fence in it.
+        extract: where the answer is in a completion; by default a block fenced as ```json, or as
+            none, or all of the text if there is no fence in it.
         name: what TRL calls the reward in its logs.
 
     Returns:
@@ -41,7 +43,9 @@ class JsonAnswer(TextReward):
         ValueError: if the schema is none; (when called) if a column's text is no JSON.
 
     How it can be hacked: a form without a `required` list is followed by `{}`. A `pattern` in the
-    schema runs Python's `re` on what the model wrote: put the reward under `guard`.
+    schema runs Python's `re` on what the model wrote, and `uniqueItems` compares all pairs of its
+    items: put such a reward under `guard`. `multipleOf` is reckoned in floats: 19.99 is no multiple
+    of 0.01.
 
     Example:
         >>> schema = {"type": "object", "required": ["city"]}
@@ -66,7 +70,7 @@ class JsonAnswer(TextReward):
         self.column = column
         self.columns = () if column is None else (column,)
         self.extract = extract
-        self._asked = [] if schema is None else [_checked(schema)]
+        self._asked = [] if schema is None else [checked_schema(schema)]
         if schema is not None or column is not None:
             need_jsonschema()
 
@@ -88,7 +92,9 @@ class JsonAnswer(TextReward):
     def _span(self, text: str) -> tuple[int, int] | None:
         if self.extract is not None:
             return self.extract(text)
-        return InFence("json")(text) if "```" in text or "~~~" in text else WholeText()(text)
+        if "```" not in text and "~~~" not in text:
+            return WholeText()(text)
+        return InFence("json")(text) or InFence("")(text)
 
     def _gold(self, value: Any) -> Any:
         if not isinstance(value, str):
@@ -111,18 +117,23 @@ def parsed(text: str) -> Any:
     if len(text) > LONGEST:
         raise ValueError(f"{len(text)} characters, expected at most {LONGEST}")
     try:
-        return json.loads(text, parse_constant=_refused, object_pairs_hook=_distinct)
+        return json.loads(
+            text, parse_constant=_refused, parse_float=_finite, object_pairs_hook=_distinct
+        )
     except RecursionError:
         raise ValueError("nested too deep") from None
 
 
 def follows(value: Any, schema: Any) -> bool:
-    """Return whether a value follows a schema; one nested deeper than Python reads does not."""
+    """Return whether a value follows a schema.
+
+    One that is nested deeper than Python reads, or too large for the schema's arithmetic, does not.
+    """
     from jsonschema.validators import validator_for
 
     try:
         return validator_for(schema)(schema).is_valid(value)
-    except RecursionError:
+    except (RecursionError, OverflowError):
         return False
 
 
@@ -132,6 +143,13 @@ def _follows(text: str, schemas: list[Any]) -> bool:
     except ValueError:
         return False
     return all(follows(value, schema) for schema in schemas)
+
+
+def _finite(number: str) -> float:
+    value = float(number)
+    if math.isinf(value):
+        raise ValueError(f"{number:.20} is beyond what a float holds")
+    return value
 
 
 def _refused(constant: str) -> Any:
@@ -154,13 +172,23 @@ def need_jsonschema() -> None:
         )
 
 
-def _checked(schema: Any) -> Any:
+def checked_schema(schema: Any) -> Any:
+    """Return a JSON Schema, once it is known to be one.
+
+    Raises:
+        ImportError: if jsonschema is not installed.
+        ValueError: if it is none, or refers to what is not there.
+    """
     need_jsonschema()
     from jsonschema.exceptions import SchemaError
     from jsonschema.validators import validator_for
+    from referencing.exceptions import Unresolvable
 
     try:
         validator_for(schema).check_schema(schema)
+        validator_for(schema)(schema).is_valid({})
+    except Unresolvable as error:
+        raise ValueError(f"schema refers to what is not there: {error}.") from None
     except SchemaError as error:
         where = f"at {error.json_path}"
         raise ValueError(f"schema is no JSON Schema: {error.message} {where}.") from None

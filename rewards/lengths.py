@@ -143,7 +143,7 @@ class CosineLength(Combination):
             False: _checked_values("wrong", min_value_wrong, max_value_wrong),
             True: _checked_values("correct", min_value_correct, max_value_correct)[::-1],
         }  # right -> value of no tokens, of max tokens
-        _refuse_abstention(self)
+        refuse_abstention(name, correct, self.score_range)
 
     @property
     def score_range(self) -> tuple[float, float]:
@@ -209,14 +209,17 @@ class GroupLength(Combination):
         self, correct: Reward, num_generations: int, *, name: str = "group_length"
     ) -> None:
         super().__init__(correct, name=name)
-        if num_generations < 2:
-            raise ValueError(f"num_generations is {num_generations}, expected at least 2.")
+        if not isinstance(num_generations, int) or num_generations < 2:
+            raise ValueError(
+                f"num_generations is {num_generations!r}, expected a whole number of at least 2."
+            )
         self.columns = (*self.columns, "completion_ids", "prompts")
         self.num_generations = num_generations
-        _refuse_abstention(self)
+        refuse_abstention(name, correct, self.score_range)
 
     def __call__(self, completions: Sequence[Completion], **columns: Any) -> list[float | None]:
         """Score completions; see the class."""
+        listed(self.__name__, "completions", completions)
         ids = token_ids(self.__name__, columns.get("completion_ids"), len(completions))
         self._check_groups(columns.get("prompts"), len(completions))
         scores = scores_of(self.parts[0], completions, columns)
@@ -266,13 +269,19 @@ def _verdict(reward: Combination, score: float) -> bool:
     return score == 1.0
 
 
-def _refuse_abstention(reward: CosineLength | GroupLength) -> None:
-    """Raise a ValueError if a completion that makes a verdict fail would earn more than a wrong."""
-    if reward.score_range[0] < 0 and _abstains_on_failure(reward.parts[0]):
+def refuse_abstention(name: str, part: Reward, score_range: tuple[float, float]) -> None:
+    """Raise a ValueError if a completion that makes a part fail would earn more than a wrong one.
+
+    Args:
+        name: of the reward that the part is of.
+        part: what judges.
+        score_range: the least and the greatest score of that reward.
+    """
+    if score_range[0] < 0 and _abstains_on_failure(part):
         raise ValueError(
-            f"{name_of(reward.parts[0])!r} abstains (None) where a completion makes it fail, and "
-            f"{reward.__name__!r} pays less than that for a wrong one: failing would pay. Guard it "
-            "with on_timeout='wrong' and on_error='wrong'."
+            f"{name_of(part)!r} abstains (None) where a completion makes it fail, and {name!r} "
+            "pays less than that for a wrong one: failing would pay. Guard it with "
+            "on_timeout='wrong' and on_error='wrong'."
         )
 
 

@@ -7,8 +7,8 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from .contract import Completion, rows_of
-from .json_answer import follows, need_jsonschema, parsed
+from .contract import Completion, completion_text, listed, rows_of
+from .json_answer import checked_schema, follows, need_jsonschema, parsed
 
 
 class Call(NamedTuple):
@@ -25,10 +25,10 @@ class ToolCalls:
                                  ∧ the calls are those of the column, if one is named, else 0
 
     Calls are read from all messages of the assistant (`tool_calls`, as TRL puts them there), or,
-    where a completion is a text, from `<tool_call>{"name": …, "arguments": …}</tool_call>`, the
-    form of Hermes and Qwen. Arguments may be an object, or a text that is one in JSON. A block that
-    is no call, or is never closed, is a wrong call. With a column the calls may come in any order;
-    where the column holds an empty list, not to call anything is right.
+    where a message has none and where a completion is a text, from the form of Hermes and Qwen,
+    `<tool_call>{"name": …, "arguments": …}</tool_call>`. Arguments may be an object, or a text that
+    is one in JSON. A block that is no call, or is never closed, is a wrong call. With a column the
+    calls may come in any order; where it holds an empty list, not to call anything is right.
 
     Args:
         tools: functions with type hints and a docstring in Google's style, as TRL takes them, or
@@ -42,8 +42,8 @@ class ToolCalls:
 
     Raises:
         ImportError: if jsonschema is not installed.
-        ValueError: if there is no tool, two have one name, or one has no schema; (when called) if a
-            column is missing, or does not hold calls.
+        ValueError: if there is no tool, two have one name, or one's schema is none; (when called)
+            if a column is missing, or does not hold calls.
 
     How it can be hacked: without a column any call in the right form pays, needed or not.
 
@@ -80,6 +80,7 @@ class ToolCalls:
 
     def __call__(self, completions: Sequence[Completion], **columns: Any) -> list[float | None]:
         """Score completions; see the class."""
+        listed(self.__name__, "completions", completions)
         rows = rows_of(self, columns, len(completions))
         return [self._score(*pair) for pair in zip(completions, rows, strict=True)]
 
@@ -97,7 +98,8 @@ class ToolCalls:
 
     def _gold(self, value: Any) -> list[Call]:
         try:
-            calls = [_read(call) for call in (parsed(value) if isinstance(value, str) else value)]
+            found = parsed(value) if isinstance(value, str) else value
+            calls = [_read(call) for call in found] if isinstance(found, list | tuple) else [None]
         except (TypeError, ValueError):
             calls = [None]
         if None in calls:
@@ -123,12 +125,16 @@ _BLOCK = re.compile(r"<tool_call>((?:(?!</?tool_call>).)*)(?:</tool_call>)?", re
 def _calls(completion: Completion) -> Iterator[Any]:
     """Give what stands where calls do."""
     if isinstance(completion, str):
-        for match in _BLOCK.finditer(completion):
-            yield match[1] if match[0].endswith("</tool_call>") else None
+        yield from _written(completion)
         return
     for message in completion:
-        if message.get("role") == "assistant":
-            yield from message.get("tool_calls") or ()
+        if message.get("role", "assistant") == "assistant":
+            yield from message.get("tool_calls") or _written(completion_text([message]))
+
+
+def _written(text: str) -> Iterator[str | None]:
+    for match in _BLOCK.finditer(text):
+        yield match[1] if match[0].endswith("</tool_call>") else None
 
 
 def _read(call: Any) -> Call | None:
@@ -172,4 +178,5 @@ def _function(tool: Any) -> dict[str, Any]:
 
 def _parameters(function: Mapping[str, Any]) -> dict[str, Any]:
     """Return the schema of a tool's arguments, and let no others in."""
-    return {"additionalProperties": False, **(function.get("parameters") or {"type": "object"})}
+    parameters = function.get("parameters") or {"type": "object"}
+    return checked_schema({"additionalProperties": False, **parameters})

@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 from harness import trl
 
-from rewards import clip, gate, schedule, weighted
+from rewards import CosineLength, clip, gate, guard, schedule, weighted
 from rewards.contract import TextReward
 from rewards.repetition import Repetition
 
@@ -355,3 +355,20 @@ def test_a_part_that_returns_too_few_scores_is_named():
 
     with pytest.raises(ValueError, match="'lazy' returned 1 scores for 2 completions; return one"):
         weighted({lazy: 1.0})(["a", "b"])
+
+
+def test_leaving_the_form_earns_no_more_than_a_wrong_answer_within_it():
+    wrong = CosineLength(lambda completions, **_: [0.0] * len(completions), 100)
+    scores = gate(wrong, by=digits)(["12", "ab"], completion_ids=[[1], [1]])
+    assert scores[1] == -1.0 < scores[0]
+    assert gate(length, by=digits)(["ab"]) == [0.0]
+
+
+def test_a_gate_that_abstains_where_it_fails_guards_nothing_that_pays_less_than_nothing():
+    wrong = CosineLength(lambda completions, **_: [0.0] * len(completions), 100)
+    abstains = guard(Repetition(), timeout=None, on_error="abstain")
+    with pytest.raises(ValueError, match=r"abstains .* pays less than that for a wrong one"):
+        gate(wrong, by=abstains)
+    for at_least in (float("nan"), "1"):
+        with pytest.raises(ValueError, match=r"at_least is .*, expected a number"):
+            gate(length, by=digits, at_least=at_least)

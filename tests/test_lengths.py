@@ -175,5 +175,5 @@ def test_length_in_a_group_needs_prompts_and_a_verdict():
         reward(["", ""], completion_ids=ids(1, 2))
     with pytest.raises(ValueError, match=r"scored 0\.5, expected 0 .* or 1 .*; 'short'"):
         reward(["", ""], prompts=["a", "a"], completion_ids=ids(1, 2))
-    with pytest.raises(ValueError, match="num_generations is 1, expected at least 2"):
+    with pytest.raises(ValueError, match="num_generations is 1, expected a whole number of at"):
         GroupLength(right, 1)

@@ -41,6 +41,10 @@ def reward():
         ("open('big', 'wb').write(bytes(1 << 24))\n" + ADD, 0.0),
         ("import os\nos.kill(os.getpid(), 9)", 0.0),
         ("input()\n" + ADD, 0.0),
+        ("import builtins\nbuiltins.exec = builtins.compile = lambda *a: '0'", 0.0),
+        ("import os\nos.remove('program.json')\n" + ADD, 1.0),
+        ("import os\nfor i in range(2000): os.mkdir('a'); os.chdir('a')\n" + ADD, 1.0),
+        ("import os\nos.close(0)\nos.close(1)\n" + ADD, 0.0),
     ],
 )
 def test_code_is_right_if_all_tests_come_to_their_end(reward, code, score):
@@ -58,6 +62,10 @@ SUM = [{"input": "1 2\n", "output": "3"}, {"input": "5 5\n", "output": "10\n"}]
         ("print(3)", 0.5),
         ("print('3', 'done')", 0.0),
         ("", 0.0),
+        ("print(sum(map(int, input().split())))\n1 / 0", 0.0),
+        ("print(sum(map(int, input().split())), flush=True)\nimport time\ntime.sleep(99)", 0.0),
+        ("import os\nos.mkfifo('output')\nprint(sum(map(int, input().split())))", 1.0),
+        ("print(3" + " " * 5, 0.0),
     ],
 )
 def test_what_is_printed_is_compared_here(code, score):
@@ -104,7 +112,26 @@ def test_nothing_is_run_unless_the_user_says_so():
         CodeTests(run_untrusted_code="no")
 
 
-@pytest.mark.parametrize("tests", ["assert True", 3, [{"input": "1"}], [3], "{}"])
+def test_output_that_is_too_long_to_be_compared_is_wrong(reward):
+    most = [{"input": "", "output": "1" * 100_000}]
+    fits = [{"input": "", "output": "1" * 99_999}]
+    programs = [block(f"print('1' * {n})") for n in (99_999, 99_998, 200_000)]
+    assert reward(programs, tests=[fits, most, most]) == [
+        1,
+        0,
+        0,
+    ]
+
+
+@pytest.mark.parametrize("fence", ["py", "python3", "Python", "python title=a"])
+def test_blocks_of_python_have_several_names(reward, fence):
+    assert reward([f"```{fence}\n{ADD}\n```"], tests=[ASSERTS]) == [1.0]
+
+
+@pytest.mark.parametrize(
+    "tests",
+    ["assert True", 3, [{"input": "1"}], [3], '{"a": 1}', {"input": ["1"], "output": ["1"]}],
+)
 def test_a_column_without_tests_is_refused(reward, tests):
     with pytest.raises(ValueError, match=r"column 'tests' .* expected a list of tests, each an"):
         reward([block(ADD)], tests=[tests])

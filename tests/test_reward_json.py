@@ -39,6 +39,7 @@ VALUES = st.recursive(
         ('```json\n{"name": "Ada"}\n```\n```json\n{"name": "Bob"}\n```', 0.0),
         ("", 0.0),
         ("[]", 0.0),
+        ('```\n{"name": "Ada"}\n```', 1.0),
     ],
 )
 def test_a_form_is_followed_or_not(text, score):
@@ -48,7 +49,8 @@ def test_a_form_is_followed_or_not(text, score):
 @pytest.mark.parametrize(
     "text",
     ["NaN", "[Infinity]", '{"a": 1, "a": 1}', "1" * 5000, "[" * 100_000, '{"a":' * 100_000,
-     "[" * 100_000 + "]" * 100_000, '"' + "a" * 1_000_000 + '"', "\ufeff1", "01", "'a'"],
+     "[" * 100_000 + "]" * 100_000, "1e400",
+     "[-1e999]", '"' + "a" * 1_000_000 + '"', "\ufeff1", "01", "'a'"],
 )  # fmt: skip
 def test_what_readers_disagree_on_is_no_json(text):
     assert JsonAnswer()([text]) == [0.0]
@@ -94,6 +96,11 @@ def test_another_value_never_earns(one, other):
     assert JsonAnswer(column="gold")([json.dumps(one)], gold=[json.dumps(other)]) == [0.0]
 
 
+def test_what_a_schema_cannot_reckon_with_does_not_follow_it():
+    hundreds = JsonAnswer({"multipleOf": 0.5})
+    assert hundreds(["1.5", "1" + "0" * 400, "1.3"]) == [1.0, 0.0, 0.0]
+
+
 def test_the_answer_is_named():
     text = "So:\n```json\n[1]\n```"
     (spans,) = JsonAnswer().spans([text])
@@ -106,6 +113,8 @@ def test_what_cannot_work_is_refused():
         JsonAnswer({"type": "numbr"})
     with pytest.raises(ValueError, match=r"column 'gold' .* holds 'Bern', expected JSON: .*dumps"):
         JsonAnswer(column="gold")(["1"], gold=["Bern"])
+    with pytest.raises(ValueError, match=r"refers to what is not there: .*nope"):
+        JsonAnswer({"$ref": "#/nope"})
     with pytest.raises(ValueError, match="needs the column 'gold'"):
         JsonAnswer(column="gold")(["1"])
 

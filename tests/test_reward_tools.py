@@ -93,6 +93,12 @@ def test_arguments_may_be_a_text():
     assert ToolCalls(TOOLS)([messages(called)]) == [1.0]
 
 
+def test_calls_in_the_text_of_a_message_count_where_it_has_no_others():
+    written = [{"role": "assistant", "content": block(city="Bern")}]
+    assert ToolCalls(TOOLS)([written]) == [1.0]
+    assert ToolCalls(TOOLS, column="calls")([written], calls=["[]"]) == [0.0]
+
+
 def test_only_the_assistant_calls():
     echo = [{"role": "tool", "content": "", "tool_calls": [call(city="Bern")]}]
     assert ToolCalls(TOOLS)([echo]) == [0.0]
@@ -127,6 +133,12 @@ def test_what_cannot_work_is_refused():
         ToolCalls([weather, weather])
     with pytest.raises(ValueError, match=r"tool is 'weather', expected a function or its JSON"):
         ToolCalls(["weather"])
+    with pytest.raises(ValueError, match=r"schema is no JSON Schema: 'objec' is not valid"):
+        ToolCalls([{"name": "x", "parameters": {"type": "objec"}}])
+    with pytest.raises(ValueError, match=r"holds '\{\}', expected calls as"):
+        ToolCalls(TOOLS, column="calls")([""], calls=["{}"])
+    with pytest.raises(TypeError, match=r"completions of reward 'tool_calls' is 'abc', expected a"):
+        ToolCalls(TOOLS)("abc")
     with pytest.raises(ValueError, match=r"column 'calls' .* holds 'weather', expected calls as"):
         ToolCalls(TOOLS, column="calls")([""], calls=["weather"])
 
