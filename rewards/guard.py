@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple, NoReturn
 
 from .combination import name_of, score_range_of, unwrapped
-from .contract import Completion, LogExtra, LogMetric, rows_of
+from .contract import Completion, LogExtra, LogMetric, listed, rows_of
 from .scaling import follows_training
 from .serving import Outcome, WorkerError, number_of
 from .workers import Pool, dumps
@@ -153,7 +153,7 @@ class Guarded:
         **columns: Any,
     ) -> Scores:
         """Score completions; see `guard`."""
-        rows = self._rows(columns, len(completions))
+        rows = self._rows(columns, len(listed(self.__name__, "completions", completions)))
         if not completions:
             return []
         if self._pool is None or self.timeout is None:

@@ -235,7 +235,7 @@ class GroupLength(Combination):
         return shorter if _verdict(self, correct) else min(0.0, shorter)
 
     def _check_groups(self, prompts: Sequence[Any] | None, count: int) -> None:
-        if prompts is None or len(prompts) != count:
+        if prompts is None or len(listed(self.__name__, "prompts", prompts)) != count:
             raise ValueError(
                 f"reward {self.__name__!r} compares completions of one prompt and got "
                 f"{'no' if prompts is None else len(prompts)} prompts, expected {count}. TRL "

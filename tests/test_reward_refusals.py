@@ -6,12 +6,14 @@ from rewards import (
     CosineLength,
     ExactAnswer,
     ExactText,
+    GroupLength,
     NumericAnswer,
     RegexReward,
     Repetition,
     SoftOverlong,
     clip,
     gate,
+    guard,
     think_answer_format,
     weighted,
 )
@@ -67,6 +69,7 @@ IN_WRONG_PLACES = [
     NumericAnswer(), ExactAnswer(), ExactText(), SoftOverlong(9, 2), Repetition(unit="tokens"),
     weighted({think_answer_format: 1.0}), gate(NumericAnswer(), by=think_answer_format),
     clip(Repetition(), 0, 1), CosineLength(NumericAnswer(), 9),
+    guard(NumericAnswer(), timeout=None), GroupLength(NumericAnswer(), 2),
 ]  # fmt: skip
 
 
