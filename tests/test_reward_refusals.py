@@ -75,7 +75,7 @@ IN_WRONG_PLACES = [
 
 @pytest.mark.parametrize("reward", IN_WRONG_PLACES, ids=lambda reward: type(reward).__name__)
 def test_one_text_in_place_of_a_list_is_refused(reward):
-    columns = {"answer": ["4"] * 2, "completion_ids": [[1]] * 2}
+    columns = {"answer": ["4"] * 2, "completion_ids": [[1]] * 2, "prompts": ["a"] * 2}
     for one in ("42", {"role": "assistant", "content": "42"}, 7):
         with pytest.raises(TypeError, match=r"completions of reward '.*' is .*, expected a list"):
             reward(one, **columns)
