@@ -82,8 +82,8 @@ def test_words_that_change_no_value_are_ignored(answer):
     "answer",
     ["B isn't right", "B can't be", "B doesn't work", "anything but B", "All but B", "rule out B",
      "Rule out B", "Not B", "B is definitely not the answer", "B 错误", "排除B", "nicht B", "¬B",
-     "~~B~~", "❌ B", "B, not B", "It is not B, not A", "B, not A, or C", "Not B because A is wrong",
-     "I ruled out B"],
+     "~~B~~", "❌ B", "B, not B", "It is not B, not A", "B, not A, or C",
+     "Not B because A is wrong", "I ruled out B"],
 )  # fmt: skip
 def test_a_choice_that_is_denied_is_not_chosen(answer):
     assert scores(CHOICE, answer, ["B", "A"]) == [0, 0]
