@@ -110,7 +110,7 @@ class InBox(Extract):
 
     def find(self, text: str) -> list[Span]:
         """Give the span of each answer in the text."""
-        return [_with_operators(text, *box) for box in boxes_of(text)]
+        return [with_operators(text, *box) for box in boxes_of(text)]
 
 
 def boxes_of(text: str) -> list[Span]:
@@ -129,7 +129,7 @@ def boxes_of(text: str) -> list[Span]:
     return boxes if boxes and boxes[-1][0] > unclosed else []
 
 
-def _with_operators(text: str, start: int, end: int) -> Span:
+def with_operators(text: str, start: int, end: int) -> Span:
     """Return the span of a box's inside, or of the box with all that operators attach to it."""
     outside = text.rfind("\\", 0, start)
     line = text[max(0, outside - BESIDE) : outside].rpartition("\n")[2]
