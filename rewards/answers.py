@@ -7,13 +7,13 @@ Finding and comparing are apart: `NumericAnswer(AfterMarker("####"))`, `ExactAns
 import functools
 import math
 import numbers
-import re
 import unicodedata
 from collections.abc import Callable, Iterable, Sequence
 from decimal import Decimal
 from fractions import Fraction
 from typing import Any
 
+from .blanks import seen
 from .choices import Choices
 from .contract import (
     Completion,
@@ -23,12 +23,13 @@ from .contract import (
     TextReward,
     accepted,
     completion_text,
+    expected,
     listed,
     rows_of,
     spellings,
 )
 from .extraction import AfterMarker, Extract, InTag, Span
-from .markup import undressed
+from .markup import bare, raised_apart, undressed
 from .numerals import DECIMALS, exact, number, unit_pattern
 from .patience import BUDGET, at_most, slow_patterns
 
@@ -46,13 +47,14 @@ class AnswerReward(TextReward):
     whose gold cannot be read, as `reward/<name>/timeout_rate` and `reward/<name>/unreadable_rate`.
 
     Args:
-        extract: where the answer is in a completion.
+        extract: where the answer is in a completion; what is no `Extract` is a TypeError.
         column: the column with the right answers.
         name: what TRL calls the reward in its logs.
     """
 
     def __init__(self, extract: Extract, column: str, name: str) -> None:
         super().__init__(name)
+        expected("extract", extract, Extract, "an instance such as InTag('answer')")
         self.extract = extract
         self.column = column
         self.columns = (column,)
@@ -197,8 +199,8 @@ class ExactAnswer(AnswerReward):
     def read(self, text: str) -> str | None:
         """Return the normal form."""
         if not text.isascii():
-            text = unicodedata.normalize("NFKC", text).translate(_PLAIN)
-        text = _bare(" ".join(undressed(text).split()))
+            text = unicodedata.normalize("NFKC", raised_apart(seen(text))).translate(_PLAIN)
+        text = bare(" ".join(undressed(text).split()))
         return (text.casefold() if self.ignore_case else text) or None
 
 
@@ -206,15 +208,6 @@ _MARKUP = 64  # characters of markup around an answer
 _PLAIN = str.maketrans(
     dict.fromkeys("‘’‚‛ʼ", "'") | dict.fromkeys("“”„‟«»", '"') | dict.fromkeys("‐‑‒–−", "-")
 )
-_QUOTED = re.compile(r"""(["'])((?:(?!\1).)+)\1""")
-
-
-def _bare(text: str) -> str:
-    """Take off quotes around a text and a full stop at its end, unless there is nothing else."""
-    for _ in range(2):  # "Paris." and "Paris".
-        text = text[:-1].rstrip() if text.endswith((".", "。")) and text.strip(".。 ") else text
-        text = quoted[2].strip() if (quoted := _QUOTED.fullmatch(text)) else text
-    return text
 
 
 class NumericAnswer(AnswerReward):
@@ -273,6 +266,8 @@ class NumericAnswer(AnswerReward):
         name: str = "numeric_answer",
     ) -> None:
         super().__init__(extract or InTag(), column, name)
+        for argument, tolerance in {"rel_tol": rel_tol, "abs_tol": abs_tol}.items():
+            expected(argument, tolerance, numbers.Real | Decimal, "a number")
         if not (0 <= rel_tol < math.inf and 0 <= abs_tol < math.inf):
             raise ValueError(
                 f"rel_tol and abs_tol are {rel_tol} and {abs_tol}, expected finite numbers from 0."
@@ -355,6 +350,7 @@ class ChoiceAnswer(AnswerReward):
         name: str = "choice_answer",
     ) -> None:
         super().__init__(extract or InTag(), column, name)
+        expected("choices", choices, str, "one text of capitals, as 'ABCD'")
         letters = len(choices) > 1 and choices.isalpha() and choices.isupper()
         if not letters or len(set(choices)) < len(choices):
             raise ValueError(f"choices are {choices!r}, expected different capitals, as 'ABCD'.")

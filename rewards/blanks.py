@@ -17,7 +17,8 @@ _UNSEEN = (
 _SPACES = [code for code in range(0x3001) if chr(code).isspace()]  # none lies beyond
 CODES = sorted({*_SPACES, *(c for first, last in _UNSEEN for c in range(first, last + 1))})
 _BLANK = "".join(sorted(map(chr, CODES), key=" \n\r\t".find, reverse=True))  # common ones first
-_SEEN = re.compile(f"[^{''.join(f'{chr(first)}-{chr(last)}' for first, last in _UNSEEN)}\\s]")
+_RANGES = "".join(f"{chr(first)}-{chr(last)}" for first, last in _UNSEEN)
+_SEEN = re.compile(rf"[^{_RANGES}\s]")
 
 
 def is_blank(text: str) -> bool:
@@ -40,6 +41,20 @@ def stripped(text: str) -> str:
     text = text.strip()
     ends = text[:1] + text[-1:]
     return text if ends.isascii() and ends.isprintable() else text.strip(_BLANK)
+
+
+def seen(text: str) -> str:
+    r"""Return a text without the characters in it that have no width, and with plain blanks.
+
+    Example:
+        >>> seen("-\u200b5")
+        '-5'
+    """
+    return _NO_WIDTH.sub("", _WIDE.sub(" ", text))
+
+
+_WIDE = re.compile("[\u115f\u1160\u2800\u3164\uffa0]")
+_NO_WIDTH = re.compile(f"(?![\\x00-\\x1f])[{_RANGES}]")
 
 
 def lead(text: str) -> int:

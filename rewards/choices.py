@@ -5,8 +5,9 @@ from typing import Any
 
 import regex
 
+from .blanks import seen
 from .markup import undressed
-from .words import DENIAL, DENIED, FLAGS, OWN
+from .words import DENIAL, DENIED, DENYING, FLAGS, OWN
 
 SHORT = 1000  # characters of an answer that may be in other forms of the letters
 _WORD = rf"[\w--[_{OWN}]]"
@@ -41,12 +42,13 @@ class Choices:
         self._initial = _compiled(_INITIAL, letters)
         self._rival = _compiled(_RIVAL, letters)
         self._capital = _compiled(_CAPITAL, letters)
+        self._aside = _compiled(_OTHER_DENIED, letters)
         self._denied = _compiled(_DENIED, letters)
 
     def read(self, text: str) -> str | None:
         """Return the letters that a text names, sorted; None if it is unclear which."""
         if len(text) <= SHORT and not text.isascii():
-            text = unicodedata.normalize("NFKC", text)
+            text = seen(unicodedata.normalize("NFKC", text))
         text = text.strip()
         if len(text) == 1:
             return text.upper() if text.upper() in self.letters else None
@@ -69,6 +71,8 @@ class Choices:
         return label[1].upper()
 
     def _alone(self, text: str) -> str | None:
+        if _ASIDE.search(text):
+            text = self._aside.sub("", text)  # B, not A
         named = {*self._capital.findall(text)}
         denied = len(named) == 1 and _NO.search(text) and self._denied.search(text)
         return named.pop() if len(named) == 1 and not denied else None
@@ -84,7 +88,10 @@ _LETTER = r"@(?<!\w@)(?!\w)"
 _ONE, _BETWEEN = r"\(?@[).]?", r"\s*+(?:[,;&+、，]\s*+(?:and\s++)?|and\s++)"
 _LIST = rf"{_ONE}(?:{_BETWEEN}{_ONE})+\W*"
 _ONLY = r"\W*(@)\W*"
-_LABEL = r"[\s(\[*]*(@)(?:\s?[):\]：、）] | \s?[.．](?=\s|$) | \s[-–—]\s)"
+_LABEL = r"""
+    [\s(\[*]*(@)
+    (?: \s?[):\]：、）] | \s?[.．](?=\s|$) | \s[-–—]\s | \s*\n\s*(?=expla|reason|because) )
+"""
 _INITIAL = r"^\s*@\.\s+(?=\p{Ll})"  # of an option's text: E. coli
 _RIVAL = r"""
     ^\W*+(?:(?:or|and|and/or|oder|und)(?!\w)\W*+)?@\W*$  # A. B
@@ -93,5 +100,14 @@ _RIVAL = r"""
 """
 # A capital that stands alone: not in C++, 37 °C, N/A or A-level. The letter first: that is fast.
 _CAPITAL = rf"@(?<!(?:{_WORD}|°|\w[&/'’-]|\d\s)@)(?!{_WORD}|[+\#^°]|['’&/-]\w)"
-_DENIED = rf"{DENIAL}[\W\p{{Han}}]*+(?:\w++\W++){{0,3}}?@(?!\w) | @(?<!\w@)\W++\w++\W*+{DENIAL}"
-_NO = regex.compile(rf"{DENIED}|n['’]t|[不非]", FLAGS)  # fast, and more than `DENIAL`
+_NEXT = r"[^\w,;.\n–—-]++"
+_DENIED = rf"(?i:{DENIAL})[\W\p{{Han}}]*+(?:\w++\W++){{0,3}}?@(?!\w)"
+_DENIED += rf" | @(?<!\w@){_NEXT}(?:\w++{_NEXT}){{0,2}}?(?:\w+?n['’]t|(?i:{DENIAL}))"
+_NO = regex.compile(rf"{DENIED}|n['’]t|{DENYING}", FLAGS)  # fast, and more than `DENIAL`
+_OTHER_DENIED = r"""
+    (?<=(?<!\w)(@)[).]?) (?:
+        ,\s(?:and\s)?not\s | \s(?:because|since|as)\s
+        (?=\(?@\)?\sis\s(?:wrong|incorrect|false)(?!\w))
+    ) \(?(?!\1)@(?!\w)\)? (?:\sis\s\w+)?
+"""
+_ASIDE = regex.compile(r"\snot\s|wrong|incorrect|false")

@@ -23,6 +23,8 @@ from decimal import Decimal
 from numbers import Number, Real
 from typing import Any, NamedTuple
 
+from .blanks import is_blank
+
 Completion = str | list[dict[str, Any]]
 LogMetric = Callable[[str, float], None]
 LogExtra = Callable[[str, list[Any]], None]
@@ -142,7 +144,7 @@ def accepted(value: Any) -> list[Any]:
 
 def _is_blank(value: Any) -> bool:
     if isinstance(value, str):
-        return not value.strip()
+        return is_blank(value)
     return value is None or (isinstance(value, Number) and value != value)  # NaN
 
 
@@ -159,6 +161,12 @@ def texts_of(reward: Any, completions: Sequence[Completion]) -> list[str]:
         TypeError: if they are no list, such as one text, or one of them is no completion.
     """
     return [completion_text(one) for one in listed(reward.__name__, "completions", completions)]
+
+
+def expected(argument: str, value: Any, kind: Any, what: str) -> None:
+    """Raise a TypeError if an argument is of no such kind."""
+    if not isinstance(value, kind):
+        raise TypeError(f"{argument} is {value!r}, expected {what}.")
 
 
 def listed(reward: str, what: str, values: Any) -> Any:

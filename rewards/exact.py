@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from .blanks import lead, stripped
 from .contract import (
     Completion,
     Decided,
@@ -52,7 +53,7 @@ class ExactText(TextReward):
     def score(self, text: str, /, **row: Any) -> float | None:
         """Score one text."""
         golds = _golds(row[self.column])
-        return float(text.strip() in golds) if golds else None
+        return float(stripped(text) in golds) if golds else None
 
     def unreadable(self, golds: Iterable[Any]) -> list[Any]:
         """Return the column's values that hold no right text: there the reward abstains."""
@@ -85,7 +86,7 @@ class ExactText(TextReward):
 
 def _golds(value: Any) -> list[str]:
     """Return the right texts that a column's value holds."""
-    return [text.strip() for gold in accepted(value) for text in spellings(gold)]
+    return [stripped(text) for gold in accepted(value) for text in spellings(gold)]
 
 
 def _decided(text: str, golds: Sequence[str]) -> Decided:
@@ -95,12 +96,12 @@ def _decided(text: str, golds: Sequence[str]) -> Decided:
 
 def _wrong_from(text: str, gold: str) -> int | None:
     """Return after how many characters a text cannot become a gold, None if it still can."""
-    lead = len(text) - len(text.lstrip())
-    body = text[lead:]
+    blanks = lead(text)
+    body = text[blanks:]
     same = _common(body, gold)
     if same == len(gold):  # blanks may follow, and nothing else
-        same += len(body[same:]) - len(body[same:].lstrip())
-    return lead + same + 1 if same < len(body) else None
+        same += lead(body[same:])
+    return blanks + same + 1 if same < len(body) else None
 
 
 def _common(one: str, other: str) -> int:

@@ -12,7 +12,7 @@ from typing import Any
 
 import regex
 
-from .extraction import Extract, InBox, Span
+from .extraction import Extract, Span, boxes_of, with_operators
 from .quantities import CHANGING
 
 LONGEST = 1000  # characters of a formula; what is longer is none
@@ -51,13 +51,13 @@ class Stated(Extract):
 def _last_boxes(text: str) -> Span | None:
     if bare := _BARE.match(text, text.rfind("\\boxed")):
         return bare.span(1)
-    boxes = list(InBox().find(text))
+    boxes = boxes_of(text)
     if not boxes:
         return None
     start, end = boxes.pop()
     while boxes and _BETWEEN_BOXES.fullmatch(text, boxes[-1][1], start):
         start, _ = boxes.pop()
-    return start, end
+    return with_operators(text, start, end)
 
 
 def _said(text: str) -> Span | None:

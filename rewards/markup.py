@@ -6,6 +6,8 @@ from typing import Any
 
 import regex
 
+from .blanks import seen
+
 DEEPEST = 5  # commands within each other that are taken off
 
 _COMMAND = re.compile(
@@ -15,6 +17,7 @@ _COMMAND = re.compile(
 _TAG = r"</?(?:b|i|u|em|strong|code|span|p|br|div|mark|small|big|tt)(?:\s[^<>]*)?/?>"
 _MARK = re.compile(r"[<\\`$]")
 _MARKS = re.compile(rf"(?:{_TAG}|\\[()\[\]]|[`$])+")
+_LONE_MARKS = re.compile(r"(?:\\[()\[\]]|[`$])+")  # a<b>c has no tag
 _STARS = re.compile(r"(?<![\w*])(\*{1,3})(?=[^\s*])([^*\n]*[^\s*])\1(?![0-9*])")
 
 
@@ -35,13 +38,24 @@ def undressed(text: str) -> str:
             if not found:
                 break
     if _MARK.search(text):
-        text = _MARKS.sub(_between, text)
+        text = (_MARKS if "</" in text else _LONE_MARKS).sub(_between, text)
     return _STARS.sub(r"\2", text) if "*" in text else text
 
 
 def _between(marks: re.Match[str]) -> str:
     text, start, end = marks.string, marks.start(), marks.end()
     return "  " if start and text[start - 1].isdigit() and text[end : end + 1].isdigit() else ""
+
+
+_QUOTED = re.compile(r"""(["'])((?:(?!\1).)+)\1""")
+
+
+def bare(text: str) -> str:
+    """Take off quotes around a text and a full stop at its end, unless there is nothing else."""
+    for _ in range(2):  # "Paris." and "Paris".
+        text = text[:-1].rstrip() if text.endswith((".", "。")) and text.strip(".。 ") else text
+        text = quoted[2].strip() if (quoted := _QUOTED.fullmatch(text)) else text
+    return text
 
 
 # ---- numbers in one way -----------------------------------------------------------------------
@@ -68,12 +82,17 @@ def _is_money(text: str) -> bool:
 
 def _in_ascii_digits(text: str, decimal: str) -> str:
     """Fold compatible characters, but keep raised and lowered digits and fractions apart."""
-    text = _RAISED.sub(r"^\g<0>", text)
-    text = _LOWERED.sub(r"_\g<0>", text)
-    text = _VULGAR.sub(r"  \g<0>  ", text)
+    text = raised_apart(seen(text))
     text = _OTHER_DIGIT.sub(lambda digit: str(unicodedata.decimal(digit[0])), text)
     text = unicodedata.normalize("NFKC", text.replace("٫", decimal))
     return text.translate(_FOLDED)
+
+
+def raised_apart(text: str) -> str:
+    """Keep raised and lowered digits and fractions from becoming digits of the number at them."""
+    text = _RAISED.sub(r"^\g<0>", text)
+    text = _LOWERED.sub(r"_\g<0>", text)
+    return _VULGAR.sub(r"  \g<0>  ", text)
 
 
 _RAISED = regex.compile("[⁺⁻]?[⁰¹²³⁴-⁹]+")
@@ -81,7 +100,7 @@ _LOWERED = regex.compile("[₊₋]?[₀-₉]+")
 _VULGAR = regex.compile("[¼-¾⅐-⅞↉]")
 _OTHER_DIGIT = regex.compile(r"(?![0-9])\d")
 _FOLDED = str.maketrans(
-    dict.fromkeys("−–‒‐‑", "-")
+    dict.fromkeys("−–‒‐‑➖˗", "-")
     | dict.fromkeys("×·⋅∙", "*")
     | dict.fromkeys("⁄∕", "/")
     | dict.fromkeys("’‘٬", "'")

@@ -22,7 +22,17 @@ from typing import Any
 import regex
 
 from .markup import plain
-from .words import CHANGED_AFTER, CHANGED_BEFORE, COPULA, FLAGS, OWN, SCALED, SIGN_WORDS
+from .words import (
+    CHANGED_AFTER,
+    CHANGED_BEFORE,
+    COPULA,
+    FILLER,
+    FLAGS,
+    OWN,
+    RAISED,
+    SCALED,
+    SIGN_WORDS,
+)
 
 LONGEST = 1000  # characters of an answer
 DIGITS = 64  # characters of a number
@@ -96,7 +106,7 @@ def _one_side(text: str, decimal: str, unit: Any) -> Fraction | None:
     if absolute := _ABSOLUTE.fullmatch(text):
         value = _one_side(absolute["inside"], decimal, unit)
         return value if value is None else abs(value) * (-1 if absolute["sign"] else 1)
-    text = unit.sub("", text) if unit else text
+    text = _FROM_ZERO.sub("-", unit.sub("", text) if unit else text)
     found = list(islice(_NUMBERS[decimal].finditer(text), 2))
     if not found:
         return _ideographs(text)
@@ -163,10 +173,19 @@ _DIGIT = regex.compile("[0-9]")
 _ARITHMETIC = regex.compile(r"\s*(?:\p{L}{2,}[\s:,]+)*+[-0-9+*/().,:%^{}\[\]°\s]+", FLAGS)
 _SUBSCRIPT = regex.compile(r"_\{?\w+\}?")
 _NO_NAME = regex.compile(  # 5x, -x, not
-    rf"[0-9%^|!] | (?:^|\s|[({{\[{OWN}])[-+*/](?=\S) | [\p{{Sm}}--+] | (?<!\p{{L}})not$", FLAGS
+    rf"[0-9%^|!] | (?:^|\s|[({{\[{OWN}])[-+*/](?=\S) | [\p{{Sm}}--+] | (?<!\p{{L}})not$"
+    rf"| {RAISED}",
+    FLAGS,
 )
 _ABSOLUTE = regex.compile(r"(?P<sign>-?)\|(?P<inside>\S|\S[^|]*\S)\|\.?")
-_SIGNS = regex.compile(rf"(?:(?P<sign>[+-]|{SIGN_WORDS}|[负負]|マイナス)[\s({{\[]*)+$", FLAGS)
+_FROM_ZERO = regex.compile(r"^0\s?-\s?(?=[0-9][0-9.,]*$)")  # 0-5
+_SIGNS = regex.compile(
+    rf"""
+    (?: (?P<sign>[+-] | {SIGN_WORDS} | [负負] | マイナス | 零下 | (?<!\S)—(?!\s))
+        (?: [\s({{\['"$€£¥₹] | {FILLER} )* )+$
+    """,
+    FLAGS,
+)
 _PAUSE = regex.compile(rf"[^\w)\]}}\"']$|[{OWN}]$", FLAGS)
 _WORD_ENDS = regex.compile(r"\p{L}{2}[)\]}]?$")
 _ATTACHED = regex.compile(  # f(5), (x)5, 三5
@@ -175,7 +194,9 @@ _ATTACHED = regex.compile(  # f(5), (x)5, 三5
 _NOT_BEFORE = regex.compile(
     r"[%‰‱\^\\|*] | \p{Sm} | (?<!\p{L})/ | /(?!\p{L}) | (?<!\w)_ | _(?!\w)", FLAGS
 )
-_GLUED = regex.compile(r"\p{M} | [)}\]]*! | [({\[](?!\p{L}{2}) | [°\s]*\^", FLAGS)  # 5!, 5(x+1)
+_GLUED = regex.compile(
+    r"\p{M} | [)}\]]*\s?! | [abcxyz]{2,3}(?!\p{L}) | [({\[](?!\p{L}{2}) | [°\s]*\^", FLAGS
+)  # 5!, 5(x+1)
 _ATOM = r"(?:\p{L}{2,} | [msghlLNJWVACFtdΩ](?!\p{L}))(?:⁻?[1-9](?![0-9]))?"
 _UNIT = regex.compile(
     rf"^(?:\s*°(?:\s?[CFK](?!\p{{L}}))? | \s*-?{_ATOM} | \s?/\s?(?=\p{{L}}{{2}}){_ATOM})"

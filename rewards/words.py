@@ -13,8 +13,17 @@ def any_of(words: str) -> str:
     return rf"(?<![\p{{L}}--[{OWN}]])(?:{words})(?![\p{{L}}--[{OWN}]])"
 
 
+_COUNTS = r"""
+    zero | one | two | three | four | five | six | seven | eight | nine | ten | eleven | twelve
+    | \w{3,5}teen | twenty | thirty | forty | fifty | sixty | seventy | eighty | ninety | hundred
+    | thousand | million | billion
+"""
 _MINUS = r"minus|negative|moins|menos"
-DENIED = r"not|never|neither|nor|cannot|wrong|incorrect|false|except|than"
+DENIED = r"""
+    not | never | neither | nor | cannot | wrong | incorrect | false | except | than | nicht | kein
+    | ne\s+pas | rul(?:e|es|ed|ing)\s+out | (?:anything|everything|all)\s+but
+"""
+DENYING = "[不非¬❌✗✘✖🚫]|错误|錯誤|排除|~~"
 _LIMITS = r"at\s+(?:least|most) | up\s+to | between"
 _FUNCTIONS = r"""
     (?:arc|a)?(?:sin|cos|tan)h? | cot | sec | csc | log | ln | lg | exp | sqrt | square | squared
@@ -28,25 +37,33 @@ _PARTS = r"""
     | tenths | hundredths | thousandths | percent(?:age(?!\s+points))? | per\s*mille? | ppm | ppb
     | bps | basis\s+points?
 """
-_APPLIED = "squared|cubed|factorial|root|sqrt|power|pi|plus|minus|divided|multiplied|or|below"
+_APPLIED = rf"""
+    squared | cubed | factorial | root | sqrt | power | pi | plus | {_MINUS} | divided | multiplied
+    | or | below | point\s+(?:{_COUNTS})
+"""
 _SCALES = r"""
     hundreds? | thousands? | dozens? | millions? | billions? | trillions? | millionen
-    | milliarden? | milliards? | tausend | mille | lakhs? | crores? | mio | mrd
+    | milliarden? | milliards? | tausend | mille | la(?:kh|c)s? | crores? | mio | mrd | grand | kk
+    | tenths? | hundredths? | thousandths? | millionths? | billionths?
     | mi?ll?n? | bi?ll?n? | tri?ll?n? | [mbt]n
 """
 
-DENIAL = rf"(?:{any_of(DENIED)} | n['’]t(?!\p{{L}}) | [不非])"
+DENIAL = rf"(?:{any_of(DENIED)} | n['’]t(?!\p{{L}}) | {DENYING})"
 SIGN_WORDS = any_of(f"{_MINUS}|plus|positive")
+FILLER = any_of(  # between a sign and its number
+    "about|around|approximately|roughly|exactly|number|the|usd|eur|gbp|jpy|cny|inr|chf"
+)
 COPULA = regex.compile(any_of("is|are|was|be|equals?|gives|of|to|by|est|ist|es") + "$", FLAGS)
 CHANGED_BEFORE = regex.compile(
     rf"""
     {DENIAL} | {any_of(_LIMITS)}
-    | {any_of(f"{_FUNCTIONS}|{_SHARES}|{_BOUNDS}|{_MINUS}|plus|times|by")}
+    | {any_of(f"{_FUNCTIONS}|{_SHARES}|{_BOUNDS}|{_MINUS}|{_COUNTS}|plus|times|by|point|no|non")}
       (?:_\w+)? (?:\s+of)? (?:\s+the)? [\s({{\[]*$
     """,
     FLAGS,
 )
+RAISED = any_of("squared|cubed|factorial|doubled|halved")
 CHANGED_AFTER = regex.compile(rf"{DENIAL} | {any_of(f'{_PARTS}|{_APPLIED}')}", FLAGS)
 SCALED = regex.compile(
-    rf"[\s)}}\]-]*(?:{any_of(_SCALES)} | 千(?![克米瓦卡]) | [十百万萬亿億兆만억])", FLAGS
+    rf"[\s)}}\]-]*(?:{any_of(_SCALES)} | 千(?![克米瓦卡]) | [十百万萬亿億兆만억倍折成打])", FLAGS
 )
