@@ -18,7 +18,7 @@ from .words import CHANGED_BEFORE, DENIAL, FLAGS, SCALED
 
 LONGEST = 1000  # characters of a formula; what is longer is none
 _DEEPEST = 10  # brackets inside each other; reading takes exponential time in them
-_NEAR = 100  # characters before an answer that may belong to it
+_NEAR = 100  # characters on each side of an answer that may belong to it
 _ANCHORS = 8  # how many times "answer" is looked at, from the end
 
 
@@ -83,9 +83,9 @@ def _with_attached(text: str, start: int, end: int) -> Span | None:
     box = _OPENING.search(text, max(0, start - _NEAR), start)
     first, last = (box.start(), end + text.startswith("}", end)) if box else (start, end)
     before = text[max(0, first - _NEAR) : first]
-    if _PART_BEFORE.search(before) or _PART_AFTER.match(text, last):
+    if _PART_BEFORE.search(before) or _PART_AFTER.match(text, last, last + _NEAR):
         return None
-    sign, more = _SIGN.search(before), _MORE.match(text, last)
+    sign, more = _SIGN.search(before), _MORE.match(text, last, last + _NEAR)
     if not (sign or more):
         return start, end
     return first - len(sign[0]) if sign else first, more.end() if more else last
