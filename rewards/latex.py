@@ -14,9 +14,11 @@ import regex
 
 from .extraction import Extract, Span, boxes_of, with_operators
 from .quantities import CHANGING
+from .words import CHANGED_BEFORE, DENIAL, FLAGS, SCALED
 
 LONGEST = 1000  # characters of a formula; what is longer is none
 _DEEPEST = 10  # brackets inside each other; reading takes exponential time in them
+_NEAR = 100  # characters on each side of an answer that may belong to it
 _ANCHORS = 8  # how many times "answer" is looked at, from the end
 
 
@@ -28,7 +30,9 @@ class Stated(Extract):
     is no answer. Of several boxes the last counts, those before it only where "and", "or" or a
     comma is all that parts them; where it never closes there is no answer. Said to be the answer is
     what follows the last "answer" (or 答案): a formula in delimiters within 50 characters of the
-    same sentence, or after "is", ":" or "=" the rest of the sentence.
+    same sentence, or after "is", ":" or "=" the rest of the sentence. A sign, a power, a percent
+    sign or a scale ("million") at it belongs to it; where it is part of a larger formula, doubted
+    ("5?") or denied ("not $5$"), there is no answer.
 
     Example:
         >>> text = r"<think>\boxed{7}</think> The answer is $x = 4$ or $x = 5$."
@@ -44,7 +48,7 @@ class Stated(Extract):
         if text.find("<think>", start) < 0:
             text = text[start:]
             found = _last_boxes(text) if _BOX.search(text) else _said(text)
-            if found is not None:
+            if found := found and _with_attached(text, *found):
                 yield start + found[0], start + found[1]
 
 
@@ -69,14 +73,68 @@ def _said(text: str) -> Span | None:
             return None
         for pattern in (_FORMULA, _SENTENCE):
             if found := pattern.match(text, end):
-                return found.span("answer")
+                between = _HARMLESS.sub("", text[end : found.start("answer")])
+                return None if CHANGED_BEFORE.search(between) else found.span("answer")
     return None
+
+
+def _with_attached(text: str, start: int, end: int) -> Span | None:
+    """Return an answer with what is attached to it; None if it is a part of something else."""
+    box = _OPENING.search(text, max(0, start - _NEAR), start)
+    first, last = (box.start(), end + text.startswith("}", end)) if box else (start, end)
+    before = text[max(0, first - _NEAR) : first]
+    if _PART_BEFORE.search(before) or _PART_AFTER.match(text, last, last + _NEAR):
+        return None
+    sign, more = _SIGN.search(before), _MORE.match(text, last, last + _NEAR)
+    if not (sign or more):
+        return start, end
+    return first - len(sign[0]) if sign else first, more.end() if more else last
 
 
 _BOX = re.compile(r"\\(?:boxed|fbox)(?![a-zA-Z])")
 _BARE = re.compile(r"\\boxed\s+([^\s{}\\$]+)")
 _BETWEEN_BOXES = re.compile(
     r"\}?[\s$]*(?:[,;]|,?\s*(?:and|or|\\text\s*\{\s*(?:and|or)\s*\}))[\s$]*\\(?:boxed|fbox)\s*\{?"
+)
+_OPENING = re.compile(r"\\(?:boxed|fbox)\s*\{?\s*$")
+_GAP = r"(?:[\s$~] | \\[,;:!()\[\] ] | \\left\b)*"
+_BESIDE = r"(?:[ $~] | \\[,;:!)\] ])*+"
+_SIGN = regex.compile(
+    rf"""
+    (?: (?<![-\w)}}]) [-−] [$]? | (?<=(?:[=($]|\\[(\[])\s*) [-−] {_GAP}
+    | (?:\\pm|\\mp|(?<!\w)(?:minus|negative)) {_GAP} ) $
+    """,
+    FLAGS,
+)
+_HARMLESS = regex.compile(rf"{_SIGN.pattern} | (?<!(?:multiplied|divided)\s)\bby\s*$", FLAGS)
+_OPERAND = r"(?:[\d)}%] | (?<![\p{L}<\\/])\p{L})"
+_PART_BEFORE = regex.compile(
+    rf"""
+    (?: {_OPERAND} \s? [-−+*/<>≤≥≠] {_GAP} [{{(]?
+    | \\(?:ne|neq|lt|gt|leq?|geq?|[lg]eqslant|times|cdot|div|sqrt|not|not\s*=|[dtc]?frac|binom
+        |bmod|log|ln|sin|cos|tan) (?:\[\w*\])? {_GAP} [{{(]?
+    | \\[dtc]?frac \s* \{{(?:[^{{}}]|\{{[^{{}}]*\}})*\}} \s* \{{ \s*
+    | \^ \s* \{{? | {_OPERAND}_\{{? | \d | (?<![\p{{L}}\\])\p{{L}}\(? | -\s*\(
+    | {DENIAL} {_GAP} | \b anything \s+ but {_GAP} ) $
+    """,
+    FLAGS,
+)
+_PART_AFTER = regex.compile(
+    rf"""
+    \.?\d
+    | {_BESIDE} (?: [*_]*\? | [-+*/<>] \s? (?=[\d\\(]) | [≤≥≠]
+        | \\(?:times|cdot|div|pm|mp|ne|neq|lt|gt|leq?|geq?|sqrt|[dtc]?frac|pi|not|[bp]?mod)\b
+        | (?:is|was) \s+ (?:not|wrong|incorrect|false)\b | (?:is|was)n['’]t\b )
+    """,
+    FLAGS,
+)
+_MORE = regex.compile(
+    rf"""
+    {_BESIDE} (?: \\?% | \^\s*(?:\{{[^{{}}]{{0,50}}\}}|\\circ|\w) | !(?=\s*[$\\]) | _\{{?\d+\}}?
+        | percent\b | (?!\s*\n) (?:\\text\s*\{{\s*)? {SCALED.pattern} (?:\s*\}})? )
+    | \p{{L}}{{1,2}}(?!\p{{L}})
+    """,
+    FLAGS,
 )
 _DELIMITED = rf"""(?:
     \$\$ [^$]{{1,{LONGEST}}}+ \$\$
@@ -93,7 +151,7 @@ _FORMULA = re.compile(
 )
 _SENTENCE = re.compile(
     r"""
-    (?:answer|答案) [\s*_]* (?:is|are|[:=：]|是|为) (?:[\s*_:：]|is\b)*
+    (?:answer|答案) [\s*_]* (?: (?:is|are|[:=：]|是|为) (?:[\s*_:：]|is\b)* | (?<=\*\*)\s*\n\s* )
     (?P<answer>[^\s.。] [^\n]{0,100}?) (?=[*_]*\s*(?:$|\n|[.!?](?=\s|[*_]|$)|。|</?\w))
     """,
     re.VERBOSE | re.IGNORECASE,
@@ -128,7 +186,8 @@ def plain_latex(text: str) -> str | None:
     if _WORDS.fullmatch(text):
         return rf"\text{{{text.lower()}}}"
     bare = _COMMAND.sub("#", _TEXT.sub("#", text))
-    return None if not text or _NUMBERS.search(bare) or _PROSE.search(bare) else text
+    refused = any(pattern.search(bare) for pattern in (_NUMBERS, _PROSE, _MALFORMED))
+    return None if not text or refused else text
 
 
 def _depth(text: str) -> int:
@@ -182,33 +241,56 @@ _PROSE = re.compile(
     """,
     re.VERBOSE,
 )
+_MALFORMED = re.compile(r"^\[[^\[\],;#]*\]$|^[*_/^]|--|\+\+|[_^*/+-]$")
 _SHORT = "cm|mm|dm|km|kg|mg|ml|mL|ft|lb|mph"
 _NAMED = (
     rf"(?:(?:square|sq|cubic|cu)\.? )?(?:[A-Za-z]{{4,}}|{_SHORT})"
     r"(?: ?/ ?[A-Za-z]+| per [A-Za-z]+)?"
 )
 _SCALE = re.compile(
-    r"\s?(?:\\text\s*\{\s*)?\b(thousand|million|billion|trillion)\b(?:\s*\})?", re.IGNORECASE
+    r"\s?(?:\\text\s*\{\s*)?\b(hundred|thousand|million|billion|trillion)\b(?:\s*\})?",
+    re.IGNORECASE,
 )
-_SCALES = {"thousand": 3, "million": 6, "billion": 9, "trillion": 12}
+_SCALES = {"hundred": 2, "thousand": 3, "million": 6, "billion": 9, "trillion": 12}
 
 
 def _scaled(match: re.Match[str]) -> str:
     return rf"\times 10^{{{_SCALES[match[1].lower()]}}}"
 
 
+def _unboxed(match: Any) -> str:
+    """Return what is in a box; a sum in brackets, for what is attached to it."""
+    return f" ({match[2]}) " if _SUM.fullmatch(match[2]) else f" {match[2]} "
+
+
+_SUM = re.compile(r"[^=<>,\\]*[^=<>,\s][-+][^=<>,\\]*")
+
+
+def _repeating(match: re.Match[str]) -> str:
+    r"""Return 0.1\overline{6} as a fraction, (16 - 1) / 90."""
+    first, again = match[1] + match[2], match[3]
+    above = int(first + again) - int(first or 0)
+    return rf"\frac{{{above}}}{{{'9' * len(again)}{'0' * len(match[2])}}}"
+
+
 _STEPS: list[tuple[Any, Any]] = [  # patterns, and what takes the place of what they match
     (_BETWEEN_BOXES, ", "),
     (
         regex.compile(r"\\(?:boxed|fbox)\s*(?P<braces>\{((?:[^{}]++|(?&braces))*+)\})"),
-        r" \2 ",
+        _unboxed,
     ),
     (re.compile(r"\\(?:boxed|fbox)(?![a-zA-Z])"), " "),
     (re.compile(r"\\?\$|(?<!\\)\\[()\[\]]|`|[€£¥₹]"), " "),  # delimiters and currencies
     (re.compile(r"\{,\}|,\\!|\\!|\\displaystyle(?![a-zA-Z])"), ""),
     (re.compile(r"(?<!\\)\\[,:; ]|~|\\q?quad(?![a-zA-Z])|\s+"), " "),
     (re.compile(r" +"), " "),
-    (re.compile(r"^[\s*_]+|[\s*_.,;]+$"), ""),
+    (re.compile(r"^\s+|[\s.,;]+$"), ""),
+    (re.compile(r"^([*_]{1,3})(?![\s*_])(.*[^\s*_])\1$", re.DOTALL), r"\2"),
+    (re.compile(r"^\s+|[\s.,;]+$"), ""),
+    (re.compile(r" (?=[_^!%]|\\%)"), ""),
+    (re.compile(r"(\d*)\.(\d*)\\overline\s*\{([0-9]+)\}"), _repeating),
+    (re.compile(r"(?<!\\)%"), r"\\%"),
+    (re.compile(r"\b(?:minus|negative) (?=[\d\\(.])", re.IGNORECASE), "-"),
     (re.compile(r"(?<=[\w)])\*\*(?=[\w(-])"), "^"),
     (re.compile(r"(?<![\d.,}])\d{1,3}(?: \d{3})+(?![\d])"), lambda m: m[0].replace(" ", "")),
     (re.compile(r"(?<![\w.])(\d+(?:\.\d+)?)[eE]([+-]?\d+)(?![\w.])"), r"\1\\times 10^{\2}"),

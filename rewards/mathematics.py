@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from .answers import AnswerReward
-from .contract import Completion, LogMetric
+from .contract import Completion, LogMetric, listed
 from .extraction import AfterMarker, Extract, Span, WholeText
 from .guard import Guarded, Policy
 from .latex import Stated, plain_latex
@@ -56,17 +56,20 @@ class MathAnswer(Guarded):
 
     Raises:
         ImportError: if math-verify is not installed.
+        TypeError: if the column is no text; (when called) if the completions are no list.
         ValueError: (when called) if the column is missing, with the columns there are.
 
     Degenerate cases: an answer of more than 1,000 characters, or with more than 10 brackets inside
     each other, is wrong, as such a gold is none. A number of another base is that and no other
-    (4210_5 is not 555). Words are compared as they are written, without case.
+    (4210_5 is not 555). Words are compared as they are written, without case; letters alone are a
+    word, unless they are small and without a vowel (xy is yx). Text after a number that is no known
+    unit makes it wrong where the gold has no unit (5 dozen is not 5).
 
     How it can be hacked: by the question itself, where it is equal to its answer (2 + 2 for 4);
-    50 and 0.5 are right for 50%, 5 for 5 m, {1, 2} for (1, 2); numbers within the tolerance; and by
-    formulas that take too long, if a timeout earned more than a wrong answer. In a completion that
-    the template began with `<think>`, a cut-off thought is not known to be one;
-    `extract=AfterThought(Stated())` asks for its end.
+    50 and 0.5 are right for 50% (50% is not for 50), 5 for 5 m, {1, 2} for (1, 2); numbers within
+    the tolerance; and by formulas that take too long, if a timeout earned more than a wrong
+    answer. In a completion that the template began with `<think>`, a cut-off thought is not
+    known to be one; `extract=AfterThought(Stated())` asks for its end.
 
     Example:
         >>> reward = MathAnswer(timeout=30)
@@ -96,6 +99,11 @@ class MathAnswer(Guarded):
                 "math-verify is not installed, and MathAnswer compares by it; "
                 "pip install 'grpo-credit[math]'"
             )
+        if not isinstance(column, str):
+            raise TypeError(
+                f"column is {column!r:.80}, expected the name of the column with the right "
+                "answers; write extract=… for where the answer is."
+            )
         super().__init__(
             _Verifier(extract or Stated(), column, name),
             timeout=timeout,
@@ -114,6 +122,7 @@ class MathAnswer(Guarded):
         **columns: Any,
     ) -> list[float | None]:
         """Score completions; see the class."""
+        listed(self.__name__, "completions", completions)
         scores = super().__call__(completions, log_metric=log_metric, **columns)
         if log_metric is not None and self.last is not None and scores:
             failed = (self.on_timeout, self.last.timeouts), (self.on_error, self.last.errors)
@@ -172,15 +181,21 @@ def _equal(gold: str, answer: str) -> bool:
     gold, gold_unit = split_unit(gold, bare=unit is not None)
     if gold_unit and not unit:
         answer, unit = split_unit(answer, bare=True)
+    if r"\%" not in gold:
+        answer = answer.replace(r"\%", "/100")
     golds, places = _right(gold)
     answers = _values(answer) or _values(answer.rpartition("=")[2])
+    if unit and not gold_unit and not unit.known:
+        return False
+    if gold.isalpha() and answer.isalpha() and not _PRODUCT.fullmatch(gold):
+        return gold.casefold() == answer.casefold()
     if gold_unit and unit and gold_unit != unit:
         if gold_unit.dimension != unit.dimension:
             return False
         golds = [value * gold_unit.factor / unit.factor for value in golds]
     return verify(
         golds,
-        [value for value in answers if _is_true(value)],
+        [value for value in answers if _is_true(value)] if _agree(answer) else [],
         float_rounding=places,
         numeric_precision=places + 9,
         allow_set_relation_comp=True,
@@ -218,6 +233,7 @@ def _value(latex: str) -> Any:
     return None if value.has(nan, zoo) else value
 
 
+_PRODUCT = re.compile(r"[b-df-hj-np-tv-z]+")  # small letters without a vowel are no word
 _NUMBER = re.compile(r"-?[0-9]+(?P<places>\.[0-9]+)?")
 
 
@@ -235,6 +251,16 @@ def _numbers(value: Any) -> Iterator[Any]:
     else:
         for part in value.flat() if hasattr(value, "flat") else getattr(value, "args", ()):
             yield from _numbers(part)
+
+
+def _agree(answer: str) -> bool:
+    """Return whether the numbers in a chain of equations (1 = x = 7) are the same."""
+    sides = answer.split("=")
+    if len(sides) < 3:
+        return True
+    values = [value for side in sides if (value := _value(side.strip())) is not None]
+    numbers = [value for value in values if getattr(value, "is_number", False)]
+    return all(number.equals(numbers[0]) for number in numbers)
 
 
 def _is_true(value: Any) -> bool:

@@ -186,6 +186,7 @@ FOUND = [
     ("答案是 $2$", "$2$"), ("答案：2。", "2"), ("The answer is x + 1. I hope so.", "x + 1"),
     ("the answer is $1$ and $2$, since $y=3$", "$1$ and $2$"), ("answer:\n$$4$$", "$$4$$"),
     ("The answer is 3. No, the answer is 4.", "4"), ("is 4 the answer? Yes", None),
+    ("**Final Answer**\n\n5", "5"),
     (r"\boxed{7} and, some lines later, \boxed{42}", "42"), (r"so \fbox{2}", "2"),
     (r"so \boxed 2", "2"), (r"$\boxed{\frac{1}{2}}$. The answer is $3$", r"\frac{1}{2}"),
     (r"\boxed{42} then \boxed{7", None), (r"\boxed{", None), (r"we get $42$", None),
@@ -223,6 +224,46 @@ def test_another_extractor_says_where_the_answer_is():
         reward.close()
 
 
+ATTACHED = [  # text, gold, score
+    (r"$-\boxed{5}$", "-5", 1), (r"$-\boxed{5}$", "5", 0), (r"$-\boxed{x+1}$", "-x-1", 1),
+    (r"$= - \boxed{5}$", "-5", 1), (r"negative \boxed{5}", "-5", 1), (r"$\boxed{5}\%$", "5", 0),
+    (r"\boxed{5}\%", r"5\%", 1), (r"$\boxed{5}^2$", "25", 1), (r"$\boxed{5}^2$", "5", 0),
+    (r"$\frac{1}{\boxed{5}}$", "5", 0), (r"$x\ne\boxed{5}$", "5", 0), (r"$2 + \boxed{5}$", "5", 0),
+    (r"\boxed{5} million", "5", 0), (r"\boxed{5} million", "5000000", 1),
+    (r"\sqrt{\boxed{5}}", "5", 0),
+    (r"$\boxed{5} + 1$", "5", 0), (r"$3\boxed{5}$", "5", 0), (r"not \boxed{5}", "5", 0),
+    (r"$\boxed{101}_2$", "101_2", 1), (r"is it \boxed{5}?", "5", 0), (r"$\boxed{5}!$", "5", 0),
+    ("The answer is not $5$.", "5", 0), ("The answer isn't $5$.", "5", 0),
+    ("The answer is anything but $5$.", "5", 0), ("The answer is minus $5$.", "-5", 1),
+    ("The answer is -$5$.", "-5", 1), ("The answer is -$5$.", "5", 0),
+    ("The answer is minus $5$.", "5", 0), ("The answer is less than $5$.", "5", 0),
+    ("The answer is 5? No, 7.", "5", 0), ("The answer is $5$? No, 7.", "5", 0),
+    ("The answer is $5$ million.", "5", 0), ("The answer $5$ is wrong.", "5", 0),
+    *((text, "5", 1) for text in (  # what is beside it is no part of it
+        r"- \boxed{5}", r"**Answer:** **\boxed{5}**", r"<answer>\boxed{5}</answer>",
+        r"$x = \boxed{5}$",
+        r"so $2 + 3 = \boxed{5}$.", r"Answer - \boxed{5}", r"a</think>\boxed{5}",
+        "> \\boxed{5}\n\n2.",
+        r"\begin{aligned} x &= 2 + 3 \\ &= \boxed{5} \end{aligned}", r"\(\therefore\boxed{5}\)",
+        r"\text{The answer is } \boxed{5}", r"\boxed{5}!", r"$\boxed{5} = 2 + 3$",
+        r"<b>\boxed{5}</b>",
+        r"1. \boxed{5}", r"=> \boxed{5}", "The answer is given by $5$.", r"\boxed{5} apples",
+        "\\[\n\\boxed{5}\n\\]\n- done", r"**\boxed{5}** - 3 fewer", r"{\color{red}\boxed{5}}",
+    )),
+]  # fmt: skip
+
+
+def test_what_is_attached_to_an_answer_is_read_with_it_or_makes_it_none(reward):
+    texts, golds, _ = zip(*ATTACHED, strict=True)
+    scored = [
+        (*pair, score)
+        for *pair, score in zip(
+            texts, golds, reward(list(texts), solution=list(golds)), strict=True
+        )
+    ]
+    assert scored == ATTACHED
+
+
 @pytest.mark.parametrize(
     "piece", ["\\boxed{", "\\[", "\\(", "$", "x=", "answer \\[", "<think>", "答案\\("]
 )
@@ -243,8 +284,11 @@ EQUAL = [  # answer, gold
     (r"x \in [3,\infty)", r"x \ge 3"), ("m+n=256+37=293", "293"), ("50 percent", r"50\%"),
     (r"x=3 \text{ or } x=-3", r"x=\pm 3"), (r"\mathbf{42}", "42"), ("3 hours", r"3\text{ hours}"),
     (r"180\text{ minutes}", r"3\text{ hours}"), ("5cm", r"5\text{ cm}"), ("5 apples", "5"),
-    (r"5\text{ meters}", r"5\text{ m}"), ("yes", "Yes"), ("5", r"5\text{ m}"), ("bac", "abc"),
+    (r"5\text{ meters}", r"5\text{ m}"), ("yes", "Yes"), ("5", r"5\text{ m}"), ("yx", "xy"),
     (r"\log_2 8", "3"), ("x**2", "x^2"), ("sqrt(2)", r"\sqrt2"),
+    ("minus 5", "-5"), ("5 hundred", "500"), (r"8\pi \text{ square units}", r"8\pi"), ("*5*", "5"),
+    (r"5\text{ km/h}", "5"), ("ABC", "ABC"), ("1+1=x=2", "2"),
+    (r"0.\overline{3}", r"\frac13"), (r"2.1\overline{6}", r"\frac{13}{6}"), (r"50\%", "0.5"),
 ]  # fmt: skip
 UNEQUAL = [
     ("0.0", r"1.6\times 10^{-19}"), (r"9\times 10^{-31}", r"6.6\times 10^{-34}"), ("3 4", "7"),
@@ -258,6 +302,13 @@ UNEQUAL = [
     (r"1,2,\ldots,10", "1,2,10"), ("1=2", "2"), ("0=1=2=3", "3"), ("x=1=2", "2"), ("42_5", "42"),
     ("42 million", "42"), ("5 or more", "5"), (r"42\text{ squared}", "42"), ("42 squared", "42"),
     (r"42\text{ or more}", "42"), ("not 42", "42"), ("42, 43", "42"), ("eulb", "blue"),
+    ("no", "on"), (r"50\%", "50"), ("5%", "5"),
+    ("act", "cat"), ("CBA", "ABC"), ("act", r"\text{cat}"), ("1=x=7", "7"),
+    ("--5", "5"), ("5_", "5"), ("*5", "5"), ("[5]", "5"), ("5 incorrect", "5"),
+    *((rf"5\text{{ {words}}}", "5") for words in (
+        "hundred", "dozen", "thousandths", "halves", "k", "negative", "below zero", "is wrong",
+        "plus one", "base two", "over seven", "pi",
+    )), (r"5\,\mathrm{i}", "5"),
 ]  # fmt: skip
 
 
@@ -323,6 +374,13 @@ def test_the_column_can_be_named():
     with pytest.raises(ValueError, match="'math_answer' needs the column 'answer'; the data have"):
         named([r"\boxed{3}"], solution=["3"])
     named.close()
+
+
+def test_a_wrong_argument_is_refused_by_its_name(reward):
+    with pytest.raises(TypeError, match=r"column is InTag\(.*extract="):
+        MathAnswer(InTag())
+    with pytest.raises(TypeError, match="completions of reward 'math_answer' is 'abc', expected"):
+        reward("abc", solution=[1, 2, 3])
 
 
 POISON = [  # gold, completion
