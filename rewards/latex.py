@@ -12,7 +12,7 @@ from typing import Any
 
 import regex
 
-from .extraction import Extract, Span, boxes_of, with_operators
+from .extraction import Extract, Span, boxes_of
 from .quantities import CHANGING
 from .words import CHANGED_BEFORE, DENIAL, FLAGS, SCALED
 
@@ -61,7 +61,7 @@ def _last_boxes(text: str) -> Span | None:
     start, end = boxes.pop()
     while boxes and _BETWEEN_BOXES.fullmatch(text, boxes[-1][1], start):
         start, _ = boxes.pop()
-    return with_operators(text, start, end)
+    return start, end
 
 
 def _said(text: str) -> Span | None:

@@ -66,7 +66,7 @@ class MathAnswer(Guarded):
     unit makes it wrong where the gold has no unit (5 dozen is not 5).
 
     How it can be hacked: by the question itself, where it is equal to its answer (2 + 2 for 4);
-    50 and 0.5 are right for 50% (50% is not for 50), 5 for 5 m, {1, 2} for (1, 2); numbers within
+    50 and 0.5 are right for 50%, and 50% for 50, 5 for 5 m, {1, 2} for (1, 2); numbers within
     the tolerance; and by formulas that take too long, if a timeout earned more than a wrong
     answer. In a completion that the template began with `<think>`, a cut-off thought is not
     known to be one; `extract=AfterThought(Stated())` asks for its end.
@@ -181,8 +181,6 @@ def _equal(gold: str, answer: str) -> bool:
     gold, gold_unit = split_unit(gold, bare=unit is not None)
     if gold_unit and not unit:
         answer, unit = split_unit(answer, bare=True)
-    if r"\%" not in gold:
-        answer = answer.replace(r"\%", "/100")
     golds, places = _right(gold)
     answers = _values(answer) or _values(answer.rpartition("=")[2])
     if unit and not gold_unit and not unit.known:
