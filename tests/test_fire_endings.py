@@ -66,6 +66,7 @@ def recipe_in(folder, options, *struck):
             sys.stdout, sys.stderr = os.fdopen(1, "w"), os.fdopen(2, "w")
             sys.modules["__main__"].__file__ = str(RECIPE)
             signal.signal(signal.SIGINT, signal.default_int_handler)
+            signal.signal(signal.SIGHUP, signal.SIG_DFL)  # which nohup ignores
             if struck:
                 strike(*struck)
             code = training.run_recipe(load_recipe(RECIPE), options)
