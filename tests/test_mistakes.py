@@ -67,7 +67,7 @@ def test_an_error_of_our_own_that_nobody_wrote_has_a_place(capsys):
 
     line = told(capsys, lambda: names_option(["--config", "\0"], "a"))
     assert "ValueError: embedded null byte (raised at " in line
-    assert "grpo_credit/run/commandline.py:" in line
+    assert "grpo_credit/run/" in line
 
 
 def test_a_recipes_own_words_need_no_place_and_its_accidents_do(tmp_path, capsys):
