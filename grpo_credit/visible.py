@@ -23,7 +23,7 @@ def in_line(value: Any) -> str:
     r"""Write a path, or anything else that comes from outside, as part of one line.
 
     Example:
-        >>> in_line(Path("runs/a\x1b[1m\nb"))
+        >>> in_line("runs/a\x1b[1m\nb")
         'runs/a␛[1m␊b'
     """
     return "".join("␊" if char == "\n" else _symbol(char) for char in str(value))
