@@ -107,35 +107,35 @@ _FOLDED = str.maketrans(
     | {"٪": "%"}
 )
 _WHOLE = r"\{\s*([+-]?[0-9][0-9.,]*)\s*\}|([0-9])"
-_LATEX = [
-    (regex.compile(pattern), replacement)
-    for pattern, replacement in [
-        (r"\{,\}", ","),
-        (r"\\!", ""),
-        (r"\\[,;:> ]", " "),
-        (r"\\q?quad(?!\p{L})", "  "),
-        (r"\\([%$#&])", r"\1"),
-        (r"\\(?:times|cdot|ast)(?!\p{L})", "*"),
-        (r"\^\s*\{?\s*\\circ\s*\}?|\\degree(?!\p{L})", "°"),
-        (r"\\(?:approx|simeq|cong)(?!\p{L})", "="),
-        (r"\\(?:therefore|implies|(?:[Ll]ong)?[Rr]ightarrow|to)(?!\p{L})", ":"),
-        (r"\\(?:left\s*\||lvert(?!\p{L}))\s*", "|"),
-        (r"\s*\\(?:right\s*\||rvert(?!\p{L}))", "|"),
-        (r"\\(?:left|right|[bB]igg?[lr]?|displaystyle|textstyle)(?!\p{L})", ""),
-        (rf"\\[dtc]?frac\s*(?:{_WHOLE})\s*(?:{_WHOLE})", r"  \1\2/\3\4  "),
-    ]
-]
+
+
+def _replacing(*pairs: tuple[str, str]) -> list[tuple[Any, str]]:
+    return [(regex.compile(pattern), replacement) for pattern, replacement in pairs]
+
+
+_LATEX = _replacing(
+    (r"\{,\}", ","),
+    (r"\\!", ""),
+    (r"\\[,;:> ]", " "),
+    (r"\\q?quad(?!\p{L})", "  "),
+    (r"\\([%$#&])", r"\1"),
+    (r"\\(?:times|cdot|ast)(?!\p{L})", "*"),
+    (r"\^\s*\{?\s*\\circ\s*\}?|\\degree(?!\p{L})", "°"),
+    (r"\\(?:approx|simeq|cong)(?!\p{L})", "="),
+    (r"\\(?:therefore|implies|(?:[Ll]ong)?[Rr]ightarrow|to)(?!\p{L})", ":"),
+    (r"\\(?:left\s*\||lvert(?!\p{L}))\s*", "|"),
+    (r"\s*\\(?:right\s*\||rvert(?!\p{L}))", "|"),
+    (r"\\(?:left|right|[bB]igg?[lr]?|displaystyle|textstyle)(?!\p{L})", ""),
+    (rf"\\[dtc]?frac\s*(?:{_WHOLE})\s*(?:{_WHOLE})", r"  \1\2/\3\4  "),
+)
 _MILLIONS = regex.compile(r"[0-9][0-9.,]*[\s*]*[mt](?!\p{L})", regex.IGNORECASE)
 _CURRENCY = regex.compile("[€£¥₹]")
-_SYMBOLS = [
-    (regex.compile(pattern), replacement)
-    for pattern, replacement in [
-        (r"[!<>]=|=[<]|≠|≤|≥", "≠"),
-        (r"[=-]>|[→⇒⟹⟶]", ":"),
-        (r":=|={2,}|[≈≃≅≒]", "="),
-        (r"~", " "),
-    ]
-]
+_SYMBOLS = _replacing(
+    (r"[!<>]=|=[<]|≠|≤|≥", "≠"),
+    (r"[=-]>|[→⇒⟹⟶]", ":"),
+    (r":=|={2,}|[≈≃≅≒]", "="),
+    (r"~", " "),
+)
 _UNIT_POWER = regex.compile(
     r"(?<![0-9.][eE])(?<=\p{L})\^\s?(?:\{\s?-?[1-9]\s?\}|-?[1-9](?![0-9]))"  # not in 2e^3
 )

@@ -1,16 +1,33 @@
 """A synthetic study, as a runner and its recipes leave it."""
 
 import json
+import shutil
 
 import numpy as np
 import pandas as pd
 import saved_helpers
 
 from grpo_credit.saved import save_rollouts
+from grpo_credit.study.collect import collect
 
 METRIC = "format rate (sampled)"
 CREDITS = ("uniform", "seq", "length")
 STEPS = (1, 2, 3, 4)
+
+
+def collected(out, *args, **options):
+    """Make a study, and the data of its report."""
+    make_study(out, *args, **options)
+    collect(out)
+    return out
+
+
+def copied(study, out):
+    """Copy the data of a report to a place where they may be damaged."""
+    out.mkdir()
+    for path in study.glob("*.*"):
+        shutil.copy(path, out)
+    return out
 
 
 def make_study(

@@ -17,6 +17,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import study_helpers
 from fire_helpers import damaged, holds, mutations, saved_run
 from study_helpers import make_study
 
@@ -212,20 +213,13 @@ def test_no_column_of_rollouts_breaks_show(rollouts_file, tmp_path):
 
 @pytest.fixture(scope="module")
 def study(tmp_path_factory):
-    out = make_study(
-        tmp_path_factory.mktemp("fire") / "study", ("uniform", "seq"), (0, 1),
-        states={("seq", 1): "failed"},
-    )  # fmt: skip
-    collect(out)
-    return out
+    out, credits = tmp_path_factory.mktemp("fire") / "study", ("uniform", "seq")
+    return study_helpers.collected(out, credits, (0, 1), states={("seq", 1): "failed"})
 
 
 @pytest.fixture
 def collected(study, tmp_path):
-    (tmp_path / "study").mkdir()
-    for path in study.glob("*.*"):
-        shutil.copy(path, tmp_path / "study")
-    return tmp_path / "study"
+    return study_helpers.copied(study, tmp_path / "study")
 
 
 def read_page(folder):

@@ -10,9 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from datasets import Dataset
-from harness import TOKENIZER, policy
-from test_recipe import PATTERN, RECIPE, SHORT, flags
+from test_recipe import PATTERN, RECIPE, SHORT, flags, user_folder
 
 from grpo_credit.cli import main
 from grpo_credit.run import callbacks, evaluation, manifest, recipe, summary, training, wrapper
@@ -28,13 +26,7 @@ BEGUN = "nothing was begun"
 
 @pytest.fixture(scope="module")
 def own(tmp_path_factory):
-    """A user's folder: a model and prompts."""
-    folder = tmp_path_factory.mktemp("user")
-    policy().save_pretrained(folder / "model")
-    TOKENIZER.save_pretrained(folder / "model")
-    rows = [{"prompt": f"{i}+{i}=", "answer": str(2 * i)} for i in range(40)]
-    Dataset.from_list(rows).to_json(folder / "data.jsonl")
-    return folder
+    return user_folder(tmp_path_factory.mktemp("user"))
 
 
 def command(**more):

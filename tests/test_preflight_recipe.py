@@ -5,10 +5,9 @@ import json
 
 import pytest
 import yaml
-from datasets import Dataset
-from harness import TOKENIZER, policy
+from harness import policy
 from rich.console import Console
-from test_recipe import PATTERN, RECIPE, SHORT, flags
+from test_recipe import PATTERN, RECIPE, SHORT, flags, user_folder
 from transformers import TrainerControl, TrainerState
 
 from grpo_credit.cli import main
@@ -22,13 +21,7 @@ from grpo_credit.userfile import load_recipe
 
 @pytest.fixture(scope="module")
 def own(tmp_path_factory):
-    """A user's folder: a model and prompts."""
-    folder = tmp_path_factory.mktemp("user")
-    policy().save_pretrained(folder / "model")
-    TOKENIZER.save_pretrained(folder / "model")
-    rows = [{"prompt": f"{i}+{i}=", "answer": str(2 * i)} for i in range(40)]
-    Dataset.from_list(rows).to_json(folder / "data.jsonl")
-    return folder
+    return user_folder(tmp_path_factory.mktemp("user"))
 
 
 def command(**more):

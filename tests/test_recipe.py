@@ -46,6 +46,17 @@ def recipe(folder, *options):
     return process.returncode, out, err
 
 
+ROWS = [{"prompt": f"{i}+{i}=", "answer": str(2 * i)} for i in range(40)]
+
+
+def user_folder(folder):
+    """Make what a user has: a model and prompts."""
+    policy().save_pretrained(folder / "model")
+    TOKENIZER.save_pretrained(folder / "model")
+    Dataset.from_list(ROWS).to_json(folder / "data.jsonl")
+    return folder
+
+
 def flags(settings):
     return [f"--{name}={value}" for name, value in settings.items()]
 
@@ -53,13 +64,9 @@ def flags(settings):
 @pytest.fixture(scope="module")
 def own(tmp_path_factory):
     """A user's folder: a model, a data set, a rule and a YAML file."""
-    folder = tmp_path_factory.mktemp("user")
-    policy().save_pretrained(folder / "model")
-    TOKENIZER.save_pretrained(folder / "model")
-    rows = [{"prompt": f"{i}+{i}=", "answer": str(2 * i)} for i in range(40)]
-    Dataset.from_list(rows).save_to_disk(str(folder / "data"))
-    Dataset.from_list(rows).to_json(folder / "data.jsonl")
-    chat = [{"prompt": [{"role": "user", "content": row["prompt"]}]} for row in rows]
+    folder = user_folder(tmp_path_factory.mktemp("user"))
+    Dataset.from_list(ROWS).save_to_disk(str(folder / "data"))
+    chat = [{"prompt": [{"role": "user", "content": row["prompt"]}]} for row in ROWS]
     Dataset.from_list(chat).to_json(folder / "chat.jsonl")
     Dataset.from_list([{"question": "1+1="}]).save_to_disk(str(folder / "wrong_column"))
     (folder / "my_rules.py").write_text(HALF)

@@ -16,7 +16,7 @@ import pyarrow as pa
 import pytest
 from markupsafe import escape
 from saved_helpers import HOSTILE
-from study_helpers import make_study
+from study_helpers import copied, make_study
 
 from grpo_credit import cli
 from grpo_credit.report.data import Cell, Pairing, Report, Study
@@ -258,10 +258,7 @@ def test_the_markdown_has_the_verdict_the_tables_and_the_command(report):
 
 
 def test_a_report_is_rendered_again_without_torch(study, tmp_path):
-    out = tmp_path / "data"
-    out.mkdir()
-    for path in study.glob("*.*"):
-        shutil.copy(path, out)
+    out = copied(study, tmp_path / "data")
     blocked = "torch", "trl", "transformers", "datasets", "scipy.stats"
     code = (
         f"import sys; sys.modules.update(dict.fromkeys({blocked!r}))\n"

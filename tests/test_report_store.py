@@ -6,7 +6,7 @@ import shutil
 from dataclasses import replace
 
 import pytest
-from study_helpers import make_study
+from study_helpers import collected, copied, make_study
 
 from grpo_credit import CreditError
 from grpo_credit.report.data import Report
@@ -16,20 +16,13 @@ from grpo_credit.study.collect import collect
 
 @pytest.fixture(scope="module")
 def original(tmp_path_factory):
-    out = make_study(
-        tmp_path_factory.mktemp("store") / "study", ("uniform", "nan"), (0, 1),
-        states={("nan", 1): "failed"},
-    )  # fmt: skip
-    collect(out)
-    return out
+    out, credits = tmp_path_factory.mktemp("store") / "study", ("uniform", "nan")
+    return collected(out, credits, (0, 1), states={("nan", 1): "failed"})
 
 
 @pytest.fixture
 def out(original, tmp_path):
-    (tmp_path / "study").mkdir()
-    for path in original.glob("*.*"):
-        shutil.copy(path, tmp_path / "study")
-    return tmp_path / "study"
+    return copied(original, tmp_path / "study")
 
 
 def test_a_report_comes_back_as_it_was(out, tmp_path):

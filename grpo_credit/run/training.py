@@ -123,24 +123,12 @@ def train(job: Job, ending: Ending) -> int:
     from grpo_credit.card import step_of
     from grpo_credit.preflight.early import EarlyWarnings
     from grpo_credit.preflight.verdict import NotFit
-    from grpo_credit.run import callbacks, checkpoints, directory, manifest, summary
-    from grpo_credit.run.evaluation import HeldOut
-    from grpo_credit.run.files import HELD_OUT
+    from grpo_credit.run import callbacks, checkpoints, directory, manifest
 
     disable_progress_bar()  # of loading weights; the live line stays
-    out, task, script, stop = job.out, job.task, job.script, callbacks.StopOnSignal()
-    held_out = HeldOut(
-        out / HELD_OUT, task.test, task.check, task.metric, script.test_samples,
-        script.test_every,
-    )  # fmt: skip
-    early = EarlyWarnings()
-    shown = [  # in the order in which they act when training begins
-        early,
-        held_out,
-        callbacks.MetricsJsonl(out / directory.METRICS),
-        callbacks.LiveLine(task.live),
-        stop,
-    ]
+    out, stop, early, held_out = job.out, callbacks.StopOnSignal(), EarlyWarnings(), _held_out(job)
+    log, live = callbacks.MetricsJsonl(out / directory.METRICS), callbacks.LiveLine(job.task.live)
+    shown = [early, held_out, log, live, stop]  # in the order in which they act when it begins
     try:
         with manifest.recorded(out, stop, ending) as record:
             trainer = record.trainer = held_out.trainer = build_trainer(job, shown)
@@ -153,8 +141,7 @@ def train(job: Job, ending: Ending) -> int:
                 trainer.accelerator.print("every step was trained before; the last test is left")
             checkpoints.save_model(trainer, out / "model")
             stopped = stop.signum is not None  # then there is no time for another test
-            before = held_out.known(0)
-            after = {} if stopped else held_out.at(step_of(trainer))
+            tests = held_out.known(0), {} if stopped else held_out.at(step_of(trainer))
             trainer.create_model_card(model_name=in_line(out.name))
         if not stopped:
             let_go(out, remove=True)  # nobody can go on with it
@@ -174,13 +161,29 @@ def train(job: Job, ending: Ending) -> int:
         trainer.accelerator.print(f"stopped at step {step}; to go on: {_again(job)}")
     else:
         ending.keep(f"the run in {in_line(out)} is finished")
-        first = {task.metric: before[task.metric]} if task.metric in before else {}
-        summary.before_after({**first, **before}, after, title=f"{len(task.test)} {task.title}")
-        summary.where(_left(job))
+        _sum_up(job, *tests)
     if job.args.push_to_hub:
-        trainer.push_to_hub(dataset_name=getattr(script, "dataset_name", None))
+        trainer.push_to_hub(dataset_name=getattr(job.script, "dataset_name", None))
     trainer.end()
     return 128 + stop.signum if stop.signum else 0
+
+
+def _held_out(job: Job) -> Any:
+    from grpo_credit.run.evaluation import HeldOut
+    from grpo_credit.run.files import HELD_OUT
+
+    task, script = job.task, job.script
+    path = job.out / HELD_OUT
+    return HeldOut(path, task.test, task.check, task.metric, script.test_samples, script.test_every)
+
+
+def _sum_up(job: Job, before: dict[str, float], after: dict[str, float]) -> None:
+    from grpo_credit.run import summary
+
+    task = job.task
+    first = {task.metric: before[task.metric]} if task.metric in before else {}
+    summary.before_after({**first, **before}, after, title=f"{len(task.test)} {task.title}")
+    summary.where(_left(job))
 
 
 def _look_first(job: Job, trainer: Any, early: Any) -> None:
