@@ -2,6 +2,7 @@
 
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from grpo_credit.run.ranks import on_main
@@ -16,7 +17,8 @@ def look_up_model(name: str, prompts: list[Any], *, weights: bool = True, **wher
     Args:
         name: folder or hub name.
         prompts: some prompts; conversations need a chat template.
-        weights: whether to look at the weights, too; those of a hub are downloaded for that.
+        weights: whether to look at the weights of a folder, too; those of a hub are downloaded when
+            the run loads them, and are what the hub says.
         where: `revision`, `trust_remote_code`.
 
     Raises:
@@ -43,7 +45,7 @@ def _look_up(name: str, prompts: list[Any], weights: bool, where: Mapping[str, A
             "tokenizer_config.json missing? Save or download the model again."
         )
     quantized = getattr(config, "quantization_config", None) is not None  # loads on its GPU only
-    if weights and not quantized:
+    if weights and not quantized and Path(name).is_dir():
         rows = _embeddings(name, config, where)
         texts = [prompt for prompt in prompts if isinstance(prompt, str)]
         _refuse_ids_beyond(rows, name, tokenizer, texts)
@@ -56,7 +58,7 @@ def _embeddings(name: str, config: Any, where: Mapping[str, Any]) -> int:
     named = (getattr(transformers, each, None) for each in config.architectures or ())
     kind: Any = next(filter(None, named), transformers.AutoModelForCausalLM)  # as TRL chooses
     try:
-        with _quietly():
+        with _quietly(), _unsharded():
             model, report = kind.from_pretrained(
                 name, device_map="meta", output_loading_info=True, ignore_mismatched_sizes=True,
                 **where,
@@ -110,6 +112,19 @@ def _quietly() -> Generator[None, None, None]:
         logging.set_verbosity(verbosity)
         if bar:
             logging.enable_progress_bar()
+
+
+@contextmanager
+def _unsharded() -> Generator[None, None, None]:
+    """Load as without ZeRO-3, which refuses `meta` and would need every rank."""
+    from transformers.integrations import deepspeed
+
+    found = deepspeed._hf_deepspeed_config_weak_ref
+    deepspeed.unset_hf_deepspeed_config()
+    try:
+        yield
+    finally:
+        deepspeed._hf_deepspeed_config_weak_ref = found
 
 
 def tokenizer_of(name: str, **where: Any) -> Any:
