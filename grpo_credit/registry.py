@@ -229,10 +229,10 @@ def import_object(path: str, what: str = "strategy") -> Any:
         CreditError: if it is not there, with a suggestion, cannot be imported, would train, or is
             named by a file alone (`named_by`); `what` names it in the message.
     """
+    if not CODE.fullmatch(path):  # by which `refuse_code_of` finds what files name
+        raise CreditError(f"{path!r} is no {what}; expected 'pkg.mod:obj' with both names whole.")
     refuse_unsaid(path, what)
     module_name, _, attribute = path.partition(":")
-    if not attribute or not module_name or module_name.startswith("."):
-        raise CreditError(f"{path!r} is no {what}; expected 'pkg.mod:obj' with both names whole.")
     module = sys.modules.get(module_name) or _import(module_name, f"{what} {path!r}")
     if not hasattr(module, attribute):
         names = [n for n, v in vars(module).items() if callable(v) and not n.startswith("_")]

@@ -19,6 +19,7 @@ from grpo_credit.suggest import did_you_mean
 
 CODE = re.compile(r"[^\W\d][\w.]*:[^\W\d]\w*")  # pkg.mod:obj
 _TRUST = "trust_remote_code"
+_KERNELS = "allow_all_kernels"
 TRAINS = ("run_recipe", "main", "train")  # of this package, of recipes, of trainers
 _FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 IN_A_SCRIPT = (
@@ -65,8 +66,9 @@ def refuse_code_of(file: Path, content: Mapping[str, Any], said: Sequence[str]) 
     """Refuse options of a file that let in code which the user did not name: a file's word is not.
 
     Raises:
-        CreditError: if it sets the environment, sets `trust_remote_code`, or names code
-            (`pkg.mod:obj`) in `credit` or `credit_kwargs` that is not in `said`, the command line.
+        CreditError: if it names code (`pkg.mod:obj`) in `credit` or `credit_kwargs` that is not in
+            `said`, the command line, or if an option, or one within it, sets the environment,
+            trusts code of a model's, or lets in kernels of a hub.
     """
     said_names = {name for word in said for name in CODE.findall(word)}
     for key in ("credit", "credit_kwargs"):
@@ -78,13 +80,32 @@ def refuse_code_of(file: Path, content: Mapping[str, Any], said: Sequence[str]) 
                 )
     if "env" in content:
         raise CreditError(f"{file} sets env, which decides what code runs; set it in your shell.")
-    typed = any(word.replace("-", "_").startswith(f"__{_TRUST}") for word in said)
-    for key, value in content.items():
-        if not typed and (_TRUST in str(value) or (key == _TRUST and value not in (None, False))):
+    typed = {word.replace("-", "_").lower() for word in said}
+    trusted = {f"__{_TRUST}", f"__{_TRUST}=true"} & typed
+    for name in _let_in(content):
+        if not (name == _TRUST and trusted):
             raise CreditError(
-                f"{file} sets {_TRUST}, which runs code of a model's; if you do trust it, say so "
-                f"on the command line (--{_TRUST})."
+                f"{file} sets {name}, which runs code of others; if you do trust it, say so on the "
+                f"command line (--{name})."
             )
+
+
+def _let_in(content: Any, key: str = "") -> Iterator[str]:
+    """Yield the options, at any depth, that run code of a model's or of a hub's kernels."""
+    if isinstance(content, Mapping):
+        for name, value in content.items():
+            yield from _let_in(value, str(name))
+    elif isinstance(content, list | tuple):
+        for value in content:
+            yield from _let_in(value, key)
+    elif key == "attn_implementation" and "/" in str(content):
+        yield key
+    elif key in (_TRUST, _KERNELS):
+        yield from () if content in (None, False) else (key,)
+    elif isinstance(content, str):  # options as JSON, or as words
+        yield from (name for name in (_TRUST, _KERNELS) if name in content)
+        if "attn_implementation" in content and "/" in content:
+            yield "attn_implementation"
 
 
 def read_source(path: Path) -> ast.Module:

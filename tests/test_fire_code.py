@@ -78,6 +78,8 @@ YAML_CODE = {
     "credit: potential\ncredit_kwargs: {function: 'evilmod:phi'}": "names the code 'evilmod:phi'",
     "env: {PYTHONPATH: evil}": "sets env, which decides what code runs",
     "trust_remote_code: true": "sets trust_remote_code",
+    "model_init_kwargs: {allow_all_kernels: true}": "sets allow_all_kernels",
+    "model_init_kwargs: {attn_implementation: evil/kernel}": "sets attn_implementation",
     "model_init_kwargs: {trust_remote_code: true}": "sets trust_remote_code",
 }
 

@@ -45,6 +45,9 @@ def test_a_yaml_file_describes_a_study_and_the_command_line_overrides_it(tmp_pat
     with pytest.raises(ValueError, match=r"names the recipe 'a\.py', and a file's word runs"):
         read(["--config", str(file)])
     recipe = ["--recipe=a.py", "--config", str(file)]
+    with pytest.raises(ValueError, match=r"names the engine_options .* say it on the command line"):
+        read(recipe)  # SLURM's may be lines of a script
+    recipe += ['--engine_options={"num_cpus": 2}']
     asked = read([*recipe, "--seeds", "2", "--pause=1"])
     assert asked.study == Study(
         "a.py", ("seq", 'delta_l {"alpha": 0.5}'), (0, 1),
@@ -99,7 +102,7 @@ MISTAKES = {
     "no jobs": (["--jobs=0"], "--jobs is 0, expected at least 1."),
     "unknown engine": (["--engine=moon"], "invalid choice: 'moon'"),
     "options of no engine": (['--engine_options={"a": 1}'], "--engine local takes no"),
-    "engine options that are no JSON": (["--engine_options={"], "--engine_options is not JSON"),
+    "engine options that are no JSON": (["--engine_options={"], "--engine_options is not valid"),
     "engine options that are a list": (["--engine_options=[]"], "expected a JSON object"),
     "no SLURM": (["--engine=slurm"], "needs SLURM's `sbatch`, which is not on the PATH"),
     "missing YAML": (["--config", "none.yaml"], "No such file or directory: 'none.yaml'"),

@@ -1,17 +1,16 @@
 """Rewards attacked before they are trusted: the verb `grpo-credit attack`, and a finding."""
 
 import argparse
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from grpo_credit.errors import CreditError
-from grpo_credit.preflight.columns import reward_name
+from grpo_credit.preflight.columns import reward_name, spread
 from grpo_credit.preflight.findings import Finding
-from grpo_credit.visible import visible
+from grpo_credit.run.files import parse_object
+from grpo_credit.visible import in_line
 
 TRIED = 4  # rows that the preflight attacks with
-SLOW = 0.25  # seconds of a call beyond which it does not
 EXAMPLE = 100  # characters of a completion that are shown
 # What is attacked with where no data are named.
 SUMS = [
@@ -77,7 +76,7 @@ def attacked(
         rows: of the data.
         calls: (completions, seconds) of those that were seen; none for a reward model.
     """
-    from grpo_credit.preflight.watch import is_async
+    from grpo_credit.preflight.watch import SLOW, is_async
     from grpo_credit.rewards import attack
 
     if not calls or is_async(reward) or max(seconds for _, seconds in calls) > SLOW:
@@ -105,12 +104,7 @@ def _reward(asked: argparse.Namespace) -> Any:
     from grpo_credit.registry import import_object
 
     made = import_object(asked.reward, "reward")
-    try:
-        options = json.loads(asked.reward_kwargs)
-    except json.JSONDecodeError as error:
-        raise CreditError(f"--reward_kwargs is no JSON: {error}.") from None
-    if not isinstance(options, dict):
-        raise CreditError(f"--reward_kwargs is {asked.reward_kwargs}, expected a JSON object.")
+    options = parse_object(asked.reward_kwargs, "--reward_kwargs")
     if isinstance(made, type):
         try:
             return made(**options)
@@ -129,10 +123,9 @@ def _rows(asked: argparse.Namespace) -> Sequence[Mapping[str, Any]]:
     from grpo_credit.run.data import load_split
 
     data = load_split(asked.dataset_name, asked.dataset_config, asked.dataset_train_split)
-    if not len(data):
-        raise CreditError(f"{asked.dataset_name} has no rows.")
-    count = min(asked.rows, len(data))
-    return [data[i * len(data) // count] for i in range(count)]
+    if rows := spread(data, asked.rows):
+        return rows
+    raise CreditError(f"{asked.dataset_name} has no rows.")
 
 
 def _print(name: str, found: Sequence[Any], rows: int, out: Any) -> None:
@@ -147,7 +140,7 @@ def _print(name: str, found: Sequence[Any], rows: int, out: Any) -> None:
         table.add_column(column, overflow="fold", justify="left" if column in "attack example" else
                          "right")  # fmt: skip
     for paid in found:
-        example = visible(paid.error or _short(paid.completion)).replace("⏎\n", "⏎ ")
+        example = in_line(paid.error or _short(paid.completion))
         table.add_row(
             paid.attack, Text(example), "raises" if paid.error else _number(paid.score),
             _number(paid.right), f"{paid.rows}/{paid.tried}",

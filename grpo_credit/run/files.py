@@ -18,6 +18,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
+import psutil
+
 from grpo_credit.errors import CreditError
 
 METRICS = "metrics.jsonl"  # of a run directory; see `callbacks.MetricsJsonl`
@@ -33,7 +35,7 @@ _LINES, _BYTES = 1024, 2**23  # that are in memory at once
 _BLOCK = 1 << 16  # bytes
 
 
-_TEMPORARY = re.compile(r"\..+\.\d+\.tmp")
+_TEMPORARY = re.compile(r"\..+\.(\d+)\.tmp")  # with the number of the process that writes it
 
 
 @contextmanager
@@ -87,9 +89,14 @@ def is_temporary(path: Path) -> bool:
 
 
 def sweep(folder: Path) -> None:
-    """Remove the temporary files that killed processes left; nobody may be writing there now."""
-    for path in filter(is_temporary, folder.iterdir()):
-        path.unlink(missing_ok=True)
+    """Remove the temporary files of processes that are no more, and of this one's number."""
+    for path in folder.iterdir():
+        if (named := _TEMPORARY.fullmatch(path.name)) and not _is_another(int(named[1])):
+            path.unlink(missing_ok=True)
+
+
+def _is_another(pid: int) -> bool:
+    return pid != os.getpid() and psutil.pid_exists(pid)
 
 
 def free(path: Path, first: int | None = None) -> Path:
@@ -101,9 +108,7 @@ def free(path: Path, first: int | None = None) -> Path:
 
 def sync(path: Path) -> None:
     """Return when the content of a file, or the names in a directory, are on disk."""
-    if path.is_dir() and os.name != "posix":
-        return  # elsewhere a directory cannot be opened
-    descriptor = os.open(path, os.O_RDONLY if os.name == "posix" else os.O_RDWR)
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:
@@ -191,9 +196,18 @@ def read_object(path: Path) -> dict[str, Any]:
     Raises:
         CreditError: if it holds anything else; and see `read_json`.
     """
-    found = read_json(path)
+    return parse_object(read_text(path), str(path))
+
+
+def parse_object(text: str, where: str) -> dict[str, Any]:
+    """Parse JSON that is an object, as options are.
+
+    Raises:
+        CreditError: if it is anything else; and see `parse_json`.
+    """
+    found = parse_json(text, where)
     if not isinstance(found, dict):
-        raise CreditError(f"{path} holds {found!r:.60}, expected a JSON object.")
+        raise CreditError(f"{where} is {text:.200}, expected a JSON object.")
     return found
 
 

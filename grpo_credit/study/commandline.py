@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from grpo_credit.errors import TRACEBACK, in_one_line
-from grpo_credit.run.files import read_yaml, refuse_unwritable
+from grpo_credit.run.files import parse_object, read_yaml, refuse_unwritable
 from grpo_credit.study.design import Study
 from grpo_credit.study.engines import ENGINES
 from grpo_credit.suggest import did_you_mean
@@ -74,7 +74,13 @@ def read(arguments: Sequence[str]) -> Asked:
     refuse_unwritable(asked.out, "--out")
     if asked.jobs is not None and asked.jobs < 1:
         raise ValueError(f"--jobs is {asked.jobs}, expected at least 1.")
-    return Asked(study, Path(asked.out), asked.engine, asked.jobs, _json(asked.engine_options))
+    return Asked(
+        study,
+        Path(asked.out),
+        asked.engine,
+        asked.jobs,
+        parse_object(asked.engine_options, "--engine_options"),
+    )
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -133,27 +139,18 @@ def _seeds(given: Sequence[int]) -> tuple[int, ...]:
     return tuple(given)
 
 
-def _json(text: str) -> dict[str, Any]:
-    try:
-        value = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"--engine_options is not JSON: {error}.") from None
-    if not isinstance(value, dict):
-        raise ValueError(f"--engine_options is {text}, expected a JSON object.")
-    return value
-
-
 def _words(
     path: Path, parser: argparse.ArgumentParser, said: Sequence[str]
 ) -> tuple[list[str], list[str]]:
     """Return a YAML file as words of our command line and of the recipe's."""
     content = read_yaml(path)
     refuse_code_of(path, content, said)
-    if "recipe" in content and not any(word.startswith("--recipe") for word in said):
-        raise ValueError(
-            f"{path} names the recipe {content['recipe']!r}, and a file's word runs nothing; if "
-            "you trust that script, name it on the command line (--recipe)."
-        )
+    for key in ("recipe", "engine_options"):  # a script; and lines of a job's script
+        if key in content and not any(word.startswith(f"--{key}") for word in said):
+            raise ValueError(
+                f"{path} names the {key} {content[key]!r:.80}, and a file's word runs nothing; if "
+                f"you trust it, say it on the command line (--{key})."
+            )
     options = content.pop("options", None) or {}
     if not isinstance(options, dict | list):
         raise ValueError(f"options in {path} are {options!r:.60}, expected a mapping or a list.")
