@@ -177,7 +177,7 @@ def test_the_verb_shows_what_is_paid_and_says_so_by_its_exit_code(at_work, capsy
     ("arguments", "message"),
     [
         (["grpo_credit.rewards:RegexReward"], "cannot be made: .*missing 1 required .* 'pattern'"),
-        (["grpo_credit.rewards:RegexReward", "--reward_kwargs", "{"], "--reward_kwargs is not valid JSON"),
+        (["grpo_credit.rewards:RegexReward", "--reward_kwargs", "{"], "is not valid JSON"),
         (["grpo_credit.rewards:RegexReward", "--reward_kwargs", "[1]"], "expected a JSON object"),
         (["grpo_credit.rewards:think_format", "--rows", "0"], "--rows is 0, expected at least 1"),
         (["grpo_credit.rewards:think_format", "--reward_kwargs", '{"a": 1}'], "is no class"),
