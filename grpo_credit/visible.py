@@ -24,9 +24,9 @@ def in_line(value: Any) -> str:
 
     Example:
         >>> in_line("runs/a\x1b[1m\nb")
-        'runs/a␛[1m␊b'
+        'runs/a␛[1m⏎ b'
     """
-    return "".join("␊" if char == "\n" else _symbol(char) for char in str(value))
+    return visible(str(value)).replace("⏎\n", "⏎ ")
 
 
 @functools.lru_cache(maxsize=4096)

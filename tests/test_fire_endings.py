@@ -159,7 +159,7 @@ def test_a_name_that_steers_the_terminal_is_shown_and_written_to(folder):
     code, out, err = recipe_in(folder, command(preflight="off", output_dir=name, max_steps=1))
     assert code == 0, err
     assert "\x1b[31m" not in out + err
-    assert "run directory: r␛[31m␊ü\n" in out
+    assert "run directory: r␛[31m⏎ ü\n" in out
     assert manifest.read_manifest(folder / name)["status"] == "finished"
     code, _, err = recipe_in(folder, command(output_dir=name))
     assert (code, err) == (2, (

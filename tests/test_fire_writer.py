@@ -13,7 +13,6 @@ from pathlib import Path
 import pytest
 from run_helpers import add_checkpoint, describe, interrupted_run, write_metrics
 
-from grpo_credit.report import page
 from grpo_credit.run import directory, files, lock
 from grpo_credit.run.commandline import mistakes_in_one_line
 from grpo_credit.study import ablate
@@ -248,12 +247,12 @@ def leave(folder, *names):
 def test_half_written_files_are_swept_by_the_next_who_has_the_directory_alone(tmp_path):
     interrupted_run(tmp_path / "run")
     run = [
-        *leave(tmp_path / "run", ".metrics.jsonl.7.tmp"),
-        *leave(tmp_path / "run" / "credit", ".credit_00004.parquet.7.tmp"),
+        *leave(tmp_path / "run", ".metrics.jsonl.4194305.tmp"),
+        *leave(tmp_path / "run" / "credit", ".credit_00004.parquet.4194305.tmp"),
     ]
     study = [
-        *leave(tmp_path / "study", ".study.json.7.tmp", ".report.json.7.tmp"),
-        *leave(tmp_path / "study" / "cells" / "seq", ".seed-0.json.7.tmp"),
+        *leave(tmp_path / "study", ".study.json.4194305.tmp", ".report.json.4194305.tmp"),
+        *leave(tmp_path / "study" / "cells" / "seq", ".seed-0.json.4194305.tmp"),
     ]
     mine = leave(tmp_path / "run", ".notes.tmp", "a.7.tmp")
     directory.claim(tmp_path / "run", describe(), resume=True)
@@ -262,22 +261,18 @@ def test_half_written_files_are_swept_by_the_next_who_has_the_directory_alone(tm
     assert all(map(Path.exists, mine))
 
 
-def test_pages_are_swept_unless_another_writes_them_just_now(tmp_path):
-    left = leave(tmp_path, ".report.html.7.tmp")
-    there, _ = start(keep_pages, tmp_path)
-    while not lock.is_held(tmp_path, page.LOCK):
-        time.sleep(0.01)
-    with lock.swept(tmp_path, page.LOCK):
-        assert left[0].exists()
-    there.kill()
-    there.join()
-    with lock.swept(tmp_path, page.LOCK):
-        assert not left[0].exists()
+def test_what_another_process_is_writing_is_not_swept(tmp_path):
+    process, _ = start(wait_for_word)
+    theirs = leave(tmp_path, f".report.html.{process.pid}.tmp")
+    files.sweep(tmp_path)
+    assert theirs[0].exists()
+    process.kill()
+    process.join()
+    files.sweep(tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 
-def keep_pages(folder, pipe):
-    lock.hold(folder, page.LOCK)
+def wait_for_word(pipe):
     pipe.recv()
 
 

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any, Literal, NamedTuple
 
 from grpo_credit import terminal
-from grpo_credit.visible import visible
+from grpo_credit.visible import in_line, visible
 
 Severity = Literal["error", "warning", "note"]
 SEVERITIES: tuple[Severity, ...] = ("error", "warning", "note")
@@ -55,7 +55,7 @@ def show(findings: Sequence[Finding], console: Any = None) -> None:
             Text.assemble(
                 (f"{found.severity:<8}", _STYLE[found.severity]),
                 (f"{visible(found.kind)}: ", "bold"),
-                visible(found.message).replace("⏎\n", "⏎ "),
+                in_line(found.message),
             )
         )
         if found.remedy:

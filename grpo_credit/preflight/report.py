@@ -12,7 +12,7 @@ from grpo_credit.preflight.checks import SIZES, milliseconds
 from grpo_credit.preflight.findings import Finding, show
 from grpo_credit.preflight.groups import dead_shares, mean_informative
 from grpo_credit.preflight.sample import RewardSample, Sample
-from grpo_credit.visible import visible
+from grpo_credit.visible import in_line, visible
 
 BEGIN, END = 240, 120  # characters of a completion that are shown
 
@@ -64,7 +64,7 @@ def _numbers(reward: RewardSample) -> tuple[str, ...]:
 
 def _first(sample: Sample) -> list[str]:
     """Show what the model writes, its beginning and its end, on one line."""
-    text = visible(sample.first).replace("⏎\n", "⏎ ")
+    text = in_line(sample.first)
     cut = text if len(text) <= BEGIN + END else f"{text[:BEGIN]} […] {text[-END:]}"
     return [f"the first completion: {cut}"] if text else []
 

@@ -45,12 +45,10 @@ from grpo_credit.report.view_run import (
     unlike,
 )
 from grpo_credit.report.words import moment
-from grpo_credit.run.files import replace_text
-from grpo_credit.run.lock import swept
+from grpo_credit.run.files import replace_text, sweep
 from grpo_credit.visible import visible
 
 PAGE, MARKDOWN, FIGURES = "report.html", "report.md", "figures"
-LOCK = ".report.lock"
 LARGEST = 3_000_000  # bytes of the page
 SECTIONS = {
     "verdict": "Verdict",
@@ -82,11 +80,12 @@ def render(folder: Path, beside: Sequence[Path] = ()) -> Path:
     report = replace(load(folder), others=others)
     drawn = pictures(report, _own(_environment(), "figures.css"))
     (folder / FIGURES).mkdir(exist_ok=True)
-    with swept(folder, LOCK, folder / FIGURES):
-        for name, svg in drawn.items():
-            replace_text(folder / FIGURES / name, svg)
-        replace_text(folder / MARKDOWN, markdown(report, [f"{FIGURES}/{name}" for name in drawn]))
-        replace_text(folder / PAGE, page(report))
+    for each in (folder, folder / FIGURES):
+        sweep(each)
+    for name, svg in drawn.items():
+        replace_text(folder / FIGURES / name, svg)
+    replace_text(folder / MARKDOWN, markdown(report, [f"{FIGURES}/{name}" for name in drawn]))
+    replace_text(folder / PAGE, page(report))
     return folder / PAGE
 
 

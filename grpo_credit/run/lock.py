@@ -14,7 +14,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from grpo_credit.run.files import is_temporary, sweep
+from grpo_credit.run.files import is_temporary
 from grpo_credit.visible import in_line
 
 LOCK = ".lock"
@@ -68,22 +68,6 @@ def held_if_well(directory: Path) -> Generator[None, None, None]:
         if new:
             let_go(directory)
         raise
-
-
-@contextmanager
-def swept(directory: Path, name: str, *below: Path) -> Generator[None, None, None]:
-    """Sweep a directory that several may write whole files to, unless another is just writing."""
-    try:
-        hold(directory, name)
-    except Busy:
-        yield
-        return
-    try:
-        for folder in (directory, *below):
-            sweep(folder)
-        yield
-    finally:
-        let_go(directory, name, remove=True)
 
 
 def let_go(directory: Path, name: str = LOCK, *, remove: bool = False) -> None:
