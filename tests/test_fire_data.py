@@ -329,13 +329,12 @@ RESUMED = {
     "no UTF-8": (
         "metrics.jsonl", b'{"step": 1, "a": "\xff"}\n{"step": 2}\n', "line 2 from its end, is not"),
     "held out": ("held_out.jsonl", b"7\n", r"held_out\.jsonl, line 1 from its end, is 7"),
-    "a manifest that is a list": ("manifest.json", b"[]", r"manifest\.json holds \[\], expected a"),
-    "a manifest without a process": (
-        "manifest.json", b'{"status": "running", "started": "2026-01-01"}', "lacks 'process'"),
-    "a process that is a number": (
-        "manifest.json",
-        b'{"status": "", "started": "", "process": 1, "world_size": 1, "seed": 1, "config": {}}',
-        r"manifest\.json\.process is damaged: got 1"),
+    "a manifest that is a list": ("manifest.json", b"[]", r"manifest\.json is \[\], expected a"),
+    "a manifest without a seed": (
+        "manifest.json", b'{"status": "running", "world_size": 1}', "lacks 'seed'"),
+    "a configuration that is a number": (
+        "manifest.json", b'{"status": "", "world_size": 1, "seed": 1, "config": 1, "extra": {}}',
+        r"manifest\.json\.config is damaged: got 1"),
 }  # fmt: skip
 
 

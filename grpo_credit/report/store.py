@@ -159,6 +159,7 @@ def _curves(folder: Path) -> Curves:
 
 def _parquet(path: Path) -> Iterator[pa.Table]:
     with open_table(path, coded=_CODED) as file:
+        _expect_columns(file.schema_arrow, path)
         groups = range(file.num_row_groups)
         if (points := sum(file.metadata.row_group(n).num_rows for n in groups)) > _POINTS:
             raise CreditError(f"{path} has {points:,} points, expected at most {_POINTS:,}.")
@@ -175,10 +176,17 @@ def _old_curves(path: Path) -> Iterator[pa.RecordBatch]:
         yield from reader
 
 
-def _expect_points(table: Batch, path: Path) -> Batch:
-    found, expected = ", ".join(table.schema.names), ", ".join(COLUMNS.names)
+def _expect_columns(schema: pa.Schema, path: Path) -> None:
+    found, expected = ", ".join(schema.names), ", ".join(COLUMNS.names)
     if found != expected:
         raise CreditError(f"{path} has columns {found}; expected {expected}.")
+    for field, wanted in zip(schema, COLUMNS, strict=True):
+        if not pa.types.is_string(wanted.type) and not pa.types.is_primitive(field.type):
+            raise CreditError(f"{path} has {field.name} of {field.type}; expected {wanted.type}.")
+
+
+def _expect_points(table: Batch, path: Path) -> Batch:
+    _expect_columns(table.schema, path)
     table = table.cast(_POINTS_OF)
     for name in ("tokens", "seconds", "value"):
         ends = pc.call_function("min_max", [table.column(name)]).as_py().values()

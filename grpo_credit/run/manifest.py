@@ -11,7 +11,6 @@ import os
 import platform
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,6 @@ import psutil
 import torch
 from torch import nn
 
-from grpo_credit.errors import CreditError
 from grpo_credit.run.files import read_object
 from grpo_credit.run.jsonfile import plain, qualified_name, write_json
 from grpo_credit.run.provenance import (
@@ -163,8 +161,8 @@ def dataset_fingerprint(data: Any) -> dict[str, Any] | None:
 
 
 _RESUMED = {
-    "status": str, "started": str, "process": {"pid": int, "host": str}, "world_size": int,
-    "seed": int, "config": dict[str, Any],
+    "status": str, "world_size": int, "seed": int, "config": dict[str, Any],
+    "extra": dict[str, Any],
 }  # fmt: skip
 
 
@@ -182,11 +180,6 @@ def read_manifest(directory: Path | str, *, whole: bool = False) -> dict[str, An
     path = Path(directory) / MANIFEST
     found = fit(_RESUMED if whole else {"status": str}, read_object(path), str(path))
     fit(list[dict[str, Any]], found.get("earlier", []), f"{path}.earlier")
-    if whole:
-        try:
-            datetime.fromisoformat(found["started"])
-        except ValueError as error:
-            raise CreditError(f"{path} is damaged: {error}.") from None
     return found
 
 
