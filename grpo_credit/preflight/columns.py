@@ -4,10 +4,20 @@ import functools
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from difflib import get_close_matches
+from itertools import islice
 from typing import Any
 
 from grpo_credit.preflight.findings import Finding, Severity
 from grpo_credit.suggest import did_you_mean
+
+
+def spread(data: Any, count: int) -> list[Any]:
+    """Return rows at even distances over the data, or the first ones of a stream."""
+    if not hasattr(data, "__len__"):
+        return list(islice(iter(data), count))
+    count = min(count, len(data))
+    return [data[i * len(data) // count] for i in range(count)]
+
 
 # What TRL hands to every reward function beside the data's columns.
 GIVEN = frozenset(

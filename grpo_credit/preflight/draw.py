@@ -12,13 +12,13 @@ from collections import Counter
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from itertools import islice
 from typing import Any
 
 import torch
 from accelerate.utils import gather_object
 
 from grpo_credit.preflight.batches import Batches
+from grpo_credit.preflight.columns import spread
 from grpo_credit.preflight.sample import RewardSample, Sample
 from grpo_credit.preflight.variants import SPECIAL, Relief, relieve
 from grpo_credit.preflight.watch import Watched, watch
@@ -133,11 +133,8 @@ def _rows(trainer: Any, how: Draw) -> Iterator[list[dict[str, Any]]]:
 
     The prompts are spread over the data, or the first ones of a stream.
     """
-    data, count = trainer.train_dataset, how.prompts
-    if hasattr(data, "__len__"):
-        prompts = [data[i * len(data) // count] for i in range(count)] if len(data) else []
-    else:
-        prompts = list(islice(iter(data), count))
+    count = how.prompts
+    prompts = spread(trainer.train_dataset, count)
     if not prompts:
         raise CreditError("the training data are empty; give a data set with prompts.")
     rows = [prompts[i % len(prompts)] for i in range(count) for _ in range(how.size)]

@@ -8,11 +8,10 @@ import re
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-from grpo_credit.preflight.watch import Call, Watched, WatchedAsync, cut
+from grpo_credit.preflight.watch import SLOW, Call, Watched, WatchedAsync, cut
 from grpo_credit.rewards import answered
 
 LIMIT = 16  # completions that are scored again
-SLOW = 0.25  # seconds of a call beyond which none is
 # Spelled-out ends of turns and of texts, as chat templates and tokenizers write them.
 SPECIAL = re.compile(
     r"<\|[^<>|\s]{1,40}\|>|</?s>|<(?:eos|bos|pad|unk|end_of_turn|start_of_turn)>|\[/?INST\]"

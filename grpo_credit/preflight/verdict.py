@@ -2,14 +2,19 @@
 
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
-from itertools import islice
+from collections.abc import Callable
 from typing import Any
 
-from grpo_credit.preflight.attack import attacked
+from grpo_credit.preflight.attack import TRIED, attacked
 from grpo_credit.preflight.batches import Batches, check_batches
 from grpo_credit.preflight.checks import check_sample
-from grpo_credit.preflight.columns import check_columns, check_golds, check_values, columns_read
+from grpo_credit.preflight.columns import (
+    check_columns,
+    check_golds,
+    check_values,
+    columns_read,
+    spread,
+)
 from grpo_credit.preflight.draw import draw
 from grpo_credit.preflight.findings import Finding, errors
 from grpo_credit.preflight.precision import check_precision
@@ -82,29 +87,23 @@ def _judge(trainer: Any, sample: Sample) -> list[Finding]:
     if columns:  # unknown for some streams
         found += check_columns(named, columns)
         read = columns_read(named, columns)
-        rows = _some_rows(data.select_columns([*read])) if read else []
+        rows = spread(data.select_columns([*read]), ROWS) if read else []
         found += check_values(read, rows) + check_golds(named, rows)
+    few = spread(data, TRIED)
     for (name, reward), drawn in zip(named, sample.rewards, strict=True):
         if not drawn.failures and not drawn.relief:
             found += _format(name, reward, trainer)
         if not drawn.failures:
-            found += attacked(name, reward, _some_rows(data), drawn.calls)
+            found += attacked(name, reward, few, drawn.calls)
     return found
-
-
-def _some_rows(data: Any) -> Sequence[Mapping[str, Any]]:
-    """Return rows spread over the data, or the first ones of a stream."""
-    if not hasattr(data, "__len__"):
-        return list(islice(iter(data), ROWS))
-    count = min(ROWS, len(data))
-    return [data[i * len(data) // count] for i in range(count)]
 
 
 def _format(name: str, reward: Any, trainer: Any) -> list[Finding]:
     """Let `rewards.check_format` try a format reward out on what the tokenizer makes of it."""
     if getattr(reward, "columns", ()) or not callable(reward) or specimen_of(reward) is None:
         return []
-    prompts = [row["prompt"] for row in _some_rows(trainer.train_dataset)[:16] if "prompt" in row]
+    rows = spread(trainer.train_dataset, 16)
+    prompts = [row["prompt"] for row in rows if "prompt" in row]
     if not prompts:
         return []
     found = check_format(reward, trainer._tokenizer, prompts, **trainer.chat_template_kwargs)

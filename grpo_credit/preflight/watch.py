@@ -16,6 +16,7 @@ from grpo_credit.preflight.columns import reward_name
 from grpo_credit.rewards import checked_scores, slow_patterns
 
 Scores = list[float | None]
+SLOW = 0.25  # seconds of a call beyond which a reward is not tried out any further
 
 
 @dataclass
