@@ -15,6 +15,7 @@ from transformers.utils import logging
 
 from grpo_credit.gathering import GatheringTrainer
 from grpo_credit.run import checkpoints
+from grpo_credit.run.ranks import on_main
 
 logger = logging.get_logger(__name__)
 
@@ -45,7 +46,7 @@ class ResumableTrainer(GatheringTrainer):
             self._over = False
 
     def _expect_whole(self, checkpoint: Path) -> None:
-        if wrong := checkpoints.damage(checkpoint):
+        if wrong := on_main(checkpoints.damage, checkpoint):  # what it reads is read once
             raise ValueError(f"{checkpoint} cannot be resumed: {wrong}; name an earlier one.")
         if lacking := checkpoints.missing_state(checkpoint, self.args.world_size):
             logger.warning(f"{checkpoint}: {lacking}; the training will not be the undisturbed one")
@@ -97,8 +98,9 @@ class ResumableTrainer(GatheringTrainer):
             rotate_checkpoints(str(checkpoint.parent), limit, best, use_mtime=True)
 
     def _sync_tables(self) -> None:
-        """Have the tables of the steps so far on disk; a resumed run does not write them again."""
-        tables = set(Path(self.args.output_dir).glob("*/*.parquet"))
-        for path in tables - self._synced:
+        """Have TRL's tables on disk, as ours are: a resumed run does not write them again."""
+        folder = Path(self.args.output_dir) / "completions"
+        tables = set(folder.glob("*.parquet"))
+        for path in [*(tables - self._synced), *([folder] if tables else [])]:
             checkpoints.sync(path)
         self._synced = tables

@@ -71,9 +71,9 @@ def claim(output_dir: Path | str, manifest: dict[str, Any], resume: bool) -> Pat
     Call it on every rank, before the trainer is constructed: TRL's may write into the directory.
     From then on the main process holds its lock (`lock.hold`), until `lock.let_go` or its end.
     A resumed run keeps the manifests of its earlier attempts under "earlier"; lines of
-    metrics.jsonl beyond the checkpoint move to metrics.jsonl.bak-<n>, completions and credit tables
-    beyond it to completions.bak-<n> and credit.bak-<n>; checkpoints that are not whole become
-    incomplete-checkpoint-<step>, which is told.
+    metrics.jsonl and held_out.jsonl beyond the checkpoint move to metrics.jsonl.bak-<n> and so on,
+    tables beyond it to completions.bak-<n>, credit.bak-<n> and rollouts.bak-<n>; checkpoints that
+    are not whole become incomplete-checkpoint-<step>, which is told.
 
     Args:
         output_dir: the directory; made if it is not there.

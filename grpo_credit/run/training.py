@@ -3,6 +3,7 @@
 Importing it imports no torch: a recipe's `--help` answers at once.
 """
 
+import shlex
 import sys
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -113,7 +114,7 @@ def build_trainer(job: Asked, callbacks: list[Any]) -> Any:
 
 
 def _again(job: Job) -> str:
-    return f"the same command with --resume --output_dir {in_line(job.out)}"
+    return f"the same command with --resume --output_dir {in_line(shlex.quote(str(job.out)))}"
 
 
 def train(job: Job, ending: Ending) -> int:

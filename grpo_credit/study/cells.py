@@ -8,7 +8,6 @@ A cell is finished when the manifest of its run says so; the runner's own record
 cannot be read is set aside under another name, and the cell runs anew.
 """
 
-import itertools
 import json
 import sys
 from collections.abc import Mapping, Sequence
@@ -18,7 +17,7 @@ from typing import Any
 
 from grpo_credit.errors import CreditError
 from grpo_credit.run import lock
-from grpo_credit.run.files import METRICS, read_lines, read_object, replace_text
+from grpo_credit.run.files import METRICS, free, read_lines, read_object, replace_text
 from grpo_credit.run.provenance import MANIFEST, describe_command, now
 from grpo_credit.run.shape import fit
 from grpo_credit.study.child import is_held
@@ -263,7 +262,4 @@ def _damage(run: Path) -> str:
 
 
 def _set_aside(path: Path) -> Path:
-    names = (path.with_name(f"{path.name}.damaged-{n}") for n in itertools.count(1))
-    aside = next(name for name in names if not name.exists())
-    path.rename(aside)
-    return aside
+    return path.rename(free(path.with_name(f"{path.name}.damaged"), first=1))
