@@ -7,12 +7,14 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from grpo_credit.config import CreditGRPOConfig
+    from grpo_credit.credit.parse import chain, compute_credit, mix, resolve_credit
+    from grpo_credit.credit.registry import aggregation, allocation, list_credit
+    from grpo_credit.credit.rollouts import Rollouts
+    from grpo_credit.credit.saved import load_rollouts
     from grpo_credit.errors import CreditError
-    from grpo_credit.registry import aggregation, allocation, list_credit
-    from grpo_credit.resolve import chain, compute_credit, mix, resolve_credit
-    from grpo_credit.rollouts import Rollouts
-    from grpo_credit.trainer import CreditGRPOTrainer
+    from grpo_credit.trainer.config import CreditGRPOConfig
+    from grpo_credit.trainer.credit_tables import load_credit
+    from grpo_credit.trainer.trainer import CreditGRPOTrainer
 
 __version__ = "0.1.0"
 __all__ = [
@@ -25,25 +27,29 @@ __all__ = [
     "chain",
     "compute_credit",
     "list_credit",
+    "load_credit",
+    "load_rollouts",
     "mix",
     "resolve_credit",
 ]
 
 _HOME = {
     "CreditError": "errors",
-    "CreditGRPOConfig": "config",
-    "CreditGRPOTrainer": "trainer",
-    "Rollouts": "rollouts",
-    "aggregation": "registry",
-    "allocation": "registry",
-    "list_credit": "registry",
+    "CreditGRPOConfig": "trainer.config",
+    "CreditGRPOTrainer": "trainer.trainer",
+    "Rollouts": "credit.rollouts",
+    "aggregation": "credit.registry",
+    "allocation": "credit.registry",
+    "list_credit": "credit.registry",
+    "load_credit": "trainer.credit_tables",
+    "load_rollouts": "credit.saved",
 }
 
 
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f"{__name__}.{_HOME.get(name, 'resolve')}"), name)
+    return getattr(importlib.import_module(f"{__name__}.{_HOME.get(name, 'credit.parse')}"), name)
 
 
 def __dir__() -> list[str]:

@@ -9,11 +9,10 @@ from typing import Any
 from grpo_credit import __version__
 from grpo_credit.errors import TRACEBACK, in_one_line
 from grpo_credit.lab.verbs import add_to as add_lab
-from grpo_credit.preflight.attack import add_to as add_attack
-from grpo_credit.preflight.verbs import add_to as add_preflight
 from grpo_credit.run.commandline import MISTAKES, reveal, wants_traceback
+from grpo_credit.run.verbs import add_to as add_preflight
 from grpo_credit.terminal import console, print_anything
-from grpo_credit.visible import in_line
+from grpo_credit.text import in_line
 
 _OPTIONS = """options of the strategy, as JSON: '{"alpha": 0.75}'"""
 _LIBRARIES = ("trl", "transformers", "torch")
@@ -66,7 +65,6 @@ def _parser() -> argparse.ArgumentParser:
     )
     run.set_defaults(verb=run_launcher)
     add_preflight(verbs)
-    add_attack(verbs)
     add_lab(verbs)
     return parser
 
@@ -139,8 +137,8 @@ def _add_show(verbs: Any) -> None:
 
 def show_rules(asked: argparse.Namespace) -> int:
     """Print the registered rules in a line each, or all about some."""
-    from grpo_credit import catalogue
-    from grpo_credit.registry import list_credit
+    from grpo_credit.credit import catalogue
+    from grpo_credit.credit.registry import list_credit
 
     if not asked.name and not asked.long:
         catalogue.print_rules(console())
@@ -155,9 +153,9 @@ def show_rules(asked: argparse.Namespace) -> int:
 
 def check_laws(asked: argparse.Namespace) -> int:
     """Print what came of the laws; return 1 if the strategy breaks one that it is held to."""
-    from grpo_credit.conformance import examine
-    from grpo_credit.conformance_report import print_findings
-    from grpo_credit.resolve import parse_credit_kwargs, resolve_with
+    from grpo_credit.credit.conformance import examine
+    from grpo_credit.credit.conformance_report import print_findings
+    from grpo_credit.credit.parse import parse_credit_kwargs, resolve_with
 
     strategy = resolve_with(asked.credit, parse_credit_kwargs(asked.credit_kwargs))
     findings = list(examine(strategy))
@@ -167,10 +165,10 @@ def check_laws(asked: argparse.Namespace) -> int:
 
 def show_credit(asked: argparse.Namespace) -> int:
     """Print completions shaded by credit, or write them as a page."""
-    from grpo_credit.run.files import replace_text
-    from grpo_credit.show import picture
-    from grpo_credit.show.html import page
-    from grpo_credit.show.terminal import print_picture
+    from grpo_credit.experiments.show import picture
+    from grpo_credit.experiments.show.html import page
+    from grpo_credit.experiments.show.terminal import print_picture
+    from grpo_credit.records.files import replace_text
 
     drawn = picture(
         asked.run, asked.step, asked.credit, rows=asked.rows, group=asked.group, by=asked.sort
@@ -192,7 +190,7 @@ def run_launcher(asked: argparse.Namespace) -> int:
 
 def write_report(asked: argparse.Namespace) -> int:
     """Write report.html and report.md from the data beside them; needs no torch."""
-    from grpo_credit.report.page import render
+    from grpo_credit.experiments.report.page import render
 
     for study in asked.studies:
         page = render(study, [each for each in asked.studies if each != study])

@@ -6,7 +6,7 @@ import sysconfig
 import traceback
 from pathlib import Path
 
-from grpo_credit.visible import in_line
+from grpo_credit.text import in_line
 
 TRACEBACK = "--traceback"
 _OURS = Path(__file__).resolve().parents[1]

@@ -29,7 +29,8 @@ from grpo_credit.rewards import (
     gate,
     plain_latex,
 )
-from grpo_credit.run.recipe import DataArguments, Recipe, Task
+from grpo_credit.run.options import DataArguments
+from grpo_credit.run.recipe import Recipe, Task
 from grpo_credit.run.training import run_recipe
 
 GSM8K = {"dataset_name": "openai/gsm8k", "dataset_config": "main"}
@@ -121,7 +122,7 @@ def check_answers(right: Any, answers: Sequence[Any], judge: str) -> None:
     Raises:
         ValueError: if none of them can be read.
     """
-    from grpo_credit.run.ranks import is_main
+    from grpo_credit.records.ranks import is_main
 
     unread = right.unreadable(answers) if is_main() else []
     if not unread:

@@ -19,7 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from grpo_credit.rewards import ExactText
-from grpo_credit.run.recipe import Recipe, Task, TinyArguments
+from grpo_credit.run.options import TinyArguments
+from grpo_credit.run.recipe import Recipe, Task
 from grpo_credit.run.training import run_recipe
 
 # What a model of a hundred thousand parameters on a laptop needs.

@@ -19,7 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from grpo_credit.rewards import RegexReward
-from grpo_credit.run.recipe import DataArguments, Recipe, Task, TinyArguments
+from grpo_credit.run.options import DataArguments, TinyArguments
+from grpo_credit.run.recipe import Recipe, Task
 from grpo_credit.run.training import run_recipe
 
 DEFAULTS = {

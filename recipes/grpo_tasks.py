@@ -20,7 +20,8 @@ from pathlib import Path
 from typing import Any
 
 from grpo_credit.rewards import InTag, TagFormat, TaskScore, gate, guard
-from grpo_credit.run.recipe import Recipe, Task, TinyArguments
+from grpo_credit.run.options import TinyArguments
+from grpo_credit.run.recipe import Recipe, Task
 from grpo_credit.run.training import run_recipe
 
 DEFAULTS = {

@@ -8,7 +8,7 @@ See --help.
 
 import sys
 
-from grpo_credit.study.ablate import main
+from grpo_credit.experiments.study.ablate import main
 
 if __name__ == "__main__":
     sys.exit(main(sys.argv[1:], sys.argv))

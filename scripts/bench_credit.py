@@ -32,8 +32,8 @@ from transformers import PreTrainedTokenizerFast
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 from grpo_credit import Rollouts, list_credit, resolve_credit
-from grpo_credit.annotations import NEEDS, Annotations
 from grpo_credit.rewards import RegexReward, completion_text
+from grpo_credit.trainer.reward_annotations import NEEDS, Annotations
 
 GROUP = 8
 WORDS = [*(f"w{i:03d} " for i in range(995)), "wait ", "but, ", "hence", "42, \n", "1+2= "]

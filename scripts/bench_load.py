@@ -83,7 +83,7 @@ def _make_cell(folder: Path, credit: str, seed: int, place: int, points: int) ->
 
 def make_rollouts(run: Path, rows: int, tokens: int) -> None:
     """Save one step of whole groups of eight."""
-    from grpo_credit.saved import save_rollouts
+    from grpo_credit.credit.saved import save_rollouts
 
     rollouts, texts = some_rollouts(rows, tokens)
     (run / "rollouts").mkdir(parents=True)
@@ -112,8 +112,8 @@ def some_rollouts(rows: int, tokens: int) -> tuple[Any, list[list[str]]]:
 
 def collect_study(folder: Path, size: Size) -> dict[str, Any]:
     """Collect a study and write its page."""
-    from grpo_credit.report.page import render
-    from grpo_credit.study.collect import collect
+    from grpo_credit.experiments.report.page import render
+    from grpo_credit.experiments.study.collect import collect
 
     collect(folder / "study")
     page = render(folder / "study")
@@ -151,7 +151,7 @@ def resume_early(folder: Path, size: Size) -> dict[str, Any]:
 
 
 def _resume(folder: Path, step: int) -> dict[str, Any]:
-    from grpo_credit.run import directory
+    from grpo_credit.records import directory
     from grpo_credit.run.callbacks import MetricsJsonl
 
     before, start = time.process_time(), time.perf_counter()
@@ -184,8 +184,8 @@ def table_dense(folder: Path, size: Size) -> dict[str, Any]:
 def _table(folder: Path, size: Size, dense: bool) -> dict[str, Any]:
     import torch
 
-    from grpo_credit.credit_tables import save_credit
-    from grpo_credit.window import Generation, Window
+    from grpo_credit.trainer.credit_tables import save_credit
+    from grpo_credit.trainer.window import Generation, Window
 
     rollouts, _ = some_rollouts(size["rows"] // 4, 2 * size["tokens"])
     rows, columns = rollouts.mask.shape

@@ -8,7 +8,7 @@ os.environ.pop("COLUMNS", None)  # which xdist sets; a test of a width names it
 
 from hypothesis import HealthCheck, settings
 
-from grpo_credit.study.process import ignore_alone
+from grpo_credit.experiments.study.process import ignore_alone
 
 ignore_alone()  # as a background job; the processes of tests are sent the signals it ignores
 

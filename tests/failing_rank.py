@@ -7,7 +7,7 @@ import torch
 from accelerate import PartialState
 from run_helpers import describe
 
-from grpo_credit.run import directory, manifest
+from grpo_credit.records import directory, manifest
 from grpo_credit.run.callbacks import StopOnSignal
 
 if __name__ == "__main__":

@@ -15,9 +15,9 @@ import sys
 import time
 from pathlib import Path
 
-from grpo_credit.run.files import replace_text
-from grpo_credit.run.lock import hold
-from grpo_credit.run.provenance import now
+from grpo_credit.records.files import replace_text
+from grpo_credit.records.lock import hold
+from grpo_credit.records.provenance import now
 
 STRATEGIES = ("uniform", "length", "seq", "dapo", "delta_l")
 

@@ -6,7 +6,7 @@ import random
 from saved_helpers import PROMPTS, TOKENS, rollouts
 
 from grpo_credit import CreditError
-from grpo_credit.saved import save_rollouts
+from grpo_credit.credit.saved import save_rollouts
 
 VALUES = (
     None, True, -1, 10**18, 10**400, 1e308, float("nan"), "x", "", "\x1b[31m\ud800\0", [], ["x"],

@@ -16,9 +16,9 @@ import time
 from pathlib import Path
 
 PRELOADED = """
-pandas pyarrow.parquet datasets peft trl.trainer.grpo_trainer grpo_credit.trainer
-grpo_credit.run.callbacks grpo_credit.run.checkpoints grpo_credit.run.directory
-grpo_credit.run.evaluation grpo_credit.run.manifest grpo_credit.run.models
+pandas pyarrow.parquet datasets peft trl.trainer.grpo_trainer grpo_credit.trainer.trainer
+grpo_credit.run.callbacks grpo_credit.records.checkpoints grpo_credit.records.directory
+grpo_credit.run.evaluation grpo_credit.records.manifest grpo_credit.run.models
 grpo_credit.run.training transformers.models.llama.modeling_llama
 grpo_credit.preflight.early grpo_credit.preflight.verdict
 """
@@ -132,7 +132,7 @@ def main():
     import torch
     from transformers.conversion_mapping import get_checkpoint_conversion_mapping
 
-    from grpo_credit.userfile import load_recipe
+    from grpo_credit.credit.userfile import load_recipe
 
     torch.set_num_threads(1)
     recipe = load_recipe(Path(sys.argv[1]))

@@ -19,8 +19,8 @@ from transformers import PreTrainedModel, TrainerCallback
 from trl import GRPOConfig, GRPOTrainer
 
 from grpo_credit import CreditGRPOConfig, CreditGRPOTrainer, list_credit
-from grpo_credit.exactness import Batching
-from grpo_credit.strategy import Rule
+from grpo_credit.batching.eligibility import Batching
+from grpo_credit.credit.strategy import Rule
 from grpo_credit.tiny.model import build_model
 from grpo_credit.tiny.tokenizer import build_tokenizer
 

@@ -11,7 +11,7 @@ from sharding import gradients_of_zero, shard
 from transformers import LlamaForCausalLM
 from workloads import WORKLOADS
 
-from grpo_credit.batching import PASS_COST
+from grpo_credit.batching.planner import PASS_COST
 
 FORWARDS = []
 

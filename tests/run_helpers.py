@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
-from grpo_credit.run import checkpoints, directory, manifest
+from grpo_credit.records import checkpoints, directory, manifest
 
 HUB_TOKEN = "hf_" + "a1B2" * 8
 WITHOUT_SYSTEM_CONFIG = {"GIT_CONFIG_GLOBAL": os.devnull, "GIT_CONFIG_NOSYSTEM": "1"}

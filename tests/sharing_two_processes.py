@@ -8,7 +8,7 @@ import torch
 from sharing_helpers import batch, build, difference, trl_scores
 from torch.nn.parallel import DistributedDataParallel
 
-from grpo_credit.sharing import number_prompts, score_sharing_prompts
+from grpo_credit.batching.shared_prompts import number_prompts, score_sharing_prompts
 
 ROWS = [(2, 0, 2, 1, 0, 2), (0, 1, 1, 1, 2, 0)]  # the prompts of each rank's rows
 

@@ -7,8 +7,8 @@ import numpy as np
 import pandas as pd
 import saved_helpers
 
-from grpo_credit.saved import save_rollouts
-from grpo_credit.study.collect import collect
+from grpo_credit.credit.saved import save_rollouts
+from grpo_credit.experiments.study.collect import collect
 
 METRIC = "format rate (sampled)"
 CREDITS = ("uniform", "seq", "length")

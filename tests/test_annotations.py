@@ -14,13 +14,13 @@ from torchrun import launch
 from transformers import PreTrainedTokenizerFast
 
 from grpo_credit import CreditError, allocation, resolve_credit
-from grpo_credit.annotations import Annotations
-from grpo_credit.gathering import GatheringTrainer
+from grpo_credit.credit.needs import check_columns, check_told
+from grpo_credit.credit.rollouts import PADDING
+from grpo_credit.credit.saved import find_rollouts, load_rollouts
 from grpo_credit.rewards import completion_text
-from grpo_credit.rollouts import PADDING
-from grpo_credit.saved import find_rollouts, load_rollouts
-from grpo_credit.telling import check_columns, check_told
-from grpo_credit.token_text import TokenText
+from grpo_credit.trainer.collector import GatheringTrainer
+from grpo_credit.trainer.reward_annotations import Annotations
+from grpo_credit.trainer.token_text import TokenText
 
 SEEN = []
 NAN, INF = float("nan"), float("inf")

@@ -9,8 +9,16 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from grpo_credit.batching import Budget, Lengths, count_parameters, cut, places, plan, spread
-from grpo_credit.rows import join, row_tensors, take
+from grpo_credit.batching.planner import (
+    Budget,
+    Lengths,
+    count_parameters,
+    cut,
+    places,
+    plan,
+    spread,
+)
+from grpo_credit.batching.rows import join, row_tensors, take
 
 ROOMY = Budget(tokens=10**6, completion_tokens=10**6, pass_cost=0)
 

@@ -5,8 +5,8 @@ from pathlib import Path
 
 from harness import ours, reference
 
-from grpo_credit.card import credit_section, held_out_section
-from grpo_credit.resolve import resolve_credit
+from grpo_credit.credit.parse import resolve_credit
+from grpo_credit.trainer.model_card import credit_section, held_out_section
 
 
 def test_every_rule_of_a_strategy_has_its_row():

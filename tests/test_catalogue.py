@@ -3,8 +3,8 @@
 import pytest
 
 from grpo_credit import CreditError, allocation, cli, list_credit
-from grpo_credit.catalogue import COSTS, rules_in
-from grpo_credit.rollouts import OPTIONAL
+from grpo_credit.credit.catalogue import COSTS, rules_in
+from grpo_credit.credit.rollouts import OPTIONAL
 
 MINE = """
 from __future__ import annotations
@@ -115,7 +115,7 @@ def test_what_every_need_costs_is_said():
 
 
 def test_a_rule_without_a_docstring_has_a_line(monkeypatch, capsys):
-    from grpo_credit import registry
+    from grpo_credit.credit import registry
 
     monkeypatch.setattr(registry, "_RULES", dict(registry._RULES))
 

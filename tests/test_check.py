@@ -11,8 +11,8 @@ import torch
 from harness import shipped
 
 from grpo_credit import CreditError, cli, resolve_credit
-from grpo_credit.conformance import check, counterexample, examine, examples, smallest
-from grpo_credit.laws import (
+from grpo_credit.credit.conformance import check, counterexample, examine, examples, smallest
+from grpo_credit.credit.laws import (
     ALWAYS,
     PROMISES,
     float32_will_do,
@@ -21,7 +21,7 @@ from grpo_credit.laws import (
     the_rollouts_are_left_alone,
     zero_outside_the_mask,
 )
-from grpo_credit.strategy import Rule
+from grpo_credit.credit.strategy import Rule
 
 RULES = """
 import torch

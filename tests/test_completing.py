@@ -15,9 +15,9 @@ from torch import nn
 from torchrun import launch
 from trl.generation import vllm_generation
 
-from grpo_credit import completing
-from grpo_credit.completing import draws
-from grpo_credit.undisturbed import random_states_kept
+from grpo_credit.trainer import completing
+from grpo_credit.trainer.completing import draws
+from grpo_credit.trainer.undisturbed import random_states_kept
 
 PROMPTS = [f"{i}+{i % 7}=" for i in range(50)]
 

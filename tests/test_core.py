@@ -10,17 +10,11 @@ from harness import OPTIONS, shipped
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from grpo_credit import (
-    CreditError,
-    Rollouts,
-    chain,
-    compute_credit,
-    diagnostics,
-    resolve_credit,
-)
-from grpo_credit.conformance import check
-from grpo_credit.rollouts import group_advantages
-from grpo_credit.strategy import Rule
+from grpo_credit import CreditError, Rollouts, chain, compute_credit, resolve_credit
+from grpo_credit.credit import diagnostics
+from grpo_credit.credit.conformance import check
+from grpo_credit.credit.rollouts import group_advantages
+from grpo_credit.credit.strategy import Rule
 
 
 def unregistered(kind):

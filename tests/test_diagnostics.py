@@ -8,7 +8,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from grpo_credit import Rollouts, compute_credit, diagnostics
+from grpo_credit import Rollouts, compute_credit
+from grpo_credit.credit import diagnostics
 
 
 def window(lengths=(1, 2, 4), count=(1, 2, 1), **changes):

@@ -6,10 +6,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from grpo_credit.annotations import Annotations
-from grpo_credit.strategy import CreditError
-from grpo_credit.telling import check_told
+from grpo_credit.credit.needs import check_told
+from grpo_credit.credit.strategy import CreditError
 from grpo_credit.tiny.tokenizer import build_word_tokenizer
+from grpo_credit.trainer.reward_annotations import Annotations
 from rewards import Decided, ExactText, gate
 from rewards.automaton import automaton_of
 

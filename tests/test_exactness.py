@@ -8,7 +8,8 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from trl import GRPOConfig
 from workloads import WORKLOADS
 
-from grpo_credit import CreditGRPOConfig, CreditGRPOTrainer, cutting
+from grpo_credit import CreditGRPOConfig, CreditGRPOTrainer
+from grpo_credit.trainer import cutting
 
 CUT = "sorts rows by length and cuts anew, trims padding"
 SHARED = "shares prompts where it pays"

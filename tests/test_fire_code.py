@@ -11,10 +11,10 @@ from fire_helpers import saved_run
 from study_helpers import make_study
 
 from grpo_credit import cli
+from grpo_credit.credit.userfile import load_recipe
+from grpo_credit.experiments.study.ablate import main as ablate
+from grpo_credit.experiments.study.collect import collect
 from grpo_credit.run.recipe import prepare
-from grpo_credit.study.ablate import main as ablate
-from grpo_credit.study.collect import collect
-from grpo_credit.userfile import load_recipe
 
 ROOT = Path(__file__).parents[1]
 
@@ -116,16 +116,19 @@ ALLOWED = {
     ("grpo_credit/__init__.py", "import_module"): "names of the package's own modules",
     ("grpo_credit/own_rewards.py", "import_module"): "modules of the package rewards",
     ("grpo_credit/own_rewards.py", "exec_module"): "likewise",
-    ("grpo_credit/report/page.py", "load"): "the reader of a report's data",
-    ("grpo_credit/registry.py", "import_module"): "after `refuse_unsaid`, or the package's own",
-    ("grpo_credit/registry.py", "load"): "entry points of installed packages",
+    ("grpo_credit/experiments/report/page.py", "load"): "the reader of a report's data",
+    (
+        "grpo_credit/credit/registry.py",
+        "import_module",
+    ): "after `refuse_unsaid`, or the package's own",
+    ("grpo_credit/credit/registry.py", "load"): "entry points of installed packages",
     ("grpo_credit/rewards.py", "load"): "the package rewards",
     (
         "grpo_credit/run/wrapper.py",
         "load",
     ): "a launcher that the user named",
-    ("grpo_credit/study/engines.py", "import_module"): "ray or submitit, by constants",
-    ("grpo_credit/userfile.py", "exec_module"): "a script that the user named",
+    ("grpo_credit/experiments/study/engines.py", "import_module"): "ray or submitit, by constants",
+    ("grpo_credit/credit/userfile.py", "exec_module"): "a script that the user named",
 }
 BUILT_IN = {"eval", "exec", "compile", "__import__"}
 RUNS = {"import_module", "exec_module", "run_path",

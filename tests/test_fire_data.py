@@ -21,18 +21,18 @@ import study_helpers
 from fire_helpers import damaged, holds, mutations, saved_run
 from study_helpers import make_study
 
-from grpo_credit import CreditError, tables
-from grpo_credit.report.page import page
-from grpo_credit.report.store import load
-from grpo_credit.run import directory, manifest
-from grpo_credit.run.files import read_json, read_lines, read_yaml
-from grpo_credit.show import picture
-from grpo_credit.show.html import page as shown
-from grpo_credit.study.cells import cells_of, look
-from grpo_credit.study.collect import collect
-from grpo_credit.study.design import read_study
-from grpo_credit.study.progress import read_progress
-from grpo_credit.tables import read_table
+from grpo_credit import CreditError
+from grpo_credit.experiments.report.page import page
+from grpo_credit.experiments.report.store import load
+from grpo_credit.experiments.show import picture
+from grpo_credit.experiments.show.html import page as shown
+from grpo_credit.experiments.study.cells import cells_of, look
+from grpo_credit.experiments.study.collect import collect
+from grpo_credit.experiments.study.design import read_study
+from grpo_credit.experiments.study.progress import read_progress
+from grpo_credit.records import directory, manifest, tables
+from grpo_credit.records.files import read_json, read_lines, read_yaml
+from grpo_credit.records.tables import read_table
 
 ROOT = Path(__file__).parents[1]
 
@@ -86,8 +86,8 @@ WRONG = {"learning_rate: {a: {b: 1}}": "learning_rate in a.yaml is a dict, expec
 
 @pytest.mark.parametrize(("text", "message"), WRONG.items(), ids=["dict", "list", "huge"])
 def test_a_value_that_no_option_takes_is_told(text, message, tmp_path, monkeypatch):
+    from grpo_credit.credit.userfile import load_recipe
     from grpo_credit.run.recipe import prepare
-    from grpo_credit.userfile import load_recipe
 
     monkeypatch.chdir(tmp_path)
     Path("a.yaml").write_text(text)
@@ -283,7 +283,7 @@ def of_every_file(out):
 
 
 def test_a_damaged_file_of_a_run_costs_a_study_no_more_than_that_run(tmp_path, monkeypatch):
-    from grpo_credit.study import collect as package
+    from grpo_credit.experiments.study import collect as package
 
     monkeypatch.setattr(package, "_examples", lambda *_: (None, []))  # read above
     monkeypatch.setattr(package, "read_completions", lambda *_: [])

@@ -13,8 +13,9 @@ import pytest
 from test_recipe import PATTERN, RECIPE, SHORT, flags, user_folder
 
 from grpo_credit.cli import main
-from grpo_credit.run import callbacks, evaluation, manifest, recipe, summary, training, wrapper
-from grpo_credit.userfile import load_recipe
+from grpo_credit.credit.userfile import load_recipe
+from grpo_credit.records import manifest, summary
+from grpo_credit.run import callbacks, evaluation, recipe, training, wrapper
 
 ROOT = Path(__file__).parent.parent
 RUN = "to go on: the same command with --resume --output_dir run"
@@ -299,7 +300,9 @@ def test_what_is_no_launcher_is_refused(words, capsys):
 
 
 def test_ctrl_c_ends_a_verb_in_one_line(monkeypatch, capsys):
-    monkeypatch.setattr("grpo_credit.catalogue.print_rules", lambda *_: signal.raise_signal(2))
+    monkeypatch.setattr(
+        "grpo_credit.credit.catalogue.print_rules", lambda *_: signal.raise_signal(2)
+    )
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     assert main(["list"]) == 130
     signal.signal(signal.SIGINT, before)

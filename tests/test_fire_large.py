@@ -18,18 +18,19 @@ from rich.console import Console
 from run_helpers import write_metrics
 from study_helpers import make_study
 
-from grpo_credit import CreditError, Rollouts, saved
-from grpo_credit.credit_tables import EXACT, load_credit, save_credit
-from grpo_credit.report.page import page
-from grpo_credit.report.series import COLUMNS, Curves
-from grpo_credit.report.store import CURVES, load
-from grpo_credit.run import directory, files
-from grpo_credit.saved import load_rollouts, save_rollouts
-from grpo_credit.show.html import page as html
-from grpo_credit.show.picture import picture
-from grpo_credit.show.terminal import print_picture
-from grpo_credit.study.collect import collect
-from grpo_credit.window import Generation, Window
+from grpo_credit import CreditError, Rollouts
+from grpo_credit.credit import saved
+from grpo_credit.credit.saved import load_rollouts, save_rollouts
+from grpo_credit.experiments.report.page import page
+from grpo_credit.experiments.report.series import COLUMNS, Curves
+from grpo_credit.experiments.report.store import CURVES, load
+from grpo_credit.experiments.show.html import page as html
+from grpo_credit.experiments.show.picture import picture
+from grpo_credit.experiments.show.terminal import print_picture
+from grpo_credit.experiments.study.collect import collect
+from grpo_credit.records import directory, files
+from grpo_credit.trainer.credit_tables import EXACT, load_credit, save_credit
+from grpo_credit.trainer.window import Generation, Window
 
 # ---- studies ----------------------------------------------------------------------------------
 
@@ -75,7 +76,7 @@ def test_curves_that_statistics_cannot_square_are_refused(name, copied):
 
 
 def test_more_points_than_a_study_may_have_are_not_read(copied, monkeypatch):
-    monkeypatch.setattr("grpo_credit.report.store._POINTS", 7)
+    monkeypatch.setattr("grpo_credit.experiments.report.store._POINTS", 7)
     with pytest.raises(CreditError, match=r"curves\.parquet has \d+ points, expected at most 7"):
         load(copied)
 
@@ -111,7 +112,9 @@ def test_the_axes_of_a_runs_curves_are_held_once():
 
 
 def test_of_very_many_tables_some_are_read_and_that_is_said(study, monkeypatch, tmp_path):
-    monkeypatch.setattr("grpo_credit.study.collect.trained.TABLES", 8)  # two for each of four runs
+    monkeypatch.setattr(
+        "grpo_credit.experiments.study.collect.trained.TABLES", 8
+    )  # two for each of four runs
     out = make_study(tmp_path / "study", ("uniform", "seq"), (0, 1))
     for folder in out.glob("cells/*/*/credit"):
         for step in (2, 3):
@@ -127,7 +130,7 @@ def test_collecting_without_rollouts_needs_no_torch(tmp_path):
     for path in out.glob("cells/*/*/rollouts/*"):
         path.unlink()
     code = (
-        "import sys, pathlib; from grpo_credit.study.collect import collect; "
+        "import sys, pathlib; from grpo_credit.experiments.study.collect import collect; "
         "collect(pathlib.Path(sys.argv[1])); print('torch' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code, out], capture_output=True, text=True)
@@ -237,7 +240,7 @@ def run(tmp_path_factory):
 
 @pytest.mark.parametrize("rows", [8, 600])
 def test_a_page_is_bounded_and_says_what_it_leaves_out(run, monkeypatch, rows):
-    monkeypatch.setattr(import_module("grpo_credit.show.picture"), "LARGEST", 60_000)
+    monkeypatch.setattr(import_module("grpo_credit.experiments.show.picture"), "LARGEST", 60_000)
     drawn = picture(run, rows=rows)
     text = html(drawn)
     assert len(text.encode()) < 60_000 + 5_000  # its head

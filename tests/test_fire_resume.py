@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from transformers.utils import logging
 
 from grpo_credit import CreditGRPOConfig, CreditGRPOTrainer
-from grpo_credit.run import checkpoints
+from grpo_credit.records import checkpoints
 
 RECIPE = Path(__file__).parent.parent / "recipes" / "grpo_regex.py"
 SETTINGS = {
@@ -31,9 +31,11 @@ EPOCHS = {  # the last one is cut off: 36 prompts, 2 a step, 18 steps in an epoc
 LISTED = {"extra": {"checkpoints": checkpoints.LIST}, "config": {}, "world_size": 1}
 TIMES = ("time_s", "step_time", "runtime", "per_second")
 KILLS, SEEDS = 10, (1, 2, 3)
-SYNC = "grpo_credit.run.checkpoints:sync"
+SYNC = "grpo_credit.records.checkpoints:sync"
 STEP_END = "grpo_credit.run.callbacks:StopOnSignal.on_step_end"
-SEALED = {"at": "grpo_credit.resuming:rotate_checkpoints"}  # the checkpoint is whole by then
+SEALED = {
+    "at": "grpo_credit.trainer.resuming:rotate_checkpoints"
+}  # the checkpoint is whole by then
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -167,7 +169,7 @@ def test_a_kill_at_any_file_of_a_checkpoint_leaves_the_one_before(server, undist
     ]
     saving += [{"at": SYNC, "matching": f"checkpoint-6/{name}",
                 "cut": True} for name in written]  # fmt: skip
-    saving += [{"at": "grpo_credit.run.checkpoints:replace_text", "matching": "6/files.json"}]
+    saving += [{"at": "grpo_credit.records.checkpoints:replace_text", "matching": "6/files.json"}]
     saving += [{"at": SYNC, "matching": "credit_00006.parquet"}]  # the tables come first
     for number, strike in enumerate(saving):
         out = killed(server, "files", strike, **one)
@@ -285,7 +287,7 @@ def test_a_run_whose_checkpoints_are_all_damaged_is_not_begun_again(server, undi
 # ---- stopped between the last checkpoint and the end ------------------------------------------
 
 MEASURE = "grpo_credit.run.evaluation:measure"
-MODEL = "grpo_credit.run.checkpoints:save_model"
+MODEL = "grpo_credit.records.checkpoints:save_model"
 
 
 def test_a_run_that_had_its_last_checkpoint_trains_no_further_step(server, undisturbed):
@@ -295,7 +297,7 @@ def test_a_run_that_had_its_last_checkpoint_trains_no_further_step(server, undis
     weights = (run / "checkpoint-6" / "model.safetensors").read_bytes()
     for strike in ({"at": MODEL}, {"at": f"{MODEL.partition(':')[0]}:_sync_all"},
                    {"at": MODEL, "late": True}, {"at": MEASURE}, {"at": MEASURE, "late": True},
-                   {"at": "grpo_credit.run.manifest:set_status"}):  # fmt: skip
+                   {"at": "grpo_credit.records.manifest:set_status"}):  # fmt: skip
         out = killed(server, "last", strike)
         assert "every step was trained before" in out
         assert steps(run) == [1, 2, 3, 4, 5, 6]

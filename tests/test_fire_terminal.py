@@ -12,12 +12,12 @@ from saved_helpers import PROMPTS, TOKENS, rollouts
 from study_helpers import make_study
 
 from grpo_credit import cli
-from grpo_credit.saved import save_rollouts
-from grpo_credit.study.ablate import say, write_report
-from grpo_credit.study.cells import Cell, State
-from grpo_credit.study.view import Board, PlainView, failures, make_view, table
+from grpo_credit.credit.saved import save_rollouts
+from grpo_credit.experiments.study.ablate import say, write_report
+from grpo_credit.experiments.study.cells import Cell, State
+from grpo_credit.experiments.study.view import Board, PlainView, failures, make_view, table
 from grpo_credit.terminal import print_anything
-from grpo_credit.visible import encodable, to_cell
+from grpo_credit.text import encodable, to_cell
 
 ROOT = Path(__file__).parents[1]
 ASCII = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "HF_HUB_OFFLINE": "1"}
@@ -55,8 +55,8 @@ def test_an_ascii_terminal_is_enough_for_every_verb(tmp_path):
 
 
 def test_every_recipe_lets_an_ascii_terminal_be(monkeypatch, capsys):
+    from grpo_credit.credit.userfile import load_recipe
     from grpo_credit.run.training import run_recipe
-    from grpo_credit.userfile import load_recipe
 
     recipe = load_recipe(ROOT / "recipes" / "grpo_regex.py")
     stream = io.TextIOWrapper(io.BytesIO(), encoding="ascii")

@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 from run_helpers import add_checkpoint, describe, interrupted_run, write_metrics
 
-from grpo_credit.run import directory, files, lock
+from grpo_credit.experiments.study import ablate
+from grpo_credit.experiments.study.cells import Cell, look
+from grpo_credit.records import directory, files, lock
 from grpo_credit.run.commandline import mistakes_in_one_line
-from grpo_credit.study import ablate
-from grpo_credit.study.cells import Cell, look
 from grpo_credit.tiny import cache
 
 FORK = get_context("fork")  # a process that has imported everything already

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from grpo_credit import CreditError, allocation, chain, compute_credit, resolve_credit
+from grpo_credit.credit.rollouts import group_advantages
 from grpo_credit.lab.direction import sampled_direction
 from grpo_credit.lab.enumerable import (
     Language,
@@ -20,7 +21,6 @@ from grpo_credit.lab.enumerable import (
 )
 from grpo_credit.lab.exact import Problem, Sampling, draw, measure
 from grpo_credit.lab.report_exact import Setting, findings, verdict
-from grpo_credit.rollouts import group_advantages
 from rewards import RegexReward
 
 SMALL = Language("ab", 3)

@@ -4,14 +4,14 @@ import pytest
 import torch
 
 from grpo_credit import Rollouts, resolve_credit
+from grpo_credit.credit.needs import tells
+from grpo_credit.credit.parse import resolve_text
 from grpo_credit.lab.batches import Batch, Sampling, draw
 from grpo_credit.lab.oracle import by_chance, measure, missing, truth
 from grpo_credit.lab.report_oracle import Scored, findings
 from grpo_credit.lab.scores import Scores, auroc, pick, score
 from grpo_credit.lab.tasks import TASKS, Keys, PathStar
 from grpo_credit.lab.verbs import ORACLE
-from grpo_credit.resolve import resolve_text
-from grpo_credit.telling import tells
 
 
 def batch_of(advantage, lengths):

@@ -7,8 +7,8 @@ import torch
 from harness import difference, ours, policy
 
 from grpo_credit import CreditError, resolve_credit
+from grpo_credit.credit.saved import load_rollouts
 from grpo_credit.lab.replay import gradient_mass, read_tokens, replay, shares
-from grpo_credit.saved import load_rollouts
 
 NAMES = ["seq", "length", "dapo", "tree_td/seq"]
 

@@ -10,8 +10,8 @@ import pytest
 from harness import ours, policy
 
 from grpo_credit import cli
+from grpo_credit.credit.saved import load_rollouts
 from grpo_credit.lab import tasks, verbs
-from grpo_credit.saved import load_rollouts
 
 HALF = 'trace/seq {"decay": 0.5}'
 ORACLE = ["lab", "oracle", "--batches", "2", "--groups", "2", "--task", "path_star", "keys",

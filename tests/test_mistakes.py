@@ -37,7 +37,7 @@ def written(folder, source):
 
 def test_what_is_written_for_the_user_is_told_as_it_is(capsys):
     assert told(capsys, raising(CreditError("a\n  b"))) == "x.py: error: a b"
-    from grpo_credit.run.commandline import _raise
+    from grpo_credit.trainer.parser import _raise
 
     assert told(capsys, lambda: _raise("no such option")) == "x.py: error: no such option"
 
@@ -63,11 +63,11 @@ def test_the_place_is_not_in_pythons_own_library(capsys):
 
 
 def test_an_error_of_our_own_that_nobody_wrote_has_a_place(capsys):
-    from grpo_credit.run.commandline import names_option
+    from grpo_credit.trainer.parser import names_option
 
     line = told(capsys, lambda: names_option(["--config", "\0"], "a"))
     assert "ValueError: embedded null byte (raised at " in line
-    assert "grpo_credit/run/" in line
+    assert "grpo_credit/records/" in line
 
 
 def test_a_recipes_own_words_need_no_place_and_its_accidents_do(tmp_path, capsys):
@@ -103,7 +103,7 @@ def test_an_error_that_was_never_raised_is_told():
 
 
 def test_torch_is_not_needed_to_tell(monkeypatch, capsys):
-    monkeypatch.setitem(sys.modules, "grpo_credit.run.ranks", None)
+    monkeypatch.setitem(sys.modules, "grpo_credit.records.ranks", None)
     monkeypatch.delitem(sys.modules, "torch", raising=False)
     assert told(capsys, raising(CreditError("x"))) == "x.py: error: x"
 
@@ -118,8 +118,8 @@ def test_only_the_main_rank_tells(monkeypatch, capsys):
 
 
 def test_a_recipe_takes_the_switch(tmp_path, monkeypatch, capsys):
+    from grpo_credit.credit.userfile import load_recipe
     from grpo_credit.run.training import run_recipe
-    from grpo_credit.userfile import load_recipe
 
     monkeypatch.chdir(tmp_path)
     recipe = load_recipe(Path(__file__).parent.parent / "recipes" / "grpo_path_star.py")

@@ -13,8 +13,8 @@ import pytest
 import grpo_credit.rewards as second
 import rewards as first
 from grpo_credit import CreditError
+from grpo_credit.credit.registry import import_object
 from grpo_credit.own_rewards import hider
-from grpo_credit.registry import import_object
 
 ROOT = Path(__file__).parents[1]
 MODULES = sorted(path.stem for path in (ROOT / "rewards").glob("[a-z]*.py"))

@@ -12,7 +12,9 @@ from transformers import GPT2Config, GPT2LMHeadModel, LlamaModel
 from trl import GRPOTrainer
 from workloads import LONG, WORKLOADS, Workload
 
-from grpo_credit import CreditError, CreditGRPOConfig, allocation, batching, cutting, exactness
+from grpo_credit import CreditError, CreditGRPOConfig, allocation
+from grpo_credit.batching import eligibility, planner
+from grpo_credit.trainer import cutting
 
 SEEN = []
 
@@ -33,7 +35,7 @@ def gaps(mine, theirs):
 @pytest.mark.parametrize("credit", TWINS)
 @pytest.mark.parametrize("name", [name for name in WORKLOADS if name != "nothing to learn"])
 def test_the_gradient_is_trls(monkeypatch, name, credit):
-    monkeypatch.setitem(batching.PASS_COST, "cpu", 4)  # so that a turn has several passes
+    monkeypatch.setitem(planner.PASS_COST, "cpu", 4)  # so that a turn has several passes
     options = {"arguments": WORKLOADS[name].arguments, "num_iterations": 2, "max_steps": 2}
     mine, theirs = ours(credit=credit, **options), trl(**TWINS[credit], **options)
     assert max(gaps(mine, theirs)) <= 1e-5
@@ -59,9 +61,9 @@ def test_a_step_without_credit_has_gradients_of_zero():
 @pytest.fixture
 def free_passes(monkeypatch):
     """Count no cost of a pass, and share no prompts, so that the fewest tokens are easily told."""
-    monkeypatch.setitem(batching.PASS_COST, "cpu", 0)
-    choose = exactness.choose
-    monkeypatch.setattr(exactness, "choose", lambda t: choose(t).without_sharing("a test"))
+    monkeypatch.setitem(planner.PASS_COST, "cpu", 0)
+    choose = eligibility.choose
+    monkeypatch.setattr(eligibility, "choose", lambda t: choose(t).without_sharing("a test"))
 
 
 def test_padded_tokens_are_the_least(free_passes):
@@ -74,7 +76,7 @@ def test_padded_tokens_are_the_least(free_passes):
 
 
 def test_a_pass_is_as_large_as_trls(monkeypatch):
-    monkeypatch.setitem(batching.PASS_COST, "cpu", 10**6)  # as few passes as fit
+    monkeypatch.setitem(planner.PASS_COST, "cpu", 10**6)  # as few passes as fit
     trace = ours(arguments=WORKLOADS["equal"].arguments, max_steps=1)
     assert trace.passes == [(8, 12)] * 2
     small = ours(
@@ -154,7 +156,7 @@ def test_images_on_another_rank_keep_trls_passes_without_gradient(monkeypatch):
 
 def test_the_cost_of_a_pass_is_that_of_the_whole_model(monkeypatch):
     """Shards differ in size between ranks, which must plan the same passes."""
-    monkeypatch.delitem(batching.PASS_COST, "cpu")
+    monkeypatch.delitem(planner.PASS_COST, "cpu")
     whole = sum(p.numel() for p in policy().parameters())
     costs, inner = [], cutting.CuttingTrainer._budget
 
@@ -176,10 +178,10 @@ def test_the_cost_of_a_pass_is_that_of_the_whole_model(monkeypatch):
 def test_where_passes_are_counted_a_turn_has_one(monkeypatch):
     """As under DeepSpeed, which steps by the number of backward passes."""
 
-    def counted(trainer, choose=exactness.choose):
+    def counted(trainer, choose=eligibility.choose):
         return replace(choose(trainer), one_pass_per_turn=True)
 
-    monkeypatch.setattr(exactness, "choose", counted)
+    monkeypatch.setattr(eligibility, "choose", counted)
     options = {"arguments": WORKLOADS["dead"].arguments, "gradient_accumulation_steps": 8,
                "per_device_train_batch_size": 2, "loss_type": "grpo"}  # fmt: skip
     mine = ours(**options)

@@ -196,7 +196,7 @@ def test_a_test_comes_before_and_after_every_n_steps_and_with_each_evaluation(
 
 def test_an_unknown_optimizer_and_a_missing_model_are_said():
     from grpo_credit import CreditGRPOConfig
-    from grpo_credit.config import plan
+    from grpo_credit.trainer.config import plan
 
     def text(size, memory):
         out = Console(file=io.StringIO(), width=200)

@@ -13,9 +13,9 @@ from preflight_helpers import PROMPTS, Clock, trainer_of
 from torchrun import launch
 from transformers import TrainerCallback
 
+from grpo_credit.credit.strategy import CreditError
 from grpo_credit.preflight.draw import draw, how_many
 from grpo_credit.preflight.verdict import NotFit, preflight, read_how
-from grpo_credit.strategy import CreditError
 from rewards import RegexReward, TagFormat
 
 GOOD = ["<answer>1</answer>", "no"]

@@ -11,12 +11,12 @@ from test_recipe import PATTERN, RECIPE, SHORT, flags, user_folder
 from transformers import TrainerControl, TrainerState
 
 from grpo_credit.cli import main
+from grpo_credit.credit.userfile import load_recipe
 from grpo_credit.preflight import early as early_module
 from grpo_credit.preflight.early import EarlyWarnings
 from grpo_credit.preflight.findings import Finding
-from grpo_credit.run import directory, manifest
+from grpo_credit.records import directory, manifest
 from grpo_credit.run.training import run_recipe
-from grpo_credit.userfile import load_recipe
 
 
 @pytest.fixture(scope="module")

@@ -246,7 +246,7 @@ def test_your_own_model_needs_your_own_pattern_and_prompts(own, monkeypatch, cap
 
 def test_a_file_of_prompts_will_do(own, monkeypatch):
     from grpo_credit.run.data import load_prompts
-    from grpo_credit.run.recipe import DataArguments
+    from grpo_credit.run.options import DataArguments
 
     asked = DataArguments(dataset_name=str(own / "data.jsonl"), test_prompts=4)
     train, test = load_prompts(asked)

@@ -9,9 +9,10 @@ from chat_model import TEMPLATE, save_chat_model
 from datasets import Dataset, DatasetDict
 from transformers import TrainerState
 
-from grpo_credit.card import step_of
 from grpo_credit.run.data import check_prompts, is_blank, load_prompts
-from grpo_credit.run.recipe import DataArguments, prepare
+from grpo_credit.run.options import DataArguments
+from grpo_credit.run.recipe import prepare
+from grpo_credit.trainer.model_card import step_of
 
 RECIPES = Path(__file__).parent.parent / "recipes"
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from study_helpers import make_study
 
-from grpo_credit.report.page import SECTIONS, render
-from grpo_credit.study.collect import collect
+from grpo_credit.experiments.report.page import SECTIONS, render
+from grpo_credit.experiments.study.collect import collect
 
 BROWSERS = ("chromium", "google-chrome", "chromium-browser")
 ARTEFACTS = Path(os.environ.get("ARTEFACTS", Path(__file__).parents[1] / ".artifacts"))

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from grpo_credit.report.curves import area_under_curve, median_steps, steps_to_threshold
+from grpo_credit.experiments.report.curves import area_under_curve, median_steps, steps_to_threshold
 
 STEPS = [0, 10, 20, 40]
 CURVE = [0.0, 0.4, 0.2, 0.8]

@@ -8,7 +8,13 @@ import scipy.stats
 from hypothesis import given
 from hypothesis import strategies as st
 
-from grpo_credit.report.intervals import Interval, bootstrap_interval, iqm, present, t_interval
+from grpo_credit.experiments.report.intervals import (
+    Interval,
+    bootstrap_interval,
+    iqm,
+    present,
+    t_interval,
+)
 
 SCORES = [0.62, 0.71, 0.55, 0.93, 0.68, 0.66]
 numbers = st.lists(st.floats(-1e3, 1e3).map(lambda x: round(x, 3)), min_size=2, max_size=12)

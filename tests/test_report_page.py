@@ -19,13 +19,13 @@ from saved_helpers import HOSTILE
 from study_helpers import copied, make_study
 
 from grpo_credit import cli
-from grpo_credit.report.data import Cell, Pairing, Report, Study
-from grpo_credit.report.markdown import markdown, plain
-from grpo_credit.report.page import LARGEST, SECTIONS, page, render
-from grpo_credit.report.series import Curves
-from grpo_credit.report.store import load
-from grpo_credit.study.collect import collect
-from grpo_credit.visible import visible
+from grpo_credit.experiments.report.data import Cell, Pairing, Report, Study
+from grpo_credit.experiments.report.markdown import markdown, plain
+from grpo_credit.experiments.report.page import LARGEST, SECTIONS, page, render
+from grpo_credit.experiments.report.series import Curves
+from grpo_credit.experiments.report.store import load
+from grpo_credit.experiments.study.collect import collect
+from grpo_credit.text import visible
 
 FILES = ["figures/results.svg", "figures/curves.svg", "figures/lengths.svg"]
 STRANGE = 'uniform<b>"x"</b>|*'
@@ -239,7 +239,7 @@ def test_the_page_of_a_large_study_is_small_and_says_what_it_leaves_out():
 
 
 def test_a_page_that_is_still_too_large_shows_less(report, text, monkeypatch):
-    monkeypatch.setattr("grpo_credit.report.page.LARGEST", len(text.encode()) * 3 // 4)
+    monkeypatch.setattr("grpo_credit.experiments.report.page.LARGEST", len(text.encode()) * 3 // 4)
     smaller = page(report)
     assert len(smaller.encode()) < len(text.encode()) * 3 // 4
     assert set(SECTIONS) <= set(Read(smaller).ids)

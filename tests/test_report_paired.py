@@ -9,7 +9,7 @@ import scipy.stats
 from hypothesis import given
 from hypothesis import strategies as st
 
-from grpo_credit.report import paired
+from grpo_credit.experiments.report import paired
 
 X = np.array([0.71, 0.64, 0.83, 0.90, 0.58, 0.77, 0.69])
 Y = np.array([0.65, 0.66, 0.70, 0.81, 0.55, 0.70, 0.61])

@@ -12,9 +12,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from grpo_credit.report.difference import Settings, compare_pairs
-from grpo_credit.report.statistics import compare
-from grpo_credit.report.verdict import decide
+from grpo_credit.experiments.report.difference import Settings, compare_pairs
+from grpo_credit.experiments.report.statistics import compare
+from grpo_credit.experiments.report.verdict import decide
 
 BASE = [0.60, 0.64, 0.55, 0.70, 0.62, 0.58]
 BETTER = [0.08, 0.09, 0.07, 0.10, 0.06, 0.08]  # mean 0.08, s = 0.01414, s/√6 = 0.005774
@@ -302,8 +302,8 @@ def test_false_claims_are_as_rare_as_promised(seeds):
 
 def test_importing_the_report_is_light():
     code = (
-        "import importlib, pkgutil, sys, grpo_credit.report as report\n"
-        "for module in pkgutil.iter_modules(report.__path__, 'grpo_credit.report.'):\n"
+        "import importlib, pkgutil, sys, grpo_credit.experiments.report as report\n"
+        "for module in pkgutil.iter_modules(report.__path__, 'grpo_credit.experiments.report.'):\n"
         "    importlib.import_module(module.name)\n"
         "heavy = {'torch', 'trl', 'transformers', 'scipy.stats', 'rewards'}\n"
         "print(sorted(heavy & set(sys.modules)))"
@@ -316,7 +316,7 @@ def test_the_statistics_import_numpy_and_special_functions_alone():
     names = "intervals paired curves difference verdict statistics"
     code = (
         f"import importlib, sys\nfor name in {names.split()}:\n"
-        "    importlib.import_module(f'grpo_credit.report.{name}')\n"
+        "    importlib.import_module(f'grpo_credit.experiments.report.{name}')\n"
         "print(sorted({'torch', 'trl', 'scipy.stats', 'pandas', 'jinja2'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -9,9 +9,9 @@ import pytest
 from study_helpers import collected, copied, make_study
 
 from grpo_credit import CreditError
-from grpo_credit.report.data import Report
-from grpo_credit.report.store import CURVES, REPORT, dump, load, write
-from grpo_credit.study.collect import collect
+from grpo_credit.experiments.report.data import Report
+from grpo_credit.experiments.report.store import CURVES, REPORT, dump, load, write
+from grpo_credit.experiments.study.collect import collect
 
 
 @pytest.fixture(scope="module")

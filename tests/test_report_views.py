@@ -8,18 +8,18 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from grpo_credit.figures.axes import span
-from grpo_credit.figures.forest import Row, forest
-from grpo_credit.figures.lines import Band, Curve, panel
-from grpo_credit.figures.sheet import sheet
-from grpo_credit.report.data import Cell, Examples, Pairing, Report, Study
-from grpo_credit.report.limits import Limits
-from grpo_credit.report.series import COLUMNS, Curves, average, ratios
-from grpo_credit.report.view_credit import shaded
-from grpo_credit.report.view_curves import learning, shown
-from grpo_credit.report.view_diagnostics import colour, gradient_table, known
-from grpo_credit.report.view_results import differences_figure, speeds
-from grpo_credit.report.view_run import anchors, cost_table, listed
+from grpo_credit.experiments.figures.axes import span
+from grpo_credit.experiments.figures.forest import Row, forest
+from grpo_credit.experiments.figures.lines import Band, Curve, panel
+from grpo_credit.experiments.figures.sheet import sheet
+from grpo_credit.experiments.report.data import Cell, Examples, Pairing, Report, Study
+from grpo_credit.experiments.report.limits import Limits
+from grpo_credit.experiments.report.series import COLUMNS, Curves, average, ratios
+from grpo_credit.experiments.report.view_credit import shaded
+from grpo_credit.experiments.report.view_curves import learning, shown
+from grpo_credit.experiments.report.view_diagnostics import colour, gradient_table, known
+from grpo_credit.experiments.report.view_results import differences_figure, speeds
+from grpo_credit.experiments.report.view_run import anchors, cost_table, listed
 
 STUDY = Study("r.py", ["a", "b"], [0, 1], [], "a", "right", True, "ablate")
 CELLS = [

@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from grpo_credit import CreditError, Rollouts, compute_credit
-from grpo_credit.allocations.automaton import automaton
-from grpo_credit.allocations.baselines import loo, opo, token_baseline
-from grpo_credit.conformance import check
-from grpo_credit.rollouts import group_advantages
+from grpo_credit.credit.allocations.automaton import automaton
+from grpo_credit.credit.allocations.baselines import loo, opo, token_baseline
+from grpo_credit.credit.conformance import check
+from grpo_credit.credit.rollouts import group_advantages
 
 SEEDS = range(12)
 NAN = float("nan")

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from grpo_credit import CreditError, Rollouts, compute_credit
-from grpo_credit.allocations.contrast import contrast
-from grpo_credit.conformance import check
+from grpo_credit.credit.allocations.contrast import contrast
+from grpo_credit.credit.conformance import check
 
 
 def made(seed):

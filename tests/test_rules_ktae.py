@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from grpo_credit import Rollouts
-from grpo_credit.allocations.ktae import fisher_exact, information_gain, ktae
-from grpo_credit.conformance import check
-from grpo_credit.rollouts import group_advantages
+from grpo_credit.credit.allocations.ktae import fisher_exact, information_gain, ktae
+from grpo_credit.credit.conformance import check
+from grpo_credit.credit.rollouts import group_advantages
 
 # every table of up to 7 right and 7 wrong completions: with the type, right and wrong; all
 TABLES = [

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from grpo_credit import CreditError, Rollouts, compute_credit, resolve_credit
-from grpo_credit.conformance import check
-from grpo_credit.rollouts import group_advantages
+from grpo_credit.credit.conformance import check
+from grpo_credit.credit.rollouts import group_advantages
 
 NAN = float("nan")
 RULES = [

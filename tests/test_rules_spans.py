@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from grpo_credit import Rollouts, compute_credit
-from grpo_credit.allocations.spans import spans
-from grpo_credit.conformance import check
+from grpo_credit.credit.allocations.spans import spans
+from grpo_credit.credit.conformance import check
 
 NAN = float("nan")
 

@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from grpo_credit import CreditError, Rollouts, compute_credit
-from grpo_credit.allocations.potential import potential
-from grpo_credit.allocations.steps import steps, turns
-from grpo_credit.conformance import check
-from grpo_credit.rollouts import group_advantages
+from grpo_credit.credit.allocations.potential import potential
+from grpo_credit.credit.allocations.steps import steps, turns
+from grpo_credit.credit.conformance import check
+from grpo_credit.credit.rollouts import group_advantages
 
 NAN = float("nan")
 

@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from grpo_credit import CreditError, Rollouts, compute_credit
-from grpo_credit.allocations.tree import prefix_tree, tempo, temporal_differences, tree_td
-from grpo_credit.conformance import check
-from grpo_credit.rollouts import group_advantages
+from grpo_credit.credit.allocations.tree import prefix_tree, tempo, temporal_differences, tree_td
+from grpo_credit.credit.conformance import check
+from grpo_credit.credit.rollouts import group_advantages
 
 SEEDS = range(12)
 ONES = torch.tensor([1.0, -1.0], dtype=torch.float64)

@@ -12,8 +12,8 @@ import pytest
 import torch
 
 from grpo_credit import CreditError, Rollouts, compute_credit, resolve_credit
-from grpo_credit.conformance import check
-from grpo_credit.rollouts import group_advantages
+from grpo_credit.credit.conformance import check
+from grpo_credit.credit.rollouts import group_advantages
 
 NAN = float("nan")
 SEEDS = [0, 1, 3, *range(5, 14)]  # 2 and 4 draw no group with a right and a wrong completion

@@ -16,7 +16,7 @@ import pytest
 from rich.console import Console
 from transformers import TrainerControl, TrainerState, TrainingArguments
 
-from grpo_credit.run import summary
+from grpo_credit.records import summary
 from grpo_credit.run.callbacks import LiveLine, MetricsJsonl, StopOnSignal
 from grpo_credit.run.launcher import fewer_than_asked, how_to_insist, launcher_pid
 

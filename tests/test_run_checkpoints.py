@@ -8,7 +8,7 @@ import torch
 from run_helpers import add_checkpoint, describe, interrupted_run
 from safetensors.torch import save_file
 
-from grpo_credit.run import checkpoints, directory
+from grpo_credit.records import checkpoints, directory
 
 
 def claim(run, **config):

@@ -5,7 +5,7 @@ import json
 import pytest
 from run_helpers import add_checkpoint, describe, interrupted_run, write_metrics
 
-from grpo_credit.run import directory, manifest
+from grpo_credit.records import directory, manifest
 
 
 def test_an_empty_or_missing_directory_is_claimed_with_its_manifest(tmp_path):

@@ -16,7 +16,7 @@ from torch import nn
 from torchrun import ended
 from transformers import TrainerState
 
-from grpo_credit.run import directory, files, jsonfile, manifest, provenance
+from grpo_credit.records import directory, files, jsonfile, manifest, provenance
 from grpo_credit.run.callbacks import StopOnSignal
 
 # --- JSON

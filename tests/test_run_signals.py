@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from grpo_credit.run import checkpoints, manifest
+from grpo_credit.records import checkpoints, manifest
 
 # --- real runs that get real signals
 
@@ -21,7 +21,9 @@ from pathlib import Path
 import torch
 from transformers import Trainer, TrainingArguments
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
-from grpo_credit.run import callbacks, directory, manifest
+from grpo_credit.records import directory
+from grpo_credit.records import manifest
+from grpo_credit.run import callbacks
 
 
 class Slow(torch.nn.Module):

@@ -9,8 +9,8 @@ import torch
 from saved_helpers import PROMPTS, TOKENS, rollouts
 
 from grpo_credit import CreditError, Rollouts
-from grpo_credit.conformance import examples
-from grpo_credit.saved import load_rollouts, save_rollouts
+from grpo_credit.credit.conformance import examples
+from grpo_credit.credit.saved import load_rollouts, save_rollouts
 
 
 @pytest.fixture

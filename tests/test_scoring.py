@@ -6,7 +6,7 @@ from datasets import Dataset
 from harness import PROMPTS, TOKENIZER, ours, policy
 
 from grpo_credit import CreditError, allocation
-from grpo_credit.scoring import fused_outputs
+from grpo_credit.trainer.scoring import fused_outputs
 
 SEEN = []
 

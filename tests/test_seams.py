@@ -7,7 +7,7 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.version import Version
 
-from grpo_credit.seams import TESTED, SeamError
+from grpo_credit.trainer.seams import TESTED, SeamError
 
 ROOT = Path(__file__).parent.parent
 

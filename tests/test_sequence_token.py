@@ -5,8 +5,8 @@ import torch
 from harness import ROUNDING, difference, ours
 
 from grpo_credit import CreditGRPOTrainer, allocation
-from grpo_credit.config import Plan
-from grpo_credit.folding import sequence_token_anchor
+from grpo_credit.trainer.config import Plan
+from grpo_credit.trainer.loss import sequence_token_anchor
 
 # A slope is a credit times the exponential of a sum of log-probabilities: their roundings add up.
 RATIO = {"rtol": 10 * ROUNDING, "atol": ROUNDING / 100}

@@ -5,7 +5,12 @@ import torch
 from peft import LoraConfig, get_peft_model
 from sharing_helpers import CONFIGS, batch, build, difference, gradient, trl_scores
 
-from grpo_credit.sharing import number_prompts, pays, score_sharing_prompts, shared_tokens
+from grpo_credit.batching.shared_prompts import (
+    number_prompts,
+    pays,
+    score_sharing_prompts,
+    shared_tokens,
+)
 
 
 def check(model, rows, tolerance=1e-5):

@@ -20,8 +20,8 @@ from transformers import (
 )
 from transformers import T5ForConditionalGeneration as T5
 
-from grpo_credit import sharing
-from grpo_credit.sharing_checks import refusal, self_test
+from grpo_credit.batching import shared_prompts
+from grpo_credit.batching.shared_prompts_check import refusal, self_test
 
 
 @pytest.mark.parametrize("family", CONFIGS)
@@ -112,14 +112,14 @@ def test_sound_models_pass_the_self_test_and_nothing_is_left_behind(family, dtyp
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
 
 
-class Detached(sharing.SharedLayer):
+class Detached(shared_prompts.SharedLayer):
     """Stops the gradient at the cache."""
 
     def __init__(self, keys, values, prompt_of):
         super().__init__(keys.detach(), values.detach(), prompt_of)
 
 
-class Swapped(sharing.SharedLayer):
+class Swapped(shared_prompts.SharedLayer):
     """Gives every row the prompt of another."""
 
     def __init__(self, keys, values, prompt_of):
@@ -131,7 +131,7 @@ class Swapped(sharing.SharedLayer):
     ("layer", "what"), [(Detached, "gradients differ"), (Swapped, "log-probabilities differ")]
 )
 def test_a_wrong_cache_fails_the_self_test(monkeypatch, layer, what, dtype):
-    monkeypatch.setattr(sharing, "SharedLayer", layer)
+    monkeypatch.setattr(shared_prompts, "SharedLayer", layer)
     assert re.match(rf"self-test: {what} by .*, .* allowed", self_test(
         build().to(dtype), *batch()) or "passed")  # fmt: skip
 
@@ -178,7 +178,7 @@ def test_a_self_test_without_room_leaves_prompts_unshared(monkeypatch):
     def full(*_):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.")
 
-    monkeypatch.setattr("grpo_credit.sharing_checks._plain", full)
+    monkeypatch.setattr("grpo_credit.batching.shared_prompts_check._plain", full)
     assert self_test(build(), *batch()) == (
         "self-test: failed with OutOfMemoryError: CUDA out of memory"
     )

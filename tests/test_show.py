@@ -11,12 +11,12 @@ from rich.console import Console
 from saved_helpers import HOSTILE, PROMPTS, TOKENS, rollouts
 
 from grpo_credit import CreditError, cli, compute_credit
-from grpo_credit.figures.shading import LEVELS, level
-from grpo_credit.saved import save_rollouts
-from grpo_credit.show import picture
-from grpo_credit.show.html import page
-from grpo_credit.show.terminal import print_picture
-from grpo_credit.visible import visible
+from grpo_credit.credit.saved import save_rollouts
+from grpo_credit.experiments.figures.shading import LEVELS, level
+from grpo_credit.experiments.show import picture
+from grpo_credit.experiments.show.html import page
+from grpo_credit.experiments.show.terminal import print_picture
+from grpo_credit.text import visible
 
 
 @pytest.fixture

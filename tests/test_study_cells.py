@@ -12,11 +12,11 @@ import pytest
 from ablate_helpers import FAKE, ablate, ledger, records, steps_done
 from rich.console import Console
 
-from grpo_credit.study import calibration, cells, view
-from grpo_credit.study.cells import Cell, State, look
-from grpo_credit.study.design import Study
-from grpo_credit.study.progress import Progress, read_progress
-from grpo_credit.visible import visible
+from grpo_credit.experiments.study import calibration, cells, view
+from grpo_credit.experiments.study.cells import Cell, State, look
+from grpo_credit.experiments.study.design import Study
+from grpo_credit.experiments.study.progress import Progress, read_progress
+from grpo_credit.text import visible
 
 TWO = ["--credit", "seq", "dapo", "--seeds", "2", "--max_steps=2"]
 

@@ -8,10 +8,10 @@ import pytest
 import yaml
 from ablate_helpers import FAKE, ablate
 
-from grpo_credit.study import engines
-from grpo_credit.study.ablate import main
-from grpo_credit.study.commandline import read
-from grpo_credit.study.design import Study, credit_arguments, slug
+from grpo_credit.experiments.study import engines
+from grpo_credit.experiments.study.ablate import main
+from grpo_credit.experiments.study.commandline import read
+from grpo_credit.experiments.study.design import Study, credit_arguments, slug
 
 STUDY = Study("a.py", ("seq",), (0, 1))
 LEAST = ["--recipe", str(FAKE), "--credit", "uniform", "seq", "--out", "study"]
@@ -216,7 +216,7 @@ def test_the_runner_imports_no_torch():
     import subprocess
 
     code = (
-        "import sys, grpo_credit.study.ablate as a; a.main(['--help'], ['x']); "
+        "import sys, grpo_credit.experiments.study.ablate as a; a.main(['--help'], ['x']); "
         "print(sorted({'torch', 'transformers', 'ray', 'submitit', 'numpy'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

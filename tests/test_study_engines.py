@@ -19,11 +19,11 @@ from ablate_helpers import (
 )
 from rich.console import Console
 
-from grpo_credit.study import child, engines, view
-from grpo_credit.study.cells import Cell, cells_of
-from grpo_credit.study.design import Study
-from grpo_credit.study.process import Ended, Job
-from grpo_credit.study.runner import Runner
+from grpo_credit.experiments.study import child, engines, view
+from grpo_credit.experiments.study.cells import Cell, cells_of
+from grpo_credit.experiments.study.design import Study
+from grpo_credit.experiments.study.process import Ended, Job
+from grpo_credit.experiments.study.runner import Runner
 
 TWO = ["--credit", "seq", "dapo", "--seeds", "2", "--max_steps=2"]
 ENGINES = {

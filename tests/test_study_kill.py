@@ -20,8 +20,8 @@ from ablate_helpers import (
     wait_for,
 )
 
-from grpo_credit.study import child
-from grpo_credit.study.process import Job, Process, ignore_alone
+from grpo_credit.experiments.study import child
+from grpo_credit.experiments.study.process import Job, Process, ignore_alone
 
 CREDITS, SEEDS, STEPS = ["uniform", "length", "seq"], range(4), range(1, 9)
 STUDY = ["--credit", *CREDITS, "--seeds", "4", "--jobs", "2", "--max_steps=8"]

@@ -4,8 +4,8 @@ import pytest
 from ablate_helpers import FAKE
 from study_helpers import METRIC, make_study
 
-from grpo_credit.study import ablate
-from grpo_credit.study.ablate import write_report
+from grpo_credit.experiments.study import ablate
+from grpo_credit.experiments.study.ablate import write_report
 
 
 @pytest.mark.parametrize("seeds", [(0,), (0, 1)])

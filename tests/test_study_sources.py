@@ -8,15 +8,15 @@ import json
 import pytest
 from study_helpers import make_study
 
-from grpo_credit.report.data import Cell, Source
-from grpo_credit.report.markdown import markdown
-from grpo_credit.report.page import page
-from grpo_credit.report.store import load
-from grpo_credit.resolve import chain, resolve_credit
-from grpo_credit.run.sources import LIMIT, own_sources
-from grpo_credit.strategy import Rule
-from grpo_credit.study.collect import collect
-from grpo_credit.study.collect.cells import other_ends
+from grpo_credit.credit.parse import chain, resolve_credit
+from grpo_credit.credit.sources import LIMIT, own_sources
+from grpo_credit.credit.strategy import Rule
+from grpo_credit.experiments.report.data import Cell, Source
+from grpo_credit.experiments.report.markdown import markdown
+from grpo_credit.experiments.report.page import page
+from grpo_credit.experiments.report.store import load
+from grpo_credit.experiments.study.collect import collect
+from grpo_credit.experiments.study.collect.cells import other_ends
 
 TEXT = '''"""Mine."""
 from grpo_credit import allocation

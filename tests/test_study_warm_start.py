@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 from ablate_helpers import FAKE
 
-from grpo_credit.report.data import Pairing
-from grpo_credit.report.view_run import seeds_vary
+from grpo_credit.experiments.report.data import Pairing
+from grpo_credit.experiments.report.view_run import seeds_vary
+from grpo_credit.experiments.study.calibration import calibration_cells
+from grpo_credit.experiments.study.cells import cells_of
+from grpo_credit.experiments.study.commandline import read
+from grpo_credit.experiments.study.design import Study
 from grpo_credit.run.recipe import prepare
-from grpo_credit.study.calibration import calibration_cells
-from grpo_credit.study.cells import cells_of
-from grpo_credit.study.commandline import read
-from grpo_credit.study.design import Study
 
 RECIPES = Path(__file__).parent.parent / "recipes"
 

@@ -9,7 +9,7 @@ from trl import GRPOConfig, GRPOTrainer
 from trl.extras.profiling import profiling_decorator
 
 from grpo_credit import CreditError, CreditGRPOConfig, CreditGRPOTrainer
-from grpo_credit.batching import PASS_COST
+from grpo_credit.batching.planner import PASS_COST
 
 STEP = {"max_steps": 2, "num_iterations": 2}
 

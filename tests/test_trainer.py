@@ -9,12 +9,13 @@ import trl
 from harness import GROUP, PROMPTS, ROUNDING, TOKENIZER, completion, difference, ours, run
 from trl import GRPOConfig, GRPOTrainer
 
-from grpo_credit import CreditError, CreditGRPOConfig, CreditGRPOTrainer, allocation, diagnostics
-from grpo_credit.credit_tables import load_credit
-from grpo_credit.folding import RowBeta
-from grpo_credit.rollouts import OPTIONAL, group_advantages
-from grpo_credit.saved import load_rollouts
-from grpo_credit.seams import SeamError, check_seams
+from grpo_credit import CreditError, CreditGRPOConfig, CreditGRPOTrainer, allocation
+from grpo_credit.credit import diagnostics
+from grpo_credit.credit.rollouts import OPTIONAL, group_advantages
+from grpo_credit.credit.saved import load_rollouts
+from grpo_credit.trainer.credit_tables import load_credit
+from grpo_credit.trainer.loss import RowBeta
+from grpo_credit.trainer.seams import SeamError, check_seams
 
 SEEN = []
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from grpo_credit import CreditError, cli
-from grpo_credit.study.check import answer
-from grpo_credit.userfile import load_recipe
+from grpo_credit.credit.userfile import load_recipe
+from grpo_credit.experiments.study.check import answer
 
 ROOT = Path(__file__).parent.parent
 NOTE = 'open("ran", "w").close()\n'

@@ -4,7 +4,8 @@ import sys
 
 import pytest
 
-from grpo_credit import CreditError, Rollouts, compute_credit, list_credit, registry, resolve_credit
+from grpo_credit import CreditError, Rollouts, compute_credit, list_credit, resolve_credit
+from grpo_credit.credit import registry
 
 
 def two():
@@ -36,7 +37,7 @@ def test_a_rule_may_import_from_its_own_folder_when_it_is_used(tmp_path, monkeyp
 def test_a_folder_without_the_rule_is_not_left_on_the_path(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     path = list(sys.path)
-    assert resolve_credit("grpo_credit.aggregations:seq").name == "even/seq"
+    assert resolve_credit("grpo_credit.credit.aggregations:seq").name == "even/seq"
     with pytest.raises(CreditError, match="no module 'nowhere'"):
         resolve_credit("nowhere:rule")
     with pytest.raises(CreditError, match=r"no module 'wave\.nothing'"):  # of the standard library
@@ -95,7 +96,8 @@ def seq(rollouts):
         ("counting", "'counting' in bad_rules: needs 3, but Rollouts can provide"),
         ("misdeclaring", r"'misdeclaring' in bad_rules: @allocation got 'conserve_mass', but it "
          r"takes .*Did you mean 'conserves_mass'\?"),
-        ("seq", r"'seq' in bad_rules is already registered by grpo_credit\.aggregations; choose"),
+        ("seq", r"'seq' in bad_rules is already registered by grpo_credit\.credit\.aggregations; "
+         "choose"),
     ],
 )  # fmt: skip
 def test_a_wrong_decorator_is_named_when_its_rule_is_used(name, message, tmp_path, monkeypatch):

@@ -9,10 +9,10 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from grpo_credit.annotations import NEEDS, Annotations
+from grpo_credit.credit.rollouts import Rollouts, group_advantages
 from grpo_credit.lab.enumerable import character_tokenizer
 from grpo_credit.lab.process import Solved, Task, Walk, solve, walk
-from grpo_credit.rollouts import Rollouts, group_advantages
+from grpo_credit.trainer.reward_annotations import NEEDS, Annotations
 
 CPU = torch.device("cpu")
 DECISIVE = 0.01  # of a reward of 1: what moves the expected reward by less decides nothing

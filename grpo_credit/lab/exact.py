@@ -16,12 +16,12 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from grpo_credit.annotations import NEEDS, Annotations
+from grpo_credit.credit.needs import check_told
+from grpo_credit.credit.rollouts import Rollouts, group_advantages
+from grpo_credit.credit.strategy import CreditError, Strategy
 from grpo_credit.lab.direction import Direction, exact_direction, paired, sampled_direction
 from grpo_credit.lab.enumerable import Language, exact_gradient, jacobian, probabilities
-from grpo_credit.rollouts import Rollouts, group_advantages
-from grpo_credit.strategy import CreditError, Strategy
-from grpo_credit.telling import check_told
+from grpo_credit.trainer.reward_annotations import NEEDS, Annotations
 
 CPU = torch.device("cpu")
 ENUMERABLE = 2_000  # different windows: no more work than the default sample

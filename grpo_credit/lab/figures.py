@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from markupsafe import Markup
 
-from grpo_credit.figures.axes import drawing, ticks
+from grpo_credit.experiments.figures.axes import drawing, ticks
 
 WIDTH, LABELS, ROW, MARGIN = 720, 210, 26, 34
 

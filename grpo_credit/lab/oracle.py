@@ -12,11 +12,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from grpo_credit.credit.needs import TOLD_BY, tells
+from grpo_credit.credit.strategy import Strategy
 from grpo_credit.lab.batches import Batch, Sampling, draw
 from grpo_credit.lab.process import Task
 from grpo_credit.lab.scores import Scores, score
-from grpo_credit.strategy import Strategy
-from grpo_credit.telling import TOLD_BY, tells
 
 
 class Estimate(NamedTuple):

@@ -16,9 +16,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table as RichTable
 
-from grpo_credit.run.files import aside, replace_text
-from grpo_credit.run.jsonfile import plain
-from grpo_credit.visible import to_cell, visible
+from grpo_credit.records.files import aside, replace_text
+from grpo_credit.records.jsonfile import plain
+from grpo_credit.text import to_cell, visible
 
 SCHEMA = 1
 ERROR = " ±"  # ends the name of a column that holds the standard errors of another

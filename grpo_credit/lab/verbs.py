@@ -96,9 +96,9 @@ def _bar(label: str) -> Any:
 
 def _problems(asked: argparse.Namespace) -> dict[str, Any]:
     """Make the policy, and a problem for each thing that earns a reward, by its name."""
+    from grpo_credit.credit.registry import import_object
     from grpo_credit.lab.enumerable import Language, TabularPolicy, TransformerPolicy
     from grpo_credit.lab.exact import Problem
-    from grpo_credit.registry import import_object
     from grpo_credit.rewards import RegexReward
 
     language = Language(asked.alphabet, asked.length)
@@ -153,10 +153,10 @@ def run_replay(asked: argparse.Namespace) -> int:
     from tqdm import tqdm
     from transformers import AutoModelForCausalLM
 
+    from grpo_credit.credit.saved import find_rollouts, load_rollouts
+    from grpo_credit.credit.strategy import CreditError
     from grpo_credit.lab.replay import replay
     from grpo_credit.lab.report_replay import findings
-    from grpo_credit.saved import find_rollouts, load_rollouts
-    from grpo_credit.strategy import CreditError
 
     strategies = _prepared(asked)
     if asked.rows < 1:
@@ -180,8 +180,8 @@ def command() -> str:
 
 def _prepared(asked: argparse.Namespace) -> dict[str, Any]:
     """Refuse what would fail in the end; resolve the strategies, each with its options."""
+    from grpo_credit.credit.parse import resolve_text
     from grpo_credit.lab.output import refuse_taken
-    from grpo_credit.resolve import resolve_text
 
     if asked.out is not None:
         refuse_taken(asked.out)
@@ -191,7 +191,7 @@ def _prepared(asked: argparse.Namespace) -> dict[str, Any]:
 @contextmanager
 def _mistakes() -> Generator[None]:
     """Say what is wrong with what was asked in one line, without a traceback."""
-    from grpo_credit.strategy import CreditError
+    from grpo_credit.credit.strategy import CreditError
 
     try:
         yield
@@ -203,7 +203,7 @@ def _finish(found: Any, asked: argparse.Namespace) -> int:
     from rich.console import Console
 
     from grpo_credit.lab.output import show, write
-    from grpo_credit.visible import in_line
+    from grpo_credit.text import in_line
 
     show(found, Console())
     if asked.out is not None:

@@ -8,7 +8,7 @@ from itertools import islice
 from typing import Any
 
 from grpo_credit.preflight.findings import Finding, Severity
-from grpo_credit.suggest import did_you_mean
+from grpo_credit.text import did_you_mean
 
 
 def spread(data: Any, count: int) -> list[Any]:

@@ -17,14 +17,14 @@ from typing import Any
 import torch
 from accelerate.utils import gather_object
 
+from grpo_credit.credit.strategy import CreditError
 from grpo_credit.preflight.batches import Batches
 from grpo_credit.preflight.columns import spread
 from grpo_credit.preflight.sample import RewardSample, Sample
 from grpo_credit.preflight.variants import SPECIAL, Relief, relieve
 from grpo_credit.preflight.watch import Watched, watch
 from grpo_credit.rewards import completion_text
-from grpo_credit.strategy import CreditError
-from grpo_credit.undisturbed import in_mode, random_states_kept
+from grpo_credit.trainer.undisturbed import in_mode, random_states_kept
 
 WANTED = 128  # completions, where two generation batches hold as many
 PER_PROMPT = (16, 8, 4, 2)  # completions of a prompt; the first that leaves enough prompts

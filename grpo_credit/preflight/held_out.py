@@ -6,8 +6,8 @@ from typing import Any
 
 from transformers import TrainerState
 
-from grpo_credit.completing import draws, rows_at_once
 from grpo_credit.preflight.batches import Batches
+from grpo_credit.trainer.completing import draws, rows_at_once
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from grpo_credit.completing import rows_at_once
+from grpo_credit.trainer.completing import rows_at_once
 
 # Tensors of the parameters' size that an optimizer keeps, and bytes of each value (None: as wide as
 # the parameter). Adafactor keeps sums of rows and columns, next to nothing.

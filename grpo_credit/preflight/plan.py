@@ -49,7 +49,7 @@ def outline(asked: Any, peft_config: Any = None) -> Outline:
         asked: the recipe's task on a checked configuration, a `run.recipe.Asked`.
         peft_config: of the adapter, if one is trained.
     """
-    from grpo_credit.config import plan
+    from grpo_credit.trainer.config import plan
 
     args, model_args, task = asked.args, asked.model_args, asked.task
     batches = Batches.of(args, task.train)

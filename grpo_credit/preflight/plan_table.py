@@ -9,7 +9,7 @@ from grpo_credit.preflight.batches import Batches
 from grpo_credit.preflight.findings import show
 from grpo_credit.preflight.held_out import HeldOutTests
 from grpo_credit.preflight.plan import Outline, size_of
-from grpo_credit.visible import visible
+from grpo_credit.text import visible
 
 _FORWARD = frozenset({"old_logps", "entropies", "sum_sq_probs", "privileged_logps"})
 

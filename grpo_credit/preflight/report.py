@@ -6,13 +6,12 @@ from typing import Any
 import numpy as np
 
 from grpo_credit import terminal
-from grpo_credit.duration import duration
 from grpo_credit.preflight.batches import Batches
 from grpo_credit.preflight.checks import SIZES, milliseconds
 from grpo_credit.preflight.findings import Finding, show
 from grpo_credit.preflight.groups import dead_shares, mean_informative
 from grpo_credit.preflight.sample import RewardSample, Sample
-from grpo_credit.visible import in_line, visible
+from grpo_credit.text import duration, in_line, visible
 
 BEGIN, END = 240, 120  # characters of a completion that are shown
 

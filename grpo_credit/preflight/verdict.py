@@ -20,8 +20,8 @@ from grpo_credit.preflight.findings import Finding, errors
 from grpo_credit.preflight.precision import check_precision
 from grpo_credit.preflight.report import print_report
 from grpo_credit.preflight.sample import Sample
+from grpo_credit.records.ranks import is_main, on_main
 from grpo_credit.rewards import check_format, specimen_of
-from grpo_credit.run.ranks import is_main, on_main
 
 HOW = ("auto", "strict", "off")
 ROWS = 256  # of the data that are looked through for empty columns

@@ -17,12 +17,12 @@ import torch.distributed as dist
 from tqdm import tqdm
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from grpo_credit.records.files import lines_from_end, parse_line
+from grpo_credit.records.jsonfile import append_line
+from grpo_credit.records.ranks import is_main, world_size
+from grpo_credit.records.shape import fit
 from grpo_credit.run import ending
-from grpo_credit.run.files import lines_from_end, parse_line
-from grpo_credit.run.jsonfile import append_line
 from grpo_credit.run.launcher import how_to_insist, launcher_pid
-from grpo_credit.run.ranks import is_main, world_size
-from grpo_credit.run.shape import fit
 
 
 class MetricsJsonl(TrainerCallback):

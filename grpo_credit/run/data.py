@@ -15,7 +15,7 @@ from datasets import (
 )
 from datasets.exceptions import DatasetGenerationError
 
-from grpo_credit.run.recipe import DataArguments
+from grpo_credit.run.options import DataArguments
 
 READERS = {".json": "json", ".jsonl": "json", ".parquet": "parquet", ".csv": "csv"}
 HELD_OUT = 0  # the seed of which rows are tested on; not the run's, so that runs can be compared

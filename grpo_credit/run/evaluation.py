@@ -7,9 +7,9 @@ from typing import Any, Protocol
 from transformers import TrainerCallback
 from transformers.utils import logging
 
-from grpo_credit.run.files import read_lines
-from grpo_credit.run.jsonfile import append_line
-from grpo_credit.run.ranks import is_main, on_main
+from grpo_credit.records.files import read_lines
+from grpo_credit.records.jsonfile import append_line
+from grpo_credit.records.ranks import is_main, on_main
 
 logger = logging.get_logger(__name__)
 
@@ -36,8 +36,8 @@ def measure(
     """Average what a checker says over greedy and over sampled completions.
 
     Training goes on as if nothing had been measured. Two strategies are tested by the same draws,
-    but with a vLLM server (`grpo_credit.completing.draws`). Call it on every rank; the checker runs
-    on the main process alone.
+    but with a vLLM server (`grpo_credit.trainer.completing.draws`). Call it on every rank; the
+    checker runs on the main process alone.
 
     Args:
         trainer: completes prompts.

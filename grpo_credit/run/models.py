@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from grpo_credit.run.ranks import on_main
+from grpo_credit.records.ranks import on_main
 
 
 def look_up_model(name: str, prompts: list[Any], *, weights: bool = True, **where: Any) -> None:

@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from grpo_credit.run.commandline import names_option, parse, switches_on
+from grpo_credit.run.options import RunArguments
+from grpo_credit.trainer.parser import adapters, names_option, parse, switches_on
 
 DEFAULTS: dict[str, Any] = {
     "report_to": [],
@@ -28,73 +29,6 @@ TINY_DEFAULTS = {  # of every tiny model: cheap steps, on a laptop, each of them
     "save_rollouts": 20,
     "ddp_find_unused_parameters": False,
 }
-
-
-@dataclass
-class RunArguments:
-    """Options that every recipe adds to TRL's."""
-
-    test_prompts: int = field(
-        default=64, metadata={"help": "Held-out prompts to test on, drawn at random."}
-    )
-    test_samples: int = field(
-        default=4, metadata={"help": "Sampled completions per held-out prompt."}
-    )
-    test_every: int = field(
-        default=0,
-        metadata={"help": "Test every N optimizer steps, too; 0: before and after training."},
-    )
-    resume: bool = field(
-        default=False,
-        metadata={"help": "Go on with the run in --output_dir, or with the last unfinished one."},
-    )
-    preflight: str = field(
-        default="auto",
-        metadata={
-            "help": "Sample a few groups before training and say why it would not learn: 'auto' "
-            "goes on, 'strict' stops at an error (exit code 2), 'off' does not look."
-        },
-    )
-    dry_run: bool = field(
-        default=False,
-        metadata={"help": "Print what the configuration means, and stop; nothing is written."},
-    )
-    traceback: bool = field(
-        default=False,
-        metadata={"help": "Show where a mistake was found, instead of one line about it."},
-    )
-
-
-@dataclass
-class TinyArguments(RunArguments):
-    """Options of a recipe that makes a tiny model where none is named."""
-
-    warm_start_seed: int = field(
-        default=0,
-        metadata={"help": "Seed of the tiny model's first weights and lessons, 0 or more; each "
-        "is made once."},
-    )  # fmt: skip
-
-
-@dataclass
-class DataArguments(RunArguments):
-    """Options of a recipe that reads prompts of the user's."""
-
-    dataset_name: str | None = field(
-        default=None,
-        metadata={"help": "Prompts: hub name, folder or file with a column 'prompt'."},
-    )
-    dataset_config: str | None = field(
-        default=None, metadata={"help": "Configuration of the data set, if it has several."}
-    )
-    dataset_train_split: str = field(default="train", metadata={"help": "Split to train on."})
-    dataset_test_split: str = field(
-        default="test",
-        metadata={
-            "help": "Split to test on: the same rows in every run, without questions that are "
-            "trained on. If missing, they are held out of the train split."
-        },
-    )
 
 
 @dataclass(frozen=True)
@@ -187,25 +121,23 @@ class Asked:
 
 def explain(asked: Asked) -> int:
     """Print what the configuration means; nothing is loaded, written or trained."""
-    from trl import get_peft_config
-
     from grpo_credit.preflight.plan import outline
     from grpo_credit.preflight.plan_table import print_outline
-    from grpo_credit.run.ranks import is_main
+    from grpo_credit.records.ranks import is_main
 
     if is_main():
-        print_outline(outline(asked, get_peft_config(asked.model_args)))
+        print_outline(outline(asked, adapters(asked.model_args)["peft_config"]))
     return 0
 
 
 def prepare(recipe: Recipe, arguments: list[str]) -> Asked:
     """Read the command line, the data and the model's description; nothing is written."""
-    from grpo_credit.config import plan
+    from grpo_credit.credit.needs import check_columns, check_told
     from grpo_credit.preflight.columns import GIVEN, reward_name
     from grpo_credit.preflight.verdict import read_how
     from grpo_credit.run.data import check_prompts
     from grpo_credit.run.models import look_up_model
-    from grpo_credit.telling import check_columns, check_told
+    from grpo_credit.trainer.config import plan
 
     script, args, model_args = _read(recipe, arguments)
     script.preflight = read_how(script.preflight)
@@ -260,23 +192,13 @@ def _refuse_too_few(args: Any, train: Any) -> None:
 
 def _read(recipe: Recipe, arguments: list[str]) -> tuple[Any, Any, Any]:
     """Parse the command line; what nothing reads is a mistake."""
-    from trl import ModelConfig, TrlParser
-
-    from grpo_credit import CreditGRPOConfig
-
     warnings.filterwarnings("ignore", "`.*gradient_checkpointing.*` is deprecated", FutureWarning)
-    kinds: Any = (recipe.arguments, CreditGRPOConfig, ModelConfig)
-    parser = TrlParser(kinds, prog=recipe.name)
-    if "--help-all" in arguments:
-        parser.print_help()
-        raise SystemExit(0)
     defaults = {**DEFAULTS, **recipe.defaults}
     if not names_option(arguments, "model_name_or_path"):
         defaults |= {**TINY_DEFAULTS, **recipe.tiny_defaults}
     if switches_on(arguments, "use_peft"):
         defaults |= LORA_DEFAULTS | {"learning_rate": _tenfold(defaults["learning_rate"])}
-    script, args, model_args = parse(parser, arguments, defaults)
-    return script, args, model_args
+    return parse(recipe.arguments, recipe.name, arguments, defaults)
 
 
 def _tenfold(rate: float) -> float:

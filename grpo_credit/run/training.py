@@ -10,14 +10,15 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from grpo_credit.options import CreditOptions
-from grpo_credit.run.commandline import mistakes_in_one_line, names_option, short_help
+from grpo_credit.records.lock import let_go
+from grpo_credit.run.commandline import mistakes_in_one_line, short_help
 from grpo_credit.run.ending import Ending
 from grpo_credit.run.launcher import fewer_than_asked
-from grpo_credit.run.lock import let_go
 from grpo_credit.run.recipe import Asked, Recipe, explain, prepare
 from grpo_credit.terminal import print_anything
-from grpo_credit.visible import in_line
+from grpo_credit.text import in_line
+from grpo_credit.trainer.options import CreditOptions
+from grpo_credit.trainer.parser import adapters, names_option
 
 RUNS = Path("runs")
 
@@ -53,10 +54,10 @@ def run_recipe(recipe: Recipe, arguments: list[str]) -> int:
 
 def _claim(recipe: Recipe, arguments: list[str], asked: Asked) -> Job:
     """Take a run directory, or the one to resume with its last checkpoint."""
-    from grpo_credit.completing import draws
-    from grpo_credit.config import plan
-    from grpo_credit.run import checkpoints, directory, manifest
-    from grpo_credit.run.sources import own_sources
+    from grpo_credit.credit.sources import own_sources
+    from grpo_credit.records import checkpoints, directory, manifest
+    from grpo_credit.trainer.completing import draws
+    from grpo_credit.trainer.config import plan
 
     script, args, model_args, task = asked.script, asked.args, asked.model_args, asked.task
     strategy = plan(args).strategy
@@ -84,7 +85,6 @@ def build_trainer(job: Asked, callbacks: list[Any]) -> Any:
     import torch
     from datasets import Dataset
     from transformers import PrinterCallback, ProgressCallback
-    from trl import get_peft_config, get_quantization_config
 
     from grpo_credit import CreditGRPOTrainer
 
@@ -105,8 +105,7 @@ def build_trainer(job: Asked, callbacks: list[Any]) -> Any:
         task.train,
         Dataset.from_list(task.test) if args.eval_strategy != "no" else None,
         callbacks=callbacks,
-        peft_config=get_peft_config(model_args),
-        quantization_config=get_quantization_config(model_args),
+        **adapters(model_args),
     )
     trainer.remove_callback(PrinterCallback)
     trainer.remove_callback(ProgressCallback)
@@ -121,10 +120,11 @@ def train(job: Job, ending: Ending) -> int:
     """Test, train, test; return the exit code."""
     from transformers.utils.logging import disable_progress_bar
 
-    from grpo_credit.card import step_of
     from grpo_credit.preflight.early import EarlyWarnings
     from grpo_credit.preflight.verdict import NotFit
-    from grpo_credit.run import callbacks, checkpoints, directory, manifest
+    from grpo_credit.records import checkpoints, directory, manifest
+    from grpo_credit.run import callbacks
+    from grpo_credit.trainer.model_card import step_of
 
     disable_progress_bar()  # of loading weights; the live line stays
     out, stop, early, held_out = job.out, callbacks.StopOnSignal(), EarlyWarnings(), _held_out(job)
@@ -170,8 +170,8 @@ def train(job: Job, ending: Ending) -> int:
 
 
 def _held_out(job: Job) -> Any:
+    from grpo_credit.records.files import HELD_OUT
     from grpo_credit.run.evaluation import HeldOut
-    from grpo_credit.run.files import HELD_OUT
 
     task, script = job.task, job.script
     path = job.out / HELD_OUT
@@ -179,7 +179,7 @@ def _held_out(job: Job) -> Any:
 
 
 def _sum_up(job: Job, before: dict[str, float], after: dict[str, float]) -> None:
-    from grpo_credit.run import summary
+    from grpo_credit.records import summary
 
     task = job.task
     first = {task.metric: before[task.metric]} if task.metric in before else {}
@@ -207,8 +207,8 @@ def _look_first(job: Job, trainer: Any, early: Any) -> None:
 
 def _is_to_be_looked_at(job: Job) -> bool:
     """Whether no attempt was looked at to the end, or only one that a strict look would stop."""
-    from grpo_credit.run import manifest
-    from grpo_credit.run.ranks import on_main
+    from grpo_credit.records import manifest
+    from grpo_credit.records.ranks import on_main
 
     if job.script.preflight == "off" or job.checkpoint is not None:
         return False
@@ -219,7 +219,7 @@ def _is_to_be_looked_at(job: Job) -> bool:
 def _look(job: Job, trainer: Any) -> list[Any]:
     from grpo_credit.preflight.findings import errors
     from grpo_credit.preflight.verdict import preflight
-    from grpo_credit.run import manifest
+    from grpo_credit.records import manifest
 
     found = preflight(trainer, strict=job.script.preflight == "strict")
     manifest.set_preflight(job.out, [finding.kind for finding in errors(found)])
@@ -228,9 +228,9 @@ def _look(job: Job, trainer: Any) -> list[Any]:
 
 def _left(job: Job) -> dict[str, Path]:
     """Say where everything is that the run leaves."""
-    from grpo_credit.run import directory
-    from grpo_credit.run.files import HELD_OUT
-    from grpo_credit.run.provenance import MANIFEST
+    from grpo_credit.records import directory
+    from grpo_credit.records.files import HELD_OUT
+    from grpo_credit.records.provenance import MANIFEST
 
     out = job.out
     kept = {"rollouts by step": out / "rollouts"} if job.args.save_rollouts else {}

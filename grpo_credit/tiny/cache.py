@@ -13,7 +13,7 @@ from typing import Any
 
 from filelock import FileLock
 
-from grpo_credit.run.files import read_json
+from grpo_credit.records.files import read_json
 
 VARIABLE = "GRPO_CREDIT_CACHE"
 MANIFEST = "complete.json"

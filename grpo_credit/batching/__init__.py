@@ -1,0 +1,1 @@
+"""Fewer padded tokens, with the same gradient. Tensors and callables, and never TRL."""

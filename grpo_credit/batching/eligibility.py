@@ -1,0 +1,259 @@
+"""What may be done to the passes of a step, so that the gradient stays TRL's, and why not more.
+
+`choose` says what TRL's own loss allows; what the model allows is tried on it, by `Trial`.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, NamedTuple
+
+import torch
+from accelerate.utils import DistributedType, DynamoBackend
+from torch import Tensor
+from torch.nn.functional import pad
+
+from grpo_credit.batching import shared_prompts_check
+from grpo_credit.batching.rows import Rows, take
+from grpo_credit.batching.trial import Reference
+
+TRIED = 3  # rows of a trial
+BESIDE = 5  # rows in TRL's micro-batch beside them, at most: what rows share, few show
+SEEN_BY_USERS = ("_prepare_inputs", "compute_loss", "_compute_loss", "training_step")
+
+
+@dataclass(frozen=True)
+class Batching:
+    """What is done to the passes of a step, and what is left as TRL does it, and why.
+
+    Args:
+        recuts: rows are sorted by length, cut anew, and trimmed to the longest of their pass.
+        skips: rows without credit are not run.
+        trims_prompts: padding on the left of prompts is trimmed, too.
+        shares_prompts: a prompt is run once for all its completions of a pass, where that pays.
+        one_pass_per_turn: there are as many passes as accumulation steps.
+        keeps_shapes: passes have as many rows and columns as TRL's micro-batches.
+        left_out: what is not done, and why.
+    """
+
+    recuts: bool
+    skips: bool = False
+    trims_prompts: bool = False
+    shares_prompts: bool = False
+    one_pass_per_turn: bool = False
+    keeps_shapes: bool = False
+    left_out: tuple[str, ...] = ()
+
+    def without_sharing(self, reason: str) -> "Batching":
+        """Leave prompts unshared for a reason."""
+        left_out = f"sharing prompts ({reason})"
+        return replace(self, shares_prompts=False, left_out=(*self.left_out, left_out))
+
+    def without_trimming_prompts(self, reason: str) -> "Batching":
+        """Leave the padding of prompts for a reason."""
+        left_out = f"trimming prompts ({reason})"
+        return replace(self, trims_prompts=False, left_out=(*self.left_out, left_out))
+
+    def __str__(self) -> str:
+        does = {
+            "skips rows without credit": self.skips,
+            "sorts rows by length and cuts anew": self.recuts,
+            "trims padding": self.recuts and not self.keeps_shapes,
+            "shares prompts where it pays": self.shares_prompts,
+        }
+        used = ", ".join(words for words, done in does.items() if done)
+        without = f" | left out: {'; '.join(self.left_out)}" if self.left_out else ""
+        return f"batching: {used or 'the micro-batches of TRL'}{without}"
+
+
+def as_trl(*reasons: str) -> Batching:
+    """Keep TRL's micro-batches, for reasons."""
+    return Batching(recuts=False, left_out=reasons)
+
+
+def choose(trainer: Any) -> Batching:
+    """Say what leaves the gradient as it is under the configuration of a trainer.
+
+    Args:
+        trainer: TRL's, after its constructor.
+    """
+    args = trainer.args
+    if getattr(args, "efficient_batching", "off") == "off":
+        return as_trl()
+    users = seen_by_users(trainer)
+    if reasons := _reasons({
+        str(users): users is not None,
+        f"top_entropy_quantile={args.top_entropy_quantile} is taken over a micro-batch": (
+            args.top_entropy_quantile < 1
+        ),
+        "the entropy bonus is a mean over a micro-batch": trainer._entropy_bonus_enabled,
+        "the auxiliary loss of experts is a mean over a micro-batch": trainer.aux_loss_enabled,
+        f"optim={args.optim.value} updates within a backward pass": (
+            "lomo" in args.optim or "layerwise" in args.optim
+        ),
+        "the noise of neftune_noise_alpha depends on the padded width": bool(
+            args.neftune_noise_alpha
+        ),
+        "DataParallel cuts micro-batches itself": args.n_gpu > 1,
+    }):  # fmt: skip
+        return as_trl(*reasons)
+    distributed = trainer.accelerator.distributed_type
+    counts_passes = distributed == DistributedType.DEEPSPEED
+    compiled = trainer.accelerator.state.dynamo_plugin.backend != DynamoBackend.NO
+    reasons = _reasons({
+        f"skipping (beta={args.beta} gives every row a KL term)": args.beta != 0,
+        "another number of passes (DeepSpeed counts them)": counts_passes,
+        "another number of passes (ddp_static_graph counts them)": bool(args.ddp_static_graph),
+        "trimming (each new shape would be compiled)": compiled,
+    })  # fmt: skip
+    one_pass = counts_passes or bool(args.ddp_static_graph)
+    chosen = Batching(True, args.beta == 0, not compiled, True, one_pass, compiled, reasons)
+    to_come = _reasons({  # what the model does not show yet
+        "gradient checkpointing runs layers again without a cache": args.gradient_checkpointing,
+        "a micro-batch is one row, and the self-test takes three": (
+            args.per_device_train_batch_size == 1
+        ),
+        "the model is compiled": compiled,
+    })  # fmt: skip
+    refusal = next(iter(to_come), None) or shared_prompts_check.refusal(trainer.model, distributed)
+    return chosen.without_sharing(refusal) if refusal else chosen
+
+
+def seen_by_users(trainer: Any) -> str | None:
+    """Return what of a user's own sees each micro-batch, so that TRL's are kept; None if nothing.
+
+    Args:
+        trainer: TRL's, at any time: methods and hooks may be put in its place later.
+    """
+    for name in filter(trainer.overrides, SEEN_BY_USERS):
+        if name != "training_step" or name not in vars(trainer):  # of timers, which call through
+            return f"{name} of your own sees TRL's micro-batches"
+    plain = trainer.accelerator.distributed_type in shared_prompts_check.PLAIN_TRAINING
+    if plain and any(p._backward_hooks for p in trainer.model.parameters()):
+        return "a hook on a parameter's gradient sees the backward pass of each micro-batch"
+    return None
+
+
+def _reasons(applies: dict[str, bool]) -> tuple[str, ...]:
+    return tuple(reason for reason, does in applies.items() if does)
+
+
+# ---- what the model allows --------------------------------------------------------------------
+
+
+class Extent(NamedTuple):
+    """Widths of passes, in tokens: the widest of TRL's, and the narrowest of our own."""
+
+    prompt: int = 0
+    completion: int = 0
+    both: int = 0
+    shortest_prompt: int = 2**62
+    shortest_completion: int = 2**62
+
+    def joined(self, other: "Extent") -> "Extent":
+        """Return what holds both."""
+        widest = map(max, self[:3], other[:3])
+        return Extent(*widest, *map(min, self[3:], other[3:]))
+
+    def holds(self, other: "Extent") -> bool:
+        """Return whether passes of the other extent are no wider and no narrower."""
+        return self.joined(other) == self
+
+
+class Trial:
+    """Rows that a pass of our own trims most, run alone and in a micro-batch as TRL pads it.
+
+    One is the most trimmed on the left: half of the shortest prompt, the longest completion; one on
+    the right: the longest prompt, one token of a completion; one on both sides. They come last in
+    their micro-batch, so that random numbers alone would differ. Where a micro-batch is one row,
+    they also run together.
+
+    Args:
+        score: runs a pass: log-probabilities (n, T) of rows as they are.
+        rows: prompts and completions of a window, padded as TRL pads them.
+        batch_size: rows of a micro-batch of TRL.
+    """
+
+    def __init__(self, score: Callable[[Rows], Tensor], rows: Rows, batch_size: int) -> None:
+        tried = _most_trimmed(rows)
+        others = {name: rows[name][: min(BESIDE, max(0, batch_size - TRIED))] for name in tried}
+        self._rows = {name: torch.cat([others[name], tried[name]]) for name in tried}
+        self._score = score
+        every = torch.arange(len(self._rows["prompt_ids"]))
+        self._as_trl, self._tried = every.split(batch_size), every[-TRIED:]
+        self._groupings = [1] if batch_size > 1 else [1, TRIED]  # rows of a pass of our own
+        masks = self._rows["prompt_mask"], self._rows["completion_mask"]
+        self._lengths = torch.stack([mask.sum(dim=1) for mask in masks])
+
+    @property
+    def extent(self) -> Extent:
+        """Between which widths passes were tried."""
+        widths = [self._rows[name].size(1) for name in ("prompt_ids", "completion_ids")]
+        shortest = self._lengths[:, self._tried].amin(dim=1).tolist()
+        return Extent(*widths, sum(widths), *shortest)
+
+    def __call__(self, chosen: Batching, reference: Callable[..., Reference]) -> Batching:
+        """Leave out of a batching what the model does not allow.
+
+        Args:
+            chosen: what the configuration allows.
+            reference: makes a `Reference` of a pass.
+        """
+        theirs = reference(self.as_trl)
+        if chosen.trims_prompts:
+            if (refused := self._refused(theirs, trims_prompts=True)) is None:
+                return chosen
+            chosen = chosen.without_trimming_prompts(f"a row by itself: {refused}")
+        if refused := self._refused(theirs, trims_prompts=False):
+            return as_trl(f"sorting, trimming and skipping (a row by itself: {refused})")
+        return chosen
+
+    def _refused(self, theirs: Reference, trims_prompts: bool) -> str | None:
+        reasons = (theirs.refuses(partial(self.trimmed, trims_prompts, n)) for n in self._groupings)
+        return next(filter(None, reasons), None)
+
+    def as_trl(self) -> Tensor:
+        """Score the rows in passes of TRL's size and width."""
+        return torch.cat([self._scored(index) for index in self._as_trl])[-TRIED:]
+
+    def trimmed(self, trims_prompts: bool, rows: int) -> Tensor:
+        """Score the rows in passes of so many, as wide as their longest."""
+        scored = []
+        for own in self._tried.split(rows):
+            prompt, completion = self._lengths[:, own].amax(dim=1).tolist()
+            prompt = prompt if trims_prompts else self._rows["prompt_ids"].size(1)
+            scored.append(self._scored(own, prompt, completion))
+        width = self._rows["completion_ids"].size(1)
+        return torch.cat([pad(logps, (0, width - logps.size(1))) for logps in scored])
+
+    def _scored(self, index: Tensor, *widths: int) -> Tensor:
+        full = [self._rows[name].size(1) for name in ("prompt_ids", "completion_ids")]
+        rows = take(self._rows, index.to(self._rows["prompt_ids"].device), *(widths or full))
+        return self._score(rows) * rows["completion_mask"]
+
+
+def extent_of(rows: Rows) -> Extent:
+    """Return the widths of rows as TRL pads them, and of their shortest prompt and completion."""
+    widths = [rows[name].size(1) for name in ("prompt_ids", "completion_ids")]
+    shortest = [int(rows[name].sum(dim=1).min()) for name in ("prompt_mask", "completion_mask")]
+    return Extent(*widths, sum(widths), *(max(1, length) for length in shortest))
+
+
+def _most_trimmed(rows: Rows) -> Rows:
+    """Make the rows of a trial: trimmed on the left, on the right, on both sides."""
+    prompts, completions = (rows[f"{half}_mask"].sum(dim=1) for half in ("prompt", "completion"))
+    seen = completions.masked_fill(completions == 0, completions.max())  # not masked as a whole
+    prompt = torch.stack([prompts.argmin(), prompts.argmax(), prompts.argmin()])
+    completion = torch.stack([completions.argmax(), seen.argmin(), seen.argmin()])
+    prompt_mask, mask = rows["prompt_mask"][prompt], rows["completion_mask"][completion]
+    left = prompt_mask.flip(1).cumsum(1).flip(1)  # tokens from here on
+    prompt_mask[::2] *= left[::2] <= (prompts.min() + 1) // 2
+    mask[1] *= mask[1].cumsum(0) <= 1  # so that no later completion is shorter
+    mask[2] *= mask[2].cumsum(0) <= (seen.min() + 1) // 2
+    mask[:, 0] = 1  # of completions that are masked as a whole
+    return {
+        "prompt_ids": rows["prompt_ids"][prompt],
+        "prompt_mask": prompt_mask,
+        "completion_ids": rows["completion_ids"][completion],
+        "completion_mask": mask,
+    }

@@ -1,0 +1,1 @@
+"""Credit: what a strategy sees, the rules, their laws. Torch, and never TRL."""

@@ -1,0 +1,177 @@
+"""The rules on the terminal: all of them in a line each, or one with all that is known of it."""
+
+import inspect
+import re
+import types
+import typing
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from grpo_credit.credit.parse import DEFAULT_AGGREGATION, DEFAULT_ALLOCATION, option_type
+from grpo_credit.credit.registry import find, list_credit
+from grpo_credit.credit.strategy import Rule
+
+TITLES = {
+    "aggregation": "aggregations: how completions weigh against each other",
+    "allocation": "allocations: where in a completion its advantage lands",
+}
+CLOSE = f"""\
+N completions, P prompts, L_i counted tokens, L_max the limit; totals are over the optimizer step.
+--credit takes AGGREGATION, ALLOCATION or ALLOCATION/AGGREGATION (without the other part: \
+{DEFAULT_ALLOCATION}, {DEFAULT_AGGREGATION}), or your own function as pkg.mod:obj; options by \
+--credit_kwargs.
+grpo-credit list NAME tells all of one; --long of every one."""
+COSTS = {
+    "old_logps": "a forward pass over each generation",
+    "entropies": "a forward pass over each generation",
+    "sum_sq_probs": "a forward pass over each generation",
+    "privileged_logps": "a forward pass after the prompts of the privileged column",
+    "spans": "told by the rewards: which characters each is about",
+    "decided": "told by the rewards: the character after which it was settled",
+    "states": "told by the rewards: the automaton's state before each character",
+    "step_rewards": "told by the rewards: rewards of the steps of a completion",
+    "texts": "the completions as text",
+}
+LAWS = {
+    "aggregation": {"sign_free": "does not look at the advantages"},
+    "allocation": {
+        "conserves_mass": "conserves mass: Σ_t A[i, t] = L_i · A_i",
+        "keeps_sign": "keeps sign: no token gets the sign opposite to its completion's",
+        "linear": "linear: A[i, t] = A_i · w[i, t], so that it may follow others in a chain",
+    },
+    "credit": {},
+}
+_SECTION = re.compile(r"^(Args|Returns|Raises|Example|Degenerate cases|Deviation|Source):", re.M)
+_ARGUMENT = re.compile(r"^ {4}(\w+): (.*(?:\n {8}.*)*)", re.M)
+
+
+def print_rules(console: Console) -> None:
+    """Print every registered rule: its name, what it does, its options."""
+    rules = list_credit()
+    for kind, title in TITLES.items():
+        table = Table(
+            title=title, title_justify="left", title_style="bold", box=None, header_style="dim",
+            padding=(0, 2, 0, 0),
+        )  # fmt: skip
+        table.add_column("name", no_wrap=True, min_width=max(len(rule.name) for rule in rules))
+        table.add_column("what it does")
+        table.add_column("options", no_wrap=True)
+        for rule in rules:
+            if rule.kind == kind:
+                table.add_row(*map(escape, (rule.name, rule.summary, _settings(rule))))
+        console.print(table)
+        console.print()
+    console.print(Text(CLOSE))
+
+
+def print_rule(name: str, rule: Rule, console: Console) -> None:
+    """Print all that is known of a rule.
+
+    Args:
+        name: as it was named, such as "my_rules:half".
+        rule: what it is.
+        console: where to print.
+    """
+    sections = _sections(rule)
+    console.print(Text.assemble((name, "bold"), f"  {rule.kind}"))
+    console.print(Padding(Text(_reflowed(sections["about"])), (0, 0, 1, 2), expand=False))
+    table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
+    table.add_column(no_wrap=True, style="dim")
+    table.add_column()
+    for label, text in (*_options(rule, sections), *_facts(rule, sections)):
+        table.add_row(label, text)
+    table.add_row("try it", Text(_example(name, rule)))
+    console.print(Padding(table, (0, 0, 1, 2), expand=False))
+
+
+def rules_in(name: str) -> dict[str, Rule]:
+    """Return the rules of a name or a composition, such as `decided+trace/seq`, by their names.
+
+    Raises:
+        CreditError: if there is none of that name.
+    """
+    parts = [part.partition("@")[0].strip() for part in re.split("[/+,]", name)]
+    return {part: find(part) for part in parts}
+
+
+def _settings(rule: Rule) -> str:
+    """Return the options with their defaults, one a line where they are several."""
+    named = (
+        f"{name} (required)" if option.default is option.empty else f"{name}={_value(option)}"
+        for name, option in rule.options.items()
+    )
+    return "\n".join(named)
+
+
+def _options(rule: Rule, sections: Mapping[str, str]) -> Iterator[tuple[str, Any]]:
+    explained = dict(_ARGUMENT.findall(sections.get("Args", "")))
+    label = "options"
+    for name, option in rule.options.items():
+        yield label, Text(f"{name}: {_written(option_type(rule, name))}{_default(option)}")
+        if about := explained.get(name):
+            yield "", Padding(Text(_joined(about)), (0, 0, 0, 2), expand=False)
+        label = ""
+    if not rule.options:
+        yield label, "none"
+
+
+def _facts(rule: Rule, sections: Mapping[str, str]) -> Iterator[tuple[str, Text]]:
+    kept = [text for law, text in LAWS[rule.kind].items() if getattr(rule, law)]
+    facts = {
+        "needs": "\n".join(f"{n}: {COSTS[n]}" for n in sorted(rule.needs)) or "nothing more",
+        "promises": "\n".join(kept) or "nothing",
+        "TRL": f"loss_type={rule.trl}" if rule.trl else "-",
+        "verl": rule.verl or "-",
+        "paper": rule.paper or "-",
+    }
+    for title in ("Degenerate cases", "Deviation", "Source"):
+        if text := sections.get(title):
+            facts[title.split()[0].lower()] = _joined(text)
+    yield from ((label, Text(text)) for label, text in facts.items())
+
+
+def _example(name: str, rule: Rule) -> str:
+    required = [f'"{n}": …' for n, option in rule.options.items() if option.default is option.empty]
+    given = f" --credit_kwargs '{{{', '.join(required)}}}'" if required else ""
+    return f"grpo-credit check {name}{given}"
+
+
+def _default(option: inspect.Parameter) -> str:
+    return ", required" if option.default is option.empty else f" = {option.default!r}"
+
+
+def _value(option: inspect.Parameter) -> str:
+    return option.default if isinstance(option.default, str) else repr(option.default)
+
+
+def _written(kind: Any) -> str:
+    if isinstance(kind, types.UnionType) or typing.get_origin(kind) is typing.Union:
+        return " | ".join(map(_written, typing.get_args(kind)))
+    if typing.get_origin(kind) is typing.Literal:
+        return " | ".join(map(repr, typing.get_args(kind)))
+    if "Callable" in str(kind):
+        return "callable"
+    plain = isinstance(kind, type) and not typing.get_args(kind) and kind is not type(None)
+    return kind.__name__ if plain else str(kind).replace("<class 'NoneType'>", "None")
+
+
+def _sections(rule: Rule) -> dict[str, str]:
+    """Return a docstring by its sections; "about" is what stands before the first."""
+    about, *rest = _SECTION.split(inspect.getdoc(rule.function) or "")
+    return {"about": about.strip(), **dict(zip(rest[::2], rest[1::2], strict=True))}
+
+
+def _reflowed(text: str) -> str:
+    """Join the lines of paragraphs, so that they fill any width; what is indented stays."""
+    parts = re.split(r"\n{2,}", text)
+    return "\n\n".join(part if part.startswith(" ") else _joined(part) for part in parts)
+
+
+def _joined(text: str) -> str:
+    return " ".join(text.split())

@@ -1,0 +1,208 @@
+"""Whether a strategy, anybody's, obeys the laws, and if not, where it breaks them.
+
+Some laws bind every strategy. Others are promises: they are asked of a rule that declares them
+(`conserves_mass`, `keeps_sign`), or does not declare otherwise (`linear=False`, `sign_free=False`).
+
+Example:
+    >>> [law for law, verdict in check("seq").items() if verdict != "holds"]
+    []
+"""
+
+import inspect
+import itertools
+import random
+import traceback
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+
+from grpo_credit.credit.laws import ALWAYS, PROMISES, Law, listed
+from grpo_credit.credit.parse import resolve_credit
+from grpo_credit.credit.rollouts import Rollouts
+from grpo_credit.credit.strategy import CreditError, Strategy
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What came of one law.
+
+    Args:
+        law: the law's name.
+        sentence: what it says.
+        promised: whether it is asked of the strategy: by all, or by what the strategy declares.
+        counterexample: in words, the smallest one found; empty if the law holds.
+        declaration: what a decorator declares to promise it; empty for a law that binds all.
+    """
+
+    law: str
+    sentence: str
+    promised: bool
+    counterexample: str
+    declaration: str = ""
+
+    @property
+    def failed(self) -> bool:
+        """Whether the strategy breaks a law that it is held to."""
+        return self.promised and bool(self.counterexample)
+
+    @property
+    def verdict(self) -> str:
+        """`holds`, `holds, though not declared`, `declared otherwise` or `fails`."""
+        if self.promised:
+            return "fails" if self.counterexample else "holds"
+        return "declared otherwise" if self.counterexample else "holds, though not declared"
+
+
+def check(credit: Any, **options: Any) -> dict[str, str]:
+    """Run every law that a strategy is held to.
+
+    Args:
+        credit: whatever `resolve_credit` takes.
+        options: the strategy's keyword arguments.
+
+    Returns:
+        Law -> `"holds"`, or the smallest counterexample in words.
+    """
+    strategy = resolve_credit(credit, **options)
+    asked = [law for law, promised, _ in _laws(strategy) if promised]
+    return {law.__name__: counterexample(law, strategy) or "holds" for law in asked}
+
+
+def examine(strategy: Strategy) -> Iterator[Finding]:
+    """Run every law on a strategy, those that it declares itself free of included.
+
+    A whole-credit callable has no allocation and no aggregation to promise anything about.
+    """
+    for law, promised, declaration in _laws(strategy):
+        found = counterexample(law, strategy)
+        yield Finding(law.__name__, inspect.getdoc(law) or "", promised, found, declaration)
+
+
+def _laws(strategy: Strategy) -> Iterator[tuple[Law, bool, str]]:
+    """Give every law that can be asked, whether it is promised, and by which declaration."""
+    yield from ((law, True, "") for law in ALWAYS)
+    if strategy.aggregation is None:
+        return
+    for name, law in PROMISES.items():
+        promised = bool(getattr(strategy.aggregation if name == "sign_free" else strategy, name))
+        yield law, promised, f"{name}={promised}"
+
+
+def counterexample(law: Law, strategy: Strategy) -> str:
+    """Search the examples for one that breaks a law, then for the smallest that does.
+
+    Returns:
+        The counterexample in words; empty if there is none.
+    """
+    if not _first(law, strategy, examples()):
+        return ""
+    return _first(law, strategy, itertools.chain(smallest(), examples()))
+
+
+def _first(law: Law, strategy: Strategy, among: Iterable[Rollouts]) -> str:
+    for rollouts in among:
+        try:
+            law(strategy, rollouts)
+        except Exception as error:  # anybody's rule: whatever it raises is the verdict
+            lengths = rollouts.lengths.int().tolist()
+            return f"{_said(error)} (lengths {lengths}, rewards {listed(rollouts.rewards)})"
+    return ""
+
+
+def _said(error: Exception) -> str:
+    if isinstance(error, AssertionError | CreditError):
+        return str(error)
+    place = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{error!r} in {place.filename}, line {place.lineno}"
+
+
+# ---- examples ---------------------------------------------------------------------------------
+
+
+def smallest() -> Iterator[Rollouts]:
+    """Yield one group of two completions of up to two tokens, the shortest first."""
+    lengths = sorted(itertools.product(range(3), repeat=2), key=sum)
+    rewards = [(1.0, 0.0), (0.0, 1.0), (None, 1.0), (1.0, 1.0)]
+    for two, scores in itertools.product(lengths, rewards):
+        yield _made(list(two), list(scores))
+
+
+def examples(count: int = 8) -> Iterator[Rollouts]:
+    """Yield rollouts, the degenerate first: empty rows, one token, abstentions, dead groups.
+
+    Every second of the `count` random ones has groups of several sizes, tool outputs, rows of other
+    windows, and two reward functions.
+    """
+    yield _made([0, 1, 3, 5], [1.0, 0.0, 1.0, 0.0])
+    yield _made([1, 1, 1, 1], [1.0, 0.0, 0.0, 0.0])
+    yield _made([2, 4, 3, 1], [None, None, 1.0, 0.0])
+    yield _made([2, 4, 3, 1], [1.0, 1.0, 0.0, 0.0])
+    yield _made([0, 0, 0, 0], [None, None, None, None])
+    for seed in range(count):
+        rng = random.Random(seed)
+        if seed % 2:
+            yield _intricate(Rollouts.cat([_drawn(rng, 1, size) for size in (3, 4, 2)]))
+        else:
+            yield _drawn(rng, rng.randint(1, 4), 2)
+
+
+def _drawn(rng: random.Random, groups: int, size: int) -> Rollouts:
+    rows = groups * size
+    return _made(
+        [rng.randint(0, 6) for _ in range(rows)],
+        [rng.choice([0.0, 0.25, 1.0, None]) for _ in range(rows)],
+        size,
+    )
+
+
+def _intricate(rollouts: Rollouts) -> Rollouts:
+    """Make some tokens a tool's, spread rows over windows, and add a function of weight 0."""
+    rows, columns = map(torch.arange, rollouts.mask.shape)
+    first = rollouts.rewards_per_func
+    second = torch.where(rows[:, None] % 2 == 1, 1 - first, torch.nan)
+    assert rollouts.spans is not None  # `_made` fills every field
+    assert rollouts.decided is not None
+    return replace(
+        rollouts,
+        mask=rollouts.mask & (columns % 4 != 1),
+        window_count=rows % 3,
+        rewards_per_func=torch.cat([first, second], dim=1),
+        reward_names=("reward", "other"),
+        reward_weights=(1.0, 0.0),
+        spans={**rollouts.spans, "other/last": rollouts.mask & (columns > 2)},
+        decided=torch.cat([rollouts.decided, rollouts.decided // 2], dim=1),
+    )
+
+
+def _made(lengths: list[int], rewards: list[float | None], size: int = 2) -> Rollouts:
+    """Make rollouts with every optional field; group members share prefixes, as real ones do."""
+    generator = torch.Generator().manual_seed(0)
+    rollouts = Rollouts.from_lists(
+        lengths,
+        rewards,
+        num_generations=size,
+        max_completion_length=6,
+        completion_ids=[
+            torch.randint(0, 3, (n,), generator=generator).cumsum(0).tolist() for n in lengths
+        ],
+        dtype=torch.float64,
+    )
+    mask, ends = rollouts.mask, rollouts.mask.sum(dim=1, keepdim=True)
+    noise = torch.rand(mask.shape, dtype=torch.float64, generator=generator)
+    before = torch.arange(mask.shape[1] + 1).minimum(ends)  # like the states: constant at the end
+    characters = torch.stack([before[:, :-1], before[:, 1:]], dim=2)
+    return replace(
+        rollouts,
+        old_logps=-noise,
+        entropies=noise,
+        sum_sq_probs=0.5 + noise / 2,
+        privileged_logps=-noise.flip(0),
+        spans={"reward/first": mask & (rollouts.position < 2)},
+        decided=(ends + 1) // 2,
+        states=before // 2,
+        step_rewards=torch.where(mask & (rollouts.position % 2 == 1), noise, torch.nan),
+        texts=tuple("wait, 1"[:n] for n in lengths),
+        offsets=characters,
+    )

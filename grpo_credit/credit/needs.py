@@ -1,0 +1,84 @@
+"""Whether the rewards of a run can tell what its strategy needs, checked before it starts."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from grpo_credit.credit.strategy import CreditError, Strategy
+from grpo_credit.text import did_you_mean
+
+# What a strategy needs, and the members of a reward one of which tells it.
+TOLD_BY = {
+    "spans": ("spans",),
+    "decided": ("decided",),
+    "states": ("automaton", "automaton_for", "automata"),
+    "step_rewards": ("steps",),
+}
+SETTLED = frozenset({"decided", "states"})  # true of one message, not of a loop of several
+
+
+def check_columns(rewards: Sequence[tuple[str, Any]], there: Sequence[str]) -> None:
+    """Refuse a reward that declares (`columns`) a column that the data set lacks.
+
+    Raises:
+        CreditError: naming the reward, the column and the columns there are.
+    """
+    for name, reward in rewards:
+        columns = getattr(reward, "columns", ())
+        for column in [columns] if isinstance(columns, str) else columns:
+            if column not in there:
+                raise CreditError(
+                    f"reward {name!r} needs the column {column!r}; the data set has "
+                    f"{', '.join(there)}.{did_you_mean(column, there)} Rename a column, or name "
+                    "the right one when making the reward."
+                )
+
+
+def tells(reward: Any, need: str) -> bool:
+    """Return whether a reward tells a need: the first member that it has for it is not None."""
+    has = [member for member in TOLD_BY[need] if hasattr(reward, member)]
+    return bool(has) and getattr(reward, has[0]) is not None
+
+
+def check_loop(strategy: Strategy, arguments: Mapping[str, Any]) -> None:
+    """Refuse a rule that needs to know when a reward was settled where tools are called.
+
+    A reward reads the last message. What settles that message settles nothing while the model may
+    still call a tool and write another one, so the credit could have the wrong sign.
+
+    Args:
+        strategy: with all its chains.
+        arguments: the trainer's; `tools` and `environment_factory` let a model go on writing.
+
+    Raises:
+        CreditError: naming the rules, the argument and what to use instead.
+    """
+    rules = [rule.name for rule in strategy.rules if rule.needs & SETTLED]
+    given = [name for name in ("tools", "environment_factory") if arguments.get(name)]
+    if rules and given:
+        raise CreditError(
+            f"{strategy.name!r} cannot be used with {given[0]}: {', '.join(rules)} would call a "
+            "message settled although a later call opens a new one. Use a strategy without, such "
+            "as 'seq', or 'turns' with a reward that has `steps`."
+        )
+
+
+def check_told(
+    strategy: str,
+    needs: frozenset[str],
+    rewards: Sequence[tuple[str, Any]],
+    weights: Sequence[float],
+) -> None:
+    """Refuse a strategy that needs what no reward tells: it would train on nothing, silently.
+
+    Raises:
+        CreditError: naming what is missing and the rewards.
+    """
+    counted = [reward for (_, reward), weight in zip(rewards, weights, strict=True) if weight != 0]
+    for need in sorted(needs & set(TOLD_BY)):
+        members = TOLD_BY[need]
+        if not any(tells(reward, need) for reward in counted):
+            names = ", ".join(name for name, _ in rewards)
+            raise CreditError(
+                f"{strategy!r} needs {need!r}, which no reward with a weight tells ({names}); "
+                f"use one that has `{members[0]}`, see rewards/README.md."
+            )

@@ -1,0 +1,1 @@
+"""Many runs compared: studies, reports, pictures of credit."""

@@ -1,0 +1,187 @@
+"""The page: one HTML file that needs no network, and no script but for hover and filters."""
+
+import base64
+import hashlib
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from grpo_credit.experiments.figures.shading import LEVELS
+from grpo_credit.experiments.report.data import Report
+from grpo_credit.experiments.report.limits import Limits
+from grpo_credit.experiments.report.markdown import markdown
+from grpo_credit.experiments.report.pictures import pictures
+from grpo_credit.experiments.report.series import AXES
+from grpo_credit.experiments.report.store import load
+from grpo_credit.experiments.report.view_completions import browser
+from grpo_credit.experiments.report.view_credit import shaded
+from grpo_credit.experiments.report.view_curves import learning, lengths, shown
+from grpo_credit.experiments.report.view_diagnostics import (
+    colour,
+    diagnostics,
+    gradient_panel,
+    gradient_table,
+)
+from grpo_credit.experiments.report.view_results import (
+    differences_figure,
+    differences_table,
+    grid,
+    strategies_table,
+    values_figure,
+)
+from grpo_credit.experiments.report.view_run import (
+    anchors,
+    calibration_table,
+    cost_table,
+    counted,
+    listed,
+    manifest,
+    seeds_vary,
+    sources,
+    unlike,
+)
+from grpo_credit.experiments.report.words import moment
+from grpo_credit.records.files import replace_text, sweep
+from grpo_credit.text import visible
+
+PAGE, MARKDOWN, FIGURES = "report.html", "report.md", "figures"
+LARGEST = 3_000_000  # bytes of the page
+SECTIONS = {
+    "verdict": "Verdict",
+    "coverage": "Coverage",
+    "results": "Results",
+    "curves": "Learning curves",
+    "lengths": "Lengths",
+    "diagnostics": "Diagnostics",
+    "credit": "Credit by token",
+    "completions": "Completions",
+    "cost": "Cost",
+    "manifest": "Manifest",
+    "reading": "How to read",
+}
+
+
+def render(folder: Path, beside: Sequence[Path] = ()) -> Path:
+    """Write report.html, report.md and figures/*.svg from a folder's data; return the page.
+
+    Args:
+        folder: where `grpo_credit.experiments.study.collect.collect` wrote the data.
+        beside: folders of other studies of the same question, such as another task: Holm's
+            correction is over the comparisons of all of them.
+
+    Raises:
+        CreditError: if the data is missing, damaged or of another version.
+    """
+    others = {str(each): load(each).comparison.differences for each in beside}
+    report = replace(load(folder), others=others)
+    drawn = pictures(report, _own(_environment(), "figures.css"))
+    (folder / FIGURES).mkdir(exist_ok=True)
+    for each in (folder, folder / FIGURES):
+        sweep(each)
+    for name, svg in drawn.items():
+        replace_text(folder / FIGURES / name, svg)
+    replace_text(folder / MARKDOWN, markdown(report, [f"{FIGURES}/{name}" for name in drawn]))
+    replace_text(folder / PAGE, page(report))
+    return folder / PAGE
+
+
+def page(report: Report, limits: Limits | None = None) -> str:
+    """Write the page; of a large study, less and less until it is small enough."""
+    limits = limits or Limits()
+    text = _rendered(report, limits)
+    while len(text.encode()) >= LARGEST and limits != limits.tighter():
+        limits = limits.tighter()
+        text = _rendered(report, limits)
+    return text
+
+
+def _rendered(report: Report, limits: Limits) -> str:
+    environment = _environment()
+    script = _own(environment, "page.js")
+    content = _results(report, limits) | _curves(report, limits) | _runs(report, limits)
+    return environment.get_template("page.html").render(
+        **content,
+        title=f"{visible(Path(report.study.recipe).stem)}: credit strategies compared",
+        collected=visible(moment(report.collected)),
+        sections=SECTIONS,
+        study=report.study,
+        visible=visible,
+        levels=LEVELS,
+        style=_own(environment, "style.css", levels=LEVELS, axes=AXES),
+        script=script,
+        script_hash=_hash(script),
+    )
+
+
+def _environment() -> Environment:
+    return Environment(
+        loader=FileSystemLoader(Path(__file__).parent / "templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+
+
+def _own(environment: Environment, name: str, **values: Any) -> Markup:
+    """Return a file of ours as it is: nothing of a study is in it."""
+    return Markup(environment.get_template(name).render(**values))
+
+
+def _hash(script: str) -> str:
+    """Return what the content security policy must name for this script, and no other, to run."""
+    return f"sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}"
+
+
+def _results(report: Report, limits: Limits) -> dict[str, Any]:
+    comparison, values = report.comparison, report.values
+    unit = visible(report.study.metric or "metric")
+    return {
+        "comparison": comparison,
+        "several": sum(result.verdict is not None for result in comparison.results) > 1,
+        "pairing": report.pairing,
+        "seeds_vary": seeds_vary(report.pairing),
+        "counted": counted(report),
+        "unlike": unlike(report, limits),
+        "grid": grid(report, anchors(report, limits), limits),
+        "total": len(report.cells),
+        "problems": [visible(problem) for problem in report.problems],
+        "values_figure": values_figure(comparison, values, unit),
+        "differences_figure": differences_figure(comparison, values, f"difference in {unit}"),
+        "strategies": strategies_table(report, comparison, report.finished_curves),
+        "differences": differences_table(comparison),
+    }
+
+
+def _curves(report: Report, limits: Limits) -> dict[str, Any]:
+    curves, drawn = report.finished_curves, shown(report, limits)
+    return {
+        "axes": AXES,
+        "learning": learning(report, curves, limits),
+        "lengths": lengths(report, curves, limits),
+        "keys": [(visible(name), colour(place)) for place, name in enumerate(drawn)],
+        "diagnostics": diagnostics(report, curves, limits),
+        "ratio_table": gradient_table(report, curves),
+        "gradient_panel": gradient_panel(report, curves, limits),
+        "points": limits.points if curves.longest > limits.points else None,
+        "strategies_left_out": len(report.study.credits) - len(drawn),
+    }
+
+
+def _runs(report: Report, limits: Limits) -> dict[str, Any]:
+    runs = listed(report, limits)
+    return {
+        "examples": report.examples,
+        "shaded": shaded(report, limits),
+        "browser": browser(report, limits),
+        "cost": cost_table(report),
+        "manifest": manifest(report, limits),
+        "sources": sources(report, limits),
+        "calibration": calibration_table(report),
+        "runs": runs,
+        "runs_left_out": len(report.cells) - len(runs),
+    }

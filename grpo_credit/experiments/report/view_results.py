@@ -1,0 +1,249 @@
+"""What came out: the grid of runs, the forest plot, the tables."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from markupsafe import Markup
+
+from grpo_credit.experiments.figures.forest import Row, forest
+from grpo_credit.experiments.report.curves import area_under_curve, median_steps, steps_to_threshold
+from grpo_credit.experiments.report.data import FINISHED, Cell, Report
+from grpo_credit.experiments.report.difference import Difference
+from grpo_credit.experiments.report.intervals import Interval
+from grpo_credit.experiments.report.limits import Limits
+from grpo_credit.experiments.report.series import Curves, Run
+from grpo_credit.experiments.report.statistics import Cells, Comparison, Result
+from grpo_credit.experiments.report.verdict import probability
+from grpo_credit.experiments.report.words import NONE, aligned, between, number, signed
+from grpo_credit.text import visible
+
+SIGNS = {
+    FINISHED: "✓", "failed": "✕", "damaged": "!", "interrupted": "‖", "running": "…",
+    "waiting": "·", "missing": "–",
+}  # fmt: skip
+UNLIKE = "≠"  # of a run whose rule or last step is not that of the others
+HELD_OUT = "held_out/"
+Values = Mapping[str, Cells]
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Strategies × seeds.
+
+    Args:
+        seeds: the columns.
+        rows: strategy -> a cell for each seed: status, sign, text, anchor (empty without one).
+        counts: status -> number of runs.
+        left_out: strategies that are not shown.
+    """
+
+    seeds: Sequence[int]
+    rows: Mapping[str, Sequence[Mapping[str, str]]]
+    counts: Mapping[str, int]
+    left_out: int
+
+
+def grid(report: Report, anchors: Mapping[tuple[str, int], str], limits: Limits) -> Grid:
+    """Lay out how each run stands.
+
+    Args:
+        report: the study.
+        anchors: (strategy, seed) -> id of the run's own section on the page.
+        limits: how much to show.
+    """
+    rows: dict[str, list[dict[str, str]]] = {}
+    for cell in report.cells:
+        entry = {
+            "status": _look(cell),
+            "sign": UNLIKE if cell.unlike else SIGNS.get(cell.status, "!"),
+            "text": aligned(cell.value) if cell.status == FINISHED else visible(cell.status),
+            "why": visible(
+                f"{cell.credit}, seed {cell.seed}: {cell.reason or cell.unlike or cell.status}"
+            ),
+            "anchor": anchors.get((cell.credit, cell.seed), ""),
+        }
+        rows.setdefault(visible(cell.credit), []).append(entry)
+    shown = max(1, limits.cells // max(1, len(report.study.seeds)))
+    kept = dict(list(rows.items())[:shown])
+    counts = Counter(cell.status for cell in report.cells)
+    return Grid(report.study.seeds, kept, counts, len(rows) - len(kept))
+
+
+def _look(cell: Cell) -> str:
+    """Name the style of a cell of the grid."""
+    status = cell.status if cell.status in SIGNS else "damaged"
+    return f"{status} unlike" if cell.unlike else status
+
+
+def values_figure(
+    comparison: Comparison, values: Mapping[str, Mapping[int, float | None]], unit: str
+) -> Markup:
+    """Draw every run, the mean, and both intervals of each strategy."""
+    rows = [
+        Row(
+            visible(result.strategy),
+            _note(number(result.mean), result.t_interval),
+            [value for value in values[result.strategy].values() if value is not None],
+            result.mean,
+            _ends(result.t_interval),
+            _ends(result.bootstrap),
+        )
+        for result in comparison.results
+    ]
+    return forest("Each strategy: runs, mean and intervals", unit, rows)
+
+
+def differences_figure(
+    comparison: Comparison, values: Mapping[str, Mapping[int, float | None]], unit: str
+) -> Markup:
+    """Draw the paired differences to the baseline; a filled mean is a verdict."""
+    rows = []
+    for result in comparison.results:
+        difference = result.difference
+        if difference is None or result.verdict is None:
+            continue
+        decided = result.verdict.outcome in ("better", "worse")
+        rows.append(
+            Row(
+                visible(result.strategy),
+                _note(signed(difference.mean), difference.holm_interval),
+                _paired(values[result.strategy], values[comparison.baseline]),
+                difference.mean,
+                _ends(difference.holm_interval),
+                _ends(difference.bootstrap),
+                strong=decided,
+            )
+        )
+    baseline = visible(comparison.baseline)
+    return forest(f"Paired differences to {baseline}", unit, rows, zero=True)
+
+
+def _note(mean: str, interval: Interval | None) -> str:
+    """Write a number with its interval, if there is one that says something."""
+    return mean if interval is None or interval.degenerate else f"{mean}  {between(interval)}"
+
+
+def _ends(interval: Interval | None) -> tuple[float, float] | None:
+    return None if interval is None or interval.degenerate else (interval.low, interval.high)
+
+
+def _paired(
+    values: Mapping[int, float | None], baseline: Mapping[int, float | None]
+) -> list[float]:
+    pairs = [(value, baseline.get(seed)) for seed, value in values.items()]
+    return [mine - theirs for mine, theirs in pairs if mine is not None and theirs is not None]
+
+
+@dataclass(frozen=True)
+class Table:
+    """Cells of text under headings.
+
+    Args:
+        columns: headings.
+        rows: of cells; the first names the row.
+    """
+
+    columns: Sequence[str]
+    rows: Sequence[Sequence[str]]
+
+
+def strategies_table(report: Report, comparison: Comparison, curves: Curves) -> Table:
+    """Put the numbers of each strategy by itself into a table."""
+    level = f"{100 * comparison.level:g} %"
+    speed = speeds(report, curves)
+    columns = ["strategy", "n", "mean", f"{level} t interval", f"{level} bootstrap", "IQM",
+               f"IQM, {level} bootstrap", "mean before", "mean height of the curve",
+               f"median steps to {number(speed.threshold)}"]  # fmt: skip
+    return Table(columns, [_numbers(report, result, speed) for result in comparison.results])
+
+
+def _numbers(report: Report, result: Result, speed: "Speed") -> list[str]:
+    before = [
+        c.before for c in report.cells if c.credit == result.strategy and c.before is not None
+    ]
+    return [
+        visible(result.strategy),
+        str(result.n),
+        number(result.mean),
+        between(result.t_interval),
+        between(result.bootstrap),
+        number(result.iqm),
+        between(result.iqm_bootstrap),
+        number(sum(before) / len(before)) if before else NONE,
+        number(speed.heights.get(result.strategy)),
+        number(speed.steps.get(result.strategy)) if result.n else NONE,
+    ]
+
+
+@dataclass(frozen=True)
+class Speed:
+    """How fast strategies learn.
+
+    Args:
+        threshold: half way from the mean before training to the best mean after it.
+        heights: strategy -> mean over seeds of the mean height of the held-out curve.
+        steps: strategy -> median over seeds of the first step at the threshold.
+    """
+
+    threshold: float | None
+    heights: Mapping[str, float | None]
+    steps: Mapping[str, float | None]
+
+
+def speeds(report: Report, curves: Curves) -> Speed:
+    """Measure how fast each strategy learns on the held-out curve."""
+    name, threshold = HELD_OUT + (report.study.metric or ""), _half_way(report)
+    runs = {credit: list(curves.runs(name, credit).values()) for credit in report.study.credits}
+    heights = {credit: _mean_height(each) for credit, each in runs.items()}
+    if threshold is None:
+        return Speed(None, heights, {})
+    up = report.study.higher_is_better
+    reached = {
+        credit: [steps_to_threshold(x.tolist(), y, threshold, higher_is_better=up) for x, y in each]
+        for credit, each in runs.items()
+    }
+    return Speed(threshold, heights, {c: median_steps(steps) for c, steps in reached.items()})
+
+
+def _half_way(report: Report) -> float | None:
+    before = [cell.before for cell in report.cells if cell.before is not None]
+    means = [result.mean for result in report.comparison.results if result.mean is not None]
+    if not before or not means:
+        return None
+    best = max(means) if report.study.higher_is_better else min(means)
+    return (sum(before) / len(before) + best) / 2
+
+
+def _mean_height(runs: Sequence[Run]) -> float | None:
+    heights = [area_under_curve(x.tolist(), y) for x, y in runs]
+    found = [height for height in heights if height is not None]
+    return sum(found) / len(found) if found else None
+
+
+def differences_table(comparison: Comparison) -> Table:
+    """Put the paired differences into a table."""
+    columns = ["strategy", "verdict", "pairs", "mean difference", "paired t interval (Holm level)",
+               "paired bootstrap", "p, paired t, Holm", "p, sign flip",
+               "P(improvement), bootstrap", "seeds won"]  # fmt: skip
+    rows = [
+        _difference(result.strategy, result.verdict.outcome, result.difference)
+        for result in comparison.results
+        if result.difference is not None and result.verdict is not None
+    ]
+    return Table(columns, rows)
+
+
+def _difference(strategy: str, outcome: str, found: Difference) -> list[str]:
+    return [
+        visible(strategy),
+        outcome,
+        str(found.n),
+        signed(found.mean),
+        between(found.holm_interval),
+        between(found.bootstrap),
+        probability(found.p_holm) if found.n > 1 else NONE,
+        probability(found.sign_flip_p) if found.n else NONE,
+        _note(number(found.improvement), found.improvement_interval),
+        NONE if found.win_rate is None else f"{100 * found.win_rate:.0f} %",
+    ]

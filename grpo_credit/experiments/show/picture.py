@@ -1,0 +1,254 @@
+"""What is to be shown: which completions of a step, and their credit under each strategy."""
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from markupsafe import escape
+from torch import Tensor
+
+from grpo_credit.credit.parse import resolve_text, resolve_with
+from grpo_credit.credit.registry import named_by
+from grpo_credit.credit.rollouts import OPTIONAL, Rollouts
+from grpo_credit.credit.saved import SavedRollouts, find_rollouts, load_rollouts
+from grpo_credit.credit.strategy import CreditError, Strategy
+from grpo_credit.errors import named_line, place
+from grpo_credit.experiments.report.limits import cut
+from grpo_credit.records.files import step_of
+from grpo_credit.text import prompt_text, visible
+
+BASELINE = "even/dapo"
+LARGEST = 4_000_000  # bytes of a page, about; whatever is asked for
+_SHARES = 32  # of them: no completion takes more than one where so many are shown
+_PROMPT = 10_000  # characters
+
+
+@dataclass(frozen=True)
+class Token:
+    """A token as it is shown.
+
+    Args:
+        text: with symbols for what cannot be seen.
+        counted: whether it is part of what is trained on.
+        credit: one number per strategy.
+    """
+
+    text: str
+    counted: bool
+    credit: list[float]
+
+
+@dataclass(frozen=True)
+class Completion:
+    """A completion as it is shown: where it stands, what it got, and its tokens.
+
+    `left_out` tokens at its end are not among them.
+    """
+
+    row: int
+    group: int
+    times: int
+    reward: float
+    advantage: float
+    prompt: str
+    tokens: list[Token]
+    left_out: int = 0
+
+
+@dataclass(frozen=True)
+class Picture:
+    """What a renderer draws.
+
+    Args:
+        title: run and step.
+        strategies: how they were named.
+        scales: the largest |credit| shown, per strategy.
+        completions: in the order of showing.
+        left_out: how many more there are of those that were asked for.
+    """
+
+    title: str
+    strategies: list[str]
+    scales: list[float]
+    completions: list[Completion]
+    left_out: int = 0
+
+    @property
+    def notice(self) -> str:
+        """Say what is left out and how to see it; nothing where all is there."""
+        tokens = sum(completion.left_out for completion in self.completions)
+        kinds = ((self.left_out, "completions"), (tokens, "tokens at the end of those shown"))
+        missing = " and ".join(f"{count:,} {kind}" for count, kind in kinds if count)
+        return missing and (
+            f"Left out, to keep this below {LARGEST / 1e6:g} MB: {missing}. For more of each, ask "
+            "for fewer --rows, one --group=N or one --credit; grpo_credit.load_rollouts reads all."
+        )
+
+
+def heading(completion: Completion) -> str:
+    """Say where a completion stands and what it got."""
+    reward = "none" if math.isnan(completion.reward) else f"{completion.reward:g}"
+    times = f" | used {completion.times} times" if completion.times > 1 else ""
+    return (
+        f"row {completion.row} | group {completion.group} | reward {reward} | "
+        f"advantage {completion.advantage:+.3g}{times}"
+    )
+
+
+def picture(
+    run: Path,
+    step: int | None = None,
+    credit: Sequence[str] = (),
+    *,
+    rows: int = 8,
+    group: int | None = None,
+    by: str = "credit",
+) -> Picture:
+    """Compute the credit of a step's saved rollouts and choose the completions to show.
+
+    Args:
+        run: the run directory.
+        step: optimizer step; the last one saved if None.
+        credit: strategies, with options as `'NAME {"alpha": 0.75}'`; the run's own and `even/dapo`
+            if there are none.
+        rows: how many completions. They are of different groups as long as there are groups.
+        group: of this group only.
+        by: what comes first: `"credit"`, the largest Σ|C| under the first strategy, or `"reward"`.
+
+    Raises:
+        CreditError: nothing is saved, unknown step, group or strategy, or one that needs a field
+            that was not saved. One that is code (`pkg.mod:obj`) is imported only if `credit` names
+            it, or if it is a rule of a module that was imported before.
+    """
+    path = find_rollouts(run, step)
+    saved = load_rollouts(path)
+    with named_by(path, credit):
+        chosen = _strategies(saved, credit)
+        matrices = [credit_of(name, strategy, saved, path) for name, strategy in chosen.items()]
+    shown = _select(saved.rollouts, matrices[0], rows, group, by)
+    title = f"{run.resolve().name}, step {step_of(path)}"
+    completions = _fitting(saved, matrices, shown)
+    drawn = shown[: len(completions)]
+    scales = [float(matrix[drawn].abs().max()) for matrix in matrices]
+    names = [visible(name) for name in chosen]
+    return Picture(visible(title), names, scales, completions, len(shown) - len(drawn))
+
+
+def _strategies(saved: SavedRollouts, asked: Sequence[str]) -> dict[str, Strategy]:
+    if asked:
+        return {text: named(text, saved) for text in asked}
+    try:
+        own = named(saved.credit, saved)
+    except CreditError as error:
+        why = str(error).rstrip(".")
+        raise CreditError(
+            f"the run's own strategy {saved.credit!r} is not found here ({why}); "
+            "say with --credit which strategies to show."
+        ) from None
+    return {saved.credit: own, BASELINE: resolve_text(BASELINE)}
+
+
+def named(text: str, saved: SavedRollouts) -> Strategy:
+    """Resolve a name with options after it; the run's own strategy brings its options along."""
+    own = text.strip() == saved.credit
+    return resolve_with(saved.credit, saved.options) if own else resolve_text(text)
+
+
+def credit_of(name: str, strategy: Strategy, saved: SavedRollouts, path: Path | str) -> Tensor:
+    """Compute the credit `(B, T)` of saved rollouts under a strategy.
+
+    Args:
+        name: as the user named it.
+        strategy: what it resolves to, see `named`.
+        saved: the rollouts.
+        path: where they come from, for the message.
+
+    Raises:
+        CreditError: if the strategy needs a field that was not saved, or fails on what was.
+    """
+    for need in sorted(strategy.needs):
+        if any(getattr(saved.rollouts, field) is None for field in OPTIONAL[need]):
+            raise CreditError(
+                f"{name!r} needs rollouts.{need}, which {path} does not hold. It would if the "
+                "run's own strategy needed it; a share of 0 will do: --credit=even@1,RULE@0."
+            )
+    try:
+        return strategy.credit(saved.rollouts)
+    except CreditError:
+        raise
+    except (ArithmeticError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        raise CreditError(
+            f"{name!r} cannot be computed on {path}: {named_line(error)} ({place(error)})"
+        ) from error
+
+
+def _select(
+    rollouts: Rollouts, credit: Tensor, count: int, group: int | None, by: str
+) -> list[int]:
+    """Order the window's completions; take the first of each group, then the second of each."""
+    used = rollouts.window_count > 0
+    if group is not None:
+        used &= rollouts.group == group
+    if count < 1 or not used.any():
+        raise CreditError(
+            f"no completions to show of group {group}, rows {count}; expected at least 1 row, and "
+            f"a group from {int(rollouts.group.min())} to {int(rollouts.group.max())}."
+        )
+    key = {"credit": credit.abs().sum(dim=1), "reward": rollouts.rewards.nan_to_num(-math.inf)}[by]
+    rows = used.nonzero().flatten()
+    order = rows[key[rows].argsort(descending=True, stable=True)].tolist()
+    taken: Counter[int] = Counter()
+    turn = {}
+    for row in order:
+        member = int(rollouts.group[row])
+        turn[row] = taken[member]
+        taken[member] += 1
+    return sorted(order, key=turn.__getitem__)[:count]
+
+
+def _fitting(saved: SavedRollouts, matrices: list[Tensor], rows: list[int]) -> list[Completion]:
+    """Make completions until they fill a page; the first one in any case."""
+    share, room = LARGEST // min(len(rows), _SHARES), LARGEST
+    found: list[Completion] = []
+    for row in rows:
+        made, size = _completion(saved, matrices, row, share)
+        room -= size
+        if found and room < 0:
+            break
+        found.append(made)
+    return found
+
+
+def _completion(
+    saved: SavedRollouts, matrices: list[Tensor], row: int, room: int
+) -> tuple[Completion, int]:
+    """Make a completion of at most so many bytes of a page; return also how many it takes."""
+    rollouts, texts = saved.rollouts, saved.tokens[row]
+    per_token = zip(*(matrix[row].tolist() for matrix in matrices), strict=True)
+    columns = zip(texts, rollouts.mask[row].tolist(), per_token, strict=False)
+    prompt = cut(visible(prompt_text(saved.prompts[row])), _PROMPT)
+    size = _bytes(prompt) + 400 + 100 * len(matrices)
+    tokens: list[Token] = []
+    for text, counted, credit in columns:
+        token = Token(visible(text), counted, list(credit))
+        size += (len(matrices) + 1) * _bytes(token.text) + 60 * len(matrices) + 50
+        if size > room:
+            break
+        tokens.append(token)
+    made = Completion(
+        row=row,
+        group=int(rollouts.group[row]),
+        times=int(rollouts.window_count[row]),
+        reward=float(rollouts.rewards[row]),
+        advantage=float(rollouts.advantages[row]),
+        prompt=prompt,
+        tokens=tokens,
+        left_out=len(texts) - len(tokens),
+    )
+    return made, size
+
+
+def _bytes(text: str) -> int:
+    return len(escape(text).encode())

@@ -1,0 +1,193 @@
+"""A study from its command line to its end."""
+
+from collections import defaultdict
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+
+from rich.console import Console
+
+from grpo_credit import terminal
+from grpo_credit.experiments.study.calibration import (
+    CalibrationError,
+    calibration_cells,
+    scales,
+    write_scales,
+)
+from grpo_credit.experiments.study.cells import Cell, cells_of, is_finished
+from grpo_credit.experiments.study.check import ask
+from grpo_credit.experiments.study.commandline import Asked, fail, hint_for, make_parser, read
+from grpo_credit.experiments.study.design import Study, merged, read_study, write_study
+from grpo_credit.experiments.study.engines import Engine, make_engine
+from grpo_credit.experiments.study.process import ignore_alone
+from grpo_credit.experiments.study.runner import Runner
+from grpo_credit.experiments.study.view import failures, make_view
+from grpo_credit.records.files import sweep
+from grpo_credit.records.lock import Busy, hold, let_go
+from grpo_credit.run.commandline import MISTAKES, reveal, wants_traceback
+from grpo_credit.text import did_you_mean, in_line
+
+LOCK = ".runner.lock"
+
+
+def main(arguments: Sequence[str], command: Sequence[str]) -> int:
+    """Run a study.
+
+    Args:
+        arguments: the command line, without the program.
+        command: with it, for the record.
+
+    Returns:
+        0 if every cell is finished, 1 if one failed or has no number to compare, 2 for a mistake or
+        where no report could be written, 128 + signal if stopped.
+    """
+    terminal.print_anything()
+    if {"-h", "--help"} & set(arguments):
+        make_parser().print_help()
+        return 0
+    ignore_alone()
+    try:
+        asked = read(arguments)
+        with patience("asking the recipe about its options"):
+            check(asked)
+        engine = make_engine(asked.engine, asked.jobs, asked.engine_options, asked.out)
+        alone(asked.out)
+        study = settled(read_study(asked.out), asked)
+        write_study(asked.out, study, command)
+    except MISTAKES as error:
+        if wants_traceback(arguments):
+            reveal(error)
+            raise
+        return fail(error)
+    except KeyboardInterrupt:  # nothing has begun
+        return 130
+    try:
+        code = run_study(study, asked.out, engine)
+        if code > 128 and not any(map(is_finished, cells_of(study, asked.out))):
+            return code
+        return max(code, write_report(asked.out, study.credits))
+    except KeyboardInterrupt:  # a page can wait: the same command writes it
+        return 130
+    finally:
+        let_go(asked.out, LOCK)
+
+
+def write_report(out: Path, said: Sequence[str] = ()) -> int:
+    """Collect what the cells left and write the page; see `collect`.
+
+    Returns:
+        0, 1 if a run that finished has no number to compare, 2 where no report could be written.
+    """
+    with patience("collecting the runs for the report; Ctrl-C leaves without it"):
+        from grpo_credit.experiments.report.page import render
+        from grpo_credit.experiments.report.words import number
+        from grpo_credit.experiments.study.collect import collect
+
+        try:
+            report = collect(out, said)
+            page = render(out)
+        except (ValueError, OSError) as error:
+            return fail(error)
+    damaged: dict[str, list[str]] = defaultdict(list)
+    for cell in report.cells:
+        if cell.status == "damaged":
+            damaged[cell.reason or ""].append(f"{cell.credit} · seed {cell.seed}")
+    for reason, (name, *others) in damaged.items():
+        more = f" and {len(others)} more" if others else ""
+        say(f"without a number: {name}{more}; {reason}")
+    width = max(map(len, report.study.credits))
+    for result in report.comparison.results:
+        told = result.verdict.sentence if result.verdict else "baseline"
+        say(f"{result.strategy:<{width}}  {number(result.mean):>7}  {told}")
+    say(f"report: {page}")
+    return int(bool(damaged))
+
+
+def say(text: str) -> None:
+    """Print a line as it is, without what steers a terminal."""
+    Console(soft_wrap=True).print(in_line(text), markup=False, highlight=False)
+
+
+def settled(old: Study | None, asked: Asked) -> Study:
+    """Return the study that is to be run in a directory that holds `old`."""
+    return merged(old, asked.study, asked.out) if old else asked.study
+
+
+def check(asked: Asked) -> None:
+    """Make sure that the recipe would run what is new; nothing is written.
+
+    Raises:
+        ValueError: another study is in the directory, what the recipe refuses, or a metric that it
+            does not measure.
+    """
+    old = read_study(asked.out)
+    study = settled(old, asked)
+    known = old.credits if old else ()
+    first = [cell for cell in cells_of(study, asked.out) if cell.seed == study.seeds[0]]
+    new = [cell.arguments() for cell in first if cell.credit not in known]
+    if not new:
+        return
+    try:
+        metrics = ask(study.recipe, new)
+    except ValueError as error:
+        error.args = (f"{error}{hint_for(study.options, str(error))}",)
+        raise
+    if study.metric is not None and study.metric not in metrics:
+        raise ValueError(
+            f"--metric is {study.metric!r}, which is no held-out number of {study.recipe} with "
+            f"these options; it has {', '.join(map(repr, metrics))}."
+            f"{did_you_mean(study.metric, metrics)}"
+        )
+
+
+def patience(what: str) -> AbstractContextManager[object]:
+    """Show on a terminal what is being waited for."""
+    console = Console(stderr=True)
+    return console.status(what) if console.is_terminal else nullcontext()
+
+
+def alone(out: Path) -> None:
+    """Take the directory for this process, and sweep what a killed one left half written.
+
+    Raises:
+        ValueError: another runner has it.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    try:
+        hold(out, LOCK)
+    except Busy:
+        raise ValueError(f"another runner is at work on {out}; wait for it, or stop it.") from None
+    for folder in filter(Path.is_dir, (out, *out.glob("cells/*"))):
+        sweep(folder)
+
+
+def run_study(study: Study, out: Path, engine: Engine) -> int:
+    """Calibrate if that is asked for, and run the cells; return the exit code."""
+    console = terminal.console()
+    scale: dict[str, float] = {}
+    if study.match_grad_norm:
+        console.print("calibration: gradient norms of every strategy", highlight=False)
+        cells = calibration_cells(study, out)
+        if code := run_cells(cells, engine, console):
+            return code
+        try:
+            scale, norms = scales(study, cells)
+        except CalibrationError as error:
+            say(f"error: {error}")
+            return 1
+        write_scales(out, study, scale, norms)
+    return run_cells(cells_of(study, out, scale), engine, console)
+
+
+def run_cells(cells: Sequence[Cell], engine: Engine, console: Console) -> int:
+    """Run cells, tell of those that failed, and return the exit code."""
+    runner = Runner(cells, engine, lambda board: make_view(board, console))
+    states = runner.run()
+    for line in failures(states):
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+    if runner.signum is not None:
+        console.print("stopped; the same command goes on", highlight=False)
+        if runner.insisted:
+            raise SystemExit(128 + runner.signum)  # without a page
+        return 128 + runner.signum
+    return int(any(state.status != "finished" for state in states.values()))

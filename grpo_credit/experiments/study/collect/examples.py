@@ -1,0 +1,164 @@
+"""The same completions under every strategy: credit computed anew from saved rollouts."""
+
+import json
+import time
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from grpo_credit.credit.rollouts import Rollouts
+from grpo_credit.credit.saved import SavedRollouts, load_rollouts
+from grpo_credit.credit.strategy import Strategy
+from grpo_credit.errors import CreditError
+from grpo_credit.experiments.report.data import FINISHED, Cell, Examples, Study
+from grpo_credit.experiments.show.picture import credit_of, named
+from grpo_credit.records.files import step_of
+from grpo_credit.records.shape import is_usable
+from grpo_credit.text import prompt_text
+
+ROWS = 16  # completions of each step
+CREDIT = "credit "  # and the strategy's name: its column
+_REPEATS = 3
+
+
+def find_examples(
+    out: Path, study: Study, cells: Sequence[Cell], problems: list[str]
+) -> tuple[Examples | None, list[dict[str, Any]]]:
+    """Take an early and a late step of one run and compute the credit of every strategy on it.
+
+    The run is the baseline's with the first seed; the next one that kept rollouts, if that has
+    none.
+
+    Args:
+        out: the directory of the study.
+        study: what was to be run.
+        cells: its runs.
+        problems: grows by a sentence for each file that cannot be read.
+
+    Returns:
+        Where the completions come from, None without any; and rows of credit.parquet.
+    """
+    for cell in sorted(cells, key=lambda c: (c.status != FINISHED, c.credit != study.baseline)):
+        steps = _load(out, cell, problems)
+        if steps:
+            return _examples(cell, steps, study, problems)
+    return None, []
+
+
+def _load(out: Path, cell: Cell, problems: list[str]) -> dict[Path, SavedRollouts]:
+    """Load the first and the last step that a run kept."""
+    folder = out / cell.path / "rollouts" if cell.path else out / "nothing"
+    paths = sorted(folder.glob("rollouts_*.parquet"), key=step_of)
+    found = {}
+    for path in dict.fromkeys([*paths[:1], *paths[-1:]]):
+        try:
+            found[path] = load_rollouts(path)
+        except (CreditError, OSError) as error:
+            problems.append(str(error).replace(f"{out}/", ""))
+    return found
+
+
+def _examples(
+    cell: Cell, steps: dict[Path, SavedRollouts], study: Study, problems: list[str]
+) -> tuple[Examples, list[dict[str, Any]]]:
+    examples = Examples(
+        cell.credit,
+        cell.seed,
+        [step_of(path) for path in steps],
+        sum(int((saved.rollouts.window_count > 0).sum()) for saved in steps.values()),
+    )
+    rows: list[dict[str, Any]] = []
+    for path, saved in steps.items():
+        credits = _credits(path, saved, study.credits, examples)
+        chosen = choose(saved.rollouts, ROWS)
+        try:
+            rows += [_row(step_of(path), saved, credits, row) for row in chosen]
+        except CreditError as error:  # of their tokens, which are read here
+            place = f"{cell.path}/{path.parent.name}/{path.name}"
+            problems.append(str(error).replace(str(path), place))
+    return examples, rows
+
+
+def _credits(
+    path: Path, saved: SavedRollouts, names: Sequence[str], examples: Examples
+) -> dict[str, Tensor]:
+    found = {}
+    for name in names:
+        try:
+            strategy = named(name, saved)
+            found[name] = credit_of(name, strategy, saved, path)
+        except CreditError as error:
+            examples.left_out.setdefault(name, str(error).replace(str(path), path.name))
+        else:
+            examples.milliseconds[name] = _milliseconds(strategy, saved.rollouts)
+    return found
+
+
+def _milliseconds(strategy: Strategy, rollouts: Rollouts) -> float:
+    """Return the shortest of some times to compute the credit of a step."""
+    times = []
+    for _ in range(_REPEATS):
+        start = time.perf_counter()
+        strategy.credit(rollouts)
+        times.append(time.perf_counter() - start)
+    return 1000 * min(times)
+
+
+def choose(rollouts: Rollouts, count: int) -> list[int]:
+    """Choose completions that differ: of every group in turn, its best and then its worst.
+
+    Groups with the largest spread of rewards come first. Completions outside the window, and those
+    that no reward scored, are left out.
+    """
+    rewards = rollouts.rewards.tolist()
+    scored = [
+        row
+        for row, used in enumerate((rollouts.window_count > 0).tolist())
+        if used and is_usable(rewards[row])
+    ]
+    groups: dict[int, list[int]] = {}
+    for row in sorted(scored, key=lambda row: -rewards[row]):
+        groups.setdefault(int(rollouts.group[row]), []).append(row)
+    taken: Counter[int] = Counter()
+    order = []
+    for group in sorted(groups, key=lambda g: rewards[groups[g][-1]] - rewards[groups[g][0]]):
+        for row in _ends(groups[group]):
+            order.append((taken[group] // 2, row))
+            taken[group] += 1
+    return [row for _, row in sorted(order, key=lambda entry: entry[0])][:count]
+
+
+def _ends(rows: list[int]) -> list[int]:
+    """Order rows from both ends: the first, the last, the second, the last but one."""
+    mixed = [row for pair in zip(rows, reversed(rows), strict=True) for row in pair]
+    return list(dict.fromkeys(mixed))
+
+
+def _row(step: int, saved: SavedRollouts, credits: dict[str, Tensor], row: int) -> dict[str, Any]:
+    rollouts, tokens = saved.rollouts, saved.tokens[row]
+    end = len(tokens)
+    return {
+        "step": step,
+        "row": row,
+        "group": int(rollouts.group[row]),
+        "prompt": json.dumps(prompt_text(saved.prompts[row])),
+        "reward": float(rollouts.rewards[row]),
+        "advantage": float(rollouts.advantages[row]),
+        "truncated": bool(rollouts.truncated[row]),
+        "decided": _decided(rollouts, row),
+        "tokens": json.dumps(tokens),
+        "counted": rollouts.mask[row, :end].tolist(),
+        **{CREDIT + name: matrix[row, :end].tolist() for name, matrix in credits.items()},
+    }
+
+
+def _decided(rollouts: Rollouts, row: int) -> int | None:
+    """Return how many tokens settled the reward: the last of its functions; None if unknown."""
+    if rollouts.decided is None:
+        return None
+    counts = [weight != 0 for weight in rollouts.reward_weights]
+    settled = [int(at) for at, used in zip(rollouts.decided[row], counts, strict=True) if used]
+    return max(settled, default=None)

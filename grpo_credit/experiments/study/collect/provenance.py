@@ -1,0 +1,115 @@
+"""What is needed to repeat a study: what its manifests share, where they differ, its own rules."""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from grpo_credit.experiments.report.data import Cell, Source
+from grpo_credit.experiments.study.collect.cells import read_run
+
+# Of a run by its nature, or named beside it already.
+_OWN = ("started", "ended", "status", "global_step", "error", "command", "process", "seed", "extra",
+        "earlier")  # fmt: skip
+_OWN_OPTIONS = ("output_dir", "logging_dir", "run_name", "seed", "data_seed", "credit",
+                "credit_kwargs", "resume", "resume_from_checkpoint")  # fmt: skip
+_WEIGHTS = "model.sha256"  # what differs of it is said of the pairs
+Run = tuple[str, int]  # strategy, seed
+Manifests = Mapping[Run, Mapping[str, Any]]
+
+
+def read_manifests(out: Path, cells: Sequence[Cell]) -> dict[Run, dict[str, Any]]:
+    """Read the manifests that there are."""
+    found = {(c.credit, c.seed): read_run(out / c.path) for c in cells if c.path is not None}
+    return {run: manifest for run, manifest in found.items() if manifest}  # the cell tells of it
+
+
+def describe(manifests: Manifests) -> dict[str, Any]:
+    """Return "runs", how many manifests were read; "common", what all say; "differs".
+
+    Entries are flat: "versions.torch", "config.learning_rate". What differs is given as text -> the
+    runs that say it.
+    """
+    flat = {_named(run): _flat(found) for run, found in manifests.items()}
+    names = list(dict.fromkeys(name for entries in flat.values() for name in entries))
+    said = {name: _said(flat, name) for name in names}
+    return {
+        "runs": len(flat),
+        "common": {n: json.loads(next(iter(s))) for n, s in said.items() if len(s) == 1},
+        "differs": {n: s for n, s in said.items() if len(s) > 1 and n != _WEIGHTS},
+    }
+
+
+def own_rules(manifests: Manifests) -> tuple[list[Source], dict[Run, str]]:
+    """Return each version of each rule that is a user's own, and how runs deviate.
+
+    A run that was resumed after a change has both versions.
+
+    Returns:
+        The versions, those of one rule together; and run -> a sentence, of the runs that were
+        trained by another version than most.
+    """
+    versions: dict[str, dict[str | None, tuple[Mapping[str, Any], list[Run]]]] = {}
+    for run, found in manifests.items():
+        for entry in _rules(found):
+            of_rule = versions.setdefault(entry["rule"], {})
+            runs = of_rule.setdefault(entry["sha256"], (entry, []))[1]
+            runs.extend([run] if run not in runs else [])
+    deviating: dict[Run, str] = {}
+    for of_rule in versions.values():
+        usual, *others = sorted(of_rule.values(), key=lambda version: -len(version[1]))
+        for entry, runs in others:
+            deviating |= dict.fromkeys(runs, _deviation(entry, len(usual[1])))
+    every = (version for of_rule in versions.values() for version in of_rule.values())
+    return [_source(*version) for version in every], deviating
+
+
+def _rules(manifest: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+    """Yield the user's own rules of every attempt at a run."""
+    for attempt in (*manifest["earlier"], manifest):
+        yield from attempt["extra"]["rules"]
+
+
+def _deviation(entry: Mapping[str, Any], usual: int) -> str:
+    version = f"{entry['file']} with sha256 {(entry['sha256'] or 'unknown')[:12]}"
+    return f"trained, or partly so, by another {entry['rule']} ({version}) than {usual} runs"
+
+
+def _source(entry: Mapping[str, Any], runs: Sequence[Run]) -> Source:
+    said = {f.name: entry[f.name] for f in fields(Source) if f.name != "runs"}
+    return Source(**said, runs=[_named(run) for run in runs])
+
+
+def weights(manifests: Manifests) -> dict[int, set[str]]:
+    """Return seed -> fingerprints of the weights that its runs started from."""
+    found: dict[int, set[str]] = {}
+    for (_, seed), manifest in manifests.items():
+        if fingerprint := manifest["model"].get("sha256"):
+            found.setdefault(seed, set()).add(fingerprint)
+    return found
+
+
+def _named(run: Run) -> str:
+    return f"{run[0]}, seed {run[1]}"
+
+
+def _flat(manifest: Mapping[str, Any]) -> dict[str, str]:
+    found = {}
+    for name, entry in manifest.items():
+        if name in _OWN:
+            continue
+        if isinstance(entry, dict):
+            inner = {n: v for n, v in entry.items() if name != "config" or n not in _OWN_OPTIONS}
+            found |= {f"{name}.{n}": json.dumps(v) for n, v in inner.items()}
+        else:
+            found[name] = json.dumps(entry)
+    return found
+
+
+def _said(flat: Mapping[str, Mapping[str, str]], name: str) -> dict[str, list[str]]:
+    """Return what the runs say of an entry -> the runs that say it."""
+    said: dict[str, list[str]] = {}
+    for run, entries in flat.items():
+        said.setdefault(entries.get(name, "null"), []).append(run)
+    return said

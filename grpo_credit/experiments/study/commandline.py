@@ -1,0 +1,209 @@
+"""The command line of a study, and the YAML file that may stand for it."""
+
+import argparse
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NoReturn
+
+from grpo_credit.credit.userfile import refuse_code_of
+from grpo_credit.errors import TRACEBACK, in_one_line
+from grpo_credit.experiments.study.design import Study
+from grpo_credit.experiments.study.engines import ENGINES
+from grpo_credit.records.files import parse_object, read_yaml, refuse_unwritable
+from grpo_credit.text import did_you_mean
+
+ABOUT = """Train one recipe with several credit strategies and seeds, and keep all of it.
+
+    python scripts/ablate.py --recipe recipes/grpo_regex.py --credit uniform length seq dapo \\
+        --seeds 6 --out reports/regex [options of the recipe]
+
+The same command again goes on where it was stopped, however that was. Strategies and seeds may be
+added later. Every other option is the recipe's; after `--` even one that has a name from below."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A study, and how it is to be run.
+
+    Args:
+        study: what is run.
+        out: its directory.
+        engine: name of the engine.
+        jobs: how many cells at once; None for what the engine thinks best.
+        engine_options: of the engine.
+    """
+
+    study: Study
+    out: Path
+    engine: str = "local"
+    jobs: int | None = None
+    engine_options: dict[str, Any] = field(default_factory=dict)
+
+
+def read(arguments: Sequence[str]) -> Asked:
+    """Read a command line and its YAML file.
+
+    Raises:
+        ValueError: what is wrong, in a line.
+        OSError: the YAML file cannot be read.
+    """
+    parser = make_parser()
+    before, theirs = _split(arguments)
+    asked, unknown = parser.parse_known_args(before)
+    from_file: list[str] = []
+    if asked.config is not None:
+        words, from_file = _words(Path(asked.config), parser, before)
+        asked, unknown = parser.parse_known_args([*words, *before])
+    for name in ("recipe", "credit", "seeds", "out"):
+        if getattr(asked, name) is None:
+            raise ValueError(f"--{name} is missing; --help shows an example.")
+    study = Study(
+        recipe=asked.recipe,
+        credits=tuple(" ".join(credit.split()) for credit in asked.credit),
+        seeds=_seeds(asked.seeds),
+        options=(*from_file, *unknown, *theirs),
+        baseline=asked.baseline or "",
+        metric=asked.metric,
+        higher_is_better=not asked.lower_is_better,
+        match_grad_norm=asked.match_grad_norm,
+        own_warm_starts=asked.own_warm_starts,
+    )
+    refuse_unwritable(asked.out, "--out")
+    if asked.jobs is not None and asked.jobs < 1:
+        raise ValueError(f"--jobs is {asked.jobs}, expected at least 1.")
+    return Asked(
+        study,
+        Path(asked.out),
+        asked.engine,
+        asked.jobs,
+        parse_object(asked.engine_options, "--engine_options"),
+    )
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """Describe the options."""
+    parser = _Parser(
+        prog="ablate.py",
+        description=ABOUT,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    add = parser.add_argument
+    add("--config", metavar="FILE.yaml", help="all of this from a file, the recipe's options under "
+        "'options'; the command line overrides it")  # fmt: skip
+    add("--recipe", metavar="FILE.py", help="script that trains")
+    add("--credit", nargs="+", metavar="NAME", help="strategies; with options as "
+        """'NAME {"alpha": 0.75}'""")  # fmt: skip
+    add("--seeds", nargs="+", type=int, metavar="N", help="one number is how many (6: 0 to 5), "
+        "several are the seeds themselves")  # fmt: skip
+    add("--out", metavar="DIR", help="directory of the study, new or one to go on with")
+    add("--baseline", metavar="NAME", help="what the others are compared with (default: the first)")
+    add("--metric", metavar="NAME", help="held-out number that decides (default: the recipe's)")
+    add("--lower_is_better", action="store_true", help="the metric is a cost")
+    add("--match_grad_norm", action="store_true", help="scale credit so that first gradients are "
+        "as long as the baseline's; AdamW undoes a scale but for clipping and epsilon")  # fmt: skip
+    add(
+        "--own_warm_starts",
+        action="store_true",
+        help="a tiny model of its own for every seed "
+        "(--warm_start_seed=SEED in its runs); otherwise all start from the same weights",
+    )
+    add("--jobs", type=int, metavar="N", help="cells at once (default: one a GPU, or one a core)")
+    add("--engine", choices=sorted(ENGINES), default="local", help="where cells run (default: "
+        "local); ray and slurm need the extra of that name")  # fmt: skip
+    add("--engine_options", default="{}", metavar="JSON", help="""for ray.remote, or submitit: """
+        """'{"timeout_min": 600, "slurm_partition": "gpu"}'""")  # fmt: skip
+    add(TRACEBACK, action="store_true", help="show where a mistake was found, too")
+    return parser
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise ValueError(message)
+
+
+def _split(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+    words = list(arguments)
+    place = words.index("--") if "--" in words else len(words)
+    return words[:place], words[place + 1 :]
+
+
+def _seeds(given: Sequence[int]) -> tuple[int, ...]:
+    if len(given) == 1:
+        if given[0] < 0:
+            raise ValueError(f"--seeds is {given[0]}, expected a count or a list of seeds.")
+        return tuple(range(given[0]))
+    return tuple(given)
+
+
+def _words(
+    path: Path, parser: argparse.ArgumentParser, said: Sequence[str]
+) -> tuple[list[str], list[str]]:
+    """Return a YAML file as words of our command line and of the recipe's."""
+    content = read_yaml(path)
+    refuse_code_of(path, content, said)
+    for key in ("recipe", "engine_options"):  # a script; and lines of a job's script
+        if key in content and not any(word.startswith(f"--{key}") for word in said):
+            raise ValueError(
+                f"{path} names the {key} {content[key]!r:.80}, and a file's word runs nothing; if "
+                f"you trust it, say it on the command line (--{key})."
+            )
+    options = content.pop("options", None) or {}
+    if not isinstance(options, dict | list):
+        raise ValueError(f"options in {path} are {options!r:.60}, expected a mapping or a list.")
+    theirs = _flags(options) if isinstance(options, dict) else [str(each) for each in options]
+    for name, equals, value in (word.partition("=") for word in theirs):
+        found = {name.lstrip("-").replace("-", "_"): value if equals else True}
+        refuse_code_of(path, options if isinstance(options, dict) else found, said)
+    known = [action.dest for action in parser._actions if action.dest not in ("help", "config")]
+    for key in content:
+        if key not in known:
+            hint = did_you_mean(str(key), [*known, "options"])
+            raise ValueError(f"unknown key {key!r} in {path}: nothing reads it.{hint}")
+    content = {key: value for key, value in content.items() if value is not False}
+    return _flags(content), theirs
+
+
+def _flags(values: Mapping[str, Any]) -> list[str]:
+    """Return a mapping as options: a list as several words, true as the bare flag, null as none.
+
+    False is said: some of a recipe's options are true by default.
+
+    Example:
+        >>> _flags({"seeds": [1, 5], "max_steps": 40, "match_grad_norm": True, "jobs": None})
+        ['--seeds', '1', '5', '--max_steps', '40', '--match_grad_norm']
+        >>> _flags({"gradient_checkpointing": False})
+        ['--gradient_checkpointing', 'False']
+    """
+    words: list[str] = []
+    for key, value in values.items():
+        if value is None:
+            continue
+        words.append(f"--{key}")
+        if isinstance(value, list):
+            words += map(str, value)
+        elif value is not True:
+            words.append(json.dumps(value) if isinstance(value, dict) else str(value))
+    return words
+
+
+def hint_for(options: Sequence[str], message: str) -> str:
+    """Suggest an option of the study for one that the recipe refused with a message."""
+    known = [action.dest for action in make_parser()._actions]
+    names = [word.partition("=")[0][2:] for word in options if word.startswith("--")]
+    hints = [did_you_mean(name, known) for name in names if name in message]
+    return next(filter(None, hints), "")
+
+
+def one_line(error: Exception) -> str:
+    """Say what is wrong, on stderr."""
+    return f"ablate.py: error: {' '.join(in_one_line(error).split())}"
+
+
+def fail(error: Exception) -> int:
+    """Print what is wrong; return the exit code of a mistake."""
+    print(one_line(error), file=sys.stderr)
+    return 2

@@ -1,0 +1,194 @@
+"""The study on the terminal: a live table, or a plain line now and then where there is none."""
+
+import math
+import time
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Protocol
+
+from rich.console import Console
+from rich.live import Live
+from rich.markup import escape
+from rich.table import Table
+
+from grpo_credit.experiments.study.cells import Cell, State
+from grpo_credit.experiments.study.progress import Progress, read_progress
+from grpo_credit.records.provenance import describe_command
+from grpo_credit.text import duration, in_line, visible
+
+ORDER = ("running", "failed", "interrupted", "finished", "waiting")
+STYLES = {"running": "bold", "failed": "bold red", "interrupted": "yellow", "waiting": "dim"}
+REDRAW_S, LINE_S = 1.0, 60.0
+
+
+class Board:
+    """What every view shows: the cells, when the running ones began, and how long others took.
+
+    Args:
+        states: of every cell; kept up to date by the runner.
+        queue: the cells that are still to be started; likewise.
+        slots: how many run at once.
+    """
+
+    def __init__(self, states: Mapping[Cell, State], queue: Collection[Cell], slots: int) -> None:
+        self.states, self.queue, self.slots = states, queue, slots
+        self.began: dict[Cell, float] = {}
+
+    def elapsed(self, cell: Cell) -> float:
+        """Seconds since a running cell began."""
+        return time.monotonic() - self.began.get(cell, time.monotonic())
+
+    def count(self, status: str) -> int:
+        """How many cells have a status."""
+        return sum(state.status == status for state in self.states.values())
+
+    def summary(self) -> str:
+        """Say in a line how the study stands."""
+        counts = [f"{self.count(status)} {status}" for status in ORDER if self.count(status)]
+        left = self.seconds_left()
+        about = f"; about {duration(round(left))} left" if left else ""
+        return f"{len(self.states)} cells: {', '.join(counts)}{about}"
+
+    def seconds_left(self) -> float | None:
+        """Estimate the seconds that are left from the attempts that ended; None without any."""
+        took = [
+            attempt["seconds"]
+            for state in self.states.values()
+            if state.status == "finished" and len(state.attempts) == 1
+            for attempt in state.attempts
+            if attempt["seconds"]
+        ]
+        if not took:
+            return None
+        mean = sum(took) / len(took)
+        running = sum(max(mean - self.elapsed(cell), 0) for cell in self.began)
+        at_once = min(self.slots, len(self.began) + len(self.queue))
+        return (running + mean * len(self.queue)) / max(at_once, 1)
+
+
+class View(Protocol):
+    """Shows a board."""
+
+    def tell(self, text: str) -> None:
+        """Say something that stays."""
+        ...
+
+    def update(self) -> None:
+        """Show how the study stands, if it is time."""
+        ...
+
+    def close(self) -> None:
+        """Show it a last time."""
+        ...
+
+
+class LiveView:
+    """A table that is drawn again every second."""
+
+    def __init__(self, board: Board, console: Console) -> None:
+        self._board, self._drawn = board, 0.0
+        self._live = Live(console=console, auto_refresh=False, vertical_overflow="crop")
+        self._live.start()
+
+    def tell(self, text: str) -> None:
+        """Print above the table."""
+        self._live.console.print(in_line(text), markup=False, highlight=False, soft_wrap=True)
+
+    def update(self) -> None:
+        """Draw the table."""
+        if time.monotonic() - self._drawn >= REDRAW_S:
+            self._draw(self._live.console.height - 6)
+
+    def close(self) -> None:
+        """Leave the whole table on the terminal."""
+        self._draw(len(self._board.states))
+        self._live.stop()
+
+    def _draw(self, rows: int) -> None:
+        self._drawn = time.monotonic()
+        self._live.update(table(self._board, max(rows, 1)), refresh=True)
+
+
+def table(board: Board, rows: int) -> Table:
+    """Make the table of cells, the running ones first, with at most so many rows."""
+    shown = Table(caption=board.summary(), caption_justify="left", expand=False)
+    shown.add_column("cell", overflow="fold")
+    shown.add_column("status")
+    for title in ("step", "reward", "elapsed", "left"):
+        shown.add_column(title, justify="right", no_wrap=True)
+    ordered = sorted(board.states, key=lambda cell: ORDER.index(board.states[cell].status))
+    for cell in ordered[:rows]:
+        state = board.states[cell]
+        shown.add_row(*map(escape, _row(board, cell, state)), style=STYLES.get(state.status))
+    return shown
+
+
+def _row(board: Board, cell: Cell, state: State) -> Sequence[str]:
+    if state.status == "waiting":
+        return visible_name(cell), state.status, "", "", "", ""
+    at = read_progress(cell.run)
+    took = sum(attempt["seconds"] or 0 for attempt in state.attempts) + (
+        board.elapsed(cell) if state.status == "running" else 0
+    )
+    left = at.seconds_left if state.status == "running" else None
+    reward = "-" if at.reward is None else f"{at.reward:.3f}"
+    shown_left = "" if left is None else duration(round(left))
+    return visible_name(cell), state.status, steps(at), reward, duration(round(took)), shown_left
+
+
+class PlainView:
+    """A line for what happens; at first and every minute, how it stands."""
+
+    def __init__(self, board: Board, console: Console) -> None:
+        self._board, self._console, self._said = board, console, -math.inf
+
+    def tell(self, text: str) -> None:
+        """Print a line."""
+        self._console.print(in_line(text), markup=False, highlight=False, soft_wrap=True)
+
+    def update(self) -> None:
+        """Print how the study stands, if a minute has passed."""
+        if time.monotonic() - self._said >= LINE_S:
+            self._said = time.monotonic()
+            self.tell(self._board.summary())
+            for cell in self._board.began:
+                at = read_progress(cell.run)
+                reward = "" if at.reward is None else f"  reward {at.reward:.3f}"
+                self.tell(f"  {visible_name(cell)}  step {steps(at)}{reward}")
+
+    def close(self) -> None:
+        """Print how the study stands."""
+        self.tell(self._board.summary())
+
+
+def make_view(board: Board, console: Console) -> View:
+    """Choose the view that the console can show."""
+    return LiveView(board, console) if console.is_terminal else PlainView(board, console)
+
+
+def visible_name(cell: Cell) -> str:
+    """Return a cell's name; the strategy as it was typed."""
+    return visible(f"{cell.credit} · seed {cell.seed}")
+
+
+def steps(at: Progress) -> str:
+    """Say how far a run is.
+
+    Example:
+        >>> steps(Progress(3, 80)), steps(Progress(3)), steps(Progress())
+        ('3/80', '3', '-')
+    """
+    if at.step is None:
+        return "-"
+    return str(at.step) if at.steps is None else f"{at.step}/{at.steps}"
+
+
+def failures(states: Mapping[Cell, State]) -> Iterable[str]:
+    """Tell, for each failed cell, the last lines of its log and the command that repeats it.
+
+    Secrets in the command are hidden: what a terminal shows is kept in the logs of a job.
+    """
+    for cell, state in states.items():
+        if state.status == "failed":
+            yield f"\n{visible_name(cell)} failed; the end of {in_line(cell.log)}:"
+            yield from (f"    {visible(line)}" for line in state.tail)
+            yield f"  to repeat it alone: {in_line(describe_command(cell.command())['shell'])}"

@@ -1,0 +1,279 @@
+"""What was run, on what, and how it ended: the content of manifest.json.
+
+No environment variable is recorded. Strings under a key or command-line flag that names a token,
+secret, password or API key are replaced by "<hidden>", and so is anything that looks like a Hub
+token or like a password in a URL, wherever it stands.
+"""
+
+import hashlib
+import importlib.metadata
+import os
+import platform
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch
+from torch import nn
+
+from grpo_credit.records.files import read_object
+from grpo_credit.records.jsonfile import plain, qualified_name, write_json
+from grpo_credit.records.provenance import (
+    MANIFEST,
+    describe_command,
+    git_state,
+    hide_secrets,
+    host,
+    now,
+    one_line,
+)
+from grpo_credit.records.ranks import is_main, rank, world_size
+from grpo_credit.records.shape import fit
+
+STATUSES = ("running", "finished", "interrupted", "failed")
+PACKAGES = ("torch", "transformers", "trl", "peft", "accelerate", "datasets", "grpo-credit")
+SAMPLED_VALUES = 1024  # per parameter, for the fingerprint
+
+
+def manifest(
+    command: Sequence[str],
+    config: Mapping[str, Any],
+    datasets: Mapping[str, Any],
+    seed: int,
+    extra: Mapping[str, Any] | None = None,
+    *,
+    recipe: Path | str | None = None,
+) -> dict[str, Any]:
+    """Describe a run before it starts.
+
+    Args:
+        command: the command line, usually `sys.argv`.
+        config: the full configuration, nested as the caller likes; any values.
+        datasets: name -> data set (`datasets.Dataset`, an iterable one, a list or None).
+        seed: the seed of the run.
+        extra: more entries of the caller's, under "extra".
+        recipe: file whose repository is recorded; `command[0]` by default.
+
+    Returns:
+        A dictionary that strict JSON can hold, with status "running".
+    """
+    described = {
+        "format": 1,
+        "status": "running",
+        "started": now(),
+        "command": describe_command(command),
+        "process": {"pid": os.getpid(), "host": host()},
+        "world_size": world_size(),
+        "seed": seed,
+        "git": git_state(Path(recipe or command[0])),
+        "versions": versions(),
+        "hardware": hardware(),
+        "model": None,  # see `set_model`
+        "datasets": {name: dataset_fingerprint(data) for name, data in datasets.items()},
+        "config": config,
+        "extra": extra or {},
+    }
+    return hide_secrets(plain(described))
+
+
+def versions() -> dict[str, str | None]:
+    """Versions of Python and of the packages that shape a run; null where not installed."""
+    return {"python": platform.python_version(), **{name: _version(name) for name in PACKAGES}}
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def hardware() -> dict[str, Any]:
+    """Describe the machine as this process sees it."""
+    gpus = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
+    return {
+        "platform": platform.platform(),
+        "machine": platform.machine(),
+        "cpus": os.cpu_count(),
+        "torch_threads": torch.get_num_threads(),
+        "memory_bytes": psutil.virtual_memory().total,
+        "gpus": gpus or None,
+    }
+
+
+def model_fingerprint(model: nn.Module) -> dict[str, Any]:
+    """Identify the weights a run starts from, cheaply.
+
+    The sha256 runs over the parameters in the order of `named_parameters()` (a tied one counts
+    once; buffers do not): the line "name shape dtype", then the bytes of up to 1,024 of its
+    values, evenly spaced over the flattened parameter, first and last included. Parameters of up
+    to 1,024 values are thus covered in full; a change of a few weights of a larger one may go
+    unseen. Parameters on the meta device have no values.
+
+    Returns:
+        "class", "name_or_path" (null if the model has none), "parameters", "trainable" (numbers of
+        them), "dtypes", "sha256".
+    """
+    parameters = dict(model.named_parameters())
+    return {
+        "class": qualified_name(type(model)),
+        "name_or_path": getattr(model, "name_or_path", None),
+        "parameters": sum(p.numel() for p in parameters.values()),
+        "trainable": sum(p.numel() for p in parameters.values() if p.requires_grad),
+        "dtypes": sorted({str(p.dtype) for p in parameters.values()}),
+        "sha256": _weights_hash(parameters),
+    }
+
+
+def _weights_hash(parameters: dict[str, nn.Parameter]) -> str:
+    digest = hashlib.sha256()
+    for name, parameter in parameters.items():
+        digest.update(f"{name} {list(parameter.shape)} {parameter.dtype}\n".encode())
+        if not parameter.is_meta:
+            digest.update(_sampled_bytes(parameter.detach()))
+    return digest.hexdigest()
+
+
+def _sampled_bytes(values: torch.Tensor) -> bytes:
+    flat = values.flatten()
+    count = min(len(flat), SAMPLED_VALUES)
+    # Integers, because float32 positions would repeat beyond 2**24 values.
+    index = torch.arange(count, device=flat.device) * (len(flat) - 1) // max(count - 1, 1)
+    return flat[index].contiguous().view(torch.uint8).cpu().numpy().tobytes()
+
+
+def dataset_fingerprint(data: Any) -> dict[str, Any] | None:
+    """Identify a data set: rows and columns (null where unknown) and `datasets`' own fingerprint.
+
+    That fingerprint covers how the data set was made; `datasets` draws a random one when it cannot
+    hash a transform, so unequal fingerprints do not prove unequal data.
+    """
+    if data is None:
+        return None
+    return {
+        "class": qualified_name(type(data)),
+        "rows": len(data) if hasattr(data, "__len__") else None,
+        "columns": getattr(data, "column_names", None),
+        "fingerprint": getattr(data, "_fingerprint", None),
+    }
+
+
+_RESUMED = {
+    "status": str, "world_size": int, "seed": int, "config": dict[str, Any],
+    "extra": dict[str, Any],
+}  # fmt: skip
+
+
+def read_manifest(directory: Path | str, *, whole: bool = False) -> dict[str, Any]:
+    """Read the manifest of a run directory.
+
+    Args:
+        directory: of the run.
+        whole: whether all must be there that decides whether a run can go on.
+
+    Raises:
+        CreditError: if it is damaged.
+        OSError: if there is none.
+    """
+    path = Path(directory) / MANIFEST
+    found = fit(_RESUMED if whole else {"status": str}, read_object(path), str(path))
+    fit(list[dict[str, Any]], found.get("earlier", []), f"{path}.earlier")
+    return found
+
+
+def set_model(directory: Path | str, model: nn.Module) -> None:
+    """Record, on the main process, the fingerprint of the model before training."""
+    if is_main():
+        changes = {"model": hide_secrets(plain(model_fingerprint(model)))}
+        write_json(Path(directory) / MANIFEST, {**read_manifest(directory), **changes})
+
+
+def set_preflight(directory: Path | str, errors: Sequence[str]) -> None:
+    """Record, on the main process, that the preflight came to its end, and what errors it found."""
+    if is_main():
+        known = read_manifest(directory)
+        write_json(Path(directory) / MANIFEST, {**known, "preflight": list(errors)})
+
+
+def preflight_errors(directory: Path | str) -> list[str] | None:
+    """Return the errors that the run's last preflight found; None if none came to its end."""
+    known = read_manifest(directory)
+    attempts = [known, *reversed(known.get("earlier", []))]
+    return next((a["preflight"] for a in attempts if a.get("preflight") is not None), None)
+
+
+def set_status(
+    directory: Path | str,
+    status: str,
+    global_step: int | None = None,
+    error: BaseException | None = None,
+) -> None:
+    """Record how a run stands: on the main process, and on any rank that it failed.
+
+    The first failure stays. What happens to other ranks comes of it: they lose the connection, and
+    the main process may be killed while it waits for the rank that is gone.
+
+    Args:
+        directory: the run directory; a rank of another machine may not see it.
+        status: one of `STATUSES`.
+        global_step: optimizer steps done.
+        error: what ended a failed run; its kind and the first line of its text are kept, with the
+            rank where there are several.
+
+    Raises:
+        ValueError: if the status is not one of `STATUSES`.
+    """
+    if status not in STATUSES:
+        raise ValueError(f"status is {status!r}, expected one of {', '.join(STATUSES)}")
+    if not (is_main() or (status == "failed" and (Path(directory) / MANIFEST).is_file())):
+        return
+    known = read_manifest(directory)
+    if known["status"] == "failed":
+        return
+    changes = {"status": status, "global_step": global_step}
+    changes["ended"] = None if status == "running" else now()
+    changes["error"] = None if error is None else _where() + one_line(error)
+    write_json(Path(directory) / MANIFEST, {**known, **changes})
+
+
+def _where() -> str:
+    return f"rank {rank()}: " if world_size() > 1 else ""
+
+
+class Recorder:
+    """What `recorded` yields: set `trainer` once there is one, so that its step is recorded."""
+
+    trainer: Any = None
+
+    @property
+    def step(self) -> int | None:
+        """Optimizer steps done; None before there is a trainer."""
+        return None if self.trainer is None else self.trainer.state.global_step
+
+
+@contextmanager
+def recorded(
+    directory: Path | str, stop: Any, ending: Any = None
+) -> Generator[Recorder, None, None]:
+    """Write how the body ended: "finished", "interrupted" by a signal, or "failed".
+
+    Args:
+        directory: the claimed run directory.
+        stop: the `callbacks.StopOnSignal` in force; its `signum` tells an interruption.
+        ending: the `ending.Ending` in force, if any; so does its own, whatever is raised then.
+    """
+    recorder = Recorder()
+    try:
+        yield recorder
+    except BaseException as error:
+        interrupted = (
+            isinstance(error, KeyboardInterrupt)
+            or (isinstance(error, SystemExit) and stop.signum is not None)
+            or (ending is not None and ending.signum is not None)
+        )
+        status = "interrupted" if interrupted else "failed"
+        set_status(directory, status, recorder.step, None if interrupted else error)
+        raise
+    set_status(directory, "finished" if stop.signum is None else "interrupted", recorder.step)
