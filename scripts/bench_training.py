@@ -45,7 +45,7 @@ PARTS = {  # method of the trainer -> what its time is called
     "_generate": "generation",
     "_calculate_rewards": "rewards",
     "_get_per_token_logps_and_entropies": "forward",
-    "_with_credit": "credit",
+    "_window.with_credit": "credit",
     "training_step": "backward",
 }
 SHAPES = {
@@ -134,7 +134,8 @@ def train(asked: argparse.Namespace, adapter: bool, batching: str) -> dict[str, 
     trainer.remove_callback(PrinterCallback)
     watch = Stopwatch(device)
     for method, part in PARTS.items():
-        watch.watch(trainer, method, part)
+        *owner, name = method.split(".")
+        watch.watch(getattr(trainer, owner[0]) if owner else trainer, name, part)
     trainer.add_callback(watch)
     if device == "cuda":
         torch.cuda.reset_peak_memory_stats()

@@ -193,7 +193,8 @@ def run(
     # of TRL's class: an override of the trainer's own would keep TRL's micro-batches
     with patch.object(GRPOTrainer, "_compute_loss", one_pass):
         trainer.train(resume_from_checkpoint=resume)
-    trace.batching = getattr(trainer, "_batching", None)  # as it was settled in training
+    engine = getattr(trainer, "_engine", None)
+    trace.batching = engine and engine.batching  # as it was settled in training
     return trace
 
 

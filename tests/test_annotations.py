@@ -18,7 +18,7 @@ from grpo_credit.credit.needs import check_columns, check_told
 from grpo_credit.credit.rollouts import PADDING
 from grpo_credit.credit.saved import find_rollouts, load_rollouts
 from grpo_credit.rewards import completion_text
-from grpo_credit.trainer.collector import GatheringTrainer
+from grpo_credit.trainer.collector import RolloutCollector
 from grpo_credit.trainer.reward_annotations import Annotations
 from grpo_credit.trainer.token_text import TokenText
 
@@ -567,8 +567,12 @@ def test_what_settles_a_message_is_refused_where_more_may_follow(credit, rules, 
 def test_rollouts_saved_under_tools_do_not_hold_it():
     def needs(tools):
         plan = SimpleNamespace(strategy=resolve_credit("seq"))
-        trainer = SimpleNamespace(plan=plan, _saving=True, tools=tools)
-        return GatheringTrainer._needs.fget(trainer)
+        host = SimpleNamespace(
+            plan=plan, save_every=1, num_iterations=1, tools=tools,
+            args=SimpleNamespace(steps_per_generation=1, gradient_accumulation_steps=1),
+            model=SimpleNamespace(training=True), state=SimpleNamespace(global_step=0),
+        )  # fmt: skip
+        return RolloutCollector(host).needs
 
     assert needs([]) - needs([add]) == {"decided", "states"}
     assert {"spans", "step_rewards", "texts", "sum_sq_probs"} <= needs([add])

@@ -9,7 +9,7 @@ from trl import GRPOConfig
 from workloads import WORKLOADS
 
 from grpo_credit import CreditGRPOConfig, CreditGRPOTrainer
-from grpo_credit.trainer import cutting
+from grpo_credit.batching import engine
 
 CUT = "sorts rows by length and cuts anew, trims padding"
 SHARED = "shares prompts where it pays"
@@ -23,7 +23,7 @@ def said(tmp_path, config_class=CreditGRPOConfig, **options):
         policy(), reward, config_class(str(tmp_path), **settings | options),
         Dataset.from_dict({"prompt": ["1+1="]}), processing_class=TOKENIZER,
     )  # fmt: skip
-    return str(trainer._batching)
+    return str(trainer._engine.batching)
 
 
 @pytest.mark.parametrize(
@@ -87,8 +87,8 @@ def test_prompts_are_not_shared_where_the_self_test_fails(monkeypatch, caplog):
     work = WORKLOADS["long prompt"]
     options = {"arguments": work.arguments, "loss_type": "grpo", "max_steps": 1}
     theirs = trl(**options)
-    monkeypatch.setattr(cutting, "self_test", lambda *_: "gradients differ by 0.5")
-    monkeypatch.setattr(cutting, "score_sharing_prompts", None)  # must not be called
+    monkeypatch.setattr(engine, "self_test", lambda *_: "gradients differ by 0.5")
+    monkeypatch.setattr(engine, "score_sharing_prompts", None)  # must not be called
     mine = ours(**options)
     assert difference(mine.gradients[0], theirs.gradients[0]) <= 1e-5
     assert "left out: sharing prompts (gradients differ by 0.5)" in caplog.text

@@ -8,7 +8,7 @@ from harness import OPTIONS, ROUNDING, difference, ours, shipped
 from torchrun import launch
 
 from grpo_credit import CreditGRPOTrainer, allocation
-from grpo_credit.trainer.loss import counted
+from grpo_credit.batching.rows import counted
 
 
 @allocation

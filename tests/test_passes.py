@@ -13,8 +13,7 @@ from trl import GRPOTrainer
 from workloads import LONG, WORKLOADS, Workload
 
 from grpo_credit import CreditError, CreditGRPOConfig, allocation
-from grpo_credit.batching import eligibility, planner
-from grpo_credit.trainer import cutting
+from grpo_credit.batching import eligibility, engine, planner
 
 SEEN = []
 
@@ -140,7 +139,7 @@ def test_images_keep_trls_micro_batches(monkeypatch, caplog):
 
 def test_images_on_another_rank_keep_trls_passes_without_gradient(monkeypatch):
     """A batch without any image has no such input, and its rank would go another way."""
-    shapes, gathered = [], cutting.gather
+    shapes, gathered = [], engine.gather
     inner = GRPOTrainer._get_per_token_logps_and_entropies
 
     @functools.wraps(inner)
@@ -149,7 +148,7 @@ def test_images_on_another_rank_keep_trls_passes_without_gradient(monkeypatch):
         return inner(self, model, input_ids, *args, **kwargs)
 
     monkeypatch.setattr(GRPOTrainer, "_get_per_token_logps_and_entropies", recorded)
-    monkeypatch.setattr(cutting, "gather", lambda own: torch.cat([gathered(own), own * 0 + 1]))
+    monkeypatch.setattr(engine, "gather", lambda own: torch.cat([gathered(own), own * 0 + 1]))
     ours(credit="noted/seq", max_steps=1, arguments=WORKLOADS["equal"].arguments)
     assert shapes[0] == (16, 12)
 
@@ -158,19 +157,19 @@ def test_the_cost_of_a_pass_is_that_of_the_whole_model(monkeypatch):
     """Shards differ in size between ranks, which must plan the same passes."""
     monkeypatch.delitem(planner.PASS_COST, "cpu")
     whole = sum(p.numel() for p in policy().parameters())
-    costs, inner = [], cutting.CuttingTrainer._budget
+    costs, inner = [], engine.PassEngine._budget
 
     def sharded(self, *args):
-        kept = [p.data for p in self.model.parameters()]
-        for parameter in self.model.parameters():
+        kept = [p.data for p in self._host.model.parameters()]
+        for parameter in self._host.model.parameters():
             parameter.data = parameter.data[:0]
         found = inner(self, *args)
-        for parameter, data in zip(self.model.parameters(), kept, strict=True):
+        for parameter, data in zip(self._host.model.parameters(), kept, strict=True):
             parameter.data = data
         costs.append(found.pass_cost)
         return found
 
-    monkeypatch.setattr(cutting.CuttingTrainer, "_budget", sharded)
+    monkeypatch.setattr(engine.PassEngine, "_budget", sharded)
     ours(loss_type="grpo", max_steps=1)
     assert costs == [round(2.8e13 / (6 * whole))]
 

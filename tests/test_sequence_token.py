@@ -6,7 +6,7 @@ from harness import ROUNDING, difference, ours
 
 from grpo_credit import CreditGRPOTrainer, allocation
 from grpo_credit.trainer.config import Plan
-from grpo_credit.trainer.loss import sequence_token_anchor
+from grpo_credit.trainer.identities import sequence_token_anchor
 
 # A slope is a credit times the exponential of a sum of log-probabilities: their roundings add up.
 RATIO = {"rtol": 10 * ROUNDING, "atol": ROUNDING / 100}

@@ -1,6 +1,7 @@
 """What the trainer logs, refuses, and computes for a strategy that needs more."""
 
 import math
+from types import SimpleNamespace
 
 import pandas as pd
 import pytest
@@ -13,9 +14,12 @@ from grpo_credit import CreditError, CreditGRPOConfig, CreditGRPOTrainer, alloca
 from grpo_credit.credit import diagnostics
 from grpo_credit.credit.rollouts import OPTIONAL, group_advantages
 from grpo_credit.credit.saved import load_rollouts
+from grpo_credit.trainer.collector import RolloutCollector
 from grpo_credit.trainer.credit_tables import load_credit
-from grpo_credit.trainer.loss import RowBeta
-from grpo_credit.trainer.seams import SeamError, check_seams
+from grpo_credit.trainer.identities import RowBeta
+from grpo_credit.trainer.loss import check_loss
+from grpo_credit.trainer.micro_batches import CreditWindow
+from grpo_credit.trainer.seams import SeamError, check_class
 
 SEEN = []
 
@@ -170,7 +174,7 @@ def test_without_needs_nothing_more_is_computed(monkeypatch):
     def fail(*_):
         raise AssertionError("scored for nobody")
 
-    monkeypatch.setattr(CreditGRPOTrainer, "_score", fail)
+    monkeypatch.setattr(RolloutCollector, "_score", fail)
     assert ours(credit="first_half/dapo", max_steps=1).losses
 
 
@@ -236,18 +240,17 @@ def test_a_wrong_rule_stops_the_first_step(returned, message):
 
 
 def test_inputs_outside_of_a_step_are_refused():
-    trainer = CreditGRPOTrainer.__new__(CreditGRPOTrainer)
-    torch.nn.Module.__init__(model := torch.nn.Module())
-    trainer.model, trainer._window, trainer._prepared = model.train(), [], iter(())
+    host = SimpleNamespace(model=torch.nn.Module().train())
     with pytest.raises(RuntimeError, match="without a batch of an optimizer step"):
-        trainer._prepare_inputs([])
+        CreditWindow(host).inputs(lambda batch: batch, [])
 
 
 # ---- seams ------------------------------------------------------------------------------------
 
 
 def test_the_installed_trl_has_every_seam():
-    assert check_seams(GRPOTrainer, trl.__version__) is None  # it raises, see below
+    assert check_class(GRPOTrainer) is None  # it raises, see below
+    assert check_loss(GRPOTrainer) is None
 
 
 def test_an_interrupted_step_leaves_no_trace():
@@ -270,7 +273,7 @@ def test_an_interrupted_step_leaves_no_trace():
             steps_per_generation=1, gradient_accumulation_steps=2,
         )  # fmt: skip
     assert taken["trainer"]._step == 0
-    assert taken["trainer"]._anchored is None
+    assert taken["trainer"]._loss._anchored is None
 
 
 def test_a_missing_method_is_named(monkeypatch):
@@ -290,7 +293,9 @@ def test_a_changed_body_is_named(monkeypatch):
         return inputs["advantages"].sum()
 
     monkeypatch.setattr(GRPOTrainer, "_compute_loss", _compute_loss)
-    with pytest.raises(SeamError, match=r"num_items_in_batch.* in GRPOTrainer\._compute_loss"):
+    with pytest.raises(
+        SeamError, match=r"GRPOTrainer\._compute_loss that credit goes through \(it "
+    ):
         ours()
 
 

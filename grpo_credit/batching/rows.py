@@ -12,6 +12,29 @@ PROMPT = ("prompt_ids", "prompt_mask")
 Rows = dict[str, Tensor]
 
 
+def counted(batch: dict[str, Any]) -> Tensor:
+    """Return TRL's loss mask (b, T): completion mask x tool mask."""
+    return batch["completion_mask"] * batch.get("tool_mask", 1)
+
+
+def as_input(rows: Rows) -> tuple[Tensor, Tensor, int]:
+    """Return rows as a model takes them: ids and mask (b, P + T), and T."""
+    ids, mask = (
+        torch.cat([rows[f"prompt_{kind}"], rows[f"completion_{kind}"]], dim=1)
+        for kind in ("ids", "mask")
+    )
+    return ids, mask, rows["completion_ids"].size(1)
+
+
+def as_rows(ids: Tensor, mask: Tensor, completion: int) -> Rows:
+    """Return what a model takes, (b, P + T), as rows; the inverse of `as_input`."""
+    prompt = ids.size(1) - completion
+    return {
+        "prompt_ids": ids[:, :prompt], "prompt_mask": mask[:, :prompt],
+        "completion_ids": ids[:, prompt:], "completion_mask": mask[:, prompt:],
+    }  # fmt: skip
+
+
 def row_tensors(batch: dict[str, Any]) -> Rows:
     """Pick what a batch says row by row; nothing if it holds something that cannot be re-cut.
 

@@ -33,6 +33,20 @@ def check_columns(rewards: Sequence[tuple[str, Any]], there: Sequence[str]) -> N
                 )
 
 
+def check_privileged(strategy: Strategy, column: str, there: Sequence[str]) -> None:
+    """Refuse a strategy that scores completions after prompts of a column that there is not.
+
+    Raises:
+        CreditError: naming the column and the columns there are.
+    """
+    if "privileged_logps" in strategy.needs and column not in there:
+        raise CreditError(
+            f"{strategy.name!r} scores completions after the prompts of the column {column!r}; the "
+            f"data set has {', '.join(there)}. Add the column, or name another with "
+            "privileged_column."
+        )
+
+
 def tells(reward: Any, need: str) -> bool:
     """Return whether a reward tells a need: the first member that it has for it is not None."""
     has = [member for member in TOLD_BY[need] if hasattr(reward, member)]

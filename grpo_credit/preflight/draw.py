@@ -29,7 +29,8 @@ from grpo_credit.trainer.undisturbed import in_mode, random_states_kept
 WANTED = 128  # completions, where two generation batches hold as many
 PER_PROMPT = (16, 8, 4, 2)  # completions of a prompt; the first that leaves enough prompts
 PROMPTS = 4  # that there should be at least
-_MUTABLE = ("_metrics", "_logs", "_pending_extra_logs", "_pending_metrics", "_generations", "state")
+_MUTABLE = ("_metrics", "_logs", "_pending_extra_logs", "_pending_metrics", "state")
+_COLLECTOR = "_collector"  # of what was generated; it never changes what it holds
 
 
 @dataclass(frozen=True)
@@ -104,7 +105,7 @@ def draw(trainer: Any, clock: Callable[[], float] = time.perf_counter) -> Sample
         watched = [watch(reward, how.size, clock) for reward in trainer.reward_funcs]
         trainer.reward_funcs, trainer.num_generations = watched, how.size
         trainer.state.max_steps = Batches.of(args, trainer.train_dataset).steps  # rewards may ask
-        trainer._save_every = 0  # no forward pass for rollouts that are not saved
+        trainer.save_every = 0  # no forward pass for rollouts that are not saved
         drawn, start = _Drawn(), clock()
         _listen(trainer, drawn)
         for rows in _rows(trainer, how):
@@ -121,6 +122,8 @@ def untouched(trainer: Any) -> Generator[None, None, None]:
     with random_states_kept(), in_mode(trainer.model, training=True):  # TRL samples while training
         try:
             changing = {name: copy.deepcopy(kept[name]) for name in _MUTABLE if name in kept}
+            if _COLLECTOR in kept:
+                changing[_COLLECTOR] = copy.copy(kept[_COLLECTOR])
             vars(trainer).update(changing)
             yield
         finally:

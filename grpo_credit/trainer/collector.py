@@ -1,10 +1,11 @@
-"""`GatheringTrainer`: TRL's trainer that keeps what a credit strategy may see.
+"""`RolloutCollector`: what a credit strategy may see.
 
 Whole groups over all ranks, before TRL shuffles and splits the batch; and of the policy, what the
 strategy needs and nothing else.
 """
 
 import inspect
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -13,19 +14,18 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from transformers.utils import logging
 from trl import GRPOTrainer
-from trl.trainer.utils import strip_images_from_messages
 
-from grpo_credit.batching.rows import Rows
-from grpo_credit.credit.needs import SETTLED
+from grpo_credit.batching.rows import Rows, as_input, counted
+from grpo_credit.credit import needs
 from grpo_credit.credit.rollouts import OPTIONAL, PADDING, Rollouts
 from grpo_credit.credit.strategy import CreditError
 from grpo_credit.trainer import reward_annotations
-from grpo_credit.trainer.loss import counted
-from grpo_credit.trainer.passes import PassTrainer
-from grpo_credit.trainer.scoring import fused_outputs
+from grpo_credit.trainer.scoring import base_of, fused_outputs
+from grpo_credit.trainer.seams import Host, SeamError, mode, piece
 from grpo_credit.trainer.window import Generation
 
 logger = logging.get_logger(__name__)
+strip_images_from_messages = piece("strip_images_from_messages")
 
 
 class Scored(NamedTuple):
@@ -59,55 +59,90 @@ RETURNED = (
 )
 
 
-class GatheringTrainer(PassTrainer):
-    """TRL's `GRPOTrainer` that gathers `Rollouts` of every generation batch."""
+class RolloutCollector:
+    """Gathers the `Rollouts` of every generation batch.
 
-    processing_class: Any
-    _save_every: int
-    _generations: dict[int, Generation]  # what the window and TRL's buffer draw on
-    _generated: Generated | None = None  # a batch that is not among them yet
+    Args:
+        host: the trainer.
+    """
 
-    def _named_rewards(self) -> list[tuple[str, Any]]:
-        return list(zip(self.reward_func_names, self.reward_funcs, strict=True))
+    def __init__(self, host: Host) -> None:
+        self._host = host
+        self.generations: dict[int, Generation] = {}  # what the window and TRL's buffer draw on
+        self.generating = False  # whether TRL scores a generation batch, on every rank
+        self._scored: Scored | None = None
+        self._generated: Generated | None = None  # a batch that is not among them yet
 
     @property
-    def _weights(self) -> list[float]:
-        return self.reward_weights.tolist()
+    def named_rewards(self) -> list[tuple[str, Any]]:
+        """The reward functions, each with its name."""
+        return list(zip(self._host.reward_func_names, self._host.reward_funcs, strict=True))
 
     @property
-    def _mode(self) -> str:
-        return "train" if self.model.training else "eval"
+    def weights(self) -> list[float]:
+        """The weight of each reward function."""
+        return self._host.reward_weights.tolist()
 
-    def _calculate_rewards(
-        self, inputs: Any, prompts: Any, completions: Any, completion_ids_list: Any
-    ) -> Tensor:
-        rewards = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
-        self._scored = Scored(inputs, prompts, completions, completion_ids_list, rewards)
-        return rewards
+    def check(self) -> None:
+        """Refuse rewards and data that do not tell what the strategy, or a reward, needs.
 
-    def _generate_and_score_completions(self, inputs: Any) -> dict[str, Any]:
-        self._generating = True
+        Raises:
+            CreditError: see `grpo_credit.credit.needs`.
+        """
+        plan, columns = self._host.plan, getattr(self._host.train_dataset, "column_names", None)
+        if columns is not None:  # a stream does not know them before its first row
+            given = ("prompts", "completions", "completion_ids", "trainer_state")  # by TRL
+            needs.check_columns(self.named_rewards, [*columns, *given])
+            needs.check_privileged(plan.strategy, plan.privileged_column, columns)
+        needs.check_told(plan.strategy.name, plan.strategy.needs, self.named_rewards, self.weights)
+
+    def rewarded(self, *scored: Any) -> Tensor:
+        """Keep what TRL scored: inputs, prompts, completions, their ids, rewards; return those."""
+        self._scored = Scored(*scored)
+        return self._scored.rewards
+
+    def generate(self, generate: Callable[[Any], dict[str, Any]], inputs: Any) -> dict[str, Any]:
+        """Let TRL generate and score a batch, and number its rows: they will be shuffled."""
+        self.generating, self._scored = True, None
         try:
-            output = super()._generate_and_score_completions(inputs)
+            output = generate(inputs)
         finally:
-            self._generating = False
-        rows, device = len(output["advantages"]), self.accelerator.device
-        first = self.accelerator.process_index * rows
-        number = max(self._generations, default=-1) + 1
-        output["row"] = torch.arange(first, first + rows, device=device)  # shuffled with the rest
+            self.generating = False
+        host = self._host
+        rows, device = len(output["advantages"]), host.accelerator.device
+        everyone = rows * host.accelerator.num_processes
+        self._check_scored(everyone)
+        first = host.accelerator.process_index * rows
+        number = max(self.generations, default=-1) + 1
+        output["row"] = torch.arange(first, first + rows, device=device)
         output["generation"] = torch.tensor(number, device=device)
-        everyone = rows * self.accelerator.num_processes  # TRL's log holds all ranks, in this order
-        texts = (list(self._logs[name])[-everyone:] for name in ("prompt", "completion"))
+        # TRL's log holds all ranks, in this order
+        texts = (list(host._logs[name])[-everyone:] for name in ("prompt", "completion"))
         self._generated = Generated(number, dict(output), *texts)
         return output
 
-    def _prepare_inputs(  # ty: ignore[lost-keyword-for-regular-parameter] (TRL's own name for it)
-        self, generation_batch: Any
-    ) -> dict[str, Any]:
-        inputs = super()._prepare_inputs(generation_batch)
+    def _check_scored(self, everyone: int) -> None:
+        scored = self._scored
+        if scored is None:
+            if self._host.overrides("_calculate_rewards"):
+                raise CreditError(
+                    f"{type(self._host).__name__}._calculate_rewards does not call super(), which "
+                    "keeps the rewards that credit is made of; call it."
+                )
+            raise SeamError("call of _calculate_rewards in _generate_and_score_completions")
+        if len(scored.rewards) != everyone:
+            raise SeamError("_calculate_rewards that returns the rewards of all ranks")
+
+    @property
+    def _batch(self) -> Scored:
+        assert self._scored is not None  # see `_check_scored`
+        return self._scored
+
+    def gather(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        """Gather the batch that was generated for these inputs, if one was; return the inputs."""
         if self._generated is not None:  # and a subclass may have changed what it returned
-            train = self._mode == "train"
-            batches = list(self._buffered_inputs or []) if train else [inputs]
+            buffered = list(self._host._buffered_inputs or [])
+            batches = buffered if self._host.model.training else [inputs]
             self._gather_generation(self._generated, batches)
             self._generated = None
         return inputs
@@ -122,25 +157,26 @@ class GatheringTrainer(PassTrainer):
         )
         rollouts = self._gather_rollouts(output, advantages)
         self._say_another_count(int(rollouts.mask.sum()), batches[0])
-        self._generations[generated.number] = Generation(
+        found = Generation(
             rollouts,
             advantages if advantages.dim() == 2 else advantages[:, None],
             prompts,
             completions,
             self._gather_prompt_ids(output) if self._saving else [],
         )
+        self.generations = {**self.generations, generated.number: found}
 
     def _say_another_count(self, tokens: int, batch: dict[str, Any]) -> None:
         """Say where a subclass masks tokens that TRL's denominator would still count."""
-        aggregation = self.plan.strategy.aggregation
-        if not self.overrides("_generate_and_score_completions") or not aggregation:
+        aggregation = self._host.plan.strategy.aggregation
+        if not self._host.overrides("_generate_and_score_completions") or not aggregation:
             return
         items = int(batch.get("num_items_in_batch", tokens))
         if aggregation.name == "dapo" and tokens != items:
             logger.warning_once(
-                f"{type(self).__name__}._generate_and_score_completions leaves {tokens} tokens to "
-                f"train on, and num_items_in_batch at {items}: TRL would divide by the latter, "
-                "credit 'dapo' divides by the tokens that are trained on."
+                f"{type(self._host).__name__}._generate_and_score_completions leaves {tokens} "
+                f"tokens to train on, and num_items_in_batch at {items}: TRL would divide by the "
+                "latter, credit 'dapo' divides by the tokens that are trained on."
             )
 
     def _returned(self, output: dict[str, Any], batches: list[dict[str, Any]]) -> dict[str, Tensor]:
@@ -148,7 +184,7 @@ class GatheringTrainer(PassTrainer):
 
         Rows that a subclass left out are as if masked as a whole; no optimizer step uses them.
         """
-        method = f"{type(self).__name__}._generate_and_score_completions"
+        method = f"{type(self._host).__name__}._generate_and_score_completions"
         if any("row" not in batch for batch in batches):
             raise CreditError(
                 f"{method} returned no 'row', which says whose rewards a completion has; return "
@@ -169,19 +205,21 @@ class GatheringTrainer(PassTrainer):
         return found
 
     def _gather_rollouts(self, output: dict[str, Any], advantages: Tensor) -> Rollouts:
-        scored, device = self._scored, self.accelerator.device
+        scored, device = self._batch, self._host.accelerator.device
         rewards_per_func = scored.rewards
-        ends = {*self.eos_token_ids, self._tokenizer.pad_token_id}
+        ends = {*self._host.eos_token_ids, self._host._tokenizer.pad_token_id}
         truncated = [bool(ids) and ids[-1] not in ends for ids in scored.ids]
         abstained = rewards_per_func.isnan().all(dim=1)
-        weighted = (rewards_per_func * self.reward_weights.to(rewards_per_func)).nansum(dim=1)
+        weighted = (rewards_per_func * self._host.reward_weights.to(rewards_per_func)).nansum(dim=1)
         columns = {"completion_ids": output["completion_ids"], "mask": counted(output)}
         gathered = {
             name: gather(pad_across_processes(value, dim=1, pad_index=PADDING[name]))
             for name, value in (columns | self._forward(output)).items()
         }
         generations: Any = (
-            self.num_generations if self._mode == "train" else self.num_generations_eval
+            self._host.num_generations
+            if self._host.model.training
+            else self._host.num_generations_eval
         )
         mask = gathered.pop("mask").bool()
         if advantages.dim() == 2:
@@ -193,31 +231,35 @@ class GatheringTrainer(PassTrainer):
             advantages=advantages,
             rewards=weighted.masked_fill(abstained, torch.nan),
             rewards_per_func=rewards_per_func,
-            reward_names=tuple(self.reward_func_names),
-            reward_weights=tuple(self._weights),
+            reward_names=tuple(self._host.reward_func_names),
+            reward_weights=tuple(self.weights),
             group=torch.arange(len(weighted), device=weighted.device) // generations,
             truncated=gather(torch.tensor(truncated, device=device).long()).bool(),
-            max_completion_length=self.args.max_completion_length,
-            scale_rewards=self.scale_rewards,
+            max_completion_length=self._host.args.max_completion_length,
+            scale_rewards=self._host.scale_rewards,
         )
 
     @property
     def _saving(self) -> bool:
         """Whether rollouts generated now are of an optimizer step that is to be saved."""
-        if not self._save_every or self._mode == "eval":
+        if not self._host.save_every or not self._host.model.training:
             return False
-        batches = self.args.steps_per_generation * self.num_iterations
-        whole, rest = divmod(batches, self.args.gradient_accumulation_steps)
+        batches = self._host.args.steps_per_generation * self._host.num_iterations
+        whole, rest = divmod(batches, self._host.args.gradient_accumulation_steps)
         steps = whole + 2 * (rest > 0)  # one that is cut off at each end
-        first = self.state.global_step + 1
-        return (first + steps - 1) // self._save_every > (first - 1) // self._save_every
+        first = self._host.state.global_step + 1
+        return (first + steps - 1) // self._host.save_every > (first - 1) // self._host.save_every
 
     @property
-    def _needs(self) -> frozenset[str]:
+    def needs(self) -> frozenset[str]:
         """What rollouts generated now must hold beyond the fields that are always there."""
-        needs = self.plan.strategy.needs
-        kept = frozenset(OPTIONAL) - {"privileged_logps"} - (SETTLED if self.tools else set())
-        return needs | kept if self._saving else needs
+        own = self._host.plan.strategy.needs
+        kept = (
+            frozenset(OPTIONAL)
+            - {"privileged_logps"}
+            - (needs.SETTLED if self._host.tools else set())
+        )
+        return own | kept if self._saving else own
 
     def _gather_prompt_ids(self, output: dict[str, Any]) -> list[list[int]]:
         rows = zip(output["prompt_ids"], output["prompt_mask"], strict=True)
@@ -225,33 +267,33 @@ class GatheringTrainer(PassTrainer):
 
     def _annotations(self, output: dict[str, Any]) -> dict[str, Any]:
         """Ask the rewards where in the text they were earned, if the strategy wants to know."""
-        if not self._needs & reward_annotations.NEEDS:
+        if not self.needs & reward_annotations.NEEDS:
             return {}
-        scored = self._scored
+        scored = self._batch
         names = [name for name in scored.inputs[0] if name not in ("prompt", "completion")]
         columns = {name: [row.get(name) for row in scored.inputs] for name in names}
         told = reward_annotations.Annotations(
-            self._named_rewards(),
-            self._weights,
+            self.named_rewards,
+            self.weights,
             scored.completions,
             scored.ids,
             output["completion_ids"].size(1),
-            self._tokenizer,
+            self._host._tokenizer,
             {**columns, "prompts": scored.prompts},
         )
-        return told.find(self._needs, self.accelerator.device)
+        return told.find(self.needs, self._host.accelerator.device)
 
     def _forward(self, output: dict[str, Any]) -> dict[str, Tensor]:
         """Compute the per-token fields that the strategy needs of the policy, and no others."""
-        needs = self._needs & {"old_logps", "entropies", "sum_sq_probs"}
+        wanted = self.needs & {"old_logps", "entropies", "sum_sq_probs"}
         found: dict[str, Any] = {"old_logps": output.get("old_per_token_logps")}
-        if any(found.get(name) is None for name in needs):
+        if any(found.get(name) is None for name in wanted):
             found = self._score(output, output["prompt_ids"], output["prompt_mask"])
         there = output["completion_mask"] != 0
         found = {  # every rank gathers in this order
-            name: torch.where(there, found[name], PADDING[name]) for name in sorted(needs)
+            name: torch.where(there, found[name], PADDING[name]) for name in sorted(wanted)
         }
-        if "privileged_logps" in self._needs:
+        if "privileged_logps" in self.needs:
             found["privileged_logps"] = self._score_privileged(output)
         return found
 
@@ -259,17 +301,16 @@ class GatheringTrainer(PassTrainer):
     def _score(
         self, output: dict[str, Any], prompt_ids: Tensor, prompt_mask: Tensor
     ) -> dict[str, Tensor]:
+        host = self._host
         accepted = inspect.signature(GRPOTrainer._get_per_token_logps_and_entropies).parameters
         images = {name: value for name, value in output.items() if name in accepted}
 
         def score(rows: Rows, batch_size: int | None = None) -> tuple[Tensor | None, ...]:
-            ids, width = rows["completion_ids"], rows["completion_ids"].size(1)
-            with fused_outputs(self._host_model, "log_sum_sq_probs", width) as log_sum_sq_probs:
-                logps, entropies, _ = self._get_per_token_logps_and_entropies(
-                    self.model,
-                    torch.cat([rows["prompt_ids"], ids], dim=1),
-                    torch.cat([rows["prompt_mask"], rows["completion_mask"]], dim=1),
-                    width,
+            model, width = host.model, rows["completion_ids"].size(1)
+            with fused_outputs(base_of(model), "log_sum_sq_probs", width) as log_sum_sq_probs:
+                logps, entropies, _ = host._get_per_token_logps_and_entropies(
+                    model,
+                    *as_input(rows),
                     batch_size=batch_size,
                     compute_entropy=True,
                     **images,
@@ -279,29 +320,26 @@ class GatheringTrainer(PassTrainer):
 
         completions = {name: output[name] for name in ("completion_ids", "completion_mask")}
         rows = {"prompt_ids": prompt_ids, "prompt_mask": prompt_mask, **completions}
-        batch_size: int = getattr(self.args, f"per_device_{self._mode}_batch_size")
-        told = self._in_passes(score, rows, batch_size, plain=not images)
+        batch_size: int = getattr(host.args, f"per_device_{mode(host)}_batch_size")
+        told = host._engine.in_passes(score, rows, batch_size, plain=not images)
         found = dict(zip(("old_logps", "entropies", "sum_sq_probs"), told, strict=True))
         return {name: value for name, value in found.items() if value is not None}
 
     def _score_privileged(self, output: dict[str, Any]) -> Tensor:
         """Score the completions after the prompts of the privileged column."""
-        scored, column = self._scored, self.plan.privileged_column
+        scored, column = self._batch, self._host.plan.privileged_column
         given = [row.get(column) for row in scored.inputs]
         prompts = [p if g is None else g for p, g in zip(scored.prompts, given, strict=True)]
-        ids, images, _ = self._tokenize_prompts(prompts)
+        ids, images, _ = self._host._tokenize_prompts(prompts)
         if images is not None:
-            raise CreditError(f"{self.plan.strategy.name!r} cannot score prompts with images.")
-        flipped = [torch.tensor(row, device=self.accelerator.device).flip(0) for row in ids]
+            raise CreditError(
+                f"{self._host.plan.strategy.name!r} cannot score prompts with images."
+            )
+        flipped = [torch.tensor(row, device=self._host.accelerator.device).flip(0) for row in ids]
         padded = pad_sequence(flipped, batch_first=True, padding_value=-1).flip(1)
         mask = (padded >= 0).long()
-        padded = padded.masked_fill(mask == 0, self._tokenizer.pad_token_id)
+        padded = padded.masked_fill(mask == 0, self._host._tokenizer.pad_token_id)
         return self._score(output, padded, mask)["old_logps"]
-
-    @property
-    def _host_model(self) -> Any:
-        """The model that TRL's fused head sits on, beneath any adapter."""
-        return self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
 
 
 def _alike(a: Tensor, b: Tensor) -> bool:

@@ -9,12 +9,15 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
+from transformers.utils import logging
 from trl import GRPOConfig
 
 from grpo_credit.credit.conformance import examples
 from grpo_credit.credit.parse import DEFAULT_AGGREGATION, parse_credit_kwargs, resolve_with
 from grpo_credit.credit.strategy import CreditError, Strategy
 from grpo_credit.trainer.options import CreditOptions
+
+logger = logging.get_logger(__name__)
 
 # TRL's loss types and how they aggregate. The first four are one surrogate, the clipped ratio.
 CLIPPED = {"dapo": "dapo", "grpo": "length", "dr_grpo": "uniform", "luspo": "seq"}
@@ -288,3 +291,29 @@ def ignores_advantages(strategy: Strategy) -> bool:
             other = replace(rollouts, advantages=1 - 2 * rollouts.advantages)
             return bool(torch.equal(strategy.credit(other), credit))
     return False
+
+
+def announce(planned: Plan, args: GRPOConfig) -> None:
+    """Say what is trained, and what of it a user may not expect."""
+    logger.info(f"grpo-credit: {planned}")
+    other = planned.ratio != args.importance_sampling_level
+    if other and not isinstance(args, CreditGRPOConfig):
+        logger.warning_once(
+            f"credit {planned.strategy.name!r} goes with the {planned.ratio}-level ratio; "
+            "for another, pass CreditGRPOConfig(importance_sampling_level=...) as args."
+        )
+    if args.top_entropy_quantile < 1.0:
+        logger.warning_once(
+            "top_entropy_quantile is taken by TRL over each micro-batch: the gradient depends "
+            "on how the step is cut into micro-batches."
+        )
+
+
+def default_config(model: Any) -> CreditGRPOConfig:
+    """Return the configuration that a trainer without one takes, as TRL does, by the model's name.
+
+    Args:
+        model: a name, or a model.
+    """
+    name = model if isinstance(model, str) else model.config._name_or_path
+    return CreditGRPOConfig(f"{name.split('/')[-1]}-GRPO")

@@ -1,95 +1,158 @@
-"""The three identities that carry a credit matrix through a trainer's own loss.
+"""`CreditLoss`: the credit of a micro-batch in place of its advantages, around TRL's own loss."""
 
-1. For w >= 0 the surrogates of GRPO (clipped ratio, two-sided, CISPO, SAPO, VESPO) are homogeneous:
-   surrogate(w · A) = w · surrogate(A). So advantages = credit / (the host's own weight of a token)
-   make the host compute exactly Σ surrogate(credit): `fold`.
-2. The host adds β · KL to the per-token loss. β_i = β · weight_i gives each completion's KL term
-   the strategy's aggregation weight: `RowBeta`.
-3. A token-level ratio with the anchor log π - log s_i has the value of the sequence-level ratio and
-   keeps the gradient of each token: `sequence_token_anchor`.
-"""
-
+import inspect
+import math
+from collections import defaultdict
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from types import SimpleNamespace
 from typing import Any
 
-from jaxtyping import Float
+import torch
 from torch import Tensor
 
-
-def counted(batch: dict[str, Any]) -> Tensor:
-    """Return the host's loss mask (b, T): completion mask x tool mask."""
-    return batch["completion_mask"] * batch.get("tool_mask", 1)
-
-
-def host_weight(loss_type: str, batch: dict[str, Any], steps: int, ranks: int) -> Any:
-    """Give the weight that TRL's reduction, and DDP's mean over ranks, give to a token.
-
-    `sapo` takes the mean over completions of the mean over tokens. The other surrogates that
-    `plan` chooses (`dapo`, `cispo`, `vespo`) sum over tokens and divide by a count that is ours to
-    give, see `items_for_unit_weight`. All are divided by the accumulation steps.
-
-    Returns:
-        One number, or (b, 1) for `sapo`; a fully masked row counts as of length 1.
-    """
-    weight: Any = 1 / (steps * ranks)
-    if loss_type == "sapo":
-        lengths = counted(batch).sum(dim=1, keepdim=True).clamp(min=1)
-        weight = weight / (len(lengths) * lengths)
-    return weight
+from grpo_credit.batching.rows import counted
+from grpo_credit.credit.strategy import CreditError
+from grpo_credit.trainer.identities import (
+    RowBeta,
+    host_weight,
+    items_for_unit_weight,
+    sequence_token_anchor,
+)
+from grpo_credit.trainer.seams import Host, SeamError
 
 
-def items_for_unit_weight(ranks: int, steps_per_generation: int) -> int:
-    """Give the `num_items_in_batch` with which TRL divides its token sum by the steps alone.
-
-    TRL 1.16 divides by items / ranks · steps / steps_per_generation.
-    """
-    return ranks * steps_per_generation
-
-
-class RowBeta(float):
-    """β that gives the KL term of each completion its own weight.
-
-    The host computes `self.beta * per_token_kl` and reduces it like the surrogate. Multiplied by
-    weights (b, 1) in the host's units, the KL term of completion i gets β · weight_i instead, by
-    the host's own KL formula. `used` says whether the host came by.
-    """
-
-    weights: Float[Tensor, "b 1"]
-    used: bool
-
-    @classmethod
-    def of(cls, beta: float, weights: Float[Tensor, "b 1"]) -> "RowBeta":
-        """Bind β to the rows of a micro-batch."""
-        row_beta = cls(beta)
-        row_beta.weights, row_beta.used = weights, False
-        return row_beta
-
-    def __mul__(self, per_token_kl: Any) -> Any:
-        self.used = True
-        return float(self) * self.weights * per_token_kl
-
-
-def sequence_token_anchor(
-    logps: Float[Tensor, "b T"], old_logps: Float[Tensor, "b T"], mask: Tensor
-) -> Float[Tensor, "b T"]:
-    """Move the anchor of a token-level ratio so that its value is the sequence-level ratio.
-
-        old'[i, t] = log π[i, t] - log s_i      with log s_i = mean_t (log π - log π_old)
-
-    The ratio exp(log π - old') then is s_i · π/sg[π]: every token has the value s_i, for clipping,
-    and its own gradient, so that the credit of each token survives. With the plain sequence-level
-    ratio every token would get the mean credit of its completion.
+class CreditLoss:
+    """Carries credit through TRL's `_compute_loss`.
 
     Args:
-        logps: log π under the current policy, detached, nats.
-        old_logps: under the policy that generated, nats.
-        mask: counted tokens; a fully masked row has log s_i = 0.
-
-    Returns:
-        The anchor (b, T), nats.
-
-    Deviation: none.
-    Source: Zheng et al. 2025, GSPO, arXiv:2507.18071, eq. 14 (GSPO-token).
+        host: the trainer.
     """
-    log_ratio = (logps - old_logps) * mask
-    log_s = log_ratio.sum(dim=1, keepdim=True) / mask.sum(dim=1, keepdim=True).clamp(min=1)
-    return logps - log_s
+
+    def __init__(self, host: Host) -> None:
+        self._host = host
+        self._anchored: dict[str, Any] | None = None  # inputs whose ratio is to be re-anchored
+
+    def around(
+        self, compute: Callable[[Any, dict[str, Any]], Tensor], model: Any, inputs: dict[str, Any]
+    ) -> Tensor:
+        """Compute the loss of a micro-batch by TRL's own method, `compute`."""
+        host = self._host
+        weights, steps = inputs["credit_weights"], inputs["credit_steps"]
+        ranks = host.accelerator.num_processes
+        trls = host_weight(host.plan.loss_type, inputs, steps, ranks)
+        items = items_for_unit_weight(
+            ranks, host.args.steps_per_generation if host.model.training else 1
+        )
+        inputs = {
+            **inputs,
+            "advantages": self._credit_of(inputs) / trls,
+            "num_items_in_batch": inputs["completion_mask"].new_tensor(items),
+        }
+        if host.plan.sequence_token and inputs.get("old_per_token_logps") is not None:
+            self._anchored = inputs
+        try:
+            with self._as_planned(), self._kl_by_strategy(weights / trls):
+                loss = compute(model, inputs)
+            if self._anchored is not None:
+                raise CreditError(
+                    f"{type(host).__name__}._get_per_token_logps_and_entropies does not call "
+                    f"super(), where credit={host.plan.strategy.name!r} moves the anchor of its "
+                    "sequence-level ratio; call it, or set importance_sampling_level='token'."
+                )
+            return loss
+        finally:
+            self._anchored = None
+
+    def anchor(self, logps: Tensor | None) -> None:
+        """Move the anchor of the micro-batch at hand, if it is to be moved."""
+        if self._anchored is not None and logps is not None:
+            inputs, self._anchored = self._anchored, None
+            inputs["old_per_token_logps"] = sequence_token_anchor(
+                logps.detach(), inputs["old_per_token_logps"], counted(inputs)
+            )
+
+    def _credit_of(self, inputs: dict[str, Any]) -> Tensor:
+        """Return the credit of a micro-batch: with `even`, of the advantages as they are now."""
+        if not self._host.plan.strategy.even:
+            return inputs["credit"]
+        advantages = inputs["advantages"]
+        per_row = advantages if advantages.dim() == 2 else advantages[:, None]
+        return per_row * inputs["credit_weights"] * self._host.credit_scale
+
+    @contextmanager
+    def _as_planned(self) -> Generator[None, None, None]:
+        """Let TRL compute the surrogate that the credit goes through."""
+        host = self._host
+        kept = host.loss_type, host.importance_sampling_level
+        host.loss_type, host.importance_sampling_level = host.plan.loss_type, host.plan.trl_ratio
+        try:
+            yield
+        finally:
+            host.loss_type, host.importance_sampling_level = kept
+
+    @contextmanager
+    def _kl_by_strategy(self, weights: Tensor) -> Generator[None, None, None]:
+        host, beta = self._host, self._host.beta
+        if beta == 0.0:
+            yield
+            return
+        host.beta = row_beta = RowBeta.of(beta, weights)
+        try:
+            yield
+            if not row_beta.used:
+                raise SeamError("`self.beta * per_token_kl` in _compute_loss")
+        finally:
+            host.beta = beta
+
+
+# ---- whether TRL's loss is still one that credit goes through -----------------------------------
+
+
+def check_loss(trainer: type[Any]) -> None:
+    """Try the identities on TRL's own loss, on two rows of two tokens of which one is masked.
+
+        loss = Σ m · (-1.1 A + β_i (e - 2)) / (items / ranks · steps / steps per generation)
+
+    The loss must take advantages of tokens, β of rows and a denominator of ours, and read the
+    anchor of the ratio after it has asked for the log-probabilities.
+
+    Args:
+        trainer: TRL's `GRPOTrainer`.
+
+    Raises:
+        SeamError: if it gives anything else.
+    """
+    logps, mask = torch.tensor([[-1.0, -2.0], [-0.5, -1.5]]), torch.tensor([[1, 1], [1, 0]])
+    advantages, weights = torch.tensor([[1.0, -2.0], [0.5, 9.0]]), torch.tensor([[1.0], [3.0]])
+    inputs = {
+        "prompt_ids": mask, "prompt_mask": mask, "completion_ids": mask, "completion_mask": mask,
+        "advantages": advantages, "num_items_in_batch": torch.tensor(6),
+        "old_per_token_logps": logps * math.nan, "ref_per_token_logps": logps + 1,
+    }  # fmt: skip
+
+    def scored(*_: Any, **__: Any) -> tuple[Tensor, Tensor, None]:
+        inputs["old_per_token_logps"] = logps - math.log(1.1)
+        return logps, -logps, None
+
+    host = SimpleNamespace(
+        model=SimpleNamespace(training=True), _metrics={"train": defaultdict(list)},
+        accelerator=SimpleNamespace(
+            num_processes=2, reduce=lambda value, **_: value, gather=lambda value: value),
+        args=SimpleNamespace(steps_per_generation=3, use_bias_correction_kl=False, delta=None),
+        loss_type="dapo", importance_sampling_level="token", beta=RowBeta.of(0.25, weights),
+        epsilon_low=0.2, epsilon_high=0.2, top_entropy_quantile=1.0, use_vllm=False,
+        off_policy_mask_threshold=None, aux_loss_enabled=False, _entropy_bonus_enabled=False,
+        current_gradient_accumulation_steps=4, _get_per_token_logps_and_entropies=scored,
+        _compute_loss=lambda *args: inspect.unwrap(trainer._compute_loss)(host, *args),
+    )  # fmt: skip
+    name = f"{trainer.__name__}._compute_loss that credit goes through"
+    try:
+        loss = float(inspect.unwrap(trainer.compute_loss)(host, host.model, inputs))
+    except Exception as error:  # of whatever kind: the code of another version decides
+        raise SeamError(f"{name} ({error!r})") from error
+    expected = float((mask * (0.25 * weights * (math.e - 2) - 1.1 * advantages)).sum()) / (
+        6 / 2 * 4 / 3
+    )
+    if not math.isclose(loss, expected, rel_tol=1e-4):
+        raise SeamError(f"{name} (it gave {loss:.6g}, expected {expected:.6g})")

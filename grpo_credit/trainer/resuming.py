@@ -1,8 +1,4 @@
-"""`ResumableTrainer`: whole checkpoints, and no step beyond the last one.
-
-Extends these of transformers' methods with `super()`: `_save_checkpoint` (see
-`grpo_credit.records.checkpoints`), `train`, `get_batch_samples`, `_maybe_log_save_evaluate`, `log`.
-"""
+"""`Resuming`: whole checkpoints, and no step beyond the last one."""
 
 import shutil
 from collections.abc import Generator
@@ -15,91 +11,79 @@ from transformers.utils import logging
 
 from grpo_credit.records import checkpoints
 from grpo_credit.records.ranks import on_main
-from grpo_credit.trainer.collector import GatheringTrainer
+from grpo_credit.trainer.seams import Host
 
 logger = logging.get_logger(__name__)
 
 
-class ResumableTrainer(GatheringTrainer):
-    """TRL's `GRPOTrainer`, whose resumed training is what it would have been undisturbed."""
+class Resuming:
+    """Makes a resumed training what it would have been undisturbed.
 
-    args: Any
-    control: Any
-    _over: bool = False  # nothing was left to train
-    _synced: frozenset[Path] | set[Path] = frozenset()  # tables that are on disk
+    Args:
+        host: the trainer.
+    """
 
-    def train(
-        self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any
-    ) -> Any:
-        """Train as transformers does, from a checkpoint that is undamaged.
+    def __init__(self, host: Host) -> None:
+        self._host = host
+        self.over = False  # nothing was left to train
+        self._synced: set[Path] = set()  # tables that are on disk
+
+    @contextmanager
+    def from_whole(self, checkpoint: Any) -> Generator[Any, None, None]:
+        """Let the body train from a checkpoint that is undamaged; True for the last one.
 
         Raises:
             ValueError: if a file of the checkpoint is not what was written.
         """
-        if resume_from_checkpoint is True:
-            resume_from_checkpoint = get_last_checkpoint(self.args.output_dir) or True
-        if resume_from_checkpoint and resume_from_checkpoint is not True:
-            self._expect_whole(Path(resume_from_checkpoint))
+        if checkpoint is True:
+            checkpoint = get_last_checkpoint(self._host.args.output_dir) or True
+        if checkpoint and checkpoint is not True:
+            self._expect_whole(Path(checkpoint))
         try:
-            return super().train(resume_from_checkpoint, *args, **kwargs)
+            yield checkpoint
         finally:
-            self._over = False
+            self.over = False
 
     def _expect_whole(self, checkpoint: Path) -> None:
         if wrong := on_main(checkpoints.damage, checkpoint):  # what it reads is read once
             raise ValueError(f"{checkpoint} cannot be resumed: {wrong}; name an earlier one.")
-        if lacking := checkpoints.missing_state(checkpoint, self.args.world_size):
+        if lacking := checkpoints.missing_state(checkpoint, self._host.args.world_size):
             logger.warning(f"{checkpoint}: {lacking}; the training will not be the undisturbed one")
 
-    # ---- no step beyond the last ----------------------------------------------------------------
-
-    def get_batch_samples(self, *args: Any, **kwargs: Any) -> Any:
-        """Give no batch beyond the last step; transformers would train before it looks."""
-        if self.is_in_train and self.state.global_step >= self.state.max_steps:
-            self._over = self.control.should_training_stop = True
-            return [], None
-        return super().get_batch_samples(*args, **kwargs)
-
-    def _maybe_log_save_evaluate(self, *args: Any, **kwargs: Any) -> None:
-        if not self._over:  # else an epoch that ended before would end a second time
-            super()._maybe_log_save_evaluate(*args, **kwargs)
-
-    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Log as TRL does, but no mean loss over no step."""
-        if not self._over:
-            super().log(logs, start_time)
-
-    # ---- whole checkpoints ----------------------------------------------------------------------
-
-    def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        run = Path(self._get_output_dir(trial=trial))
-        with self._whole(run / f"checkpoint-{self.state.global_step}"):
-            super()._save_checkpoint(model, trial)
+    def is_over(self) -> bool:
+        """Return whether the last step was trained; transformers would train before it looks."""
+        host = self._host
+        if host.is_in_train and host.state.global_step >= host.state.max_steps:
+            self.over = host.control.should_training_stop = True
+        return self.over
 
     @contextmanager
-    def _whole(self, checkpoint: Path) -> Generator[None, None, None]:
+    def whole(self, trial: Any) -> Generator[None, None, None]:
         """Make what the body writes a whole checkpoint; older ones stay until it is one."""
+        host = self._host
+        run = Path(host._get_output_dir(trial=trial))
+        checkpoint = run / f"checkpoint-{host.state.global_step}"
         replaced = checkpoint.with_name(checkpoints.REPLACED + checkpoint.name)
-        if self.args.should_save and (checkpoint / checkpoints.LIST).exists():
+        if host.args.should_save and (checkpoint / checkpoints.LIST).exists():
             shutil.rmtree(replaced, ignore_errors=True)
             checkpoint.rename(replaced)
-        self.accelerator.wait_for_everyone()
-        limit, self.args.save_total_limit = self.args.save_total_limit, None
+        host.accelerator.wait_for_everyone()
+        limit, host.args.save_total_limit = host.args.save_total_limit, None
         try:
             yield
         finally:
-            self.args.save_total_limit = limit
-        self.accelerator.wait_for_everyone()  # every rank has written its part
-        if self.args.should_save:
+            host.args.save_total_limit = limit
+        host.accelerator.wait_for_everyone()  # every rank has written its part
+        if host.args.should_save:
             self._sync_tables()
             checkpoints.seal(checkpoint)
             shutil.rmtree(replaced, ignore_errors=True)
-            best = self.state.best_model_checkpoint
-            rotate_checkpoints(str(checkpoint.parent), limit, best, use_mtime=True)
+            best = host.state.best_model_checkpoint
+            rotate_checkpoints(str(run), limit, best, use_mtime=True)
 
     def _sync_tables(self) -> None:
         """Have TRL's tables on disk, as ours are: a resumed run does not write them again."""
-        folder = Path(self.args.output_dir) / "completions"
+        folder = Path(self._host.args.output_dir) / "completions"
         tables = set(folder.glob("*.parquet"))
         for path in [*(tables - self._synced), *([folder] if tables else [])]:
             checkpoints.sync(path)

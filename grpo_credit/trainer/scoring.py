@@ -1,10 +1,29 @@
-"""Reading what TRL's fused head computes beside the log-probabilities."""
+"""What TRL's fused head computes beside the log-probabilities."""
 
 from collections.abc import Generator
 from contextlib import contextmanager
 from typing import Any
 
 from torch import Tensor, nn
+
+from grpo_credit.trainer.seams import piece
+
+add_fused_lm_head = piece("add_fused_lm_head")
+
+
+def add_sum_sq_probs(trainer: Any) -> None:
+    """Have TRL's own fused head give one output more, log Σ_v π_v²."""
+    add_fused_lm_head(
+        base_of(trainer.model),
+        temperature=trainer.temperature,
+        cast_lm_head_to_fp32=trainer.args.cast_lm_head_to_fp32,
+        outputs=("log_probs", "entropy", "log_sum_sq_probs"),
+    )
+
+
+def base_of(model: Any) -> Any:
+    """Return the model that the fused head sits on, beneath any adapter."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
 @contextmanager

@@ -1,64 +1,127 @@
-"""The pieces of TRL that this package extends, checked before anything else happens."""
+"""What of TRL this package builds on: one `Protocol`, checked before and after the constructor."""
 
 import inspect
-from typing import Any
+from importlib import import_module, metadata
+from typing import Any, Protocol
+
+from torch import Tensor
 
 TESTED = "1.16.0"  # the version of TRL whose pieces these are; the same in constraints.txt
 
-METHODS: dict[str, tuple[str, ...]] = {
-    "_calculate_rewards": ("inputs", "prompts", "completions", "completion_ids_list"),
-    "_generate_and_score_completions": ("inputs",),
-    "_prepare_inputs": ("generation_batch",),
-    "_compute_loss": ("model", "inputs"),
-    "compute_loss": ("model", "inputs"),
-    "_get_per_token_logps_and_entropies": (
-        "model",
-        "input_ids",
-        "attention_mask",
-        "logits_to_keep",
-        "batch_size",
-        "compute_entropy",
-    ),
-    "_tokenize_prompts": ("prompts",),
-    "_generate_single_turn": ("prompt_ids", "images", "multimodal_fields", "num_generations"),
-    "get_batch_samples": ("epoch_iterator", "num_batches"),
-    "log": ("logs", "start_time"),
-}
-MENTIONED = {  # what these methods must read or write for the extension to take effect
-    "_compute_loss": (
-        'inputs["advantages"]',
-        'inputs["num_items_in_batch"]',
-        'inputs.get("old_per_token_logps")',
-        "self._get_per_token_logps_and_entropies(",
-        "advantages.dim() == 1",
-        "self.beta * per_token_kl",
-        "self.loss_type",
-        "self.importance_sampling_level",
-        "self.current_gradient_accumulation_steps",
-        "self.args.steps_per_generation",
-        "self._metrics[mode]",
-        "_entropy_bonus_enabled",
-        "self.aux_loss_enabled",
-    ),
-    "compute_loss": ("self._compute_loss(",),
-    "_get_per_token_logps_and_entropies": ("fused_lm_head=True",),
-    "_prepare_inputs": ("self._buffered_inputs", "self._step"),
-    "_generate_and_score_completions": (
-        "self._calculate_rewards(",
-        'self._logs["prompt"]',
-        "self.reward_weights",
-        "self.reward_func_names",
-        "self.num_generations_eval",
-    ),
-    "_calculate_rewards": ("gather(rewards_per_func)",),
-    "log": ("self._metrics",),
-}
+
+class Seams(Protocol):
+    """The private pieces of TRL's `GRPOTrainer`, and of transformers' `Trainer` beneath it."""
+
+    args: Any
+    model: Any
+    accelerator: Any
+    state: Any
+    control: Any
+    is_in_train: bool
+    beta: float
+    loss_type: str
+    importance_sampling_level: str
+    temperature: float
+    top_entropy_quantile: float
+    num_generations: int
+    num_generations_eval: int
+    num_iterations: int
+    scale_rewards: Any
+    tools: Any
+    train_dataset: Any
+    use_vllm: bool
+    log_completions: bool
+    aux_loss_enabled: bool
+    pad_to_multiple_of: int | None
+    reward_funcs: list[Any]
+    reward_func_names: list[str]
+    reward_weights: Tensor
+    eos_token_ids: Any
+    generation_config: Any
+    generation_kwargs: dict[str, Any]
+    _entropy_bonus_enabled: bool
+    _tokenizer: Any
+    _logs: dict[str, Any]
+    _metrics: dict[str, dict[str, list[float]]]
+    _step: int
+    _buffered_inputs: list[dict[str, Any]] | None
+
+    # Methods: those that are extended, and those that are called.
+
+    def get_batch_samples(self, epoch_iterator: Any, num_batches: Any) -> tuple[list[Any], Any]:
+        """Return the data loader's batches of an optimizer step."""
+        ...
+
+    def _prepare_inputs(self, generation_batch: Any) -> dict[str, Any]: ...
+
+    def _calculate_rewards(
+        self, inputs: Any, prompts: Any, completions: Any, completion_ids_list: Any
+    ) -> Tensor: ...
+
+    def _generate_and_score_completions(self, inputs: Any) -> dict[str, Any]: ...
+
+    def _tokenize_prompts(self, prompts: Any) -> tuple[Any, Any, Any]: ...
+
+    def _generate_single_turn(
+        self, prompt_ids: Any, images: Any, multimodal_fields: Any, num_generations: int
+    ) -> tuple[Any, Any]: ...
+
+    def _get_per_token_logps_and_entropies(
+        self,
+        model: Any,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        logits_to_keep: int,
+        batch_size: int | None = None,
+        compute_entropy: bool = False,
+    ) -> tuple[Any, Any, Any]: ...
+
+    def compute_loss(self, model: Any, inputs: dict[str, Any]) -> Any:
+        """Return the loss of a micro-batch."""
+        ...
+
+    def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> Tensor: ...
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Log, and forget what was logged."""
+        ...
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None: ...
+
+    def _maybe_log_save_evaluate(self, *args: Any, **kwargs: Any) -> None: ...
+
+    def _get_output_dir(self, trial: Any) -> str: ...
+
+
+class Host(Seams, Protocol):
+    """A `CreditGRPOTrainer`, as its parts see it."""
+
+    plan: Any
+    credit_scale: float
+    save_every: int
+    _engine: Any
+    _collector: Any
+    _step_log: Any
+
+    def overrides(self, method: str) -> bool:
+        """Return whether a user has put a method of their own in place of the trainer's."""
+        ...
+
+    def save_rollouts(self) -> None:
+        """Keep the rollouts of the last optimizer step."""
+        ...
+
+
+def mode(host: Seams) -> str:
+    """Return "train" or "eval", TRL's key of what it logs now."""
+    return "train" if host.model.training else "eval"
 
 
 class SeamError(RuntimeError):
     """The installed TRL lacks a piece that this package is built on."""
 
-    def __init__(self, piece: str, version: str) -> None:
+    def __init__(self, piece: str, version: str | None = None) -> None:
+        version = version or metadata.version("trl")
         changed = "" if version != TESTED else (
             ". That is the version it was tested with, so something has changed TRL's files or "
             "classes, such as another package that patches its trainers"
@@ -70,26 +133,50 @@ class SeamError(RuntimeError):
         )
 
 
-def check_seams(host: type[Any], version: str) -> None:
-    """Check that the host trainer has what `CreditGRPOTrainer` extends.
+def piece(name: str) -> Any:
+    """Return a function of `trl.trainer.utils`.
+
+    Raises:
+        SeamError: if it is not there.
+    """
+    try:
+        return getattr(import_module("trl.trainer.utils"), name)
+    except (ImportError, AttributeError):
+        raise SeamError(f"trl.trainer.utils.{name}") from None
+
+
+def check_class(trainer: type[Any]) -> None:
+    """Check that a trainer class has the methods of `Seams`.
 
     Args:
-        host: TRL's `GRPOTrainer`.
-        version: TRL's version, for the message.
+        trainer: TRL's `GRPOTrainer`.
 
     Raises:
         SeamError: naming the version and the first missing piece.
     """
-    for name, parameters in METHODS.items():
-        method = getattr(host, name, None)
-        if method is None:
-            raise SeamError(f"{host.__name__}.{name}", version)
-        if missing := sorted(set(parameters) - set(inspect.signature(method).parameters)):
-            raise SeamError(f"parameter {missing[0]!r} of {host.__name__}.{name}", version)
-    for name, pieces in MENTIONED.items():
-        source = inspect.getsource(inspect.unwrap(getattr(host, name)))
-        for piece in pieces:
-            if piece not in source:
-                raise SeamError(f"`{piece}` in {host.__name__}.{name}", version)
-    if not getattr(host, "loss_is_scaled_for_ga", False):
-        raise SeamError(f"{host.__name__}.loss_is_scaled_for_ga = True", version)
+    for name, method in vars(Seams).items():
+        if inspect.isfunction(method) and not name.startswith("__"):
+            _check_method(trainer, name, method)
+    if not getattr(trainer, "loss_is_scaled_for_ga", False):
+        raise SeamError(f"{trainer.__name__}.loss_is_scaled_for_ga = True")
+
+
+def _check_method(trainer: type[Any], name: str, expected: Any) -> None:
+    method = getattr(trainer, name, None)
+    if method is None:
+        raise SeamError(f"{trainer.__name__}.{name}")
+    parameters = inspect.signature(expected).parameters.values()
+    named = {p.name for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD}
+    if missing := sorted(named - set(inspect.signature(method).parameters)):
+        raise SeamError(f"parameter {missing[0]!r} of {trainer.__name__}.{name}")
+
+
+def check_attributes(trainer: Any) -> None:
+    """Check that a trainer, made, has the attributes of `Seams`.
+
+    Raises:
+        SeamError: naming the first missing one.
+    """
+    for name in Seams.__annotations__:
+        if not hasattr(trainer, name):
+            raise SeamError(f"attribute {name!r} of GRPOTrainer")

@@ -47,6 +47,19 @@ def check(trainer_class: type[Any], ours: type[Any], plan: Plan) -> None:
             raise CreditError(without_credit(trainer_class.__name__, name, plan))
 
 
+def overrides(trainer: Any, ours: type[Any], method: str) -> bool:
+    """Return whether a subclass, or an attribute of a trainer, overrides a method of ours.
+
+    Args:
+        trainer: of `ours`, or of a subclass.
+        ours: `CreditGRPOTrainer`.
+        method: name of the method.
+    """
+    known = getattr(ours, method)
+    here = known.__module__.startswith(("grpo_credit.", "trl.", "transformers."))
+    return not here or getattr(getattr(trainer, method), "__func__", None) is not known
+
+
 def refuse_second_allocation(trainer: str, advantages: Tensor, strategy: Strategy) -> None:
     """Refuse advantages of tokens, which are an allocation, beside a strategy that allocates.
 

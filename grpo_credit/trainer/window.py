@@ -1,4 +1,4 @@
-"""One optimizer step: which rows of which generation batches it trains on."""
+"""One optimizer step, the *window*: which rows of which generation batches it trains on."""
 
 from dataclasses import dataclass, replace
 from itertools import accumulate
