@@ -14,8 +14,8 @@ from grpo_credit.batching.planner import (
     Lengths,
     count_parameters,
     cut,
+    deal,
     places,
-    plan,
     spread,
 )
 from grpo_credit.batching.rows import join, row_tensors, take
@@ -125,17 +125,17 @@ def test_members_of_a_prompt_are_kept_together_where_it_is_shared():
     # Two prompts of 20 with completions 9, 1 and 8, 1. By length, 9, 8 | 1, 1 takes 2 x 29 +
     # 2 x 21 = 100; by prompt, 9, 1 | 8, 1 takes 20 + 2 x 9 + 20 + 2 x 8 = 74 and two passes more.
     rows, live = lengths([20] * 4, [9, 8, 1, 1], [0, 1, 0, 1]), np.array([True] * 4)
-    told = plan(rows, live, 1, Budget(58, 18, pass_cost=12))
+    told = deal(rows, live, 1, Budget(58, 18, pass_cost=12))
     assert [part.ravel().tolist() for part in told] == [[0, 2], [1, 3]]
-    told = plan(rows, live, 1, Budget(58, 18, pass_cost=14))
+    told = deal(rows, live, 1, Budget(58, 18, pass_cost=14))
     assert [part.ravel().tolist() for part in told] == [[0, 1], [2, 3]]
 
 
 def test_ranks_take_whole_prompts_where_they_are_shared():
     rows = lengths([20] * 8, [9, 9, 8, 8, 7, 7, 6, 6], [0, 0, 1, 1, 2, 2, 3, 3])
-    dealt = plan(rows, np.array([True] * 8), 2, Budget(58, 18, pass_cost=1))
+    dealt = deal(rows, np.array([True] * 8), 2, Budget(58, 18, pass_cost=1))
     assert [part.T.tolist() for part in dealt] == [[[0, 1], [2, 3]], [[4, 5], [6, 7]]]
-    three = plan(rows.take(slice(6)), np.array([True] * 6), 2, Budget(58, 18, pass_cost=1))
+    three = deal(rows.take(slice(6)), np.array([True] * 6), 2, Budget(58, 18, pass_cost=1))
     assert np.concatenate(three)[0].tolist() == [0, 1]  # three prompts are not for two ranks
 
 
@@ -144,31 +144,31 @@ def test_ranks_take_whole_prompts_where_they_are_shared():
 
 def test_ranks_take_every_other_row_of_the_sorted_window():
     rows = lengths([1] * 6, [2, 9, 4, 7, 5, 1])
-    dealt = plan(rows, np.array([True] * 6), ranks=2, budget=ROOMY)
+    dealt = deal(rows, np.array([True] * 6), ranks=2, budget=ROOMY)
     assert np.concatenate(dealt).tolist() == [[1, 3], [4, 2], [0, 5]]  # 9, 7 | 5, 4 | 2, 1
 
 
 def test_rows_without_credit_are_left_out():
     rows, live = lengths([1] * 6, [2, 9, 4, 7, 5, 1]), np.array([0, 1, 0, 1, 0, 0], dtype=bool)
-    assert np.concatenate(plan(rows, live, 2, ROOMY)).tolist() == [[1, 3]]
+    assert np.concatenate(deal(rows, live, 2, ROOMY)).tolist() == [[1, 3]]
 
 
 def test_the_shortest_rows_without_credit_fill_up():
     rows, live = lengths([1] * 6, [2, 9, 4, 7, 5, 1]), np.array([0, 1, 0, 0, 0, 0], dtype=bool)
-    assert np.concatenate(plan(rows, live, 2, ROOMY)).tolist() == [[1, 5]]
-    assert np.concatenate(plan(rows, live, 3, ROOMY)).tolist() == [[1, 0, 5]]
+    assert np.concatenate(deal(rows, live, 2, ROOMY)).tolist() == [[1, 5]]
+    assert np.concatenate(deal(rows, live, 3, ROOMY)).tolist() == [[1, 0, 5]]
 
 
 def test_a_window_without_credit_still_runs_a_row_on_every_rank():
     rows, live = lengths([1] * 4, [3, 2, 1, 4]), np.zeros(4, dtype=bool)
-    assert np.concatenate(plan(rows, live, 2, ROOMY)).tolist() == [[1, 2]]
+    assert np.concatenate(deal(rows, live, 2, ROOMY)).tolist() == [[1, 2]]
 
 
 def test_a_given_number_of_passes_is_kept():
     rows, live = lengths([1] * 8, [8, 7, 6, 5, 4, 3, 2, 1]), np.array([True] + [False] * 7)
-    dealt = plan(rows, live, ranks=1, budget=ROOMY, passes=4)
+    dealt = deal(rows, live, ranks=1, budget=ROOMY, passes=4)
     assert [part.ravel().tolist() for part in dealt] == [[0], [5], [6], [7]]
-    everything = plan(rows, np.array([True] * 8), ranks=2, budget=ROOMY, passes=2)
+    everything = deal(rows, np.array([True] * 8), ranks=2, budget=ROOMY, passes=2)
     assert [part.shape for part in everything] == [(2, 2), (2, 2)]
 
 

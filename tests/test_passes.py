@@ -178,7 +178,7 @@ def test_where_passes_are_counted_a_turn_has_one(monkeypatch):
     """As under DeepSpeed, which steps by the number of backward passes."""
 
     def counted(trainer, choose=eligibility.choose):
-        return replace(choose(trainer), one_pass_per_turn=True)
+        return replace(choose(trainer), one_pass_per_microstep=True)
 
     monkeypatch.setattr(eligibility, "choose", counted)
     options = {"arguments": WORKLOADS["dead"].arguments, "gradient_accumulation_steps": 8,

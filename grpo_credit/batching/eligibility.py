@@ -31,7 +31,7 @@ class Batching:
         skips: rows without credit are not run.
         trims_prompts: padding on the left of prompts is trimmed, too.
         shares_prompts: a prompt is run once for all its completions of a pass, where that pays.
-        one_pass_per_turn: there are as many passes as accumulation steps.
+        one_pass_per_microstep: there are as many passes as accumulation steps.
         keeps_shapes: passes have as many rows and columns as TRL's micro-batches.
         left_out: what is not done, and why.
     """
@@ -40,7 +40,7 @@ class Batching:
     skips: bool = False
     trims_prompts: bool = False
     shares_prompts: bool = False
-    one_pass_per_turn: bool = False
+    one_pass_per_microstep: bool = False
     keeps_shapes: bool = False
     left_out: tuple[str, ...] = ()
 

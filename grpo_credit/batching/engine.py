@@ -1,8 +1,8 @@
 """`PassEngine`: the forward passes of a trainer, as many and as wide as the rows at hand need.
 
-`Trainer` runs `training_step` once per accumulation step. Here each of these *turns* holds any
+`Trainer` runs `training_step` once per accumulation step. Here each of these *microsteps* holds any
 number of passes (`planner` plans which rows are in which, `eligibility` says what leaves the
-gradient as it is): all but the last of a turn are backed by `PassEngine.run`, the last one by
+gradient as it is): all but the last of a microstep are backed by `PassEngine.run`, the last one by
 `Trainer` as ever. Passes without gradient are cut in the same way.
 """
 
@@ -28,9 +28,9 @@ from grpo_credit.batching.planner import (
     Lengths,
     count_parameters,
     cut,
+    deal,
     pass_cost,
     places,
-    plan,
     spread,
 )
 from grpo_credit.batching.rows import Joined, Rows, as_input, counted, join, take
@@ -85,12 +85,12 @@ class Pass:
 
 
 @dataclass(frozen=True)
-class Turn:
+class Microstep:
     """What one accumulation step runs.
 
     Args:
         passes: one after another.
-        skipped: what no pass of the optimizer step runs, if this is its last turn.
+        skipped: what no pass of the optimizer step runs, if this is its last microstep.
     """
 
     passes: list[Pass]
@@ -114,17 +114,17 @@ class PassEngine:
         self._said: Batching | None = None
         self._metrics: list[PassMetrics] = []  # of the optimizer step so far
 
-    # ---- a window in turns --------------------------------------------------------------------
+    # ---- a window in microsteps -----------------------------------------------------------------
 
-    def turns(self, batches: list[dict[str, Any]], live: Tensor) -> list[Turn] | None:
+    def microsteps(self, batches: list[dict[str, Any]], live: Tensor) -> list[Microstep] | None:
         """Cut this rank's share of a window into passes.
 
         Args:
             batches: the micro-batches that TRL made of it.
-            live: for each of their rows in turn, whether it carries credit.
+            live: for each of their rows, one after another, whether it carries credit.
 
         Returns:
-            As many turns as micro-batches; None, on every rank, if they are not to be re-cut.
+            As many microsteps as micro-batches; None, on every rank, if they are not to be re-cut.
         """
         if not self._host.model.training:
             return None
@@ -140,7 +140,7 @@ class PassEngine:
         size = len(batches[0]["completion_ids"])
         passes, skipped = self._passes(rows, size, len(batches), scalars)
         *first, last = spread(passes, len(batches))
-        return [*(Turn(some, None) for some in first), Turn(last, skipped)]
+        return [*(Microstep(some, None) for some in first), Microstep(last, skipped)]
 
     def _joined(self, batches: list[dict[str, Any]], live: Tensor) -> Joined | None:
         """Join the rows of a window over all ranks, and try on them what is done to passes."""
@@ -159,7 +159,7 @@ class PassEngine:
         return joined
 
     def _passes(
-        self, rows: Rows, batch_size: int, turns: int, scalars: dict[str, Any]
+        self, rows: Rows, batch_size: int, microsteps: int, scalars: dict[str, Any]
     ) -> tuple[list[Pass], Counts]:
         """Plan the passes of all ranks; return this rank's, and what no pass runs."""
         lengths = self._lengths(rows)
@@ -171,8 +171,8 @@ class PassEngine:
         ranks = accelerator.num_processes
         whole = math.ceil(max(1, run.sum()) / (ranks * batch_size))  # passes of TRL's size
         fixed = self.batching.keeps_shapes
-        number = turns if self.batching.one_pass_per_turn else whole if fixed else None
-        planned = plan(lengths, run, ranks, budget, number, batch_size if fixed else 1)
+        number = microsteps if self.batching.one_pass_per_microstep else whole if fixed else None
+        planned = deal(lengths, run, ranks, budget, number, batch_size if fixed else 1)
         tokens = counted(rows).sum(dim=1).cpu().numpy()
         passes = []
         for dealt in planned:
@@ -185,7 +185,7 @@ class PassEngine:
     def run(
         self, loss: Callable[[dict[str, Any]], Tensor], model: Any, inputs: dict[str, Any]
     ) -> Tensor:
-        """Run a micro-batch, or the passes of a turn; return its loss.
+        """Run a micro-batch, or the passes of a microstep; return its loss.
 
         Backward passes of all but the last one are done here; the loss has the value of all. Ranks
         exchange gradients in the last one only, where the model is replicated; a sharded one adds
@@ -194,24 +194,24 @@ class PassEngine:
         Args:
             loss: TRL's, of a micro-batch.
             model: as `compute_loss` is given it.
-            inputs: a micro-batch of TRL, or {"turn": one of `turns`}.
+            inputs: a micro-batch of TRL, or {"microstep": one of `microsteps`}.
         """
-        if "turn" not in inputs:
+        if "microstep" not in inputs:
             return loss(inputs)
-        turn: Turn = inputs["turn"]
+        microstep: Microstep = inputs["microstep"]
         accelerator = self._host.accelerator
         done = torch.zeros((), device=accelerator.device)
-        last_loss = done.clone().requires_grad_()  # a turn without passes touches no model
-        for number, one in enumerate(turn.passes, 1):
-            last = number == len(turn.passes)
+        last_loss = done.clone().requires_grad_()  # a microstep without passes touches no model
+        for number, one in enumerate(microstep.passes, 1):
+            last = number == len(microstep.passes)
             with nullcontext() if last else _without_exchange(model):
                 last_loss = self._pass_loss(loss, one)
                 if not last:
                     accelerator.backward(last_loss)
                     done = done + last_loss.detach()
-        if turn.skipped is not None:
+        if microstep.skipped is not None:
             per_sequence = self._host.plan.trl_ratio == "sequence"
-            for name, value in merge(self._metrics, turn.skipped, per_sequence).items():
+            for name, value in merge(self._metrics, microstep.skipped, per_sequence).items():
                 self._host._metrics["train"][name].append(value)
             self._metrics = []
         return last_loss + done

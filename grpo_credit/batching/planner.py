@@ -188,7 +188,7 @@ def _slices(begins: np.ndarray) -> list[slice]:
     return found[::-1]
 
 
-def plan(
+def deal(
     lengths: Lengths,
     live: np.ndarray,
     ranks: int,
@@ -246,7 +246,7 @@ def _whole_prompts(rows: Lengths, numbers: np.ndarray, ranks: int) -> list[np.nd
     return [order.reshape(-1, ranks, size).transpose(0, 2, 1).reshape(-1, ranks)]
 
 
-def spread(passes: list[Any], turns: int) -> list[list[Any]]:
-    """Spread passes over the turns of the accumulation loop; the last turn has one at least."""
-    ends = [turn * len(passes) // turns for turn in range(turns + 1)]
+def spread(passes: list[Any], microsteps: int) -> list[list[Any]]:
+    """Spread passes over the microsteps of the accumulation loop; the last one has one at least."""
+    ends = [microstep * len(passes) // microsteps for microstep in range(microsteps + 1)]
     return [passes[begin:end] for begin, end in pairwise(ends)]

@@ -53,7 +53,7 @@ class CreditWindow:
             prepared = self._next(prepare)
         else:
             prepared = self.with_credit([prepare(batch)])[0]
-        whole = "turn" not in prepared
+        whole = "microstep" not in prepared
         self._handed_out = HandedOut(prepared, self._host.plan.strategy) if whole else None
         return prepared
 
@@ -110,8 +110,8 @@ class CreditWindow:
             | ({} if strategy.even else {"credit": matrix[own, : batch["completion_ids"].size(1)]})
             for batch, own in zip(batches, rows, strict=True)
         ]
-        turns = host._engine.turns(credited, credit[torch.cat(rows)].any(dim=1))
-        return credited if turns is None else [{"turn": turn} for turn in turns]
+        microsteps = host._engine.microsteps(credited, credit[torch.cat(rows)].any(dim=1))
+        return credited if microsteps is None else [{"microstep": each} for each in microsteps]
 
     def _join(self, batches: list[dict[str, Any]]) -> tuple[Window, list[Tensor]]:
         """Join the generations that the window draws on, and locate each micro-batch's rows."""
