@@ -309,6 +309,9 @@ def recorded(
             or (ending is not None and ending.signum is not None)
         )
         status = "interrupted" if interrupted else "failed"
-        set_status(directory, status, recorder.step, None if interrupted else error)
+        try:
+            set_status(directory, status, recorder.step, None if interrupted else error)
+        except OSError as unwritten:  # a full disk, which may be what ended the body
+            error.add_note(f"{Path(directory) / MANIFEST} does not say so: {unwritten}")
         raise
     set_status(directory, "finished" if stop.signum is None else "interrupted", recorder.step)
