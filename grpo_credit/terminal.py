@@ -1,4 +1,4 @@
-"""How wide a command prints, and in what characters."""
+"""How wide a command prints, in what characters, and to whom: a reader may be gone."""
 
 import codecs
 import io
@@ -6,6 +6,7 @@ import os
 import re
 import sys
 import unicodedata
+from collections.abc import Callable
 from typing import Any
 
 PIPED = 140  # columns of a file or a pipe, where nobody has named a width
@@ -22,15 +23,30 @@ _ASCII = "grpo_credit.ascii"
 
 
 def print_anything() -> None:
-    """Let stdout and stderr take any character, by a stand-in or its escape.
+    """Let stdout and stderr take any character, by a stand-in or its escape, whoever reads them.
 
     A terminal may be ASCII (`LC_ALL=C`), and a path or a text may hold a lone surrogate, which no
-    encoding has.
+    encoding has. What a reader that is gone would get goes nowhere: in `run | tee log` Ctrl-C ends
+    `tee` at once, and a run has a checkpoint to write.
     """
     codecs.register_error(_ASCII, _stand_in)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a notebook's is none
             stream.reconfigure(errors=_ASCII)
+            for name in ("write", "flush"):
+                setattr(stream, name, _outliving(stream, getattr(type(stream), name)))
+
+
+def _outliving(stream: io.TextIOWrapper, act: Callable[..., Any]) -> Callable[..., Any]:
+    def acting(*text: str) -> Any:
+        try:
+            return act(stream, *text)
+        except BrokenPipeError:
+            with open(os.devnull, "w") as null:
+                os.dup2(null.fileno(), stream.fileno())
+            return act(stream, *text)  # what is left in the buffer, too
+
+    return acting
 
 
 def _stand_in(error: UnicodeError) -> tuple[str | bytes, int]:

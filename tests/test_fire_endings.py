@@ -48,11 +48,15 @@ def strike(owner, name, signum, call=1):
     setattr(owner, name, function)
 
 
-def recipe_in(folder, options, *struck):
+def recipe_in(folder, options, *struck, read=True):
     """Run the recipe in a fork whose program it is; return its code, stdout and stderr."""
     if (child := os.fork()) == 0:
         for fd, name in ((1, "out"), (2, "err")):
             os.dup2(os.open(folder / name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), fd)
+            if not read:
+                reader, fd_of_pipe = os.pipe()
+                os.close(reader)
+                os.dup2(fd_of_pipe, fd)
         code = 99
         try:
             os.chdir(folder)
@@ -126,6 +130,15 @@ def test_a_signal_in_training_is_told_where_it_comes_and_where_it_ends(folder, o
     assert out.splitlines()[-1].startswith("stopped at step ")
     assert out.splitlines()[-1].endswith(f"; {RUN}")
     assert "before" not in out, "a table of nothing"
+
+
+def test_a_signal_in_training_leaves_a_checkpoint_also_when_nobody_reads(folder):
+    """In `recipe | tee log` the terminal's Ctrl-C ends `tee` first."""
+    struck = (callbacks.MetricsJsonl, "on_log", signal.SIGINT)
+    code, *_ = recipe_in(folder, command(preflight="off", max_steps=30), *struck, read=False)
+    assert code == 130
+    assert json.loads((folder / "run" / "manifest.json").read_text())["status"] == "interrupted"
+    assert len(list((folder / "run").glob("checkpoint-*/files.json"))) == 1
 
 
 # ---- what is told before anything is claimed ---------------------------------------------------

@@ -74,6 +74,19 @@ def test_a_stream_that_cannot_be_changed_is_left_alone(monkeypatch):
     assert sys.stdout.getvalue() == "λ\n"
 
 
+@pytest.mark.parametrize("name", ["stdout", "stderr"])
+def test_what_a_reader_that_is_gone_would_get_goes_nowhere(monkeypatch, name):
+    reader, writer = os.pipe()
+    os.close(reader)
+    with open(writer, "w", encoding="utf-8") as stream:
+        monkeypatch.setattr(sys, name, stream)
+        for _ in range(2):  # a verb may be called twice in a process
+            print_anything()
+            print("λ" * 100_000, file=stream)
+            print("λ", file=stream, flush=True)
+        Console(file=stream).print("λ")
+
+
 def raw(text):
     """Give the characters that would steer a terminal, or that it has no bytes for."""
     return [char for char in text if char != "\n" and not char.isprintable()]

@@ -1,8 +1,11 @@
 """The run directory: claimed once, resumed only by the same configuration."""
 
+import contextlib
 import json
 
 import pytest
+import torch
+from datasets import Dataset
 from run_helpers import add_checkpoint, describe, interrupted_run, write_metrics
 
 from grpo_credit.records import directory, manifest
@@ -61,13 +64,55 @@ def test_resume_lists_every_key_that_differs(tmp_path):
     with pytest.raises(ValueError, match="configured differently") as error:
         directory.claim(tmp_path / "run", {**changed, "seed": 1, "world_size": 2}, resume=True)
     assert str(error.value).splitlines()[1:-1] == [
-        "  seed: 0 in the run, 1 now",
-        "  training.alpha: not set in the run, true now",
-        "  training.beta: 0.0 in the run, not set now",
-        "  training.learning_rate: 0.001 in the run, 0.0001 now",
-        "  world_size: 1 in the run, 2 now",
+        "  seed: 0 in the run, 1 now;",
+        "  training.alpha: not set in the run, true now;",
+        "  training.beta: 0.0 in the run, not set now;",
+        "  training.learning_rate: 0.001 in the run, 0.0001 now;",
+        "  world_size: 1 in the run, 2 now.",
     ]
     assert (tmp_path / "run" / "manifest.json").read_bytes() == before
+
+
+@pytest.mark.parametrize("place", ["train", "test"])
+@pytest.mark.parametrize("rows", [[{"a": 1}, {"a": 3}], [{"a": 2}, {"a": 1}], [{"a": 1}]])
+def test_resume_refuses_other_rows_at_the_same_place(tmp_path, place, rows):
+    def made(rows):
+        data = Dataset.from_list(rows) if place == "train" else rows
+        return {**describe(), "datasets": {place: manifest.dataset_fingerprint(data)}}
+
+    directory.claim(tmp_path, made([{"a": 1}, {"a": 2}]), resume=False)
+    before = (tmp_path / "manifest.json").read_bytes()
+    with pytest.raises(ValueError, match=f"have changed since it began: {place}. Resume with"):
+        directory.claim(tmp_path, made(rows), resume=True)
+    assert (tmp_path / "manifest.json").read_bytes() == before
+    directory.claim(tmp_path, made([{"a": 1}, {"a": 2}]), resume=True)
+
+
+def test_a_run_whose_manifest_tells_nothing_of_its_rows_is_resumed(tmp_path):
+    told = {"train": {"rows": 2, "fingerprint": "x"}}
+    directory.claim(tmp_path, {**describe(), "datasets": told}, resume=False)
+    now = {"train": manifest.dataset_fingerprint(Dataset.from_list([{"a": 1}]))}
+    directory.claim(tmp_path, {**describe(), "datasets": now}, resume=True)
+
+
+@pytest.mark.parametrize(("beta", "frozen", "refused"), [(0, 0, 0), (0.1, 0, 1), (0, 1, 1)])
+def test_weights_that_no_checkpoint_has_must_be_those_of_the_first_attempt(
+    tmp_path, beta, frozen, refused
+):
+    def model(seed):
+        torch.manual_seed(seed)
+        made = torch.nn.Linear(2, 2)
+        made.bias.requires_grad_(not frozen)
+        return made
+
+    directory.claim(tmp_path, describe(beta=beta), resume=False)
+    manifest.set_model(tmp_path, model(0))
+    directory.claim(tmp_path, describe(beta=beta), resume=True)
+    manifest.set_model(tmp_path, model(0))
+    directory.claim(tmp_path, describe(beta=beta), resume=True)
+    refusal = pytest.raises(ValueError, match=r"not those that the run in .* began with")
+    with refusal if refused else contextlib.nullcontext():
+        manifest.set_model(tmp_path, model(1))
 
 
 def test_resume_moves_metrics_beyond_the_checkpoint_aside(tmp_path):

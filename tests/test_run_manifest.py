@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -279,6 +280,18 @@ def test_the_manifest_records_how_a_run_ended(tmp_path, error, signum, status, t
     made = manifest.read_manifest(tmp_path)
     assert (made["status"], made["error"], made["global_step"]) == (status, text, 7)
     assert made["ended"] >= made["started"]
+
+
+def test_a_disk_too_full_to_record_an_error_does_not_hide_it(tmp_path, monkeypatch):
+    directory.claim(tmp_path, describe(), resume=False)
+    full = OSError(28, "No space left on device")
+    monkeypatch.setattr(manifest, "write_json", Mock(side_effect=full))
+    with (
+        pytest.raises(ZeroDivisionError) as raised,
+        manifest.recorded(tmp_path, StopOnSignal()),
+    ):
+        raise ZeroDivisionError
+    assert raised.value.__notes__ == [f"{tmp_path / 'manifest.json'} does not say so: {full}"]
 
 
 def test_the_error_is_that_of_the_rank_that_failed_first(tmp_path):

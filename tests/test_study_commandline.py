@@ -83,6 +83,7 @@ def test_options_of_a_strategy_become_options_of_the_recipe():
 MISTAKES = {
     "one seed": (["--seeds", "1"], "1 seed: a study needs at least 2"),
     "negative seeds": (["--seeds", "-3"], "--seeds is -3, expected a count"),
+    "a seed for a count": (["--seeds", "20261130"], "expected a count up to 10,000"),
     "a seed twice": (["--seeds", "3", "4", "3"], "the seed 3 is named twice"),
     "a strategy twice": (["--credit", "seq", "seq"], "the strategy 'seq' is named twice"),
     "unknown strategy": (["--credit", "uniform", "sqe"], "fake_recipe.py: unknown strategy 'sqe'"),

@@ -31,6 +31,7 @@ from grpo_credit.records.lock import Busy, entries, held_if_well, is_held, let_g
 from grpo_credit.records.manifest import read_manifest
 from grpo_credit.records.provenance import MANIFEST
 from grpo_credit.records.ranks import on_main
+from grpo_credit.records.shape import fit
 from grpo_credit.text import in_line
 
 TABLES = ("completions", "credit", "rollouts")  # of the trainer: <name>_<step>.parquet
@@ -87,7 +88,8 @@ def claim(output_dir: Path | str, manifest: dict[str, Any], resume: bool) -> Pat
         RunExists: the directory is taken: by another run, by a run that is still going on, or by
             files of unknown origin.
         ValueError: with `resume`, if there is no run, it is finished, it was configured
-            differently (the message lists the keys), or every checkpoint is damaged.
+            differently (the message lists the keys), its data have changed, or every checkpoint is
+            damaged.
     """
     return on_main(_claim, Path(output_dir), manifest, _resume if resume else _start)
 
@@ -195,6 +197,7 @@ def _way_out(directory: Path) -> str:
 def _resume(directory: Path, manifest: dict[str, Any]) -> Path | None:
     old = _resumable(directory)
     _refuse_other_configuration(directory, old, manifest)
+    _refuse_other_data(directory, old, manifest)
     checkpoint = checkpoints.choose(directory, old, partial(print, file=sys.stderr, flush=True))
     for name in (METRICS, HELD_OUT):
         _drop_later_lines(directory / name, _step_of(checkpoint))
@@ -218,11 +221,26 @@ def _refuse_other_configuration(directory: Path, old: dict[str, Any], new: dict[
         {key: old[key] for key in compared}, {key: plain(new[key]) for key in compared}
     )
     if different:
-        listed = "\n  ".join(different)
+        listed = ";\n  ".join(different)
         raise ValueError(
-            f"the run in {directory} was configured differently:\n  {listed}\n"
-            "resume with the same values, or start a new run in another --output_dir"
+            f"the run in {directory} was configured differently:\n  {listed}.\n"
+            "Resume with the same values, or start a new run in another --output_dir"
         )
+
+
+def _refuse_other_data(directory: Path, old: dict[str, Any], new: dict[str, Any]) -> None:
+    """Refuse rows that are not those of the run, though their place is; runs of old tell none."""
+    before, now = _contents(old), _contents(new)
+    if changed := [name for name in before if now.get(name, before[name]) != before[name]]:
+        raise ValueError(
+            f"the data of the run in {directory} have changed since it began: {', '.join(changed)}."
+            " Resume with the rows as they were, or start a new run in another --output_dir"
+        )
+
+
+def _contents(run: dict[str, Any]) -> dict[str, str]:
+    data = fit(dict[str, dict[str, Any] | None], run.get("datasets", {}), "datasets").items()
+    return {name: found["sha256"] for name, found in data if found and found.get("sha256")}
 
 
 def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:

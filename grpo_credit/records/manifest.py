@@ -7,6 +7,7 @@ token or like a password in a URL, wherever it stands.
 
 import hashlib
 import importlib.metadata
+import json
 import os
 import platform
 from collections.abc import Generator, Mapping, Sequence
@@ -14,8 +15,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import psutil
 import torch
+from datasets import Dataset
 from torch import nn
 
 from grpo_credit.records.files import read_object
@@ -29,12 +32,13 @@ from grpo_credit.records.provenance import (
     now,
     one_line,
 )
-from grpo_credit.records.ranks import is_main, rank, world_size
+from grpo_credit.records.ranks import is_main, on_main, rank, world_size
 from grpo_credit.records.shape import fit
 
 STATUSES = ("running", "finished", "interrupted", "failed")
 PACKAGES = ("torch", "transformers", "trl", "peft", "accelerate", "datasets", "grpo-credit")
 SAMPLED_VALUES = 1024  # per parameter, for the fingerprint
+SAMPLED_ROWS = 4096  # of a data set, likewise
 
 
 def manifest(
@@ -145,10 +149,11 @@ def _sampled_bytes(values: torch.Tensor) -> bytes:
 
 
 def dataset_fingerprint(data: Any) -> dict[str, Any] | None:
-    """Identify a data set: rows and columns (null where unknown) and `datasets`' own fingerprint.
+    """Identify a data set: rows and columns (null where unknown), fingerprint and content.
 
-    That fingerprint covers how the data set was made; `datasets` draws a random one when it cannot
-    hash a transform, so unequal fingerprints do not prove unequal data.
+    The fingerprint is that of `datasets`, which covers how the data were made, the times of files
+    included, and is random where a transform cannot be hashed: an unequal one proves nothing. The
+    sha256 is of up to 4,096 rows, evenly spaced, first and last included; null of an iterable one.
     """
     if data is None:
         return None
@@ -157,7 +162,21 @@ def dataset_fingerprint(data: Any) -> dict[str, Any] | None:
         "rows": len(data) if hasattr(data, "__len__") else None,
         "columns": getattr(data, "column_names", None),
         "fingerprint": getattr(data, "_fingerprint", None),
+        "sha256": _rows_hash(data) if hasattr(data, "__len__") else None,
     }
+
+
+def _rows_hash(data: Any) -> str:
+    digest = hashlib.sha256()
+    stored = data.with_format("arrow") if isinstance(data, Dataset) else data  # decodes no image
+    for i in np.linspace(0, len(data) - 1, min(len(data), SAMPLED_ROWS)).round().astype(int):
+        row = stored[int(i)].to_pylist() if isinstance(data, Dataset) else stored[int(i)]
+        digest.update(json.dumps(row, sort_keys=True, default=_said).encode())
+    return digest.hexdigest()
+
+
+def _said(value: Any) -> str:
+    return value.hex() if isinstance(value, bytes) else str(plain(value))
 
 
 _RESUMED = {
@@ -184,10 +203,26 @@ def read_manifest(directory: Path | str, *, whole: bool = False) -> dict[str, An
 
 
 def set_model(directory: Path | str, model: nn.Module) -> None:
-    """Record, on the main process, the fingerprint of the model before training."""
-    if is_main():
-        changes = {"model": hide_secrets(plain(model_fingerprint(model)))}
-        write_json(Path(directory) / MANIFEST, {**read_manifest(directory), **changes})
+    """Record the fingerprint of the model before training; call it on every rank.
+
+    Raises:
+        ValueError: if a resumed run holds on to weights that no checkpoint has (an adapter's base,
+            the reference of a KL term), and they are not those that it began with.
+    """
+    on_main(_set_model, Path(directory), model)
+
+
+def _set_model(directory: Path, model: nn.Module) -> None:
+    known, found = read_manifest(directory), model_fingerprint(model)
+    began = [attempt["model"] for attempt in known.get("earlier", []) if attempt.get("model")]
+    held = found["trainable"] < found["parameters"] or known["config"].get("beta")
+    if began and held and began[0].get("sha256") != found["sha256"]:
+        raise ValueError(
+            f"the weights of {found['name_or_path']} are not those that the run in {directory} "
+            "began with, and it needs them beside its checkpoint. Resume it with the old ones; "
+            "nothing that it left is lost."
+        )
+    write_json(directory / MANIFEST, {**known, "model": hide_secrets(plain(found))})
 
 
 def set_preflight(directory: Path | str, errors: Sequence[str]) -> None:
@@ -274,6 +309,9 @@ def recorded(
             or (ending is not None and ending.signum is not None)
         )
         status = "interrupted" if interrupted else "failed"
-        set_status(directory, status, recorder.step, None if interrupted else error)
+        try:
+            set_status(directory, status, recorder.step, None if interrupted else error)
+        except OSError as unwritten:  # a full disk, which may be what ended the body
+            error.add_note(f"{Path(directory) / MANIFEST} does not say so: {unwritten}")
         raise
     set_status(directory, "finished" if stop.signum is None else "interrupted", recorder.step)

@@ -15,6 +15,8 @@ from grpo_credit.experiments.study.engines import ENGINES
 from grpo_credit.records.files import parse_object, read_yaml, refuse_unwritable
 from grpo_credit.text import did_you_mean
 
+MOST_SEEDS = 10_000  # a mistyped seed is no count
+
 ABOUT = """Train one recipe with several credit strategies and seeds, and keep all of it.
 
     python scripts/ablate.py --recipe recipes/grpo_regex.py --credit uniform length seq dapo \\
@@ -135,6 +137,11 @@ def _seeds(given: Sequence[int]) -> tuple[int, ...]:
     if len(given) == 1:
         if given[0] < 0:
             raise ValueError(f"--seeds is {given[0]}, expected a count or a list of seeds.")
+        if given[0] > MOST_SEEDS:
+            raise ValueError(
+                f"--seeds is {given[0]}, expected a count up to {MOST_SEEDS:,}; two or more "
+                "numbers are the seeds themselves."
+            )
         return tuple(range(given[0]))
     return tuple(given)
 
