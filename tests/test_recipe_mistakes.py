@@ -117,6 +117,17 @@ def test_a_file_without_rows_is_told(text, message, tmp_path):
         load_prompts(DataArguments(dataset_name=str(tmp_path / "prompts.jsonl")))
 
 
+def test_prompts_of_two_kinds_are_refused(tmp_path):
+    """TRL looks at the first row alone, and would train on what the others are not."""
+    rows = [f"{i}?" for i in range(20)]
+    rows[7] = [{"role": "user", "content": "7?"}]
+    text = "\n".join(json.dumps({"prompt": prompt}) for prompt in rows)
+    (tmp_path / "prompts.jsonl").write_text(text)
+    train, test = load_prompts(DataArguments(dataset_name=str(tmp_path / "prompts.jsonl")))
+    with pytest.raises(ValueError, match="some prompts are texts and some are conversations"):
+        check_prompts(train, test)
+
+
 ROWS = [{"question": f"{i}?", "answer": f"so\n#### {i}"} for i in range(20)]
 
 

@@ -152,10 +152,10 @@ def _first_of(rows: Sequence[int]) -> str:
 
 
 def check_prompts(train: Any, test: Sequence[Mapping[str, Any]]) -> None:
-    """Refuse data that are empty, or whose prompts are neither texts nor conversations.
+    """Refuse data that are empty, or whose prompts are neither all texts nor all conversations.
 
     Raises:
-        ValueError: with what the first prompt is.
+        ValueError: with what a prompt is.
     """
     if hasattr(train, "__len__") and not len(train):
         raise ValueError("there are no prompts to train on; the data are empty.")
@@ -166,6 +166,19 @@ def check_prompts(train: Any, test: Sequence[Mapping[str, Any]]) -> None:
             raise ValueError(
                 f"a prompt is {row['prompt']!r:.80}, expected a text or a list of messages."
             )
+    kind = type(test[0]["prompt"])
+    for prompt in [*_of_any_type(train), *(row["prompt"] for row in test)]:
+        if type(prompt) is not kind:
+            raise ValueError(
+                f"some prompts are texts and some are conversations, such as {prompt!r:.80}; TRL "
+                "treats all as the first one is. Make them alike."
+            )
+
+
+def _of_any_type(train: Any) -> Sequence[Any]:
+    """Return the prompts of a column whose rows may differ in type; files of JSON make some."""
+    kind = (getattr(train, "features", None) or {}).get("prompt")
+    return train["prompt"] if type(kind).__name__ == "Json" else []  # not in every version
 
 
 def _splits(name: str, config: str | None) -> Mapping[Any, Any]:
