@@ -25,6 +25,7 @@ from .contract import (
     completion_text,
     expected,
     listed,
+    one_span,
     rows_of,
     spellings,
 )
@@ -95,10 +96,7 @@ class AnswerReward(TextReward):
             golds = None
         if golds is None:
             return None
-        try:
-            span = self.found(text)
-        except TimeoutError:
-            return 0.0
+        span = self._found_in_time(text)
         return float(span is not None and self.right(text[slice(*span)], golds))
 
     def unreadable(self, golds: Iterable[Any]) -> list[Any]:
@@ -117,15 +115,13 @@ class AnswerReward(TextReward):
 
     def spans(self, completions: Sequence[Completion]) -> list[Spans]:
         """Return where the answer is in each completion, as `answer`."""
-        with at_most(BUDGET):
-            return [self._spans(completion_text(completion)) for completion in completions]
+        return one_span(self, "answer", self._found_in_time, completions)
 
-    def _spans(self, text: str) -> Spans:
+    def _found_in_time(self, text: str) -> Span | None:
         try:
-            span = self.found(text)
+            return self.found(text)
         except TimeoutError:
-            span = None
-        return {"answer": [] if span is None else [span]}
+            return None
 
     def gold(self, value: Any) -> tuple[Any, ...] | None:
         """Read all that is right by the column's value; None if it is nothing, or unclear."""
