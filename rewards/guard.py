@@ -173,6 +173,11 @@ class Guarded:
             for index, (completion, outcome) in enumerate(zip(completions, outcomes, strict=True))
         ]
 
+    @property
+    def columns(self) -> Sequence[str]:
+        """The columns that the reward declares."""
+        return columns_of(self.reward)
+
     def close(self) -> None:
         """End the processes, after a call on another thread; the next call starts new ones."""
         if self._pool is not None:
@@ -181,14 +186,14 @@ class Guarded:
     def __getattr__(self, attribute: str) -> Any:
         if attribute.startswith("__") or "reward" not in self.__dict__:
             raise AttributeError(attribute)
-        return getattr(self.reward, attribute)
+        return getattr(unwrapped(self.reward), attribute)
 
     def __repr__(self) -> str:
         return f"guard({self.reward!r}, timeout={self.timeout})"
 
     def _rows(self, columns: Mapping[str, Any], count: int) -> list[dict[str, Any]]:
         """Return the columns of each completion."""
-        declared = columns_of(self.reward)
+        declared = self.columns
         if declared:
             rows_of(self, columns, count)
         lists = {
@@ -206,7 +211,7 @@ class Guarded:
         try:
             dumps(values)
         except TypeError as error:
-            if name in columns_of(self.reward):
+            if name in self.columns:
                 raise TypeError(
                     f"column {name!r} of reward {self.__name__!r} {error} Or pass timeout=None."
                 ) from error

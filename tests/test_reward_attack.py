@@ -1,10 +1,7 @@
 """What pays without the job being done is found before training, and only that."""
 
 import json
-import os
 import re
-import subprocess
-import sys
 
 import pytest
 
@@ -254,18 +251,28 @@ def test_a_task_whose_verifier_pays_any_text_is_refused():
         tasks.TaskScore({"game_of_life_halting": {"seed": 1, "size": 4}})
 
 
+@pytest.mark.parametrize(("score", "error", "shown"), [(None, "", "None"), (None, "E: a", "E: a")])
+def test_what_a_verifier_gives_for_junk_is_shown_where_it_is_no_number(
+    score, error, shown, monkeypatch
+):
+    tasks = pytest.importorskip("rewards.tasks")
+    paid = tasks.Paid(JUNK[0], "", score, 1.0, 2, 2, error)
+    monkeypatch.setattr(tasks, "attack", lambda *_, **__: [paid])
+    with pytest.raises(ValueError, match=f"gives {shown} for '' in all 2 entries tried"):
+        tasks.TaskScore({"spell_backward": {"seed": 1, "size": 2}})
+
+
+@pytest.mark.filterwarnings("ignore:the verifier of")
+@pytest.mark.parametrize("given", [float("inf"), float("nan"), 10**400, None, "1"])
+def test_a_verifier_that_gives_no_number_gives_nothing(given, monkeypatch):
+    tasks = pytest.importorskip("rewards.tasks")
+    reward = tasks.TaskScore({"spell_backward": {"seed": 1, "size": 2}})
+    entries = reward.entries("spell_backward")
+    monkeypatch.setattr(entries, "score_answer", lambda *_: given)
+    assert reward(["a"], task=["spell_backward"], index=[0]) == [0.0]
+
+
 def test_a_task_whose_verifier_pays_for_hedging_is_told():
     tasks = pytest.importorskip("rewards.tasks")
     with pytest.warns(UserWarning, match=r"verifier of 'gsm_symbolic' pays without .* and junk"):
         tasks.TaskScore({"gsm_symbolic": {"seed": 1, "size": 4}})
-
-
-def test_attacking_needs_neither_torch_nor_numpy():
-    code = (
-        "import sys; from rewards import attack, think_answer_format as form; "
-        "attack(form, [{'prompt': '2+2?'}]); "
-        "print({'torch', 'numpy', 'trl'} & set(sys.modules))"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True,
-                          env={**os.environ}, check=True)  # fmt: skip
-    assert done.stdout.strip() == "set()"
