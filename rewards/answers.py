@@ -25,7 +25,6 @@ from .contract import (
     completion_text,
     expected,
     listed,
-    one_span,
     rows_of,
     spellings,
 )
@@ -96,7 +95,10 @@ class AnswerReward(TextReward):
             golds = None
         if golds is None:
             return None
-        span = self._found_in_time(text)
+        try:
+            span = self.found(text)
+        except TimeoutError:
+            return 0.0
         return float(span is not None and self.right(text[slice(*span)], golds))
 
     def unreadable(self, golds: Iterable[Any]) -> list[Any]:
@@ -115,13 +117,15 @@ class AnswerReward(TextReward):
 
     def spans(self, completions: Sequence[Completion]) -> list[Spans]:
         """Return where the answer is in each completion, as `answer`."""
-        return one_span(self, "answer", self._found_in_time, completions)
+        with at_most(BUDGET):
+            return [self._spans(completion_text(completion)) for completion in completions]
 
-    def _found_in_time(self, text: str) -> Span | None:
+    def _spans(self, text: str) -> Spans:
         try:
-            return self.found(text)
+            span = self.found(text)
         except TimeoutError:
-            return None
+            span = None
+        return {"answer": [] if span is None else [span]}
 
     def gold(self, value: Any) -> tuple[Any, ...] | None:
         """Read all that is right by the column's value; None if it is nothing, or unclear."""
