@@ -18,7 +18,7 @@ LONGEST = 300  # characters of a sentence; a longer one is several
 _OTHER = re.compile(  # what is in no language: code, formulas, commands of LaTeX, tags, addresses
     r"```.*?(?:```|\Z)|`[^`\n]*`|\$\$[^$]*\$\$|\$[^$\n]*\$|\\\[(?:(?!\\\[).)*?\\\]"
     r"|\\\((?:(?!\\\().)*?\\\)|\\[a-zA-Z]+"
-    r"|</?\w+>|https?://\S+",
+    r"|</?\w+>|https?://[!-~]+",
     re.DOTALL,
 )
 _PIECE = re.compile(rf"[^.!?\n。！？；…]{{{FEWEST},{LONGEST}}}")  # a sentence, about

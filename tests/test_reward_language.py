@@ -18,6 +18,8 @@ CHINESE = "我们先把这两个数字加起来。然后再把结果除以三得
         ("```python\nfor zahl in zahlen: print(zahl)\n```", None),
         (r"$$\text{die Summe der Zahlen}$$", None),
         (f"<think>{ENGLISH}</think>", 1.0),
+        ("See https://a.org/path?q=1 for the proof of this.", 1.0),
+        ("https://" + CHINESE.replace("。", " https://"), 0.0),  # no address has such letters
         ("We get $x^2 + y^2$ and so the answer is nine.", 1.0),
     ],
 )
