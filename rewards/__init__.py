@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 # At once: a module that is imported first would take the place of the function of its name.
 from .attack import attack
-from .check_format import check_format, specimen_of
+from .check_format import check_format
 from .guard import guard
+from .specimen import specimen_of
 
 if TYPE_CHECKING:
     from .answers import (

@@ -1,6 +1,5 @@
 """Attack a reward before it is trained on: find what pays without the job being done."""
 
-import asyncio
 import inspect
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -9,9 +8,9 @@ from fractions import Fraction
 from functools import cached_property
 from typing import Any, NamedTuple
 
-from .check_format import specimen_of
-from .combination import checked_scores, name_of
-from .scaling import Schedule
+from .combination import columns_of, scores_of
+from .contract import accepted, spellings
+from .specimen import as_given, emptied, specimen_of, unscheduled
 
 GOLDS = ("answer", "solution", "gold", "target", "label", "ground_truth")
 # Where a reward may look for an answer; the one in which right answers earn most is used.
@@ -100,8 +99,7 @@ def attack(
         >>> found[0].attack, found[0].completion, found[0].score
         ('the right answer and junk', '12 I do not know', 1.0)
     """
-    while isinstance(reward, Schedule):
-        reward = reward.parts[0]  # what it earns depends on the step
+    reward = unscheduled(reward)
     some = [row for row, _ in zip(rows, range(max_rows), strict=False)]
     if not some:
         raise ValueError("there is no row to attack with, expected some of the data set's.")
@@ -130,31 +128,22 @@ class _Trial:
         flat = [(row, one) for row, some in zip(self.rows, cases, strict=True) for one in some]
         if not flat:
             return [[] for _ in cases]
-        completions = [self._as_trl_gives_it(row, one) for row, one in flat]
-        columns = {name: [row.get(name) for row, _ in flat] for name in self.rows[0]}
-        given = iter(self._called(completions, columns, [_text(one) for _, one in flat]))
+        completions = [
+            as_given(row.get("prompt", ""), one) if isinstance(one, str) else one
+            for row, one in flat
+        ]
+        columns: dict[str, Any] = {n: [row.get(n) for row, _ in flat] for n in self.rows[0]}
+        columns["prompts"] = columns.pop("prompt", [""] * len(flat))
+        columns["completion_ids"] = [list(map(ord, _text(one))) for _, one in flat]  # char = token
+        columns["trainer_state"] = None
+        given = iter(scores_of(self.reward, completions, columns))
         return [[next(given) for _ in some] for some in cases]
-
-    def _called(self, completions: list[Any], columns: dict[str, Any], texts: list[str]) -> Any:
-        columns["prompts"] = columns.pop("prompt", [""] * len(texts))
-        ids = [[ord(char) for char in text] for text in texts]  # a character stands for a token
-        scores = self.reward(
-            completions=completions, completion_ids=ids, trainer_state=None, **columns
-        )
-        if inspect.isawaitable(scores):
-            scores = asyncio.run(_awaited(scores))
-        return checked_scores(name_of(self.reward), scores, len(texts))
-
-    def _as_trl_gives_it(self, row: Row, one: Any) -> Any:
-        chats = isinstance(row.get("prompt"), list) and isinstance(one, str)
-        return [{"role": "assistant", "content": one}] if chats else one
 
     @cached_property
     def golds(self) -> list[str | None]:
         """The right answer of each row, as text."""
-        values = [row.get(self.gold) if self.gold else None for row in self.rows]
-        first = [v[0] if isinstance(v, list | tuple) and v else v for v in values]
-        return [None if v is None else _bare(str(v)) for v in first]
+        values = [accepted(row.get(self.gold)) if self.gold else [] for row in self.rows]
+        return [_bare(spellings(several[0])[0]) if several else None for several in values]
 
     @cached_property
     def frame(self) -> str:
@@ -286,8 +275,7 @@ def _formal(trial: _Trial) -> Iterator[tuple[str, Cases]]:
     if not (form := trial.specimen):
         return
     every = len(trial.rows)
-    hollow = [re.sub(r">[^<>]+<(?=/)", f">{blank}<", form) for blank in ("", " ", "\u200b")]
-    yield "a form with blanks for content", [[t for t in hollow if t != form]] * every
+    yield "a form with blanks for content", [emptied(form)] * every
     yield "a repeated form", [[form + form, f"{form}\n{form}"]] * every
     cut = re.sub(r"</[^<>]+>.*", "", form, flags=re.DOTALL)
     yield "a first block without end", [[cut] if cut != form else []] * every
@@ -335,7 +323,7 @@ def _echo(text: str) -> list[dict[str, Any]]:
 def _gold_column(reward: Reward, rows: Sequence[Row], gold: str | None) -> str | None:
     if gold is not None and gold not in rows[0]:
         raise ValueError(f"the rows have no column {gold!r}; they have {', '.join(rows[0])}.")
-    taken = [*getattr(reward, "columns", ()), *(n for n in GOLDS if n in _parameters(reward))]
+    taken = [*columns_of(reward), *(n for n in GOLDS if n in _parameters(reward))]
     return gold or next((c for c in taken if c in rows[0] and c not in ("task", "index")), None)
 
 
@@ -348,6 +336,10 @@ def _parameters(reward: Reward) -> Iterable[str]:
 
 def _bare(gold: str) -> str:
     """Return the answer that a worked solution or a formula ends in."""
+    from .extraction import boxes_of  # not before it is needed: each process of `guard` starts here
+
+    if boxes := boxes_of(gold):
+        return gold[slice(*boxes[-1])].strip()
     last = gold.rpartition("####")[2].strip()
     return last.removeprefix("$").removesuffix("$") if last.count("$") == 2 else last
 
@@ -372,7 +364,3 @@ def _says(text: str, gold: str) -> bool:
 
 def _text(one: Any) -> str:
     return one if isinstance(one, str) else str(one[-1].get("content")) if one else ""
-
-
-async def _awaited(scores: Any) -> Any:
-    return await scores

@@ -1,18 +1,13 @@
 """Check before training that a format reward can fire on what a tokenizer makes of the prompts."""
 
 import re
-import string
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
-from .combination import Combination
 from .patience import SlowPatternWarning, slow_patterns
-from .scaling import Schedule
-
-if TYPE_CHECKING:
-    from .automaton import Automaton
+from .specimen import as_given, emptied, specimen_of, unscheduled
 
 Prompt = str | list[dict[str, Any]]
 
@@ -76,8 +71,7 @@ def check_format(
     """
     if isinstance(prompts, str):
         raise ValueError(f"prompts is {prompts!r:.80}, expected a list of prompts: pass [prompt].")
-    while isinstance(reward, Schedule):
-        reward = reward.parts[0]  # what it earns depends on the step, its form does not
+    reward = unscheduled(reward)
     prompts = list(prompts[:max_prompts])
     if not prompts:
         raise ValueError("there is no prompt, expected some of the data set's.")
@@ -106,36 +100,6 @@ _NEVER = Finding(
 )
 
 
-def specimen_of(reward: Any) -> str | None:
-    """Return a completion that should earn a format reward's full score; None if it tells none."""
-    if isinstance(reward, Combination):
-        return next(filter(None, map(specimen_of, reversed(reward.parts))), None)
-    if specimen := getattr(reward, "specimen", None):
-        return specimen
-    automaton = getattr(reward, "automaton", None)
-    return None if automaton is None else _shortest_accepted(automaton)
-
-
-def _shortest_accepted(automaton: "Automaton") -> str | None:
-    letters = _PREFERRED + "".join(map(chr, automaton.classes.boundaries.tolist()))
-    letter_of: dict[int, str] = {}
-    for kind, letter in zip(automaton.classes.classify(letters), letters, strict=True):
-        letter_of.setdefault(kind, letter)
-    first_text = {0: ""}
-    for state in (queue := [0]):
-        if automaton.accepting[state]:
-            return first_text[state]
-        for kind, letter in letter_of.items():
-            after = automaton.table[state][kind]
-            if after not in first_text:
-                first_text[after] = first_text[state] + letter
-                queue.append(after)
-    return None
-
-
-_PREFERRED = "x1" + string.printable  # a specimen is read by people
-
-
 def _render(tokenizer: Any, prompt: Prompt, options: dict[str, Any]) -> str:
     if isinstance(prompt, str):
         return prompt
@@ -160,8 +124,7 @@ class _Trial:
 
     def score(self, text: str, row: int = 0) -> float | None:
         """Score a completion of one prompt, in the form in which TRL hands it over."""
-        chat = [{"role": "assistant", "content": text}]
-        completion = text if isinstance(self.prompts[row], str) else chat
+        completion = as_given(self.prompts[row], text)
         try:
             with slow_patterns() as slow:
                 [score] = self.reward(
@@ -266,9 +229,8 @@ def _cannot_fail(trial: _Trial) -> Finding | None:
 
 def _hollow(trial: _Trial) -> Finding | None:
     """Tell a form that pays for blanks in place of its bodies."""
-    for blank in (" ", "\u200b"):
-        text = re.sub(r">[^<>]+<(?=/)", f">{blank}<", trial.right())
-        if text != trial.right() and trial.earns(text):
+    for text in emptied(trial.right()):
+        if trial.earns(text):
             return Finding(
                 "warning",
                 f"{text!r}, with blanks for content, earns the full reward. Demand a letter or a "

@@ -13,14 +13,14 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .contract import Completion, Spans, completion_text, listed, rows_of
-from .extraction import Extract, InFence
+from .contract import ColumnReward, Completion, Spans, is_nothing, one_span, texts_of
+from .extraction import AfterThought, Extract, InFence
 
 LONGEST = 100_000  # characters of a program, and of what one test may print
 
@@ -40,7 +40,7 @@ class Limits:
     written: int = 1 << 20
 
 
-class CodeTests:
+class CodeTests(ColumnReward):
     r"""Reward code by the tests that it passes, each in a process of its own.
 
         R = 1 if all tests pass, else 0             R = passed / tests with `partial`
@@ -61,10 +61,11 @@ class CodeTests:
             none of this process's environment, and works in a folder that is deleted. It can read
             and write what this user can, and reach the network.
         column: the column with the tests of a prompt: a list, or one as a JSON text.
-        extract: where the code is; by default the last block fenced as ```python or ```py.
+        extract: where the code is; by default the last block fenced as ```python or ```py, after
+            the thought, if there is one.
         partial: whether passing some tests pays.
         limits: of one test, see `Limits`.
-        processes: how many run at once; by default one for each processor.
+        processes: how many run at once; by default one for each processor that this one may use.
         name: what TRL calls the reward in its logs.
 
     Returns:
@@ -106,53 +107,63 @@ class CodeTests:
             )
         if not hasattr(os, "killpg"):
             raise NotImplementedError("processes that can be killed need Linux or macOS.")
-        self.__name__ = name
-        self.column = column
-        self.columns = (column,)
-        self.extract = extract or InFence(("python", "py", "python3"), unique=False)
+        super().__init__(name, column)
+        block = InFence(("python", "py", "python3"), unique=False)
+        self.extract = extract or AfterThought(block, required=False)
         self.partial = partial
         self.limits = limits or Limits()
-        self.processes = processes or os.cpu_count() or 1
+        self.processes = processes or _processors()
 
-    def __call__(self, completions: Sequence[Completion], **columns: Any) -> list[float | None]:
-        """Score completions; see the class."""
-        listed(self.__name__, "completions", completions)
-        rows = rows_of(self, columns, len(completions))
-        tests = [self._tests(row[self.column]) for row in rows]
+    def _scores(
+        self, completions: Sequence[Completion], rows: Sequence[dict[str, Any]]
+    ) -> list[float | None]:
+        texts = texts_of(self, completions)
+        spans = map(self.extract.in_time, texts)
+        programs = [span and text[slice(*span)] for text, span in zip(texts, spans, strict=True)]
+        tests = [self._gold_of(row) for row in rows]
         with ThreadPoolExecutor(self.processes) as pool:
-            return list(pool.map(self._score, map(completion_text, completions), tests))
+            return list(pool.map(self._score, programs, tests))
 
-    def spans(self, completions: Iterable[Completion]) -> list[Spans]:
+    def spans(self, completions: Sequence[Completion]) -> list[Spans]:
         """Return where the code is in each completion, as `code`."""
-        found = [self.extract(completion_text(completion)) for completion in completions]
-        return [{"code": [] if span is None else [span]} for span in found]
+        return one_span(self, "code", self.extract.in_time, completions)
 
-    def _score(self, text: str, tests: Sequence[Any]) -> float | None:
-        if not tests:
+    def _score(self, program: str | None, tests: Sequence[Any] | None) -> float | None:
+        if tests is None:
             return None
-        span = self.extract(text)
-        if span is None or span[1] - span[0] > LONGEST:
+        if program is None or len(program) > LONGEST:
             return 0.0
         passed = 0
         for test in tests:
-            good = _passes(text[slice(*span)], test, self.limits)
+            good = _passes(program, test, self.limits)
             passed += good
             if not good and not self.partial:
                 return 0.0
         return passed / len(tests)
 
-    def _tests(self, value: Any) -> list[Any]:
+    def gold(self, value: Any) -> list[Any] | None:
+        """Read the tests of a prompt; None if there are none."""
+        if is_nothing(value):
+            return None
         try:
-            tests = json.loads(value) if isinstance(value, str) else value
-            tests = list(tests) if isinstance(tests, list | tuple) else [tests] if tests else []
-        except (TypeError, ValueError):
-            tests = [None]
-        if not isinstance(tests, list) or not all(map(_is_test, tests)):
+            found = json.loads(value) if isinstance(value, str) else value
+        except (ValueError, RecursionError):
+            found = 0
+        several = found if isinstance(found, list | tuple) else [found]
+        tests = [test for test in several if not is_nothing(test)]
+        if not all(map(_is_test, tests)):
             raise ValueError(
                 f"column {self.column!r} of reward {self.__name__!r} holds {value!r:.80}, expected "
                 'a list of tests, each an assert as a text or {"input": …, "output": …}.'
             )
-        return tests
+        return tests or None
+
+
+def _processors() -> int:
+    """Return how many processors this process may use."""
+    if hasattr(os, "sched_getaffinity"):  # not on macOS
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def _is_test(test: Any) -> bool:

@@ -15,6 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from .contract import Completion, Decided, Spans, listed
+from .serving import number_of
 
 Reward = Callable[..., Sequence[float | None]]
 Completions = Sequence[Completion]
@@ -82,6 +83,22 @@ def checked_scores(reward: str, scores: Any, count: int) -> list[float | None]:
         TypeError: naming the reward, if it is no list of numbers and None.
         ValueError: likewise, if it is not one finite score per completion.
     """
+    scores = counted(reward, scores, count)
+    try:
+        return [number_of(score) for score in scores]
+    except (ValueError, OverflowError) as error:
+        raise ValueError(f"reward {reward!r}: {error}.") from None
+    except TypeError as error:
+        raise TypeError(f"reward {reward!r}: {error}.") from None
+
+
+def counted(reward: str, scores: Any, count: int) -> Sequence[Any]:
+    """Return what a reward returned as it is, once it is known to be one score per completion.
+
+    Raises:
+        TypeError: naming the reward, if it is no list.
+        ValueError: likewise, if there are more or fewer.
+    """
     if isinstance(scores, str | bytes | Mapping) or not hasattr(scores, "__len__"):
         raise TypeError(
             f"reward {reward!r} returned {scores!r:.80}, expected a list of {count} scores: one "
@@ -92,23 +109,7 @@ def checked_scores(reward: str, scores: Any, count: int) -> list[float | None]:
             f"reward {reward!r} returned {len(scores)} scores for {count} completions; return one "
             "per completion."
         )
-    return [_checked_score(reward, score) for score in scores]
-
-
-def _checked_score(reward: str, score: Any) -> float | None:
-    if score is None:
-        return None
-    if isinstance(score, str | bytes) or not hasattr(score, "__float__"):
-        raise TypeError(
-            f"reward {reward!r} gave a score of {score!r:.80}, expected a number, or None."
-        )
-    try:
-        number = float(score)
-    except OverflowError:
-        number = math.inf
-    if math.isinf(number):
-        raise ValueError(f"reward {reward!r} gave a score of {number}, expected a finite number.")
-    return None if math.isnan(number) else number
+    return scores
 
 
 def unwrapped(reward: Any) -> Any:
@@ -118,8 +119,10 @@ def unwrapped(reward: Any) -> Any:
     return reward
 
 
-def columns_of(reward: Reward) -> Sequence[str]:
-    """Return the columns of the data set that a reward says it takes."""
+def columns_of(reward: Any) -> Sequence[str]:
+    """Return the columns of the data set that a reward says it takes, and that are not bound."""
+    if isinstance(reward, functools.partial) and not hasattr(reward, "columns"):
+        return [name for name in columns_of(reward.func) if name not in reward.keywords]
     return getattr(reward, "columns", ())
 
 
@@ -175,7 +178,7 @@ def _awaited(awaitable: Awaitable[Any]) -> Any:
 
 
 def _asked(reward: Reward, what: str, completions: Completions, prompts: Prompts) -> Any:
-    method = getattr(reward, what, None)
+    method = getattr(unwrapped(reward), what, None)
     if method is None:
         return None
     if prompts is None or "prompts" not in inspect.signature(method).parameters:

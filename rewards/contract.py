@@ -18,12 +18,13 @@ to its length; `CreditGRPOTrainer` refuses any other, in place of clipping it.
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from decimal import Decimal
 from numbers import Number, Real
 from typing import Any, NamedTuple
 
 from .blanks import is_blank
+from .patience import BUDGET, at_most
 
 Completion = str | list[dict[str, Any]]
 LogMetric = Callable[[str, float], None]
@@ -73,13 +74,58 @@ class TextReward:
         **columns: Any,
     ) -> list[float | None]:
         """Score completions; see the class."""
+        rows = rows_of(self, columns, len(listed(self.__name__, "completions", completions)))
+        return self._scores(completions, rows)
+
+    def _scores(
+        self, completions: Sequence[Completion], rows: Sequence[dict[str, Any]]
+    ) -> list[float | None]:
         texts = texts_of(self, completions)
-        rows = rows_of(self, columns, len(texts))
         return [self.score(text, **row) for text, row in zip(texts, rows, strict=True)]
 
     def score(self, text: str, /, *args: Any, **row: Any) -> float | None:
         """Score one text; `row` holds its value of each column in `columns`."""
         raise NotImplementedError
+
+
+class ColumnReward(TextReward):
+    """Base of the rewards for which one column of the data set says what is right, if it is named.
+
+    Logs the share of completions of which it says nothing as `reward/<name>/unreadable_rate`. The
+    patterns by which answers are sought share a budget, see `rewards.patience`.
+    """
+
+    def __init__(self, name: str, column: str | None) -> None:
+        super().__init__(name)
+        self.column = column
+        self.columns = () if column is None else (column,)
+
+    def __call__(
+        self,
+        completions: Sequence[Completion],
+        *,
+        log_metric: LogMetric | None = None,
+        log_extra: LogExtra | None = None,
+        **columns: Any,
+    ) -> list[float | None]:
+        """Score completions; see the class."""
+        with at_most(BUDGET):
+            scores = super().__call__(completions, **columns)
+        if log_metric is not None and self.column is not None:
+            nothing = len(self.unreadable(columns[self.column])) / max(1, len(scores))
+            log_metric(f"reward/{self.__name__}/unreadable_rate", nothing)
+        return scores
+
+    def gold(self, value: Any) -> Any:
+        """Read a value of the column; None if it says nothing: there the reward abstains."""
+        return None if is_nothing(value) else value
+
+    def _gold_of(self, row: Mapping[str, Any]) -> Any:
+        return None if self.column is None else self.gold(row[self.column])
+
+    def unreadable(self, golds: Iterable[Any]) -> list[Any]:
+        """Return the column's values for which the reward abstains."""
+        return [gold for gold in golds if self.gold(gold) is None]
 
 
 def completion_text(completion: Completion) -> str:
@@ -139,10 +185,11 @@ def accepted(value: Any) -> list[Any]:
     several = value if isinstance(value, list | tuple) else [value]
     if any(isinstance(one, list | tuple | dict | set | bytes) for one in several):
         return []
-    return [one for one in several if not _is_blank(one)]
+    return [one for one in several if not is_nothing(one)]
 
 
-def _is_blank(value: Any) -> bool:
+def is_nothing(value: Any) -> bool:
+    """Return whether a value of a column says nothing: None, NaN, or a text that shows nothing."""
     if isinstance(value, str):
         return is_blank(value)
     return value is None or (isinstance(value, Number) and value != value)  # NaN
@@ -161,6 +208,18 @@ def texts_of(reward: Any, completions: Sequence[Completion]) -> list[str]:
         TypeError: if they are no list, such as one text, or one of them is no completion.
     """
     return [completion_text(one) for one in listed(reward.__name__, "completions", completions)]
+
+
+def one_span(
+    reward: Any,
+    name: str,
+    find: Callable[[str], tuple[int, int] | None],
+    completions: Sequence[Completion],
+) -> list[Spans]:
+    """Return what is found in each completion, in the time that a call has, as spans of a name."""
+    with at_most(BUDGET):
+        found = [find(text) for text in texts_of(reward, completions)]
+    return [{name: [] if span is None else [span]} for span in found]
 
 
 def expected(argument: str, value: Any, kind: Any, what: str) -> None:
@@ -195,12 +254,23 @@ def rows_of(reward: Any, columns: Mapping[str, Any], count: int) -> list[dict[st
     for name in names:
         if name not in columns:
             raise ValueError(missing_column(reward.__name__, name, sorted(columns)))
-        if len(listed(reward.__name__, f"column {name!r}", columns[name])) != count:
-            raise ValueError(
-                f"column {name!r} has {len(columns[name])} values for {count} completions of "
-                f"reward {reward.__name__!r}; expected one per completion."
-            )
+        one_each(reward.__name__, name, columns[name], count)
     return [{name: columns[name][row] for name in names} for row in range(count)]
+
+
+def one_each(reward: str, column: str, values: Any, count: int) -> Any:
+    """Return the values of a column, once they are known to be one per completion.
+
+    Raises:
+        ValueError: if there are more, or fewer.
+        TypeError: if they are no list, such as one text.
+    """
+    if len(listed(reward, f"column {column!r}", values)) != count:
+        raise ValueError(
+            f"column {column!r} has {len(values)} values for {count} completions of "
+            f"reward {reward!r}; expected one per completion."
+        )
+    return values
 
 
 def missing_column(reward: str, column: str, there: Sequence[str]) -> str:

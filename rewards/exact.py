@@ -1,24 +1,24 @@
 """Reward a completion that is a text of the data set, or one of several, to the letter."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from .blanks import lead, stripped
 from .contract import (
+    ColumnReward,
     Completion,
     Decided,
-    TextReward,
     accepted,
-    completion_text,
     rows_of,
     spellings,
+    texts_of,
 )
 
 if TYPE_CHECKING:
     from .automaton import Automaton
 
 
-class ExactText(TextReward):
+class ExactText(ColumnReward):
     """Reward a completion that is the text in a column, blanks around it aside.
 
         R = 1 if strip(completion) = strip(gold) for a gold of the column, else 0
@@ -46,18 +46,16 @@ class ExactText(TextReward):
     """
 
     def __init__(self, column: str = "answer", *, name: str = "exact_text") -> None:
-        super().__init__(name)
-        self.column = column
-        self.columns = (column,)
+        super().__init__(name, column)
 
     def score(self, text: str, /, **row: Any) -> float | None:
         """Score one text."""
-        golds = _golds(row[self.column])
-        return float(stripped(text) in golds) if golds else None
+        golds = self._gold_of(row)
+        return None if golds is None else float(stripped(text) in golds)
 
-    def unreadable(self, golds: Iterable[Any]) -> list[Any]:
-        """Return the column's values that hold no right text: there the reward abstains."""
-        return [gold for gold in golds if not _golds(gold)]
+    def gold(self, value: Any) -> list[str] | None:
+        """Return the right texts that a value of the column holds; None if it holds none."""
+        return [stripped(text) for gold in accepted(value) for text in spellings(gold)] or None
 
     def automata(
         self, completions: Sequence[Completion], **columns: Any
@@ -66,27 +64,20 @@ class ExactText(TextReward):
 
         None where there is no right text, and where the texts are too long for one.
         """
-        return [
-            _automaton(_golds(row[self.column])) for row in rows_of(self, columns, len(completions))
-        ]
+        rows = rows_of(self, columns, len(completions))
+        return [_automaton(self._gold_of(row)) for row in rows]
 
     def decided(self, completions: Sequence[Completion], **columns: Any) -> list[Decided]:
         """Say after how many characters each score was settled, whatever follows.
 
         Without the column, as in a combination with other rewards, an upper bound: the end.
         """
+        texts = texts_of(self, completions)
         if self.column not in columns:
-            return [Decided(None, exact=False) for _ in completions]
-        rows = rows_of(self, columns, len(completions))
-        return [
-            _decided(completion_text(completion), _golds(row[self.column]))
-            for completion, row in zip(completions, rows, strict=True)
-        ]
-
-
-def _golds(value: Any) -> list[str]:
-    """Return the right texts that a column's value holds."""
-    return [stripped(text) for gold in accepted(value) for text in spellings(gold)]
+            return [Decided(None, exact=False) for _ in texts]
+        rows = rows_of(self, columns, len(texts))
+        pairs = zip(texts, rows, strict=True)
+        return [_decided(text, self._gold_of(row) or []) for text, row in pairs]
 
 
 def _decided(text: str, golds: Sequence[str]) -> Decided:
@@ -110,7 +101,7 @@ def _common(one: str, other: str) -> int:
     return next((n for n, (a, b) in enumerate(pairs) if a != b), min(len(one), len(other)))
 
 
-def _automaton(golds: Sequence[str]) -> "Automaton | None":
+def _automaton(golds: Sequence[str] | None) -> "Automaton | None":
     import regex
 
     from .automaton import automaton_of

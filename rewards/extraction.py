@@ -10,7 +10,7 @@ from itertools import pairwise
 
 import regex
 
-from .patience import granted, ran_out
+from .patience import BUDGET, at_most, granted, ran_out
 
 Span = tuple[int, int]
 
@@ -42,6 +42,14 @@ class Extract:
         if self.unique and len(said) > 1 and not _same(map(read, said)):
             return None
         return max(said.values(), default=None)
+
+    def in_time(self, text: str) -> Span | None:
+        """Return the span of the answer; None, too, where a pattern runs out of time."""
+        try:
+            with at_most(BUDGET):
+                return self(text)
+        except TimeoutError:
+            return None
 
     def find(self, text: str) -> Iterable[Span]:
         """Give the span of each different answer in the text; no two may overlap."""
@@ -315,17 +323,31 @@ class WholeText(Extract):
         yield 0, len(text)
 
 
+def thought_end(text: str, tag: str = "think") -> int | None:
+    """Return where what follows the thought begins: 0 without one, None if it never closed.
+
+    The thought ends with the last closing tag, and has not ended where the tag opens again after
+    it. It need not be opened in the text: chat templates may have done so.
+
+    Example:
+        >>> [thought_end(text) for text in ("a</think>b", "b", "<think>a</think>b<think>")]
+        [9, 0, None]
+    """
+    closing = f"</{tag}>"
+    start = text.rfind(closing) + len(closing) if closing in text else 0
+    return None if text.find(f"<{tag}>", start) >= 0 else start
+
+
 @dataclass
 class AfterThought(Extract):
     r"""Look for the answer after the thought alone; nothing if the thought never closed.
 
-    The thought ends with the last closing tag, and has not ended where the tag opens again after
-    it. What is written in it counts for nothing, whether an opening tag is there or not: chat
-    templates may have written that one.
+    What is written in the thought counts for nothing; for where it ends see `thought_end`.
 
     Args:
         inner: where the answer is in what follows; all of it by default.
         tag: of the thought.
+        required: whether a text without any thought has no answer.
         unique: see `Extract`; also False if `inner` takes the last of several.
 
     Example:
@@ -341,6 +363,7 @@ class AfterThought(Extract):
 
     inner: Extract = field(default_factory=WholeText)
     tag: str = "think"
+    required: bool = True
 
     def __post_init__(self) -> None:
         """Let the inner one say whether the last of several answers counts."""
@@ -352,10 +375,8 @@ class AfterThought(Extract):
 
     def find(self, text: str) -> Iterator[Span]:
         """Give the span of each answer in the text."""
-        closing = f"</{self.tag}>"
-        start = text.rfind(closing)
-        if start >= 0 and text.find(f"<{self.tag}>", start) < 0:
-            start += len(closing)
+        start = thought_end(text, self.tag)
+        if start or (start == 0 and not self.required):
             for first, end in self.inner.find(text[start:]):
                 yield start + first, start + end
 

@@ -3,18 +3,26 @@
 from bisect import bisect_left
 from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal
 
 import regex
 
 from .blanks import lead, stripped
 from .contract import Completion, Decided, LogExtra, LogMetric, Spans, TextReward, texts_of
-from .patience import BUDGET, at_most, clock, granted, ran_out, slow_patterns
+from .patience import (
+    BUDGET,
+    at_most,
+    brief,
+    clock,
+    granted,
+    in_time,
+    ran_out,
+    seconds_left,
+    slow_patterns,
+)
 
 if TYPE_CHECKING:
     from .automaton import Automaton
-
-T = TypeVar("T")
 
 
 class RegexReward(TextReward):
@@ -163,8 +171,8 @@ class RegexReward(TextReward):
     def score(self, text: str) -> float:
         """Score one text; 0 where the time ran out."""
         body = self._stripped(text)
-        score = _in_time(
-            lambda: self._score_by_matching(body, _brief(body, self.timeout)),
+        score = in_time(
+            lambda: self._score_by_matching(body, brief(body, self.timeout)),
             lambda: self._score_by_automaton(body),
             lambda: self._score_by_matching(body, granted(self.timeout)),
         )
@@ -226,8 +234,8 @@ class RegexReward(TextReward):
     def _found_at(self, text: str, starts: Sequence[int]) -> Iterator[Any]:
         deadline, after = clock() + granted(self.timeout), 0
         while (place := bisect_left(starts, after)) < len(starts):
-            left = _left(deadline)
-            match = self.pattern.match(text, starts[place], timeout=left, concurrent=True)
+            seconds = seconds_left(deadline)
+            match = self.pattern.match(text, starts[place], timeout=seconds, concurrent=True)
             yield match
             after = match.end()
 
@@ -301,10 +309,10 @@ class RegexReward(TextReward):
 
     def _viable(self, prefix: str, deadline: float) -> bool:
         match = self.pattern.search if self.mode == "search" else self.pattern.fullmatch
-        if match(prefix, partial=True, timeout=_left(deadline), concurrent=True):
+        if match(prefix, partial=True, timeout=seconds_left(deadline), concurrent=True):
             return True
         bare = stripped(f".{prefix}")[1:]  # what follows may be blank, too
-        return self.strip and bool(match(bare, timeout=_left(deadline), concurrent=True))
+        return self.strip and bool(match(bare, timeout=seconds_left(deadline), concurrent=True))
 
     def spans(self, completions: Sequence[Completion]) -> list[Spans]:
         """Give the characters of the match (`"match"`) and of each capture group, by its name.
@@ -317,8 +325,8 @@ class RegexReward(TextReward):
 
     def _spans(self, text: str) -> Spans:
         body, most = self._stripped(text), None if self.mode == "count" else 1
-        matches = _in_time(
-            lambda: self._matches(body, _brief(body, self.timeout), most),
+        matches = in_time(
+            lambda: self._matches(body, brief(body, self.timeout), most),
             lambda: self._matches_by_automaton(body),
             lambda: self._matches(body, granted(self.timeout), most),
         )
@@ -361,30 +369,6 @@ _HINTS = {
 def _expect(holds: bool, complaint: str) -> None:
     if not holds:
         raise ValueError(complaint)
-
-
-def _left(deadline: float) -> float:
-    seconds = deadline - clock()
-    if seconds <= 0:
-        raise TimeoutError
-    return seconds
-
-
-def _brief(text: str, timeout: float) -> float:
-    """Return the seconds that the matcher gets before an automaton takes over: ten times enough."""
-    return min(timeout, 2e-4 + 3e-8 * len(text))
-
-
-def _in_time(*attempts: Callable[[], T | None]) -> T | None:
-    """Return the first answer; None if there is none in time."""
-    for attempt in attempts:
-        try:
-            answer = attempt()
-        except TimeoutError:
-            continue
-        if answer is not None:
-            return answer
-    return None
 
 
 def _compiled(pattern: str, flags: int) -> Any:

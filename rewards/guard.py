@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple, NoReturn
 
-from .combination import name_of, score_range_of, unwrapped
+from .combination import columns_of, counted, name_of, score_range_of, unwrapped
 from .contract import Completion, LogExtra, LogMetric, listed, rows_of
 from .scaling import follows_training
 from .serving import Outcome, WorkerError, number_of
@@ -77,7 +77,8 @@ def guard(
 
     Raises:
         TypeError: if the reward is asynchronous; with a time limit, if it cannot be pickled or is
-            made of a `schedule`, or (when called) if a declared column cannot be pickled.
+            made of a `schedule`, or (when called) if a declared column cannot be pickled; without
+            one, (when called) if the reward returns no list.
         ValueError: if a limit is not a positive number or a policy is unknown; (when called) if
             a declared column is missing or, without a time limit, the number of scores is wrong.
         RuntimeError: (when called) if the reward fails and `on_error` is "raise".
@@ -172,6 +173,11 @@ class Guarded:
             for index, (completion, outcome) in enumerate(zip(completions, outcomes, strict=True))
         ]
 
+    @property
+    def columns(self) -> Sequence[str]:
+        """The columns that the reward declares."""
+        return columns_of(self.reward)
+
     def close(self) -> None:
         """End the processes, after a call on another thread; the next call starts new ones."""
         if self._pool is not None:
@@ -180,14 +186,14 @@ class Guarded:
     def __getattr__(self, attribute: str) -> Any:
         if attribute.startswith("__") or "reward" not in self.__dict__:
             raise AttributeError(attribute)
-        return getattr(self.reward, attribute)
+        return getattr(unwrapped(self.reward), attribute)
 
     def __repr__(self) -> str:
         return f"guard({self.reward!r}, timeout={self.timeout})"
 
     def _rows(self, columns: Mapping[str, Any], count: int) -> list[dict[str, Any]]:
         """Return the columns of each completion."""
-        declared = getattr(self.reward, "columns", ())
+        declared = self.columns
         if declared:
             rows_of(self, columns, count)
         lists = {
@@ -205,7 +211,7 @@ class Guarded:
         try:
             dumps(values)
         except TypeError as error:
-            if name in getattr(self.reward, "columns", ()):
+            if name in self.columns:
                 raise TypeError(
                     f"column {name!r} of reward {self.__name__!r} {error} Or pass timeout=None."
                 ) from error
@@ -225,7 +231,7 @@ class Guarded:
         except Exception as error:
             return self._one_by_one(completions, columns, rows, error)
         seconds = (time.perf_counter() - start) / count
-        scores = _counted(self.__name__, scores, count)
+        scores = counted(self.__name__, scores, count)
         return [Outcome(score, seconds=seconds) for score in scores]
 
     def _one_by_one(
@@ -251,7 +257,7 @@ class Guarded:
             scores = self.reward(completions=[completion], **row)
         except Exception as error:
             return Outcome(error=error, seconds=time.perf_counter() - start)
-        [score] = _counted(self.__name__, scores, 1)
+        [score] = counted(self.__name__, scores, 1)
         return Outcome(score, seconds=time.perf_counter() - start)
 
     def _excused(
@@ -301,20 +307,6 @@ class Guarded:
 # ---- scores -----------------------------------------------------------------------------------
 
 
-def _counted(name: str, scores: Any, count: int) -> Sequence[Any]:
-    """Return the scores if there are as many as completions."""
-    if not hasattr(scores, "__len__"):
-        raise ValueError(
-            f"reward {name!r} returned {scores!r:.80}, expected a list of {count} scores."
-        )
-    if len(scores) != count:
-        raise ValueError(
-            f"reward {name!r} returned {len(scores)} scores for {count} completions; "
-            "return one per completion, None where it does not apply."
-        )
-    return scores
-
-
 def _checked(outcome: Outcome) -> Outcome:
     """Return an outcome whose value is a finite number or None, otherwise one with an error."""
     if outcome.error is not None:
@@ -352,7 +344,7 @@ def _pool(reward: Callable[..., Any], processes: int, memory: float | None, name
 def _judge(
     reward: Callable[..., Any], name: str, completion: Completion, row: Mapping[str, Any]
 ) -> Any:
-    [score] = _counted(name, reward(completions=[completion], **_singles(row)), 1)
+    [score] = counted(name, reward(completions=[completion], **_singles(row)), 1)
     return score
 
 

@@ -6,16 +6,33 @@ A schema needs the extra: pip install 'grpo-credit[json]'.
 import importlib.util
 import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from .contract import Completion, Spans, TextReward, completion_text
-from .extraction import Extract, InFence, WholeText
+from .contract import ColumnReward, Completion, Spans, is_nothing, one_span
+from .extraction import AfterThought, Extract, InFence, Span
 
 LONGEST = 1_000_000  # characters of an answer
 
 
-class JsonAnswer(TextReward):
+@dataclass
+class InJson(InFence):
+    r"""Take a block fenced as ```json, or as none, or all of the text if there is no fence in it.
+
+    Example:
+        >>> InJson()(" [1]"), InJson()("```\n[1]\n```"), InJson()("```json\n1\n```\n```\n2\n```")
+        ((1, 4), (4, 7), None)
+    """
+
+    language: str | tuple[str, ...] | None = ("json", "")
+
+    def find(self, text: str) -> Iterator[Span]:
+        """Give the span of each answer in the text."""
+        return super().find(text) if "```" in text or "~~~" in text else iter([(0, len(text))])
+
+
+class JsonAnswer(ColumnReward):
     r"""Reward an answer that is JSON, of the right form, with the right content.
 
         R = 1 if the answer parses ∧ follows the schema, if one is given
@@ -31,8 +48,9 @@ class JsonAnswer(TextReward):
         schema: a JSON Schema; the draft is the one that `$schema` names, or the newest.
         column: the column with the right value: JSON as a text. (A column of objects would get the
             names of all rows in every row, with nulls.) None asks for the form alone.
-        extract: where the answer is in a completion; by default a block fenced as ```json, or as
-            none, or all of the text if there is no fence in it.
+        extract: where the answer is in a completion; by default the one in a block fenced as
+            ```json, or as none, or all of the text if there is no fence in it; after the thought,
+            if there is one. Several that differ are none.
         name: what TRL calls the reward in its logs.
 
     Returns:
@@ -66,10 +84,8 @@ class JsonAnswer(TextReward):
         extract: Extract | None = None,
         name: str = "json_answer",
     ) -> None:
-        super().__init__(name)
-        self.column = column
-        self.columns = () if column is None else (column,)
-        self.extract = extract
+        super().__init__(name, column)
+        self.extract = extract or AfterThought(InJson(), required=False)
         self._asked = [] if schema is None else [checked_schema(schema)]
         if schema is not None or column is not None:
             need_jsonschema()
@@ -78,29 +94,22 @@ class JsonAnswer(TextReward):
         """Score one text."""
         asked = self._asked
         if self.column is not None:
-            if row[self.column] is None:
+            if (gold := self._gold_of(row)) is None:
                 return None
-            asked = [*asked, {"const": self._gold(row[self.column])}]
-        span = self._span(text)
+            asked = [*asked, gold]
+        span = self.extract.in_time(text)
         return 0.0 if span is None else float(_follows(text[slice(*span)], asked))
 
-    def spans(self, completions: Iterable[Completion]) -> list[Spans]:
+    def spans(self, completions: Sequence[Completion]) -> list[Spans]:
         """Return where the answer is in each completion, as `answer`."""
-        found = [self._span(completion_text(completion)) for completion in completions]
-        return [{"answer": [] if span is None else [span]} for span in found]
+        return one_span(self, "answer", self.extract.in_time, completions)
 
-    def _span(self, text: str) -> tuple[int, int] | None:
-        if self.extract is not None:
-            return self.extract(text)
-        if "```" not in text and "~~~" not in text:
-            return WholeText()(text)
-        return InFence("json")(text) or InFence("")(text)
-
-    def _gold(self, value: Any) -> Any:
-        if not isinstance(value, str):
-            return value
+    def gold(self, value: Any) -> dict[str, Any] | None:
+        """Return the schema of the right value; None if the column's says nothing."""
+        if is_nothing(value):
+            return None
         try:
-            return parsed(value)
+            return {"const": parsed(value) if isinstance(value, str) else value}
         except ValueError as error:
             raise ValueError(
                 f"column {self.column!r} of reward {self.__name__!r} holds {value!r:.80}, expected "

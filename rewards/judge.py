@@ -5,15 +5,16 @@ Needs the extra: pip install 'grpo-credit[judge]'.
 
 import asyncio
 import importlib.util
+import inspect
 import json
 import logging
 import os
 import re
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from .contract import Completion, LogMetric, completion_text, rows_of
+from .contract import Completion, LogMetric, is_nothing, one_each, rows_of, texts_of
 
 logger = logging.getLogger(__name__)
 
@@ -39,7 +40,8 @@ class LLMJudge:
         criterion: what is graded, in a sentence or more.
         base_url: where the server is; by default what `OPENAI_BASE_URL` says, or OpenAI's.
         api_key: by default what `OPENAI_API_KEY` says; local servers take any.
-        column: a column of references that the grader sees beside the answer, if any.
+        column: a column of references that the grader sees beside the answer, if any; where it
+            says nothing, nobody is asked.
         low: the worst grade.
         high: the best grade.
         timeout: seconds for one reply.
@@ -47,7 +49,8 @@ class LLMJudge:
         concurrency: how many requests are under way at once.
         remembered: how many grades are kept, the newest.
         longest: characters of a completion that the grader sees; more is cut, and costs no more.
-        options: passed on to the server: `{"temperature": 0, "max_tokens": 64}` by default.
+        options: passed on to the server in place of `{"temperature": 0, "max_tokens": 64}`; for
+            what its API alone has, `{"extra_body": {…}}`.
         name: what TRL calls the reward in its logs.
 
     Returns:
@@ -55,7 +58,7 @@ class LLMJudge:
 
     Raises:
         ImportError: if openai is not installed.
-        ValueError: if there is no key, or a number is out of its range.
+        ValueError: if there is no key, a number is out of its range, or an option is not passed on.
 
     How it can be hacked: by text that talks the grader into a good grade, whatever it is told; by
     what the grader likes and you do not (length, confidence). Read the best-graded completions.
@@ -113,7 +116,7 @@ class LLMJudge:
             "max_retries": max_retries,
         }  # fmt: skip
         self.concurrency, self.remembered, self.longest = concurrency, remembered, longest
-        self.options: dict[str, Any] = {"temperature": 0, "max_tokens": 64, **(options or {})}
+        self.options = _checked_options(options)
         self._grades: OrderedDict[str, float] = OrderedDict()
 
     async def __call__(
@@ -125,23 +128,29 @@ class LLMJudge:
         **columns: Any,
     ) -> list[float | None]:
         """Score completions; see the class."""
-        rows = rows_of(self, columns, len(completions))
-        asked = [
-            self._question(*row)
-            for row in zip(prompts or [None] * len(completions), completions, rows, strict=True)
-        ]
-        await self._ask(set(asked) - set(self._grades))
-        scores = [self._grades.get(question) for question in asked]
+        texts = texts_of(self, completions)
+        rows = rows_of(self, columns, len(texts))
+        if prompts is None:
+            prompts = [None] * len(texts)
+        one_each(self.__name__, "prompts", prompts, len(texts))
+        asked = [self._question(*row) for row in zip(prompts, texts, rows, strict=True)]
+        await self._ask({question for question in asked if question} - set(self._grades))
+        scores = [self._grades.get(question or "") for question in asked]
         if log_metric is not None:
             log_metric(f"{self.__name__}/abstained", scores.count(None) / max(1, len(scores)))
         while len(self._grades) > self.remembered:
             self._grades.popitem(last=False)
         return scores
 
-    def _question(self, prompt: Any, completion: Completion, row: Mapping[str, Any]) -> str:
-        answer = completion_text(completion)[: self.longest]
-        question = {"question": prompt, "answer": answer}
+    def unreadable(self, golds: Iterable[Any]) -> list[Any]:
+        """Return the column's references that say nothing: there the reward abstains."""
+        return [gold for gold in golds if is_nothing(gold)]
+
+    def _question(self, prompt: Any, text: str, row: Mapping[str, Any]) -> str | None:
+        question = {"question": prompt, "answer": text[: self.longest]}
         if self.column is not None:
+            if is_nothing(row[self.column]):
+                return None
             question["reference"] = row[self.column]
         return json.dumps(question, default=str)
 
@@ -159,8 +168,8 @@ class LLMJudge:
                     reply = await client.chat.completions.create(
                         model=self.model, messages=self._messages(question), **self.options
                     )
-                    self._grades[question] = self._read(reply.choices[0].message.content)
-                except (OpenAIError, ValueError, IndexError) as error:
+                    self._grades[question] = self._read(reply)
+                except (OpenAIError, ValueError) as error:
                     errors.append(f"{type(error).__name__}: {error}")
 
         # a client lives in the loop that it was made in, and TRL's is not that of a combination
@@ -178,13 +187,17 @@ class LLMJudge:
             {"role": "user", "content": question},
         ]
 
-    def _read(self, reply: str | None) -> float:
+    def _read(self, reply: Any) -> float:
         """Return the grade of a reply, from 0 to 1.
 
         Raises:
             ValueError: if it has none.
         """
-        found = _GRADE.fullmatch((reply or "").strip())
+        try:
+            reply = reply.choices[0].message.content
+            found = _GRADE.fullmatch(reply.strip())
+        except (AttributeError, LookupError, TypeError):  # servers differ in what they leave out
+            found = None
         grade = int(found[1]) if found else None
         if grade is None or not self.low <= grade <= self.high:
             raise ValueError(f"the reply is {reply!r:.80}, expected a grade as JSON")
@@ -194,4 +207,20 @@ class LLMJudge:
         return {**vars(self), "_grades": OrderedDict()}
 
 
+def _checked_options(options: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Return what is passed on to the server with a question, once it is known to be possible."""
+    if options is None:
+        return {"temperature": 0, "max_tokens": 64}
+    from openai.resources.chat.completions import AsyncCompletions
+
+    known = {*inspect.signature(AsyncCompletions.create).parameters} - _OURS
+    if unknown := sorted({*options} - known):
+        raise ValueError(
+            f"options names {unknown[0]!r}, which is not passed on; put what the API of the server "
+            'has beside OpenAI\'s into {"extra_body": {…}}.'
+        )
+    return dict(options)
+
+
+_OURS = {"self", "model", "messages", "stream", "stream_options", "n"}
 _GRADE = re.compile(r'(?:```(?:json)?\s*)?\{\s*"grade"\s*:\s*(-?\d{1,9})\s*\}(?:\s*```)?')

@@ -6,33 +6,33 @@ Needs the extra: pip install 'grpo-credit[language]'.
 import functools
 import importlib.util
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
-from .contract import Completion, Spans, TextReward, completion_text
+from .contract import ColumnReward, Completion, Spans, is_nothing, texts_of
 
 READ = 1_500  # letters of a completion that are judged, about
 FEWEST = 8  # letters that a sentence needs to be judged
-LONGEST = 300  # characters of a sentence that are read
+LONGEST = 300  # characters of a sentence; a longer one is several
 
 _OTHER = re.compile(  # what is in no language: code, formulas, commands of LaTeX, tags, addresses
     r"```.*?(?:```|\Z)|`[^`\n]*`|\$\$[^$]*\$\$|\$[^$\n]*\$|\\\[(?:(?!\\\[).)*?\\\]"
     r"|\\\((?:(?!\\\().)*?\\\)|\\[a-zA-Z]+"
-    r"|</?\w+>|https?://\S+",
+    r"|</?\w+>|https?://[!-~]+",
     re.DOTALL,
 )
-_PIECE = re.compile(r"[^.!?\n。！？；…]+")  # a sentence, more or less
+_PIECE = re.compile(rf"[^.!?\n。！？；…]{{{FEWEST},{LONGEST}}}")  # a sentence, about
 
 
-class LanguageConsistency(TextReward):
+class LanguageConsistency(ColumnReward):
     """Reward the share of a completion that is in the right language.
 
         R = letters of sentences in the language / letters of sentences that could be judged
 
     A sentence ends at a point, a question or exclamation mark, or a line break. Code, formulas,
     tags and addresses are in no language, and left out, as are sentences of fewer than 8 letters.
-    Of a sentence the first 300 characters are read; of a completion of more than 1,500
-    letters, sentences that are evenly spread over it.
+    Every 300 characters are a sentence of their own; of a completion of more than 1,500 letters,
+    sentences that are evenly spread over it are judged.
 
     Args:
         language: the right one, by its ISO 639-1 code (`"en"`), or None if a column has it.
@@ -77,34 +77,35 @@ class LanguageConsistency(TextReward):
                 f"language is {language!r} and column {column!r}; expected one of the two: "
                 "language=None with a column."
             )
-        super().__init__(name)
-        self.column = column
-        self.columns = () if column is None else (column,)
+        super().__init__(name, column)
         self.language = None if language is None else _code(language)
         self.others = tuple(map(_code, others))
 
     def score(self, text: str, /, **row: Any) -> float | None:
         """Score one text."""
-        right = self.language
-        if self.column is not None:
-            right = None if row[self.column] is None else _code(row[self.column])
+        right = self.language or self._gold_of(row)
         if right is None:
             return None
         judged = [(right == found, letters) for found, _, letters in self._sentences(text, right)]
         whole = sum(letters for _, letters in judged)
         return sum(letters for good, letters in judged if good) / whole if whole else None
 
-    def spans(self, completions: Iterable[Completion]) -> list[Spans]:
+    def gold(self, value: Any) -> str | None:
+        """Read the code of a language; None if the column's value says nothing."""
+        return None if is_nothing(value) else _code(value)
+
+    def spans(self, completions: Sequence[Completion]) -> list[Spans]:
         """Return where each completion is in another language, as `other_language`.
 
         None where a column has the language.
         """
+        right = self.language
+        found = (
+            self._sentences(text, right) if right else () for text in texts_of(self, completions)
+        )
         return [
-            {"other_language": [span for found, span, _ in sentences if found != self.language]}
-            for sentences in (
-                self._sentences(completion_text(completion), self.language) if self.language else ()
-                for completion in completions
-            )
+            {"other_language": [span for language, span, _ in sentences if language != right]}
+            for sentences in found
         ]
 
     def _sentences(self, text: str, right: str) -> Iterator[tuple[str, tuple[int, int], int]]:
@@ -115,7 +116,7 @@ class LanguageConsistency(TextReward):
         pieces = [(match, letters) for match, letters in pieces if letters >= FEWEST]
         step = -(-sum(letters for _, letters in pieces) // READ) or 1
         for match, letters in pieces[::step]:
-            found = detector(match[0][:LONGEST])
+            found = detector(match[0])
             if found is not None:
                 yield found.iso_code_639_1.name.lower(), match.span(), letters
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import regex
 
-from .extraction import Extract, Span, boxes_of
+from .extraction import Extract, Span, boxes_of, thought_end
 from .quantities import CHANGING
 from .words import CHANGED_BEFORE, DENIAL, FLAGS, SCALED
 
@@ -44,8 +44,7 @@ class Stated(Extract):
 
     def find(self, text: str) -> Iterator[Span]:
         """Give the span of the answer, if there is one."""
-        start = text.rfind("</think>") + 1
-        if text.find("<think>", start) < 0:
+        if (start := thought_end(text)) is not None:
             text = text[start:]
             found = _last_boxes(text) if _BOX.search(text) else _said(text)
             if found := found and _with_attached(text, *found):

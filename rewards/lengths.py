@@ -7,7 +7,7 @@ from numbers import Real
 from typing import Any
 
 from .combination import Combination, Reward, name_of, scores_of, unwrapped
-from .contract import Completion, listed
+from .contract import Completion, listed, one_each
 from .guard import Guarded
 
 
@@ -306,12 +306,7 @@ def token_ids(
             f"reward {reward!r} counts tokens and got no completion_ids. TRL passes them; outside "
             "TRL pass completion_ids=, one list of token ids per completion."
         )
-    if len(listed(reward, "completion_ids", completion_ids)) != count:
-        raise ValueError(
-            f"reward {reward!r} got completion_ids of {len(completion_ids)} completions, expected "
-            f"{count}: one list per completion."
-        )
-    return completion_ids
+    return one_each(reward, "completion_ids", completion_ids, count)
 
 
 def _refuse_no_number(argument: str, value: Any) -> None:

@@ -106,7 +106,7 @@ class Repetition:
         With `unit="tokens"` nothing is named: which characters a token holds is not known here.
         """
         if self.unit == "tokens":
-            return [{} for _ in completions]
+            return [{} for _ in listed(self.__name__, "completions", completions)]
         return [{"repeated": self._repeated(text)} for text in texts_of(self, completions)]
 
     def _repeated(self, text: str) -> list[tuple[int, int]]:

@@ -6,7 +6,7 @@ from itertools import accumulate
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .blanks import is_blank
-from .contract import Completion, Decided, Spans, TextReward, texts_of
+from .contract import Completion, Decided, Spans, TextReward, one_each, texts_of
 
 if TYPE_CHECKING:  # numpy is not needed for scores
     from .automaton import Automaton
@@ -197,11 +197,7 @@ class TagFormat(TextReward):
         texts = texts_of(self, completions)
         if prompts is None:
             prompts = [None] * len(texts)
-        if len(prompts) != len(texts):
-            raise ValueError(
-                f"reward {self.__name__!r} got {len(prompts)} prompts for {len(texts)} "
-                "completions; expected one per completion."
-            )
+        one_each(self.__name__, "prompts", prompts, len(texts))
         return list(zip(texts, prompts, strict=True))
 
     def _inside(self, prompt: Any) -> bool | None:

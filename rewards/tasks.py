@@ -8,12 +8,14 @@ import functools
 import importlib.util
 import json
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from .attack import JUNK, attack
-from .contract import Spans, TextReward, completion_text
+from .attack import JUNK, Paid, attack
+from .contract import Completion, Spans, TextReward, one_span
 from .extraction import Extract, WholeText
+from .patience import BUDGET, at_most
+from .serving import number_of
 
 _ATTACKED = 4  # entries of each task
 
@@ -80,6 +82,11 @@ class TaskScore(TextReward):
         for task in self.generators:
             self._distrust(task)
 
+    def __call__(self, completions: Sequence[Completion], **columns: Any) -> list[float | None]:
+        """Score completions; see the class."""
+        with at_most(BUDGET):
+            return super().__call__(completions, **columns)
+
     def _distrust(self, task: str) -> None:
         """Refuse a verifier that pays for junk; warn of one that pays for less than the answer."""
         entries = self.entries(task)
@@ -91,11 +98,11 @@ class TaskScore(TextReward):
         junk = [paid for paid in found if paid.attack in JUNK and paid.rows == len(rows)]
         if junk:
             raise ValueError(
-                f"the verifier of {task!r} gives {junk[0].score:g} for {junk[0].completion!r} in "
+                f"the verifier of {task!r} gives {_earned(junk[0])} for {junk[0].completion!r} in "
                 f"all {len(rows)} entries tried, so it would teach nothing; leave the task out."
             )
         if found:
-            paid = ", ".join(f"{p.attack} ({p.completion!r:.60}: {p.score:g})" for p in found[:3])
+            paid = ", ".join(f"{p.attack} ({p.completion!r:.60}: {_earned(p)})" for p in found[:3])
             warnings.warn(
                 f"the verifier of {task!r} pays without the right answer alone: {paid}. A policy "
                 "finds that; watch it, or leave the task out.",
@@ -120,20 +127,23 @@ class TaskScore(TextReward):
 
     def score(self, text: str, /, *, task: str, index: int) -> float:
         """Score one text."""
-        span = self.extract(text)
+        span = self.extract.in_time(text)
         if span is None or not text[slice(*span)].strip():
             return 0.0
         answer = text[slice(*span)].strip()
         entries, entry = self.entries(task), self.entry(task, index)
         try:
-            return float(entries.score_answer(answer, entry))
+            return number_of(entries.score_answer(answer, entry)) or 0.0
         except Exception:  # verifiers take it for granted that an answer has the right form
             return 0.0
 
-    def spans(self, completions: Any) -> list[Spans]:
+    def spans(self, completions: Sequence[Completion]) -> list[Spans]:
         """Return where the answer is in each completion, as `answer`."""
-        found = [self.extract(completion_text(completion)) for completion in completions]
-        return [{"answer": [] if span is None else [span]} for span in found]
+        return one_span(self, "answer", self.extract.in_time, completions)
+
+
+def _earned(paid: Paid) -> str:
+    return paid.error or ("None" if paid.score is None else f"{paid.score:g}")
 
 
 @functools.lru_cache(maxsize=1024)

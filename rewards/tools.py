@@ -4,10 +4,11 @@ Needs the extra: pip install 'grpo-credit[json]'.
 """
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from .contract import Completion, completion_text, listed, rows_of
+from .contract import ColumnReward, Completion, Spans, completion_text, is_nothing, listed
+from .extraction import thought_end
 from .json_answer import checked_schema, follows, need_jsonschema, parsed
 
 
@@ -18,7 +19,7 @@ class Call(NamedTuple):
     arguments: Any
 
 
-class ToolCalls:
+class ToolCalls(ColumnReward):
     r"""Reward a completion whose calls of tools are right.
 
         R = 1 if there is a call ∧ each is of a known tool ∧ its arguments follow that tool's schema
@@ -27,8 +28,9 @@ class ToolCalls:
     Calls are read from all messages of the assistant (`tool_calls`, as TRL puts them there), or,
     where a message has none and where a completion is a text, from the form of Hermes and Qwen,
     `<tool_call>{"name": …, "arguments": …}</tool_call>`. Arguments may be an object, or a text that
-    is one in JSON. A block that is no call, or is never closed, is a wrong call. With a column the
-    calls may come in any order; where it holds an empty list, not to call anything is right.
+    is one in JSON. What is written in a thought is no call. A block that is no call, or is never
+    closed, is a wrong call, and so is a thought that never closes. With a column the calls may come
+    in any order; where it holds an empty list, not to call anything is right.
 
     Args:
         tools: functions with type hints and a docstring in Google's style, as TRL takes them, or
@@ -67,9 +69,7 @@ class ToolCalls:
         name: str = "tool_calls",
     ) -> None:
         need_jsonschema()
-        self.__name__ = name
-        self.column = column
-        self.columns = () if column is None else (column,)
+        super().__init__(name, column)
         functions = [_function(tool) for tool in tools]
         self.schemas = {function["name"]: _parameters(function) for function in functions}
         if not functions or len(self.schemas) < len(functions):
@@ -78,10 +78,9 @@ class ToolCalls:
                 f"tools are {names or 'none'}; expected one or more, each with a name."
             )
 
-    def __call__(self, completions: Sequence[Completion], **columns: Any) -> list[float | None]:
-        """Score completions; see the class."""
-        listed(self.__name__, "completions", completions)
-        rows = rows_of(self, columns, len(completions))
+    def _scores(
+        self, completions: Sequence[Completion], rows: Sequence[dict[str, Any]]
+    ) -> list[float | None]:
         return [self._score(*pair) for pair in zip(completions, rows, strict=True)]
 
     def _score(self, completion: Completion, row: Mapping[str, Any]) -> float | None:
@@ -89,14 +88,16 @@ class ToolCalls:
         formed = all(call is not None and self._fits(call) for call in calls)
         if self.column is None:
             return float(formed and bool(calls))
-        if row[self.column] is None:
-            return None
-        return float(formed and _same(calls, self._gold(row[self.column])))
+        golds = self._gold_of(row)
+        return None if golds is None else float(formed and _same(calls, golds))
 
     def _fits(self, call: Call) -> bool:
         return call.name in self.schemas and follows(call.arguments, self.schemas[call.name])
 
-    def _gold(self, value: Any) -> list[Call]:
+    def gold(self, value: Any) -> list[Call] | None:
+        """Read the right calls; None if the column's value says nothing."""
+        if is_nothing(value):
+            return None
         try:
             found = parsed(value) if isinstance(value, str) else value
             calls = [_read(call) for call in found] if isinstance(found, list | tuple) else [None]
@@ -109,13 +110,13 @@ class ToolCalls:
             )
         return [call for call in calls if call is not None]
 
-    def spans(self, completions: Iterable[Completion]) -> list[dict[str, list[tuple[int, int]]]]:
+    def spans(self, completions: Sequence[Completion]) -> list[Spans]:
         """Return where calls are in each completion that is a text, as `call`."""
         return [
-            {"call": [match.span() for match in _BLOCK.finditer(completion)]}
+            {"call": [match.span() for match in _blocks(completion)]}
             if isinstance(completion, str)
             else {"call": []}  # of messages: outside of the last one's text
-            for completion in completions
+            for completion in listed(self.__name__, "completions", completions)
         ]
 
 
@@ -133,8 +134,15 @@ def _calls(completion: Completion) -> Iterator[Any]:
 
 
 def _written(text: str) -> Iterator[str | None]:
-    for match in _BLOCK.finditer(text):
+    if thought_end(text) is None:
+        yield None
+    for match in _blocks(text):
         yield match[1] if match[0].endswith("</tool_call>") else None
+
+
+def _blocks(text: str) -> Iterator[re.Match[str]]:
+    start = thought_end(text)
+    return _BLOCK.finditer(text, len(text) if start is None else start)
 
 
 def _read(call: Any) -> Call | None:

@@ -6,7 +6,16 @@ import pandas as pd
 import pytest
 from harness import trl
 
-from rewards import CosineLength, clip, gate, guard, schedule, weighted
+from rewards import (
+    CosineLength,
+    NumericAnswer,
+    clip,
+    gate,
+    guard,
+    schedule,
+    think_answer_format,
+    weighted,
+)
 from rewards.contract import TextReward
 from rewards.repetition import Repetition
 
@@ -60,6 +69,21 @@ class Logs:
 
     def given(self):
         return {"log_metric": self.metrics.__setitem__, "log_extra": self.extra.__setitem__}
+
+
+@pytest.mark.parametrize("wrap", [lambda part: part, lambda part: guard(part, timeout=None)])
+def test_what_a_partial_function_wraps_says_its_columns_and_places(wrap):
+    answer, text = NumericAnswer(column="gold"), "<think>a</think><answer>4</answer>"
+    plain = gate(answer, by=think_answer_format)
+    reward = gate(
+        wrap(functools.partial(answer, a=1)), by=wrap(functools.partial(think_answer_format, a=1))
+    )
+    assert reward.columns == plain.columns == ("gold",)
+    assert reward.spans([text]) == plain.spans([text])
+    with pytest.raises(ValueError, match="needs the column 'gold'; the data have prompts"):
+        reward([text], prompts=["a"])
+    bound = clip(wrap(functools.partial(answer, gold=["4"])), 0, 1)
+    assert (bound.columns, bound([text])) == ((), [1.0])
 
 
 def test_a_gate_pays_only_where_the_form_is_earned():

@@ -47,7 +47,7 @@ def test_without_token_ids_the_error_says_where_they_come_from(reward):
     message = rf"reward '{reward.__name__}' counts tokens and got no completion_ids\. TRL passes"
     with pytest.raises(ValueError, match=message):
         reward(["a"], solution=["4"])
-    with pytest.raises(ValueError, match="completion_ids of 2 completions, expected 1: one list"):
+    with pytest.raises(ValueError, match="'completion_ids' has 2 values for 1 completions"):
         reward(["a"], solution=["4"], completion_ids=ids(1, 2))
 
 

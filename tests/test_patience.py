@@ -9,9 +9,12 @@ from grpo_credit.preflight.checks import check_sample
 from grpo_credit.preflight.watch import watch
 from rewards import (
     ByPattern,
+    CodeTests,
     ExactAnswer,
+    JsonAnswer,
     RegexReward,
     SlowPatternWarning,
+    TaskScore,
     patience,
     slow_patterns,
 )
@@ -60,7 +63,8 @@ def test_what_a_call_has_used_up_costs_hostile_texts_alone():
 
 @pytest.mark.filterwarnings("ignore::rewards.patience.SlowPatternWarning")
 def test_answers_that_are_sought_by_a_pattern_share_a_budget(monkeypatch):
-    monkeypatch.setattr("rewards.answers.BUDGET", 1e-9)
+    for module in ("answers", "contract", "extraction"):
+        monkeypatch.setattr(f"rewards.{module}.BUDGET", 1e-9)
     pattern = r"(?P<answer>(?:x|xx)+y)"
     reward = ExactAnswer(ByPattern(pattern, timeout=600))
     with slow_patterns() as slow:
@@ -69,6 +73,28 @@ def test_answers_that_are_sought_by_a_pattern_share_a_budget(monkeypatch):
         assert reward.spans([*texts, "xy"]) == [{"answer": []}] * 4 + [{"answer": [(0, 2)]}]
     assert slow == {pattern: 8}
     assert reward(["xy"], answer=["x" * 60]) == [None]  # the gold, which nobody wrote to fail
+
+
+@pytest.mark.filterwarnings("ignore::rewards.patience.SlowPatternWarning")
+@pytest.mark.filterwarnings("ignore:the verifier of")
+@pytest.mark.parametrize(
+    ("make", "columns"),
+    [
+        (lambda extract: JsonAnswer(extract=extract), {}),
+        (lambda extract: CodeTests(extract=extract, run_untrusted_code=True),
+         {"tests": [["assert True"]] * 2}),
+        (lambda extract: TaskScore({"spell_backward": {"seed": 1, "size": 2}}, extract),
+         {"task": ["spell_backward"] * 2, "index": [0, 1]}),
+    ],
+    ids=["json", "code", "task"],
+)  # fmt: skip
+def test_an_answer_that_is_not_found_in_time_is_none(make, columns, monkeypatch):
+    for module in ("contract", "extraction", "tasks"):
+        monkeypatch.setattr(f"rewards.{module}.BUDGET", 1e-9)
+    reward = make(ByPattern(r"(?P<answer>(?:x|xx)+y)", timeout=600))
+    texts = ["x" * (60 + n) + "z" for n in range(2)]
+    assert reward(texts, **columns) == [0.0, 0.0]
+    assert [list(spans.values()) for spans in reward.spans(texts)] == [[[]]] * 2
 
 
 def test_a_hopeless_pattern_is_told_once():

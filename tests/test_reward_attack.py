@@ -1,10 +1,7 @@
 """What pays without the job being done is found before training, and only that."""
 
 import json
-import os
 import re
-import subprocess
-import sys
 
 import pytest
 
@@ -17,22 +14,23 @@ from rewards import (
     SoftOverlong,
     TagFormat,
     attack,
+    completion_text,
     gate,
     schedule,
     think_answer_format,
 )
+from rewards.attack import JUNK
 
 ROWS = [{"prompt": f"What is {n} + {n}?", "answer": str(2 * n)} for n in (6, 7, 21, 50)]
 CHATS = [{**row, "prompt": [{"role": "user", "content": row["prompt"]}]} for row in ROWS]
 JUDGED = ("<answer>", "</answer>")
 
 
-def judge(verdict):
+def judge(verdict, read=completion_text):
     """Make a reward of what stands in the answer's tag, and what is right."""
 
     def reward(completions, answer, **_):
-        texts = [c if isinstance(c, str) else c[-1]["content"] for c in completions]
-        found = [t.partition(JUDGED[0])[2].partition(JUDGED[1])[0] for t in texts]
+        found = [read(c).partition(JUDGED[0])[2].partition(JUDGED[1])[0] for c in completions]
         return [verdict(said, gold) for said, gold in zip(found, answer, strict=True)]
 
     return reward
@@ -42,35 +40,61 @@ def kinds(reward, rows=ROWS, **options):
     return {paid.attack for paid in attack(reward, rows, **options)}
 
 
+NUMBERS = {"a number from 0 to 9", "the prompt's own numbers", "another row's right answer"}
+HEDGES = {"the right answer and junk", "the right answer or not", "the right answer or another"}
+OTHERS = {"all numbers at once", "all options at once", "the right answer between others"}
+WITH_TEXT = {*JUNK[1:], *NUMBERS, *HEDGES, *OTHERS}
+ALL = {"nothing", *WITH_TEXT, "a thought without end", "a tool that says the right answer"}
+
+
 @pytest.mark.parametrize(
     ("verdict", "paid"),
     [
-        (lambda said, gold: 1.0, "junk"),
-        (lambda said, gold: float(not said.strip()), "white space"),
-        (lambda said, gold: float(bool(said) == bool(gold)), "one character"),
-        (lambda said, gold: float(said.isdigit()), "a number from 0 to 9"),
-        (lambda said, gold: float(said.isdigit()), "another row's right answer"),
-        (lambda said, gold: float(gold in said), "the right answer or not"),
-        (lambda said, gold: float(gold in said), "the right answer or another"),
-        (lambda said, gold: float(said == gold or said[:1].isalpha()), "all options at once"),
-        (lambda said, gold: float(said in (gold, str(int(gold) // 2))), "the prompt's own numbers"),
-        (lambda said, gold: 0.4 * (said == gold) + 0.6 * bool(said), "junk"),
-        (lambda said, gold: float(said == gold) - 1.0 + 0.7 * ("9" in said), "all numbers at once"),
+        (lambda said, gold: 1.0, ALL),
+        (lambda said, gold: float(not said.strip()), ALL),  # the right answer earns nothing
+        (lambda said, gold: float(bool(said) == bool(gold)), WITH_TEXT),
+        (lambda said, gold: 0.4 * (said == gold) + 0.6 * bool(said), WITH_TEXT),
+        (lambda said, gold: float(said.isdigit()), {*NUMBERS, "the right answer between others"}),
+        (lambda said, gold: float(gold in said), HEDGES),
+        (
+            lambda said, gold: float(said == gold or said[:1].isalpha()),
+            {"one character", "junk", "all options at once", "the right answer or not"},
+        ),
+        (
+            lambda said, gold: float(said in (gold, str(int(gold) // 2))),
+            {"the prompt's own numbers", "a number from 0 to 9"},
+        ),
+        (
+            lambda said, gold: float(said == gold) - 1.0 + 0.7 * ("9" in said),
+            {"all numbers at once", "a number from 0 to 9"},
+        ),
+        (lambda said, gold: float(said.strip() == gold), set()),
+        (lambda said, gold: 2.0 * (said == gold) - 1.0, set()),
     ],
-)  # fmt: skip
+)
 @pytest.mark.parametrize("rows", [ROWS, CHATS], ids=["texts", "chats"])
-def test_a_verifier_that_pays_for_less_is_found_out(verdict, paid, rows):
-    assert paid in kinds(judge(verdict), rows)
+def test_what_a_verifier_pays_for_is_found_out_and_nothing_else(verdict, paid, rows):
+    assert kinds(judge(verdict), rows) == paid
 
 
-@pytest.mark.parametrize("rows", [ROWS, CHATS], ids=["texts", "chats"])
-def test_a_verifier_that_pays_for_the_answer_alone_is_not(rows):
-    strict = judge(lambda said, gold: float(said.strip() == gold))
-    fine = kinds(strict, rows) - {"a tool that says the right answer"}  # it reads the last message
-    assert fine == set()
-    assert kinds(judge(lambda said, gold: 2.0 * (said == gold) - 1.0), ROWS) <= {
-        "a tool that says the right answer"
-    }
+def test_a_verifier_that_reads_what_a_tool_said_is_found_out():
+    last = judge(lambda said, gold: float(said == gold), lambda c: c[-1]["content"])
+    assert kinds(last, CHATS) == {"a tool that says the right answer"}
+
+
+@pytest.mark.parametrize("worked", [r"So it is $\\boxed{%s}$.", "So it is\n#### %s", "$%s$"])
+def test_the_right_answer_is_that_of_a_worked_solution(worked):
+    rows = [{**row, "answer": worked % row["answer"]} for row in ROWS]
+    exact = judge(lambda said, gold: float(said == re.findall(r"\d+", gold)[0]))
+    assert kinds(exact, rows) == set()
+    hedged = judge(lambda said, gold: float(re.findall(r"\d+", gold)[0] in said))
+    assert kinds(hedged, rows) == HEDGES
+
+
+def test_a_row_without_a_right_answer_is_attacked_without_it():
+    rows = [*ROWS, {**ROWS[0], "answer": float("nan")}, {**ROWS[0], "answer": None}]
+    verdict = judge(lambda said, gold: float(said == gold))
+    assert kinds(verdict, rows) == set()
 
 
 def test_an_example_is_given_with_what_it_and_the_right_answer_earn():
@@ -87,7 +111,7 @@ def test_an_example_is_given_with_what_it_and_the_right_answer_earn():
     ("form", "paid"),
     [
         (think_answer_format, set()),
-        (gate(ExactAnswer(), by=think_answer_format), {"a tool that says the right answer"}),
+        (gate(ExactAnswer(), by=think_answer_format), set()),
         (RegexReward("(?s)<a>.+</a>"), {"a form with blanks for content", "a repeated form"}),
         (RegexReward(r"<a>\d</a>"), set()),
         (TagFormat(partial_credit=True), {"a form with blanks for content"}),
@@ -98,9 +122,7 @@ def test_an_example_is_given_with_what_it_and_the_right_answer_earn():
     ids=lambda value: type(value).__name__,
 )  # fmt: skip
 def test_a_form_is_attacked_by_its_own_specimen(form, paid):
-    assert kinds(form) - {"a tool that says the right answer"} == paid - {
-        "a tool that says the right answer"
-    }
+    assert kinds(form) == paid
 
 
 def test_hanging_the_verifier_pays_where_wrong_answers_cost():
@@ -119,9 +141,10 @@ def test_hanging_the_verifier_pays_where_wrong_answers_cost():
 
 def test_async_rewards_are_awaited_and_errors_are_told():
     async def lenient(completions, answer, **_):
-        return [float(a in c) for c, a in zip(completions, answer, strict=True)]
+        texts = map(completion_text, completions)
+        return [float(f"<answer>{a}" in text) for text, a in zip(texts, answer, strict=True)]
 
-    assert "the right answer or not" in kinds(lenient)
+    assert kinds(lenient) == {*HEDGES, "the right answer between others"}
 
     def brittle(completions, answer, **_):
         if "?" in completions:
@@ -228,18 +251,28 @@ def test_a_task_whose_verifier_pays_any_text_is_refused():
         tasks.TaskScore({"game_of_life_halting": {"seed": 1, "size": 4}})
 
 
+@pytest.mark.parametrize(("score", "error", "shown"), [(None, "", "None"), (None, "E: a", "E: a")])
+def test_what_a_verifier_gives_for_junk_is_shown_where_it_is_no_number(
+    score, error, shown, monkeypatch
+):
+    tasks = pytest.importorskip("rewards.tasks")
+    paid = tasks.Paid(JUNK[0], "", score, 1.0, 2, 2, error)
+    monkeypatch.setattr(tasks, "attack", lambda *_, **__: [paid])
+    with pytest.raises(ValueError, match=f"gives {shown} for '' in all 2 entries tried"):
+        tasks.TaskScore({"spell_backward": {"seed": 1, "size": 2}})
+
+
+@pytest.mark.filterwarnings("ignore:the verifier of")
+@pytest.mark.parametrize("given", [float("inf"), float("nan"), 10**400, None, "1"])
+def test_a_verifier_that_gives_no_number_gives_nothing(given, monkeypatch):
+    tasks = pytest.importorskip("rewards.tasks")
+    reward = tasks.TaskScore({"spell_backward": {"seed": 1, "size": 2}})
+    entries = reward.entries("spell_backward")
+    monkeypatch.setattr(entries, "score_answer", lambda *_: given)
+    assert reward(["a"], task=["spell_backward"], index=[0]) == [0.0]
+
+
 def test_a_task_whose_verifier_pays_for_hedging_is_told():
     tasks = pytest.importorskip("rewards.tasks")
     with pytest.warns(UserWarning, match=r"verifier of 'gsm_symbolic' pays without .* and junk"):
         tasks.TaskScore({"gsm_symbolic": {"seed": 1, "size": 4}})
-
-
-def test_attacking_needs_neither_torch_nor_numpy():
-    code = (
-        "import sys; from rewards import attack, think_answer_format as form; "
-        "attack(form, [{'prompt': '2+2?'}]); "
-        "print({'torch', 'numpy', 'trl'} & set(sys.modules))"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True,
-                          env={**os.environ}, check=True)  # fmt: skip
-    assert done.stdout.strip() == "set()"

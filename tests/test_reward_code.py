@@ -102,7 +102,13 @@ def test_the_last_block_counts_and_text_without_code_earns_nothing(reward):
 
 
 def test_without_tests_it_abstains(reward):
-    assert reward([block(ADD)] * 2, tests=[[], None]) == [None, None]
+    assert reward([block(ADD)] * 3, tests=[[], "[]", ["", None]]) == [None] * 3
+
+
+def test_as_many_run_at_once_as_there_are_processors_to_use(monkeypatch):
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: {1, 4, 5}, raising=False)
+    assert CodeTests(run_untrusted_code=True).processes == 3
+    assert CodeTests(run_untrusted_code=True, processes=2).processes == 2
 
 
 def test_nothing_is_run_unless_the_user_says_so():

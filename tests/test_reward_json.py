@@ -37,6 +37,10 @@ VALUES = st.recursive(
         ('{"name": "Ada"} {"name": "Bob"}', 0.0),
         ('```json\n{"name": "Ada"}\n', 0.0),
         ('```json\n{"name": "Ada"}\n```\n```json\n{"name": "Bob"}\n```', 0.0),
+        ('```\n{"name": "Ada"}\n```\n```json\n{"name": "Bob"}\n```', 0.0),
+        ('```json\n{"name": "Ada"}\n```\n~~~\n{"name": "Bob"}\n~~~', 0.0),
+        ('```json\n{"name": "Ada"}\n```\nAgain:\n```\n{"name": "Ada"}\n```', 1.0),
+        ('```json\n{"name": "Ada"}\n```\n```python\n1\n```', 1.0),
         ("", 0.0),
         ("[]", 0.0),
         ('```\n{"name": "Ada"}\n```', 1.0),
@@ -75,7 +79,6 @@ def test_a_recursive_schema_is_not_followed_deeper_than_python_reads():
         ("null", "null", 1.0),
         ("0", "false", 0.0),
         ('{"a": 1}', '{"a": 1, "b": null}', 0.0),
-        ("1", None, None),
     ],
 )
 def test_values_are_equal_as_json_has_it(text, gold, score):
@@ -113,6 +116,8 @@ def test_what_cannot_work_is_refused():
         JsonAnswer({"type": "numbr"})
     with pytest.raises(ValueError, match=r"column 'gold' .* holds 'Bern', expected JSON: .*dumps"):
         JsonAnswer(column="gold")(["1"], gold=["Bern"])
+    with pytest.raises(ValueError, match=r"column 'gold' .* holds 'Bern', expected JSON"):
+        JsonAnswer(column="gold").unreadable(["1", None, "Bern"])
     with pytest.raises(ValueError, match=r"refers to what is not there: .*nope"):
         JsonAnswer({"$ref": "#/nope"})
     with pytest.raises(ValueError, match="needs the column 'gold'"):

@@ -21,6 +21,7 @@ class Server(ThreadingHTTPServer):
         self.asked = []
         self.failures = Counter()
         self.grade = lambda answer: json.dumps({"grade": min(10, 1 + len(answer))})
+        self.reply = {}  # what a reply says otherwise
         self.url = f"http://127.0.0.1:{self.server_port}/v1"
 
 
@@ -37,6 +38,7 @@ class Handler(BaseHTTPRequestHandler):
             "id": "1", "object": "chat.completion", "created": 0, "model": body["model"],
             "choices": [{"index": 0, "finish_reason": "stop", "message": {
                 "role": "assistant", "content": self.server.grade(question["answer"])}}],
+            **self.server.reply,
         }  # fmt: skip
         text = json.dumps(reply).encode()
         self.send_response(503 if failing else 200)
@@ -116,6 +118,43 @@ def test_without_a_grade_it_abstains_and_says_so(server, reply, caplog):
     assert scores == [1.0, None]
     assert metrics == {"llm_judge/abstained": 0.5}
     assert "1 of 2 questions got no grade and abstain" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "choices",
+    [None, [], [None], "10", {"0": 1}, [{"message": None}], [{"message": {"content": None}}],
+     [{"message": {"content": [{"type": "text", "text": '{"grade": 9}'}]}}], [{"index": 0}]],
+    ids=json.dumps,
+)  # fmt: skip
+def test_a_reply_that_leaves_something_out_is_no_grade_and_asked_for_again(server, choices):
+    judge = judge_at(server)
+    server.reply = {"choices": choices}
+    assert graded(judge, ["abc"]) == [None]
+    server.reply = {}
+    assert graded(judge, ["abc"]) == [3 / 9]
+
+
+def test_options_take_the_place_of_the_defaults(server):
+    asked = {"temperature": 0, "max_tokens": 64}
+    for options in (None, {"max_completion_tokens": 9}, {"extra_body": {"top_k": 1}}, {}):
+        graded(judge_at(server, options=options), ["a"])
+        sent = {
+            name: server.asked[-1].get(name) for name in (*asked, "max_completion_tokens", "top_k")
+        }
+        wanted = asked if options is None else {**options, **options.get("extra_body", {})}
+        assert {n: v for n, v in sent.items() if v is not None} == {
+            name: value for name, value in wanted.items() if name != "extra_body"
+        }
+    for unknown in ("top_k", "stream", "model", "messages"):
+        with pytest.raises(ValueError, match=f"options names '{unknown}', which is not passed on"):
+            judge_at(server, options={"temperature": 1, unknown: 1})
+
+
+def test_prompts_are_one_per_completion(server):
+    with pytest.raises(ValueError, match=r"'prompts' has 1 values for 2 completions of reward 'll"):
+        graded(judge_at(server), ["a", "b"], prompts=["?"])
+    with pytest.raises(TypeError, match="column 'prompts' of reward 'llm_judge' is '', expected a"):
+        graded(judge_at(server), [], prompts="")
 
 
 def test_without_a_server_it_abstains(caplog):

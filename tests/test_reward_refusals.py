@@ -1,22 +1,34 @@
 """What is no list of scores, or of completions, is refused by the reward's name."""
 
+import asyncio
+import functools
+import inspect
+
 import pytest
 
 from rewards import (
+    CodeTests,
     CosineLength,
     ExactAnswer,
     ExactText,
     GroupLength,
+    JsonAnswer,
+    LanguageConsistency,
+    LLMJudge,
+    MathAnswer,
     NumericAnswer,
     RegexReward,
     Repetition,
     SoftOverlong,
+    ToolCalls,
     clip,
     gate,
     guard,
     think_answer_format,
     weighted,
 )
+from rewards.answers import AnswerReward
+from rewards.guard import Guarded
 
 
 def scored(answer):
@@ -43,17 +55,17 @@ def scored(answer):
         (None, TypeError, "returned None, expected a list of 2 scores"),
         ("ab", TypeError, "returned 'ab', expected a list"),
         ({"a": 1.0, "b": 0.0}, TypeError, "returned {'a': 1.0, 'b': 0.0}, expected a list"),
-        (["1", "0"], TypeError, "gave a score of '1', expected a number"),
-        ([[1.0], [0.0]], TypeError, r"gave a score of \[1.0\], expected a number"),
-        ([{"score": 1.0}, 0.0], TypeError, "gave a score of {'score': 1.0}, expected a number"),
+        (["1", "0"], TypeError, "the score is '1', expected a number"),
+        ([[1.0], [0.0]], TypeError, r"the score is \[1.0\], expected a number"),
+        ([{"score": 1.0}, 0.0], TypeError, "the score is {'score': 1.0}, expected a number"),
         ([1.0], ValueError, "returned 1 scores for 2 completions"),
-        ([float("inf"), 0.0], ValueError, "gave a score of inf, expected a finite number"),
-        ([0.0, -float("inf")], ValueError, "gave a score of -inf, expected a finite number"),
+        ([float("inf"), 0.0], ValueError, "the score is inf, expected a finite number"),
+        ([0.0, -float("inf")], ValueError, "the score is -inf, expected a finite number"),
     ],
     ids=str,
 )
 def test_a_reward_that_returns_no_scores_is_named(combine, answer, error, message):
-    with pytest.raises(error, match=f"reward 'odd' {message}"):
+    with pytest.raises(error, match=f"reward 'odd':? {message}"):
         combine(scored(answer))(["a", "b"])
 
 
@@ -64,12 +76,25 @@ def test_scores_of_other_libraries_are_numbers():
     assert weighted({scored((True, None)): 2.0})(["a", "b"]) == [2.0, None]
 
 
+JUDGE = LLMJudge("grader", "Is it right?", api_key="none", column="answer")
+
+
+@functools.wraps(JUDGE)
+def judged(*arguments, **columns):
+    scores = JUDGE(*arguments, **columns)
+    assert inspect.isawaitable(scores)
+    return asyncio.run(scores)
+
+
 IN_WRONG_PLACES = [
     think_answer_format, RegexReward("a"), RegexReward("a", mode="count", limit=2), Repetition(),
     NumericAnswer(), ExactAnswer(), ExactText(), SoftOverlong(9, 2), Repetition(unit="tokens"),
     weighted({think_answer_format: 1.0}), gate(NumericAnswer(), by=think_answer_format),
     clip(Repetition(), 0, 1), CosineLength(NumericAnswer(), 9),
-    guard(NumericAnswer(), timeout=None), GroupLength(NumericAnswer(), 2),
+    guard(NumericAnswer(), timeout=None), GroupLength(NumericAnswer(), 2), MathAnswer("answer"),
+    JsonAnswer(), JsonAnswer(column="answer"), ToolCalls([{"name": "a"}]), judged,
+    ToolCalls([{"name": "a"}], column="answer"), LanguageConsistency(),
+    LanguageConsistency(None, column="answer"), CodeTests(run_untrusted_code=True, column="answer"),
 ]  # fmt: skip
 
 
@@ -79,11 +104,9 @@ def test_one_text_in_place_of_a_list_is_refused(reward):
     for one in ("42", {"role": "assistant", "content": "42"}, 7):
         with pytest.raises(TypeError, match=r"completions of reward '.*' is .*, expected a list"):
             reward(one, **columns)
-    for method in {"spans", "decided"} & set(dir(reward)) - {"answer"}:
-        if not reward.columns and not hasattr(reward, "parts"):
-            with pytest.raises(
-                TypeError, match=r"completions of reward .* is '42', expected a lis"
-            ):
+    for method in {"spans", "decided"} & {*dir(reward)}:
+        if not (hasattr(reward, "parts") or isinstance(reward, AnswerReward | Guarded)):
+            with pytest.raises(TypeError, match=r"completions of reward .* is '42', expected a li"):
                 getattr(reward, method)("42")
     for column in set(getattr(reward, "columns", ())):
         with pytest.raises(TypeError, match=f"{column}.* of reward '.*' is '42', expected a list"):

@@ -1,3 +1,5 @@
+import asyncio
+import inspect
 import pickle
 import subprocess
 import sys
@@ -5,6 +7,15 @@ import sys
 import pytest
 
 from rewards import (
+    ChoiceAnswer,
+    CodeTests,
+    ExactAnswer,
+    ExactText,
+    JsonAnswer,
+    LanguageConsistency,
+    LLMJudge,
+    NumericAnswer,
+    ToolCalls,
     answered,
     completion_text,
     numeric_answer,
@@ -87,7 +98,77 @@ def test_a_reward_survives_pickling():
     assert copy(["<think>a</think><answer>b</answer>"]) == [1.0]
 
 
-def test_importing_rewards_imports_no_torch():
-    code = "import sys, rewards; print(sorted({'torch', 'transformers', 'trl'} & set(sys.modules)))"
+CODE = CodeTests(run_untrusted_code=True, column="gold")
+CALLS = ToolCalls([{"name": "now"}, {"name": "then"}], column="gold")
+TEST = "assert x == 4"
+FOUND = [  # reward, right answer, a completion that gives it, one that gives another
+    (JsonAnswer(column="gold"), "4", "4", "5"),
+    (JsonAnswer(column="gold"), "4", "```json\n4\n```", "```\n5\n```"),
+    (CODE, [TEST], "```python\nx = 4\n```", "```python\nx = 5\n```"),
+    (CALLS, '[{"name": "now"}]', '<tool_call>{"name": "now"}</tool_call>',
+     '<tool_call>{"name": "then"}</tool_call>'),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("reward", "gold", "right", "wrong"), FOUND)
+def test_what_is_written_in_a_thought_is_no_answer(reward, gold, right, wrong):
+    scored = {
+        f"<think>{wrong}</think>\n{right}": 1.0,
+        f"{wrong}\n</think>\n{right}": 1.0,  # the template opened it
+        f"<think>\n{right}\n</think>\n{wrong}": 0.0,
+        f"<think>\n{right}\n</think>\n": 0.0,
+        f"<think>\n{right}\n": 0.0,  # cut off
+        f"{right}\n<think>\n{wrong}\n": 0.0,
+        f"<think>a</think>\n{right}\n<think>\n": 0.0,
+    }
+    assert reward([*scored], gold=[gold] * len(scored)) == [*scored.values()]
+    for text, spans in zip(scored, reward.spans([*scored]), strict=True):
+        [places] = spans.values()
+        assert all(start >= text.rfind("</think>") for start, _ in places)
+        assert any(start < end for start, end in places) == (
+            scored[text] == 1.0 or text.endswith(f"</think>\n{wrong}")
+        )
+
+
+def test_not_to_call_anything_is_right_only_where_the_thought_ends():
+    texts = ["It rains.", "<think>a</think>", "<think>a", f"<think>{FOUND[-1][2]}</think>No."]
+    assert CALLS(texts, gold=["[]"] * 4) == [1.0, 1.0, 0.0, 1.0]
+
+
+@pytest.mark.parametrize(
+    ("reward", "gold"),
+    [
+        (ExactAnswer(column="gold"), "a"), (ExactText("gold"), "a"),
+        (NumericAnswer(column="gold"), 4), (ChoiceAnswer(column="gold"), "A"),
+        (JsonAnswer(column="gold"), "null"), (CODE, [TEST]), (CALLS, "[]"),
+        (LanguageConsistency(None, column="gold"), "en"),
+    ],
+    ids=lambda value: type(value).__name__,
+)  # fmt: skip
+def test_where_a_column_says_nothing_it_abstains_and_counts(reward, gold):
+    golds = [None, float("nan"), "", " \u200b\n", gold]
+    metrics = {}
+    scores = reward(["We add both numbers."] * 5, gold=golds, log_metric=metrics.__setitem__)
+    assert scores[:4] == [None] * 4
+    assert scores[4] is not None
+    assert reward.unreadable(golds) == golds[:4]
+    assert metrics[f"reward/{reward.__name__}/unreadable_rate"] == 0.8
+
+
+def test_a_grader_is_not_asked_without_a_reference():
+    judge = LLMJudge("g", "?", base_url="http://127.0.0.1:9/v1", api_key="none", column="gold")
+    golds = [None, float("nan"), "", " \u200b\n"]
+    scores = judge(["a"] * 4, gold=golds)
+    assert inspect.isawaitable(scores)
+    assert asyncio.run(scores) == [None] * 4
+    assert judge.unreadable([*golds, "b"]) == golds
+
+
+def test_importing_rewards_and_attacking_one_imports_no_torch_and_no_numpy():
+    light = "'torch', 'transformers', 'trl', 'numpy', 'datasets', 'openai'"
+    code = (
+        "import sys; from rewards import attack, think_answer_format as form; "
+        f"attack(form, [{{'prompt': '2+2?'}}]); print(sorted({{{light}}} & set(sys.modules)))"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

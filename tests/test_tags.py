@@ -155,7 +155,7 @@ def test_a_fixed_prefill_ignores_prompts():
 def test_prompts_are_one_per_completion():
     for method in (think_format, think_format.decided, think_format.spans):
         with pytest.raises(
-            ValueError, match=r"'think_format' got 1 prompts for 2 completions; exp"
+            ValueError, match=r"'prompts' has 1 values for 2 completions of reward 'think_fo"
         ):
             method(["a", "b"], prompts=["c"])
 
