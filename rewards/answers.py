@@ -4,7 +4,6 @@ Finding and comparing are apart: `NumericAnswer(AfterMarker("####"))`, `ExactAns
 `rewards.extraction`.
 """
 
-import functools
 import math
 import numbers
 import unicodedata
@@ -24,8 +23,6 @@ from .contract import (
     accepted,
     completion_text,
     expected,
-    listed,
-    rows_of,
     spellings,
 )
 from .extraction import AfterMarker, Extract, InTag, Span
@@ -68,14 +65,8 @@ class AnswerReward(TextReward):
         **columns: Any,
     ) -> list[float | None]:
         """Score completions; see the class."""
-        rows = rows_of(self, columns, len(listed(self.__name__, "completions", completions)))
-        remembered = functools.lru_cache(maxsize=None)(self.gold)  # a group shares its gold
-        scores = []
         with at_most(BUDGET), slow_patterns() as slow:
-            for completion, row in zip(completions, rows, strict=True):
-                value = row[self.column]
-                gold = remembered if isinstance(value, str) else self.gold
-                scores.append(self._judged(completion_text(completion), gold, value))
+            scores = super().__call__(completions, **columns)
         if log_metric is not None:
             count = max(1, len(scores))
             log_metric(f"reward/{self.__name__}/timeout_rate", slow.total() / count)
@@ -84,48 +75,25 @@ class AnswerReward(TextReward):
 
     def score(self, text: str, /, **row: Any) -> float | None:
         """Score one text; 0 as well if looking for the answer took too long."""
-        return self._judged(text, self.gold, row[self.column])
-
-    def _judged(
-        self, text: str, gold: Callable[[Any], tuple[Any, ...] | None], value: Any
-    ) -> float | None:
-        try:
-            golds = gold(value)
-        except TimeoutError:
-            golds = None
+        golds = _in_time(self.gold, row[self.column])
         if golds is None:
             return None
-        try:
-            span = self.found(text)
-        except TimeoutError:
-            return 0.0
+        span = _in_time(self.found, text)
         return float(span is not None and self.right(text[slice(*span)], golds))
 
     def unreadable(self, golds: Iterable[Any]) -> list[Any]:
         """Return the column's values that cannot be read: there the reward abstains."""
-        return [gold for gold in golds if self._reads(gold) is None]
-
-    def _reads(self, value: Any) -> Any:
-        try:
-            return self.gold(value)
-        except TimeoutError:
-            return None
+        return [gold for gold in golds if _in_time(self.gold, gold) is None]
 
     def found(self, text: str) -> Span | None:
-        """Return where the answer is in a text."""
-        return self.extract(text)
+        """Return where the answer is in a text; what reads the same is one answer."""
+        return self.extract(text, self.read)
 
     def spans(self, completions: Sequence[Completion]) -> list[Spans]:
         """Return where the answer is in each completion, as `answer`."""
         with at_most(BUDGET):
-            return [self._spans(completion_text(completion)) for completion in completions]
-
-    def _spans(self, text: str) -> Spans:
-        try:
-            span = self.found(text)
-        except TimeoutError:
-            span = None
-        return {"answer": [] if span is None else [span]}
+            found = [_in_time(self.found, completion_text(one)) for one in completions]
+        return [{"answer": [] if span is None else [span]} for span in found]
 
     def gold(self, value: Any) -> tuple[Any, ...] | None:
         """Read all that is right by the column's value; None if it is nothing, or unclear."""
@@ -145,6 +113,14 @@ class AnswerReward(TextReward):
     def read(self, text: str) -> Any:
         """Return what a text says, None if nothing."""
         raise NotImplementedError
+
+
+def _in_time(look: Callable[[Any], Any], value: Any) -> Any:
+    """Return what is found, None if looking took too long (`ByPattern`)."""
+    try:
+        return look(value)
+    except TimeoutError:
+        return None
 
 
 class ExactAnswer(AnswerReward):
@@ -188,6 +164,10 @@ class ExactAnswer(AnswerReward):
     def gold(self, value: Any) -> tuple[str, ...] | None:
         """Read all that is right by the column's value; None if it is nothing."""
         return super().gold([text for one in accepted(value) for text in spellings(one)])
+
+    def found(self, text: str) -> Span | None:
+        """Return where the answer is in a text, without reading what may be endless."""
+        return self.extract(text)
 
     def right(self, answer: str, golds: Sequence[str]) -> bool:
         """Return whether an answer is a gold, looking at no more text than could be."""
@@ -292,10 +272,6 @@ class NumericAnswer(AnswerReward):
         is_number = isinstance(value, numbers.Real | Decimal) and not isinstance(value, bool)
         return exact(value) if is_number else super().gold_of(value)
 
-    def found(self, text: str) -> Span | None:
-        """Return where the answer is in a text; numbers of the same value are one answer."""
-        return self.extract(text, self.read)
-
     def read(self, text: str) -> Fraction | None:
         """Return the only number of a text; None if there is none or another."""
         return number(text, self.decimal, self.unit)
@@ -374,10 +350,6 @@ class ChoiceAnswer(AnswerReward):
             )
         letters = dict(enumerate(self.choices.letters, self.index_base))
         return letters.get(value)  # 2.0 finds 2
-
-    def found(self, text: str) -> Span | None:
-        """Return where the answer is in a text; the same choice written twice is one answer."""
-        return self.extract(text, self.read)
 
     def read(self, text: str) -> str | None:
         """Return the choices that a text names, sorted; None if it is unclear which."""

@@ -13,7 +13,7 @@ from typing import Any
 
 from .answers import AnswerReward
 from .contract import Completion, LogMetric, listed
-from .extraction import AfterMarker, Extract, Span, WholeText
+from .extraction import AfterMarker, Extract, WholeText
 from .guard import Guarded, Policy
 from .latex import Stated, plain_latex
 from .quantities import split_unit
@@ -162,10 +162,6 @@ class _Verifier(AnswerReward):
         """Return whether an answer is one of the golds."""
         said = plain_latex(answer)
         return said is not None and any(_equal(gold, said) for gold in golds)
-
-    def found(self, text: str) -> Span | None:
-        """Return where the answer is in a text; one that is written twice is one answer."""
-        return self.extract(text, self.read)
 
     def read(self, text: str) -> str | None:
         """Return the formula, written in one way."""
