@@ -12,13 +12,13 @@ from typing import Any
 
 import regex
 
-from .extraction import Extract, Span, boxes_of
+from .boxes import SIGN, boxes_of, with_attached
+from .extraction import Extract, Span
 from .quantities import CHANGING
-from .words import CHANGED_BEFORE, DENIAL, FLAGS, SCALED
+from .words import CHANGED_BEFORE, FLAGS
 
 LONGEST = 1000  # characters of a formula; what is longer is none
 _DEEPEST = 10  # brackets inside each other; reading takes exponential time in them
-_NEAR = 100  # characters on each side of an answer that may belong to it
 _ANCHORS = 8  # how many times "answer" is looked at, from the end
 
 
@@ -48,7 +48,7 @@ class Stated(Extract):
         if text.find("<think>", start) < 0:
             text = text[start:]
             found = _last_boxes(text) if _BOX.search(text) else _said(text)
-            if found := found and _with_attached(text, *found):
+            if found := found and with_attached(text, *found):
                 yield start + found[0], start + found[1]
 
 
@@ -78,64 +78,12 @@ def _said(text: str) -> Span | None:
     return None
 
 
-def _with_attached(text: str, start: int, end: int) -> Span | None:
-    """Return an answer with what is attached to it; None if it is a part of something else."""
-    box = _OPENING.search(text, max(0, start - _NEAR), start)
-    first, last = (box.start(), end + text.startswith("}", end)) if box else (start, end)
-    before = text[max(0, first - _NEAR) : first]
-    if _PART_BEFORE.search(before) or _PART_AFTER.match(text, last, last + _NEAR):
-        return None
-    sign, more = _SIGN.search(before), _MORE.match(text, last, last + _NEAR)
-    if not (sign or more):
-        return start, end
-    return first - len(sign[0]) if sign else first, more.end() if more else last
-
-
 _BOX = re.compile(r"\\(?:boxed|fbox)(?![a-zA-Z])")
 _BARE = re.compile(r"\\boxed\s+([^\s{}\\$]+)")
 _BETWEEN_BOXES = re.compile(
     r"\}?[\s$]*(?:[,;]|,?\s*(?:and|or|\\text\s*\{\s*(?:and|or)\s*\}))[\s$]*\\(?:boxed|fbox)\s*\{?"
 )
-_OPENING = re.compile(r"\\(?:boxed|fbox)\s*\{?\s*$")
-_GAP = r"(?:[\s$~] | \\[,;:!()\[\] ] | \\left\b)*"
-_BESIDE = r"(?:[ $~] | \\[,;:!)\] ])*+"
-_SIGN = regex.compile(
-    rf"""
-    (?: (?<![-\w)}}]) [-−] [$]? | (?<=(?:[=($]|\\[(\[])\s*) [-−] {_GAP}
-    | (?:\\pm|\\mp|(?<!\w)(?:minus|negative)) {_GAP} ) $
-    """,
-    FLAGS,
-)
-_HARMLESS = regex.compile(rf"{_SIGN.pattern} | (?<!(?:multiplied|divided)\s)\bby\s*$", FLAGS)
-_OPERAND = r"(?:[\d)}%] | (?<![\p{L}<\\/])\p{L})"
-_PART_BEFORE = regex.compile(
-    rf"""
-    (?: {_OPERAND} \s? [-−+*/<>≤≥≠] {_GAP} [{{(]?
-    | \\(?:ne|neq|lt|gt|leq?|geq?|[lg]eqslant|times|cdot|div|sqrt|not|not\s*=|[dtc]?frac|binom
-        |bmod|log|ln|sin|cos|tan) (?:\[\w*\])? {_GAP} [{{(]?
-    | \\[dtc]?frac \s* \{{(?:[^{{}}]|\{{[^{{}}]*\}})*\}} \s* \{{ \s*
-    | \^ \s* \{{? | {_OPERAND}_\{{? | \d | (?<![\p{{L}}\\])\p{{L}}\(? | -\s*\(
-    | {DENIAL} {_GAP} | \b anything \s+ but {_GAP} ) $
-    """,
-    FLAGS,
-)
-_PART_AFTER = regex.compile(
-    rf"""
-    \.?\d
-    | {_BESIDE} (?: [*_]*\? | [-+*/<>] \s? (?=[\d\\(]) | [≤≥≠]
-        | \\(?:times|cdot|div|pm|mp|ne|neq|lt|gt|leq?|geq?|sqrt|[dtc]?frac|pi|not|[bp]?mod)\b
-        | (?:is|was) \s+ (?:not|wrong|incorrect|false)\b | (?:is|was)n['’]t\b )
-    """,
-    FLAGS,
-)
-_MORE = regex.compile(
-    rf"""
-    {_BESIDE} (?: \\?% | \^\s*(?:\{{[^{{}}]{{0,50}}\}}|\\circ|\w) | !(?=\s*[$\\]) | _\{{?\d+\}}?
-        | percent\b | (?!\s*\n) (?:\\text\s*\{{\s*)? {SCALED.pattern} (?:\s*\}})? )
-    | \p{{L}}{{1,2}}(?!\p{{L}})
-    """,
-    FLAGS,
-)
+_HARMLESS = regex.compile(rf"{SIGN.pattern} | (?<!(?:multiplied|divided)\s)\bby\s*$", FLAGS)
 _DELIMITED = rf"""(?:
     \$\$ [^$]{{1,{LONGEST}}}+ \$\$
     | (?<!\\)\$ (?:\\\$|[^$\n]){{1,{LONGEST}}}+ \$

@@ -226,30 +226,12 @@ def test_another_extractor_says_where_the_answer_is():
 
 ATTACHED = [  # text, gold, score
     (r"$-\boxed{5}$", "-5", 1), (r"$-\boxed{5}$", "5", 0), (r"$-\boxed{x+1}$", "-x-1", 1),
-    (r"$= - \boxed{5}$", "-5", 1), (r"negative \boxed{5}", "-5", 1), (r"$\boxed{5}\%$", "5", 1),
-    (r"\boxed{5}\%", r"5\%", 1), (r"$\boxed{5}^2$", "25", 1), (r"$\boxed{5}^2$", "5", 0),
-    (r"$\frac{1}{\boxed{5}}$", "5", 0), (r"$x\ne\boxed{5}$", "5", 0), (r"$2 + \boxed{5}$", "5", 0),
-    (r"\boxed{5} million", "5", 0), (r"\boxed{5} million", "5000000", 1),
-    (r"\sqrt{\boxed{5}}", "5", 0),
-    (r"$\boxed{5} + 1$", "5", 0), (r"$3\boxed{5}$", "5", 0), (r"not \boxed{5}", "5", 0),
-    (r"$\boxed{101}_2$", "101_2", 1), (r"is it \boxed{5}?", "5", 0), (r"$\boxed{5}!$", "5", 0),
-    ("The answer is not $5$.", "5", 0), ("The answer isn't $5$.", "5", 0),
-    ("The answer is anything but $5$.", "5", 0), ("The answer is minus $5$.", "-5", 1),
-    ("The answer is -$5$.", "-5", 1), ("The answer is -$5$.", "5", 0),
-    ("The answer is minus $5$.", "5", 0), ("The answer is less than $5$.", "5", 0),
-    ("The answer is 5? No, 7.", "5", 0), ("The answer is $5$? No, 7.", "5", 0),
-    ("The answer is $5$ million.", "5", 0), ("The answer $5$ is wrong.", "5", 0),
-    *((text, "5", 1) for text in (  # what is beside it is no part of it
-        r"- \boxed{5}", r"**Answer:** **\boxed{5}**", r"<answer>\boxed{5}</answer>",
-        r"$x = \boxed{5}$",
-        r"so $2 + 3 = \boxed{5}$.", r"Answer - \boxed{5}", r"a</think>\boxed{5}",
-        "> \\boxed{5}\n\n2.",
-        r"\begin{aligned} x &= 2 + 3 \\ &= \boxed{5} \end{aligned}", r"\(\therefore\boxed{5}\)",
-        r"\text{The answer is } \boxed{5}", r"\boxed{5}!", r"$\boxed{5} = 2 + 3$",
-        r"<b>\boxed{5}</b>",
-        r"1. \boxed{5}", r"=> \boxed{5}", "The answer is given by $5$.", r"\boxed{5} apples",
-        "\\[\n\\boxed{5}\n\\]\n- done", r"**\boxed{5}** - 3 fewer", r"{\color{red}\boxed{5}}",
-    )),
+    (r"$\boxed{5}\%$", "5", 1), (r"\boxed{5}\%", r"5\%", 1), (r"$\boxed{5}^2$", "25", 1),
+    (r"$\boxed{5}^2$", "5", 0), (r"\boxed{5} million", "5000000", 1),
+    (r"$\boxed{101}_2$", "101_2", 1), ("The answer is given by $5$.", "5", 1),
+    ("The answer is minus $5$.", "-5", 1), ("The answer is -$5$.", "-5", 1),
+    ("The answer is -$5$.", "5", 0),
+    ("so \\boxed{5} apples", "5", 1), (r"$2 + \boxed{5}$", "7", 0),
 ]  # fmt: skip
 
 
