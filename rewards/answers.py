@@ -6,13 +6,11 @@ Finding and comparing are apart: `NumericAnswer(AfterMarker("####"))`, `ExactAns
 
 import math
 import numbers
-import unicodedata
 from collections.abc import Callable, Iterable, Sequence
 from decimal import Decimal
 from fractions import Fraction
 from typing import Any
 
-from .blanks import seen
 from .choices import Choices
 from .contract import (
     Completion,
@@ -26,7 +24,7 @@ from .contract import (
     spellings,
 )
 from .extraction import AfterMarker, Extract, InTag, Span
-from .markup import bare, raised_apart, undressed
+from .markup import bare, folded, undressed
 from .numerals import DECIMALS, exact, number, unit_pattern
 from .patience import BUDGET, at_most, slow_patterns
 
@@ -178,16 +176,11 @@ class ExactAnswer(AnswerReward):
 
     def read(self, text: str) -> str | None:
         """Return the normal form."""
-        if not text.isascii():
-            text = unicodedata.normalize("NFKC", raised_apart(seen(text))).translate(_PLAIN)
-        text = bare(" ".join(undressed(text).split()))
+        text = bare(" ".join(undressed(folded(text)).split()))
         return (text.casefold() if self.ignore_case else text) or None
 
 
 _MARKUP = 64  # characters of markup around an answer
-_PLAIN = str.maketrans(
-    dict.fromkeys("‘’‚‛ʼ", "'") | dict.fromkeys("“”„‟«»", '"') | dict.fromkeys("‐‑‒–−", "-")
-)
 
 
 class NumericAnswer(AnswerReward):

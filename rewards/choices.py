@@ -1,12 +1,10 @@
 """Read which of several lettered options an answer names."""
 
-import unicodedata
 from typing import Any
 
 import regex
 
-from .blanks import seen
-from .markup import undressed
+from .markup import folded, undressed
 from .words import DENIAL, DENIED, DENYING, FLAGS, OWN
 
 SHORT = 1000  # characters of an answer that may be in other forms of the letters
@@ -47,8 +45,8 @@ class Choices:
 
     def read(self, text: str) -> str | None:
         """Return the letters that a text names, sorted; None if it is unclear which."""
-        if len(text) <= SHORT and not text.isascii():
-            text = seen(unicodedata.normalize("NFKC", text))
+        if len(text) <= SHORT:
+            text = folded(text)
         text = text.strip()
         if len(text) == 1:
             return text.upper() if text.upper() in self.letters else None

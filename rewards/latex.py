@@ -5,17 +5,18 @@ Everything is linear in the length of the text; a formula has at most `LONGEST` 
 
 import re
 import unicodedata
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import accumulate, groupby
+from itertools import accumulate
 from typing import Any
 
 import regex
 
 from .boxes import SIGN, boxes_of, with_attached
 from .extraction import Extract, Span
+from .markup import folded
 from .quantities import CHANGING
-from .words import CHANGED_BEFORE, FLAGS
+from .words import CHANGED_BEFORE, FLAGS, SCALES
 
 LONGEST = 1000  # characters of a formula; what is longer is none
 _DEEPEST = 10  # brackets inside each other; reading takes exponential time in them
@@ -128,7 +129,8 @@ def plain_latex(text: str) -> str | None:
     if len(text) > LONGEST or _depth(text) > _DEEPEST:
         return None
     if not text.isascii():
-        text = _ascii(text)
+        folds = folded(text, r"\\frac{\1}{\2}")
+        text = "".join(_SIGNS.get(sign) or _letter(sign) for sign in folds)
     for pattern, replacement in _STEPS:
         text = pattern.sub(replacement, text)
     if _WORDS.fullmatch(text):
@@ -143,39 +145,19 @@ def _depth(text: str) -> int:
     return max(accumulate(steps), default=0)
 
 
-def _ascii(text: str) -> str:
-    """Write digits, fractions, powers, signs and Greek letters of Unicode in LaTeX."""
-    runs = groupby(text, lambda character: unicodedata.decomposition(character).partition(" ")[0])
-    return "".join(_RUNS.get(kind, _signs)("".join(run)) for kind, run in runs)
-
-
-def _signs(text: str) -> str:
-    return unicodedata.normalize("NFKC", "".join(_SIGNS.get(s) or _letter(s) for s in text))
-
-
 def _letter(sign: str) -> str:
-    """Return a digit of any script as one of ours, and a Greek letter as a command."""
-    *greek, letter = unicodedata.name(sign, "").split(" ") or [""]
-    if greek == ["GREEK", "SMALL", "LETTER"]:
-        return f"\\{letter.lower().replace('lamda', 'lambda')} "
-    return str(unicodedata.decimal(sign, sign))
+    """Return a Greek letter as a command, any other as it is."""
+    *greek, letter = unicodedata.name(sign, "").split(" ")
+    if greek != ["GREEK", "SMALL", "LETTER"]:
+        return sign
+    return f"\\{letter.lower().replace('lamda', 'lambda')} "
 
 
-def _fraction(text: str) -> str:
-    halves = (unicodedata.normalize("NFKC", sign).split("⁄") for sign in text)
-    return "".join(rf"\frac{{{above}}}{{{below}}}" for above, below in halves)
-
-
-_RUNS: dict[str, Callable[[str], str]] = {
-    "<super>": lambda run: f"^{{{_signs(run)}}}",
-    "<sub>": lambda run: f"_{{{_signs(run)}}}",
-    "<fraction>": _fraction,
-}
 _SIGNS = {
-    "−": "-", "–": "-", "⁻": "-", "₋": "-", "×": r"\times ", "·": r"\cdot ", "⋅": r"\cdot ",
-    "÷": r"\div ", "⁄": "/", "∞": r"\infty ", "≤": r"\le ", "≥": r"\ge ", "≠": r"\ne ",
+    "×": r"\times ", "·": r"\cdot ", "⋅": r"\cdot ",
+    "÷": r"\div ", "∞": r"\infty ", "≤": r"\le ", "≥": r"\ge ", "≠": r"\ne ",
     "±": r"\pm ", "∪": r"\cup ", "∩": r"\cap ", "∈": r"\in ", "∅": r"\emptyset ", "√": r"\sqrt ",
-    "°": r"^\circ ", "。": ".", "，": ",", "、": ",", "’": "'",
+    "°": r"^\circ ", "。": ".", "、": ",",
 }  # fmt: skip
 _TEXT = re.compile(r"\\(?:text|math|operatorname|mbox)[a-z]*\s*\{[^{}]*\}|\\(?:begin|end)\{\w*\}")
 _BRACKETS = re.compile(r"[()\[\]{}]")
@@ -195,15 +177,11 @@ _NAMED = (
     rf"(?:(?:square|sq|cubic|cu)\.? )?(?:[A-Za-z]{{4,}}|{_SHORT})"
     r"(?: ?/ ?[A-Za-z]+| per [A-Za-z]+)?"
 )
-_SCALE = re.compile(
-    r"\s?(?:\\text\s*\{\s*)?\b(hundred|thousand|million|billion|trillion)\b(?:\s*\})?",
-    re.IGNORECASE,
-)
-_SCALES = {"hundred": 2, "thousand": 3, "million": 6, "billion": 9, "trillion": 12}
+_SCALE = re.compile(rf"\s?(?:\\text\s*\{{\s*)?\b({'|'.join(SCALES)})\b(?:\s*\}})?", re.IGNORECASE)
 
 
 def _scaled(match: re.Match[str]) -> str:
-    return rf"\times 10^{{{_SCALES[match[1].lower()]}}}"
+    return rf"\times 10^{{{SCALES[match[1].lower()]}}}"
 
 
 def _unboxed(match: Any) -> str:

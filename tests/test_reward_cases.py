@@ -128,6 +128,9 @@ NO_NUMBER = [
     "{} ± 1", "{}‰", "{} ppm", "-x = {}", "half of x = {}", "2x = {}", "7 = {}", "x = 7 or x = {}",
     "x = 1, y = {}", "Answer-{}", "x minus {}", "--{}", "-(-{})", "| {} |", "{}$3",
     "{}<sup>2</sup>",
+    "{} doubled", "{} tripled", "{} increased by two", "five or {}", "{} or five", "five, {}",
+    "either {} or six", "five and {}", "five to {}", "{} times two", "{} over six", "or {}",
+    "{} vs six", "instead of {}", "{} instead of six", "doubling {}", "{} and one", "negated {}",
     r"{}\sqrt{{2}}", r"{}\pi", "{}e", "{} % %", "2e^{}", "二三十{}", "{}̅",
 ]  # fmt: skip
 
