@@ -98,12 +98,13 @@ _FORMULA = re.compile(
     """,
     re.VERBOSE | re.IGNORECASE,
 )
-_SENTENCE = re.compile(
+_SENTENCE = regex.compile(
     r"""
-    (?:answer|答案) [\s*_]* (?: (?:is|are|[:=：]|是|为) (?:[\s*_:：]|is\b)* | (?<=\*\*)\s*\n\s* )
+    (?:answer|答案) [\s*_]*
+    (?: (?:is|are|[:=：]|是|为) (?:[\s*_:：]|is\b)* | (?<=\*\*|^\#[^\n]*) \s*\n\s* )
     (?P<answer>[^\s.。] [^\n]{0,100}?) (?=[*_]*\s*(?:$|\n|[.!?](?=\s|[*_]|$)|。|</?\w))
     """,
-    re.VERBOSE | re.IGNORECASE,
+    FLAGS | regex.MULTILINE,
 )
 
 
@@ -157,7 +158,7 @@ _SIGNS = {
     "×": r"\times ", "·": r"\cdot ", "⋅": r"\cdot ",
     "÷": r"\div ", "∞": r"\infty ", "≤": r"\le ", "≥": r"\ge ", "≠": r"\ne ",
     "±": r"\pm ", "∪": r"\cup ", "∩": r"\cap ", "∈": r"\in ", "∅": r"\emptyset ", "√": r"\sqrt ",
-    "°": r"^\circ ", "。": ".", "、": ",",
+    "≈": r"\approx ", "°": r"^\circ ", "。": ".", "、": ",",
 }  # fmt: skip
 _TEXT = re.compile(r"\\(?:text|math|operatorname|mbox)[a-z]*\s*\{[^{}]*\}|\\(?:begin|end)\{\w*\}")
 _BRACKETS = re.compile(r"[()\[\]{}]")
@@ -213,6 +214,8 @@ _STEPS: list[tuple[Any, Any]] = [  # patterns, and what takes the place of what 
     (re.compile(r"^\s+|[\s.,;]+$"), ""),
     (re.compile(r"^([*_]{1,3})(?![\s*_])(.*[^\s*_])\1$", re.DOTALL), r"\2"),
     (re.compile(r"^\s+|[\s.,;]+$"), ""),
+    (re.compile(r"^\\(?:approx|simeq)(?![a-zA-Z])\s*"), ""),
+    (re.compile(r"\\varnothing(?![a-zA-Z])"), r"\\emptyset"),
     (re.compile(r" (?=[_^!%]|\\%)"), ""),
     (re.compile(r"(\d*)\.(\d*)\\overline\s*\{([0-9]+)\}"), _repeating),
     (re.compile(r"(?<!\\)%"), r"\\%"),

@@ -11,6 +11,8 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
+import regex
+
 from .answers import AnswerReward
 from .contract import Completion, LogMetric, listed
 from .extraction import AfterMarker, Extract, WholeText
@@ -156,7 +158,9 @@ class _Verifier(AnswerReward):
             for extract in (self.extract, AfterMarker(unique=False), Stated(), WholeText())
             if (span := extract(text))
         )
-        return next((gold for gold in found if gold and _right(split_unit(gold)[0])[0]), None)
+        return next(
+            (gold for gold in found if gold and _is_formula(_option(gold)[1] or gold)), None
+        )
 
     def right(self, answer: str, golds: Sequence[str]) -> bool:
         """Return whether an answer is one of the golds."""
@@ -168,8 +172,27 @@ class _Verifier(AnswerReward):
         return plain_latex(text)
 
 
-@functools.lru_cache(maxsize=4096)
+def _is_formula(latex: str) -> bool:
+    return bool(_right(split_unit(_option(latex)[1] or latex)[0])[0])
+
+
 def _equal(gold: str, answer: str) -> bool:
+    """Compare what both have: of an option the label, the text, or both."""
+    (gold_label, gold_text), (label, text) = _option(gold), _option(answer)
+    if bool(gold_label) != bool(label):
+        return (gold_label or label) in (gold, answer) or _same(gold_text, text)
+    only_labels = label and not (gold_text and text)
+    return gold_label == label and bool(only_labels or _same(gold_text, text))
+
+
+def _option(latex: str) -> tuple[str, str]:
+    r"""Return the label of an option and its text (`\textbf{(A)} 5`), "" for what there is not."""
+    found = _LABEL.fullmatch(latex)
+    return (found["label"], found["text"]) if found else ("", latex)
+
+
+@functools.lru_cache(maxsize=4096)
+def _same(gold: str, answer: str) -> bool:
     """Compare; the completions of a group share the right answer and often the wrong ones."""
     from math_verify import verify
 
@@ -227,6 +250,14 @@ def _value(latex: str) -> Any:
     return None if value.has(nan, zoo) else value
 
 
+_LABEL = regex.compile(
+    r"""
+    (?: \\(?:text|math)[a-z]*\s*\{\s* (?: \((?P<label>[A-J])\) | (?P<label>[A-J])[.):] ) \s*\}
+      | \((?P<label>[A-J])\) (?=$|\ (?:\w|\\(?:frac|sqrt|text|pi))) | (?P<label>[A-J])[.):] (?=\ )
+    ) \s* (?P<text>.*)
+    """,
+    regex.VERSION1 | regex.VERBOSE | regex.DOTALL,
+)
 _PRODUCT = re.compile(r"[b-df-hj-np-tv-z]+")  # small letters without a vowel are no word
 _NUMBER = re.compile(r"-?[0-9]+(?P<places>\.[0-9]+)?")
 

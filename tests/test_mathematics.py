@@ -186,7 +186,7 @@ FOUND = [
     ("答案是 $2$", "$2$"), ("答案：2。", "2"), ("The answer is x + 1. I hope so.", "x + 1"),
     ("the answer is $1$ and $2$, since $y=3$", "$1$ and $2$"), ("answer:\n$$4$$", "$$4$$"),
     ("The answer is 3. No, the answer is 4.", "4"), ("is 4 the answer? Yes", None),
-    ("**Final Answer**\n\n5", "5"),
+    ("**Final Answer**\n\n5", "5"), ("### Answer\n5", "5"), ("## The answer\n\n$5$.", "$5$"),
     (r"\boxed{7} and, some lines later, \boxed{42}", "42"), (r"so \fbox{2}", "2"),
     (r"so \boxed 2", "2"), (r"$\boxed{\frac{1}{2}}$. The answer is $3$", r"\frac{1}{2}"),
     (r"\boxed{42} then \boxed{7", None), (r"\boxed{", None), (r"we get $42$", None),
@@ -271,6 +271,10 @@ EQUAL = [  # answer, gold
     ("minus 5", "-5"), ("5 hundred", "500"), (r"8\pi \text{ square units}", r"8\pi"), ("*5*", "5"),
     (r"5\text{ km/h}", "5"), ("ABC", "ABC"), ("1+1=x=2", "2"),
     (r"0.\overline{3}", r"\frac13"), (r"2.1\overline{6}", r"\frac{13}{6}"), (r"50\%", "0.5"),
+    (r"\varnothing", r"\emptyset"), ("∅", r"\varnothing"), (r"\approx 3.14", "3.14"), ("≈ 5", "5"),
+    (r"\textbf{(A)}\ 5", "A"), (r"\textbf{(A)}\ 5", "5"), ("5", r"\textbf{(A)}\ 5"), ("A) 5", "5"),
+    ("A", r"\textbf{(A) } 5"), ("(A)", r"\text{(A)}\ 5"), (r"\textbf{(C)}\ \frac12", "0.5"),
+    ("(B) 5", r"\textbf{(B)}\ 5"), ("2ⁿ", "2^n"), ("-\u200b5", "-5"),
 ]  # fmt: skip
 UNEQUAL = [
     ("0.0", r"1.6\times 10^{-19}"), (r"9\times 10^{-31}", r"6.6\times 10^{-34}"), ("3 4", "7"),
@@ -287,6 +291,9 @@ UNEQUAL = [
     ("no", "on"),
     ("act", "cat"), ("CBA", "ABC"), ("act", r"\text{cat}"), ("1=x=7", "7"),
     ("--5", "5"), ("5_", "5"), ("*5", "5"), ("[5]", "5"), ("5 incorrect", "5"),
+    (r"\textbf{(A)}\ 5", "B"), (r"\textbf{(A)}\ 5", "6"), ("6", r"\textbf{(A)}\ 5"),
+    (r"\textbf{(B)}\ 5", r"\textbf{(A)}\ 5"), (r"\textbf{(A)}\ 6", r"\textbf{(A)}\ 5"),
+    ("(A)", "5"), ("A", "(A)(B)"), ("A", "(A) + 5"), ("2n", "2ⁿ"), ("5 doubled", "5"), ("5 or 6", "6"),
     *((rf"5\text{{ {words}}}", "5") for words in (
         "hundred", "dozen", "thousandths", "halves", "k", "negative", "below zero", "is wrong",
         "plus one", "base two", "over seven", "pi",
