@@ -296,7 +296,8 @@ class ChoiceAnswer(AnswerReward):
 
     Degenerate cases: naming the right letter twice is right; a word that is a letter ("A dog",
     "Vitamin C") names it too, one with a sign at it (C++, 37 °C, N/A) does not. Texts that begin
-    with a label are read by it: "A) x, or (B) y" is A.
+    with a label are read by it: "A) x, or (B) y" is A. A letter that is taken back ("A. No, wait,
+    B") is none.
 
     How it can be hacked: by guessing, 1 of n times. Naming several choices earns nothing, unless
     all of them are right.

@@ -46,11 +46,10 @@ def with_attached(text: str, start: int, end: int) -> Span | None:
         >>> with_attached(r"$2 + \boxed{5}$", 12, 13)
     """
     first, last = start, end
-    for opening, closing in ((_BOX_OPENS, _BOX_CLOSES), (_BRACKET_OPENS, _BRACKET_CLOSES)):
-        opened = opening.match(text, max(0, first - _NEAR), first)
-        closed = closing.match(text, last)
-        if opened and closed:
-            first, last = opened.start(), closed.end()
+    wraps = _BOX_OPENS, _BOX_CLOSES
+    while last - end < _NEAR and (around := _around(text, first, last, *wraps)):
+        first, last = around
+        wraps = _OPENS, _CLOSES
     before = text[max(0, first - _NEAR) : first]
     if _PART_BEFORE.match(before) or _PART_AFTER.match(text, last, last + _NEAR):
         return None
@@ -58,6 +57,11 @@ def with_attached(text: str, start: int, end: int) -> Span | None:
     if not (sign or more):
         return start, end
     return first - len(sign[0]) if sign else first, more.end() if more else last
+
+
+def _around(text: str, first: int, last: int, opens: Any, closes: Any) -> Span | None:
+    opened, closed = opens.match(text, max(0, first - _NEAR), first), closes.match(text, last)
+    return (opened.start(), closed.end()) if opened and closed else None
 
 
 def _ending(pattern: str) -> Any:
@@ -68,15 +72,17 @@ def _ending(pattern: str) -> Any:
 _BOX = re.compile(r"\\(?:boxed|fbox)\s*\{")
 _BRACE = re.compile(r"\\{1,2}(?:boxed|fbox)\s*\{|\\.|[{}]", re.DOTALL)
 _BOX_OPENS, _BOX_CLOSES = _ending(r"\\(?:boxed|fbox)\s*\{?\s*$"), re.compile(r"\s*\}?")
-_BRACKET_OPENS = _ending(r"(?:\\left\s*|(?<!\\))\(\s*$")
-_BRACKET_CLOSES = re.compile(r"\s*(?:\\right\s*)?\)")
+_OPENS = _ending(r"(?: (?:\\left\s*|(?<!\\)) [(\[{] | \*+ | [`$] | <\w+> ) \s* $")
+_CLOSES = regex.compile(r"\s* (?: (?:\\right\s*)? [)\]}] | \*+ | [`$] | </\w+> )", FLAGS)
 _GAP = r"(?:[\s$~] | \\[$,;:!()\[\] ] | \\left\b)*"
 _BESIDE = r"(?:[ $~] | \\[,;:!)\] ])*+"
+_DASH = "[-−–➖]"
 _MINUS = r"(?<!\w)(?:minus|negative)"
 SIGN = _ending(
     rf"""
-    (?: (?<![-\w)}}]) [-−] \\?\$? | (?<=(?:[=($]|\\[(\[])\s*) [-−] {_GAP}
-    | (?: \\pm | \\mp | {_MINUS} | \\(?:text|mathrm) \s*\{{\s* (?:[-−]|{_MINUS}) \s*\}} ) {_GAP} ) $
+    (?: (?<![-\w)}}]) {_DASH} \\?\$? | (?<=(?:[=($]|\\[(\[])\s*) {_DASH} {_GAP}
+    | (?: \\pm | \\mp | {_MINUS} | \\(?:text|math)\w*\s*\{{\s*(?:{_DASH}|{_MINUS})\s*\}} ) {_GAP}
+    ) $
     """
 )
 _OPERAND = r"(?:[\d)}%] | (?<![\p{L}<\\/])\p{L})"
@@ -88,15 +94,16 @@ _PART_BEFORE = _ending(
     rf"""
     (?: {_OPERAND} \s? [-−+*/<>≤≥≠×÷·] {_GAP} [{{(]? | [√¬] {_GAP}
     | {_COMMAND} (?:\[\w*\])? {_GAP} [{{(]?
-    | \\[dtc]?frac \s* \{{(?:[^{{}}]|\{{[^{{}}]*\}})*\}} \s* \{{ \s*
-    | \^ \s* \{{? | {_OPERAND}_\{{? | \d | (?<![\p{{L}}\\])\p{{L}}\(? | -\s*\(
+    | \\[dtc]?frac \s* \{{(?:[^{{}}]|\{{[^{{}}]*\}})*\}} \s* \{{? \s*
+    | \^ \s* \{{? | {_OPERAND}_\{{? | \d[.,]? | (?<![\p{{L}}\\])\p{{L}}\(? | -\s*\(
     | (?:{DENIAL} | \b anything \s+ but) \s* \}}? {_GAP} ) $
     """
 )
 _PART_AFTER = regex.compile(
     rf"""
-    \.?\d
-    | {_BESIDE} (?: [*_]*\? | [-+*/<>] \s? (?=[\d\\(]|(?![aI]\s+\p{{L}}{{2}})\p{{L}}(?!\p{{L}}))
+    [.,]?\d
+    | {_BESIDE} (?: [*_]*\?
+        | (?<!\*\*\ ?)[-+*/<>] \s? (?=[\d\\(]|(?![aI]\s+\p{{L}}{{2}})\p{{L}}(?!\p{{L}}))
         | [≤≥≠×÷·±‰] | {_COMMAND} | \\(?:pm|mp)\b | {RAISED}
         | (?:is|was) \s+ (?:not|wrong|incorrect|false)\b | (?:is|was)n['’]t\b )
     """,
@@ -105,7 +112,7 @@ _PART_AFTER = regex.compile(
 _MORE = regex.compile(
     rf"""
     {_BESIDE} (?: \\?% | \^\s*(?:\{{[^{{}}]{{0,50}}\}}|\\circ|\w) | !(?=\s*[$\\]) | _\{{?\d+\}}?
-        | percent\b | (?!\s*\n) (?:\\text\s*\{{\s*)? {SCALED.pattern} (?:\s*\}})? )
+        | (?!\s*\n) (?:\\text\s*\{{\s*)? (?:\s*percent\b|{SCALED.pattern}) (?:\s*\}})? )
     | \p{{L}}{{1,2}}(?!\p{{L}})
     """,
     FLAGS,

@@ -114,6 +114,7 @@ _NEXT = r"[^\w,;.\n–—-]{1,9}+"
 _WORDS = r"(?:\w{1,20}+\W{1,9}+)"
 _DENIED = rf"(?i:{DENIAL})[\W\p{{Han}}]{{0,9}}+{_WORDS}{{0,3}}?@(?!\w)"
 _DENIED += rf" | @(?<!\w@){_NEXT}(?:\w{{1,20}}+{_NEXT}){{0,2}}?(?:\w{{1,9}}?n['’]t|(?i:{DENIAL}))"
+_DENIED += rf" | @(?<!\w@)\s?{DENYING}"
 _NO = regex.compile(rf"{DENIED}|n['’]t|{DENYING}", FLAGS)  # fast, and more than `DENIAL`
 _OTHER_DENIED = r"""
     (?<=(?<!\w)(@)[).]?) (?:
@@ -123,12 +124,13 @@ _OTHER_DENIED = r"""
 """
 _TAKEN_BACK = regex.compile(
     any_of(
-        r"(?P<outright>no\W{1,9}wait|scratch\s+that|second\s+thoughts?|i\s+mean|oops|sorry)"
-        r"|correction|wait|actually|rather|instead|mistake(?:n|nly)?|hm+|no\W"
+        r"(?P<outright>no\W{1,9}wait|scratch\s+that|second\s+thoughts?|i\s+mean|oops|sorry"
+        r"|chang\w+\s+my\s+mind|(?<=\?\W{1,3})no)|correction|wait|actually|rather|instead|mistake"
+        r"|hm+|no\W|nope|reconsider|reflection|(?:should|could|may|might)\s+be|is\s+it|likely"
     ),
     FLAGS,
 )
 _LATER = r"(?<!\w)(?:@(?!\w)|(?i:@)\W*$)"  # small letters at the end alone: "wait for a dog"
-_STATED = r"(?i:answer\s+is)[\s:(*]*+(@)(?!\w)"
+_STATED = r"(?i:(?:answer|correct\s\w+)\s*(?:is|:)|final\s*:)[\s:(*]*+(@)(?!\w)"
 _BLANKS = regex.compile(r"\s+")
 _ASIDE = regex.compile(r"\snot\s|wrong|incorrect|false")

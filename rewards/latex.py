@@ -215,6 +215,7 @@ _STEPS: list[tuple[Any, Any]] = [  # patterns, and what takes the place of what 
     (re.compile(r"^([*_]{1,3})(?![\s*_])(.*[^\s*_])\1$", re.DOTALL), r"\2"),
     (re.compile(r"^\s+|[\s.,;]+$"), ""),
     (re.compile(r"^\\(?:approx|simeq)(?![a-zA-Z])\s*"), ""),
+    (re.compile(r"\\(?:lor|vee)(?![a-zA-Z])"), " or "),
     (re.compile(r"\\varnothing(?![a-zA-Z])"), r"\\emptyset"),
     (re.compile(r" (?=[_^!%]|\\%)"), ""),
     (re.compile(r"(\d*)\.(\d*)\\overline\s*\{([0-9]+)\}"), _repeating),

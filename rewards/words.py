@@ -43,7 +43,6 @@ DONE = "squared|cubed|factorial|(?:doubl|halv|tripl|quadrupl|negat|invert|increa
 _APPLIED = rf"""
     {DONE} | root | sqrt | power | pi | plus | {_MINUS} | divided | multiplied | or | below
     | versus | vs | instead\s+of | modulo
-    | (?:and|to|by|times|over|mod|choose|point) \s+ (?:{_COUNTS})
 """
 _MULTIPLES = rf"""
     (?:{_SCALE})s? | dozens? | (?:ten|{_SCALE})ths? | millionen | milliarden? | milliards? | tausend
@@ -67,7 +66,10 @@ CHANGED_BEFORE = regex.compile(
     FLAGS,
 )
 RAISED = any_of(DONE)
-CHANGED_AFTER = regex.compile(rf"{DENIAL} | {any_of(f'{_PARTS}|{_APPLIED}')}", FLAGS)
+CHANGED_AFTER = regex.compile(
+    rf"{DENIAL} | {any_of(f'{_PARTS}|{_APPLIED}')} | ^\W*+(?:\p{{L}}++\W++)?{any_of(_COUNTS)}",
+    FLAGS,
+)
 SCALED = regex.compile(
     rf"[\s)}}\]-]*(?:{any_of(_MULTIPLES)} | 千(?![克米瓦卡]) | [十百万萬亿億兆만억倍折成打])", FLAGS
 )

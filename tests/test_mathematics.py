@@ -293,7 +293,8 @@ UNEQUAL = [
     ("--5", "5"), ("5_", "5"), ("*5", "5"), ("[5]", "5"), ("5 incorrect", "5"),
     (r"\textbf{(A)}\ 5", "B"), (r"\textbf{(A)}\ 5", "6"), ("6", r"\textbf{(A)}\ 5"),
     (r"\textbf{(B)}\ 5", r"\textbf{(A)}\ 5"), (r"\textbf{(A)}\ 6", r"\textbf{(A)}\ 5"),
-    ("(A)", "5"), ("A", "(A)(B)"), ("A", "(A) + 5"), ("2n", "2ⁿ"), ("5 doubled", "5"), ("5 or 6", "6"),
+    ("(A)", "5"), ("A", "(A)(B)"), ("A", "(A) + 5"), ("2n", "2ⁿ"), ("5 doubled", "5"),
+    ("5 or 6", "6"), (r"x=5 \lor x=6", "6"),
     *((rf"5\text{{ {words}}}", "5") for words in (
         "hundred", "dozen", "thousandths", "halves", "k", "negative", "below zero", "is wrong",
         "plus one", "base two", "over seven", "pi",

@@ -27,7 +27,8 @@ def scores(reward, answer, golds):
      r"\[-\boxed{5}\]", r"-$\boxed{5}$", r"$-\left(\boxed{5}\right)$", r"$-(\boxed{5})$",
      r"-\$\boxed{5}", r"$x=-\$\boxed{5}$", r"\(−\fbox{5}\)", r"$$x = -\boxed{5}$$",
      r"negative \boxed{5}", r"minus $\boxed{5}$", r"$\text{-}\boxed{5}$",
-     r"\text{minus }\boxed{5}"],
+     r"\text{minus }\boxed{5}", r"-{\boxed{5}}", r"-[\boxed{5}]", r"–\boxed{5}", r"-**\boxed{5}**",
+     r"-`\boxed{5}`", r"-<b>\boxed{5}</b>", r"\textbf{-}\boxed{5}", r"$-\left({\boxed{5}}\right)$"],
 )  # fmt: skip
 def test_a_sign_at_a_box_is_of_the_answer(answer):
     assert scores(BOXED, answer, [5, -5]) == scores(STATED, answer, [5, -5]) == [0, 1]
@@ -43,6 +44,7 @@ def test_a_sign_at_a_box_is_of_the_answer(answer):
      r"$3\boxed{5}$", r"$f(\boxed{5})$", r"$2(\boxed{5})$", r"$\boxed{5} × 2$", r"$x\ne\boxed{5}$",
      r"$x ≥ \boxed{5}$", r"\boxed{5} million", r"\boxed{5} squared", r"\boxed{5}‰",
      r"not \boxed{5}",
+     r"{\boxed{5}}^2", r"\boxed{5},000", r"0.\boxed{5}", r"(**\boxed{5}**)^2",
      r"\text{not }\boxed{5}", r"is it \boxed{5}?", r"\boxed{5} is wrong", "The answer is not $5$.",
      "The answer isn't $5$.", "The answer is anything but $5$.", "The answer is 5? No, 7.",
      "The answer is less than $5$.", "The answer is $5$? No, 7.", "The answer is $5$ million.",
@@ -107,7 +109,9 @@ def test_words_that_change_no_value_are_ignored(answer):
     ["B isn't right", "B can't be", "B doesn't work", "anything but B", "All but B", "rule out B",
      "Rule out B", "Not B", "B is definitely not the answer", "B 错误", "排除B", "nicht B", "¬B",
      "~~B~~", "❌ B", "B, not B", "It is not B, not A", "B, not A, or C",
-     "Not B because A is wrong", "I ruled out B"],
+     "Not B because A is wrong", "I ruled out B", "B ✗", "B不对", "B? No.",
+     "B. I changed my mind: A", "B. Nope, A", "B. It should be A", "B. Or is it A?",
+     "B. Final answer: A"],
 )  # fmt: skip
 def test_a_choice_that_is_denied_is_not_chosen(answer):
     assert scores(CHOICE, answer, ["B", "A"]) == [0, 0]
