@@ -68,10 +68,10 @@ class MathAnswer(Guarded):
     unit makes it wrong where the gold has no unit (5 dozen is not 5).
 
     How it can be hacked: by the question itself, where it is equal to its answer (2 + 2 for 4);
-    50 and 0.5 are right for 50%, and 50% for 50, 5 for 5 m, {1, 2} for (1, 2), A for (A) 5, and
-    (A) 6 for A; numbers within the tolerance; and by formulas that take too long, if a timeout earned more than a wrong
-    answer. In a completion that the template began with `<think>`, a cut-off thought is not
-    known to be one; `extract=AfterThought(Stated())` asks for its end.
+    50 and 0.5 are right for 50%, and 50% for 50, 5 for 5 m, {1, 2} for (1, 2), (A) 6 for A; numbers
+    within the tolerance; and by formulas that take too long, if a timeout earned more than a wrong
+    answer. In a completion that the template began with `<think>`, a cut-off thought is not known
+    to be one; `extract=AfterThought(Stated())` asks for its end.
 
     Example:
         >>> reward = MathAnswer(timeout=30)
