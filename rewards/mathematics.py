@@ -9,6 +9,7 @@ import logging
 import math
 import re
 from collections.abc import Iterable, Iterator, Sequence
+from numbers import Number
 from typing import Any
 
 import regex
@@ -152,6 +153,8 @@ class _Verifier(AnswerReward):
 
     def gold_of(self, value: Any) -> str | None:
         """Read one right answer; None if it is not one formula that can be read whole."""
+        if isinstance(value, Number) and value in (math.inf, -math.inf):
+            return None
         text = str(value)
         found = (
             plain_latex(text[slice(*span)])
@@ -254,7 +257,9 @@ _LABEL = regex.compile(
     r"""
     (?: \\(?:text|math)[a-z]*\s*\{\s* (?: \((?P<label>[A-J])\) | (?P<label>[A-J])[.):] ) \s*\}
       | \((?P<label>[A-J])\) (?=$|\ (?:\w|\\(?:frac|sqrt|text|pi))) | (?P<label>[A-J])[.):] (?=\ )
-    ) \s* (?P<text>.*)
+    ) \s*+
+    (?! (?:or|and|not)\b | .*(?<![a-zA-Z\\])[A-J](?![a-zA-Z]) | (?:\\[a-z]+\{)?\W*[a-j]\W*$ )
+    (?P<text>.*)  # that names no other option: (A) B
     """,
     regex.VERSION1 | regex.VERBOSE | regex.DOTALL,
 )

@@ -3,6 +3,7 @@ import pickle
 import subprocess
 import sys
 import threading
+from decimal import Decimal
 from fractions import Fraction
 
 import pytest
@@ -156,7 +157,8 @@ SOLUTIONS = [
     Fraction(4, 2),
 ]
 NO_GOLDS = [
-    None, "", " ", float("nan"), [], [None], ["2", r"so $x=2$ and we take some"],
+    None, "", " ", float("nan"), float("inf"), Decimal("-Infinity"), [], [None],
+    ["2", r"so $x=2$ and we take some"],
     "so $x=8$, hence the sum is 2", "2" * 1001, "(" * 11 + "2" + ")" * 11, r"\frac{1}{0}",
     "2 3", r"\boxed{2} then \boxed{3", "<think>the answer is 2",
 ]  # fmt: skip
@@ -294,7 +296,9 @@ UNEQUAL = [
     (r"\textbf{(A)}\ 5", "B"), (r"\textbf{(A)}\ 5", "6"), ("6", r"\textbf{(A)}\ 5"),
     (r"\textbf{(B)}\ 5", r"\textbf{(A)}\ 5"), (r"\textbf{(A)}\ 6", r"\textbf{(A)}\ 5"),
     ("(A)", "5"), ("A", "(A)(B)"), ("A", "(A) + 5"), ("2n", "2ⁿ"), ("5 doubled", "5"),
-    ("5 or 6", "6"), (r"x=5 \lor x=6", "6"),
+    *(("(A) B", gold) for gold in "AB"), *((r"\textbf{(A)} \textbf{(B)}", gold) for gold in "AB"),
+    ("(A) or (B)", "A"), ("A) b", "B"), (r"A) \text{b}", "B"), ("5 or 6", "6"),
+    (r"x=5 \lor x=6", "6"),
     *((rf"5\text{{ {words}}}", "5") for words in (
         "hundred", "dozen", "thousandths", "halves", "k", "negative", "below zero", "is wrong",
         "plus one", "base two", "over seven", "pi",
