@@ -34,11 +34,6 @@ def with_attached(text: str, start: int, end: int) -> Span | None:
     brackets around the answer. It is a part where an operator, a function or a digit stands at it,
     and it is none either where it is doubted ("5?") or denied ("not 5").
 
-    Args:
-        text: all of the text.
-        start: where the answer begins; in a box or not.
-        end: where it ends.
-
     Example:
         >>> text = r"so $-\left(\boxed{5}\right)$"
         >>> text[slice(*with_attached(text, 18, 19))]

@@ -2,7 +2,6 @@ r"""Take off what dresses an answer without changing it, and write numbers in on
 
 import re
 import unicodedata
-from collections.abc import Callable
 from typing import Any
 
 import regex
@@ -96,7 +95,7 @@ def folded(text: str, fraction: str = r"  \1/\2  ") -> str:
     """
     if text.isascii():
         return text
-    text = _RAISED.sub(_apart("^"), _LOWERED.sub(_apart("_"), seen(text)))
+    text = _RAISED_OR_LOWERED.sub(_apart, seen(text))
     text = _VULGAR.sub(lambda sign: _HALVES.sub(fraction, _compatible(sign[0])), text)
     text = _OTHER_DIGIT.sub(lambda digit: str(unicodedata.decimal(digit[0])), text)
     return _compatible(text).translate(_FOLDED)
@@ -106,18 +105,15 @@ def _compatible(text: str) -> str:
     return unicodedata.normalize("NFKC", text)
 
 
-def _apart(mark: str) -> Callable[[Any], str]:
-    def written(run: Any) -> str:
-        inside = _compatible(run[0]).translate(_FOLDED)
-        return mark + (inside if len(inside) == 1 else f"{{{inside}}}")
-
-    return written
+def _apart(run: Any) -> str:
+    inside = _compatible(run[0]).translate(_FOLDED)
+    return ("^" if run["raised"] else "_") + (inside if len(inside) == 1 else f"{{{inside}}}")
 
 
-_RAISED = regex.compile(  # but no ™, and no sign of a number on the line
-    r"(?![⁺⁻](?!\p{dt=super}))[\p{dt=super}&&[\p{N}\p{Lm}\p{Sm}\p{P}]]+", regex.VERSION1
+_RAISED_OR_LOWERED = regex.compile(  # but no ™, and no sign of a number on the line
+    r"(?![⁺⁻](?!\p{dt=super}))(?P<raised>[\p{dt=super}&&[\p{N}\p{Lm}\p{Sm}\p{P}]]+)|\p{dt=sub}+",
+    regex.VERSION1,
 )
-_LOWERED = regex.compile(r"\p{dt=sub}+")
 _VULGAR = regex.compile(r"\p{dt=fraction}")
 _HALVES = regex.compile("([0-9]+)⁄([0-9]*)")
 _OTHER_DIGIT = regex.compile(r"(?![0-9])\p{Nd}")

@@ -161,9 +161,8 @@ class _Verifier(AnswerReward):
             for extract in (self.extract, AfterMarker(unique=False), Stated(), WholeText())
             if (span := extract(text))
         )
-        return next(
-            (gold for gold in found if gold and _is_formula(_option(gold)[1] or gold)), None
-        )
+        texts = ((gold, split_unit(_option(gold)[1] or gold)[0]) for gold in found if gold)
+        return next((gold for gold, text in texts if _right(text)[0]), None)
 
     def right(self, answer: str, golds: Sequence[str]) -> bool:
         """Return whether an answer is one of the golds."""
@@ -173,10 +172,6 @@ class _Verifier(AnswerReward):
     def read(self, text: str) -> str | None:
         """Return the formula, written in one way."""
         return plain_latex(text)
-
-
-def _is_formula(latex: str) -> bool:
-    return bool(_right(split_unit(_option(latex)[1] or latex)[0])[0])
 
 
 def _equal(gold: str, answer: str) -> bool:
