@@ -4,37 +4,32 @@ Finding and comparing are apart: `NumericAnswer(AfterMarker("####"))`, `ExactAns
 `rewards.extraction`.
 """
 
-import functools
 import math
 import numbers
-import unicodedata
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from decimal import Decimal
 from fractions import Fraction
 from typing import Any
 
-from .blanks import seen
 from .choices import Choices
 from .contract import (
+    ColumnReward,
     Completion,
     LogExtra,
     LogMetric,
     Spans,
-    TextReward,
     accepted,
-    completion_text,
     expected,
-    listed,
-    rows_of,
+    one_span,
     spellings,
 )
 from .extraction import AfterMarker, Extract, InTag, Span
-from .markup import bare, raised_apart, undressed
+from .markup import bare, folded, undressed
 from .numerals import DECIMALS, exact, number, unit_pattern
-from .patience import BUDGET, at_most, slow_patterns
+from .patience import in_time, slow_patterns
 
 
-class AnswerReward(TextReward):
+class AnswerReward(ColumnReward):
     """Base of the rewards that compare an answer with a column; a subclass says how in `read`.
 
         R = 1 if read(answer) equals read(gold) for a gold of the column, else 0
@@ -53,11 +48,9 @@ class AnswerReward(TextReward):
     """
 
     def __init__(self, extract: Extract, column: str, name: str) -> None:
-        super().__init__(name)
+        super().__init__(name, column)
         expected("extract", extract, Extract, "an instance such as InTag('answer')")
         self.extract = extract
-        self.column = column
-        self.columns = (column,)
 
     def __call__(
         self,
@@ -68,64 +61,32 @@ class AnswerReward(TextReward):
         **columns: Any,
     ) -> list[float | None]:
         """Score completions; see the class."""
-        rows = rows_of(self, columns, len(listed(self.__name__, "completions", completions)))
-        remembered = functools.lru_cache(maxsize=None)(self.gold)  # a group shares its gold
-        scores = []
-        with at_most(BUDGET), slow_patterns() as slow:
-            for completion, row in zip(completions, rows, strict=True):
-                value = row[self.column]
-                gold = remembered if isinstance(value, str) else self.gold
-                scores.append(self._judged(completion_text(completion), gold, value))
+        with slow_patterns() as slow:
+            scores = super().__call__(completions, log_metric=log_metric, **columns)
         if log_metric is not None:
-            count = max(1, len(scores))
-            log_metric(f"reward/{self.__name__}/timeout_rate", slow.total() / count)
-            log_metric(f"reward/{self.__name__}/unreadable_rate", scores.count(None) / count)
+            rate = slow.total() / max(1, len(scores))
+            log_metric(f"reward/{self.__name__}/timeout_rate", rate)
         return scores
 
     def score(self, text: str, /, **row: Any) -> float | None:
         """Score one text; 0 as well if looking for the answer took too long."""
-        return self._judged(text, self.gold, row[self.column])
-
-    def _judged(
-        self, text: str, gold: Callable[[Any], tuple[Any, ...] | None], value: Any
-    ) -> float | None:
-        try:
-            golds = gold(value)
-        except TimeoutError:
-            golds = None
+        golds = in_time(lambda: self._gold_of(row))
         if golds is None:
             return None
-        try:
-            span = self.found(text)
-        except TimeoutError:
-            return 0.0
+        span = in_time(lambda: self.found(text))
         return float(span is not None and self.right(text[slice(*span)], golds))
 
     def unreadable(self, golds: Iterable[Any]) -> list[Any]:
         """Return the column's values that cannot be read: there the reward abstains."""
-        return [gold for gold in golds if self._reads(gold) is None]
-
-    def _reads(self, value: Any) -> Any:
-        try:
-            return self.gold(value)
-        except TimeoutError:
-            return None
+        return [gold for gold in golds if in_time(lambda g=gold: self.gold(g)) is None]
 
     def found(self, text: str) -> Span | None:
-        """Return where the answer is in a text."""
-        return self.extract(text)
+        """Return where the answer is in a text; what reads the same is one answer."""
+        return self.extract(text, self.read)
 
     def spans(self, completions: Sequence[Completion]) -> list[Spans]:
         """Return where the answer is in each completion, as `answer`."""
-        with at_most(BUDGET):
-            return [self._spans(completion_text(completion)) for completion in completions]
-
-    def _spans(self, text: str) -> Spans:
-        try:
-            span = self.found(text)
-        except TimeoutError:
-            span = None
-        return {"answer": [] if span is None else [span]}
+        return one_span(self, "answer", lambda text: in_time(lambda: self.found(text)), completions)
 
     def gold(self, value: Any) -> tuple[Any, ...] | None:
         """Read all that is right by the column's value; None if it is nothing, or unclear."""
@@ -189,6 +150,10 @@ class ExactAnswer(AnswerReward):
         """Read all that is right by the column's value; None if it is nothing."""
         return super().gold([text for one in accepted(value) for text in spellings(one)])
 
+    def found(self, text: str) -> Span | None:
+        """Return where the answer is in a text, without reading what may be endless."""
+        return self.extract(text)
+
     def right(self, answer: str, golds: Sequence[str]) -> bool:
         """Return whether an answer is a gold, looking at no more text than could be."""
         # Composing joins four characters at most, and takes quadratic time on endless accents.
@@ -198,16 +163,11 @@ class ExactAnswer(AnswerReward):
 
     def read(self, text: str) -> str | None:
         """Return the normal form."""
-        if not text.isascii():
-            text = unicodedata.normalize("NFKC", raised_apart(seen(text))).translate(_PLAIN)
-        text = bare(" ".join(undressed(text).split()))
+        text = bare(" ".join(undressed(folded(text)).split()))
         return (text.casefold() if self.ignore_case else text) or None
 
 
 _MARKUP = 64  # characters of markup around an answer
-_PLAIN = str.maketrans(
-    dict.fromkeys("‘’‚‛ʼ", "'") | dict.fromkeys("“”„‟«»", '"') | dict.fromkeys("‐‑‒–−", "-")
-)
 
 
 class NumericAnswer(AnswerReward):
@@ -292,10 +252,6 @@ class NumericAnswer(AnswerReward):
         is_number = isinstance(value, numbers.Real | Decimal) and not isinstance(value, bool)
         return exact(value) if is_number else super().gold_of(value)
 
-    def found(self, text: str) -> Span | None:
-        """Return where the answer is in a text; numbers of the same value are one answer."""
-        return self.extract(text, self.read)
-
     def read(self, text: str) -> Fraction | None:
         """Return the only number of a text; None if there is none or another."""
         return number(text, self.decimal, self.unit)
@@ -327,7 +283,8 @@ class ChoiceAnswer(AnswerReward):
 
     Degenerate cases: naming the right letter twice is right; a word that is a letter ("A dog",
     "Vitamin C") names it too, one with a sign at it (C++, 37 °C, N/A) does not. Texts that begin
-    with a label are read by it: "A) x, or (B) y" is A.
+    with a label are read by it: "A) x, or (B) y" is A. A letter that is taken back ("A. No, wait,
+    B") is none.
 
     How it can be hacked: by guessing, 1 of n times. Naming several choices earns nothing, unless
     all of them are right.
@@ -374,10 +331,6 @@ class ChoiceAnswer(AnswerReward):
             )
         letters = dict(enumerate(self.choices.letters, self.index_base))
         return letters.get(value)  # 2.0 finds 2
-
-    def found(self, text: str) -> Span | None:
-        """Return where the answer is in a text; the same choice written twice is one answer."""
-        return self.extract(text, self.read)
 
     def read(self, text: str) -> str | None:
         """Return the choices that a text names, sorted; None if it is unclear which."""

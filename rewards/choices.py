@@ -1,13 +1,11 @@
 """Read which of several lettered options an answer names."""
 
-import unicodedata
 from typing import Any
 
 import regex
 
-from .blanks import seen
-from .markup import undressed
-from .words import DENIAL, DENIED, DENYING, FLAGS, OWN
+from .markup import folded, undressed
+from .words import DENIAL, DENIED, DENYING, FLAGS, OWN, any_of
 
 SHORT = 1000  # characters of an answer that may be in other forms of the letters
 _WORD = rf"[\w--[_{OWN}]]"
@@ -41,24 +39,24 @@ class Choices:
         self._label = _compiled(_LABEL, letters, small=True)
         self._initial = _compiled(_INITIAL, letters)
         self._rival = _compiled(_RIVAL, letters)
+        self._later = _compiled(_LATER, letters)
+        self._stated = _compiled(_STATED, letters)
         self._capital = _compiled(_CAPITAL, letters)
         self._aside = _compiled(_OTHER_DENIED, letters)
         self._denied = _compiled(_DENIED, letters)
 
     def read(self, text: str) -> str | None:
         """Return the letters that a text names, sorted; None if it is unclear which."""
-        if len(text) <= SHORT and not text.isascii():
-            text = seen(unicodedata.normalize("NFKC", text))
-        text = text.strip()
-        if len(text) == 1:
-            return text.upper() if text.upper() in self.letters else None
-        text = undressed(text).strip()
+        if len(text) <= SHORT:
+            text = folded(text)
+        text = _BLANKS.sub(_blank, undressed(text)).strip()
         bare = text.strip("()[]{}*_.:,$\"' \t\r\n。：，、").upper()
         if len(bare) == 1 and bare in self.letters:
             return bare
         if self._list.fullmatch(text):
             return "".join(sorted({*self._letter.findall(text.upper())}))
-        return self._labelled(text) or self._alone(text)
+        named = self._labelled(text) or self._alone(text)
+        return None if named and self._withdrawn(text, named) else named
 
     def _labelled(self, text: str) -> str | None:
         cue = _CUE.match(text)
@@ -77,6 +75,17 @@ class Choices:
         denied = len(named) == 1 and _NO.search(text) and self._denied.search(text)
         return named.pop() if len(named) == 1 and not denied else None
 
+    def _withdrawn(self, text: str, named: str) -> bool:
+        """Return whether another letter, or none, follows words that take one back."""
+        taken = _TAKEN_BACK.search(text)
+        later = self._later.findall(text, taken.end()) if taken else []
+        others = {letter.upper() for letter in (*later, *self._stated.findall(text))} - {named}
+        return bool(others or (taken and taken["outright"] and not later))
+
+
+def _blank(blanks: Any) -> str:
+    return "\n" if "\n" in blanks[0] else " "
+
 
 def _compiled(pattern: str, letters: str, *, small: bool = False) -> Any:
     """Put the letters where a pattern has an @."""
@@ -94,15 +103,18 @@ _LABEL = r"""
 """
 _INITIAL = r"^\s*@\.\s+(?=\p{Ll})"  # of an option's text: E. coli
 _RIVAL = r"""
-    ^\W*+(?:(?:or|and|and/or|oder|und)(?!\w)\W*+)?@\W*$  # A. B
-    | ^[\s,;]*+(?:(?:or|and|and/or|oder|und)(?!\w)|[/&])\W*+@(?!\w)  # A) or B) …
+    ^\W*+@\W*$  # A. B
+    | ^\W*+ (?:(?i:or|and|oder|und|but|also|maybe|perhaps|possibly|alternatively|else)(?!\w)\W*+
+        | [/&]\W*+ )+ @(?!\w)  # A) or maybe B) …
     | (?<![(\w])@(?:\)|[.:](?=\s+\S))  # A. … B. …
 """
 # A capital that stands alone: not in C++, 37 °C, N/A or A-level. The letter first: that is fast.
 _CAPITAL = rf"@(?<!(?:{_WORD}|°|\w[&/'’-]|\d\s)@)(?!{_WORD}|[+\#^°]|['’&/-]\w)"
-_NEXT = r"[^\w,;.\n–—-]++"
-_DENIED = rf"(?i:{DENIAL})[\W\p{{Han}}]*+(?:\w++\W++){{0,3}}?@(?!\w)"
-_DENIED += rf" | @(?<!\w@){_NEXT}(?:\w++{_NEXT}){{0,2}}?(?:\w+?n['’]t|(?i:{DENIAL}))"
+_NEXT = r"[^\w,;.\n–—-]{1,9}+"
+_WORDS = r"(?:\w{1,20}+\W{1,9}+)"
+_DENIED = rf"(?i:{DENIAL})[\W\p{{Han}}]{{0,9}}+{_WORDS}{{0,3}}?@(?!\w)"
+_DENIED += rf" | @(?<!\w@){_NEXT}(?:\w{{1,20}}+{_NEXT}){{0,2}}?(?:\w{{1,9}}?n['’]t|(?i:{DENIAL}))"
+_DENIED += rf" | @(?<!\w@)\s?{DENYING}"
 _NO = regex.compile(rf"{DENIED}|n['’]t|{DENYING}", FLAGS)  # fast, and more than `DENIAL`
 _OTHER_DENIED = r"""
     (?<=(?<!\w)(@)[).]?) (?:
@@ -110,4 +122,15 @@ _OTHER_DENIED = r"""
         (?=\(?@\)?\sis\s(?:wrong|incorrect|false)(?!\w))
     ) \(?(?!\1)@(?!\w)\)? (?:\sis\s\w+)?
 """
+_TAKEN_BACK = regex.compile(
+    any_of(
+        r"(?P<outright>no\W{1,9}wait|scratch\s+that|second\s+thoughts?|i\s+mean|oops|sorry"
+        r"|chang\w+\s+my\s+mind|(?<=\?\W{1,3})no)|correction|wait|actually|rather|instead|mistake"
+        r"|hm+|no\W|nope|reconsider|reflection|(?:should|could|may|might)\s+be|is\s+it|likely"
+    ),
+    FLAGS,
+)
+_LATER = r"(?<!\w)(?:@(?!\w)|(?i:@)\W*$)"  # small letters at the end alone: "wait for a dog"
+_STATED = r"(?i:(?:answer|correct\s\w+)\s*(?:is|:)|final\s*:)[\s:(*]*+(@)(?!\w)"
+_BLANKS = regex.compile(r"\s+")
 _ASIDE = regex.compile(r"\snot\s|wrong|incorrect|false")

@@ -112,7 +112,7 @@ class ColumnReward(TextReward):
         with at_most(BUDGET):
             scores = super().__call__(completions, **columns)
         if log_metric is not None and self.column is not None:
-            nothing = len(self.unreadable(columns[self.column])) / max(1, len(scores))
+            nothing = scores.count(None) / max(1, len(scores))
             log_metric(f"reward/{self.__name__}/unreadable_rate", nothing)
         return scores
 

@@ -10,9 +10,8 @@ from itertools import pairwise
 
 import regex
 
+from .boxes import Span, boxes_of, with_attached
 from .patience import BUDGET, at_most, granted, ran_out
-
-Span = tuple[int, int]
 
 
 @dataclass
@@ -105,8 +104,9 @@ class InBox(Extract):
     r"""Take what is in `\boxed{…}` or `\fbox{…}`, braces balanced.
 
     Of boxes inside each other the outermost counts. A text whose last box is never closed has no
-    answer: it was about to give another. Operators attached to a box in its formula belong to it:
-    `-\boxed{5}`, `\boxed{5}\%`, `\frac{1}{\boxed{5}}`.
+    answer: it was about to give another. A sign, a power, a percent sign or a scale at a box is of
+    the answer (`-\boxed{5}`); a box that is part of a formula (`2 + \boxed{5}`), or denied, says
+    nothing: see `rewards.boxes`.
 
     Example:
         >>> text = r"so \boxed{\frac{1}{2}}"
@@ -116,70 +116,10 @@ class InBox(Extract):
         >>> InBox()(r"\boxed{42}, no, \boxed{7")
     """
 
-    def find(self, text: str) -> list[Span]:
+    def find(self, text: str) -> Iterator[Span]:
         """Give the span of each answer in the text."""
-        return [with_operators(text, *box) for box in boxes_of(text)]
-
-
-def boxes_of(text: str) -> list[Span]:
-    """Return what is in each box of a text; nothing where the last one is never closed."""
-    first = _BOX.search(text)
-    open_braces: list[int | None] = []  # where the box begins, if the brace opens one
-    boxes: list[Span] = []
-    for token in _BRACE.finditer(text, first.start()) if first else ():
-        if token[0].endswith("{") and token[0] != "\\{":
-            open_braces.append(None if token[0] == "{" else token.end())
-        elif token[0] == "}" and open_braces and (start := open_braces.pop()) is not None:
-            while boxes and boxes[-1][0] > start:
-                boxes.pop()
-            boxes.append((start, token.start()))
-    unclosed = max((start for start in open_braces if start is not None), default=-1)
-    return boxes if boxes and boxes[-1][0] > unclosed else []
-
-
-def with_operators(text: str, start: int, end: int) -> Span:
-    """Return the span of a box's inside, or of the box with all that operators attach to it."""
-    outside = text.rfind("\\", 0, start)
-    line = text[max(0, outside - BESIDE) : outside].rpartition("\n")[2]
-    line = line[:-1] if line.endswith("-$") else line
-    formula = len(_DOLLARS.findall(line)) % 2 == 1 or bool(_OPENED.search(line))
-    before = _PARTS[formula].split(line)[-1].lstrip()
-    left = _OPERATOR_BEFORE.search(before)
-    right = _OPERATOR_AFTER[formula].match(text, end + 1, end + 1 + BESIDE)
-    if left is None and right is None:
-        return start, end
-    first = text.rfind(before, 0, outside) if left else outside
-    return first, right.end() if right else end + 1
-
-
-BESIDE = 200  # characters beside a box that are looked at
-_DOLLARS = re.compile(r"(?<!\\)\$+")
-_OPENED = re.compile(r"\\[(\[](?!.*\\[)\]])")
-_PARTS = re.compile(r"[\s=]"), re.compile(r"[=:&]|(?<!\\)\$|\\[(\[]")
-_APPLIED = r"""\\(?:
-    [dtc]?frac | [dt]?binom | sqrt | log | ln | exp | sin | cos | tan | pm | mp | cdot | times | div
-    | neg | lnot | over | pi
-)(?![a-zA-Z])"""
-_OPERATOR_BEFORE = regex.compile(
-    rf"""
-    (?: [-+−–±/^_√÷×·¬] | (?<=[0-9]\s?)\*
-        | {_APPLIED} \s* (?:\[[^\[\]]*\])? (?:\{{(?:[^{{}}]|\{{[^{{}}]*\}})*\}})?
-    ) (?:[\s({{|]|\\left)* (?:\\\$\s*)?$
-    """,
-    regex.VERSION1 | regex.VERBOSE,
-)
-_AT_IT = rf"""
-    \$?\s?\\?% | (?!\^\s*\{{?\s*(?:\\(?:text|mathrm)\s*\{{)?\s*(?:st|nd|rd|th)(?!\w))\^
-    | [/÷×·‰] | [_*](?=[0-9({{\\]) | [-+](?=[0-9]) | \s?{_APPLIED}
-"""
-_OPERATOR_AFTER = (
-    regex.compile(rf"\$?(?:{_AT_IT})[^\s$=]*+", regex.VERSION1 | regex.VERBOSE),
-    regex.compile(
-        rf"(?:{_AT_IT} | \s*[-+*/!] | [0-9a-zA-Z(])[^$=\n]*+", regex.VERSION1 | regex.VERBOSE
-    ),
-)
-_BOX = re.compile(r"\\(?:boxed|fbox)\s*\{")
-_BRACE = re.compile(r"\\{1,2}(?:boxed|fbox)\s*\{|\\.|[{}]", re.DOTALL)
+        for start, end in boxes_of(text):
+            yield with_attached(text, start, end) or (start, start)
 
 
 @dataclass

@@ -5,20 +5,21 @@ Everything is linear in the length of the text; a formula has at most `LONGEST` 
 
 import re
 import unicodedata
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import accumulate, groupby
+from itertools import accumulate
 from typing import Any
 
 import regex
 
-from .extraction import Extract, Span, boxes_of, thought_end
+from .boxes import SIGN, boxes_of, with_attached
+from .extraction import Extract, Span, thought_end
+from .markup import folded
 from .quantities import CHANGING
-from .words import CHANGED_BEFORE, DENIAL, FLAGS, SCALED
+from .words import CHANGED_BEFORE, FLAGS, SCALES
 
 LONGEST = 1000  # characters of a formula; what is longer is none
 _DEEPEST = 10  # brackets inside each other; reading takes exponential time in them
-_NEAR = 100  # characters on each side of an answer that may belong to it
 _ANCHORS = 8  # how many times "answer" is looked at, from the end
 
 
@@ -47,7 +48,7 @@ class Stated(Extract):
         if (start := thought_end(text)) is not None:
             text = text[start:]
             found = _last_boxes(text) if _BOX.search(text) else _said(text)
-            if found := found and _with_attached(text, *found):
+            if found := found and with_attached(text, *found):
                 yield start + found[0], start + found[1]
 
 
@@ -77,64 +78,12 @@ def _said(text: str) -> Span | None:
     return None
 
 
-def _with_attached(text: str, start: int, end: int) -> Span | None:
-    """Return an answer with what is attached to it; None if it is a part of something else."""
-    box = _OPENING.search(text, max(0, start - _NEAR), start)
-    first, last = (box.start(), end + text.startswith("}", end)) if box else (start, end)
-    before = text[max(0, first - _NEAR) : first]
-    if _PART_BEFORE.search(before) or _PART_AFTER.match(text, last, last + _NEAR):
-        return None
-    sign, more = _SIGN.search(before), _MORE.match(text, last, last + _NEAR)
-    if not (sign or more):
-        return start, end
-    return first - len(sign[0]) if sign else first, more.end() if more else last
-
-
 _BOX = re.compile(r"\\(?:boxed|fbox)(?![a-zA-Z])")
 _BARE = re.compile(r"\\boxed\s+([^\s{}\\$]+)")
 _BETWEEN_BOXES = re.compile(
     r"\}?[\s$]*(?:[,;]|,?\s*(?:and|or|\\text\s*\{\s*(?:and|or)\s*\}))[\s$]*\\(?:boxed|fbox)\s*\{?"
 )
-_OPENING = re.compile(r"\\(?:boxed|fbox)\s*\{?\s*$")
-_GAP = r"(?:[\s$~] | \\[,;:!()\[\] ] | \\left\b)*"
-_BESIDE = r"(?:[ $~] | \\[,;:!)\] ])*+"
-_SIGN = regex.compile(
-    rf"""
-    (?: (?<![-\w)}}]) [-−] [$]? | (?<=(?:[=($]|\\[(\[])\s*) [-−] {_GAP}
-    | (?:\\pm|\\mp|(?<!\w)(?:minus|negative)) {_GAP} ) $
-    """,
-    FLAGS,
-)
-_HARMLESS = regex.compile(rf"{_SIGN.pattern} | (?<!(?:multiplied|divided)\s)\bby\s*$", FLAGS)
-_OPERAND = r"(?:[\d)}%] | (?<![\p{L}<\\/])\p{L})"
-_PART_BEFORE = regex.compile(
-    rf"""
-    (?: {_OPERAND} \s? [-−+*/<>≤≥≠] {_GAP} [{{(]?
-    | \\(?:ne|neq|lt|gt|leq?|geq?|[lg]eqslant|times|cdot|div|sqrt|not|not\s*=|[dtc]?frac|binom
-        |bmod|log|ln|sin|cos|tan) (?:\[\w*\])? {_GAP} [{{(]?
-    | \\[dtc]?frac \s* \{{(?:[^{{}}]|\{{[^{{}}]*\}})*\}} \s* \{{ \s*
-    | \^ \s* \{{? | {_OPERAND}_\{{? | \d | (?<![\p{{L}}\\])\p{{L}}\(? | -\s*\(
-    | {DENIAL} {_GAP} | \b anything \s+ but {_GAP} ) $
-    """,
-    FLAGS,
-)
-_PART_AFTER = regex.compile(
-    rf"""
-    \.?\d
-    | {_BESIDE} (?: [*_]*\? | [-+*/<>] \s? (?=[\d\\(]) | [≤≥≠]
-        | \\(?:times|cdot|div|pm|mp|ne|neq|lt|gt|leq?|geq?|sqrt|[dtc]?frac|pi|not|[bp]?mod)\b
-        | (?:is|was) \s+ (?:not|wrong|incorrect|false)\b | (?:is|was)n['’]t\b )
-    """,
-    FLAGS,
-)
-_MORE = regex.compile(
-    rf"""
-    {_BESIDE} (?: \\?% | \^\s*(?:\{{[^{{}}]{{0,50}}\}}|\\circ|\w) | !(?=\s*[$\\]) | _\{{?\d+\}}?
-        | percent\b | (?!\s*\n) (?:\\text\s*\{{\s*)? {SCALED.pattern} (?:\s*\}})? )
-    | \p{{L}}{{1,2}}(?!\p{{L}})
-    """,
-    FLAGS,
-)
+_HARMLESS = regex.compile(rf"{SIGN.pattern} | (?<!(?:multiplied|divided)\s)\bby\s*$", FLAGS)
 _DELIMITED = rf"""(?:
     \$\$ [^$]{{1,{LONGEST}}}+ \$\$
     | (?<!\\)\$ (?:\\\$|[^$\n]){{1,{LONGEST}}}+ \$
@@ -148,12 +97,13 @@ _FORMULA = re.compile(
     """,
     re.VERBOSE | re.IGNORECASE,
 )
-_SENTENCE = re.compile(
+_SENTENCE = regex.compile(
     r"""
-    (?:answer|答案) [\s*_]* (?: (?:is|are|[:=：]|是|为) (?:[\s*_:：]|is\b)* | (?<=\*\*)\s*\n\s* )
+    (?:answer|答案) [\s*_]*
+    (?: (?:is|are|[:=：]|是|为) (?:[\s*_:：]|is\b)* | (?<=\*\*|^\#[^\n]*) \s*\n\s* )
     (?P<answer>[^\s.。] [^\n]{0,100}?) (?=[*_]*\s*(?:$|\n|[.!?](?=\s|[*_]|$)|。|</?\w))
     """,
-    re.VERBOSE | re.IGNORECASE,
+    FLAGS | regex.MULTILINE,
 )
 
 
@@ -179,7 +129,8 @@ def plain_latex(text: str) -> str | None:
     if len(text) > LONGEST or _depth(text) > _DEEPEST:
         return None
     if not text.isascii():
-        text = _ascii(text)
+        folds = folded(text, r"\\frac{\1}{\2}")
+        text = "".join(_SIGNS.get(sign) or _letter(sign) for sign in folds)
     for pattern, replacement in _STEPS:
         text = pattern.sub(replacement, text)
     if _WORDS.fullmatch(text):
@@ -194,39 +145,19 @@ def _depth(text: str) -> int:
     return max(accumulate(steps), default=0)
 
 
-def _ascii(text: str) -> str:
-    """Write digits, fractions, powers, signs and Greek letters of Unicode in LaTeX."""
-    runs = groupby(text, lambda character: unicodedata.decomposition(character).partition(" ")[0])
-    return "".join(_RUNS.get(kind, _signs)("".join(run)) for kind, run in runs)
-
-
-def _signs(text: str) -> str:
-    return unicodedata.normalize("NFKC", "".join(_SIGNS.get(s) or _letter(s) for s in text))
-
-
 def _letter(sign: str) -> str:
-    """Return a digit of any script as one of ours, and a Greek letter as a command."""
-    *greek, letter = unicodedata.name(sign, "").split(" ") or [""]
-    if greek == ["GREEK", "SMALL", "LETTER"]:
-        return f"\\{letter.lower().replace('lamda', 'lambda')} "
-    return str(unicodedata.decimal(sign, sign))
+    """Return a Greek letter as a command, any other as it is."""
+    *greek, letter = unicodedata.name(sign, "").split(" ")
+    if greek != ["GREEK", "SMALL", "LETTER"]:
+        return sign
+    return f"\\{letter.lower().replace('lamda', 'lambda')} "
 
 
-def _fraction(text: str) -> str:
-    halves = (unicodedata.normalize("NFKC", sign).split("⁄") for sign in text)
-    return "".join(rf"\frac{{{above}}}{{{below}}}" for above, below in halves)
-
-
-_RUNS: dict[str, Callable[[str], str]] = {
-    "<super>": lambda run: f"^{{{_signs(run)}}}",
-    "<sub>": lambda run: f"_{{{_signs(run)}}}",
-    "<fraction>": _fraction,
-}
 _SIGNS = {
-    "−": "-", "–": "-", "⁻": "-", "₋": "-", "×": r"\times ", "·": r"\cdot ", "⋅": r"\cdot ",
-    "÷": r"\div ", "⁄": "/", "∞": r"\infty ", "≤": r"\le ", "≥": r"\ge ", "≠": r"\ne ",
+    "×": r"\times ", "·": r"\cdot ", "⋅": r"\cdot ",
+    "÷": r"\div ", "∞": r"\infty ", "≤": r"\le ", "≥": r"\ge ", "≠": r"\ne ",
     "±": r"\pm ", "∪": r"\cup ", "∩": r"\cap ", "∈": r"\in ", "∅": r"\emptyset ", "√": r"\sqrt ",
-    "°": r"^\circ ", "。": ".", "，": ",", "、": ",", "’": "'",
+    "≈": r"\approx ", "°": r"^\circ ", "。": ".", "、": ",",
 }  # fmt: skip
 _TEXT = re.compile(r"\\(?:text|math|operatorname|mbox)[a-z]*\s*\{[^{}]*\}|\\(?:begin|end)\{\w*\}")
 _BRACKETS = re.compile(r"[()\[\]{}]")
@@ -246,15 +177,11 @@ _NAMED = (
     rf"(?:(?:square|sq|cubic|cu)\.? )?(?:[A-Za-z]{{4,}}|{_SHORT})"
     r"(?: ?/ ?[A-Za-z]+| per [A-Za-z]+)?"
 )
-_SCALE = re.compile(
-    r"\s?(?:\\text\s*\{\s*)?\b(hundred|thousand|million|billion|trillion)\b(?:\s*\})?",
-    re.IGNORECASE,
-)
-_SCALES = {"hundred": 2, "thousand": 3, "million": 6, "billion": 9, "trillion": 12}
+_SCALE = re.compile(rf"\s?(?:\\text\s*\{{\s*)?\b({'|'.join(SCALES)})\b(?:\s*\}})?", re.IGNORECASE)
 
 
 def _scaled(match: re.Match[str]) -> str:
-    return rf"\times 10^{{{_SCALES[match[1].lower()]}}}"
+    return rf"\times 10^{{{SCALES[match[1].lower()]}}}"
 
 
 def _unboxed(match: Any) -> str:
@@ -286,6 +213,9 @@ _STEPS: list[tuple[Any, Any]] = [  # patterns, and what takes the place of what 
     (re.compile(r"^\s+|[\s.,;]+$"), ""),
     (re.compile(r"^([*_]{1,3})(?![\s*_])(.*[^\s*_])\1$", re.DOTALL), r"\2"),
     (re.compile(r"^\s+|[\s.,;]+$"), ""),
+    (re.compile(r"^\\(?:approx|simeq)(?![a-zA-Z])\s*"), ""),
+    (re.compile(r"\\(?:lor|vee)(?![a-zA-Z])"), " or "),
+    (re.compile(r"\\varnothing(?![a-zA-Z])"), r"\\emptyset"),
     (re.compile(r" (?=[_^!%]|\\%)"), ""),
     (re.compile(r"(\d*)\.(\d*)\\overline\s*\{([0-9]+)\}"), _repeating),
     (re.compile(r"(?<!\\)%"), r"\\%"),

@@ -7,7 +7,7 @@ from numbers import Real
 from typing import Any
 
 from .combination import Combination, Reward, name_of, scores_of, unwrapped
-from .contract import Completion, listed, one_each
+from .contract import Completion, expected, listed, one_each
 from .guard import Guarded
 
 
@@ -48,7 +48,7 @@ class SoftOverlong:
         self, max_completion_length: int, soft_punish_cache: int, name: str = "soft_overlong"
     ) -> None:
         self.max_completion_length = _checked_limit(max_completion_length)
-        _refuse_no_number("soft_punish_cache", soft_punish_cache)
+        expected("soft_punish_cache", soft_punish_cache, *_NUMBER)
         if not 0 <= soft_punish_cache <= max_completion_length:
             raise ValueError(
                 f"soft_punish_cache is {soft_punish_cache}, expected 0 to {max_completion_length} "
@@ -309,14 +309,12 @@ def token_ids(
     return one_each(reward, "completion_ids", completion_ids, count)
 
 
-def _refuse_no_number(argument: str, value: Any) -> None:
-    if isinstance(value, bool) or not isinstance(value, Real):
-        raise TypeError(f"{argument} is {value!r:.80}, expected a number, without quotes around.")
+_NUMBER = Real, "a number, without quotes around"
 
 
 def _checked_limit(max_completion_length: int) -> int:
-    _refuse_no_number("max_completion_length", max_completion_length)
-    if max_completion_length < 1:
+    expected("max_completion_length", max_completion_length, *_NUMBER)
+    if not 1 <= max_completion_length < math.inf:
         raise ValueError(
             f"max_completion_length is {max_completion_length}, expected at least 1 token."
         )
@@ -324,11 +322,11 @@ def _checked_limit(max_completion_length: int) -> int:
 
 
 def _checked_values(verdict: str, low: float, high: float) -> tuple[float, float]:
-    _refuse_no_number(f"min_value_{verdict}", low)
-    _refuse_no_number(f"max_value_{verdict}", high)
-    if not low <= high:
+    expected(f"min_value_{verdict}", low, *_NUMBER)
+    expected(f"max_value_{verdict}", high, *_NUMBER)
+    if not -math.inf < low <= high < math.inf:
         raise ValueError(
             f"min_value_{verdict} is {low} and max_value_{verdict} is {high}; expected the minimum "
-            "to be at most the maximum."
+            "to be at most the maximum, and both finite."
         )
     return low, high

@@ -64,7 +64,7 @@ def bare(text: str) -> str:
 def plain(text: str, decimal: str) -> str:
     """Write a text's numbers in ASCII digits and signs, without markup, and LaTeX as plain text."""
     if not text.isascii():
-        text = _in_ascii_digits(text, decimal)
+        text = folded(text.replace("٫", decimal)).translate(_SIGNS)
     if "\\" in text or "{,}" in text:
         for pattern, replacement in _LATEX:
             text = pattern.sub(replacement, text)
@@ -80,32 +80,50 @@ def _is_money(text: str) -> bool:
     return text.count("$") % 2 == 1 or bool(_CURRENCY.search(text))
 
 
-def _in_ascii_digits(text: str, decimal: str) -> str:
-    """Fold compatible characters, but keep raised and lowered digits and fractions apart."""
-    text = raised_apart(seen(text))
+def folded(text: str, fraction: str = r"  \1/\2  ") -> str:
+    r"""Write compatible characters (NFKC), digits of any script, hyphens and quotes in one way.
+
+    Raised and lowered characters and fractions become no part of what stands at them.
+
+    Args:
+        text: without a limit; runs of accents take quadratic time.
+        fraction: how a fraction in one character is written, with its two numbers as `\1`, `\2`.
+
+    Example:
+        >>> folded("x² ½ ٣ “−5”"), folded("10⁻³"), folded("\u200b5")
+        ('x^2   1/2   3 "-5"', '10^{-3}', '5')
+    """
+    if text.isascii():
+        return text
+    text = _RAISED_OR_LOWERED.sub(_apart, seen(text))
+    text = _VULGAR.sub(lambda sign: _HALVES.sub(fraction, _compatible(sign[0])), text)
     text = _OTHER_DIGIT.sub(lambda digit: str(unicodedata.decimal(digit[0])), text)
-    text = unicodedata.normalize("NFKC", text.replace("٫", decimal))
-    return text.translate(_FOLDED)
+    return _compatible(text).translate(_FOLDED)
 
 
-def raised_apart(text: str) -> str:
-    """Keep raised and lowered digits and fractions from becoming digits of the number at them."""
-    text = _RAISED.sub(r"^\g<0>", text)
-    text = _LOWERED.sub(r"_\g<0>", text)
-    return _VULGAR.sub(r"  \g<0>  ", text)
+def _compatible(text: str) -> str:
+    return unicodedata.normalize("NFKC", text)
 
 
-_RAISED = regex.compile("[⁺⁻]?[⁰¹²³⁴-⁹]+")
-_LOWERED = regex.compile("[₊₋]?[₀-₉]+")
-_VULGAR = regex.compile("[¼-¾⅐-⅞↉]")
-_OTHER_DIGIT = regex.compile(r"(?![0-9])\d")
+def _apart(run: Any) -> str:
+    inside = _compatible(run[0]).translate(_FOLDED)
+    return ("^" if run["raised"] else "_") + (inside if len(inside) == 1 else f"{{{inside}}}")
+
+
+_RAISED_OR_LOWERED = regex.compile(  # but no ™, and no sign of a number on the line
+    r"(?![⁺⁻](?!\p{dt=super}))(?P<raised>[\p{dt=super}&&[\p{N}\p{Lm}\p{Sm}\p{P}]]+)|\p{dt=sub}+",
+    regex.VERSION1,
+)
+_VULGAR = regex.compile(r"\p{dt=fraction}")
+_HALVES = regex.compile("([0-9]+)⁄([0-9]*)")
+_OTHER_DIGIT = regex.compile(r"(?![0-9])\p{Nd}")
 _FOLDED = str.maketrans(
     dict.fromkeys("−–‒‐‑➖˗", "-")
-    | dict.fromkeys("×·⋅∙", "*")
-    | dict.fromkeys("⁄∕", "/")
-    | dict.fromkeys("’‘٬", "'")
-    | {"٪": "%"}
+    | dict.fromkeys("‘’‚‛ʼ", "'")
+    | dict.fromkeys("“”„‟«»", '"')
+    | {"⁄": "/", "∕": "/"}
 )
+_SIGNS = str.maketrans(dict.fromkeys("×·⋅∙", "*") | {"٬": "'", "٪": "%"})
 _WHOLE = r"\{\s*([+-]?[0-9][0-9.,]*)\s*\}|([0-9])"
 
 
@@ -134,6 +152,7 @@ _SYMBOLS = _replacing(
     (r"[!<>]=|=[<]|≠|≤|≥", "≠"),
     (r"[=-]>|[→⇒⟹⟶]", ":"),
     (r":=|={2,}|[≈≃≅≒]", "="),
+    (r"~~", "❌"),
     (r"~", " "),
 )
 _UNIT_POWER = regex.compile(

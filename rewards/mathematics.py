@@ -9,11 +9,14 @@ import logging
 import math
 import re
 from collections.abc import Iterable, Iterator, Sequence
+from numbers import Number
 from typing import Any
+
+import regex
 
 from .answers import AnswerReward
 from .contract import Completion, LogMetric, listed
-from .extraction import AfterMarker, Extract, Span, WholeText
+from .extraction import AfterMarker, Extract, WholeText
 from .guard import Guarded, Policy
 from .latex import Stated, plain_latex
 from .quantities import split_unit
@@ -66,10 +69,10 @@ class MathAnswer(Guarded):
     unit makes it wrong where the gold has no unit (5 dozen is not 5).
 
     How it can be hacked: by the question itself, where it is equal to its answer (2 + 2 for 4);
-    50 and 0.5 are right for 50%, and 50% for 50, 5 for 5 m, {1, 2} for (1, 2); numbers within
-    the tolerance; and by formulas that take too long, if a timeout earned more than a wrong
-    answer. In a completion that the template began with `<think>`, a cut-off thought is not
-    known to be one; `extract=AfterThought(Stated())` asks for its end.
+    50 and 0.5 are right for 50%, and 50% for 50, 5 for 5 m, {1, 2} for (1, 2), (A) 6 for A; numbers
+    within the tolerance; and by formulas that take too long, if a timeout earned more than a wrong
+    answer. In a completion that the template began with `<think>`, a cut-off thought is not known
+    to be one; `extract=AfterThought(Stated())` asks for its end.
 
     Example:
         >>> reward = MathAnswer(timeout=30)
@@ -150,30 +153,44 @@ class _Verifier(AnswerReward):
 
     def gold_of(self, value: Any) -> str | None:
         """Read one right answer; None if it is not one formula that can be read whole."""
+        if isinstance(value, Number) and value in (math.inf, -math.inf):
+            return None
         text = str(value)
         found = (
             plain_latex(text[slice(*span)])
             for extract in (self.extract, AfterMarker(unique=False), Stated(), WholeText())
             if (span := extract(text))
         )
-        return next((gold for gold in found if gold and _right(split_unit(gold)[0])[0]), None)
+        texts = ((gold, split_unit(_option(gold)[1] or gold)[0]) for gold in found if gold)
+        return next((gold for gold, text in texts if _right(text)[0]), None)
 
     def right(self, answer: str, golds: Sequence[str]) -> bool:
         """Return whether an answer is one of the golds."""
         said = plain_latex(answer)
         return said is not None and any(_equal(gold, said) for gold in golds)
 
-    def found(self, text: str) -> Span | None:
-        """Return where the answer is in a text; one that is written twice is one answer."""
-        return self.extract(text, self.read)
-
     def read(self, text: str) -> str | None:
         """Return the formula, written in one way."""
         return plain_latex(text)
 
 
-@functools.lru_cache(maxsize=4096)
 def _equal(gold: str, answer: str) -> bool:
+    """Compare what both have: of an option the label, the text, or both."""
+    (gold_label, gold_text), (label, text) = _option(gold), _option(answer)
+    if bool(gold_label) != bool(label):
+        return (gold_label or label) in (gold, answer) or _same(gold_text, text)
+    only_labels = label and not (gold_text and text)
+    return gold_label == label and bool(only_labels or _same(gold_text, text))
+
+
+def _option(latex: str) -> tuple[str, str]:
+    r"""Return the label of an option and its text (`\textbf{(A)} 5`), "" for what there is not."""
+    found = _LABEL.fullmatch(latex)
+    return (found["label"], found["text"]) if found else ("", latex)
+
+
+@functools.lru_cache(maxsize=4096)
+def _same(gold: str, answer: str) -> bool:
     """Compare; the completions of a group share the right answer and often the wrong ones."""
     from math_verify import verify
 
@@ -231,6 +248,16 @@ def _value(latex: str) -> Any:
     return None if value.has(nan, zoo) else value
 
 
+_LABEL = regex.compile(
+    r"""
+    (?: \\(?:text|math)[a-z]*\s*\{\s* (?: \((?P<label>[A-J])\) | (?P<label>[A-J])[.):] ) \s*\}
+      | \((?P<label>[A-J])\) (?=$|\ (?:\w|\\(?:frac|sqrt|text|pi))) | (?P<label>[A-J])[.):] (?=\ )
+    ) \s*+
+    (?! (?:or|and|not)\b | .*(?<![a-zA-Z\\])[A-J](?![a-zA-Z]) | (?:\\[a-z]+\{)?\W*[a-j]\W*$ )
+    (?P<text>.*)  # that names no other option: (A) B
+    """,
+    regex.VERSION1 | regex.VERBOSE | regex.DOTALL,
+)
 _PRODUCT = re.compile(r"[b-df-hj-np-tv-z]+")  # small letters without a vowel are no word
 _NUMBER = re.compile(r"-?[0-9]+(?P<places>\.[0-9]+)?")
 

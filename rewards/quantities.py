@@ -4,6 +4,8 @@ import functools
 import re
 from typing import Any, NamedTuple
 
+from .words import DONE
+
 
 class Unit(NamedTuple):
     """What is counted or measured, and how many of the dimension's own unit it is.
@@ -82,8 +84,7 @@ vertices way ways week weeks woman women word words worker workers yen
 
 
 CHANGING = (  # no unit: words that change the number before them
-    r"(?:[^{}]*\b)?"
-    r"(?:and|or|not|if|more|less|fewer|least|most|squared|cubed|factorial|times|mod)\b"
+    rf"(?:[^{{}}]*\b)?(?:and|or|not|if|more|less|fewer|least|most|times|mod|{DONE})\b"
 )
 _LETTERS = re.compile(r"(?<=[\d}]) ?[A-Za-z]+(?=(?:\^\{?\d\}?)?$)")
 _POWERS = {"square": 2, "sq": 2, "cubic": 3, "cu": 3}

@@ -13,10 +13,11 @@ def any_of(words: str) -> str:
     return rf"(?<![\p{{L}}--[{OWN}]])(?:{words})(?![\p{{L}}--[{OWN}]])"
 
 
-_COUNTS = r"""
+SCALES = {"hundred": 2, "thousand": 3, "million": 6, "billion": 9, "trillion": 12}  # powers of ten
+_SCALE = "|".join(SCALES)
+_COUNTS = rf"""
     zero | one | two | three | four | five | six | seven | eight | nine | ten | eleven | twelve
-    | \w{3,5}teen | twenty | thirty | forty | fifty | sixty | seventy | eighty | ninety | hundred
-    | thousand | million | billion
+    | \w{{3,5}}teen | twenty | thirty | forty | fifty | sixty | seventy | eighty | ninety | {_SCALE}
 """
 _MINUS = r"minus|negative|moins|menos"
 DENIED = r"""
@@ -28,24 +29,25 @@ _LIMITS = r"at\s+(?:least|most) | up\s+to | between"
 _FUNCTIONS = r"""
     (?:arc|a)?(?:sin|cos|tan)h? | cot | sec | csc | log | ln | lg | exp | sqrt | square | squared
     | cubed? | root | factorial | logarithm | inverse | reciprocal | opposite | absolute\s+value
-    | power | mod(?:ulo)?
+    | power | mod(?:ulo)? | negat(?:ion|ed?|ing) | (?:doubl|tripl|halv|squar|cub|add|subtract)ing
 """
 _SHARES = "half|third|quarter|double|twice|thrice|triple|quadruple|multiple|percent(?:age)?"
 _BOUNDS = "but|under|over|below|above|beyond|almost|nearly|exceed(?:s|ing)?|within|until"
+_BESIDE = r"plus|times|by|point|no|non|or|versus|vs|instead"
 _PARTS = r"""
     half | halves | thirds | quarters? | fourths | fifths | sixths | sevenths | eighths | ninths
     | tenths | hundredths | thousandths | percent(?:age(?!\s+points))? | per\s*mille? | ppm | ppb
     | bps | basis\s+points?
 """
+DONE = "squared|cubed|factorial|(?:doubl|halv|tripl|quadrupl|negat|invert|increas|decreas|reduc)ed"
 _APPLIED = rf"""
-    squared | cubed | factorial | root | sqrt | power | pi | plus | {_MINUS} | divided | multiplied
-    | or | below | point\s+(?:{_COUNTS})
+    {DONE} | root | sqrt | power | pi | plus | {_MINUS} | divided | multiplied | or | below
+    | versus | vs | instead\s+of | modulo
 """
-_SCALES = r"""
-    hundreds? | thousands? | dozens? | millions? | billions? | trillions? | millionen
-    | milliarden? | milliards? | tausend | mille | la(?:kh|c)s? | crores? | mio | mrd | grand | kk
-    | tenths? | hundredths? | thousandths? | millionths? | billionths?
-    | mi?ll?n? | bi?ll?n? | tri?ll?n? | [mbt]n
+_MULTIPLES = rf"""
+    (?:{_SCALE})s? | dozens? | (?:ten|{_SCALE})ths? | millionen | milliarden? | milliards? | tausend
+    | mille | la(?:kh|c)s? | crores? | mio | mrd | grand | kk | mi?ll?n? | bi?ll?n? | tri?ll?n?
+    | [mbt]n
 """
 
 DENIAL = rf"(?:{any_of(DENIED)} | n['’]t(?!\p{{L}}) | {DENYING})"
@@ -57,13 +59,17 @@ COPULA = regex.compile(any_of("is|are|was|be|equals?|gives|of|to|by|est|ist|es")
 CHANGED_BEFORE = regex.compile(
     rf"""
     {DENIAL} | {any_of(_LIMITS)}
-    | {any_of(f"{_FUNCTIONS}|{_SHARES}|{_BOUNDS}|{_MINUS}|{_COUNTS}|plus|times|by|point|no|non")}
+    | {any_of(f"{_FUNCTIONS}|{_SHARES}|{_BOUNDS}|{_MINUS}|{_BESIDE}")}
       (?:_\w+)? (?:\s+of)? (?:\s+the)? [\s({{\[]*$
+    | {any_of(_COUNTS)} ,? (?:\s+(?:of|the|and|to))* [\s({{\[]*$
     """,
     FLAGS,
 )
-RAISED = any_of("squared|cubed|factorial|doubled|halved")
-CHANGED_AFTER = regex.compile(rf"{DENIAL} | {any_of(f'{_PARTS}|{_APPLIED}')}", FLAGS)
+RAISED = any_of(DONE)
+CHANGED_AFTER = regex.compile(
+    rf"{DENIAL} | {any_of(f'{_PARTS}|{_APPLIED}')} | ^\W*+(?:\p{{L}}++\W++)?{any_of(_COUNTS)}",
+    FLAGS,
+)
 SCALED = regex.compile(
-    rf"[\s)}}\]-]*(?:{any_of(_SCALES)} | 千(?![克米瓦卡]) | [十百万萬亿億兆만억倍折成打])", FLAGS
+    rf"[\s)}}\]-]*(?:{any_of(_MULTIPLES)} | 千(?![克米瓦卡]) | [十百万萬亿億兆만억倍折成打])", FLAGS
 )

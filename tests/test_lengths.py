@@ -1,4 +1,5 @@
 import functools
+import math
 import pickle
 
 import pytest
@@ -112,6 +113,10 @@ def test_a_minimum_above_its_maximum_is_refused():
         CosineLength(right, 8, min_value_wrong=-0.1)
     with pytest.raises(ValueError, match=r"min_value_correct is 2 and max_value_correct is 1\.0"):
         CosineLength(right, 8, min_value_correct=2)
+    for value in ("min_value_wrong", "max_value_correct"):
+        for number in (math.inf, -math.inf, math.nan):
+            with pytest.raises(ValueError, match=rf"{value} is {number}.*both finite"):
+                CosineLength(right, 8, **{value: number})
     with pytest.raises(ValueError, match="max_completion_length is 0, expected at least 1"):
         CosineLength(right, 0)
 

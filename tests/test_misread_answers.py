@@ -13,7 +13,7 @@ from rewards import (
 )
 from rewards.latex import Stated, plain_latex
 
-NUMERIC, BOXED = NumericAnswer(WholeText()), NumericAnswer(InBox())
+NUMERIC, BOXED, STATED = map(NumericAnswer, (WholeText(), InBox(), Stated()))
 CHOICE, EXACT = ChoiceAnswer(WholeText()), ExactAnswer(WholeText())
 
 
@@ -25,10 +25,13 @@ def scores(reward, answer, golds):
     "answer",
     [r"$-\boxed{5}$", r"-\boxed{5}", r"The answer is -\boxed{5}.", r"$x = - \boxed{5}$",
      r"\[-\boxed{5}\]", r"-$\boxed{5}$", r"$-\left(\boxed{5}\right)$", r"$-(\boxed{5})$",
-     r"-\$\boxed{5}", r"$x=-\$\boxed{5}$", r"\(−\fbox{5}\)", r"$$x = -\boxed{5}$$"],
+     r"-\$\boxed{5}", r"$x=-\$\boxed{5}$", r"\(−\fbox{5}\)", r"$$x = -\boxed{5}$$",
+     r"negative \boxed{5}", r"minus $\boxed{5}$", r"$\text{-}\boxed{5}$",
+     r"\text{minus }\boxed{5}", r"-{\boxed{5}}", r"-[\boxed{5}]", r"–\boxed{5}", r"-**\boxed{5}**",
+     r"-`\boxed{5}`", r"-<b>\boxed{5}</b>", r"\textbf{-}\boxed{5}", r"$-\left({\boxed{5}}\right)$"],
 )  # fmt: skip
 def test_a_sign_at_a_box_is_of_the_answer(answer):
-    assert scores(BOXED, answer, [5, -5]) == [0, 1]
+    assert scores(BOXED, answer, [5, -5]) == scores(STATED, answer, [5, -5]) == [0, 1]
 
 
 @pytest.mark.parametrize(
@@ -36,10 +39,19 @@ def test_a_sign_at_a_box_is_of_the_answer(answer):
     [r"\boxed{5}\%", r"$\boxed{5}$%", r"\boxed{5}^2", r"$\frac{1}{\boxed{5}}$",
      r"\frac{1}{\boxed{5}}", r"$\frac{\boxed{5}}{2}$", r"$2\cdot\boxed{5}$", r"$2 - \boxed{5}$",
      r"$\sqrt{\boxed{5}}$", r"$\boxed{5}!$", r"$\boxed{5}x$", r"$\boxed{5} - 2$",
-     r"$2^{\boxed{5}}$", r"\boxed{5}/2"],
+     r"$2^{\boxed{5}}$", r"\boxed{5}/2", r"$\pi\boxed{5}$", r"$\boxed{5} - x$", r"$x + \boxed{5}$",
+     r"√$\boxed{5}$",
+     r"$3\boxed{5}$", r"$f(\boxed{5})$", r"$2(\boxed{5})$", r"$\boxed{5} × 2$", r"$x\ne\boxed{5}$",
+     r"$x ≥ \boxed{5}$", r"\boxed{5} million", r"\boxed{5} squared", r"\boxed{5}‰",
+     r"not \boxed{5}",
+     r"{\boxed{5}}^2", r"\boxed{5},000", r"0.\boxed{5}", r"(**\boxed{5}**)^2",
+     r"\text{not }\boxed{5}", r"is it \boxed{5}?", r"\boxed{5} is wrong", "The answer is not $5$.",
+     "The answer isn't $5$.", "The answer is anything but $5$.", "The answer is 5? No, 7.",
+     "The answer is less than $5$.", "The answer is $5$? No, 7.", "The answer is $5$ million.",
+     "The answer $5$ is wrong."],
 )  # fmt: skip
 def test_a_box_that_is_a_part_of_its_formula_is_no_answer(answer):
-    assert scores(BOXED, answer, [5, -5]) == [0, 0]
+    assert scores(BOXED, answer, [5, -5]) == scores(STATED, answer, [5, -5]) == [0, 0]
 
 
 @pytest.mark.parametrize(
@@ -47,10 +59,16 @@ def test_a_box_that_is_a_part_of_its_formula_is_no_answer(answer):
     [r"**\boxed{5}**", r"*\boxed{5}*", r"\boxed{5}!", r"- \boxed{5}", r"- $\boxed{5}$",
      r"$2+3=\boxed{5}$", r"\[\boxed{5}\text{ cm}\]", r"$\textbf{\boxed{5}}$", r"\boxed{5}^\circ",
      r"The answer - \boxed{5} - is", r"$4 and $6, so \boxed{5}", r"$2-7$ so $\boxed{5}$",
-     r"$\boxed{5}$-inch", r"$\boxed{5}^{\text{th}}$", r"$\boxed{5}=x$", r"$x &= \boxed{5} \\$"],
+     r"$\boxed{5}$-inch", r"$\boxed{5}^{\text{th}}$", r"$\boxed{5}=x$", r"$x &= \boxed{5} \\$",
+     r"**Answer:** **\boxed{5}**", r"<answer>\boxed{5}</answer>", r"a</think>\boxed{5}",
+     r"=> \boxed{5}",
+     "> \\boxed{5}\n\n2.", r"\begin{aligned} x &= 2 + 3 \\ &= \boxed{5} \end{aligned}",
+     r"\(\therefore\boxed{5}\)", r"\text{The answer is } \boxed{5}", r"$\boxed{5} = 2 + 3$",
+     r"<b>\boxed{5}</b>", r"1. \boxed{5}", r"\boxed{5} apples", "\\[\n\\boxed{5}\n\\]\n- done",
+     r"**\boxed{5}** - 3 fewer", r"{\color{red}\boxed{5}}", r"($\boxed{5}$)", r"No. \boxed{5}"],
 )  # fmt: skip
 def test_what_only_stands_beside_a_box_changes_nothing(answer):
-    assert scores(BOXED, answer, [5]) == [1]
+    assert scores(BOXED, answer, [5]) == scores(STATED, answer, [5]) == [1]
 
 
 @pytest.mark.parametrize(
@@ -91,7 +109,9 @@ def test_words_that_change_no_value_are_ignored(answer):
     ["B isn't right", "B can't be", "B doesn't work", "anything but B", "All but B", "rule out B",
      "Rule out B", "Not B", "B is definitely not the answer", "B 错误", "排除B", "nicht B", "¬B",
      "~~B~~", "❌ B", "B, not B", "It is not B, not A", "B, not A, or C",
-     "Not B because A is wrong", "I ruled out B"],
+     "Not B because A is wrong", "I ruled out B", "B ✗", "B不对", "B? No.",
+     "B. I changed my mind: A", "B. Nope, A", "B. It should be A", "B. Or is it A?",
+     "B. Final answer: A"],
 )  # fmt: skip
 def test_a_choice_that_is_denied_is_not_chosen(answer):
     assert scores(CHOICE, answer, ["B", "A"]) == [0, 0]

@@ -63,7 +63,7 @@ def test_what_a_call_has_used_up_costs_hostile_texts_alone():
 
 @pytest.mark.filterwarnings("ignore::rewards.patience.SlowPatternWarning")
 def test_answers_that_are_sought_by_a_pattern_share_a_budget(monkeypatch):
-    for module in ("answers", "contract", "extraction"):
+    for module in ("contract", "extraction"):
         monkeypatch.setattr(f"rewards.{module}.BUDGET", 1e-9)
     pattern = r"(?P<answer>(?:x|xx)+y)"
     reward = ExactAnswer(ByPattern(pattern, timeout=600))

@@ -128,6 +128,10 @@ NO_NUMBER = [
     "{} ± 1", "{}‰", "{} ppm", "-x = {}", "half of x = {}", "2x = {}", "7 = {}", "x = 7 or x = {}",
     "x = 1, y = {}", "Answer-{}", "x minus {}", "--{}", "-(-{})", "| {} |", "{}$3",
     "{}<sup>2</sup>",
+    "{} doubled", "{} tripled", "{} increased by two", "five or {}", "{} or five", "five, {}",
+    "either {} or six", "five and {}", "five to {}", "{} times two", "{} over six", "or {}",
+    "{} vs six", "instead of {}", "{} instead of six", "doubling {}", "{} and one", "negated {}",
+    "{}, six", "{}/six", "{} perhaps six", "{} → six", "{} per six", "~~{}~~",
     r"{}\sqrt{{2}}", r"{}\pi", "{}e", "{} % %", "2e^{}", "二三十{}", "{}̅",
 ]  # fmt: skip
 
@@ -224,6 +228,18 @@ def test_a_box_that_is_cut_off_takes_the_one_before_it_back():
         ("A. B", "A", 0),
         ("A. cat\nB. dog", "A", 0),
         ("A, then B", "A", 0),
+        ("A. No, wait, B", "A", 0),
+        ("A. No, wait, b", "A", 0),
+        ("A. No, wait", "A", 0),
+        ("A. No, B", "A", 0),
+        ("A: actually it is B.", "A", 0),
+        ("The answer is A. On second thought, B", "A", 0),
+        ("The answer is A. The answer is B.", "A", 0),
+        ("A) Or maybe B", "A", 0),
+        ("A. Wait, yes, A", "A", 1),
+        ("Hmm, wait, B", "B", 1),
+        ("A. No", "A", 1),
+        ("A. Wait for rain", "A", 1),
         ("D.C.", "D", 0),
         ("A", None, None),
     ],
@@ -234,15 +250,8 @@ def test_choices_with_their_texts(answer, gold, right):
 
 def test_numbers_name_choices_where_the_first_is_given():
     golds = [2, 2.0, 0, 5, -1, 1.5, "C"]
-    assert INDEXED(["C", "c", "A", "A", "E", "B", "C"], answer=golds) == [
-        1,
-        1,
-        1,
-        None,
-        None,
-        None,
-        1,
-    ]
+    scored = INDEXED(["C", "c", "A", "A", "E", "B", "C"], answer=golds)
+    assert scored == [1, 1, 1, None, None, None, 1]
     assert ChoiceAnswer(WholeText(), index_base=1)(["B"], answer=[2]) == [1]
     told = r"'answer' holds the number 2, .*; give index_base=0 if 0 stands for A, 1 if 1 does"
     with pytest.raises(ValueError, match=told):
