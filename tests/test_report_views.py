@@ -11,6 +11,7 @@ import pytest
 from grpo_credit.experiments.figures.axes import span
 from grpo_credit.experiments.figures.forest import Row, forest
 from grpo_credit.experiments.figures.lines import Band, Curve, panel
+from grpo_credit.experiments.figures.shading import shade
 from grpo_credit.experiments.figures.sheet import sheet
 from grpo_credit.experiments.report.data import Cell, Examples, Pairing, Report, Study
 from grpo_credit.experiments.report.limits import Limits
@@ -220,12 +221,18 @@ def example(step, row, **changes):
     }  # fmt: skip
 
 
+def shades(found, completion):
+    """Return the shades of a completion's tokens, one for each strategy."""
+    tokens = found.completions[completion].tokens
+    return [[shade(*pair) for pair in zip(t.credit, found.scales, strict=True)] for t in tokens]
+
+
 def test_shades_are_shares_of_each_strategys_own_scale():
     found = shaded(report(credit=[example(1, 0)]), Limits())
-    assert (found.strategies, found.scales) == (["a", "b"], ["+1", "+4"])
+    assert (found.strategies, found.scales) == (["a", "b"], [1.0, 4.0])
+    assert shades(found, 0)[:2] == [["p4", "z"], ["n8", "p8"]]
     tokens = found.completions[0].tokens
-    assert [token.shades for token in tokens] == [["p4", "z"], ["n8", "p8"], ["x", "x"]]
-    assert [token.numbers for token in tokens] == [["+0.5", "0"], ["-1", "+4"], ["", ""]]
+    assert [token.counted for token in tokens] == [True, True, False]
     assert [token.settled for token in tokens] == [False, True, False]
     assert found.completions[0].notes == ["2 tokens", "reward settled after 2"]
 
@@ -247,8 +254,7 @@ def test_completions_of_every_step_are_shown_and_the_rest_counted():
 
 def test_a_step_without_a_strategys_credit_is_shown_without_shades():
     made = report(credit=[example(1, 0), example(9, 0, **{"credit b": None})])
-    late = shaded(made, Limits()).completions[1]
-    assert [token.shades for token in late.tokens[:2]] == [["p4", "z"], ["n8", "z"]]
+    assert shades(shaded(made, Limits()), 1)[:2] == [["p4", "z"], ["n8", "z"]]
 
 
 # ---- figures ----------------------------------------------------------------------------------
@@ -265,7 +271,7 @@ def test_a_panel_draws_points_where_they_belong():
 
 def test_a_forest_has_room_for_zero_and_intervals():
     row = Row("<b>", "&", [1.0, 2.0], 1.5, (0.5, 2.5), None, strong=False)
-    svg = forest("<t>", "<u>", [row], zero=True)
+    svg = forest("<t>", "<u>", [row], reference=0)
     assert "<b>" not in svg
     assert "<u>" not in svg
     assert 'aria-label="&lt;t&gt;"' in svg

@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
-from grpo_credit.lab.figures import Mark, dots
-from grpo_credit.lab.output import Cell, Figure, Findings, Table
+from grpo_credit.experiments.figures.forest import forest
+from grpo_credit.lab.output import Cell, Figure, Findings, Table, disc
 from grpo_credit.lab.replay import Replay, Replayed
 
 MASS = "share of |C| · ‖∂ log π / ∂ logits‖"  # `grpo_credit.lab.replay.gradient_mass`
@@ -36,7 +36,7 @@ def findings(found: Replay, command: str, settings: Mapping[str, Any]) -> Findin
         for share in first.shares
     ]
     numbered = {name: str(place) for place, name in enumerate(names, 1)}
-    drawn = dots("norms", "gradient norm", {r.strategy: Mark(r.norm) for r in found.replayed})
+    norms = [disc(r.strategy, r.norm) for r in found.replayed]
     return Findings(
         "Strategies on one saved window",
         sentences,
@@ -58,7 +58,13 @@ def findings(found: Replay, command: str, settings: Mapping[str, Any]) -> Findin
                 dict.fromkeys(names, ".3f"),
             ),
         ],
-        [Figure("Gradient norms", "Where norms differ, so do the steps that SGD takes.", drawn)],
+        [
+            Figure(
+                "Gradient norms",
+                "Where norms differ, so do the steps that SGD takes.",
+                forest("norms", "gradient norm", norms, reference=0),
+            )
+        ],
         command,
         settings,
     )

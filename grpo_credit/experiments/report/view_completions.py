@@ -5,9 +5,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from grpo_credit.experiments.figures.shading import number
 from grpo_credit.experiments.report.data import Report
 from grpo_credit.experiments.report.limits import Limits, cut
+from grpo_credit.experiments.words import signed
 from grpo_credit.text import visible
 
 _ABSTAINED = "none"
@@ -96,7 +96,7 @@ def _line(row: Mapping[str, Any], limits: Limits) -> Line:
         row["step"],
         {visible(n): _ABSTAINED if v is None else f"{v:.4g}" for n, v in rewards.items()},
         f"{sum(scored):.4g}" if scored else "",
-        _ABSTAINED if row["advantage"] is None else number(row["advantage"]),
+        _ABSTAINED if row["advantage"] is None else signed(row["advantage"]),
         visible(cut(json.loads(row["prompt"]), limits.text)),
         visible(cut(text, limits.text)),
         visible(" ".join(text[:200].split()))[:120] or "(empty)",

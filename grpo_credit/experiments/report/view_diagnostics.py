@@ -9,8 +9,7 @@ from grpo_credit.experiments.report.data import Report
 from grpo_credit.experiments.report.limits import Limits
 from grpo_credit.experiments.report.series import AXES, Curves, Run, average, ratios
 from grpo_credit.experiments.report.view_curves import Panel, line, shown
-from grpo_credit.experiments.report.view_results import Table
-from grpo_credit.experiments.report.words import number
+from grpo_credit.experiments.words import Table, number
 from grpo_credit.text import visible
 
 COLOURS = 8  # of strategies; after them the dashes change

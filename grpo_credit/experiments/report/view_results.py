@@ -14,8 +14,8 @@ from grpo_credit.experiments.report.intervals import Interval
 from grpo_credit.experiments.report.limits import Limits
 from grpo_credit.experiments.report.series import Curves, Run
 from grpo_credit.experiments.report.statistics import Cells, Comparison, Result
-from grpo_credit.experiments.report.verdict import probability
-from grpo_credit.experiments.report.words import NONE, aligned, between, number, signed
+from grpo_credit.experiments.report.verdict import decimals, probability
+from grpo_credit.experiments.words import NONE, Table, aligned, number, signed
 from grpo_credit.text import visible
 
 SIGNS = {
@@ -116,7 +116,7 @@ def differences_figure(
             )
         )
     baseline = visible(comparison.baseline)
-    return forest(f"Paired differences to {baseline}", unit, rows, zero=True)
+    return forest(f"Paired differences to {baseline}", unit, rows, reference=0)
 
 
 def _note(mean: str, interval: Interval | None) -> str:
@@ -133,19 +133,6 @@ def _paired(
 ) -> list[float]:
     pairs = [(value, baseline.get(seed)) for seed, value in values.items()]
     return [mine - theirs for mine, theirs in pairs if mine is not None and theirs is not None]
-
-
-@dataclass(frozen=True)
-class Table:
-    """Cells of text under headings.
-
-    Args:
-        columns: headings.
-        rows: of cells; the first names the row.
-    """
-
-    columns: Sequence[str]
-    rows: Sequence[Sequence[str]]
 
 
 def strategies_table(report: Report, comparison: Comparison, curves: Curves) -> Table:
@@ -247,3 +234,20 @@ def _difference(strategy: str, outcome: str, found: Difference) -> list[str]:
         _note(number(found.improvement), found.improvement_interval),
         NONE if found.win_rate is None else f"{100 * found.win_rate:.0f} %",
     ]
+
+
+def between(interval: Interval | None) -> str:
+    """Write an interval; where nothing could be estimated, say so.
+
+    Example:
+        >>> between(Interval(0.01, 0.15, 0.95, "Student t")), between(None)
+        ('[0.01, 0.15]', '–')
+        >>> between(Interval(1.0, 1.0, 0.95, "Student t", "all 6 values are equal"))
+        'none: all equal'
+    """
+    if interval is None:
+        return NONE
+    if interval.degenerate:
+        return "none: all equal"
+    places = decimals(interval.low, interval.high)
+    return f"[{interval.low:.{places}f}, {interval.high:.{places}f}]"

@@ -8,8 +8,7 @@ from typing import Any
 
 from grpo_credit.experiments.report.data import FINISHED, Cell, Pairing, Report
 from grpo_credit.experiments.report.limits import Limits, cut
-from grpo_credit.experiments.report.view_results import Table
-from grpo_credit.experiments.report.words import NONE, number, size, time_taken
+from grpo_credit.experiments.words import NONE, Table, number, size, time_taken
 from grpo_credit.text import visible
 
 

@@ -80,8 +80,8 @@ def write_report(out: Path, said: Sequence[str] = ()) -> int:
     """
     with patience("collecting the runs for the report; Ctrl-C leaves without it"):
         from grpo_credit.experiments.report.page import render
-        from grpo_credit.experiments.report.words import number
         from grpo_credit.experiments.study.collect import collect
+        from grpo_credit.experiments.words import number
 
         try:
             report = collect(out, said)
