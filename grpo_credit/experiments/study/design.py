@@ -17,7 +17,7 @@ STUDY = "study.json"
 SCHEMA = 1
 SMALLEST = 2  # seeds: with one, a difference between strategies cannot be told from luck
 WARM_START = "warm_start_seed"
-OWNED = ("seed", "output_dir", "resume", "credit", "credit_kwargs", "credit_scale")
+OWNED = ("seed", "output_dir", "resume", "credit", "credit_kwargs")
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,6 @@ class Study:
         baseline: what the others are compared with; the first strategy by default.
         metric: the held-out number that decides; None for the one the recipe names.
         higher_is_better: which way the metric points.
-        match_grad_norm: whether a calibration makes the first gradients equally long.
         own_warm_starts: whether every seed begins with a tiny model of its own.
 
     Raises:
@@ -47,7 +46,6 @@ class Study:
     baseline: str = ""
     metric: str | None = None
     higher_is_better: bool = True
-    match_grad_norm: bool = False
     own_warm_starts: bool = False
 
     def __post_init__(self) -> None:
@@ -136,6 +134,11 @@ def read_study(out: Path) -> Study | None:
     content = read_json(path)
     if not isinstance(content, dict) or content.get("schema") != SCHEMA:
         raise ValueError(f"{path} is not of schema {SCHEMA}; use another --out.")
+    if content.get("match_grad_norm"):
+        raise ValueError(
+            f"{path} is of a study whose credit was scaled by --match_grad_norm, which is no more; "
+            "`grpo-credit report` still reads it, and more cells need another --out."
+        )
     try:
         kinds = get_type_hints(Study)
         found = fit(kinds, content, str(path))
