@@ -8,12 +8,13 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from grpo_credit.experiments.design import Study
 from grpo_credit.experiments.figures.axes import span
 from grpo_credit.experiments.figures.forest import Row, forest
 from grpo_credit.experiments.figures.lines import Band, Curve, panel
 from grpo_credit.experiments.figures.shading import shade
 from grpo_credit.experiments.figures.sheet import sheet
-from grpo_credit.experiments.report.data import Cell, Examples, Pairing, Report, Study
+from grpo_credit.experiments.report.data import Cell, Examples, Pairing, Report
 from grpo_credit.experiments.report.limits import Limits
 from grpo_credit.experiments.report.series import COLUMNS, Curves, average, ratios
 from grpo_credit.experiments.report.view_credit import shaded

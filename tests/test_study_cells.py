@@ -12,9 +12,9 @@ import pytest
 from ablate_helpers import FAKE, ablate, ledger, records, steps_done
 from rich.console import Console
 
+from grpo_credit.experiments.design import Study
 from grpo_credit.experiments.study import cells, view
 from grpo_credit.experiments.study.cells import Cell, State, look
-from grpo_credit.experiments.study.design import Study
 from grpo_credit.experiments.study.progress import Progress, read_progress
 from grpo_credit.text import visible
 

@@ -8,10 +8,10 @@ import pytest
 import yaml
 from ablate_helpers import FAKE, ablate
 
+from grpo_credit.experiments.design import Study, credit_arguments, slug
 from grpo_credit.experiments.study import engines
 from grpo_credit.experiments.study.ablate import main
 from grpo_credit.experiments.study.commandline import read
-from grpo_credit.experiments.study.design import Study, credit_arguments, slug
 
 STUDY = Study("a.py", ("seq",), (0, 1))
 LEAST = ["--recipe", str(FAKE), "--credit", "uniform", "seq", "--out", "study"]
@@ -200,8 +200,8 @@ def test_secrets_are_kept_nowhere(tmp_path):
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [("{", "not valid JSON"), ("[]", "not of schema 1"), ('{"schema": 2}', "not of schema 1"),
-     ('{"schema": 1}', "lacks 'recipe'"),
+    [("{", "not valid JSON"), ("[]", "expected a JSON object"),
+     ('{"schema": 2}', "has schema 2, expected 1"), ('{"schema": 1}', "lacks 'recipe'"),
      (json.dumps({"schema": 1, **asdict(STUDY), "seeds": None}), "seeds is damaged: got None"),
      ('{"schema": 1, "match_grad_norm": true}', "whose credit was scaled by --match_grad_norm")],
 )  # fmt: skip

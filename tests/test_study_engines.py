@@ -19,9 +19,9 @@ from ablate_helpers import (
 )
 from rich.console import Console
 
+from grpo_credit.experiments.design import Study
 from grpo_credit.experiments.study import child, engines, view
 from grpo_credit.experiments.study.cells import Cell, cells_of
-from grpo_credit.experiments.study.design import Study
 from grpo_credit.experiments.study.process import Ended, Job
 from grpo_credit.experiments.study.runner import Runner
 

@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 from ablate_helpers import FAKE
 
+from grpo_credit.experiments.design import Study
 from grpo_credit.experiments.report.data import Pairing
 from grpo_credit.experiments.report.view_run import seeds_vary
 from grpo_credit.experiments.study.cells import cells_of
 from grpo_credit.experiments.study.commandline import read
-from grpo_credit.experiments.study.design import Study
 from grpo_credit.run.recipe import prepare
 
 RECIPES = Path(__file__).parent.parent / "recipes"

@@ -8,10 +8,10 @@ from pathlib import Path
 from rich.console import Console
 
 from grpo_credit import terminal
+from grpo_credit.experiments.design import Study, merged, read_study, write_study
 from grpo_credit.experiments.study.cells import cells_of, is_finished
 from grpo_credit.experiments.study.check import ask
 from grpo_credit.experiments.study.commandline import Asked, fail, hint_for, make_parser, read
-from grpo_credit.experiments.study.design import Study, merged, read_study, write_study
 from grpo_credit.experiments.study.engines import Engine, make_engine
 from grpo_credit.experiments.study.process import ignore_alone
 from grpo_credit.experiments.study.runner import Runner

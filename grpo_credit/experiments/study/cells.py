@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from grpo_credit.errors import CreditError
+from grpo_credit.experiments.design import Study, credit_arguments, slug
 from grpo_credit.experiments.study.child import is_held
-from grpo_credit.experiments.study.design import Study, credit_arguments, slug
 from grpo_credit.experiments.study.process import Ended, Job
 from grpo_credit.records import lock
 from grpo_credit.records.files import METRICS, free, read_lines, read_object, replace_text

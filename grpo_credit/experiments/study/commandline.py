@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 
 from grpo_credit.credit.userfile import refuse_code_of
 from grpo_credit.errors import TRACEBACK, in_one_line
-from grpo_credit.experiments.study.design import Study
+from grpo_credit.experiments.design import Study
 from grpo_credit.experiments.study.engines import ENGINES
 from grpo_credit.records.files import parse_object, read_yaml, refuse_unwritable
 from grpo_credit.text import did_you_mean
