@@ -6,7 +6,7 @@ from typing import Any
 
 from grpo_credit.experiments.figures.shading import Completion, Shaded, Token
 from grpo_credit.experiments.report.data import Report
-from grpo_credit.experiments.report.limits import Limits, cut
+from grpo_credit.experiments.report.limits import Limits, cut, fitting, in_turn
 from grpo_credit.text import visible
 
 CREDIT = "credit "  # and the strategy's name: its column in credit.parquet
@@ -15,7 +15,8 @@ CREDIT = "credit "  # and the strategy's name: its column in credit.parquet
 def shaded(report: Report, limits: Limits) -> Shaded:
     """Choose completions, of every step in turn, and shade their tokens."""
     names = _strategies(report, limits)
-    kept = _within(_in_turn(report.credit), len(names), limits)
+    rows = in_turn(report.credit, lambda row: row["step"])[: limits.examples]
+    kept = fitting(rows, lambda row: _shades(row, names, limits), limits.shaded)
     scales = [_scale(kept, name, limits) for name in names]
     return Shaded(
         [visible(name) for name in names],
@@ -33,27 +34,8 @@ def _strategies(report: Report, limits: Limits) -> list[str]:
     return known[: limits.strategies]
 
 
-def _in_turn(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """Order rows: the first of every step, the second of every step, ..."""
-    seen: dict[int, int] = {}
-    turns = []
-    for row in rows:
-        seen[row["step"]] = turn = seen.get(row["step"], -1) + 1
-        turns.append(turn)
-    return [row for _, row in sorted(zip(turns, rows, strict=True), key=lambda entry: entry[0])]
-
-
-def _within(
-    rows: Sequence[Mapping[str, Any]], strategies: int, limits: Limits
-) -> list[Mapping[str, Any]]:
-    """Keep rows while there is room; one is kept in any case."""
-    kept, used = [], 0
-    for row in rows[: limits.examples]:
-        used += max(1, strategies) * min(len(row["counted"]), limits.tokens)
-        if kept and used > limits.shaded:
-            break
-        kept.append(row)
-    return kept
+def _shades(row: Mapping[str, Any], names: Sequence[str], limits: Limits) -> int:
+    return max(1, len(names)) * min(len(row["counted"]), limits.tokens)
 
 
 def _scale(rows: Sequence[Mapping[str, Any]], name: str, limits: Limits) -> float:

@@ -1,7 +1,7 @@
 """What came out: the grid of runs, the forest plot, the tables."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from markupsafe import Markup
@@ -12,7 +12,7 @@ from grpo_credit.experiments.report.data import FINISHED, Cell, Report
 from grpo_credit.experiments.report.difference import Difference
 from grpo_credit.experiments.report.intervals import Interval
 from grpo_credit.experiments.report.limits import Limits
-from grpo_credit.experiments.report.series import Curves, Run
+from grpo_credit.experiments.report.series import Curves
 from grpo_credit.experiments.report.statistics import Cells, Comparison, Result
 from grpo_credit.experiments.report.verdict import decimals, probability
 from grpo_credit.experiments.words import NONE, Table, aligned, number, signed
@@ -119,9 +119,9 @@ def differences_figure(
     return forest(f"Paired differences to {baseline}", unit, rows, reference=0)
 
 
-def _note(mean: str, interval: Interval | None) -> str:
+def _note(text: str, interval: Interval | None) -> str:
     """Write a number with its interval, if there is one that says something."""
-    return mean if interval is None or interval.degenerate else f"{mean}  {between(interval)}"
+    return text if interval is None or interval.degenerate else f"{text}  {between(interval)}"
 
 
 def _ends(interval: Interval | None) -> tuple[float, float] | None:
@@ -146,9 +146,7 @@ def strategies_table(report: Report, comparison: Comparison, curves: Curves) -> 
 
 
 def _numbers(report: Report, result: Result, speed: "Speed") -> list[str]:
-    before = [
-        c.before for c in report.cells if c.credit == result.strategy and c.before is not None
-    ]
+    before = [cell.before for cell in report.cells if cell.credit == result.strategy]
     return [
         visible(result.strategy),
         str(result.n),
@@ -157,7 +155,7 @@ def _numbers(report: Report, result: Result, speed: "Speed") -> list[str]:
         between(result.bootstrap),
         number(result.iqm),
         between(result.iqm_bootstrap),
-        number(sum(before) / len(before)) if before else NONE,
+        number(mean(before)),
         number(speed.heights.get(result.strategy)),
         number(speed.steps.get(result.strategy)) if result.n else NONE,
     ]
@@ -182,7 +180,10 @@ def speeds(report: Report, curves: Curves) -> Speed:
     """Measure how fast each strategy learns on the held-out curve."""
     name, threshold = HELD_OUT + (report.study.metric or ""), _half_way(report)
     runs = {credit: list(curves.runs(name, credit).values()) for credit in report.study.credits}
-    heights = {credit: _mean_height(each) for credit, each in runs.items()}
+    heights = {
+        credit: mean(area_under_curve(x.tolist(), y) for x, y in each)
+        for credit, each in runs.items()
+    }
     if threshold is None:
         return Speed(None, heights, {})
     up = report.study.higher_is_better
@@ -194,17 +195,17 @@ def speeds(report: Report, curves: Curves) -> Speed:
 
 
 def _half_way(report: Report) -> float | None:
-    before = [cell.before for cell in report.cells if cell.before is not None]
+    before = mean(cell.before for cell in report.cells)
     means = [result.mean for result in report.comparison.results if result.mean is not None]
-    if not before or not means:
+    if before is None or not means:
         return None
     best = max(means) if report.study.higher_is_better else min(means)
-    return (sum(before) / len(before) + best) / 2
+    return (before + best) / 2
 
 
-def _mean_height(runs: Sequence[Run]) -> float | None:
-    heights = [area_under_curve(x.tolist(), y) for x, y in runs]
-    found = [height for height in heights if height is not None]
+def mean(values: Iterable[float | None]) -> float | None:
+    """Average the numbers that there are; None without any."""
+    found = [value for value in values if value is not None]
     return sum(found) / len(found) if found else None
 
 

@@ -1,9 +1,9 @@
 """What is to be shown: which completions of a step, and their credit under each strategy."""
 
 import math
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 from pathlib import Path
 
 from markupsafe import escape
@@ -16,7 +16,7 @@ from grpo_credit.credit.saved import SavedRollouts, find_rollouts, load_rollouts
 from grpo_credit.credit.strategy import CreditError, Strategy
 from grpo_credit.errors import named_line, place
 from grpo_credit.experiments.figures.shading import Completion, Shaded, Token
-from grpo_credit.experiments.report.limits import cut
+from grpo_credit.experiments.report.limits import cut, fitting, in_turn
 from grpo_credit.records.files import step_of
 from grpo_credit.text import prompt_text, visible
 
@@ -150,26 +150,14 @@ def _select(
     key = {"credit": credit.abs().sum(dim=1), "reward": rollouts.rewards.nan_to_num(-math.inf)}[by]
     rows = used.nonzero().flatten()
     order = rows[key[rows].argsort(descending=True, stable=True)].tolist()
-    taken: Counter[int] = Counter()
-    turn = {}
-    for row in order:
-        member = int(rollouts.group[row])
-        turn[row] = taken[member]
-        taken[member] += 1
-    return sorted(order, key=turn.__getitem__)[:count]
+    return in_turn(order, lambda row: int(rollouts.group[row]))[:count]
 
 
 def _fitting(saved: SavedRollouts, matrices: list[Tensor], rows: list[int]) -> list[Completion]:
     """Make completions until they fill a page; the first one in any case."""
-    share, room = LARGEST // min(len(rows), _SHARES), LARGEST
-    found: list[Completion] = []
-    for row in rows:
-        made, size = _completion(saved, matrices, row, share)
-        room -= size
-        if found and room < 0:
-            break
-        found.append(made)
-    return found
+    share = LARGEST // min(len(rows), _SHARES)
+    made = (_completion(saved, matrices, row, share) for row in rows)
+    return [completion for completion, _ in fitting(made, itemgetter(1), LARGEST)]
 
 
 def _completion(
