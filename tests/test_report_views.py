@@ -14,11 +14,11 @@ from grpo_credit.experiments.figures.forest import Row, forest
 from grpo_credit.experiments.figures.lines import Band, Curve, panel
 from grpo_credit.experiments.figures.shading import shade
 from grpo_credit.experiments.figures.sheet import sheet
-from grpo_credit.experiments.report.data import Cell, Examples, Pairing, Report
+from grpo_credit.experiments.report.data import Cell, Examples, Pairing, Report, shown
 from grpo_credit.experiments.report.limits import Limits
 from grpo_credit.experiments.report.series import COLUMNS, Curves, average, ratios
 from grpo_credit.experiments.report.view_credit import shaded
-from grpo_credit.experiments.report.view_curves import learning, shown
+from grpo_credit.experiments.report.view_curves import learning
 from grpo_credit.experiments.report.view_diagnostics import colour, gradient_table, known
 from grpo_credit.experiments.report.view_results import differences_figure, speeds
 from grpo_credit.experiments.report.view_run import anchors, cost_table, listed

@@ -6,9 +6,8 @@ from dataclasses import dataclass
 
 from grpo_credit.experiments.figures.forest import Row, forest
 from grpo_credit.lab.batches import Sampling
-from grpo_credit.lab.oracle import Estimate
 from grpo_credit.lab.output import ERROR, Cell, Figure, Findings, Table, disc, plus_minus
-from grpo_credit.lab.scores import Scores
+from grpo_credit.lab.scores import Estimate, Scores
 
 REFERENCES = ("truth", "random")
 SHOWN = {

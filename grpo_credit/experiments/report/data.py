@@ -7,6 +7,7 @@ from typing import Any
 
 from grpo_credit.experiments.design import Study
 from grpo_credit.experiments.report.difference import Difference
+from grpo_credit.experiments.report.limits import Limits
 from grpo_credit.experiments.report.series import Curves
 from grpo_credit.experiments.report.statistics import Comparison, compare
 
@@ -169,3 +170,11 @@ class Report:
     def finished_curves(self) -> Curves:
         """The curves of the runs that finished."""
         return self.curves.of((c.credit, c.seed) for c in self.cells if c.status == FINISHED)
+
+
+def shown(report: Report, limits: Limits) -> list[str]:
+    """Choose the strategies with curves: the first ones, and the baseline."""
+    study = report.study
+    rest = [credit for credit in study.credits if credit != study.baseline]
+    kept = {study.baseline, *rest[: limits.strategies - 1]}
+    return [credit for credit in study.credits if credit in kept]

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from grpo_credit.experiments import html
-from grpo_credit.experiments.report.data import Report
+from grpo_credit.experiments.report.data import Report, shown
 from grpo_credit.experiments.report.limits import Limits
 from grpo_credit.experiments.report.markdown import markdown
 from grpo_credit.experiments.report.pictures import pictures
@@ -14,7 +14,7 @@ from grpo_credit.experiments.report.series import AXES
 from grpo_credit.experiments.report.store import load
 from grpo_credit.experiments.report.view_completions import browser
 from grpo_credit.experiments.report.view_credit import shaded
-from grpo_credit.experiments.report.view_curves import learning, lengths, shown
+from grpo_credit.experiments.report.view_curves import learning, lengths
 from grpo_credit.experiments.report.view_diagnostics import (
     colour,
     diagnostics,

@@ -1,7 +1,7 @@
 """What came out: the grid of runs, the forest plot, the tables."""
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from markupsafe import Markup
@@ -10,9 +10,9 @@ from grpo_credit.experiments.figures.forest import Row, forest
 from grpo_credit.experiments.report.curves import area_under_curve, median_steps, steps_to_threshold
 from grpo_credit.experiments.report.data import FINISHED, Cell, Report
 from grpo_credit.experiments.report.difference import Difference
-from grpo_credit.experiments.report.intervals import Interval
+from grpo_credit.experiments.report.intervals import Interval, mean
 from grpo_credit.experiments.report.limits import Limits
-from grpo_credit.experiments.report.series import Curves
+from grpo_credit.experiments.report.series import HELD_OUT, Curves
 from grpo_credit.experiments.report.statistics import Cells, Comparison, Result
 from grpo_credit.experiments.report.verdict import decimals, probability
 from grpo_credit.experiments.words import NONE, Table, aligned, number, signed
@@ -23,7 +23,6 @@ SIGNS = {
     "waiting": "·", "missing": "–",
 }  # fmt: skip
 UNLIKE = "≠"  # of a run whose rule or last step is not that of the others
-HELD_OUT = "held_out/"
 Values = Mapping[str, Cells]
 
 
@@ -201,12 +200,6 @@ def _half_way(report: Report) -> float | None:
         return None
     best = max(means) if report.study.higher_is_better else min(means)
     return (before + best) / 2
-
-
-def mean(values: Iterable[float | None]) -> float | None:
-    """Average the numbers that there are; None without any."""
-    found = [value for value in values if value is not None]
-    return sum(found) / len(found) if found else None
 
 
 def differences_table(comparison: Comparison) -> Table:

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from grpo_credit.experiments.report.data import FINISHED, Cell, Pairing, Report
+from grpo_credit.experiments.report.intervals import mean
 from grpo_credit.experiments.report.limits import Limits, cut
-from grpo_credit.experiments.report.view_results import mean
 from grpo_credit.experiments.words import NONE, Table, number, size, time_taken
 from grpo_credit.text import visible
 
