@@ -13,7 +13,8 @@ from grpo_credit.experiments.figures.axes import span
 from grpo_credit.experiments.figures.forest import Row, forest
 from grpo_credit.experiments.figures.lines import Band, Curve, panel
 from grpo_credit.experiments.figures.shading import shade
-from grpo_credit.experiments.figures.sheet import sheet
+from grpo_credit.experiments.figures.sheet import literal, sheet
+from grpo_credit.experiments.html import FIGURES_CSS, own
 from grpo_credit.experiments.report.data import Cell, Examples, Pairing, Report, shown
 from grpo_credit.experiments.report.limits import Limits
 from grpo_credit.experiments.report.series import COLUMNS, Curves, average, ratios
@@ -292,3 +293,11 @@ def test_a_sheet_escapes_its_titles():
     drawn = sheet("<t>", [("<b>", forest("t", "u", []))] * 3, (100, 50), 2, ".x {}")
     assert "<b>" not in drawn
     assert 'viewBox="0 0 248 196"' in drawn  # 16 + 2 · (100 + 16), 16 + 2 · (50 + 24 + 16)
+
+
+def test_the_colours_of_a_file_are_written_out_for_programs_without_variables():
+    css = literal(own(FIGURES_CSS))
+    assert "var(" not in css
+    light, dark = css.split("@media (prefers-color-scheme: dark)")
+    assert ".forest .mean { fill: #0067a5; stroke: #ffffff;" in light
+    assert ".forest .mean { fill: #5db4f0; stroke: #14171b;" in dark

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from grpo_credit.experiments import html
+from grpo_credit.experiments.figures.sheet import literal
 from grpo_credit.experiments.report.data import Report, shown
 from grpo_credit.experiments.report.limits import Limits
 from grpo_credit.experiments.report.markdown import markdown
@@ -74,7 +75,7 @@ def render(folder: Path, beside: Sequence[Path] = ()) -> Path:
     """
     others = {str(each): load(each).comparison.differences for each in beside}
     report = replace(load(folder), others=others)
-    drawn = pictures(report, html.own(html.FIGURES_CSS))
+    drawn = pictures(report, literal(html.own(html.FIGURES_CSS)))
     (folder / FIGURES).mkdir(exist_ok=True)
     for each in (folder, folder / FIGURES):
         sweep(each)
