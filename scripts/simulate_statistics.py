@@ -16,9 +16,10 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.special import stdtr
 
-from grpo_credit.experiments.report.difference import Difference, Settings, compare_pairs
+from grpo_credit.experiments.report.difference import Difference, Settings
 from grpo_credit.experiments.report.intervals import Interval, bootstrap_interval, iqm, t_interval
 from grpo_credit.experiments.report.paired import differences, holm
+from grpo_credit.experiments.report.statistics import compare_pairs
 from grpo_credit.experiments.report.verdict import decide
 
 Shape = tuple[int, ...]  # (..., seeds)

@@ -36,9 +36,7 @@ def parse(arguments):
     parser.add_argument("--credit")
     parser.add_argument("--credit_kwargs")
     parser.add_argument("--preflight")
-    for name in ("hub_token", "learning_rate", "test_every", "save_rollouts"):
-        parser.add_argument(f"--{name}")
-    parser.add_argument("--credit_scale", type=float, default=1.0)
+    parser.add_argument("--hub_token")
     parser.add_argument("--pause", type=float, default=0.01)
     parser.add_argument("--resume", action="store_true")
     asked = parser.parse_args(arguments)
@@ -66,7 +64,7 @@ def write(path, value):
 
 
 def describe(asked, status, step):
-    config = {"max_steps": asked.max_steps, "credit_scale": asked.credit_scale}
+    config = {"max_steps": asked.max_steps}
     extra = {"metric": f"mean@{asked.test_samples}"}
     write(
         asked.output_dir / "manifest.json",
@@ -119,7 +117,7 @@ def train(asked, stop):
         step += 1
         state = (state * 31 + len(asked.credit)) % 1009
         note(asked, step)
-        norm = asked.credit_scale * len(asked.credit) * (1 + step % 2)
+        norm = len(asked.credit) * (1 + step % 2)
         line = {"step": step, "reward": state / 1009, "grad_norm": norm, "time_s": step / 10}
         with (out / "metrics.jsonl").open("a") as metrics:
             metrics.write(json.dumps(line) + "\n")

@@ -55,7 +55,7 @@ def make_study(
     study = {
         "schema": 1, "recipe": "recipes/grpo_regex.py", "credits": list(credits),
         "seeds": list(seeds), "options": ["--max_steps", "4"], "baseline": credits[0],
-        "metric": None, "higher_is_better": True,
+        "metric": None, "higher_is_better": True, "own_warm_starts": False,
         "command": "python scripts/ablate.py --seeds 6", **changes,
     }  # fmt: skip
     (out / "study.json").write_text(json.dumps(study))

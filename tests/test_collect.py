@@ -186,7 +186,7 @@ def test_a_folder_without_a_study_is_refused(tmp_path):
     ("content", "message"),
     [
         ("{", "not valid JSON"),
-        ("[]", r"holds \[\], expected a JSON object"),
+        ("[]", r"is \[\], expected a JSON object"),
         ('{"schema": 0}', "has schema 0, expected 1"),
         ('{"schema": 1, "recipe": "r.py"}', "is damaged: it lacks 'credits'"),
     ],

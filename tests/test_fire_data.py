@@ -22,13 +22,13 @@ from fire_helpers import damaged, holds, mutations, saved_run
 from study_helpers import make_study
 
 from grpo_credit import CreditError
+from grpo_credit.experiments.design import read_study
 from grpo_credit.experiments.report.page import page
 from grpo_credit.experiments.report.store import load
 from grpo_credit.experiments.show import picture
 from grpo_credit.experiments.show.html import page as shown
 from grpo_credit.experiments.study.cells import cells_of, look
 from grpo_credit.experiments.study.collect import collect
-from grpo_credit.experiments.study.design import read_study
 from grpo_credit.experiments.study.progress import read_progress
 from grpo_credit.records import directory, manifest, tables
 from grpo_credit.records.files import read_json, read_lines, read_yaml

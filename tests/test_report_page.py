@@ -19,7 +19,8 @@ from saved_helpers import HOSTILE
 from study_helpers import copied, make_study
 
 from grpo_credit import cli
-from grpo_credit.experiments.report.data import Cell, Pairing, Report, Study
+from grpo_credit.experiments.design import Study
+from grpo_credit.experiments.report.data import Cell, Pairing, Report
 from grpo_credit.experiments.report.markdown import markdown, plain
 from grpo_credit.experiments.report.page import LARGEST, SECTIONS, page, render
 from grpo_credit.experiments.report.series import Curves

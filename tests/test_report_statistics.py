@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from grpo_credit.experiments.report.difference import Settings, compare_pairs
-from grpo_credit.experiments.report.statistics import compare
+from grpo_credit.experiments.report.difference import Settings
+from grpo_credit.experiments.report.statistics import compare, compare_pairs
 from grpo_credit.experiments.report.verdict import decide
 
 BASE = [0.60, 0.64, 0.55, 0.70, 0.62, 0.58]

@@ -8,15 +8,18 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from grpo_credit.experiments.design import Study
 from grpo_credit.experiments.figures.axes import span
 from grpo_credit.experiments.figures.forest import Row, forest
 from grpo_credit.experiments.figures.lines import Band, Curve, panel
-from grpo_credit.experiments.figures.sheet import sheet
-from grpo_credit.experiments.report.data import Cell, Examples, Pairing, Report, Study
+from grpo_credit.experiments.figures.shading import shade
+from grpo_credit.experiments.figures.sheet import literal, sheet
+from grpo_credit.experiments.html import FIGURES_CSS, own
+from grpo_credit.experiments.report.data import Cell, Examples, Pairing, Report, shown
 from grpo_credit.experiments.report.limits import Limits
 from grpo_credit.experiments.report.series import COLUMNS, Curves, average, ratios
 from grpo_credit.experiments.report.view_credit import shaded
-from grpo_credit.experiments.report.view_curves import learning, shown
+from grpo_credit.experiments.report.view_curves import learning
 from grpo_credit.experiments.report.view_diagnostics import colour, gradient_table, known
 from grpo_credit.experiments.report.view_results import differences_figure, speeds
 from grpo_credit.experiments.report.view_run import anchors, cost_table, listed
@@ -220,12 +223,18 @@ def example(step, row, **changes):
     }  # fmt: skip
 
 
+def shades(found, completion):
+    """Return the shades of a completion's tokens, one for each strategy."""
+    tokens = found.completions[completion].tokens
+    return [[shade(*pair) for pair in zip(t.credit, found.scales, strict=True)] for t in tokens]
+
+
 def test_shades_are_shares_of_each_strategys_own_scale():
     found = shaded(report(credit=[example(1, 0)]), Limits())
-    assert (found.strategies, found.scales) == (["a", "b"], ["+1", "+4"])
+    assert (found.strategies, found.scales) == (["a", "b"], [1.0, 4.0])
+    assert shades(found, 0)[:2] == [["p4", "z"], ["n8", "p8"]]
     tokens = found.completions[0].tokens
-    assert [token.shades for token in tokens] == [["p4", "z"], ["n8", "p8"], ["x", "x"]]
-    assert [token.numbers for token in tokens] == [["+0.5", "0"], ["-1", "+4"], ["", ""]]
+    assert [token.counted for token in tokens] == [True, True, False]
     assert [token.settled for token in tokens] == [False, True, False]
     assert found.completions[0].notes == ["2 tokens", "reward settled after 2"]
 
@@ -247,8 +256,7 @@ def test_completions_of_every_step_are_shown_and_the_rest_counted():
 
 def test_a_step_without_a_strategys_credit_is_shown_without_shades():
     made = report(credit=[example(1, 0), example(9, 0, **{"credit b": None})])
-    late = shaded(made, Limits()).completions[1]
-    assert [token.shades for token in late.tokens[:2]] == [["p4", "z"], ["n8", "z"]]
+    assert shades(shaded(made, Limits()), 1)[:2] == [["p4", "z"], ["n8", "z"]]
 
 
 # ---- figures ----------------------------------------------------------------------------------
@@ -265,7 +273,7 @@ def test_a_panel_draws_points_where_they_belong():
 
 def test_a_forest_has_room_for_zero_and_intervals():
     row = Row("<b>", "&", [1.0, 2.0], 1.5, (0.5, 2.5), None, strong=False)
-    svg = forest("<t>", "<u>", [row], zero=True)
+    svg = forest("<t>", "<u>", [row], reference=0)
     assert "<b>" not in svg
     assert "<u>" not in svg
     assert 'aria-label="&lt;t&gt;"' in svg
@@ -285,3 +293,11 @@ def test_a_sheet_escapes_its_titles():
     drawn = sheet("<t>", [("<b>", forest("t", "u", []))] * 3, (100, 50), 2, ".x {}")
     assert "<b>" not in drawn
     assert 'viewBox="0 0 248 196"' in drawn  # 16 + 2 · (100 + 16), 16 + 2 · (50 + 24 + 16)
+
+
+def test_the_colours_of_a_file_are_written_out_for_programs_without_variables():
+    css = literal(own(FIGURES_CSS))
+    assert "var(" not in css
+    light, dark = css.split("@media (prefers-color-scheme: dark)")
+    assert ".forest .mean { fill: #0067a5; stroke: #ffffff;" in light
+    assert ".forest .mean { fill: #5db4f0; stroke: #14171b;" in dark

@@ -200,13 +200,13 @@ def test_the_page_shows_hostile_completions_as_text(run):
     assert read.open == []
     tags = {tag for tag, _ in read.tags}
     assert tags == {
-        "html", "head", "meta", "title", "style", "body", "h1", "h2", "h3", "p", "div", "i", "pre",
+        "html", "head", "meta", "title", "style", "body", "h1", "h2", "p", "div", "i", "pre",
         "article", "details", "summary", "table", "thead", "tbody", "tr", "th", "td",
     }  # fmt: skip
     attributes = {name for _, attrs in read.tags for name in attrs}
     assert attributes == {
         "lang", "charset", "name", "content", "http-equiv", "class", "title", "dir", "tabindex",
-        "role", "aria-label",
+        "role", "aria-label", "data-name", "data-scale",
     }  # fmt: skip
     texts = [text for attrs, text in read.shaded if "title" in attrs]
     expected = [visible(t) for row in (0, 3, 4, 1, 2) for _ in range(2) for t in TOKENS[row]]

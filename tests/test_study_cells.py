@@ -12,9 +12,9 @@ import pytest
 from ablate_helpers import FAKE, ablate, ledger, records, steps_done
 from rich.console import Console
 
-from grpo_credit.experiments.study import calibration, cells, view
+from grpo_credit.experiments.design import Study
+from grpo_credit.experiments.study import cells, view
 from grpo_credit.experiments.study.cells import Cell, State, look
-from grpo_credit.experiments.study.design import Study
 from grpo_credit.experiments.study.progress import Progress, read_progress
 from grpo_credit.text import visible
 
@@ -197,32 +197,6 @@ def test_only_a_run_that_has_begun_is_resumed(cell):
     assert "--resume" not in cell.command()
     run_says(cell, "interrupted")
     assert cell.command()[-1] == "--resume"
-
-
-# ---- gradients of the same length -------------------------------------------------------------
-
-
-def test_calibration_makes_first_gradients_equally_long(tmp_path):
-    code, out, err = ablate(tmp_path, *TWO, "--match_grad_norm", "--baseline=dapo")
-    assert code == 0, out + err
-    kept = json.loads((tmp_path / "study" / "calibration.json").read_text())
-    # the fake's norms: letters of the name, times 2 and 1 by turns, so that their squares are
-    # 2.5 times those of the letters in the mean
-    assert kept["grad_norm"] == {
-        "seq": pytest.approx(3 * 2.5**0.5), "dapo": pytest.approx(4 * 2.5**0.5),
-    }  # fmt: skip
-    assert kept["scale"] == {"seq": pytest.approx(4 / 3), "dapo": 1.0}
-    for path in (tmp_path / "study" / "cells").glob("*/seed-*/metrics.jsonl"):
-        lines = [json.loads(line) for line in path.read_text().splitlines()]
-        assert [line["grad_norm"] for line in lines] == [pytest.approx(8.0), pytest.approx(4.0)]
-    assert len(steps_done(tmp_path)) == 2 * 8 + 4 * 2, "calibration, and the study"
-
-
-@pytest.mark.parametrize("norm", [0.0, None])
-def test_a_first_gradient_of_no_length_cannot_be_matched(norm, cell):
-    (cell.run / "metrics.jsonl").write_text(json.dumps({"step": 1, "grad_norm": norm}) + "\n")
-    with pytest.raises(calibration.CalibrationError, match="no scale makes them as long"):
-        calibration.gradient_norm(cell)
 
 
 # ---- what is shown ----------------------------------------------------------------------------

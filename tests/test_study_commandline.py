@@ -8,10 +8,10 @@ import pytest
 import yaml
 from ablate_helpers import FAKE, ablate
 
+from grpo_credit.experiments.design import Study, credit_arguments, slug
 from grpo_credit.experiments.study import engines
 from grpo_credit.experiments.study.ablate import main
 from grpo_credit.experiments.study.commandline import read
-from grpo_credit.experiments.study.design import Study, credit_arguments, slug
 
 STUDY = Study("a.py", ("seq",), (0, 1))
 LEAST = ["--recipe", str(FAKE), "--credit", "uniform", "seq", "--out", "study"]
@@ -38,7 +38,7 @@ def test_a_yaml_file_describes_a_study_and_the_command_line_overrides_it(tmp_pat
     content = {
         "recipe": "a.py", "credit": ["seq", 'delta_l {"alpha": 0.5}'], "seeds": [3, 4],
         "out": "here", "baseline": "seq", "lower_is_better": False,
-        "engine_options": {"num_cpus": 2}, "match_grad_norm": True,
+        "engine_options": {"num_cpus": 2}, "own_warm_starts": True,
         "options": {"max_steps": 4, "use_peft": True, "log_completions": False, "pause": None},
     }  # fmt: skip
     file.write_text(yaml.dump(content))
@@ -52,7 +52,7 @@ def test_a_yaml_file_describes_a_study_and_the_command_line_overrides_it(tmp_pat
     assert asked.study == Study(
         "a.py", ("seq", 'delta_l {"alpha": 0.5}'), (0, 1),
         ("--log_completions", "False", "--max_steps", "4", "--use_peft", "--pause=1"),
-        "seq", match_grad_norm=True,
+        "seq", own_warm_starts=True,
     )  # fmt: skip
     assert (str(asked.out), asked.engine_options) == ("here", {"num_cpus": 2})
     file.write_text(yaml.dump(content | {"options": ["--max_steps=4"]}))
@@ -201,9 +201,10 @@ def test_secrets_are_kept_nowhere(tmp_path):
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [("{", "not valid JSON"), ("[]", "not of schema 1"), ('{"schema": 2}', "not of schema 1"),
-     ('{"schema": 1}', "lacks 'recipe'"),
-     (json.dumps({"schema": 1, **asdict(STUDY), "seeds": None}), "seeds is damaged: got None")],
+    [("{", "not valid JSON"), ("[]", "expected a JSON object"),
+     ('{"schema": 2}', "has schema 2, expected 1"), ('{"schema": 1}', "lacks 'recipe'"),
+     (json.dumps({"schema": 1, **asdict(STUDY), "seeds": None}), "seeds is damaged: got None"),
+     ('{"schema": 1, "match_grad_norm": true}', "whose credit was scaled by --match_grad_norm")],
 )  # fmt: skip
 def test_a_damaged_study_is_refused_and_left_alone(content, message, folder, capsys):
     (folder / "study").mkdir()
@@ -221,5 +222,5 @@ def test_the_runner_imports_no_torch():
         "print(sorted({'torch', 'transformers', 'ray', 'submitit', 'numpy'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert "--match_grad_norm" in done.stdout
+    assert "--own_warm_starts" in done.stdout
     assert done.stdout.splitlines()[-1] == "[]"

@@ -8,12 +8,16 @@ from grpo_credit.experiments.study import ablate
 from grpo_credit.experiments.study.ablate import write_report
 
 
-@pytest.mark.parametrize("seeds", [(0,), (0, 1)])
-def test_finished_runs_without_the_number_are_told_and_are_no_success(seeds, tmp_path, capsys):
-    study = make_study(tmp_path / "study", ("uniform",), seeds, metric="format rate (sampeld)")
+@pytest.mark.parametrize(
+    ("waiting", "more"), [({("uniform", 1): "waiting"}, ""), ({}, " and 1 more")]
+)
+def test_finished_runs_without_the_number_are_told_and_are_no_success(
+    waiting, more, tmp_path, capsys
+):
+    metric = "format rate (sampeld)"
+    study = make_study(tmp_path / "study", ("uniform",), (0, 1), states=waiting, metric=metric)
     assert write_report(study) == 1
     told, number, page = capsys.readouterr().out.splitlines()
-    more = "" if len(seeds) == 1 else " and 1 more"
     assert told == (
         f"without a number: uniform · seed 0{more}; held_out.jsonl has no finite 'format rate "
         f"(sampeld)' at step 4; it has {METRIC}, characters, right, characters, wrong. "

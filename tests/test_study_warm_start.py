@@ -7,12 +7,11 @@ from pathlib import Path
 import pytest
 from ablate_helpers import FAKE
 
+from grpo_credit.experiments.design import Study
 from grpo_credit.experiments.report.data import Pairing
 from grpo_credit.experiments.report.view_run import seeds_vary
-from grpo_credit.experiments.study.calibration import calibration_cells
 from grpo_credit.experiments.study.cells import cells_of
 from grpo_credit.experiments.study.commandline import read
-from grpo_credit.experiments.study.design import Study
 from grpo_credit.run.recipe import prepare
 
 RECIPES = Path(__file__).parent.parent / "recipes"
@@ -23,7 +22,7 @@ def test_every_seed_may_have_a_warm_start_of_its_own(tmp_path):
     plain, own = (read([*words, *more]).study for more in ([], ["--own_warm_starts"]))
     option = "--warm_start_seed"
     assert not any(option in " ".join(cell.arguments()) for cell in cells_of(plain, tmp_path))
-    cells = [*cells_of(own, tmp_path), *calibration_cells(own, tmp_path)]
+    cells = cells_of(own, tmp_path)
     assert {(cell.seed, f"{option}={cell.seed}" in cell.arguments()) for cell in cells} == {
         (3, True), (7, True),
     }  # fmt: skip

@@ -6,7 +6,6 @@ training; its |credit| is held against the tokens that decide, its sign against 
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -16,18 +15,7 @@ from grpo_credit.credit.needs import TOLD_BY, tells
 from grpo_credit.credit.strategy import Strategy
 from grpo_credit.lab.batches import Batch, Sampling, draw
 from grpo_credit.lab.process import Task
-from grpo_credit.lab.scores import Scores, score
-
-
-class Estimate(NamedTuple):
-    """A mean over the independent batches that have the score, and its standard error.
-
-    NaN where no batch has one, and the error where a single one has.
-    """
-
-    mean: float
-    error: float
-
+from grpo_credit.lab.scores import Estimate, Scores, score
 
 Rule = Callable[[Batch], Tensor]
 

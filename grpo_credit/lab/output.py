@@ -9,18 +9,22 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 from rich.box import SIMPLE
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table as RichTable
 
+from grpo_credit.experiments.figures.forest import Row
+from grpo_credit.experiments.html import render
+from grpo_credit.experiments.words import Table as Written
+from grpo_credit.experiments.words import number
 from grpo_credit.records.files import aside, replace_text
 from grpo_credit.records.jsonfile import plain
 from grpo_credit.text import to_cell, visible
 
 SCHEMA = 1
+DIGITS = 4
 ERROR = " ±"  # ends the name of a column that holds the standard errors of another
 HEADING = 9  # characters: headings of numbers are broken into lines as wide as these, or wider
 Cell = str | float | int | None
@@ -62,7 +66,13 @@ class Table:
             return plus_minus(value, error)
         if isinstance(value, float) and column in self.formats:
             return format(value, self.formats[column])
-        return number(value)
+        return value if isinstance(value, str) else number(value, DIGITS)
+
+    @property
+    def written(self) -> Written:
+        """What people see of it."""
+        texts = [[self.text(row, column) for column in self.headings] for row in self.rows]
+        return Written(list(self.headings.values()), texts)
 
 
 @dataclass(frozen=True)
@@ -72,7 +82,7 @@ class Figure:
     Args:
         title: above it.
         caption: below it.
-        svg: as `grpo_credit.lab.figures` draws it, its labels escaped there.
+        svg: as `grpo_credit.experiments.figures` draws it, its labels escaped there.
     """
 
     title: str
@@ -156,7 +166,7 @@ def write(findings: Findings, folder: Path) -> Path:
                 {name: to_cell(cell) for name, cell in row.items()} for row in table.rows
             )
     page = folder / "page.html"
-    replace_text(page, _page(findings))
+    replace_text(page, render("lab/page.html", title=findings.title, findings=findings))
     replace_text(folder / "lab.json", _json(findings))
     return page
 
@@ -173,29 +183,6 @@ def _json(findings: Findings) -> str:
     return json.dumps(plain(content), indent=1, allow_nan=False) + "\n"
 
 
-def _page(findings: Findings) -> str:
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    return environment.get_template("page.html").render(findings=findings)
-
-
-def number(value: Cell) -> str:
-    """Write a cell: four digits, a dash for none.
-
-    Example:
-        >>> number(0.123456), number(1234), number(None)
-        ('0.1235', '1234', '–')
-    """
-    if value is None or value != value:
-        return "–"
-    return f"{value + 0.0:.4g}" if isinstance(value, float) else str(value)  # no -0
-
-
 def plus_minus(value: float, error: float) -> str:
     """Write a number and its standard error with the same digits, as many as the error tells.
 
@@ -206,7 +193,7 @@ def plus_minus(value: float, error: float) -> str:
         ('0.711 ± 0.006', '-0.250 ± 0.012', '0.5')
     """
     if not (math.isfinite(value) and 1e-9 * abs(value) < error < math.inf):
-        return number(value)
+        return number(value, DIGITS)
     digits = digits_of(error)
     return f"{value:.{digits}f} ± {error:.{digits}f}"
 
@@ -215,3 +202,11 @@ def digits_of(error: float) -> int:
     """Return how many decimals a number with this standard error, above 0, is worth."""
     power = math.floor(math.log10(error))
     return max(0, -power + (error < 2 * 10.0**power))
+
+
+def disc(
+    label: str, value: float, error: float = 0.0, interval: tuple[float, float] | None = None
+) -> Row:
+    """Return the row of a forest plot: a disc, one standard error to either side, an interval."""
+    wide = (value - error, value + error) if error else None
+    return Row(visible(label), plus_minus(value, error), [], value, wide, interval)

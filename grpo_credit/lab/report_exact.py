@@ -3,10 +3,10 @@
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+from grpo_credit.experiments.figures.forest import Row, forest
 from grpo_credit.lab.direction import ROUNDING, Direction
 from grpo_credit.lab.exact import Measurement, Problem, success
-from grpo_credit.lab.figures import Mark, dots
-from grpo_credit.lab.output import Cell, Figure, Findings, Table, digits_of, plus_minus
+from grpo_credit.lab.output import Cell, Figure, Findings, Table, digits_of, disc, plus_minus
 
 # What a terminal shows; the page and the files have every column.
 SHOWN = {
@@ -170,24 +170,27 @@ def _row(setting: Setting, found: Measurement, baseline: Measurement) -> dict[st
 
 def _figures(setting: Setting, found: Sequence[Measurement]) -> list[Figure]:
     moving = [m for m in found if m.direction.moves]
-    errors = {
-        m.strategy + (" (backwards)" if m.direction.factor < 0 else ""): Mark(
-            m.direction.error, m.direction.uncertainty, m.direction.high
-        )
-        for m in moving
-    }
-    variances = {m.strategy: Mark(m.variance, m.variance_error) for m in moving}
+    errors = [_error(m.strategy, m.direction) for m in moving]
+    variances = [disc(m.strategy, m.variance, m.variance_error) for m in moving]
     return [
         Figure(
             f"Directional error, {setting}",
             "How far the expected update is from the line along the gradient, relative to its part "
-            "on that line: the tangent of the angle between them. Dots: estimates without the "
-            "noise of the sample. Ticks: upper ends of the intervals of 95 %.",
-            dots("directional error", "directional error", errors),
+            "on that line: the tangent of the angle between them. Discs: estimates without the "
+            "noise of the sample. Thin: intervals of 95 %.",
+            forest("directional error", "directional error", errors, reference=0),
         ),
         Figure(
             f"Variance, {setting}",
             "Variance of one optimizer step, relative to its expectation squared; less is better.",
-            dots("variance", "relative variance", variances),
+            forest("variance", "relative variance", variances, reference=0),
         ),
     ]
+
+
+def _error(strategy: str, direction: Direction) -> Row:
+    """Draw a directional error; one below rounding as 0."""
+    ends = (direction.error, direction.low, direction.high)
+    error, low, high = (0.0 if end < ROUNDING else end for end in ends)
+    label = strategy + (" (backwards)" if direction.factor < 0 else "")
+    return disc(label, error, direction.uncertainty, (low, high))

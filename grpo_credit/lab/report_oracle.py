@@ -4,11 +4,10 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from grpo_credit.experiments.figures.forest import Row, forest
 from grpo_credit.lab.batches import Sampling
-from grpo_credit.lab.figures import Mark, dots
-from grpo_credit.lab.oracle import Estimate
-from grpo_credit.lab.output import ERROR, Cell, Figure, Findings, Table, plus_minus
-from grpo_credit.lab.scores import Scores
+from grpo_credit.lab.output import ERROR, Cell, Figure, Findings, Table, disc, plus_minus
+from grpo_credit.lab.scores import Estimate, Scores
 
 REFERENCES = ("truth", "random")
 SHOWN = {
@@ -148,21 +147,21 @@ def _figures(task: str, scored: Scored) -> list[Figure]:
         Figure(
             f"{task}: AUROC",
             "The chance that of two tokens of a completion the one that decides has more |credit|, "
-            "with its standard error. Ticks: chance.",
-            dots(f"{task}: AUROC", "AUROC", _marks(scored, "auroc")),
+            "with its standard error. Dashed: chance.",
+            forest(f"{task}: AUROC", "AUROC", _discs(scored, "auroc"), reference=CHANCE),
         ),
         Figure(
             f"{task}: sign",
-            "Share of the deciding tokens whose credit has the true sign. Ticks: chance.",
-            dots(f"{task}: sign", "share of deciding tokens", _marks(scored, "sign")),
+            "Share of the deciding tokens whose credit has the true sign. Dashed: chance.",
+            forest(f"{task}: sign", "share of deciding tokens", _discs(scored, "sign"), CHANCE),
         ),
     ]
 
 
-def _marks(scored: Scored, score: str) -> dict[str, Mark]:
+def _discs(scored: Scored, score: str) -> list[Row]:
     found = {rule: scored.found[rule][score] for rule in scored.ranked}
-    return {
-        rule: Mark(estimate.mean, 0.0 if math.isnan(estimate.error) else estimate.error, CHANCE)
+    return [
+        disc(rule, estimate.mean, 0.0 if math.isnan(estimate.error) else estimate.error)
         for rule, estimate in found.items()
         if not math.isnan(estimate.mean)
-    }
+    ]

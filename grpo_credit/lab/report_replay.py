@@ -1,10 +1,11 @@
 """The findings of `replay`, in words, numbers and figures."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from itertools import repeat
 from typing import Any
 
-from grpo_credit.lab.figures import Mark, dots
-from grpo_credit.lab.output import Cell, Figure, Findings, Table
+from grpo_credit.experiments.figures.forest import forest
+from grpo_credit.lab.output import Cell, Figure, Findings, Table, disc
 from grpo_credit.lab.replay import Replay, Replayed
 
 MASS = "share of |C| · ‖∂ log π / ∂ logits‖"  # `grpo_credit.lab.replay.gradient_mass`
@@ -12,56 +13,54 @@ MASS = "share of |C| · ‖∂ log π / ∂ logits‖"  # `grpo_credit.lab.repla
 
 def findings(found: Replay, command: str, settings: Mapping[str, Any]) -> Findings:
     """Put the gradients of several strategies on one window into words, tables and a figure."""
-    names = [r.strategy for r in found.replayed]
-    cosines = found.cosines().tolist()
-    first = found.replayed[0]
-    sentences = [
-        f"{found.completions} completions, {found.tokens} counted tokens. {_drift(found.drift)}",
-        *(_sentence(r, first, c) for r, c in zip(found.replayed[1:], cosines[0][1:], strict=True)),
-    ]
+    first, cosines = found.replayed[0], found.cosines().tolist()
+    norms = [disc(r.strategy, r.norm) for r in found.replayed]
+    return Findings(
+        "Strategies on one saved window",
+        [
+            f"{found.completions} completions, {found.tokens} counted tokens. "
+            f"{_drift(found.drift)}",
+            *map(_sentence, found.replayed[1:], repeat(first), cosines[0][1:]),
+        ],
+        _tables(found.replayed, cosines),
+        [
+            Figure(
+                "Gradient norms",
+                "Where norms differ, so do the steps that SGD takes.",
+                forest("norms", "gradient norm", norms, reference=0),
+            )
+        ],
+        command,
+        settings,
+    )
+
+
+def _tables(replayed: Sequence[Replayed], cosines: Sequence[Sequence[float]]) -> list[Table]:
+    first, names = replayed[0], [r.strategy for r in replayed]
     numbers: list[dict[str, Cell]] = [
         {"credit": r.strategy, "norm": r.norm, "norm / first": _ratio(r.norm, first.norm),
          "split-half snr": r.snr}
-        for r in found.replayed
+        for r in replayed
     ]  # fmt: skip
     rows: list[dict[str, Cell]] = [
         {"cosine": name, **dict(zip(names, row, strict=True))}
         for name, row in zip(names, cosines, strict=True)
     ]
     shares: list[dict[str, Cell]] = [
-        {
-            MASS: share,
-            **{r.strategy: r.shares[share] for r in found.replayed},
-        }
-        for share in first.shares
+        {MASS: share, **{r.strategy: r.shares[share] for r in replayed}} for share in first.shares
     ]
-    numbered = {name: str(place) for place, name in enumerate(names, 1)}
-    drawn = dots("norms", "gradient norm", {r.strategy: Mark(r.norm) for r in found.replayed})
-    return Findings(
-        "Strategies on one saved window",
-        sentences,
-        [
-            Table("replay", "Gradients", numbers),
-            Table(
-                "cosines",
-                "Cosine between gradients; columns in the order of the rows",
-                rows,
-                {"cosine": "cosine", **numbered},
-                dict.fromkeys(names, "+.3f"),
-            ),
-            Table(
-                "shares",
-                "Where the gradient with respect to the logits lies; columns in the "
-                "order of the gradients above",
-                shares,
-                {MASS: MASS, **numbered},
-                dict.fromkeys(names, ".3f"),
-            ),
-        ],
-        [Figure("Gradient norms", "Where norms differ, so do the steps that SGD takes.", drawn)],
-        command,
-        settings,
+    order = {name: str(place) for place, name in enumerate(names, 1)}
+    beside = "Cosine between gradients; columns in the order of the rows"
+    where = (
+        "Where the gradient with respect to the logits lies; columns in the order of the gradients "
+        "above"
     )
+    signs, plain = dict.fromkeys(names, "+.3f"), dict.fromkeys(names, ".3f")
+    return [
+        Table("replay", "Gradients", numbers),
+        Table("cosines", beside, rows, {"cosine": "cosine", **order}, signs),
+        Table("shares", where, shares, {MASS: MASS, **order}, plain),
+    ]
 
 
 def _sentence(found: Replayed, first: Replayed, cosine: float) -> str:

@@ -12,6 +12,16 @@ ROWS = 256  # completions whose tokens are compared at once, pair by pair
 SAME = 1e-9  # of a completion's largest |credit|: less is no difference but rounding
 
 
+class Estimate(NamedTuple):
+    """A mean over the independent batches that have the score, and its standard error.
+
+    NaN where no batch has one, and the error where a single one has.
+    """
+
+    mean: float
+    error: float
+
+
 class Scores(NamedTuple):
     """How a credit matrix fits the truth.
 

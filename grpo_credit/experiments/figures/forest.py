@@ -35,19 +35,20 @@ class Row:
     strong: bool = True
 
 
-def forest(title: str, unit: str, rows: Sequence[Row], zero: bool = False) -> Markup:
+def forest(title: str, unit: str, rows: Sequence[Row], reference: float | None = None) -> Markup:
     """Draw one row a strategy on a common axis.
 
     Args:
         title: Said to screen readers.
         unit: Below the axis.
         rows: From top to bottom.
-        zero: Whether to include 0 and mark it.
+        reference: Number to include and mark; None for none.
 
     Returns:
         An `<svg>` element.
     """
-    axis = Axis(*span([*_numbers(rows), *([0.0] if zero else [])]), MARGIN, WIDTH - MARGIN)
+    held = [] if reference is None else [reference]
+    axis = Axis(*span([*_numbers(rows), *held]), MARGIN, WIDTH - MARGIN)
     tall = height(len(rows))
     bottom = tall - BOTTOM
     body = [
@@ -55,8 +56,7 @@ def forest(title: str, unit: str, rows: Sequence[Row], zero: bool = False) -> Ma
         + label("tick", axis(v), bottom + 15, compact(v))
         for v in ticks(axis.low, axis.high)
     ]
-    if zero:
-        body.append(stroke("zero", axis(0), TOP, axis(0), bottom))
+    body += [stroke("reference", axis(v), TOP, axis(v), bottom) for v in held]
     body += [_row(row, axis, TOP + ROW * place) for place, row in enumerate(rows)]
     body.append(label("unit", WIDTH / 2, tall - 5, unit))
     return drawing(title, WIDTH, tall, body, "forest")

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 from markupsafe import Markup
 
 from grpo_credit.experiments.figures.axes import Axis, Span, drawing, label, span, stroke, ticks
@@ -24,6 +25,11 @@ class Curve:
     points: Sequence[Point]
     kind: str
 
+    @classmethod
+    def through(cls, x: np.ndarray, y: np.ndarray, kind: str) -> "Curve":
+        """Return a line through points whose places are in two arrays."""
+        return cls(list(zip(x.tolist(), y.tolist(), strict=True)), kind)
+
 
 @dataclass(frozen=True)
 class Band:
@@ -36,6 +42,19 @@ class Band:
 
     points: Sequence[tuple[float, float, float]]
     kind: str
+
+
+@dataclass(frozen=True)
+class Panel:
+    """A figure with a title.
+
+    Args:
+        title: above it.
+        svg: the figure.
+    """
+
+    title: str
+    svg: Markup
 
 
 def panel(

@@ -1,5 +1,6 @@
 """Several figures on one sheet: an SVG file of its own, to be shown as a picture."""
 
+import re
 from collections.abc import Sequence
 from html import escape
 
@@ -40,7 +41,7 @@ def sheet(
     return Markup(
         f'<svg role="img" aria-label="{escape(title)}" width="{width:g}" height="{height:g}" '
         f'viewBox="0 0 {width:g} {height:g}" xmlns="http://www.w3.org/2000/svg"><style>{style}'
-        '</style><rect width="100%" height="100%" style="fill: var(--page)"/>'
+        '</style><rect class="sheet" width="100%" height="100%"/>'
         f"{''.join(body)}</svg>"
     )
 
@@ -49,3 +50,19 @@ def _placed(name: str, svg: Markup, x: float, y: float, size: tuple[float, float
     place = f'x="{x:g}" y="{y + TITLE:g}" width="{size[0]:g}" height="{size[1]:g}"'
     inner = str(svg).replace("<svg ", f'<svg {place} preserveAspectRatio="xMidYMin" ', 1)
     return label("label", x, y + 14, name) + inner
+
+
+def literal(css: str) -> Markup:
+    """Write the colours of CSS variables into rules: what makes a PDF of an SVG knows none.
+
+    Args:
+        css: ours; a `:root` with light colours, one with dark ones, and the rules.
+    """
+    roots, _, rules = css.partition("} }\n")
+
+    def written(root: str) -> str:
+        colours = dict(re.findall(r"--(\w+): ([^;]+);", root))
+        return re.sub(r"var\(--(\w+)\)", lambda found: colours[found[1]], rules)
+
+    light, dark = map(written, roots.split("@media"))
+    return Markup(f"{light}@media (prefers-color-scheme: dark) {{\n{dark}}}\n")

@@ -5,36 +5,13 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
+from grpo_credit.experiments.design import Study
 from grpo_credit.experiments.report.difference import Difference
+from grpo_credit.experiments.report.limits import Limits
 from grpo_credit.experiments.report.series import Curves
 from grpo_credit.experiments.report.statistics import Comparison, compare
 
 FINISHED = "finished"
-
-
-@dataclass(frozen=True)
-class Study:
-    """What was to be run.
-
-    Args:
-        recipe: its script.
-        credits: strategies as they were typed.
-        seeds: of the runs; each strategy has them all.
-        options: of the recipe, the same for every run.
-        baseline: the strategy that the others are compared with.
-        metric: the held-out number that is compared; None where no run said one.
-        higher_is_better: its direction.
-        command: that runs the study again.
-    """
-
-    recipe: str
-    credits: list[str]
-    seeds: list[int]
-    options: list[str]
-    baseline: str
-    metric: str | None
-    higher_is_better: bool
-    command: str
 
 
 @dataclass(frozen=True)
@@ -193,3 +170,11 @@ class Report:
     def finished_curves(self) -> Curves:
         """The curves of the runs that finished."""
         return self.curves.of((c.credit, c.seed) for c in self.cells if c.status == FINISHED)
+
+
+def shown(report: Report, limits: Limits) -> list[str]:
+    """Choose the strategies with curves: the first ones, and the baseline."""
+    study = report.study
+    rest = [credit for credit in study.credits if credit != study.baseline]
+    kept = {study.baseline, *rest[: limits.strategies - 1]}
+    return [credit for credit in study.credits if credit in kept]

@@ -1,23 +1,11 @@
 """A strategy minus the baseline over paired seeds: all the numbers of one comparison."""
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, TypedDict
+from dataclasses import dataclass
+from typing import TypedDict
 
 import numpy as np
 
-from grpo_credit.experiments.report.intervals import Interval, bootstrap_interval, t_interval
-from grpo_credit.experiments.report.paired import (
-    differences,
-    holm,
-    holm_steps,
-    improvement_interval,
-    paired_t_p,
-    probability_of_improvement,
-    sign_flip_p,
-    smallest_p,
-    win_rate,
-)
+from grpo_credit.experiments.report.intervals import Interval
 
 Pair = tuple[np.ndarray, np.ndarray]  # a strategy and the baseline over the same seeds, (n,) each
 
@@ -95,83 +83,3 @@ class Difference:
     improvement: float | None
     improvement_interval: Interval | None
     win_rate: float | None
-
-
-def compare_pairs(
-    pairs: Mapping[str, Pair], settings: Settings, others: Iterable[Difference] = ()
-) -> dict[str, Difference]:
-    """Compare several strategies with one baseline, each over its own pairs.
-
-    Args:
-        pairs: Strategy to its pair; a strategy with fewer than two pairs is not counted in m.
-        settings: How to compare.
-        others: Comparisons of other studies that are made together with these, counted in m.
-
-    Returns:
-        Strategy to its difference.
-    """
-    found = {name: differences(*pair) for name, pair in pairs.items()}
-    alone = {name: _alone(each, settings) for name, each in found.items()}
-    tested = [name for name, each in found.items() if len(each) > 1]
-    elsewhere = [each for each in others if each.n > 1]
-    t = [*(alone[name]["p"] for name in tested), *(each.p for each in elsewhere)]
-    flips = [
-        *(alone[name]["sign_flip_p"] for name in tested),
-        *(each.sign_flip_p for each in elsewhere),
-    ]
-    p_holm = _of(pairs, tested, 1.0, holm(t))
-    steps = _of(pairs, tested, 1, holm_steps(t, settings.alpha))
-    flip_steps = _of(pairs, tested, 1, holm_steps(flips, settings.alpha))
-    return {
-        name: Difference(
-            comparisons=len(t),
-            holm_step=steps[name],
-            flip_step=flip_steps[name],
-            p_holm=p_holm[name],
-            holm_interval=_paired(
-                t_interval(found[name], 1 - settings.alpha / steps[name]),
-                f", widened for {steps[name]} of {len(t)} comparisons",
-            ),
-            **alone[name],
-            **_how_often(pair, found[name], settings),
-        )
-        for name, pair in pairs.items()
-    }
-
-
-def _of(
-    names: Iterable[str], tested: Sequence[str], untested: float, found: Sequence[Any]
-) -> dict[str, Any]:
-    """Give each strategy what was found; those of other studies come last, and are left out."""
-    return dict.fromkeys(names, untested) | dict(zip(tested, found, strict=False))
-
-
-def _alone(found: np.ndarray, settings: Settings) -> dict[str, Any]:
-    """Give the numbers that do not depend on other comparisons."""
-    return {
-        "n": len(found),
-        "mean": float(found.mean()) if len(found) else None,
-        "interval": _paired(t_interval(found, settings.level)),
-        "bootstrap": _paired(bootstrap_interval(found, **settings.draw)),
-        "p": paired_t_p(found),
-        "sign_flip_p": sign_flip_p(found, settings.seed),
-        "smallest_p": smallest_p(len(found)),
-    }
-
-
-def _how_often(pair: Pair, found: np.ndarray, settings: Settings) -> dict[str, Any]:
-    """Say how often the strategy is better, in the direction of the metric."""
-    if not len(found):
-        return {"improvement": None, "improvement_interval": None, "win_rate": None}
-    sign = 1 if settings.higher_is_better else -1
-    values, baseline = (sign * each for each in pair)
-    return {
-        "improvement": probability_of_improvement(values, baseline),
-        "improvement_interval": improvement_interval(values, baseline, **settings.draw),
-        "win_rate": win_rate(sign * found),
-    }
-
-
-def _paired(interval: Interval | None, more: str = "") -> Interval | None:
-    """Label an interval of differences as such."""
-    return interval and replace(interval, kind=f"paired {interval.kind}{more}")

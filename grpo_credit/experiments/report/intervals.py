@@ -1,7 +1,7 @@
 """Averages over seeds and their intervals, each labelled by what it is."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -45,6 +45,12 @@ def present(values: Sequence[float | None] | np.ndarray) -> np.ndarray:
     """Return the finite values `(n,)`: None, NaN and infinities are missing."""
     numbers = np.array([math.nan if value is None else value for value in values], dtype=float)
     return numbers[np.isfinite(numbers)]
+
+
+def mean(values: Iterable[float | None]) -> float | None:
+    """Average the numbers that there are; None without any."""
+    found = [value for value in values if value is not None]
+    return sum(found) / len(found) if found else None
 
 
 def iqm(values: Numbers, axis: int = -1) -> np.ndarray:

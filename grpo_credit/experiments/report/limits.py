@@ -1,6 +1,11 @@
 """How much of a study a page shows, so that it stays small whatever the study's size."""
 
+from collections import Counter
+from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass, fields
+from typing import TypeVar
+
+Item = TypeVar("Item")
 
 
 @dataclass(frozen=True)
@@ -46,3 +51,30 @@ def cut(text: str, limit: int) -> str:
     if len(text) <= limit:
         return text
     return f"{text[:limit]} … ({len(text) - limit:,} more characters)"
+
+
+def in_turn(items: Iterable[Item], kind: Callable[[Item], Hashable]) -> list[Item]:
+    """Order items: the first of each kind, the second of each kind, and so on.
+
+    Example:
+        >>> "".join(in_turn("aaabcb", kind=str))
+        'abcaba'
+    """
+    seen: Counter[Hashable] = Counter()
+
+    def turn(item: Item) -> int:
+        seen[kind(item)] += 1
+        return seen[kind(item)]
+
+    return sorted(items, key=turn)
+
+
+def fitting(items: Iterable[Item], size: Callable[[Item], int], room: int) -> list[Item]:
+    """Take items in order while there is room for them; the first in any case."""
+    taken: list[Item] = []
+    for item in items:
+        room -= size(item)
+        if taken and room < 0:
+            break
+        taken.append(item)
+    return taken

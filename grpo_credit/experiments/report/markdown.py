@@ -5,8 +5,9 @@ from collections.abc import Mapping, Sequence
 
 from grpo_credit.experiments.report.data import FINISHED, Cell, Report
 from grpo_credit.experiments.report.view_diagnostics import gradient_table
-from grpo_credit.experiments.report.view_results import Table, differences_table, strategies_table
+from grpo_credit.experiments.report.view_results import differences_table, strategies_table
 from grpo_credit.experiments.report.view_run import cost_table, counted, seeds_vary
+from grpo_credit.experiments.words import Table
 from grpo_credit.text import visible
 
 _SHOWN = ("git.commit", "git.dirty", "versions.torch", "versions.trl", "versions.transformers",

@@ -1,17 +1,13 @@
 """The page: one HTML file that needs no network, and no script but for hover and filters."""
 
-import base64
-import hashlib
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup
-
-from grpo_credit.experiments.figures.shading import LEVELS
-from grpo_credit.experiments.report.data import Report
+from grpo_credit.experiments import html
+from grpo_credit.experiments.figures.sheet import literal
+from grpo_credit.experiments.report.data import Report, shown
 from grpo_credit.experiments.report.limits import Limits
 from grpo_credit.experiments.report.markdown import markdown
 from grpo_credit.experiments.report.pictures import pictures
@@ -19,7 +15,7 @@ from grpo_credit.experiments.report.series import AXES
 from grpo_credit.experiments.report.store import load
 from grpo_credit.experiments.report.view_completions import browser
 from grpo_credit.experiments.report.view_credit import shaded
-from grpo_credit.experiments.report.view_curves import learning, lengths, shown
+from grpo_credit.experiments.report.view_curves import learning, lengths
 from grpo_credit.experiments.report.view_diagnostics import (
     colour,
     diagnostics,
@@ -44,12 +40,13 @@ from grpo_credit.experiments.report.view_run import (
     sources,
     unlike,
 )
-from grpo_credit.experiments.report.words import moment
+from grpo_credit.experiments.words import moment
 from grpo_credit.records.files import replace_text, sweep
 from grpo_credit.text import visible
 
 PAGE, MARKDOWN, FIGURES = "report.html", "report.md", "figures"
 LARGEST = 3_000_000  # bytes of the page
+_TEMPLATES = "experiments/report/templates"
 SECTIONS = {
     "verdict": "Verdict",
     "coverage": "Coverage",
@@ -78,7 +75,7 @@ def render(folder: Path, beside: Sequence[Path] = ()) -> Path:
     """
     others = {str(each): load(each).comparison.differences for each in beside}
     report = replace(load(folder), others=others)
-    drawn = pictures(report, _own(_environment(), "figures.css"))
+    drawn = pictures(report, literal(html.own(html.FIGURES_CSS)))
     (folder / FIGURES).mkdir(exist_ok=True)
     for each in (folder, folder / FIGURES):
         sweep(each)
@@ -100,41 +97,16 @@ def page(report: Report, limits: Limits | None = None) -> str:
 
 
 def _rendered(report: Report, limits: Limits) -> str:
-    environment = _environment()
-    script = _own(environment, "page.js")
     content = _results(report, limits) | _curves(report, limits) | _runs(report, limits)
-    return environment.get_template("page.html").render(
+    return html.render(
+        f"{_TEMPLATES}/page.html",
+        script=f"{_TEMPLATES}/page.js",
         **content,
         title=f"{visible(Path(report.study.recipe).stem)}: credit strategies compared",
         collected=visible(moment(report.collected)),
         sections=SECTIONS,
         study=report.study,
-        visible=visible,
-        levels=LEVELS,
-        style=_own(environment, "style.css", levels=LEVELS, axes=AXES),
-        script=script,
-        script_hash=_hash(script),
     )
-
-
-def _environment() -> Environment:
-    return Environment(
-        loader=FileSystemLoader(Path(__file__).parent / "templates"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-
-
-def _own(environment: Environment, name: str, **values: Any) -> Markup:
-    """Return a file of ours as it is: nothing of a study is in it."""
-    return Markup(environment.get_template(name).render(**values))
-
-
-def _hash(script: str) -> str:
-    """Return what the content security policy must name for this script, and no other, to run."""
-    return f"sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}"
 
 
 def _results(report: Report, limits: Limits) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """Two strategies over the same seeds: tests of their differences, and how often one wins."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from scipy.special import stdtr
@@ -16,7 +16,6 @@ from grpo_credit.experiments.report.intervals import (
 
 ENUMERATED_PAIRS = 16  # up to here, all sign patterns are visited
 SIGN_PATTERNS = 99_999  # drawn beyond
-_CHUNK = 8_192
 
 
 def differences(values: Numbers, baseline: Numbers) -> np.ndarray:
@@ -79,12 +78,11 @@ def sign_flip_p(found: Numbers, seed: int = 0) -> float:
     """
     found = np.asarray(found, dtype=float)
     observed = abs(found.sum()) - SAME * np.abs(found).sum()
-    exact = len(found) <= ENUMERATED_PAIRS
-    patterns = _all_signs(len(found)) if exact else _drawn_signs(len(found), seed)
-    hits = [np.abs(signs @ found) >= observed for signs in patterns]
-    if exact:
-        return float(np.concatenate(hits).mean())
-    return float((1 + np.concatenate(hits).sum()) / (1 + SIGN_PATTERNS))
+    # not scipy's permutation_test: the same p, a hundred times slower at 16 pairs
+    hits = np.abs(_signs(len(found), seed) @ found) >= observed
+    if len(found) <= ENUMERATED_PAIRS:
+        return float(hits.mean())
+    return float((1 + hits.sum()) / (1 + SIGN_PATTERNS))
 
 
 def smallest_p(pairs: int) -> float:
@@ -226,17 +224,11 @@ def _subtract(
     return np.where(np.abs(found) <= rounding, 0.0, found), rounding
 
 
-def _all_signs(pairs: int) -> Iterator[np.ndarray]:
-    """Yield half of all patterns of signs, in chunks; the other half is its mirror image."""
-    patterns = 2 ** max(0, pairs - 1)
-    for start in range(0, patterns, _CHUNK):
-        number = np.arange(start, min(start + _CHUNK, patterns))
-        yield 1.0 - 2 * (number[:, None] >> np.arange(pairs) & 1)
+def _signs(pairs: int, seed: int) -> np.ndarray:
+    """Return patterns `(patterns, pairs)`: half of all, or random ones where pairs are many.
 
-
-def _drawn_signs(pairs: int, seed: int) -> Iterator[np.ndarray]:
-    """Yield random patterns of signs, each `(pairs,)`, in chunks."""
-    rng = np.random.default_rng(seed)
-    for start in range(0, SIGN_PATTERNS, _CHUNK):
-        count = min(_CHUNK, SIGN_PATTERNS - start)
-        yield 2.0 * rng.integers(0, 2, (count, pairs)) - 1
+    The other half is the mirror image of the first: it reaches what that reaches.
+    """
+    if pairs <= ENUMERATED_PAIRS:
+        return 1.0 - 2 * (np.arange(2 ** max(0, pairs - 1))[:, None] >> np.arange(pairs) & 1)
+    return 2.0 * np.random.default_rng(seed).integers(0, 2, (SIGN_PATTERNS, pairs)) - 1

@@ -97,6 +97,8 @@ def load(folder: Path) -> Report:
     given = {f.name: f.type for f in fields(Report) if f.name not in _ELSEWHERE}
     content = _content(folder)
     with _told(folder / REPORT):
+        if isinstance(content.get("study"), dict):  # of earlier versions it lacks this
+            content["study"].setdefault("own_warm_starts", False)
         parts = fit(given, content, str(folder / REPORT))
         fit(_MANIFEST, {**_NO_RUNS, **parts["manifest"]}, f"{folder / REPORT}.manifest")
         if parts["calibration"]:

@@ -1,13 +1,13 @@
 """Completions of every strategy, to read."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from grpo_credit.experiments.figures.shading import number
 from grpo_credit.experiments.report.data import Report
-from grpo_credit.experiments.report.limits import Limits, cut
+from grpo_credit.experiments.report.limits import Limits, cut, fitting, in_turn
+from grpo_credit.experiments.words import signed
 from grpo_credit.text import visible
 
 _ABSTAINED = "none"
@@ -59,31 +59,21 @@ class Browser:
 
 def browser(report: Report, limits: Limits) -> Browser:
     """Choose completions to read: of every strategy and step in turn while there is room."""
-    chosen = set(_within(report.completions, limits))
-    lines = [_line(row, limits) for n, row in enumerate(report.completions) if n in chosen]
+    rows = report.completions
+    order = in_turn(range(len(rows)), lambda n: (rows[n]["credit"], rows[n]["step"]))
+    chosen = fitting(order, lambda n: _size(rows[n], limits), limits.characters)
+    lines = [_line(rows[n], limits) for n in sorted(chosen)]
     return Browser(
         lines,
         list(dict.fromkeys(line.credit for line in lines)),
         sorted({line.step for line in lines}),
-        len(report.completions) - len(lines),
+        len(rows) - len(lines),
     )
 
 
-def _within(rows: Sequence[Mapping[str, Any]], limits: Limits) -> list[int]:
-    """Return the places of the rows to show."""
-    turns: dict[tuple[str, int], int] = {}
-    order = []
-    for place, row in enumerate(rows):
-        key = (row["credit"], row["step"])
-        turns[key] = turns.get(key, -1) + 1
-        order.append((turns[key], place))
-    kept, used = [], 0
-    for _, place in sorted(order):
-        used += 400 + sum(min(len(rows[place][n]), limits.text) for n in ("prompt", "completion"))
-        if kept and used > limits.characters:
-            break
-        kept.append(place)
-    return kept
+def _size(row: Mapping[str, Any], limits: Limits) -> int:
+    """Return how many characters of the page a row takes, about."""
+    return 400 + sum(min(len(row[name]), limits.text) for name in ("prompt", "completion"))
 
 
 def _line(row: Mapping[str, Any], limits: Limits) -> Line:
@@ -96,7 +86,7 @@ def _line(row: Mapping[str, Any], limits: Limits) -> Line:
         row["step"],
         {visible(n): _ABSTAINED if v is None else f"{v:.4g}" for n, v in rewards.items()},
         f"{sum(scored):.4g}" if scored else "",
-        _ABSTAINED if row["advantage"] is None else number(row["advantage"]),
+        _ABSTAINED if row["advantage"] is None else signed(row["advantage"]),
         visible(cut(json.loads(row["prompt"]), limits.text)),
         visible(cut(text, limits.text)),
         visible(" ".join(text[:200].split()))[:120] or "(empty)",

@@ -3,30 +3,21 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-import numpy as np
-from markupsafe import Markup
-
-from grpo_credit.experiments.figures.lines import Band, Curve, panel, spans
-from grpo_credit.experiments.report.data import Report
+from grpo_credit.experiments.figures.lines import Band, Curve, Panel, panel, spans
+from grpo_credit.experiments.report.data import Report, shown
 from grpo_credit.experiments.report.limits import Limits
-from grpo_credit.experiments.report.series import AXES, Average, Curves, Run, average, thinned
-from grpo_credit.experiments.report.view_results import HELD_OUT
+from grpo_credit.experiments.report.series import (
+    AXES,
+    HELD_OUT,
+    RIGHT,
+    WRONG,
+    Average,
+    Curves,
+    Run,
+    average,
+    thinned,
+)
 from grpo_credit.text import visible
-
-RIGHT, WRONG = "length/right", "length/wrong"
-
-
-@dataclass(frozen=True)
-class Panel:
-    """A figure with a title.
-
-    Args:
-        title: above it.
-        svg: the figure.
-    """
-
-    title: str
-    svg: Markup
 
 
 @dataclass(frozen=True)
@@ -42,14 +33,6 @@ class Block:
     title: str
     about: str
     axes: Mapping[str, Sequence[Panel]]
-
-
-def shown(report: Report, limits: Limits) -> list[str]:
-    """Choose the strategies with curves: the first ones, and the baseline."""
-    study = report.study
-    rest = [credit for credit in study.credits if credit != study.baseline]
-    kept = {study.baseline, *rest[: limits.strategies - 1]}
-    return [credit for credit in study.credits if credit in kept]
 
 
 def learning(report: Report, curves: Curves, limits: Limits) -> list[Block]:
@@ -77,21 +60,21 @@ def _panels(report: Report, curves: Curves, name: str, axis: str, limits: Limits
     credits = shown(report, limits)
     runs = {credit: curves.runs(name, credit, axis) for credit in credits}
     means = {credit: average(each, limits.points) for credit, each in runs.items()}
-    every = [line(mean, "other") for mean in means.values() if mean]
+    every = [_line(mean, "other") for mean in means.values() if mean]
     every += [_run(run, limits) for each in runs.values() for run in _some(each, limits)]
     bands = [_band(mean, "band") for mean in means.values() if mean]
     across, up = spans(every, bands)
     panels = []
     for credit in credits:
         behind = [
-            line(mean, "baseline" if other == report.study.baseline else "other")
+            _line(mean, "baseline" if other == report.study.baseline else "other")
             for other, mean in means.items()
             if mean and other != credit
         ]
         lines = [*behind, *(_run(run, limits) for run in _some(runs[credit], limits))]
         own = means[credit]
         if own:
-            lines.append(line(own, "mean"))
+            lines.append(_line(own, "mean"))
         title = f"{visible(credit)}: {visible(name)}"
         svg = panel(title, lines, [_band(own, "band")] if own else [], across, up, AXES[axis])
         panels.append(Panel(f"{visible(credit)} · {_seeds(len(runs[credit]))}", svg))
@@ -108,16 +91,11 @@ def _some(runs: Mapping[int, Run], limits: Limits) -> list[Run]:
 
 def _run(run: Run, limits: Limits) -> Curve:
     chosen = thinned(len(run[0]), limits.points)
-    return Curve(_points(run[0][chosen], run[1][chosen]), "seed")
+    return Curve.through(run[0][chosen], run[1][chosen], "seed")
 
 
-def line(mean: Average, kind: str) -> Curve:
-    """Draw the mean."""
-    return Curve(_points(mean.x, mean.mean), kind)
-
-
-def _points(x: np.ndarray, y: np.ndarray) -> list[tuple[float, float]]:
-    return list(zip(x.tolist(), y.tolist(), strict=True))
+def _line(mean: Average, kind: str) -> Curve:
+    return Curve.through(mean.x, mean.mean, kind)
 
 
 def _band(mean: Average, kind: str) -> Band:
@@ -167,7 +145,7 @@ def _pairs(report: Report, curves: Curves, right: str, wrong: str, limits: Limit
             for kind, name in (("right", right), ("wrong", wrong))
         }
         parts[credit] = (
-            [line(mean, f"mean {kind}") for kind, mean in found.items() if mean],
+            [_line(mean, f"mean {kind}") for kind, mean in found.items() if mean],
             [_band(mean, f"band {kind}") for kind, mean in found.items() if mean],
         )
     every = [curve for lines, _ in parts.values() for curve in lines]

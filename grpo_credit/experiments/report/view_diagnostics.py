@@ -4,13 +4,11 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-from grpo_credit.experiments.figures.lines import panel, spans
-from grpo_credit.experiments.report.data import Report
+from grpo_credit.experiments.figures.lines import Curve, Panel, panel, spans
+from grpo_credit.experiments.report.data import Report, shown
 from grpo_credit.experiments.report.limits import Limits
 from grpo_credit.experiments.report.series import AXES, Curves, Run, average, ratios
-from grpo_credit.experiments.report.view_curves import Panel, line, shown
-from grpo_credit.experiments.report.view_results import Table
-from grpo_credit.experiments.report.words import number
+from grpo_credit.experiments.words import Table, number
 from grpo_credit.text import visible
 
 COLOURS = 8  # of strategies; after them the dashes change
@@ -71,7 +69,7 @@ def _together(
     for place, credit in enumerate(shown(report, limits)):
         mean = average(of(credit), limits.points)
         if mean:
-            lines.append(line(mean, colour(place)))
+            lines.append(Curve.through(mean.x, mean.mean, colour(place)))
     return Panel(title, panel(title, lines, [], *spans(lines), unit))
 
 

@@ -10,12 +10,12 @@ from grpo_credit.experiments.figures.forest import Row, forest
 from grpo_credit.experiments.report.curves import area_under_curve, median_steps, steps_to_threshold
 from grpo_credit.experiments.report.data import FINISHED, Cell, Report
 from grpo_credit.experiments.report.difference import Difference
-from grpo_credit.experiments.report.intervals import Interval
+from grpo_credit.experiments.report.intervals import Interval, mean
 from grpo_credit.experiments.report.limits import Limits
-from grpo_credit.experiments.report.series import Curves, Run
+from grpo_credit.experiments.report.series import HELD_OUT, Curves
 from grpo_credit.experiments.report.statistics import Cells, Comparison, Result
-from grpo_credit.experiments.report.verdict import probability
-from grpo_credit.experiments.report.words import NONE, aligned, between, number, signed
+from grpo_credit.experiments.report.verdict import decimals, probability
+from grpo_credit.experiments.words import NONE, Table, aligned, number, signed
 from grpo_credit.text import visible
 
 SIGNS = {
@@ -23,7 +23,6 @@ SIGNS = {
     "waiting": "·", "missing": "–",
 }  # fmt: skip
 UNLIKE = "≠"  # of a run whose rule or last step is not that of the others
-HELD_OUT = "held_out/"
 Values = Mapping[str, Cells]
 
 
@@ -116,12 +115,12 @@ def differences_figure(
             )
         )
     baseline = visible(comparison.baseline)
-    return forest(f"Paired differences to {baseline}", unit, rows, zero=True)
+    return forest(f"Paired differences to {baseline}", unit, rows, reference=0)
 
 
-def _note(mean: str, interval: Interval | None) -> str:
+def _note(text: str, interval: Interval | None) -> str:
     """Write a number with its interval, if there is one that says something."""
-    return mean if interval is None or interval.degenerate else f"{mean}  {between(interval)}"
+    return text if interval is None or interval.degenerate else f"{text}  {between(interval)}"
 
 
 def _ends(interval: Interval | None) -> tuple[float, float] | None:
@@ -135,19 +134,6 @@ def _paired(
     return [mine - theirs for mine, theirs in pairs if mine is not None and theirs is not None]
 
 
-@dataclass(frozen=True)
-class Table:
-    """Cells of text under headings.
-
-    Args:
-        columns: headings.
-        rows: of cells; the first names the row.
-    """
-
-    columns: Sequence[str]
-    rows: Sequence[Sequence[str]]
-
-
 def strategies_table(report: Report, comparison: Comparison, curves: Curves) -> Table:
     """Put the numbers of each strategy by itself into a table."""
     level = f"{100 * comparison.level:g} %"
@@ -159,9 +145,7 @@ def strategies_table(report: Report, comparison: Comparison, curves: Curves) -> 
 
 
 def _numbers(report: Report, result: Result, speed: "Speed") -> list[str]:
-    before = [
-        c.before for c in report.cells if c.credit == result.strategy and c.before is not None
-    ]
+    before = [cell.before for cell in report.cells if cell.credit == result.strategy]
     return [
         visible(result.strategy),
         str(result.n),
@@ -170,7 +154,7 @@ def _numbers(report: Report, result: Result, speed: "Speed") -> list[str]:
         between(result.bootstrap),
         number(result.iqm),
         between(result.iqm_bootstrap),
-        number(sum(before) / len(before)) if before else NONE,
+        number(mean(before)),
         number(speed.heights.get(result.strategy)),
         number(speed.steps.get(result.strategy)) if result.n else NONE,
     ]
@@ -195,7 +179,10 @@ def speeds(report: Report, curves: Curves) -> Speed:
     """Measure how fast each strategy learns on the held-out curve."""
     name, threshold = HELD_OUT + (report.study.metric or ""), _half_way(report)
     runs = {credit: list(curves.runs(name, credit).values()) for credit in report.study.credits}
-    heights = {credit: _mean_height(each) for credit, each in runs.items()}
+    heights = {
+        credit: mean(area_under_curve(x.tolist(), y) for x, y in each)
+        for credit, each in runs.items()
+    }
     if threshold is None:
         return Speed(None, heights, {})
     up = report.study.higher_is_better
@@ -207,18 +194,12 @@ def speeds(report: Report, curves: Curves) -> Speed:
 
 
 def _half_way(report: Report) -> float | None:
-    before = [cell.before for cell in report.cells if cell.before is not None]
+    before = mean(cell.before for cell in report.cells)
     means = [result.mean for result in report.comparison.results if result.mean is not None]
-    if not before or not means:
+    if before is None or not means:
         return None
     best = max(means) if report.study.higher_is_better else min(means)
-    return (sum(before) / len(before) + best) / 2
-
-
-def _mean_height(runs: Sequence[Run]) -> float | None:
-    heights = [area_under_curve(x.tolist(), y) for x, y in runs]
-    found = [height for height in heights if height is not None]
-    return sum(found) / len(found) if found else None
+    return (before + best) / 2
 
 
 def differences_table(comparison: Comparison) -> Table:
@@ -247,3 +228,20 @@ def _difference(strategy: str, outcome: str, found: Difference) -> list[str]:
         _note(number(found.improvement), found.improvement_interval),
         NONE if found.win_rate is None else f"{100 * found.win_rate:.0f} %",
     ]
+
+
+def between(interval: Interval | None) -> str:
+    """Write an interval; where nothing could be estimated, say so.
+
+    Example:
+        >>> between(Interval(0.01, 0.15, 0.95, "Student t")), between(None)
+        ('[0.01, 0.15]', '–')
+        >>> between(Interval(1.0, 1.0, 0.95, "Student t", "all 6 values are equal"))
+        'none: all equal'
+    """
+    if interval is None:
+        return NONE
+    if interval.degenerate:
+        return "none: all equal"
+    places = decimals(interval.low, interval.high)
+    return f"[{interval.low:.{places}f}, {interval.high:.{places}f}]"

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from grpo_credit.experiments.report.data import FINISHED, Cell, Pairing, Report
+from grpo_credit.experiments.report.intervals import mean
 from grpo_credit.experiments.report.limits import Limits, cut
-from grpo_credit.experiments.report.view_results import Table
-from grpo_credit.experiments.report.words import NONE, number, size, time_taken
+from grpo_credit.experiments.words import NONE, Table, number, size, time_taken
 from grpo_credit.text import visible
 
 
@@ -24,24 +24,19 @@ def cost_table(report: Report) -> Table:
 def _cost(report: Report, credit: str) -> list[str]:
     cells = [c for c in report.cells if c.credit == credit and c.status == FINISHED]
     credit_ms = report.examples.milliseconds.get(credit) if report.examples else None
-    step = _mean([cell.step_seconds for cell in cells])
+    step = mean([cell.step_seconds for cell in cells])
     share = None if credit_ms is None or not step else credit_ms / 1000 / step
     return [
         visible(credit),
         str(len(cells)),
-        time_taken(_mean([cell.seconds for cell in cells])),
-        number(_mean([_pace(cell) for cell in cells])),
+        time_taken(mean([cell.seconds for cell in cells])),
+        number(mean([_pace(cell) for cell in cells])),
         size(max((c.peak_memory_bytes for c in cells if c.peak_memory_bytes), default=None)),
         time_taken(step),
         _times(_relative(report, cells)),
         NONE if credit_ms is None else f"{credit_ms:.3g} ms",
         NONE if share is None else f"{100 * share:.2g} %",
     ]
-
-
-def _mean(values: Sequence[float | None]) -> float | None:
-    found = [value for value in values if value is not None]
-    return sum(found) / len(found) if found else None
 
 
 def _pace(cell: Cell) -> float | None:
@@ -66,8 +61,8 @@ def _times(ratios: Sequence[float]) -> str:
     """Write the geometric mean of ratios, and the smallest and the largest of them."""
     if not ratios:
         return NONE
-    mean = math.exp(sum(map(math.log, ratios)) / len(ratios))
-    return f"{mean:.2f} × ({min(ratios):.2f} to {max(ratios):.2f})"
+    middle = math.exp(sum(map(math.log, ratios)) / len(ratios))
+    return f"{middle:.2f} × ({min(ratios):.2f} to {max(ratios):.2f})"
 
 
 @dataclass(frozen=True)

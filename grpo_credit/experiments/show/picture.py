@@ -1,9 +1,9 @@
 """What is to be shown: which completions of a step, and their credit under each strategy."""
 
 import math
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 from pathlib import Path
 
 from markupsafe import escape
@@ -15,7 +15,8 @@ from grpo_credit.credit.rollouts import OPTIONAL, Rollouts
 from grpo_credit.credit.saved import SavedRollouts, find_rollouts, load_rollouts
 from grpo_credit.credit.strategy import CreditError, Strategy
 from grpo_credit.errors import named_line, place
-from grpo_credit.experiments.report.limits import cut
+from grpo_credit.experiments.figures.shading import Completion, Shaded, Token
+from grpo_credit.experiments.report.limits import cut, fitting, in_turn
 from grpo_credit.records.files import step_of
 from grpo_credit.text import prompt_text, visible
 
@@ -26,54 +27,14 @@ _PROMPT = 10_000  # characters
 
 
 @dataclass(frozen=True)
-class Token:
-    """A token as it is shown.
-
-    Args:
-        text: with symbols for what cannot be seen.
-        counted: whether it is part of what is trained on.
-        credit: one number per strategy.
-    """
-
-    text: str
-    counted: bool
-    credit: list[float]
-
-
-@dataclass(frozen=True)
-class Completion:
-    """A completion as it is shown: where it stands, what it got, and its tokens.
-
-    `left_out` tokens at its end are not among them.
-    """
-
-    row: int
-    group: int
-    times: int
-    reward: float
-    advantage: float
-    prompt: str
-    tokens: list[Token]
-    left_out: int = 0
-
-
-@dataclass(frozen=True)
-class Picture:
+class Picture(Shaded):
     """What a renderer draws.
 
     Args:
         title: run and step.
-        strategies: how they were named.
-        scales: the largest |credit| shown, per strategy.
-        completions: in the order of showing.
-        left_out: how many more there are of those that were asked for.
     """
 
-    title: str
-    strategies: list[str]
-    scales: list[float]
-    completions: list[Completion]
-    left_out: int = 0
+    title: str = ""
 
     @property
     def notice(self) -> str:
@@ -85,16 +46,6 @@ class Picture:
             f"Left out, to keep this below {LARGEST / 1e6:g} MB: {missing}. For more of each, ask "
             "for fewer --rows, one --group=N or one --credit; grpo_credit.load_rollouts reads all."
         )
-
-
-def heading(completion: Completion) -> str:
-    """Say where a completion stands and what it got."""
-    reward = "none" if math.isnan(completion.reward) else f"{completion.reward:g}"
-    times = f" | used {completion.times} times" if completion.times > 1 else ""
-    return (
-        f"row {completion.row} | group {completion.group} | reward {reward} | "
-        f"advantage {completion.advantage:+.3g}{times}"
-    )
 
 
 def picture(
@@ -133,7 +84,7 @@ def picture(
     drawn = shown[: len(completions)]
     scales = [float(matrix[drawn].abs().max()) for matrix in matrices]
     names = [visible(name) for name in chosen]
-    return Picture(visible(title), names, scales, completions, len(shown) - len(drawn))
+    return Picture(names, scales, completions, len(shown) - len(drawn), visible(title))
 
 
 def _strategies(saved: SavedRollouts, asked: Sequence[str]) -> dict[str, Strategy]:
@@ -199,26 +150,14 @@ def _select(
     key = {"credit": credit.abs().sum(dim=1), "reward": rollouts.rewards.nan_to_num(-math.inf)}[by]
     rows = used.nonzero().flatten()
     order = rows[key[rows].argsort(descending=True, stable=True)].tolist()
-    taken: Counter[int] = Counter()
-    turn = {}
-    for row in order:
-        member = int(rollouts.group[row])
-        turn[row] = taken[member]
-        taken[member] += 1
-    return sorted(order, key=turn.__getitem__)[:count]
+    return in_turn(order, lambda row: int(rollouts.group[row]))[:count]
 
 
 def _fitting(saved: SavedRollouts, matrices: list[Tensor], rows: list[int]) -> list[Completion]:
     """Make completions until they fill a page; the first one in any case."""
-    share, room = LARGEST // min(len(rows), _SHARES), LARGEST
-    found: list[Completion] = []
-    for row in rows:
-        made, size = _completion(saved, matrices, row, share)
-        room -= size
-        if found and room < 0:
-            break
-        found.append(made)
-    return found
+    share = LARGEST // min(len(rows), _SHARES)
+    made = (_completion(saved, matrices, row, share) for row in rows)
+    return [completion for completion, _ in fitting(made, itemgetter(1), LARGEST)]
 
 
 def _completion(
@@ -237,15 +176,16 @@ def _completion(
         if size > room:
             break
         tokens.append(token)
+    times = int(rollouts.window_count[row])
     made = Completion(
         row=row,
         group=int(rollouts.group[row]),
-        times=int(rollouts.window_count[row]),
         reward=float(rollouts.rewards[row]),
         advantage=float(rollouts.advantages[row]),
         prompt=prompt,
         tokens=tokens,
         left_out=len(texts) - len(tokens),
+        notes=[f"used {times} times"] if times > 1 else [],
     )
     return made, size
 

@@ -1,11 +1,13 @@
 """A picture in the terminal."""
 
+from collections.abc import Sequence
+
 from rich.console import Console
 from rich.style import Style
 from rich.text import Text
 
-from grpo_credit.experiments.figures.shading import LEVELS, level
-from grpo_credit.experiments.show.picture import Picture, Token, heading
+from grpo_credit.experiments.figures.shading import LEVELS, Token, level
+from grpo_credit.experiments.show.picture import Picture
 
 _POSITIVE, _NEGATIVE = (0, 114, 178), (213, 94, 0)  # told apart by the colour-blind as well
 _DEEPEST = 0.65  # of a colour on white, so that black text stays readable
@@ -22,7 +24,7 @@ def print_picture(picture: Picture, console: Console) -> None:
     for name, scale in zip(picture.strategies, picture.scales, strict=True):
         console.print(_legend(name, scale, plain))
     for completion in picture.completions:
-        console.print(Text(f"\n{heading(completion)}", "bold"))
+        console.print(Text(f"\n{completion.heading}", "bold"))
         console.print(Text(completion.prompt, "dim"))
         for number, name in enumerate(picture.strategies):
             console.print(Text(f"{name}:", "italic"))
@@ -43,7 +45,7 @@ def _legend(name: str, scale: float, plain: bool) -> Text:
     return text.append(f" {scale:+.3g}")
 
 
-def _tokens(tokens: list[Token], strategy: int, scale: float, plain: bool) -> Text:
+def _tokens(tokens: Sequence[Token], strategy: int, scale: float, plain: bool) -> Text:
     text = Text()
     for token in tokens:
         credit = token.credit[strategy]

@@ -8,16 +8,10 @@ from pathlib import Path
 from rich.console import Console
 
 from grpo_credit import terminal
-from grpo_credit.experiments.study.calibration import (
-    CalibrationError,
-    calibration_cells,
-    scales,
-    write_scales,
-)
-from grpo_credit.experiments.study.cells import Cell, cells_of, is_finished
+from grpo_credit.experiments.design import Study, merged, read_study, write_study
+from grpo_credit.experiments.study.cells import cells_of, is_finished
 from grpo_credit.experiments.study.check import ask
 from grpo_credit.experiments.study.commandline import Asked, fail, hint_for, make_parser, read
-from grpo_credit.experiments.study.design import Study, merged, read_study, write_study
 from grpo_credit.experiments.study.engines import Engine, make_engine
 from grpo_credit.experiments.study.process import ignore_alone
 from grpo_credit.experiments.study.runner import Runner
@@ -80,8 +74,8 @@ def write_report(out: Path, said: Sequence[str] = ()) -> int:
     """
     with patience("collecting the runs for the report; Ctrl-C leaves without it"):
         from grpo_credit.experiments.report.page import render
-        from grpo_credit.experiments.report.words import number
         from grpo_credit.experiments.study.collect import collect
+        from grpo_credit.experiments.words import number
 
         try:
             report = collect(out, said)
@@ -162,26 +156,9 @@ def alone(out: Path) -> None:
 
 
 def run_study(study: Study, out: Path, engine: Engine) -> int:
-    """Calibrate if that is asked for, and run the cells; return the exit code."""
+    """Run the cells, tell of those that failed, and return the exit code."""
     console = terminal.console()
-    scale: dict[str, float] = {}
-    if study.match_grad_norm:
-        console.print("calibration: gradient norms of every strategy", highlight=False)
-        cells = calibration_cells(study, out)
-        if code := run_cells(cells, engine, console):
-            return code
-        try:
-            scale, norms = scales(study, cells)
-        except CalibrationError as error:
-            say(f"error: {error}")
-            return 1
-        write_scales(out, study, scale, norms)
-    return run_cells(cells_of(study, out, scale), engine, console)
-
-
-def run_cells(cells: Sequence[Cell], engine: Engine, console: Console) -> int:
-    """Run cells, tell of those that failed, and return the exit code."""
-    runner = Runner(cells, engine, lambda board: make_view(board, console))
+    runner = Runner(cells_of(study, out), engine, lambda board: make_view(board, console))
     states = runner.run()
     for line in failures(states):
         console.print(line, markup=False, highlight=False, soft_wrap=True)

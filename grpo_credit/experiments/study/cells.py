@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from grpo_credit.errors import CreditError
+from grpo_credit.experiments.design import Study, credit_arguments, slug
 from grpo_credit.experiments.study.child import is_held
-from grpo_credit.experiments.study.design import Study, credit_arguments, slug
 from grpo_credit.experiments.study.process import Ended, Job
 from grpo_credit.records import lock
 from grpo_credit.records.files import METRICS, free, read_lines, read_object, replace_text
@@ -91,25 +91,13 @@ class Cell:
         return Job(self.command(), self.log.absolute(), self.lock.absolute(), Path.cwd(), dict(env))
 
 
-def cells_of(study: Study, out: Path, scales: Mapping[str, float] | None = None) -> list[Cell]:
-    """List the cells of a study, seed by seed, so that whole pairs are there early.
-
-    Args:
-        study: the study.
-        out: its directory.
-        scales: of strategies whose credit is multiplied by a constant.
-    """
+def cells_of(study: Study, out: Path) -> list[Cell]:
+    """List the cells of a study in a directory, seed by seed: whole pairs are there early."""
     return [
-        Cell(out / "cells", study.recipe, credit, seed, (*options, *scaled(credit, scales)))
-        for seed, options in zip(study.seeds, map(study.options_of, study.seeds), strict=True)
+        Cell(out / "cells", study.recipe, credit, seed, study.options_of(seed))
+        for seed in study.seeds
         for credit in study.credits
     ]
-
-
-def scaled(credit: str, scales: Mapping[str, float] | None) -> list[str]:
-    """Return the option for a strategy's scale; none where it is 1."""
-    scale = (scales or {}).get(credit, 1.0)
-    return [] if scale == 1.0 else [f"--credit_scale={scale!r}"]
 
 
 @dataclass

@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 
 from grpo_credit.credit.userfile import refuse_code_of
 from grpo_credit.errors import TRACEBACK, in_one_line
-from grpo_credit.experiments.study.design import Study
+from grpo_credit.experiments.design import Study
 from grpo_credit.experiments.study.engines import ENGINES
 from grpo_credit.records.files import parse_object, read_yaml, refuse_unwritable
 from grpo_credit.text import did_you_mean
@@ -70,7 +70,6 @@ def read(arguments: Sequence[str]) -> Asked:
         baseline=asked.baseline or "",
         metric=asked.metric,
         higher_is_better=not asked.lower_is_better,
-        match_grad_norm=asked.match_grad_norm,
         own_warm_starts=asked.own_warm_starts,
     )
     refuse_unwritable(asked.out, "--out")
@@ -105,8 +104,6 @@ def make_parser() -> argparse.ArgumentParser:
     add("--baseline", metavar="NAME", help="what the others are compared with (default: the first)")
     add("--metric", metavar="NAME", help="held-out number that decides (default: the recipe's)")
     add("--lower_is_better", action="store_true", help="the metric is a cost")
-    add("--match_grad_norm", action="store_true", help="scale credit so that first gradients are "
-        "as long as the baseline's; AdamW undoes a scale but for clipping and epsilon")  # fmt: skip
     add(
         "--own_warm_starts",
         action="store_true",
@@ -180,8 +177,8 @@ def _flags(values: Mapping[str, Any]) -> list[str]:
     False is said: some of a recipe's options are true by default.
 
     Example:
-        >>> _flags({"seeds": [1, 5], "max_steps": 40, "match_grad_norm": True, "jobs": None})
-        ['--seeds', '1', '5', '--max_steps', '40', '--match_grad_norm']
+        >>> _flags({"seeds": [1, 5], "max_steps": 40, "own_warm_starts": True, "jobs": None})
+        ['--seeds', '1', '5', '--max_steps', '40', '--own_warm_starts']
         >>> _flags({"gradient_checkpointing": False})
         ['--gradient_checkpointing', 'False']
     """

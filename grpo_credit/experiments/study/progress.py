@@ -6,8 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from grpo_credit.errors import CreditError
-from grpo_credit.experiments.study.cells import METRICS
-from grpo_credit.records.files import lines_from_end, parse_line, read_object
+from grpo_credit.records.files import METRICS, lines_from_end, parse_line, read_object
 from grpo_credit.records.provenance import MANIFEST
 from grpo_credit.records.shape import fit
 

@@ -3,7 +3,6 @@
 import math
 import time
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from typing import Protocol
 
 from rich.console import Console
 from rich.live import Live
@@ -63,22 +62,6 @@ class Board:
         running = sum(max(mean - self.elapsed(cell), 0) for cell in self.began)
         at_once = min(self.slots, len(self.began) + len(self.queue))
         return (running + mean * len(self.queue)) / max(at_once, 1)
-
-
-class View(Protocol):
-    """Shows a board."""
-
-    def tell(self, text: str) -> None:
-        """Say something that stays."""
-        ...
-
-    def update(self) -> None:
-        """Show how the study stands, if it is time."""
-        ...
-
-    def close(self) -> None:
-        """Show it a last time."""
-        ...
 
 
 class LiveView:
@@ -158,6 +141,9 @@ class PlainView:
     def close(self) -> None:
         """Print how the study stands."""
         self.tell(self._board.summary())
+
+
+View = LiveView | PlainView
 
 
 def make_view(board: Board, console: Console) -> View:

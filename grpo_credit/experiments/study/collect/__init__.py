@@ -7,14 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from grpo_credit.errors import CreditError
-from grpo_credit.experiments.report.data import Cell, Examples, Report, Study
+from grpo_credit.experiments.design import STUDY, Study, load_study
+from grpo_credit.experiments.report.data import Cell, Examples, Report
 from grpo_credit.experiments.report.series import Curves
 from grpo_credit.experiments.report.store import write
 from grpo_credit.experiments.study.collect.cells import (
     find_metric,
     other_ends,
     read_cells,
-    read_study,
 )
 from grpo_credit.experiments.study.collect.completions import read_completions
 from grpo_credit.experiments.study.collect.curves import read_curves
@@ -54,7 +54,9 @@ def collect(out: Path, said: Sequence[str] = ()) -> Report:
         CreditError: if there is no study there.
     """
     problems: list[str] = []
-    study = find_metric(out, read_study(out))
+    if not (out / STUDY).is_file():
+        raise CreditError(f"{out} holds no {STUDY}; expected the directory of a study.")
+    study = find_metric(out, load_study(out / STUDY))
     cells, logs = read_cells(out, study, problems)
     manifests = read_manifests(out, cells)
     sources, unlike = own_rules(manifests)
@@ -94,7 +96,7 @@ def _examples(
     from grpo_credit.credit.registry import named_by  # torch takes 200 MB
     from grpo_credit.experiments.study.collect.examples import find_examples
 
-    with named_by(out / "study.json", said):
+    with named_by(out / STUDY, said):
         return find_examples(out, study, cells, problems)
 
 

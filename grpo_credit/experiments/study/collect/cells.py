@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from grpo_credit.errors import CreditError, named_line
-from grpo_credit.experiments.report.data import FINISHED, Cell, Study
+from grpo_credit.experiments.design import Study
+from grpo_credit.experiments.report.data import FINISHED, Cell
 from grpo_credit.experiments.study.collect.metrics import Log, read_log
 from grpo_credit.records.files import HELD_OUT, read_lines, read_object
 from grpo_credit.records.provenance import MANIFEST
@@ -17,12 +18,7 @@ from grpo_credit.records.shape import fit, is_usable
 from grpo_credit.records.tables import DAMAGE
 from grpo_credit.text import did_you_mean
 
-SCHEMA = 1
 _RECORDS = "cells/*/seed-*.json"
-_EXPECTED = {
-    "recipe": str, "credits": list[str], "seeds": list[int], "options": list[str], "baseline": str,
-    "metric": str | None, "higher_is_better": bool, "command": Any,
-}  # fmt: skip
 _ATTEMPT = {"seconds": float | None, "peak_memory_bytes": float | None, "command": Any}
 _RULE = dict.fromkeys(("file", "sha256", "function", "module"), str | None)
 _REASONS = {
@@ -31,25 +27,6 @@ _REASONS = {
     "interrupted": "interrupted; the study's command goes on with it",
     "missing": "nothing is known of this run",
 }
-
-
-def read_study(out: Path) -> Study:
-    """Read study.json.
-
-    Raises:
-        CreditError: if there is none, or it is damaged or of another version.
-    """
-    path = out / "study.json"
-    if not path.is_file():
-        raise CreditError(f"{out} holds no study.json; expected the directory of a study.")
-    given = read_object(path)
-    if given.get("schema") != SCHEMA:
-        raise CreditError(f"{path} has schema {given.get('schema')}, expected {SCHEMA}.")
-    found = fit(_EXPECTED, given, str(path))
-    if odd := [credit for credit in found["credits"] if not credit.isprintable()]:
-        raise CreditError(f"{path} is damaged: {odd[0]!r} is the name of no strategy.")
-    study = Study(**{name: found[name] for name in _EXPECTED})
-    return replace(study, command=_shell(study.command))
 
 
 def _shell(command: Any) -> str:

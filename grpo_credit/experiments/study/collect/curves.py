@@ -7,13 +7,12 @@ from pathlib import Path
 import numpy as np
 
 from grpo_credit.errors import named_line
+from grpo_credit.experiments.report import series
 from grpo_credit.experiments.report.data import Cell
 from grpo_credit.experiments.report.series import Key, Points, in_order
 from grpo_credit.experiments.study.collect.metrics import Log, Pieces, points
 from grpo_credit.records.files import HELD_OUT, read_lines
 from grpo_credit.records.tables import DAMAGE
-
-HELD_OUT_PREFIX = "held_out/"
 
 
 def read_curves(
@@ -36,7 +35,7 @@ def read_curves(
         try:
             if log.wrong is not None:
                 raise log.wrong
-            tests = points(read_lines(out / cell.path / HELD_OUT), HELD_OUT_PREFIX)
+            tests = points(read_lines(out / cell.path / HELD_OUT), series.HELD_OUT)
             found |= of_run(cell, log, [log.curves, tests])
         except DAMAGE as error:
             why = named_line(error).replace(f"{out}/", "")

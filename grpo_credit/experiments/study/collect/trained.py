@@ -11,13 +11,12 @@ import numpy as np
 import pyarrow as pa
 
 from grpo_credit.experiments.report.data import Cell, Pairing
-from grpo_credit.experiments.report.series import Key, Points, in_order, thinned
+from grpo_credit.experiments.report.series import RIGHT, WRONG, Key, Points, in_order, thinned
 from grpo_credit.experiments.study.collect.metrics import Log
 from grpo_credit.records.files import step_of
 from grpo_credit.records.shape import HUGE
 from grpo_credit.records.tables import DAMAGE, read_table
 
-RIGHT, WRONG = "length/right", "length/wrong"
 TABLES = 10_000  # that are read of a study
 FIRST = 1  # the optimizer step whose completions no update has touched
 

@@ -1,10 +1,24 @@
-"""Numbers in words that a reader takes in at a glance."""
+"""Numbers and tables as a reader takes them in at a glance."""
 
-from grpo_credit.experiments.report.intervals import Interval
-from grpo_credit.experiments.report.verdict import decimals
+from collections.abc import Sequence
+from dataclasses import dataclass
+
 from grpo_credit.text import duration
 
 NONE = "–"
+
+
+@dataclass(frozen=True)
+class Table:
+    """Cells of text under headings.
+
+    Args:
+        columns: headings.
+        rows: of cells; the first names the row.
+    """
+
+    columns: Sequence[str]
+    rows: Sequence[Sequence[str]]
 
 
 def number(value: float | None, digits: int = 3) -> str:
@@ -17,7 +31,7 @@ def number(value: float | None, digits: int = 3) -> str:
     if value is None or value != value:
         return NONE
     large = abs(value) >= 10**digits - 0.5
-    return f"{value:,.0f}" if large else f"{value:.{digits}g}"
+    return f"{value:,.0f}" if large else f"{value + 0.0:.{digits}g}"  # no -0
 
 
 def aligned(value: float | None) -> str:
@@ -40,23 +54,6 @@ def signed(value: float | None) -> str:
     if value is None or value != value:
         return NONE
     return f"{value:+.3g}" if value else "0"
-
-
-def between(interval: Interval | None) -> str:
-    """Write an interval; where nothing could be estimated, say so.
-
-    Example:
-        >>> between(Interval(0.01, 0.15, 0.95, "Student t")), between(None)
-        ('[0.01, 0.15]', '–')
-        >>> between(Interval(1.0, 1.0, 0.95, "Student t", "all 6 values are equal"))
-        'none: all equal'
-    """
-    if interval is None:
-        return NONE
-    if interval.degenerate:
-        return "none: all equal"
-    places = decimals(interval.low, interval.high)
-    return f"[{interval.low:.{places}f}, {interval.high:.{places}f}]"
 
 
 def moment(text: str) -> str:

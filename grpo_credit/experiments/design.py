@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, get_type_hints
 
 from grpo_credit.errors import CreditError
-from grpo_credit.records.files import read_json, replace_text
+from grpo_credit.records.files import read_json, read_object, replace_text
 from grpo_credit.records.provenance import describe_command, git_state, now
 from grpo_credit.records.shape import fit
 
@@ -17,7 +17,7 @@ STUDY = "study.json"
 SCHEMA = 1
 SMALLEST = 2  # seeds: with one, a difference between strategies cannot be told from luck
 WARM_START = "warm_start_seed"
-OWNED = ("seed", "output_dir", "resume", "credit", "credit_kwargs", "credit_scale")
+OWNED = ("seed", "output_dir", "resume", "credit", "credit_kwargs")
 
 
 @dataclass(frozen=True)
@@ -32,11 +32,11 @@ class Study:
         baseline: what the others are compared with; the first strategy by default.
         metric: the held-out number that decides; None for the one the recipe names.
         higher_is_better: which way the metric points.
-        match_grad_norm: whether a calibration makes the first gradients equally long.
+        command: that runs the study again, as study.json has it.
         own_warm_starts: whether every seed begins with a tiny model of its own.
 
     Raises:
-        ValueError: fewer than two seeds, no strategy, a strategy or seed named twice, a baseline
+        CreditError: fewer than two seeds, no strategy, a strategy or seed named twice, a baseline
             that is not among the strategies, an option that the study sets itself.
     """
 
@@ -47,29 +47,33 @@ class Study:
     baseline: str = ""
     metric: str | None = None
     higher_is_better: bool = True
-    match_grad_norm: bool = False
+    command: str = ""
     own_warm_starts: bool = False
 
     def __post_init__(self) -> None:
         if not self.credits:
-            raise ValueError("no strategy to study; name some: --credit uniform length seq dapo.")
+            raise CreditError("no strategy to study; name some: --credit uniform length seq dapo.")
         if not self.baseline:
             object.__setattr__(self, "baseline", self.credits[0])
+        if odd := [credit for credit in self.credits if not credit.isprintable()]:
+            raise CreditError(f"{odd[0]!r} is the name of no strategy.")
         _refuse_twice("strategy", [slug(credit) for credit in self.credits], self.credits)
         _refuse_twice("seed", self.seeds, self.seeds)
         if len(self.seeds) < SMALLEST:
-            raise ValueError(
+            raise CreditError(
                 f"{len(self.seeds)} seed: a study needs at least {SMALLEST}, since one cannot tell "
                 "a strategy from luck; 6 can show a difference. --seeds 6 means 0 to 5."
             )
         if self.baseline not in self.credits:
-            raise ValueError(
+            raise CreditError(
                 f"the baseline {self.baseline!r} is none of the strategies: "
                 f"{', '.join(self.credits)}."
             )
         _refuse_owned(self.options)
         if self.own_warm_starts and any(map(_is_warm_start, self.options)):
-            raise ValueError(f"--{WARM_START} is set for each seed by --own_warm_starts; drop one.")
+            raise CreditError(
+                f"--{WARM_START} is set for each seed by --own_warm_starts; drop one."
+            )
 
     def options_of(self, seed: int) -> tuple[str, ...]:
         """Return the recipe's options of a seed's runs, without the seed itself."""
@@ -83,7 +87,7 @@ def _is_warm_start(word: str) -> bool:
 def _refuse_twice(what: str, keys: Sequence[Any], shown: Sequence[Any]) -> None:
     for place, key in enumerate(keys):
         if key in keys[:place]:
-            raise ValueError(f"the {what} {shown[place]!r} is named twice.")
+            raise CreditError(f"the {what} {shown[place]!r} is named twice.")
 
 
 def _refuse_owned(options: Sequence[str]) -> None:
@@ -94,7 +98,7 @@ def _refuse_owned(options: Sequence[str]) -> None:
         name = word.partition("=")[0].removeprefix("--").replace("-", "_")
         if word.startswith("--") and name in OWNED:
             advice = instead.get(name, "leave it out")
-            raise ValueError(f"--{name} is set by the study for each cell; {advice}.")
+            raise CreditError(f"--{name} is set by the study for each cell; {advice}.")
 
 
 def slug(credit: str) -> str:
@@ -126,22 +130,38 @@ def read_study(out: Path) -> Study | None:
     """Read study.json of a directory; None if the directory is free.
 
     Raises:
-        ValueError: the directory holds something else, or study.json is damaged or of another
-            schema.
+        ValueError: the directory holds something else, or study.json is damaged, of another schema,
+            or of a study that cannot go on.
     """
     path = out / STUDY
     if not path.exists():
         _refuse_other_files(out)
         return None
-    content = read_json(path)
-    if not isinstance(content, dict) or content.get("schema") != SCHEMA:
-        raise ValueError(f"{path} is not of schema {SCHEMA}; use another --out.")
+    content = read_object(path)
+    if content.get("match_grad_norm"):
+        raise ValueError(
+            f"{path} is of a study whose credit was scaled by --match_grad_norm, which is no more; "
+            "`grpo-credit report` still reads it, and more cells need another --out."
+        )
     try:
-        kinds = get_type_hints(Study)
-        found = fit(kinds, content, str(path))
+        study = load_study(path)
         fit({"started": str, "git": Any}, content, str(path))
     except CreditError as error:
         raise ValueError(f"{error} Use another --out.") from None
+    return study
+
+
+def load_study(path: Path) -> Study:
+    """Read a study.json.
+
+    Raises:
+        CreditError: if it is damaged or of another schema.
+    """
+    content = read_object(path)
+    if content.get("schema") != SCHEMA:
+        raise CreditError(f"{path} has schema {content.get('schema')}, expected {SCHEMA}.")
+    kinds = get_type_hints(Study)
+    found = fit(kinds, content, str(path))
     return Study(**{name: found[name] for name in kinds})
 
 
@@ -161,7 +181,7 @@ def merged(old: Study, new: Study, out: Path) -> Study:
     Raises:
         ValueError: with what differs.
     """
-    hidden = replace(new, options=without_secrets(new.options))
+    hidden = replace(new, options=without_secrets(new.options), command=old.command)
     grown = {
         name: (*getattr(old, name), *(v for v in getattr(new, name) if v not in getattr(old, name)))
         for name in ("credits", "seeds")

@@ -1,0 +1,52 @@
+"""Pages: one Jinja environment and one base page, whatever they show.
+
+A template's name is its path in the package. What is not `Markup` is escaped; nothing is loaded
+from a network, and no script runs but the one that the page's own policy names by its hash.
+"""
+
+import base64
+import hashlib
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from grpo_credit.experiments.figures.shading import LEVELS, shade
+from grpo_credit.experiments.words import signed
+from grpo_credit.text import visible
+
+FIGURES_CSS = "experiments/templates/figures.css"
+_KNOWN: dict[str, Any] = {"LEVELS": LEVELS, "shade": shade, "signed": signed, "visible": visible}
+
+
+def render(template: str, script: str = "", **content: Any) -> str:
+    """Render a page that extends the base page.
+
+    Args:
+        template: the page's.
+        script: a template with the one script that may run in it; none by default.
+        content: what the page shows; `title` is part of it.
+    """
+    code = own(script) if script else Markup("")
+    digest = base64.b64encode(hashlib.sha256(code.encode()).digest()).decode()
+    return _environment().get_template(template).render(**content, script=code, digest=digest)
+
+
+def own(name: str) -> Markup:
+    """Return a file of ours as it is: nothing of a study is in it."""
+    return Markup(_environment().get_template(name).render())
+
+
+@cache
+def _environment() -> Environment:
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parents[1]),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.globals.update(_KNOWN)
+    return environment
