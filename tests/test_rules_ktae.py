@@ -10,7 +10,6 @@ import torch
 
 from grpo_credit import Rollouts
 from grpo_credit.credit.allocations.ktae import fisher_exact, information_gain, ktae
-from grpo_credit.credit.conformance import check
 from grpo_credit.credit.rollouts import group_advantages
 
 # every table of up to 7 right and 7 wrong completions: with the type, right and wrong; all
@@ -206,7 +205,3 @@ def test_a_completion_without_a_score_gets_nothing_and_is_in_no_table():
     more = rollouts_of([[5, 6], [6, 7], [7, 5], [6, 6]], [1.0, 0.0, 0.0, None])
     assert torch.equal(ktae(more)[:3], ktae(scored))
     assert ktae(more)[3].tolist() == [0, 0]
-
-
-def test_the_laws_hold():
-    assert {law: v for law, v in check("ktae").items() if v != "holds"} == {}

@@ -9,7 +9,6 @@ import pytest
 import torch
 
 from grpo_credit import CreditError, Rollouts, compute_credit, resolve_credit
-from grpo_credit.credit.conformance import check
 from grpo_credit.credit.rollouts import group_advantages
 
 NAN = float("nan")
@@ -133,11 +132,6 @@ def test_the_weights_equal_their_loop(rule, options, seed):
             assert float(found[row]) == pytest.approx(expected, rel=1e-12)
             compared += 1
     assert compared
-
-
-@pytest.mark.parametrize(("rule", "options"), RULES)
-def test_the_laws_hold(rule, options):
-    assert set(check(rule, **options).values()) == {"holds"}
 
 
 @pytest.mark.parametrize(("rule", "options"), RULES)
