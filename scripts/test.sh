@@ -8,4 +8,5 @@ ty check
 lint-imports --no-logo --no-cache
 [ "${1:-}" != --fast ] || set -- -m "not slow" "${@:2}"
 # One thread a process: two spinning thread pools on two cores wait for each other.
-OMP_NUM_THREADS=1 python -m pytest --numprocesses "${WORKERS:-2}" "$@"
+# `worksteal` keeps a module on one worker, and what its tests share is made once.
+OMP_NUM_THREADS=1 python -m pytest --numprocesses "${WORKERS:-2}" --dist worksteal "$@"

@@ -15,7 +15,7 @@ from grpo_credit.credit.rollouts import OPTIONAL, group_advantages
 from grpo_credit.credit.saved import load_rollouts
 from grpo_credit.trainer.credit_tables import load_credit
 from grpo_credit.trainer.loss import RowBeta
-from grpo_credit.trainer.seams import SeamError, check_seams
+from grpo_credit.trainer.seams import SeamError
 
 SEEN = []
 
@@ -244,10 +244,6 @@ def test_inputs_outside_of_a_step_are_refused():
 
 
 # ---- seams ------------------------------------------------------------------------------------
-
-
-def test_the_installed_trl_has_every_seam():
-    assert check_seams(GRPOTrainer, trl.__version__) is None  # it raises, see below
 
 
 def test_an_interrupted_step_leaves_no_trace():
