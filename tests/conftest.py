@@ -24,13 +24,13 @@ settings.load_profile("patient")
 
 # Modules that train, generate, or start processes that import PyTorch: seconds a test.
 SLOW = {
-    "architectures", "bench_step", "completing", "drop_in", "exactness", "lab_enumerated",
-    "lab_exact", "lab_replay", "lab_verbs", "parity_with_trl", "partition", "passes",
-    "path_star", "path_star_recipe", "preflight", "preflight_precision", "preflight_recipe",
-    "recipe", "recipe_commands", "recipe_math", "recipe_tasks", "report_browser",
-    "rules_in_training", "run_signals", "sharded", "study_cells", "study_engines", "study_kill",
-    "study_recipe", "study_warm_start", "subclasses", "tool_calls", "trainer", "trial",
-    "warm_start",
+    "architectures", "bench_step", "completing", "credit_scale", "drop_in", "exactness",
+    "fire_data", "lab_enumerated", "lab_exact", "lab_replay", "lab_verbs", "parity_with_trl",
+    "partition", "passes", "path_star", "path_star_recipe", "preflight", "preflight_precision",
+    "preflight_recipe", "recipe", "recipe_commands", "recipe_math", "recipe_tasks",
+    "report_browser", "rules_in_training", "run_signals", "sharded", "study_cells",
+    "study_engines", "study_kill", "study_recipe", "study_warm_start", "subclasses",
+    "tool_calls", "trainer", "trial", "warm_start",
 }  # fmt: skip
 TRAINS = {"ours", "trl", "launch", "ended"}  # of harness.py and torchrun.py
 
