@@ -22,22 +22,25 @@ ignore_alone()  # as a background job; the processes of tests are sent the signa
 settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("patient")
 
-# Modules that train, generate, or start processes that import PyTorch: seconds a test.
+# Modules, and single tests, that train, generate, or start processes with much to import.
 SLOW = {
     "architectures", "bench_step", "completing", "credit_scale", "drop_in", "exactness",
-    "fire_data", "lab_enumerated", "lab_exact", "lab_replay", "lab_verbs", "parity_with_trl",
-    "partition", "passes", "path_star", "path_star_recipe", "preflight", "preflight_precision",
-    "preflight_recipe", "recipe", "recipe_commands", "recipe_math", "recipe_tasks",
-    "report_browser", "rules_in_training", "run_signals", "sharded", "study_cells",
-    "study_engines", "study_kill", "study_recipe", "study_warm_start", "subclasses",
-    "tool_calls", "trainer", "trial", "warm_start",
+    "fire_data", "fire_endings", "lab_enumerated", "lab_exact", "lab_replay", "lab_verbs",
+    "parity_with_trl", "partition", "passes", "path_star", "path_star_recipe", "preflight",
+    "preflight_precision", "preflight_recipe", "recipe", "recipe_commands", "recipe_math",
+    "recipe_tasks", "report_browser", "rules_in_training", "run_signals", "sharded",
+    "study_cells", "study_engines", "study_kill", "study_recipe", "study_warm_start",
+    "subclasses", "tool_calls", "trainer", "trial", "warm_start",
+    "mathematics::test_nothing_is_printed",
+    "mathematics::test_endless_formulas_are_killed_and_counted_and_the_pool_recovers",
 }  # fmt: skip
 TRAINS = {"ours", "trl", "launch", "ended"}  # of harness.py and torchrun.py
 
 
 def is_slow(item: pytest.Item) -> bool:
     called = inspect.unwrap(getattr(item, "function", is_slow)).__code__.co_names
-    return item.path.stem.removeprefix("test_") in SLOW or not TRAINS.isdisjoint(called)
+    module = item.path.stem.removeprefix("test_")
+    return not (SLOW.isdisjoint({module, f"{module}::{item.name}"}) and TRAINS.isdisjoint(called))
 
 
 @pytest.hookimpl(tryfirst=True)  # before `-m` chooses

@@ -212,7 +212,7 @@ def until_known(model, tokenizer, star, style, batches):
     for step, batch in enumerate(batches):
         if step % 25 == 0:
             shares = teacher_forced_accuracy(model, tokenizer, rows, style)
-            if all(share > 0.998 for place, share in enumerate(shares) if place != guessed):
+            if all(share > 0.997 for place, share in enumerate(shares) if place != guessed):
                 return
         yield batch
 
@@ -230,7 +230,7 @@ def taught(length, style):
     return model.eval(), tokenizer, problems(star, TESTED, 0, "test")
 
 
-@pytest.mark.parametrize("length", [3, 5])
+@pytest.mark.parametrize("length", [3, 4])
 def test_next_token_training_guesses_the_deciding_token_and_knows_all_others(length):
     model, tokenizer, rows = taught(length, "direct")
     source, decisive, *forced = teacher_forced_accuracy(model, tokenizer, rows)
@@ -243,7 +243,7 @@ def test_next_token_training_guesses_the_deciding_token_and_knows_all_others(len
     assert goal > decisive - 0.02
 
 
-@pytest.mark.parametrize("length", [3, 5])
+@pytest.mark.parametrize("length", [3, 4])
 def test_the_reversed_path_is_learned(length):
     model, tokenizer, rows = taught(length, "reversed")
     assert min(teacher_forced_accuracy(model, tokenizer, rows, "reversed")) > 0.97
