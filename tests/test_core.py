@@ -98,8 +98,8 @@ def test_strategy_equals_its_loop(credit, data):
     torch.testing.assert_close(compute_credit(credit, rollouts), expected, rtol=1e-12, atol=1e-15)
 
 
-LAWFUL = [(rule.name, OPTIONS.get(rule.name, {})) for rule in shipped()] + [
-    # with options that take another way through a rule
+BY_DEFAULT = [(rule.name, OPTIONS.get(rule.name, {})) for rule in shipped()]
+ANOTHER_WAY = [  # through a rule, which these options make it take
     ("automaton", {"mode": "td"}),
     ("automaton", {"mode": "td", "shrinkage": 0.0}),
     ("contrast", {"clip": 0.0}),
@@ -123,7 +123,10 @@ LAWFUL = [(rule.name, OPTIONS.get(rule.name, {})) for rule in shipped()] + [
 ]
 
 
-@pytest.mark.parametrize(("rule", "options"), LAWFUL)
+@pytest.mark.parametrize(
+    ("rule", "options"),
+    BY_DEFAULT + [pytest.param(*pair, marks=pytest.mark.slow) for pair in ANOTHER_WAY],
+)
 def test_every_registered_rule_obeys_the_laws(quick_laws, rule, options):
     assert {law: v for law, v in check(rule, **options).items() if v != "holds"} == {}
 
