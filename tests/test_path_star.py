@@ -230,6 +230,7 @@ def taught(length, style):
     return model.eval(), tokenizer, problems(star, TESTED, 0, "test")
 
 
+@pytest.mark.timeout(900)  # a minute of computing, whoever else computes
 @pytest.mark.parametrize("length", [3, 4])
 def test_next_token_training_guesses_the_deciding_token_and_knows_all_others(length):
     model, tokenizer, rows = taught(length, "direct")
@@ -243,6 +244,7 @@ def test_next_token_training_guesses_the_deciding_token_and_knows_all_others(len
     assert goal > decisive - 0.02
 
 
+@pytest.mark.timeout(900)  # a minute of computing, whoever else computes
 @pytest.mark.parametrize("length", [3, 4])
 def test_the_reversed_path_is_learned(length):
     model, tokenizer, rows = taught(length, "reversed")
