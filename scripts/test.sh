@@ -1,9 +1,12 @@
 #!/usr/bin/env bash
-# Lint, types, tests: bash scripts/test.sh [options of pytest]
+# Lint, types, tests: bash scripts/test.sh [--fast] [options of pytest]
+# --fast leaves out what trains or starts processes, see tests/conftest.py: two minutes.
 source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
 ruff check .
 ruff format --check .
 ty check
 lint-imports --no-logo --no-cache
+[ "${1:-}" != --fast ] || set -- -m "not slow" "${@:2}"
 # One thread a process: two spinning thread pools on two cores wait for each other.
-OMP_NUM_THREADS=1 python -m pytest --numprocesses "${WORKERS:-2}" "$@"
+# `worksteal` keeps a module on one worker, and what its tests share is made once.
+OMP_NUM_THREADS=1 python -m pytest --numprocesses "${WORKERS:-2}" --dist worksteal "$@"

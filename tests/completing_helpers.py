@@ -1,7 +1,6 @@
 """Really generated completions, on one process or, run under torchrun, on several."""
 
 import json
-import os
 import sys
 import tempfile
 from pathlib import Path
@@ -10,6 +9,7 @@ import conftest  # noqa: F401 (environment variables)
 import torch
 from datasets import Dataset
 from harness import TOKENIZER, policy
+from torchrun import leave
 
 from grpo_credit import CreditGRPOConfig, CreditGRPOTrainer
 from grpo_credit.run.evaluation import measure
@@ -56,5 +56,4 @@ if __name__ == "__main__":
     found = held_out()
     rank = torch.distributed.get_rank()
     (Path(sys.argv[1]) / f"rank{rank}.json").write_text(json.dumps(found))
-    torch.distributed.barrier()
-    os._exit(0)  # as in two_processes.py
+    leave()

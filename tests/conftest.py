@@ -1,3 +1,7 @@
+import copy
+import functools
+import gc
+import inspect
 import os
 
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -6,6 +10,8 @@ os.environ["CUDA_VISIBLE_DEVICES"] = ""  # parity is stated in float32 on the CP
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.pop("COLUMNS", None)  # which xdist sets; a test of a width names it
 
+import jaxtyping
+import pytest
 from hypothesis import HealthCheck, settings
 
 from grpo_credit.experiments.study.process import ignore_alone
@@ -15,3 +21,51 @@ ignore_alone()  # as a background job; the processes of tests are sent the signa
 # a shared machine may pause for seconds: neither an example nor its making is timed
 settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("patient")
+
+# Modules, and single tests, that train, generate, or start processes with much to import.
+SLOW = {
+    "architectures", "bench_step", "completing", "credit_scale", "drop_in", "exactness",
+    "fire_data", "fire_endings", "lab_enumerated", "lab_exact", "lab_replay", "lab_verbs",
+    "parity_with_trl", "partition", "passes", "path_star", "path_star_recipe", "preflight",
+    "preflight_precision", "preflight_recipe", "recipe", "recipe_commands", "recipe_math",
+    "recipe_tasks", "report_browser", "rules_in_training", "run_signals", "sharded",
+    "study_cells", "study_engines", "study_kill", "study_recipe", "study_warm_start",
+    "subclasses", "tool_calls", "trainer", "trial", "warm_start",
+    "mathematics::test_nothing_is_printed",
+    "mathematics::test_endless_formulas_are_killed_and_counted_and_the_pool_recovers",
+}  # fmt: skip
+TRAINS = {"ours", "trl", "launch", "ended"}  # of harness.py and torchrun.py
+
+
+def is_slow(item: pytest.Item) -> bool:
+    called = inspect.unwrap(getattr(item, "function", is_slow)).__code__.co_names
+    module = item.path.stem.removeprefix("test_")
+    return not (SLOW.isdisjoint({module, f"{module}::{item.name}"}) and TRAINS.isdisjoint(called))
+
+
+@pytest.hookimpl(tryfirst=True)  # before `-m` chooses
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what trains or starts processes, by what it calls and where it stands."""
+    for item in filter(is_slow, items):
+        item.add_marker("slow")
+
+
+def pytest_collection_finish() -> None:
+    """Keep what was imported out of the collection that ends every training: half of its time."""
+    gc.collect()
+    gc.freeze()
+
+
+@functools.cache
+def examples_of_laws() -> list:
+    from grpo_credit.credit.conformance import examples
+
+    return list(examples())
+
+
+@pytest.fixture
+def quick_laws(monkeypatch):
+    """Make the examples of the laws once, and check no shapes in them: two thirds of their time."""
+    given = examples_of_laws()  # a copy for each law, since a rule may change what it is given
+    monkeypatch.setattr("grpo_credit.credit.conformance.examples", lambda: copy.deepcopy(given))
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)

@@ -6,6 +6,7 @@ reads a request a line, as `ForkServer.run` writes it, and answers each with a l
 over.
 """
 
+import gc
 import importlib
 import json
 import os
@@ -139,6 +140,7 @@ def main():
     for name in PRELOADED.split():
         importlib.import_module(name)
     get_checkpoint_conversion_mapping("llama")  # compiles a thousand patterns, once
+    gc.freeze()  # the imports stay shared, and out of the collection that ends a training
     for line in sys.stdin:
         request = json.loads(line)
         pid = os.fork()

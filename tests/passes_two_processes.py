@@ -1,6 +1,5 @@
 """Run by test_sharded under torchrun: save the gradients of two steps and count forward passes."""
 
-import os
 import sys
 from pathlib import Path
 
@@ -8,6 +7,7 @@ import conftest  # noqa: F401 (environment variables)
 import harness
 import torch
 from sharding import gradients_of_zero, shard
+from torchrun import leave
 from transformers import LlamaForCausalLM
 from workloads import WORKLOADS
 
@@ -43,5 +43,4 @@ if __name__ == "__main__":
         found[name] = {"gradients": trace.gradients, "forwards": list(FORWARDS)}
     rank = torch.distributed.get_rank()
     torch.save(found, folder / f"rank{rank}.pt")
-    torch.distributed.barrier()
-    os._exit(0)  # gloo's threads, one set per trainer, now and then abort the interpreter's exit
+    leave()

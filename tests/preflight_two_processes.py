@@ -1,11 +1,10 @@
 """Run by test_preflight under torchrun: a reward that raises on one rank alone."""
 
-import os
-
 import conftest  # noqa: F401 (environment variables)
 import torch
 from accelerate.utils import gather_object
 from preflight_helpers import trainer_of
+from torchrun import leave
 
 from grpo_credit.preflight.draw import draw
 from grpo_credit.preflight.verdict import NotFit, preflight
@@ -37,5 +36,4 @@ if __name__ == "__main__":
         told = gather_object([str(error)])
     if torch.distributed.get_rank() == 0 and len(set(told)) == 1 and len(told) == 2:
         print("same on both", flush=True)
-    torch.distributed.barrier()
-    os._exit(0)  # as in two_processes.py
+    leave()

@@ -1,18 +1,8 @@
 """Every architecture trains with TRL's gradient, or in TRL's micro-batches for a reason."""
 
-import gc
-
 import pytest
 import torch
 from architectures import CASES, largest_difference, trained_by_ours, trained_by_trl
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _short_collections():
-    """Keep what was imported out of the collection that ends every training: half of its time."""
-    gc.freeze()
-    yield
-    gc.unfreeze()
 
 
 def assert_same_gradient(case, mine, theirs):

@@ -80,12 +80,14 @@ def hold_to_the_engine(pattern, search, strip, alphabet):
         assert automaton.settled(text) == (decided[0] if decided else None)
 
 
+@pytest.mark.slow
 @settings(max_examples=120, deadline=None, derandomize=True)
 @given(pattern=ANCHORED, search=st.booleans())
 def test_it_decides_as_every_continuation_does(pattern, search):
     hold_to_the_engine(pattern, search, False, "ab\n")
 
 
+@pytest.mark.slow
 @settings(max_examples=100, deadline=None, derandomize=True)
 @given(pattern=ANCHORED, search=st.booleans())
 def test_it_decides_as_every_continuation_does_where_whitespace_is_stripped(pattern, search):

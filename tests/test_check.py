@@ -23,6 +23,8 @@ from grpo_credit.credit.laws import (
 )
 from grpo_credit.credit.strategy import Rule
 
+pytestmark = pytest.mark.usefixtures("quick_laws")
+
 RULES = """
 import torch
 from grpo_credit import aggregation, allocation

@@ -37,6 +37,7 @@ def make_run(folder):
     return folder
 
 
+@pytest.mark.slow
 def test_an_ascii_terminal_is_enough_for_every_verb(tmp_path):
     make_run(tmp_path / "run")
     script = (

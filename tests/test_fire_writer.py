@@ -49,6 +49,7 @@ def resume(run, pipe):
     pipe.recv()
 
 
+@pytest.mark.slow
 def test_of_two_resumes_at_once_one_goes_on_however_long_the_logs_take(tmp_path, monkeypatch):
     whole = directory._drop_later_lines
 

@@ -76,6 +76,7 @@ def test_both_names_give_the_same_objects():
     assert type(pickle.loads(pickle.dumps(reward))) is first.RegexReward
 
 
+@pytest.mark.slow
 def test_a_script_beside_a_file_of_that_name_trains(tmp_path):
     (tmp_path / "rewards.py").write_text("def mine(completions, **_): return [0.0] * 4\n")
     code = SCRIPT.replace("MINE", "rewards.mine")

@@ -95,11 +95,6 @@ def test_token_counts_are_the_steps_own_where_trls_are_an_average():
         assert difference(a / a.norm(), b / b.norm()) <= ROUNDING
 
 
-def test_plain_grpo_config_is_accepted():
-    mine = run(CreditGRPOTrainer, GRPOConfig, loss_type="grpo", **HARD)
-    assert_same(mine, trl(loss_type="grpo", **HARD))
-
-
 def test_plain_grpo_config_with_a_credit_argument_uses_that_credit():
     mine = run(CreditGRPOTrainer, GRPOConfig, arguments={"credit": "seq"}, **HARD)
     assert_same(mine, trl(**TWINS["seq"], **HARD))

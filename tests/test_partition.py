@@ -97,17 +97,25 @@ def test_window_totals_are_exact_for_every_batch_plan(
     assert list(sums.values()) == pytest.approx([1.0] * 6, abs=ROUNDING)
 
 
-@pytest.mark.parametrize(
-    ("name", "prompts", "rows", "steps"),
-    [("whole groups on a rank", 4, 4, 2), ("a group across both ranks", 3, 6, 1)],
-)
-def test_two_processes_have_the_gradient_of_one(tmp_path, name, prompts, rows, steps):
-    launch(2, "two_processes.py", tmp_path, prompts, rows, steps)
-    saved = torch.load(tmp_path / "gradients.pt")
-    assert set(saved) == {*STRATEGIES, "sapo"}
-    for credit, two in saved.items():
-        named = (
-            {"credit": "length", "loss_type": "sapo"} if credit == "sapo" else {"credit": credit}
-        )
-        one = gradient(rows * 2 * steps, 1, prompts=prompts, tools=True, **named)
-        assert difference(two, one) <= 1e-5, credit
+NAMED = {name: {"credit": name} for name in STRATEGIES} | {
+    "sapo": {"credit": "length", "loss_type": "sapo"}
+}
+LAYOUTS = {  # prompts, rows of a rank's micro-batch, steps
+    "whole groups on a rank": (4, 4, 2),
+    "a group across both ranks": (3, 6, 1),
+}
+
+
+@pytest.fixture(scope="module")
+def of_two_processes(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("two")
+    launch(2, "two_processes.py", folder)
+    return torch.load(folder / "gradients.pt")
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("name", NAMED)
+def test_two_processes_have_the_gradient_of_one(of_two_processes, layout, name):
+    prompts, rows, steps = LAYOUTS[layout]
+    one = gradient(rows * 2 * steps, 1, prompts=prompts, tools=True, **NAMED[name])
+    assert difference(of_two_processes[layout, name], one) <= 1e-5

@@ -75,8 +75,6 @@ def test_the_judge_tells_tokens_edges_and_plan(
 
 
 MISTAKES = {
-    "degree": (["--degree=1"], "degree is 1, expected 2 or more: arms to choose from"),
-    "length": (["--length=1"], "length is 1, expected 2 or more: a source and a goal"),
     "nodes": (
         ["--degree=3", "--length=5"],
         "nodes is 12, expected 13 or more: a source and 3 arms of 4 nodes",

@@ -16,7 +16,7 @@ from transformers import TrainerCallback
 from grpo_credit.credit.strategy import CreditError
 from grpo_credit.preflight.draw import draw, how_many
 from grpo_credit.preflight.verdict import NotFit, preflight, read_how
-from rewards import RegexReward, TagFormat
+from rewards import TagFormat
 
 GOOD = ["<answer>1</answer>", "no"]
 
@@ -57,12 +57,6 @@ def test_a_format_that_no_completion_can_earn_is_named_before_the_model_writes_o
     found = {f.kind: f for f in preflight(trainer)}
     assert found["reward format: format"].severity == "error"
     assert "end with <think>" in found["reward format: format"].message
-
-
-def test_a_pattern_without_dotall_is_named():
-    texts = ["<think>a\nb</think>", "<think>ab</think>", "<think>a\n</think>", "no"]
-    found = preflight(trainer_of(RegexReward("<think>.+</think>", name="format"), texts))
-    assert kinds(found)["reward format: missing DOTALL"] == "error"
 
 
 def test_special_tokens_left_in_are_named():

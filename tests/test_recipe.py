@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 import yaml
 from datasets import Dataset
+from fork_server import ForkServer
 from harness import TOKENIZER, policy
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -118,12 +119,11 @@ def test_a_run_leaves_everything_behind(finished):
     assert "step 4/4  reward" in err
 
 
-def test_nothing_that_exists_is_overwritten(finished):
+def test_nothing_that_exists_is_overwritten(finished, monkeypatch, capsys):
     run, *_ = finished
     before = {p: p.stat().st_mtime_ns for p in run.rglob("*")}
-    code, _, err = recipe(
-        run.parent.parent, "--config", "short.yaml", "--pattern", PATTERN, "--output_dir=runs/own"
-    )
+    options = ["--config", "short.yaml", "--pattern", PATTERN, "--output_dir=runs/own"]
+    code, _, err = main_in_process(run.parent.parent, monkeypatch, capsys, *options)
     assert code == 2
     assert err.startswith("grpo_regex.py: error: runs/own holds another run (manifest.json")
     assert {p: p.stat().st_mtime_ns for p in run.rglob("*")} == before
@@ -162,12 +162,18 @@ def test_a_signal_leaves_a_checkpoint_and_resume_goes_on(own, how):
 FOUR = ["uniform", "length", "seq", "dapo"]
 
 
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    server = ForkServer(RECIPE, tmp_path_factory.mktemp("four"))
+    yield server
+    server.close()
+
+
 @pytest.mark.parametrize("credit", FOUR)
-def test_every_strategy_learns_the_format(credit, tmp_path):
-    code, out, err = recipe(
-        tmp_path, f"--credit={credit}", "--max_steps=40", "--learning_rate=1e-3"
-    )
-    assert code == 0, err
+def test_every_strategy_learns_the_format(credit, server):
+    options = ["--max_steps=40", "--learning_rate=1e-3", "--test_samples=1"]
+    code, _, out = server.run(f"--credit={credit}", *options)
+    assert code == 0, out
     rates = [
         [float(cell) for cell in line.replace("│", " ").split()[-3:-1]]
         for line in out.splitlines() if "format rate" in line

@@ -2,49 +2,18 @@
 
 import itertools
 import math
-import random
 from dataclasses import replace
 
 import pytest
 import torch
+from drawn import random_rollouts
 
 from grpo_credit import CreditError, Rollouts, compute_credit
 from grpo_credit.credit.allocations.automaton import automaton
 from grpo_credit.credit.allocations.baselines import loo, opo, token_baseline
-from grpo_credit.credit.conformance import check
 from grpo_credit.credit.rollouts import group_advantages
 
 SEEDS = range(12)
-NAN = float("nan")
-
-
-def random_rollouts(seed):
-    """Give groups of 1 to 6, in any order: tool tokens, empty rows, abstentions, other windows."""
-    rng, columns = random.Random(seed), 7
-    group = [label for label in (7, -3, 40) for _ in range(rng.randint(1, 6))]
-    rng.shuffle(group)
-    rows, lengths = len(group), [rng.randint(0, columns) for _ in group]
-    rewards = torch.tensor([rng.choice([0.0, 0.25, 1.0, NAN]) for _ in group]).double()
-    mask = [[t < n and rng.random() > 0.2 for t in range(columns)] for n in lengths]
-    kept = torch.tensor(lengths)[:, None].minimum(torch.arange(columns + 1))
-    path = torch.tensor([[rng.choice([0, -5, 10**15]) for _ in range(columns + 1)] for _ in group])
-    draw = torch.Generator().manual_seed(seed)
-    pi, noise = torch.rand(2, rows, columns, dtype=torch.float64, generator=draw)
-    return Rollouts(
-        completion_ids=torch.zeros(rows, columns).long(),
-        mask=torch.tensor(mask),
-        advantages=group_advantages(rewards, torch.tensor(group)),
-        rewards=rewards,
-        rewards_per_func=rewards[:, None],
-        reward_names=("reward",),
-        group=torch.tensor(group),
-        truncated=torch.zeros(rows).bool(),
-        max_completion_length=columns,
-        window_count=torch.tensor([rng.choice([0, 1, 1, 2]) for _ in group]),
-        old_logps=pi.log(),
-        sum_sq_probs=pi**2 + noise * (1 - pi) ** 2,
-        states=path.gather(1, kept),
-    )
 
 
 def rollouts_of(lengths, rewards, **changes):
@@ -332,18 +301,3 @@ def test_negative_shrinkage_is_refused():
 def test_a_missing_field_is_named(rule, field):
     with pytest.raises(CreditError, match=rf"needs rollouts\.{field}, which is None"):
         compute_credit(rule, replace(random_rollouts(0), **{field: None}))
-
-
-@pytest.mark.parametrize(
-    ("rule", "options"),
-    [
-        ("loo", {}),
-        ("opo", {}),
-        ("token_baseline", {}),
-        ("automaton", {}),
-        ("automaton", {"mode": "td"}),
-        ("automaton", {"mode": "td", "shrinkage": 0.0}),
-    ],
-)
-def test_the_laws_hold(rule, options):
-    assert {law: v for law, v in check(rule, **options).items() if v != "holds"} == {}

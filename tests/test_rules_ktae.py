@@ -7,11 +7,10 @@ from dataclasses import replace
 
 import pytest
 import torch
+from drawn import random_rollouts
 
 from grpo_credit import Rollouts
 from grpo_credit.credit.allocations.ktae import fisher_exact, information_gain, ktae
-from grpo_credit.credit.conformance import check
-from grpo_credit.credit.rollouts import group_advantages
 
 # every table of up to 7 right and 7 wrong completions: with the type, right and wrong; all
 TABLES = [
@@ -20,28 +19,6 @@ TABLES = [
     for a in range(right + 1)
     for b in range(wrong + 1)
 ]
-
-
-def random_rollouts(seed):
-    """Give groups of 1 to 8, in any order: tool tokens, empty rows, abstentions, noisy padding."""
-    rng, columns = random.Random(seed), 7
-    group = [label for label in (7, -3, 40) for _ in range(rng.randint(1, 8))]
-    rng.shuffle(group)
-    lengths = [rng.randint(0, columns) for _ in group]
-    rewards = [rng.choice([0.0, 0.25, 1.0, float("nan")]) for _ in group]
-    rewards, group = torch.tensor(rewards).double(), torch.tensor(group)
-    mask = [[t < n and rng.random() > 0.2 for t in range(columns)] for n in lengths]
-    return Rollouts(
-        completion_ids=torch.tensor([[rng.randint(0, 5) for _ in range(columns)] for _ in group]),
-        mask=torch.tensor(mask),
-        advantages=group_advantages(rewards, group),
-        rewards=rewards,
-        rewards_per_func=rewards[:, None],
-        reward_names=("reward",),
-        group=group,
-        truncated=torch.tensor([rng.random() > 0.5 for _ in group]),
-        max_completion_length=columns,
-    )
 
 
 def rollouts_of(completions, rewards, **changes):
@@ -169,7 +146,7 @@ def test_the_key_by_hand():
 
 @pytest.mark.parametrize("seed", range(25))
 def test_ktae_equals_its_loop(seed):
-    rollouts = random_rollouts(seed)
+    rollouts = random_rollouts(seed, largest=8, tokens=6)
     found = ktae(rollouts) * rollouts.mask
     torch.testing.assert_close(found, slow_ktae(rollouts), rtol=0, atol=1e-10)
 
@@ -206,7 +183,3 @@ def test_a_completion_without_a_score_gets_nothing_and_is_in_no_table():
     more = rollouts_of([[5, 6], [6, 7], [7, 5], [6, 6]], [1.0, 0.0, 0.0, None])
     assert torch.equal(ktae(more)[:3], ktae(scored))
     assert ktae(more)[3].tolist() == [0, 0]
-
-
-def test_the_laws_hold():
-    assert {law: v for law, v in check("ktae").items() if v != "holds"} == {}

@@ -1,18 +1,15 @@
 """Aggregations by length, prompt and sign: by hand, by slow loops, identities."""
 
 import math
-import random
 import statistics
 from dataclasses import replace
 
 import pytest
 import torch
+from drawn import NAN, random_rollouts
 
 from grpo_credit import CreditError, Rollouts, compute_credit, resolve_credit
-from grpo_credit.credit.conformance import check
-from grpo_credit.credit.rollouts import group_advantages
 
-NAN = float("nan")
 RULES = [
     ("prompt", {}),
     ("delta_l", {}),
@@ -23,28 +20,6 @@ RULES = [
     ("softmax_length", {"lam": -5.0}),
     ("softmax_length", {"lam": 7.0}),
 ]
-
-
-def random_rollouts(seed):
-    """Give groups of 1 to 5, in any order: tool tokens, empty rows, abstentions, other windows."""
-    rng, columns = random.Random(seed), 7
-    group = [label for label in (7, -3, 40) for _ in range(rng.randint(1, 5))]
-    rng.shuffle(group)
-    lengths = [rng.randint(0, columns) for _ in group]
-    rewards = torch.tensor([rng.choice([0.0, 0.5, 1.0, NAN]) for _ in group]).double()
-    mask = [[t < n and rng.random() > 0.2 for t in range(columns)] for n in lengths]
-    return Rollouts(
-        completion_ids=torch.zeros(len(group), columns).long(),
-        mask=torch.tensor(mask),
-        advantages=group_advantages(rewards, torch.tensor(group)),
-        rewards=rewards,
-        rewards_per_func=rewards[:, None],
-        reward_names=("reward",),
-        group=torch.tensor(group),
-        truncated=torch.zeros(len(group)).bool(),
-        max_completion_length=columns,
-        window_count=torch.tensor([rng.choice([0, 1, 1, 2]) for _ in group]),
-    )
 
 
 def one_group(lengths, rewards=None, **changes):
@@ -133,11 +108,6 @@ def test_the_weights_equal_their_loop(rule, options, seed):
             assert float(found[row]) == pytest.approx(expected, rel=1e-12)
             compared += 1
     assert compared
-
-
-@pytest.mark.parametrize(("rule", "options"), RULES)
-def test_the_laws_hold(rule, options):
-    assert set(check(rule, **options).values()) == {"holds"}
 
 
 @pytest.mark.parametrize(("rule", "options"), RULES)

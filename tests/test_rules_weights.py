@@ -12,7 +12,6 @@ import pytest
 import torch
 
 from grpo_credit import CreditError, Rollouts, compute_credit, resolve_credit
-from grpo_credit.credit.conformance import check
 from grpo_credit.credit.rollouts import group_advantages
 
 NAN = float("nan")
@@ -197,11 +196,6 @@ def test_the_allocation_equals_its_loop(rule, options, seed):
         expected[i, t] = SLOW[rule](rollouts, i, t, **options)
     assert expected.any()
     close(landed(rule, rollouts, **options), expected)
-
-
-@pytest.mark.parametrize(("rule", "options"), RULES)
-def test_the_laws_hold(rule, options):
-    assert set(check(rule, **options).values()) == {"holds"}
 
 
 @pytest.mark.parametrize(

@@ -177,6 +177,7 @@ def test_processes_that_accelerate_did_not_start_are_missed(monkeypatch, tmp_pat
     assert fewer_than_asked(1) is None
 
 
+@pytest.mark.slow
 def test_a_recipe_says_that_one_process_runs(tmp_path):
     recipe = Path(__file__).parents[1] / "recipes" / "grpo_regex.py"
     command = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes=2"]

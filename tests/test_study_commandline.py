@@ -168,6 +168,7 @@ def test_an_option_that_submitit_does_not_know_is_a_mistake(tmp_path):
 # ---- a directory that holds a study -----------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_study_may_grow_but_not_change(tmp_path):
     few = ["--credit", "uniform", "seq", "--max_steps=2", "--seeds"]
     code, out, err = ablate(tmp_path, *few, "2")
@@ -190,6 +191,7 @@ def test_a_study_may_grow_but_not_change(tmp_path):
     assert grown["started"] == first["started"]
 
 
+@pytest.mark.slow
 def test_secrets_are_kept_nowhere(tmp_path):
     command = ["--credit", "seq", "--seeds", "2", "--max_steps=1", "--hub_token=abc123"]
     for _ in range(2):

@@ -63,7 +63,6 @@ def test_seeds_are_paired(study):
     assert max(float((one[name] - other[name]).abs().max()) for name in one) > RATE / 10
 
 
-@pytest.mark.slow
 def test_a_study_of_which_all_is_killed_ends_like_an_undisturbed_one(study, tmp_path):
     """As a power cut would, at the first step of a cell and in the second half of the study."""
     cells = tmp_path / "study" / "cells"

@@ -246,7 +246,6 @@ def test_of_two_processes_one_builds_and_both_see_it_complete(tmp_path):
 # --- the whole thing
 
 
-@pytest.mark.slow
 def test_warm_started_model_obeys_the_format_one_time_in_three(tmp_path):
     entry = warm_start(0, tmp_path)
     model = AutoModelForCausalLM.from_pretrained(entry)
