@@ -2,7 +2,8 @@
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     asked = _parser().parse_args([word for word in words if word != TRACEBACK])
     asked.traceback = wants_traceback(words)
     try:
-        return asked.verb(asked)
+        return _verb(asked.verb)(asked)
     except MISTAKES as error:
         if asked.traceback:
             reveal(error)
@@ -35,6 +36,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("\ngrpo-credit: stopped", file=sys.stderr)
         return 130
+
+
+def _verb(verb: str | Callable[[argparse.Namespace], int]) -> Callable[[argparse.Namespace], int]:
+    """Import what runs a verb, only now: a help is to answer at once."""
+    if not isinstance(verb, str):
+        return verb
+    module, _, name = verb.partition(":")
+    return getattr(import_module(module), name)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -113,6 +113,7 @@ def test_a_study_file_runs_and_imports_nothing(text, message, trap, capsys):
 
 # What may run or unpickle code, and why no file decides what.
 ALLOWED = {
+    ("grpo_credit/cli.py", "import_module"): "what runs a verb, by constants",
     ("grpo_credit/__init__.py", "import_module"): "names of the package's own modules",
     ("grpo_credit/own_rewards.py", "import_module"): "modules of the package rewards",
     ("grpo_credit/own_rewards.py", "exec_module"): "likewise",
