@@ -2,12 +2,13 @@
 
 import tomllib
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from packaging.requirements import Requirement
 from packaging.version import Version
 
-from grpo_credit.trainer.seams import TESTED, SeamError
+from grpo_credit.trainer.seams import TESTED, SeamError, check_attributes, piece
 
 ROOT = Path(__file__).parent.parent
 
@@ -34,3 +35,10 @@ def test_the_tested_version_that_was_patched_is_not_sent_in_a_circle():
     told = rf"TRL {TESTED} has no x.* something has changed .*--force-reinstall --no-deps trl=="
     with pytest.raises(SeamError, match=told):
         raise SeamError("x", TESTED)
+
+
+def test_a_missing_function_or_attribute_is_named():
+    with pytest.raises(SeamError, match=r"no trl\.trainer\.utils\.no_such_thing, which"):
+        piece("no_such_thing")
+    with pytest.raises(SeamError, match="no attribute 'model' of GRPOTrainer, which"):
+        check_attributes(SimpleNamespace(args=None))

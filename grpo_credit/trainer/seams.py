@@ -1,10 +1,11 @@
 """What of TRL this package builds on: one `Protocol`, checked before and after the constructor."""
 
 import inspect
-from importlib import import_module, metadata
+from importlib import metadata
 from typing import Any, Protocol
 
 from torch import Tensor
+from trl.trainer import utils
 
 TESTED = "1.16.0"  # the version of TRL whose pieces these are; the same in constraints.txt
 
@@ -139,10 +140,10 @@ def piece(name: str) -> Any:
     Raises:
         SeamError: if it is not there.
     """
-    try:
-        return getattr(import_module("trl.trainer.utils"), name)
-    except (ImportError, AttributeError):
-        raise SeamError(f"trl.trainer.utils.{name}") from None
+    found = getattr(utils, name, None)
+    if found is None:
+        raise SeamError(f"trl.trainer.utils.{name}")
+    return found
 
 
 def check_class(trainer: type[Any]) -> None:
