@@ -56,17 +56,12 @@ def mistakes_in_one_line(
     try:
         yield
     except MISTAKES as error:
-        if wants_traceback(arguments):
+        if TRACEBACK in arguments:
             reveal(error)
             raise
         if "torch" not in sys.modules or _is_main():  # else there are no ranks yet
             print(f"{prog}: error: {in_one_line(error, script)}", file=sys.stderr)
         raise SystemExit(2) from None
-
-
-def wants_traceback(arguments: Sequence[str]) -> bool:
-    """Whether a command line has --traceback."""
-    return TRACEBACK in arguments
 
 
 def reveal(error: BaseException | None) -> None:
