@@ -170,7 +170,7 @@ def test_a_kill_at_any_file_of_a_checkpoint_leaves_the_one_before(server, undist
     saving += [{"at": SYNC, "matching": f"checkpoint-6/{name}",
                 "cut": True} for name in written]  # fmt: skip
     saving += [{"at": "grpo_credit.records.checkpoints:replace_text", "matching": "6/files.json"}]
-    saving += [{"at": SYNC, "matching": "credit_00006.parquet"}]  # the tables come first
+    saving += [{"at": SYNC, "matching": "completions_00006.parquet"}]  # the tables come first
     for number, strike in enumerate(saving):
         out = killed(server, "files", strike, **one)
         assert (run / "checkpoint-6").is_dir()

@@ -31,9 +31,8 @@ def short_help(prog: str, description: str, *options: Any) -> str:
     group = parser.add_argument_group("options")
     for kind in options:
         for field in dataclasses.fields(kind):
-            default = (
-                f" (default: {field.default})" if field.default not in (None, False, "") else ""
-            )
+            unsaid = (None, False, "", dataclasses.MISSING)  # the last where a factory makes it
+            default = "" if field.default in unsaid else f" (default: {field.default})"
             text = (field.metadata["help"] + default).replace("%", "%%")
             group.add_argument(f"--{field.name}", help=text, metavar=field.name.upper())
     return parser.format_help()
