@@ -31,6 +31,7 @@ from grpo_credit.run.ending import Ending
 from grpo_credit.run.evaluation import HeldOut
 from grpo_credit.run.options import RunArguments, check_options
 from grpo_credit.run.recipe import Task
+from grpo_credit.terminal import print_anything
 from grpo_credit.text import in_line
 from grpo_credit.trainer.completing import draws
 from grpo_credit.trainer.config import plan
@@ -78,6 +79,7 @@ class Run:
     ) -> None:
         self.args, self.task, self.options = args, task, options or RunArguments()
         check_options(self.options)
+        print_anything()
         disable_progress_bar()  # of loading weights; the live line stays
         file = file or getattr(sys.modules["__main__"], "__file__", "")
         self.out, self._named, self._ending = Path(args.output_dir), named, Ending(file)
@@ -206,10 +208,9 @@ class Run:
         return 128 + stopped if stopped else 0
 
     def _sum_up(self, before: dict[str, float], after: dict[str, float]) -> None:
-        task = self.task
-        if task.test:
-            first = {task.metric: before[task.metric]} if task.metric in before else {}
-            summary.before_after({**first, **before}, after, title=f"{len(task.test)} {task.title}")
+        if rows := len(self.task.test):
+            first = {name: before[name] for name in (self.task.metric,) if name in before}
+            summary.before_after({**first, **before}, after, title=f"{rows} {self.task.title}")
         summary.where(self._left())
 
     def _left(self) -> dict[str, Path]:
