@@ -8,7 +8,6 @@ from pathlib import Path
 from rich.console import Console
 
 from grpo_credit import terminal
-from grpo_credit.errors import TRACEBACK
 from grpo_credit.experiments.study.calibration import (
     CalibrationError,
     calibration_cells,
@@ -25,7 +24,7 @@ from grpo_credit.experiments.study.runner import Runner
 from grpo_credit.experiments.study.view import failures, make_view
 from grpo_credit.records.files import sweep
 from grpo_credit.records.lock import Busy, hold, let_go
-from grpo_credit.run.commandline import MISTAKES, reveal
+from grpo_credit.run.commandline import MISTAKES, TRACEBACK, reveal
 from grpo_credit.text import did_you_mean, in_line
 
 LOCK = ".runner.lock"
