@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from grpo_credit.credit.rollouts import Rollouts
     from grpo_credit.credit.saved import load_rollouts
     from grpo_credit.errors import CreditError
+    from grpo_credit.run.lifecycle import Run
     from grpo_credit.trainer.config import CreditGRPOConfig
     from grpo_credit.trainer.credit_tables import load_credit
     from grpo_credit.trainer.trainer import CreditGRPOTrainer
@@ -22,6 +23,7 @@ __all__ = [
     "CreditGRPOConfig",
     "CreditGRPOTrainer",
     "Rollouts",
+    "Run",
     "aggregation",
     "allocation",
     "chain",
@@ -38,6 +40,7 @@ _HOME = {
     "CreditGRPOConfig": "trainer.config",
     "CreditGRPOTrainer": "trainer.trainer",
     "Rollouts": "credit.rollouts",
+    "Run": "run.lifecycle",
     "aggregation": "credit.registry",
     "allocation": "credit.registry",
     "list_credit": "credit.registry",

@@ -10,7 +10,7 @@ from typing import Any
 from grpo_credit import __version__
 from grpo_credit.errors import TRACEBACK, in_one_line
 from grpo_credit.lab.verbs import add_to as add_lab
-from grpo_credit.run.commandline import MISTAKES, reveal, wants_traceback
+from grpo_credit.run.commandline import MISTAKES, reveal
 from grpo_credit.run.verbs import add_to as add_preflight
 from grpo_credit.terminal import console, print_anything
 from grpo_credit.text import in_line
@@ -24,7 +24,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     print_anything()
     words = list(sys.argv[1:] if arguments is None else arguments)
     asked = _parser().parse_args([word for word in words if word != TRACEBACK])
-    asked.traceback = wants_traceback(words)
+    asked.traceback = TRACEBACK in words
     try:
         return _verb(asked.verb)(asked)
     except MISTAKES as error:

@@ -17,10 +17,11 @@ answer.
 import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
 from typing import Any
 
+import grpo_credit
 from grpo_credit.rewards import (
     InTag,
     MathAnswer,
@@ -29,8 +30,8 @@ from grpo_credit.rewards import (
     gate,
     plain_latex,
 )
-from grpo_credit.run.options import DataArguments
-from grpo_credit.run.recipe import Recipe, Task
+from grpo_credit.run.options import DataArguments, option
+from grpo_credit.run.recipe import Recipe, Setup, Task
 from grpo_credit.run.training import run_recipe
 
 GSM8K = {"dataset_name": "openai/gsm8k", "dataset_config": "main"}
@@ -61,28 +62,18 @@ TESTED = {"numeric": "last number", "math": "formula"}
 class MathArguments(DataArguments):
     """Options of this recipe."""
 
-    dataset_name: str | None = field(
-        default=None,
-        metadata={"help": "Problems: hub name, folder, .parquet, .jsonl, .csv (default: GSM8K)."},
+    dataset_name: str | None = option(
+        None, "Problems: hub name, folder, .parquet, .jsonl, .csv (default: GSM8K)."
     )
-    question_column: str = field(default="question", metadata={"help": "Column of the problems."})
-    answer_column: str = field(
-        default="answer", metadata={"help": "Column of the answers; what follows #### counts."}
-    )
-    system_prompt: str = field(
-        default=SYSTEM, metadata={"help": "What the model is told before each problem."}
-    )
-    judge: str = field(
-        default="numeric",
-        metadata={"help": "'numeric': one number; 'math': any formula, by math-verify."},
-    )
-    gate: bool = field(
-        default=True, metadata={"help": "Whether an answer counts in the right form alone."}
-    )
-    format_weight: float = field(default=0.2, metadata={"help": "What the form earns by itself."})
+    question_column: str = option("question", "Column of the problems.")
+    answer_column: str = option("answer", "Column of the answers; what follows #### counts.")
+    system_prompt: str = option(SYSTEM, "What the model is told before each problem.")
+    judge: str = option("numeric", "'numeric': one number; 'math': any formula, by math-verify.")
+    gate: bool = option(True, "Whether an answer counts in the right form alone.")
+    format_weight: float = option(0.2, "What the form earns by itself.")
 
 
-def make_task(script: MathArguments, args: Any, model_args: Any) -> Task:
+def make_task(script: MathArguments, args: "grpo_credit.CreditGRPOConfig", model_args: Any) -> Task:
     """Reward right answers in the right form; test by a judge that is not the reward."""
     from grpo_credit.run.data import is_blank, load_prompts
     from grpo_credit.run.models import opens
@@ -114,6 +105,16 @@ def make_task(script: MathArguments, args: Any, model_args: Any) -> Task:
         title=f"held-out problems, judged by the {TESTED[script.judge]} between <answer> tags",
         live="rewards/think_answer_format/mean",
     )
+
+
+def train(setup: Setup, run: "grpo_credit.Run") -> None:
+    """Train as TRL does; `run` is what is around it, see docs/own-script.md."""
+    trainer = grpo_credit.CreditGRPOTrainer(
+        model=setup.model(), reward_funcs=setup.task.rewards, args=setup.args,
+        train_dataset=setup.task.train, eval_dataset=setup.eval_dataset(),
+        callbacks=run.callbacks, **setup.adapters(),
+    )  # fmt: skip
+    run.train(trainer)
 
 
 def check_answers(right: Any, answers: Sequence[Any], judge: str) -> None:
@@ -201,13 +202,7 @@ def same_formula(answer: str, gold: str) -> bool:
     return written is not None and bool(accuracy_reward(said, [solution])[0])
 
 
-RECIPE = Recipe(__file__, __doc__ or "", MathArguments, make_task, defaults=DEFAULTS)
-
-
-def main(arguments: list[str]) -> int:
-    """Train, test before and after, leave a run directory; return the exit code."""
-    return run_recipe(RECIPE, arguments)
-
+RECIPE = Recipe(__file__, __doc__ or "", MathArguments, make_task, train, DEFAULTS)
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(run_recipe(RECIPE, sys.argv[1:]))

@@ -13,14 +13,14 @@ the path from the goal to the source first, as a share of its lessons did (--pla
 
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
+import grpo_credit
 from grpo_credit.rewards import ExactText
-from grpo_credit.run.options import TinyArguments
-from grpo_credit.run.recipe import Recipe, Task
+from grpo_credit.run.options import TinyArguments, option
+from grpo_credit.run.recipe import Recipe, Setup, Task
 from grpo_credit.run.training import run_recipe
 
 # What a model of a hundred thousand parameters on a laptop needs.
@@ -37,24 +37,21 @@ TINY_DEFAULTS = {
 class PathStarArguments(TinyArguments):
     """Options of this recipe."""
 
-    degree: int = field(default=2, metadata={"help": "Arms of the source, 2 or more."})
-    length: int = field(
-        default=3, metadata={"help": "Nodes of a path, source and goal included, 2 or more."}
-    )
-    nodes: int = field(
-        default=12, metadata={"help": "Labels to draw from, degree * (length - 1) + 1 or more."}
-    )
-    warm_start_steps: int = field(
-        default=700, metadata={"help": "Steps of next-token training of the tiny model."}
-    )
-    plan_share: float = field(
-        default=0.25,
-        metadata={"help": "Share of planned answers that it learns from; 0 as in the paper."},
+    degree: int = option(2, "Arms of the source, 2 or more.")
+    length: int = option(3, "Nodes of a path, source and goal included, 2 or more.")
+    nodes: int = option(12, "Labels to draw from, degree * (length - 1) + 1 or more.")
+    warm_start_steps: int = option(700, "Steps of next-token training of the tiny model.")
+    plan_share: float = option(
+        0.25, "Share of planned answers that it learns from; 0 as in the paper."
     )
 
 
-def make_task(script: PathStarArguments, args: Any, model_args: Any) -> Task:
+def make_task(
+    script: PathStarArguments, args: "grpo_credit.CreditGRPOConfig", model_args: Any
+) -> Task:
     """Reward the right path alone; test each of its tokens."""
+    from grpo_credit.tiny.model import build_model
+    from grpo_credit.tiny.next_token import SHAPE, next_token_model
     from grpo_credit.tiny.path_star import PathStar, dataset, problems
 
     star = PathStar(script.degree, script.length, script.nodes)
@@ -67,10 +64,23 @@ def make_task(script: PathStarArguments, args: Any, model_args: Any) -> Task:
         check_path,
         metric=f"mean@{script.test_samples}",
         title="held-out graphs",
-        tiny=lambda: next_token_model(star, script),
-        tiny_outline=lambda: outline(star),
+        tiny=lambda: next_token_model(
+            star, script.warm_start_seed, steps=script.warm_start_steps,
+            plan_share=script.plan_share,
+        ),
+        tiny_outline=lambda: (build_model(words := star.build_tokenizer(), **SHAPE).config, words),
         live="rewards/path/mean",
-    )
+    )  # fmt: skip
+
+
+def train(setup: Setup, run: "grpo_credit.Run") -> None:
+    """Train as TRL does; `run` is what is around it, see docs/own-script.md."""
+    trainer = grpo_credit.CreditGRPOTrainer(
+        model=setup.model(), reward_funcs=setup.task.rewards, args=setup.args,
+        train_dataset=setup.task.train, eval_dataset=setup.eval_dataset(),
+        callbacks=run.callbacks, **setup.adapters(),
+    )  # fmt: skip
+    run.train(trainer)
 
 
 def check_tiny(script: PathStarArguments, star: Any, args: Any) -> None:
@@ -88,24 +98,6 @@ def check_tiny(script: PathStarArguments, star: Any, args: Any) -> None:
             f"--max_completion_length is {args.max_completion_length}, expected "
             f"{star.answer_tokens} or more: a planned path of {star.length} nodes and the end."
         )
-
-
-def outline(star: Any) -> tuple[Any, Any]:
-    """Describe the tiny model without making it."""
-    from grpo_credit.tiny.model import build_model
-    from grpo_credit.tiny.next_token import SHAPE
-
-    tokenizer = star.build_tokenizer()
-    return build_model(tokenizer, **SHAPE).config, tokenizer
-
-
-def next_token_model(star: Any, script: PathStarArguments) -> Path:
-    """Make the tiny model, or find it made."""
-    from grpo_credit.tiny.next_token import next_token_model
-
-    return next_token_model(
-        star, script.warm_start_seed, steps=script.warm_start_steps, plan_share=script.plan_share
-    )
 
 
 def check_path(completion: str, row: Mapping[str, Any]) -> dict[str, float]:
@@ -130,13 +122,7 @@ def check_path(completion: str, row: Mapping[str, Any]) -> dict[str, float]:
     }
 
 
-RECIPE = Recipe(__file__, __doc__ or "", PathStarArguments, make_task, tiny_defaults=TINY_DEFAULTS)
-
-
-def main(arguments: list[str]) -> int:
-    """Train, test before and after, leave a run directory; return the exit code."""
-    return run_recipe(RECIPE, arguments)
-
+RECIPE = Recipe(__file__, __doc__ or "", PathStarArguments, make_task, train, {}, TINY_DEFAULTS)
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(run_recipe(RECIPE, sys.argv[1:]))

@@ -14,13 +14,13 @@ Without --model_name_or_path it trains a tiny character model, made on the spot,
 import re
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
+import grpo_credit
 from grpo_credit.rewards import RegexReward
-from grpo_credit.run.options import DataArguments, TinyArguments
-from grpo_credit.run.recipe import Recipe, Task
+from grpo_credit.run.options import DataArguments, TinyArguments, option
+from grpo_credit.run.recipe import Recipe, Setup, Task
 from grpo_credit.run.training import run_recipe
 
 DEFAULTS = {
@@ -43,16 +43,19 @@ TINY_DEFAULTS = {
 class RegexArguments(DataArguments, TinyArguments):
     """Options of this recipe."""
 
-    pattern: str = field(
-        default="",
-        metadata={"help": "Regular expression that the whole completion must match."},
-    )
+    pattern: str = option("", "Regular expression that the whole completion must match.")
 
 
-def make_task(script: RegexArguments, args: Any, model_args: Any) -> Task:
+def make_task(
+    script: RegexArguments, args: "grpo_credit.CreditGRPOConfig", model_args: Any
+) -> Task:
     """Reward the pattern alone; test by a judge that is not the reward."""
+    from grpo_credit import tiny
+    from grpo_credit.run.data import load_prompts
+    from grpo_credit.tiny.model import outline
+
     own_model, own_data = model_args.model_name_or_path, script.dataset_name
-    pattern = script.pattern if own_model or own_data else script.pattern or built_in_pattern()
+    pattern = script.pattern or ("" if own_model or own_data else tiny.PATTERN)
     if not pattern:
         raise ValueError("--pattern is missing; there is no default for your own model or data.")
     if own_model and not own_data:
@@ -60,62 +63,39 @@ def make_task(script: RegexArguments, args: Any, model_args: Any) -> Task:
             "--dataset_name is missing; the built-in prompts suit the tiny model only."
         )
     reward = RegexReward(pattern, name="format")
-    train, test, check = own_prompts(script) if own_data else running_sums(script, args)
+    if own_data:
+        train, test = load_prompts(script)
+    else:
+        train = tiny.dataset(4096, args.seed, "train")
+        test = tiny.prompts(script.test_prompts, args.seed, "test")
     return Task(
         train,
         test,
         [reward],
-        check or checker(pattern),
+        checker(pattern) if own_data or pattern != tiny.PATTERN else check_sum,
         metric="format rate (sampled)",
         title="held-out prompts (the reward is the format alone)",
-        tiny=lambda: warm_start(script.warm_start_seed),
+        tiny=lambda: tiny.warm_start(script.warm_start_seed),
         tiny_outline=outline,
         live="rewards/format/mean",
     )
 
 
-def built_in_pattern() -> str:
-    """Return the format that the tiny model half knows."""
-    from grpo_credit.tiny.task import PATTERN
-
-    return PATTERN
-
-
-def outline() -> tuple[Any, Any]:
-    """Describe the tiny model without making it."""
-    from grpo_credit.tiny.model import outline
-
-    return outline()
-
-
-def warm_start(seed: int) -> Path:
-    """Make the tiny model, or find it made."""
-    from grpo_credit.tiny import warm_start
-
-    return warm_start(seed)
-
-
-def running_sums(script: RegexArguments, args: Any) -> tuple[Any, list[dict[str, Any]], Any]:
-    """Return built-in prompts to train on, rows to test on, and their judge."""
-    from grpo_credit.tiny import task
-
-    train = task.dataset(4096, args.seed, "train")
-    test = task.prompts(script.test_prompts, args.seed, "test")
-    return train, test, check_sum if script.pattern in ("", task.PATTERN) else None
-
-
-def own_prompts(script: RegexArguments) -> tuple[Any, list[dict[str, Any]], None]:
-    """Return the user's prompts to train on and rows to test on."""
-    from grpo_credit.run.data import load_prompts
-
-    return *load_prompts(script), None
+def train(setup: Setup, run: "grpo_credit.Run") -> None:
+    """Train as TRL does; `run` is what is around it, see docs/own-script.md."""
+    trainer = grpo_credit.CreditGRPOTrainer(
+        model=setup.model(), reward_funcs=setup.task.rewards, args=setup.args,
+        train_dataset=setup.task.train, eval_dataset=setup.eval_dataset(),
+        callbacks=run.callbacks, **setup.adapters(),
+    )  # fmt: skip
+    run.train(trainer)
 
 
 def check_sum(completion: str, row: Mapping[str, Any]) -> dict[str, float]:
     """Judge a running sum by a scanner that knows nothing of regular expressions."""
-    from grpo_credit.tiny import task
+    from grpo_credit import tiny
 
-    verdict = task.check(completion, row["answer"])
+    verdict = tiny.check(completion, row["answer"])
     return {
         "right": float(verdict.correct),
         "format rate": float(verdict.well_formed),
@@ -141,16 +121,7 @@ def checker(pattern: str) -> Any:
     return check
 
 
-RECIPE = Recipe(
-    __file__, __doc__ or "", RegexArguments, make_task, defaults=DEFAULTS,
-    tiny_defaults=TINY_DEFAULTS,
-)  # fmt: skip
-
-
-def main(arguments: list[str]) -> int:
-    """Train, test before and after, leave a run directory; return the exit code."""
-    return run_recipe(RECIPE, arguments)
-
+RECIPE = Recipe(__file__, __doc__ or "", RegexArguments, make_task, train, DEFAULTS, TINY_DEFAULTS)
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(run_recipe(RECIPE, sys.argv[1:]))

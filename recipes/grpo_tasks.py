@@ -19,9 +19,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import grpo_credit
 from grpo_credit.rewards import InTag, TagFormat, TaskScore, gate, guard
-from grpo_credit.run.options import TinyArguments
-from grpo_credit.run.recipe import Recipe, Task
+from grpo_credit.run.options import TinyArguments, option
+from grpo_credit.run.recipe import Recipe, Setup, Task
 from grpo_credit.run.training import run_recipe
 
 DEFAULTS = {
@@ -60,19 +61,16 @@ class TaskArguments(TinyArguments):
         default_factory=lambda: ["spell_backward"],
         metadata={"help": "reasoning-gym's tasks, one or several (default: spell_backward)."},
     )
-    task_options: str = field(
-        default="{}",
-        metadata={"help": 'Their options, as JSON: \'{"chain_sum": {"max_terms": 3}}\'.'},
-    )
-    task_size: int = field(default=4096, metadata={"help": "Entries of each task to train on."})
-    warm_start_steps: int = field(
-        default=450, metadata={"help": "Steps in which the tiny model is shown answers."}
-    )
+    task_options: str = option("{}", 'Their options, as JSON: \'{"chain_sum": {"max_terms": 3}}\'.')
+    task_size: int = option(4096, "Entries of each task to train on.")
+    warm_start_steps: int = option(450, "Steps in which the tiny model is shown answers.")
 
 
-def make_task(script: TaskArguments, args: Any, model_args: Any) -> Task:
+def make_task(script: TaskArguments, args: "grpo_credit.CreditGRPOConfig", model_args: Any) -> Task:
     """Reward by the tasks' verifiers; test on entries that were not trained on."""
     from datasets import Dataset
+
+    from grpo_credit.tiny.model import outline
 
     tiny = not model_args.model_name_or_path
     reward = TaskScore(generators(script, args.seed, tiny), None if tiny else InTag())
@@ -89,6 +87,16 @@ def make_task(script: TaskArguments, args: Any, model_args: Any) -> Task:
         tiny=lambda: warm_start(reward, script),
         tiny_outline=outline,
     )
+
+
+def train(setup: Setup, run: "grpo_credit.Run") -> None:
+    """Train as TRL does; `run` is what is around it, see docs/own-script.md."""
+    trainer = grpo_credit.CreditGRPOTrainer(
+        model=setup.model(), reward_funcs=setup.task.rewards, args=setup.args,
+        train_dataset=setup.task.train, eval_dataset=setup.eval_dataset(),
+        callbacks=run.callbacks, **setup.adapters(),
+    )  # fmt: skip
+    run.train(trainer)
 
 
 def generators(script: TaskArguments, seed: int, tiny: bool) -> dict[str, dict[str, Any]]:
@@ -157,13 +165,6 @@ def checker(judge: Any) -> Any:
     return check
 
 
-def outline() -> tuple[Any, Any]:
-    """Describe the tiny model without making it."""
-    from grpo_credit.tiny.model import outline
-
-    return outline()
-
-
 def warm_start(reward: TaskScore, script: TaskArguments) -> Path:
     """Show the tiny model answers to entries that are trained on."""
     from grpo_credit.tiny.answers import answering
@@ -178,16 +179,7 @@ def warm_start(reward: TaskScore, script: TaskArguments) -> Path:
     return answering(pairs, {"size": script.task_size} | reward.generators, settings, about)
 
 
-RECIPE = Recipe(
-    __file__, __doc__ or "", TaskArguments, make_task, defaults=DEFAULTS,
-    tiny_defaults=TINY_DEFAULTS,
-)  # fmt: skip
-
-
-def main(arguments: list[str]) -> int:
-    """Train, test before and after, leave a run directory; return the exit code."""
-    return run_recipe(RECIPE, arguments)
-
+RECIPE = Recipe(__file__, __doc__ or "", TaskArguments, make_task, train, DEFAULTS, TINY_DEFAULTS)
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(run_recipe(RECIPE, sys.argv[1:]))

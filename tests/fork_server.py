@@ -20,7 +20,7 @@ PRELOADED = """
 pandas pyarrow.parquet datasets peft trl.trainer.grpo_trainer grpo_credit.trainer.trainer
 grpo_credit.run.callbacks grpo_credit.records.checkpoints grpo_credit.records.directory
 grpo_credit.run.evaluation grpo_credit.records.manifest grpo_credit.run.models
-grpo_credit.run.training transformers.models.llama.modeling_llama
+grpo_credit.run.lifecycle grpo_credit.run.training transformers.models.llama.modeling_llama
 grpo_credit.preflight.early grpo_credit.preflight.verdict
 """
 

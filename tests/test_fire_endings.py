@@ -15,7 +15,7 @@ from test_recipe import PATTERN, RECIPE, SHORT, flags, user_folder
 from grpo_credit.cli import main
 from grpo_credit.credit.userfile import load_recipe
 from grpo_credit.records import manifest, summary
-from grpo_credit.run import callbacks, evaluation, recipe, training, wrapper
+from grpo_credit.run import callbacks, evaluation, lifecycle, recipe, training, wrapper
 
 ROOT = Path(__file__).parent.parent
 RUN = "to go on: the same command with --resume --output_dir run"
@@ -89,9 +89,9 @@ def folder(own, request):
     ("owner", "name", "call", "signum", "left"),
     [
         (recipe, "_read", 1, signal.SIGINT, BEGUN),
-        (recipe.Asked, "model", 1, signal.SIGTERM, BEGUN),
-        (training, "build_trainer", 1, signal.SIGINT, RUN),
-        (training, "_look_first", 1, signal.SIGTERM, RUN),
+        (recipe.Setup, "model", 1, signal.SIGTERM, BEGUN),
+        (training, "train", 1, signal.SIGINT, RUN),
+        (lifecycle.Run, "_look_first", 1, signal.SIGTERM, RUN),
         (evaluation, "measure", 2, signal.SIGHUP, RUN),
         (summary, "before_after", 1, signal.SIGINT, "the run in run is finished"),
     ],

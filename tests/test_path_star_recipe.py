@@ -10,6 +10,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from grpo_credit.run.training import run_recipe
+
 RECIPE = Path(__file__).parent.parent / "recipes" / "grpo_path_star.py"
 
 
@@ -93,10 +95,10 @@ def test_a_mistake_costs_one_line_and_exit_code_2(mistake, tmp_path, monkeypatch
     wrong, message = MISTAKES[mistake]
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("GRPO_CREDIT_CACHE", str(tmp_path / "cache"))
-    main = runpy.run_path(str(RECIPE))["main"]
+    asked = runpy.run_path(str(RECIPE))["RECIPE"]
     capsys.readouterr()
     with pytest.raises(SystemExit) as stopped:
-        main(wrong)
+        run_recipe(asked, wrong)
     out, err = capsys.readouterr()
     assert (stopped.value.code, out) == (2, "")
     assert err.startswith("grpo_path_star.py: error: ")

@@ -16,6 +16,8 @@ from fork_server import ForkServer
 from harness import TOKENIZER, policy
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from grpo_credit.run.training import run_recipe
+
 RECIPE = Path(__file__).parent.parent / "recipes" / "grpo_regex.py"
 PATTERN = r"(?s).*\d.*"
 SHORT = {
@@ -276,9 +278,9 @@ def main_in_process(folder, monkeypatch, capsys, *arguments):
     monkeypatch.chdir(folder)
     monkeypatch.setattr("transformers.AutoModelForCausalLM.from_pretrained", fail)
     monkeypatch.setattr("grpo_credit.CreditGRPOTrainer", fail, raising=False)
-    main = runpy.run_path(str(RECIPE))["main"]
+    asked = runpy.run_path(str(RECIPE))["RECIPE"]
     capsys.readouterr()
     with pytest.raises(SystemExit) as stopped:
-        main(list(arguments))
+        run_recipe(asked, list(arguments))
     out, err = capsys.readouterr()
     return stopped.value.code, out, err

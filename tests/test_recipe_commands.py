@@ -79,7 +79,9 @@ def test_help_is_short_and_light(script):
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     own = re.findall(
-        r"^    (\w+): .* = field\($", (ROOT / "recipes" / script).read_text(), re.MULTILINE
+        r"^    (\w+): .* = (?:option|field)\(",
+        (ROOT / "recipes" / script).read_text(),
+        re.MULTILINE,
     )
     assert own
     for option in ("credit", "help-all", *own):

@@ -9,6 +9,8 @@ import yaml
 from chat_model import save_chat_model
 from datasets import Dataset
 
+from grpo_credit.run.training import run_recipe
+
 RECIPES = Path(__file__).parent.parent / "recipes"
 CONFIGS = sorted((RECIPES / "configs").glob("*.yaml"))
 LAUNCHES = sorted((RECIPES / "accelerate").glob("*.yaml"))
@@ -27,9 +29,10 @@ def own(tmp_path_factory):
 def test_a_configuration_is_read_and_explained(config, own, monkeypatch, capsys):
     """No model is at hand but a small one, so the name in the file gives way to it."""
     monkeypatch.chdir(own)
-    main = runpy.run_path(str(RECIPES / "grpo_math.py"))["main"]
+    recipe = runpy.run_path(str(RECIPES / "grpo_math.py"))["RECIPE"]
     local = ["--model_name_or_path=model", "--dataset_name=problems.jsonl", "--output_dir=out"]
-    assert main(["--config", str(config), "--dry_run", "--credit=seq", *local]) == 0
+    options = ["--config", str(config), "--dry_run", "--credit=seq", *local]
+    assert run_recipe(recipe, options) == 0
     out = " ".join(capsys.readouterr().out.split())
     given = yaml.safe_load(config.read_text())
     rows = given["per_device_train_batch_size"] * given["gradient_accumulation_steps"]

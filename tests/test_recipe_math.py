@@ -15,6 +15,7 @@ from datasets import Dataset
 from safetensors import safe_open
 
 from grpo_credit.run.recipe import prepare
+from grpo_credit.run.training import run_recipe
 
 RECIPE = Path(__file__).parent.parent / "recipes" / "grpo_math.py"
 SHORT = [
@@ -99,7 +100,7 @@ def test_parquet_on_two_processes_with_the_held_out_number_choosing_the_checkpoi
 def test_a_mistake_costs_one_line(recipe, own, monkeypatch, capsys, options, message):
     monkeypatch.chdir(own)
     with pytest.raises(SystemExit) as stopped:
-        recipe["main"]([*SHORT, *options])
+        run_recipe(recipe["RECIPE"], [*SHORT, *options])
     out, err = capsys.readouterr()
     assert (stopped.value.code, out) == (2, "")
     assert err.startswith("grpo_math.py: error: ")
@@ -109,7 +110,7 @@ def test_a_mistake_costs_one_line(recipe, own, monkeypatch, capsys, options, mes
 
 def test_a_model_must_be_named(recipe, capsys):
     with pytest.raises(SystemExit) as stopped:
-        recipe["main"](["--dataset_name=problems.jsonl"])
+        run_recipe(recipe["RECIPE"], ["--dataset_name=problems.jsonl"])
     assert stopped.value.code == 2
     assert "--model_name_or_path is missing; any chat model will do." in capsys.readouterr().err
 

@@ -12,6 +12,7 @@ from transformers import TrainerState
 from grpo_credit.run.data import check_prompts, is_blank, load_prompts
 from grpo_credit.run.options import DataArguments
 from grpo_credit.run.recipe import prepare
+from grpo_credit.run.training import run_recipe
 from grpo_credit.trainer.model_card import step_of
 
 RECIPES = Path(__file__).parent.parent / "recipes"
@@ -34,10 +35,10 @@ def refused(name, folder, monkeypatch, capsys, *options):
     """Return what a recipe says when it refuses; it must leave nothing behind."""
     monkeypatch.chdir(folder)
     before = set(folder.iterdir())
-    main = runpy.run_path(str(RECIPES / name))["main"]
+    asked = recipe(name)
     capsys.readouterr()
     with pytest.raises(SystemExit) as stopped:
-        main(["--output_dir=out", *options])
+        run_recipe(asked, ["--output_dir=out", *options])
     out, err = capsys.readouterr()
     assert (stopped.value.code, out, len(err.splitlines())) == (2, "", 1)
     assert set(folder.iterdir()) == before

@@ -13,6 +13,7 @@ import pytest
 from chat_model import TEMPLATE, save_chat_model
 from trl import ModelConfig
 
+from grpo_credit.run.training import run_recipe
 from rewards import InTag, TaskScore
 
 RECIPE = Path(__file__).parent.parent / "recipes" / "grpo_tasks.py"
@@ -96,7 +97,7 @@ def test_the_judge_wants_full_marks(recipe):
 def test_a_mistake_costs_one_line(recipe, tmp_path, monkeypatch, capsys, options, message):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit) as stopped:
-        recipe["main"](options)
+        run_recipe(recipe["RECIPE"], options)
     out, err = capsys.readouterr()
     assert (stopped.value.code, out) == (2, "")
     assert message in err

@@ -46,7 +46,7 @@ def outline(asked: Any, peft_config: Any = None) -> Outline:
     """Work out what a recipe's options come to.
 
     Args:
-        asked: the recipe's task on a checked configuration, a `run.recipe.Asked`.
+        asked: the recipe's task on a checked configuration, a `run.recipe.Setup`.
         peft_config: of the adapter, if one is trained.
     """
     from grpo_credit.trainer.config import plan

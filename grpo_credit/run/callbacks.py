@@ -87,7 +87,7 @@ class LiveLine(TrainerCallback):
     def __init__(self, metric: str | None = None, every: int = 10) -> None:
         self.metric = metric
         self.every = every
-        self._bar: tqdm | None = None
+        self._bar = tqdm(disable=True)
         self._shown: int | None = None
 
     def on_train_begin(
@@ -95,17 +95,17 @@ class LiveLine(TrainerCallback):
     ) -> None:
         """Open the bar, at the step of a resumed run."""
         self._shown = None
-        if state.is_world_process_zero and not args.disable_tqdm and sys.stderr.isatty():
-            self._bar = tqdm(
-                total=state.max_steps, initial=state.global_step, unit="step", dynamic_ncols=True
-            )
+        shown = state.is_world_process_zero and not args.disable_tqdm and sys.stderr.isatty()
+        self._bar = tqdm(
+            total=state.max_steps, initial=state.global_step, unit="step", dynamic_ncols=True,
+            disable=not shown,
+        )  # fmt: skip
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Move the bar."""
-        if self._bar is not None:
-            self._bar.update(state.global_step - self._bar.n)
+        self._bar.update(state.global_step - self._bar.n)
 
     def on_log(
         self,
@@ -119,7 +119,7 @@ class LiveLine(TrainerCallback):
         logs = logs or {}
         if not state.is_world_process_zero or "loss" not in logs:
             return
-        if self._bar is not None:
+        if not self._bar.disable:
             self._bar.set_postfix_str(self._numbers(logs))
         elif self._is_due(state, control):
             self._shown = state.global_step
@@ -130,9 +130,7 @@ class LiveLine(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Close the bar."""
-        if self._bar is not None:
-            self._bar.close()
-            self._bar = None
+        self._bar.close()
 
     def _is_due(self, state: TrainerState, control: TrainerControl) -> bool:
         if self._shown is None or control.should_training_stop:

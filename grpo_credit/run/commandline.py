@@ -31,9 +31,8 @@ def short_help(prog: str, description: str, *options: Any) -> str:
     group = parser.add_argument_group("options")
     for kind in options:
         for field in dataclasses.fields(kind):
-            default = (
-                f" (default: {field.default})" if field.default not in (None, False, "") else ""
-            )
+            unsaid = (None, False, "", dataclasses.MISSING)  # the last where a factory makes it
+            default = "" if field.default in unsaid else f" (default: {field.default})"
             text = (field.metadata["help"] + default).replace("%", "%%")
             group.add_argument(f"--{field.name}", help=text, metavar=field.name.upper())
     return parser.format_help()
@@ -56,17 +55,12 @@ def mistakes_in_one_line(
     try:
         yield
     except MISTAKES as error:
-        if wants_traceback(arguments):
+        if TRACEBACK in arguments:
             reveal(error)
             raise
         if "torch" not in sys.modules or _is_main():  # else there are no ranks yet
             print(f"{prog}: error: {in_one_line(error, script)}", file=sys.stderr)
         raise SystemExit(2) from None
-
-
-def wants_traceback(arguments: Sequence[str]) -> bool:
-    """Whether a command line has --traceback."""
-    return TRACEBACK in arguments
 
 
 def reveal(error: BaseException | None) -> None:

@@ -168,6 +168,8 @@ class HeldOut(TrainerCallback):
 
     def at(self, step: int) -> dict[str, float]:
         """Return what was measured at an optimizer step, measuring now if it was not yet."""
+        if not self.rows:
+            return {}
         if found := self.known(step):
             return found
         found = measure(self.trainer, self.rows, self.checker, self.samples)

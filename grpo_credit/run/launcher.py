@@ -42,7 +42,7 @@ def fewer_than_asked(processes: int) -> str | None:
     """
     words = _parents_words()
     program = _launching(words)
-    if processes > 1 or program is None or not _is_accelerate(words[program]):
+    if processes > 1 or program is None or not Path(words[program]).name.startswith("accelerate"):
         return None
     meant = _processes_meant([word for word in words[program + 1 :] if word != "launch"])
     if meant <= 1:
@@ -77,10 +77,6 @@ def _launching(words: list[str]) -> int | None:
     """Find the word that is a launcher: python -m module, or python path/program."""
     at = (i for i, w in enumerate(words[:5]) if w in _MODULES or Path(w).name in _PROGRAMS)
     return next(at, None)
-
-
-def _is_accelerate(word: str) -> bool:
-    return Path(word).name.startswith("accelerate")
 
 
 def how_to_insist(launcher: int | None) -> str:

@@ -1,70 +1,75 @@
 """Options of recipes beside TRL's."""
 
 from dataclasses import dataclass, field
+from typing import Any
+
+
+def option(default: Any, about: str) -> Any:
+    """Return a field of a dataclass of options, with its help."""
+    return field(default=default, metadata={"help": about})
 
 
 @dataclass
 class RunArguments:
+    """Options of a `lifecycle.Run`, such as TRL's parser reads; `test_prompts` is the script's."""
+
+    test_prompts: int = option(64, "Held-out prompts to test on, drawn at random.")
+    test_samples: int = option(4, "Sampled completions per held-out prompt.")
+    test_every: int = option(0, "Test every N optimizer steps, too; 0: before and after training.")
+    resume: bool = option(
+        False, "Go on with the run in --output_dir, or with the last unfinished one."
+    )
+    preflight: str = option(
+        "auto",
+        "Sample a few groups before training and say why it would not learn: 'auto' "
+        "goes on, 'strict' stops at an error (exit code 2), 'off' does not look.",
+    )
+
+
+@dataclass
+class RecipeArguments(RunArguments):
     """Options that every recipe adds to TRL's."""
 
-    test_prompts: int = field(
-        default=64, metadata={"help": "Held-out prompts to test on, drawn at random."}
+    dry_run: bool = option(
+        False, "Print what the configuration means, and stop; nothing is written."
     )
-    test_samples: int = field(
-        default=4, metadata={"help": "Sampled completions per held-out prompt."}
-    )
-    test_every: int = field(
-        default=0,
-        metadata={"help": "Test every N optimizer steps, too; 0: before and after training."},
-    )
-    resume: bool = field(
-        default=False,
-        metadata={"help": "Go on with the run in --output_dir, or with the last unfinished one."},
-    )
-    preflight: str = field(
-        default="auto",
-        metadata={
-            "help": "Sample a few groups before training and say why it would not learn: 'auto' "
-            "goes on, 'strict' stops at an error (exit code 2), 'off' does not look."
-        },
-    )
-    dry_run: bool = field(
-        default=False,
-        metadata={"help": "Print what the configuration means, and stop; nothing is written."},
-    )
-    traceback: bool = field(
-        default=False,
-        metadata={"help": "Show where a mistake was found, instead of one line about it."},
-    )
+    traceback: bool = option(False, "Show where a mistake was found, instead of one line about it.")
 
 
 @dataclass
-class TinyArguments(RunArguments):
+class TinyArguments(RecipeArguments):
     """Options of a recipe that makes a tiny model where none is named."""
 
-    warm_start_seed: int = field(
-        default=0,
-        metadata={"help": "Seed of the tiny model's first weights and lessons, 0 or more; each "
-        "is made once."},
-    )  # fmt: skip
+    warm_start_seed: int = option(
+        0, "Seed of the tiny model's first weights and lessons, 0 or more; each is made once."
+    )
 
 
 @dataclass
-class DataArguments(RunArguments):
+class DataArguments(RecipeArguments):
     """Options of a recipe that reads prompts of the user's."""
 
-    dataset_name: str | None = field(
-        default=None,
-        metadata={"help": "Prompts: hub name, folder or file with a column 'prompt'."},
+    dataset_name: str | None = option(
+        None, "Prompts: hub name, folder or file with a column 'prompt'."
     )
-    dataset_config: str | None = field(
-        default=None, metadata={"help": "Configuration of the data set, if it has several."}
+    dataset_config: str | None = option(None, "Configuration of the data set, if it has several.")
+    dataset_train_split: str = option("train", "Split to train on.")
+    dataset_test_split: str = option(
+        "test",
+        "Split to test on: the same rows in every run, without questions that are "
+        "trained on. If missing, they are held out of the train split.",
     )
-    dataset_train_split: str = field(default="train", metadata={"help": "Split to train on."})
-    dataset_test_split: str = field(
-        default="test",
-        metadata={
-            "help": "Split to test on: the same rows in every run, without questions that are "
-            "trained on. If missing, they are held out of the train split."
-        },
-    )
+
+
+def check_options(options: RunArguments) -> None:
+    """Read `preflight` as YAML means it, and refuse tests of nothing.
+
+    Raises:
+        ValueError: with what was expected.
+    """
+    from grpo_credit.preflight.verdict import read_how  # which needs torch, and a help does not
+
+    options.preflight = read_how(options.preflight)
+    for name, least in (("test_prompts", 1), ("test_samples", 1), ("test_every", 0)):
+        if (value := getattr(options, name)) < least:
+            raise ValueError(f"--{name} is {value}, expected {least} or more.")

@@ -1,17 +1,20 @@
-"""What a recipe is, and what is checked before it trains; `training` trains it.
+"""What a recipe is, and what is checked before it trains; `training` runs it.
 
-A recipe is a `Recipe`: options, defaults, and a function that makes a `Task` of them. Everything a
-user can get wrong is checked before a model is loaded or a file written.
+A recipe is a `Recipe`: options, defaults, a function that makes a `Task` of them, and one that
+trains. Everything a user can get wrong is checked before a model is loaded or a file written.
 """
 
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from grpo_credit.run.options import RunArguments
+from grpo_credit.run.options import RecipeArguments, check_options
 from grpo_credit.trainer.parser import adapters, names_option, parse, switches_on
+
+if TYPE_CHECKING:
+    from grpo_credit import CreditGRPOConfig
 
 DEFAULTS: dict[str, Any] = {
     "report_to": [],
@@ -37,7 +40,7 @@ class Task:
 
     Args:
         train: data set with a column "prompt" and whatever the rewards read.
-        test: held-out rows with a "prompt" and whatever the checker reads.
+        test: held-out rows with a "prompt" and whatever the checker reads; none: nothing is tested.
         rewards: reward functions.
         check: judges a completion of a held-out row; not the reward. See `evaluation.measure`.
         metric: the held-out number that the task is about, as `evaluation.measure` names it.
@@ -48,11 +51,11 @@ class Task:
     """
 
     train: Any
-    test: list[dict[str, Any]]
-    rewards: Sequence[Any]
-    check: Callable[[str, Mapping[str, Any]], Mapping[str, float]]
-    metric: str
-    title: str
+    test: list[dict[str, Any]] = field(default_factory=list)
+    rewards: list[Any] = field(default_factory=list)
+    check: Callable[[str, Mapping[str, Any]], Mapping[str, float]] = lambda completion, row: {}
+    metric: str = ""
+    title: str = "held-out prompts"
     tiny: Callable[[], Path] | None = None
     live: str | None = None
     tiny_outline: Callable[[], tuple[Any, Any]] | None = None
@@ -65,9 +68,11 @@ class Recipe:
     Args:
         file: of the script.
         about: its docstring, with commands.
-        arguments: dataclass of its options, derived from `RunArguments`.
+        arguments: dataclass of its options, derived from `RecipeArguments`.
         task: makes the task of the script's options, TRL's configuration and the model's options,
             or raises ValueError with what is wrong; loads no model.
+        train: makes the trainer and hands it to `train` of a `lifecycle.Run`, as its last act:
+            `grpo-credit preflight` hands over one that only looks.
         defaults: that take the place of TRL's; flags and YAML override them.
         tiny_defaults: likewise, where no model is named, over `TINY_DEFAULTS`.
 
@@ -76,8 +81,9 @@ class Recipe:
 
     file: str
     about: str
-    arguments: type[RunArguments]
+    arguments: type[RecipeArguments]
     task: Callable[[Any, Any, Any], Task]
+    train: Callable[["Setup", Any], None]
     defaults: Mapping[str, Any] = field(default_factory=dict)
     tiny_defaults: Mapping[str, Any] = field(default_factory=dict)
 
@@ -98,16 +104,16 @@ class Recipe:
         """
         from grpo_credit.run.evaluation import measured
 
-        asked = prepare(self, arguments)
-        return measured(asked.task.check("", asked.task.test[0]), asked.script.test_samples)
+        setup = prepare(self, arguments)
+        return measured(setup.task.check("", setup.task.test[0]), setup.script.test_samples)
 
 
 @dataclass(frozen=True)
-class Asked:
+class Setup:
     """A task on a checked configuration."""
 
     script: Any
-    args: Any
+    args: "CreditGRPOConfig"
     model_args: Any
     task: Task
 
@@ -118,30 +124,38 @@ class Asked:
         assert self.task.tiny is not None  # the recipe's `task` refuses otherwise
         return str(self.task.tiny())
 
+    def adapters(self) -> dict[str, Any]:
+        """Return what the command line says of LoRA and quantization, for a trainer."""
+        return adapters(self.model_args)
 
-def explain(asked: Asked) -> int:
+    def eval_dataset(self) -> Any:
+        """Return the held-out rows as a data set, where the trainer evaluates."""
+        from datasets import Dataset
+
+        return Dataset.from_list(self.task.test) if self.args.eval_strategy != "no" else None
+
+
+def explain(setup: Setup) -> int:
     """Print what the configuration means; nothing is loaded, written or trained."""
     from grpo_credit.preflight.plan import outline
     from grpo_credit.preflight.plan_table import print_outline
     from grpo_credit.records.ranks import is_main
 
     if is_main():
-        print_outline(outline(asked, adapters(asked.model_args)["peft_config"]))
+        print_outline(outline(setup, setup.adapters()["peft_config"]))
     return 0
 
 
-def prepare(recipe: Recipe, arguments: list[str]) -> Asked:
+def prepare(recipe: Recipe, arguments: list[str]) -> Setup:
     """Read the command line, the data and the model's description; nothing is written."""
     from grpo_credit.credit.needs import check_columns, check_told
     from grpo_credit.preflight.columns import GIVEN, reward_name
-    from grpo_credit.preflight.verdict import read_how
     from grpo_credit.run.data import check_prompts
     from grpo_credit.run.models import look_up_model
     from grpo_credit.trainer.config import plan
 
     script, args, model_args = _read(recipe, arguments)
-    script.preflight = read_how(script.preflight)
-    _check_counts(script)
+    check_options(script)
     _check_warm_start(script, model_args.model_name_or_path)
     task = recipe.task(script, args, model_args)
     check_prompts(task.train, task.test)
@@ -160,16 +174,10 @@ def prepare(recipe: Recipe, arguments: list[str]) -> Asked:
     check_told(strategy.name, strategy.needs, named, args.reward_weights or [1.0] * len(named))
     if columns := getattr(task.train, "column_names", None):
         check_columns(named, [*columns, *sorted(GIVEN)])
-    return Asked(script, args, model_args, task)
+    return Setup(script, args, model_args, task)
 
 
-def _check_counts(script: RunArguments) -> None:
-    for name, least in (("test_prompts", 1), ("test_samples", 1), ("test_every", 0)):
-        if (value := getattr(script, name)) < least:
-            raise ValueError(f"--{name} is {value}, expected {least} or more.")
-
-
-def _check_warm_start(script: RunArguments, model: str | None) -> None:
+def _check_warm_start(script: RecipeArguments, model: str | None) -> None:
     """Refuse a seed that is none, or that nothing would read."""
     seed = getattr(script, "warm_start_seed", 0)
     if seed < 0:
@@ -197,9 +205,6 @@ def _read(recipe: Recipe, arguments: list[str]) -> tuple[Any, Any, Any]:
     if not names_option(arguments, "model_name_or_path"):
         defaults |= {**TINY_DEFAULTS, **recipe.tiny_defaults}
     if switches_on(arguments, "use_peft"):
-        defaults |= LORA_DEFAULTS | {"learning_rate": _tenfold(defaults["learning_rate"])}
+        tenfold = f"{10 * defaults['learning_rate']:.6g}"  # 10 * 1e-6 is not 1e-5 in binary
+        defaults |= LORA_DEFAULTS | {"learning_rate": float(tenfold)}
     return parse(recipe.arguments, recipe.name, arguments, defaults)
-
-
-def _tenfold(rate: float) -> float:
-    return float(f"{10 * rate:.6g}")  # 10 * 1e-6 is not 1e-5 in binary

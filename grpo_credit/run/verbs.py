@@ -5,6 +5,7 @@ import tempfile
 import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 from grpo_credit.credit.userfile import IN_A_SCRIPT, load_recipe
@@ -48,24 +49,26 @@ def run_preflight(asked: argparse.Namespace) -> int:
     from grpo_credit.preflight.verdict import NotFit, preflight
     from grpo_credit.run.commandline import mistakes_in_one_line
     from grpo_credit.run.recipe import prepare
-    from grpo_credit.run.training import build_trainer
+    from grpo_credit.run.training import train
+
+    def look(trainer: Any) -> None:
+        try:
+            preflight(trainer, strict=setup.script.preflight == "strict")
+        finally:
+            trainer.end()
 
     disable_progress_bar()  # of loading weights
-    recipe = load_recipe(asked.recipe)
-    options = _options(asked)
+    recipe, options = load_recipe(asked.recipe), _options(asked)
     with mistakes_in_one_line(recipe.name, options, recipe.file):
-        job = prepare(recipe, options)
-        job.model()
+        setup = prepare(recipe, options)
+        setup.model()
     with tempfile.TemporaryDirectory() as folder:  # a trainer wants one
-        job.args.output_dir, job.args.log_completions = folder, False
-        trainer = build_trainer(job, [])
+        setup.args.output_dir, setup.args.log_completions = folder, False
         try:
-            preflight(trainer, strict=job.script.preflight == "strict")
+            train(recipe, setup, SimpleNamespace(callbacks=[], train=look))
         except NotFit as error:
             error.tell()
             return 2
-        finally:
-            trainer.end()
     return 0
 
 

@@ -18,7 +18,7 @@ from grpo_credit.experiments.study.runner import Runner
 from grpo_credit.experiments.study.view import failures, make_view
 from grpo_credit.records.files import sweep
 from grpo_credit.records.lock import Busy, hold, let_go
-from grpo_credit.run.commandline import MISTAKES, reveal, wants_traceback
+from grpo_credit.run.commandline import MISTAKES, TRACEBACK, reveal
 from grpo_credit.text import did_you_mean, in_line
 
 LOCK = ".runner.lock"
@@ -49,7 +49,7 @@ def main(arguments: Sequence[str], command: Sequence[str]) -> int:
         study = settled(read_study(asked.out), asked)
         write_study(asked.out, study, command)
     except MISTAKES as error:
-        if wants_traceback(arguments):
+        if TRACEBACK in arguments:
             reveal(error)
             raise
         return fail(error)
