@@ -25,7 +25,7 @@ settings.load_profile("patient")
 # Modules, and single tests, that train, generate, or start processes with much to import.
 SLOW = {
     "architectures", "bench_step", "completing", "credit_scale", "drop_in", "exactness",
-    "fire_data", "fire_endings", "lab_enumerated", "lab_exact", "lab_replay", "lab_verbs",
+    "fire_data", "fire_endings", "own_script", "lab_enumerated", "lab_exact", "lab_replay", "lab_verbs",
     "parity_with_trl", "partition", "passes", "path_star", "path_star_recipe", "preflight",
     "preflight_precision", "preflight_recipe", "recipe", "recipe_commands", "recipe_math",
     "recipe_tasks", "report_browser", "rules_in_training", "run_signals", "sharded",
