@@ -25,11 +25,11 @@ settings.load_profile("patient")
 # Modules, and single tests, that train, generate, or start processes with much to import.
 SLOW = {
     "architectures", "bench_step", "completing", "credit_scale", "drop_in", "exactness",
-    "fire_data", "fire_endings", "own_script", "lab_enumerated", "lab_exact", "lab_replay", "lab_verbs",
-    "parity_with_trl", "partition", "passes", "path_star", "path_star_recipe", "preflight",
-    "preflight_precision", "preflight_recipe", "recipe", "recipe_commands", "recipe_math",
-    "recipe_tasks", "report_browser", "rules_in_training", "run_signals", "sharded",
-    "study_cells", "study_engines", "study_kill", "study_recipe", "study_warm_start",
+    "fire_data", "fire_endings", "lab_enumerated", "lab_exact", "lab_replay", "lab_verbs",
+    "own_script", "parity_with_trl", "partition", "passes", "path_star", "path_star_recipe",
+    "preflight", "preflight_precision", "preflight_recipe", "recipe", "recipe_commands",
+    "recipe_math", "recipe_tasks", "report_browser", "rules_in_training", "run_signals",
+    "sharded", "study_cells", "study_engines", "study_kill", "study_recipe", "study_warm_start",
     "subclasses", "tool_calls", "trainer", "trial", "warm_start",
     "mathematics::test_nothing_is_printed",
     "mathematics::test_endless_formulas_are_killed_and_counted_and_the_pool_recovers",
