@@ -32,7 +32,8 @@ def print_anything() -> None:
     codecs.register_error(_ASCII, _stand_in)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a notebook's is none
-            stream.reconfigure(errors=_ASCII)
+            # By the line, so that a log has what was said before a kill.
+            stream.reconfigure(errors=_ASCII, line_buffering=True)
             for name in ("write", "flush"):
                 setattr(stream, name, _outliving(stream, getattr(type(stream), name)))
 

@@ -3,6 +3,7 @@ import functools
 import gc
 import inspect
 import os
+from collections.abc import Generator
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TRL_EXPERIMENTAL_SILENCE"] = "1"  # rollout_func, which fixes the completions
@@ -48,6 +49,21 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark what trains or starts processes, by what it calls and where it stands."""
     for item in filter(is_slow, items):
         item.add_marker("slow")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    """Forget the rules that an example registers: a test that comes after it may ask for all."""
+    if type(item).__name__ != "DoctestItem":
+        return (yield)
+    from grpo_credit.credit import registry
+
+    kept = registry.rules()
+    try:
+        return (yield)
+    finally:
+        registry._RULES.clear()
+        registry._RULES.update(kept)
 
 
 def pytest_collection_finish() -> None:

@@ -149,9 +149,9 @@ def test_time_is_that_of_the_clock():
         (3.0, "TypeError: reward '<lambda>' returned 3.0, expected a list of 2 scores"),
         (
             [1.0, float("inf")],
-            "ValueError: reward '<lambda>' gave a score of inf, expected a finite",
+            "ValueError: reward '<lambda>': the score is inf, expected a finite",
         ),
-        (["a", 1], "TypeError: reward '<lambda>' gave a score of 'a', expected a number"),
+        (["a", 1], "TypeError: reward '<lambda>': the score is 'a', expected a"),
     ],
 )
 def test_what_trl_could_not_use_is_a_failure(answer, message):
