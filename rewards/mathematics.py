@@ -270,7 +270,7 @@ def _places(gold: Any) -> int:
 
 
 def _numbers(value: Any) -> Iterator[Any]:
-    """Give the numbers of a formula, a set, a tuple, a matrix or a relation."""
+    """Return the numbers of a formula, a set, a tuple, a matrix or a relation."""
     if getattr(value, "is_number", False):
         yield value
     else:

@@ -221,7 +221,7 @@ def _drift(rollouts: Rollouts, logps: Float[Tensor, "n T"], rows: Int[Tensor, " 
 
 
 def shares(credit: Float[Tensor, "B T"], tokens: Tokens, rollouts: Rollouts) -> dict[str, float]:
-    """Say where the gradient's mass lies; see `Replayed.shares`."""
+    """Return where the gradient's mass lies; see `Replayed.shares`."""
     pull = gradient_mass(credit, tokens.logps, tokens.sum_sq_probs)
     quarter = _quarters(tokens.entropies, rollouts)
     scored = rollouts.rewards[~rollouts.rewards.isnan()]

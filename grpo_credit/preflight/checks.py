@@ -130,7 +130,7 @@ def spread(
 
 
 def failing_format(reward: RewardSample) -> list[Finding]:
-    """Tell what changes would have made failing completions earn as much as the best one."""
+    """Return what changes would have made failing completions earn as much as the best one."""
     return [
         Finding(
             "error" if 2 * helped.helped >= helped.tried else "warning",

@@ -139,7 +139,7 @@ class Annotations:
         return rewards
 
     def offsets(self) -> Int[Tensor, "b t 2"]:
-        """Give the characters of each token."""
+        """Return the characters of each token."""
         offsets = torch.zeros(*self._shape, 2, dtype=torch.long)
         for row, (tokens, _) in enumerate(self._located):
             both = torch.from_numpy(np.stack([tokens.starts, tokens.ends], axis=1))
@@ -147,7 +147,7 @@ class Annotations:
         return offsets
 
     def texts(self) -> tuple[list[str], Int[Tensor, "b t 2"]]:
-        """Give each completion as text, and the characters of each token."""
+        """Return each completion as text, and the characters of each token."""
         return [tokens.text for tokens, _ in self._located], self.offsets()
 
     def traced(self) -> list[Traced]:

@@ -38,7 +38,7 @@ class Picture(Shaded):
 
     @property
     def notice(self) -> str:
-        """Say what is left out and how to see it; nothing where all is there."""
+        """Return what is left out and how to see it; nothing where all is there."""
         tokens = sum(completion.left_out for completion in self.completions)
         kinds = ((self.left_out, "completions"), (tokens, "tokens at the end of those shown"))
         missing = " and ".join(f"{count:,} {kind}" for count, kind in kinds if count)
