@@ -16,9 +16,8 @@ from torch.nn.utils.rnn import pad_sequence
 from grpo_credit.credit.allocations.baselines import squared_score
 from grpo_credit.credit.diagnostics import mass_by_length, mass_by_position
 from grpo_credit.credit.rollouts import Rollouts
-from grpo_credit.credit.saved import SavedRollouts
+from grpo_credit.credit.saved import SavedRollouts, credit_of
 from grpo_credit.credit.strategy import CreditError, Strategy
-from grpo_credit.experiments.show.picture import credit_of
 
 _FILE = "the file of rollouts"
 

@@ -20,7 +20,7 @@ from accelerate.utils import gather, gather_object, pad_across_processes
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from grpo_credit.credit.strategy import CreditError
+from grpo_credit.errors import CreditError
 from grpo_credit.rewards import completion_text, texts_after
 from grpo_credit.trainer.token_text import TokenText
 
