@@ -17,7 +17,7 @@ import regex
 from .answers import AnswerReward
 from .contract import Completion, LogMetric, listed
 from .extraction import AfterMarker, Extract, WholeText
-from .guard import Guarded, Policy
+from .guarded import Guarded, Policy
 from .latex import Stated, plain_latex
 from .quantities import split_unit
 
