@@ -12,8 +12,7 @@ from grpo_credit.errors import TRACEBACK, in_one_line
 from grpo_credit.lab.verbs import add_to as add_lab
 from grpo_credit.run.commandline import MISTAKES, reveal
 from grpo_credit.run.verbs import add_to as add_preflight
-from grpo_credit.terminal import console, print_anything
-from grpo_credit.text import in_line
+from grpo_credit.terminal import print_anything
 
 _OPTIONS = """options of the strategy, as JSON: '{"alpha": 0.75}'"""
 _LIBRARIES = ("trl", "transformers", "torch")
@@ -26,7 +25,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     asked = _parser().parse_args([word for word in words if word != TRACEBACK])
     asked.traceback = TRACEBACK in words
     try:
-        return _verb(asked.verb)(asked)
+        return _runner(asked.verb)(asked)
     except MISTAKES as error:
         if asked.traceback:
             reveal(error)
@@ -38,10 +37,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
 
 
-def _verb(verb: str | Callable[[argparse.Namespace], int]) -> Callable[[argparse.Namespace], int]:
+def _runner(verb: str) -> Callable[[argparse.Namespace], int]:
     """Import what runs a verb, only now: a help is to answer at once."""
-    if not isinstance(verb, str):
-        return verb
     module, _, name = verb.partition(":")
     return getattr(import_module(module), name)
 
@@ -66,13 +63,13 @@ def _parser() -> argparse.ArgumentParser:
         "studies", type=Path, nargs="+", metavar="DIR",
         help="directory with report.json; of several, all comparisons are counted together (Holm)",
     )  # fmt: skip
-    report.set_defaults(verb=write_report)
+    report.set_defaults(verb="grpo_credit.experiments.report.page:write_report")
     run = _add(verbs, "run", "run a launcher so that Ctrl-C and mistakes end in one line",
                "grpo-credit run accelerate launch recipes/grpo_regex.py")  # fmt: skip
     run.add_argument(
         "words", nargs=argparse.REMAINDER, metavar="COMMAND", help="of accelerate or torchrun"
     )
-    run.set_defaults(verb=run_launcher)
+    run.set_defaults(verb="grpo_credit.run.wrapper:run_launcher")
     add_preflight(verbs)
     add_lab(verbs)
     return parser
@@ -107,7 +104,7 @@ def _add_list(verbs: Any) -> None:
         "(default: every registered one in a line)",
     )  # fmt: skip
     listing.add_argument("--long", action="store_true", help="tell all about every one")
-    listing.set_defaults(verb=show_rules)
+    listing.set_defaults(verb="grpo_credit.credit.commands:show_rules")
 
 
 def _add_check(verbs: Any) -> None:
@@ -116,7 +113,7 @@ def _add_check(verbs: Any) -> None:
     check.add_argument("credit", help="a registered name, a composition, or pkg.mod:obj")
     check.add_argument("--credit_kwargs", metavar="JSON", help=f"{_OPTIONS} (default: its own)")
     check.add_argument("--long", action="store_true", help="name the laws that hold, too")
-    check.set_defaults(verb=check_laws)
+    check.set_defaults(verb="grpo_credit.credit.commands:check_laws")
 
 
 def _add_show(verbs: Any) -> None:
@@ -141,70 +138,7 @@ def _add_show(verbs: Any) -> None:
         "reward (default: credit)",
     )  # fmt: skip
     show.add_argument("--html", type=Path, metavar="FILE", help="write a page instead of printing")
-    show.set_defaults(verb=show_credit)
-
-
-def show_rules(asked: argparse.Namespace) -> int:
-    """Print the registered rules in a line each, or all about some."""
-    from grpo_credit.credit import catalogue
-    from grpo_credit.credit.registry import list_credit
-
-    if not asked.name and not asked.long:
-        catalogue.print_rules(console())
-        return 0
-    shown = {rule.name: rule for rule in list_credit()} if not asked.name else {}
-    for name in asked.name:
-        shown |= catalogue.rules_in(name)
-    for name, rule in shown.items():
-        catalogue.print_rule(name, rule, console())
-    return 0
-
-
-def check_laws(asked: argparse.Namespace) -> int:
-    """Print what came of the laws; return 1 if the strategy breaks one that it is held to."""
-    from grpo_credit.credit.conformance import examine
-    from grpo_credit.credit.conformance_report import print_findings
-    from grpo_credit.credit.parse import parse_credit_kwargs, resolve_with
-
-    strategy = resolve_with(asked.credit, parse_credit_kwargs(asked.credit_kwargs))
-    findings = list(examine(strategy))
-    print_findings(strategy.name, findings, console(), every=asked.long)
-    return int(any(found.failed for found in findings))
-
-
-def show_credit(asked: argparse.Namespace) -> int:
-    """Print completions shaded by credit, or write them as a page."""
-    from grpo_credit.experiments.show import picture
-    from grpo_credit.experiments.show.html import page
-    from grpo_credit.experiments.show.terminal import print_picture
-    from grpo_credit.records.files import replace_text
-
-    drawn = picture(
-        asked.run, asked.step, asked.credit, rows=asked.rows, group=asked.group, by=asked.sort
-    )
-    if asked.html is None:
-        print_picture(drawn, console())
-    else:
-        replace_text(asked.html, page(drawn))
-        print(f"wrote {in_line(asked.html)}")
-    return 0
-
-
-def run_launcher(asked: argparse.Namespace) -> int:
-    """Run a launcher; return the exit code of what it launched."""
-    from grpo_credit.run.wrapper import launch
-
-    return launch([*asked.words, *([TRACEBACK] if asked.traceback else [])])
-
-
-def write_report(asked: argparse.Namespace) -> int:
-    """Write report.html and report.md from the data beside them; needs no torch."""
-    from grpo_credit.experiments.report.page import render
-
-    for study in asked.studies:
-        page = render(study, [each for each in asked.studies if each != study])
-        print(f"wrote {in_line(page)}")
-    return 0
+    show.set_defaults(verb="grpo_credit.experiments.show.command:show_credit")
 
 
 if __name__ == "__main__":

@@ -8,12 +8,6 @@ this file for all of them. Names are loaded when they are first used.
 import importlib
 from typing import TYPE_CHECKING, Any
 
-# At once: a module that is imported first would take the place of the function of its name.
-from .attack import attack
-from .check_format import check_format
-from .guard import guard
-from .specimen import specimen_of
-
 if TYPE_CHECKING:
     from .answers import (
         ChoiceAnswer,
@@ -23,6 +17,7 @@ if TYPE_CHECKING:
         exact_answer,
         numeric_answer,
     )
+    from .attacks import attack
     from .automaton import Automaton
     from .code import CodeTests
     from .combination import checked_scores
@@ -37,8 +32,10 @@ if TYPE_CHECKING:
     )
     from .exact import ExactText
     from .extraction import AfterMarker, AfterThought, ByPattern, InBox, InFence, InTag, WholeText
+    from .format_check import check_format
     from .formats import RegexReward
     from .gates import gate
+    from .guarded import guard
     from .json_answer import JsonAnswer
     from .judge import LLMJudge
     from .language import LanguageConsistency
@@ -48,6 +45,7 @@ if TYPE_CHECKING:
     from .patience import SlowPatternWarning, slow_patterns
     from .repetition import Repetition, repetition_rate
     from .scaling import clip, schedule
+    from .specimen import specimen_of
     from .sums import weighted
     from .tags import TagFormat, think_answer_format, think_format
     from .tasks import TaskScore
@@ -87,17 +85,21 @@ _HOME = {
     "ToolCalls": "tools",
     "WholeText": "extraction",
     "answered": "contract",
+    "attack": "attacks",
+    "check_format": "format_check",
     "checked_scores": "combination",
     "choice_answer": "answers",
     "clip": "scaling",
     "completion_text": "contract",
     "exact_answer": "answers",
     "gate": "gates",
+    "guard": "guarded",
     "math_answer": "mathematics",
     "numeric_answer": "answers",
     "repetition_rate": "repetition",
     "schedule": "scaling",
     "slow_patterns": "patience",
+    "specimen_of": "specimen",
     "texts_after": "contract",
     "think_answer_format": "tags",
     "think_format": "tags",

@@ -6,7 +6,6 @@ Combinations are rewards themselves, so they nest, and pickle where their parts 
 `gates`, `sums` and `scaling`.
 """
 
-import asyncio
 import functools
 import inspect
 import math
@@ -169,6 +168,7 @@ def _checked(part: Any) -> Reward:
 
 def _awaited(awaitable: Awaitable[Any]) -> Any:
     """Wait in a loop of our own: in a thread, because another may be running in this one."""
+    import asyncio  # half of the time that importing `rewards` would take
 
     async def wait() -> Any:
         return await awaitable

@@ -51,7 +51,7 @@ class Extract:
             return None
 
     def find(self, text: str) -> Iterable[Span]:
-        """Give the span of each different answer in the text; no two may overlap."""
+        """Return the span of each different answer in the text; no two may overlap."""
         raise NotImplementedError
 
     def rivals(self, said: dict[str, Span], read: Callable[[str], Hashable]) -> dict[str, Span]:
@@ -85,7 +85,7 @@ class InTag(Extract):
     tag: str = "answer"
 
     def find(self, text: str) -> list[Span]:
-        """Give the span of each answer in the text."""
+        """Return the span of each answer in the text."""
         opening, closing = f"<{self.tag}>", f"</{self.tag}>"
         spans, end = [], -1
         start = text.find(opening)
@@ -117,7 +117,7 @@ class InBox(Extract):
     """
 
     def find(self, text: str) -> Iterator[Span]:
-        """Give the span of each answer in the text."""
+        """Return the span of each answer in the text."""
         for start, end in boxes_of(text):
             yield with_attached(text, start, end) or (start, start)
 
@@ -141,7 +141,7 @@ class AfterMarker(Extract):
     marker: str = "####"
 
     def find(self, text: str) -> Iterator[Span]:
-        """Give the span of each answer in the text."""
+        """Return the span of each answer in the text."""
         if self.marker not in text:
             return
         mark = re.compile(re.escape(self.marker) + ("#*" if self._is_heading else ""))
@@ -209,7 +209,7 @@ class ByPattern(Extract):
             )
 
     def find(self, text: str) -> Iterator[Span]:
-        """Give the span of each answer in the text."""
+        """Return the span of each answer in the text."""
         try:
             for match in regex.finditer(self.pattern, text, timeout=granted(self.timeout)):
                 if match[self.group] is not None:
@@ -237,7 +237,7 @@ class InFence(Extract):
     language: str | tuple[str, ...] | None = None
 
     def find(self, text: str) -> Iterator[Span]:
-        """Give the span of each answer in the text."""
+        """Return the span of each answer in the text."""
         opened: tuple[int, str, str] | None = None  # where its content begins, fence, language
         asked = (self.language,) if isinstance(self.language, str) else self.language
         known = None if asked is None else {word.casefold() for word in asked}
@@ -259,7 +259,7 @@ class WholeText(Extract):
     """Take the whole text."""
 
     def find(self, text: str) -> Iterator[Span]:
-        """Give the span of each answer in the text."""
+        """Return the span of each answer in the text."""
         yield 0, len(text)
 
 
@@ -314,7 +314,7 @@ class AfterThought(Extract):
         return self.inner.rivals(said, read)
 
     def find(self, text: str) -> Iterator[Span]:
-        """Give the span of each answer in the text."""
+        """Return the span of each answer in the text."""
         start = thought_end(text, self.tag)
         if start or (start == 0 and not self.required):
             for first, end in self.inner.find(text[start:]):

@@ -315,7 +315,7 @@ class RegexReward(TextReward):
         return self.strip and bool(match(bare, timeout=seconds_left(deadline), concurrent=True))
 
     def spans(self, completions: Sequence[Completion]) -> list[Spans]:
-        """Give the characters of the match (`"match"`) and of each capture group, by its name.
+        """Return the characters of the match (`"match"`) and of each capture group, by its name.
 
         Groups without a name are called "1", "2", ... A completion that does not match, or not in
         time, has none.

@@ -138,7 +138,7 @@ def _take(value: Any, rows: Sequence[int], count: int) -> Any:
 
 
 def _gated(passed: bool | None, reward: Decided, by: Decided) -> Decided:
-    """Say when a gated score is decided; `passed` is None where it is not known."""
+    """Return when a gated score is decided; `passed` is None where it is not known."""
     if passed is False:
         return no_later_than(by.chars)  # not exact: had it passed, the reward might have been 0 too
     if passed and place_of(by) < place_of(reward):

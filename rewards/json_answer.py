@@ -28,7 +28,7 @@ class InJson(InFence):
     language: str | tuple[str, ...] | None = ("json", "")
 
     def find(self, text: str) -> Iterator[Span]:
-        """Give the span of each answer in the text."""
+        """Return the span of each answer in the text."""
         return super().find(text) if "```" in text or "~~~" in text else iter([(0, len(text))])
 
 

@@ -109,7 +109,7 @@ class LanguageConsistency(ColumnReward):
         ]
 
     def _sentences(self, text: str, right: str) -> Iterator[tuple[str, tuple[int, int], int]]:
-        """Give language, span and number of letters of the sentences that are judged."""
+        """Return language, span and number of letters of the sentences that are judged."""
         detector = _detector(frozenset((right, *self.others)))
         plain = _OTHER.sub(lambda match: " " * len(match[0]), text)
         pieces = [(match, sum(map(str.isalpha, match[0]))) for match in _PIECE.finditer(plain)]

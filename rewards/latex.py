@@ -44,7 +44,7 @@ class Stated(Extract):
     """
 
     def find(self, text: str) -> Iterator[Span]:
-        """Give the span of the answer, if there is one."""
+        """Return the span of the answer, if there is one."""
         if (start := thought_end(text)) is not None:
             text = text[start:]
             found = _last_boxes(text) if _BOX.search(text) else _said(text)

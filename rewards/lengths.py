@@ -8,7 +8,7 @@ from typing import Any
 
 from .combination import Combination, Reward, name_of, scores_of, unwrapped
 from .contract import Completion, expected, listed, one_each
-from .guard import Guarded
+from .guarded import Guarded
 
 
 class SoftOverlong:

@@ -17,7 +17,7 @@ import regex
 from .answers import AnswerReward
 from .contract import Completion, LogMetric, listed
 from .extraction import AfterMarker, Extract, WholeText
-from .guard import Guarded, Policy
+from .guarded import Guarded, Policy
 from .latex import Stated, plain_latex
 from .quantities import split_unit
 
@@ -270,7 +270,7 @@ def _places(gold: Any) -> int:
 
 
 def _numbers(value: Any) -> Iterator[Any]:
-    """Give the numbers of a formula, a set, a tuple, a matrix or a relation."""
+    """Return the numbers of a formula, a set, a tuple, a matrix or a relation."""
     if getattr(value, "is_number", False):
         yield value
     else:

@@ -136,7 +136,7 @@ class Worker:
         return done
 
     def ending(self) -> Exception:
-        """Say how a process that closed its end has ended."""
+        """Return how a process that closed its end has ended."""
         with contextlib.suppress(subprocess.TimeoutExpired):
             self.process.wait(END_LIMIT)
         code = self.process.returncode

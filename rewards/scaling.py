@@ -149,7 +149,7 @@ class Schedule(Combination):
         return self.points[-1][1]
 
     def decided(self, completions: Completions, prompts: Prompts = None) -> list[Decided]:
-        """Say when the scaled reward is decided, inexactly if the factor may be 0."""
+        """Return when the scaled reward is decided, inexactly if the factor may be 0."""
         decided = decided_of(self.parts[0], completions, prompts)
         factors = [factor for _, factor in self.points]
         if min(factors) <= 0 <= max(factors):  # times 0, a score is settled from the start

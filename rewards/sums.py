@@ -105,7 +105,7 @@ class _Weighted(Combination):
 
 
 def _summed(weights: Sequence[float], parts: Sequence[Decided]) -> Decided:
-    """Say when a sum is decided: with its last part, which moves the sum if it is alone."""
+    """Return when a sum is decided: with its last part, which moves the sum if it is alone."""
     weight, last = max(zip(weights, parts, strict=True), key=lambda pair: place_of(pair[1]))
     alone = [place_of(part) for part in parts].count(place_of(last)) == 1
     return last if weight and alone else no_later_than(last.chars)

@@ -201,7 +201,7 @@ class TagFormat(TextReward):
         return list(zip(texts, prompts, strict=True))
 
     def _inside(self, prompt: Any) -> bool | None:
-        """Tell whether a completion starts inside the first block; None if nobody can know."""
+        """Return whether a completion starts inside the first block; None if nobody can know."""
         if self.prefilled != "auto":
             return self.prefilled is not None
         return prompt.rstrip().endswith(self._literals[0]) if isinstance(prompt, str) else None
@@ -263,7 +263,7 @@ class TagFormat(TextReward):
         )
 
     def _after(self, place: _Place | None, char: str) -> _Place | None:
-        """Say where one more character leads; None is where nothing can become right."""
+        """Return where one more character leads; None is where nothing can become right."""
         if place is None:
             return None
         tag = place.pending + char

@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from .attack import JUNK, Paid, attack
+from .attacks import JUNK, Paid, attack
 from .contract import Completion, Spans, TextReward, one_span
 from .extraction import Extract, WholeText
 from .patience import BUDGET, at_most

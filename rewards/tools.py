@@ -124,7 +124,7 @@ _BLOCK = re.compile(r"<tool_call>((?:(?!</?tool_call>).)*)(?:</tool_call>)?", re
 
 
 def _calls(completion: Completion) -> Iterator[Any]:
-    """Give what stands where calls do."""
+    """Return what stands where calls do."""
     if isinstance(completion, str):
         yield from _written(completion)
         return

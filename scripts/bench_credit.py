@@ -41,7 +41,7 @@ CHARACTERS = 5  # of every word; a word is a token
 
 
 def progress(rollouts: Rollouts) -> Tensor:
-    """Give a potential: the share of the length limit that is used up."""
+    """Return a potential: the share of the length limit that is used up."""
     return pad(rollouts.mask.cumsum(dim=1), (1, 0)) / rollouts.max_completion_length
 
 

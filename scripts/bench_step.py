@@ -115,7 +115,7 @@ def pair(credit: str, load: Workload, device: str) -> dict[str, Meter]:
 
 
 def difference(meters: dict[str, Meter]) -> float:
-    """Give |ours - TRL's| / |TRL's|, Euclidean, of the last gradients."""
+    """Return |ours - TRL's| / |TRL's|, Euclidean, of the last gradients."""
     ours, host = meters["ours"].gradient, meters["trl"].gradient
     return float((ours - host).norm() / host.norm())
 
@@ -160,7 +160,7 @@ def measure(load: Workload, credit: str, repeats: int, device: str) -> dict[str,
 
 
 def ratio(found: dict[str, Any], of: str) -> float:
-    """Give the median of ours over TRL's."""
+    """Return the median of ours over TRL's."""
     ours, host = (statistics.median(found[name][of]) for name in ("ours", "trl"))
     return ours / host
 

@@ -101,7 +101,7 @@ def skew_too(made: Made) -> list[bool]:
 
 
 def hall_p(found: np.ndarray) -> float:
-    """Give the two-sided p of t after Hall's transformation (1992), in the mean's direction.
+    """Return the two-sided p of t after Hall's transformation (1992), in the mean's direction.
 
         T = √n (w + g w²/3 + g² w³/27 + g/(6n)),   w = mean / s,   g = skewness,   as t_{n-1}
 
@@ -143,7 +143,7 @@ def study(runs: np.ndarray) -> Made:
 
 
 def false_claims(make: Make, strategies: int, seeds: int, sims: int) -> list[float]:
-    """Give the share of studies with one false claim or more, under each rule."""
+    """Return the share of studies with one false claim or more, under each rule."""
     rng = np.random.default_rng(seeds * 100 + strategies)
     called = np.zeros(len(RULES))
     for _ in range(sims):
@@ -153,7 +153,7 @@ def false_claims(make: Make, strategies: int, seeds: int, sims: int) -> list[flo
 
 
 def power(effect: float, strategies: int, seeds: int, sims: int) -> list[float]:
-    """Give the share of studies that call the one strategy that is better, under each rule.
+    """Return the share of studies that call the one strategy that is better, under each rule.
 
     Args:
         effect: Its advantage in standard deviations of a paired difference.

@@ -12,7 +12,7 @@ from trl.rewards import think_format_reward
 
 from grpo_credit.tiny import build_tokenizer
 from rewards import RegexReward, clip, gate, schedule, weighted
-from rewards.check_format import check_format
+from rewards.format_check import check_format
 from rewards.tags import TagFormat, think_answer_format, think_format
 
 TEMPLATE = (

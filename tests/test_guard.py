@@ -30,7 +30,7 @@ from rewards import (
     weighted,
 )
 from rewards.combination import score_range_of
-from rewards.guard import Health, _health, guard
+from rewards.guarded import Health, _health, guard
 from rewards.serving import Outcome
 
 

@@ -18,7 +18,7 @@ from rewards import (
     patience,
     slow_patterns,
 )
-from rewards.check_format import check_format
+from rewards.format_check import check_format
 
 EXPLODES = r"(?:a|aa)+(?=x)[bx]+|c"
 HOSTILE = ["a" * (60 + n) for n in range(8)]

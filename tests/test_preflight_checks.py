@@ -10,10 +10,10 @@ from preflight_helpers import reward_sample, sample
 from rich.console import Console
 
 from grpo_credit.preflight.batches import Batches
-from grpo_credit.preflight.checks import check_sample, milliseconds
+from grpo_credit.preflight.checks import check_sample
 from grpo_credit.preflight.findings import Finding, ordered, show
 from grpo_credit.preflight.report import print_report
-from grpo_credit.preflight.variants import Relief
+from grpo_credit.preflight.sample import Relief, milliseconds
 
 GOOD = [1, 0, 1, 0] * 4
 

@@ -19,7 +19,7 @@ from rewards import (
     schedule,
     think_answer_format,
 )
-from rewards.attack import JUNK
+from rewards.attacks import JUNK
 
 ROWS = [{"prompt": f"What is {n} + {n}?", "answer": str(2 * n)} for n in (6, 7, 21, 50)]
 CHATS = [{**row, "prompt": [{"role": "user", "content": row["prompt"]}]} for row in ROWS]

@@ -27,7 +27,7 @@ from rewards import (
     think_answer_format,
     weighted,
 )
-from rewards.guard import Guarded
+from rewards.guarded import Guarded
 
 
 def scored(answer):

@@ -329,7 +329,7 @@ def test_workers_die_with_a_parent_that_was_killed(tmp_path):
 
 def test_importing_rewards_imports_neither_what_is_heavy():
     code = (
-        "import sys, rewards, rewards.workers, rewards.guard, rewards.answers, rewards.mathematics;"
+        "import sys, rewards, rewards.workers, rewards.guarded, rewards.mathematics;"
         "heavy = {'multiprocessing', 'math_verify', 'sympy', 'numpy', 'torch', 'psutil', 'ctypes'};"
         "print(sorted(heavy & set(sys.modules)))"
     )

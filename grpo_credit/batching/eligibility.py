@@ -72,7 +72,7 @@ def as_trl(*reasons: str) -> Batching:
 
 
 def choose(trainer: Any) -> Batching:
-    """Say what leaves the gradient as it is under the configuration of a trainer.
+    """Return what leaves the gradient as it is under the configuration of a trainer.
 
     Args:
         trainer: TRL's, after its constructor.

@@ -29,7 +29,7 @@ class PassMetrics(NamedTuple):
 
 
 def merge(passes: list[PassMetrics], skipped: Counts, per_sequence_ratio: bool) -> dict[str, float]:
-    """Give one value per metric.
+    """Return one value per metric.
 
     Args:
         passes: of one optimizer step.

@@ -23,7 +23,7 @@ PASS_FLOPS = 2.8e13
 
 
 def pass_cost(device: str, parameters: int) -> int:
-    """Say how many padded tokens one more pass must save to be worth it.
+    """Return how many padded tokens one more pass must save to be worth it.
 
     A pass takes time however few rows it has: its kernels are launched, its gradients added up. On
     the CPU that is what 32 to 68 tokens take, for widths of 128 to 512: `PASS_COST`. An
@@ -113,7 +113,7 @@ class Lengths(NamedTuple):
 
 
 def _last(mask: Tensor) -> np.ndarray:
-    """Give the place after the last set column; 0 where there is none."""
+    """Return the place after the last set column; 0 where there is none."""
     places = torch.arange(1, mask.size(1) + 1, device=mask.device)
     return ((mask != 0) * places).amax(dim=1).cpu().numpy()
 

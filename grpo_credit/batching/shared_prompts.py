@@ -77,7 +77,7 @@ def shared_tokens(rows: int, prompts: int, prompt_width: int, completion_width: 
 def pays(
     rows: int, prompts: int, prompt_width: int, completion_width: int, *, pass_cost: int
 ) -> bool:
-    """Say whether a micro-batch is worth sharing its prompts.
+    """Return whether a micro-batch is worth sharing its prompts.
 
         rows · (P + T) - (prompts · (P - 1) + rows · T) > pass_cost
 

@@ -22,7 +22,7 @@ PLAIN_TRAINING = {DistributedType.NO, DistributedType.MULTI_CPU, DistributedType
 def refusal(
     model: nn.Module, distributed: DistributedType = DistributedType.NO, aux_loss: bool = False
 ) -> str | None:
-    """Say why a model's prompts cannot be shared.
+    """Return why a model's prompts cannot be shared.
 
     Args:
         model: may be wrapped by an adapter or DDP.

@@ -14,7 +14,7 @@ from torch import Tensor
 from grpo_credit.credit.allocations.baselines import group_sum
 from grpo_credit.credit.registry import aggregation
 from grpo_credit.credit.rollouts import Rollouts
-from grpo_credit.credit.strategy import CreditError
+from grpo_credit.errors import CreditError
 
 
 @aggregation(

@@ -81,7 +81,7 @@ def examine(strategy: Strategy) -> Iterator[Finding]:
 
 
 def _laws(strategy: Strategy) -> Iterator[tuple[Law, bool, str]]:
-    """Give every law that can be asked, whether it is promised, and by which declaration."""
+    """Return every law that can be asked, whether it is promised, and by which declaration."""
     yield from ((law, True, "") for law in ALWAYS)
     if strategy.aggregation is None:
         return

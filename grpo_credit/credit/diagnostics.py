@@ -38,7 +38,7 @@ def effective_tokens(credit: Float[Tensor, "B T"], rollouts: Rollouts) -> float:
 
 
 def gini(credit: Float[Tensor, "B T"], rollouts: Rollouts) -> float:
-    """Say how unequally |credit| is spread over the n counted tokens.
+    """Return how unequally |credit| is spread over the n counted tokens.
 
         Σ_j Σ_k | |C_j| - |C_k| | / (2 n Σ_k |C_k|)
 
@@ -55,12 +55,12 @@ def gini(credit: Float[Tensor, "B T"], rollouts: Rollouts) -> float:
 
 
 def zero_share(credit: Float[Tensor, "B T"], rollouts: Rollouts) -> float:
-    """Give the share of counted tokens whose credit is exactly zero; 0 without counted tokens."""
+    """Return the share of counted tokens whose credit is exactly zero; 0 without counted tokens."""
     return _share((credit == 0) & rollouts.mask, rollouts.mask, rollouts)
 
 
 def sign_flip_rate(credit: Float[Tensor, "B T"], rollouts: Rollouts) -> float:
-    """Give the share of tokens that `even` would push the other way.
+    """Return the share of tokens that `even` would push the other way.
 
         share of  sign C[i, t] = -sign A_i  among the counted tokens with A_i ≠ 0
 
@@ -72,7 +72,7 @@ def sign_flip_rate(credit: Float[Tensor, "B T"], rollouts: Rollouts) -> float:
 
 
 def mass_by_position(credit: Float[Tensor, "B T"], rollouts: Rollouts) -> list[float]:
-    """Give the share of |credit| in each tenth of a completion, the first tokens first.
+    """Return the share of |credit| in each tenth of a completion, the first tokens first.
 
         decile[i, t] = ⌊10 · position[i, t] / L_i⌋
 
@@ -85,7 +85,7 @@ def mass_by_position(credit: Float[Tensor, "B T"], rollouts: Rollouts) -> list[f
 
 
 def mass_by_length(credit: Float[Tensor, "B T"], rollouts: Rollouts) -> list[float]:
-    """Give the share of |credit| in each quarter of the window's completions, the shortest first.
+    """Return the share of |credit| in each quarter of the window's completions, the shortest first.
 
     The quarters are cut at the quartiles of `L_i`; a completion as long as a quartile belongs below
     it, so equally long completions are all in the first. Four numbers that sum to 1, or zeros when
@@ -100,7 +100,7 @@ def mass_by_length(credit: Float[Tensor, "B T"], rollouts: Rollouts) -> list[flo
 
 
 def mass_before_decided(credit: Float[Tensor, "B T"], rollouts: Rollouts) -> float:
-    """Give the share of |credit| on tokens up to and including the one that settled the reward.
+    """Return the share of |credit| on tokens up to and including the one that settled the reward.
 
         Σ |C[i, t]|, t < max_k decided[i, k]  /  Σ |C|
 
@@ -139,14 +139,14 @@ def _share(part: Tensor, whole: Tensor, rollouts: Rollouts) -> float:
 
 
 def _shares(size: Tensor, part: Tensor, parts: int) -> list[float]:
-    """Say which share of the whole each part has; nothing is no share of nothing."""
+    """Return which share of the whole each part has; nothing is no share of nothing."""
     numbers = size.flatten().cpu().double()  # which not every accelerator has
     sums = torch.bincount(part.flatten().cpu(), numbers, minlength=parts)
     return (sums / sums.sum() if sums.sum() > 0 else sums).tolist()
 
 
 def dead_groups(rollouts: Rollouts, midpoint: float) -> dict[str, float]:
-    """Give the share of groups that have no advantage and so teach nothing.
+    """Return the share of groups that have no advantage and so teach nothing.
 
     A group is dead where no advantage exceeds 1e-6, or where each reward function gives all the
     completions that it scores the same reward (what advantage is left is then float noise). It is

@@ -20,8 +20,9 @@ import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
-from grpo_credit.credit.rollouts import Rollouts
-from grpo_credit.errors import CreditError, first_line, named_line
+from grpo_credit.credit.rollouts import OPTIONAL, Rollouts
+from grpo_credit.credit.strategy import Strategy
+from grpo_credit.errors import CreditError, first_line, named_line, place
 from grpo_credit.records.files import LARGEST, parse_json, step_of
 from grpo_credit.records.shape import HUGE, fit
 from grpo_credit.records.tables import DAMAGE, open_table, read_table
@@ -312,3 +313,31 @@ def _json(values: Sequence[Any]) -> list[str]:
 def _parsed(table: pa.Table, name: str, kind: Any) -> list[Any]:
     texts = enumerate(table[name].to_pylist())
     return [fit(kind, parse_json(text, name), f"{name}[{row}]") for row, text in texts]
+
+
+def credit_of(name: str, strategy: Strategy, saved: SavedRollouts, path: Path | str) -> Tensor:
+    """Compute the credit `(B, T)` of saved rollouts under a strategy.
+
+    Args:
+        name: as the user named it.
+        strategy: what it resolves to, such as `resolve_text` gives.
+        saved: the rollouts.
+        path: where they come from, for the message.
+
+    Raises:
+        CreditError: if the strategy needs a field that was not saved, or fails on what was.
+    """
+    for need in sorted(strategy.needs):
+        if any(getattr(saved.rollouts, field) is None for field in OPTIONAL[need]):
+            raise CreditError(
+                f"{name!r} needs rollouts.{need}, which {path} does not hold. It would if the "
+                "run's own strategy needed it; a share of 0 will do: --credit=even@1,RULE@0."
+            )
+    try:
+        return strategy.credit(saved.rollouts)
+    except CreditError:
+        raise
+    except (ArithmeticError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        raise CreditError(
+            f"{name!r} cannot be computed on {path}: {named_line(error)} ({place(error)})"
+        ) from error

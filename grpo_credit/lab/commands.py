@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM
 from grpo_credit.credit.parse import resolve_text
 from grpo_credit.credit.registry import import_object
 from grpo_credit.credit.saved import find_rollouts, load_rollouts
-from grpo_credit.credit.strategy import CreditError
+from grpo_credit.errors import CreditError
 from grpo_credit.lab import (
     batches,
     exact,

@@ -16,9 +16,8 @@ from torch.nn.utils.rnn import pad_sequence
 from grpo_credit.credit.allocations.baselines import squared_score
 from grpo_credit.credit.diagnostics import mass_by_length, mass_by_position
 from grpo_credit.credit.rollouts import Rollouts
-from grpo_credit.credit.saved import SavedRollouts
+from grpo_credit.credit.saved import SavedRollouts, credit_of
 from grpo_credit.credit.strategy import CreditError, Strategy
-from grpo_credit.experiments.show.picture import credit_of
 
 _FILE = "the file of rollouts"
 
@@ -221,7 +220,7 @@ def _drift(rollouts: Rollouts, logps: Float[Tensor, "n T"], rows: Int[Tensor, " 
 
 
 def shares(credit: Float[Tensor, "B T"], tokens: Tokens, rollouts: Rollouts) -> dict[str, float]:
-    """Say where the gradient's mass lies; see `Replayed.shares`."""
+    """Return where the gradient's mass lies; see `Replayed.shares`."""
     pull = gradient_mass(credit, tokens.logps, tokens.sum_sq_probs)
     quarter = _quarters(tokens.entropies, rollouts)
     scored = rollouts.rewards[~rollouts.rewards.isnan()]

@@ -69,7 +69,7 @@ def findings(
 
 
 def _source(found: Measurement) -> str:
-    """Say where the figures come from."""
+    """Return where the figures come from."""
     count = f"{len(found.influence):,}"
     if found.exact:
         return f"All {count} different windows are listed: the figures are exact."
@@ -81,7 +81,7 @@ def _source(found: Measurement) -> str:
 
 
 def sentence(found: Measurement, baseline: Measurement) -> str:
-    """Say what was seen of a strategy, with its uncertainty."""
+    """Return what was seen of a strategy, with its uncertainty."""
     direction = found.direction
     said = f"{found.strategy}: {verdict(found)}"
     if not (direction.moves and baseline.direction.moves):

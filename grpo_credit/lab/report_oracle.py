@@ -68,7 +68,7 @@ def findings(scored: Mapping[str, Scored], sampling: Sampling, command: str) -> 
 
 
 def _overall(scored: Mapping[str, Scored]) -> list[str]:
-    """Say which rule does best over the tasks, of those that all of them feed."""
+    """Return which rule does best over the tasks, of those that all of them feed."""
     everywhere = set.intersection(*(set(s.measured) for s in scored.values()))
     if len(scored) < 2 or not everywhere:
         return []
@@ -89,7 +89,7 @@ def _mean(scored: Mapping[str, Scored], rule: str) -> Estimate:
 
 
 def _sentence(task: str, scored: Scored) -> str:
-    """Say which rule does best on a task, and which no better than chance."""
+    """Return which rule does best on a task, and which no better than chance."""
     said = f"{task}: "
     if scored.measured:
         best = scored.measured[0]

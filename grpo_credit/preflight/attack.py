@@ -4,6 +4,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from grpo_credit.preflight.findings import Finding
+from grpo_credit.preflight.watch import SLOW, is_async
+from grpo_credit.rewards import attack
 
 TRIED = 4  # rows that the preflight attacks with
 EXAMPLE = 100  # characters of a completion that are shown
@@ -20,9 +22,6 @@ def attacked(
         rows: of the data.
         calls: (completions, seconds) of those that were seen; none for a reward model.
     """
-    from grpo_credit.preflight.watch import SLOW, is_async
-    from grpo_credit.rewards import attack
-
     if not calls or is_async(reward) or max(seconds for _, seconds in calls) > SLOW:
         return []
     found = [paid for paid in attack(reward, rows, max_rows=TRIED) if not paid.error]

@@ -3,19 +3,17 @@
 The thresholds are rules of thumb; every message gives the number itself.
 """
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from grpo_credit.preflight.findings import Finding, Severity
-from grpo_credit.preflight.groups import dead_shares, mean_informative
-from grpo_credit.preflight.sample import RewardSample, Sample
+from grpo_credit.preflight.groups import SIZES, dead_shares, mean_informative
+from grpo_credit.preflight.sample import RewardSample, Sample, milliseconds
 from grpo_credit.preflight.variants import VARIANTS
 from grpo_credit.rewards import SlowPatternWarning
 
-SIZES = (2, 4, 8, 16)  # of groups whose expected share of informative ones is told
 SLOW_CALL = 1.0  # seconds
 SAME = 1e-6  # how far apart equal rewards may be
 
@@ -130,7 +128,7 @@ def spread(
 
 
 def failing_format(reward: RewardSample) -> list[Finding]:
-    """Tell what changes would have made failing completions earn as much as the best one."""
+    """Return what changes would have made failing completions earn as much as the best one."""
     return [
         Finding(
             "error" if 2 * helped.helped >= helped.tried else "warning",
@@ -145,15 +143,6 @@ def failing_format(reward: RewardSample) -> list[Finding]:
 
 
 # ---- time -------------------------------------------------------------------------------------
-
-
-def milliseconds(reward: RewardSample) -> tuple[float, float] | None:
-    """Return the median and the 95th percentile (nearest rank) of a call, in milliseconds."""
-    seconds = sorted(seconds for _, seconds in reward.calls)
-    if not seconds:
-        return None
-    rank = [math.ceil(q * len(seconds)) - 1 for q in (0.5, 0.95)]
-    return 1e3 * seconds[rank[0]], 1e3 * seconds[rank[1]]
 
 
 def slow(reward: RewardSample) -> Finding | None:

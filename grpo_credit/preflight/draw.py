@@ -17,11 +17,11 @@ from typing import Any
 import torch
 from accelerate.utils import gather_object
 
-from grpo_credit.credit.strategy import CreditError
+from grpo_credit.errors import CreditError
 from grpo_credit.preflight.batches import Batches
 from grpo_credit.preflight.columns import spread
-from grpo_credit.preflight.sample import RewardSample, Sample
-from grpo_credit.preflight.variants import SPECIAL, Relief, relieve
+from grpo_credit.preflight.sample import Relief, RewardSample, Sample
+from grpo_credit.preflight.variants import SPECIAL, relieve
 from grpo_credit.preflight.watch import Watched, watch
 from grpo_credit.rewards import completion_text
 from grpo_credit.trainer.undisturbed import in_mode, random_states_kept

@@ -7,6 +7,7 @@ from transformers import TrainerCallback
 
 from grpo_credit.preflight.checks import dead_groups, spread, truncation
 from grpo_credit.preflight.findings import Finding, show
+from grpo_credit.terminal import console
 
 
 class EarlyWarnings(TrainerCallback):
@@ -79,6 +80,4 @@ def _is_mean_of_reward(key: str) -> bool:
 
 
 def _stderr() -> Any:
-    from grpo_credit.terminal import console
-
     return console(stderr=True)

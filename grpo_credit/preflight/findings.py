@@ -3,6 +3,8 @@
 from collections.abc import Iterable, Sequence
 from typing import Any, Literal, NamedTuple
 
+from rich.text import Text
+
 from grpo_credit import terminal
 from grpo_credit.text import in_line, visible
 
@@ -47,8 +49,6 @@ def show(findings: Sequence[Finding], console: Any = None) -> None:
     Model output and error texts are shown as they are: nothing in them is markup or steers the
     terminal.
     """
-    from rich.text import Text
-
     out = console or terminal.console()
     for found in ordered(findings):
         out.print(

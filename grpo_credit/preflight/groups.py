@@ -6,6 +6,8 @@ from math import comb, isnan
 
 SAME = 6  # digits after the point up to which two rewards are the same
 
+SIZES = (2, 4, 8, 16)  # of groups whose expected share of informative ones is told
+
 
 def share_informative(rewards: Sequence[float], size: int) -> float | None:
     """Estimate without bias how often a group of `size` completions of one prompt is informative.

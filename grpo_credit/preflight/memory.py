@@ -5,10 +5,12 @@ gradients and optimizer state follow from them; what activations and caches take
 the formulas at `estimate`.
 """
 
+import os
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+import transformers
 
 from grpo_credit.trainer.completing import rows_at_once
 
@@ -97,8 +99,6 @@ def model_size(
 
 def _architecture(config: Any) -> Any:
     """Return the class that TRL will load: the first one that the configuration names."""
-    import transformers
-
     named = next(iter(config.architectures or ()), "")
     found = getattr(transformers, named, None)
     return found or transformers.AutoModelForCausalLM.from_config
@@ -184,8 +184,6 @@ class Load:
 
 def sharding(args: Any) -> int:
     """Return ZeRO's stage; 3 for FSDP, 0 for one model per rank."""
-    import os
-
     if args.deepspeed_plugin is not None:
         return args.deepspeed_plugin.zero_stage
     return 3 if args.fsdp or os.environ.get("ACCELERATE_USE_FSDP") == "true" else 0

@@ -4,6 +4,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+from transformers import AutoConfig, AutoTokenizer
+
 from grpo_credit.preflight.batches import Batches, check_batches
 from grpo_credit.preflight.columns import check_columns, reward_name
 from grpo_credit.preflight.findings import Finding
@@ -80,8 +83,6 @@ def outline(asked: Any, peft_config: Any = None) -> Outline:
 
 def _described(args: Any, model_args: Any, task: Any) -> tuple[Any, Any]:
     """Return the configuration and the tokenizer of the model; no weights are loaded."""
-    from transformers import AutoConfig, AutoTokenizer
-
     name = model_args.model_name_or_path
     if not name:
         return task.tiny_outline() if task.tiny_outline is not None else (None, None)
@@ -118,8 +119,6 @@ def _tokens(tokenizer: Any, prompt: Any, options: dict[str, Any]) -> int:
 
 
 def _available() -> int | None:
-    import torch
-
     if not torch.cuda.is_available():
         return None
     return torch.cuda.get_device_properties(torch.cuda.current_device()).total_memory

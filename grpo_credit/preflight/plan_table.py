@@ -4,6 +4,9 @@ from collections.abc import Iterator
 from itertools import chain
 from typing import Any
 
+from rich.markup import escape
+from rich.table import Table
+
 from grpo_credit import terminal
 from grpo_credit.preflight.batches import Batches
 from grpo_credit.preflight.findings import show
@@ -16,9 +19,6 @@ _FORWARD = frozenset({"old_logps", "entropies", "sum_sq_probs", "privileged_logp
 
 def print_outline(found: Outline, console: Any = None) -> None:
     """Print an outline as a table, and what is wrong already below it."""
-    from rich.markup import escape
-    from rich.table import Table
-
     out = console or terminal.console()
     table = Table(title="what this configuration means", title_justify="left", show_header=False)
     table.add_column(no_wrap=True)

@@ -4,13 +4,15 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from rich.markup import escape
+from rich.table import Table
+from rich.text import Text
 
 from grpo_credit import terminal
 from grpo_credit.preflight.batches import Batches
-from grpo_credit.preflight.checks import SIZES, milliseconds
 from grpo_credit.preflight.findings import Finding, show
-from grpo_credit.preflight.groups import dead_shares, mean_informative
-from grpo_credit.preflight.sample import RewardSample, Sample
+from grpo_credit.preflight.groups import SIZES, dead_shares, mean_informative
+from grpo_credit.preflight.sample import RewardSample, Sample, milliseconds
 from grpo_credit.text import duration, in_line, visible
 
 BEGIN, END = 240, 120  # characters of a completion that are shown
@@ -20,8 +22,6 @@ def print_report(
     sample: Sample, findings: Sequence[Finding], batches: Batches, console: Any = None
 ) -> None:
     """Print a sample's numbers and the findings."""
-    from rich.text import Text
-
     out = console or terminal.console()
     out.print(_rewards(sample))
     for line in (
@@ -34,9 +34,6 @@ def print_report(
 
 
 def _rewards(sample: Sample) -> Any:
-    from rich.markup import escape
-    from rich.table import Table
-
     prompts = len(sample.lengths) // sample.size
     table = Table(
         title=f"preflight: {prompts} prompts, {sample.size} completions each", title_justify="left"

@@ -1,11 +1,23 @@
 """What a sample of completions holds: lengths, rewards, times. Made by `draw`."""
 
+import math
 from collections import Counter
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 
-from grpo_credit.preflight.variants import Relief
+
+class Relief(NamedTuple):
+    """How many failing completions a change would have helped.
+
+    Args:
+        helped: of those that were scored again.
+        tried: how many were.
+    """
+
+    helped: int
+    tried: int
 
 
 @dataclass(frozen=True)
@@ -73,3 +85,12 @@ class Sample:
         """The totals of each prompt's completions."""
         totals = self.totals.tolist()
         return [totals[i : i + self.size] for i in range(0, len(totals), self.size)]
+
+
+def milliseconds(reward: RewardSample) -> tuple[float, float] | None:
+    """Return the median and the 95th percentile (nearest rank) of a call, in milliseconds."""
+    seconds = sorted(seconds for _, seconds in reward.calls)
+    if not seconds:
+        return None
+    rank = [math.ceil(q * len(seconds)) - 1 for q in (0.5, 0.95)]
+    return 1e3 * seconds[rank[0]], 1e3 * seconds[rank[1]]

@@ -8,6 +8,7 @@ import re
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
+from grpo_credit.preflight.sample import Relief
 from grpo_credit.preflight.watch import SLOW, Call, Watched, WatchedAsync, cut
 from grpo_credit.rewards import answered
 
@@ -69,18 +70,6 @@ VARIANTS = (
         "Strip the completion in the reward.",
     ),
 )
-
-
-class Relief(NamedTuple):
-    """How many failing completions a change would have helped.
-
-    Args:
-        helped: of those that were scored again.
-        tried: how many were.
-    """
-
-    helped: int
-    tried: int
 
 
 def relieve(reward: Any, prompts: Sequence[str]) -> dict[str, Relief]:

@@ -94,7 +94,7 @@ def save_model(trainer: Any, folder: Path) -> None:
 
 
 def damage(checkpoint: Path) -> str | None:
-    """Say what is wrong with the files of a checkpoint; None if nothing is.
+    """Return what is wrong with the files of a checkpoint; None if nothing is.
 
     Where it has a list, each file must be as listed. Where it has none, each must at least be
     readable as what its name says: JSON, zip archives with right checksums (PyTorch's files), and
@@ -108,7 +108,7 @@ def damage(checkpoint: Path) -> str | None:
 
 
 def missing_state(checkpoint: Path, ranks: int) -> str | None:
-    """Say what an exact resume needs and a checkpoint lacks; None if it lacks nothing.
+    """Return what an exact resume needs and a checkpoint lacks; None if it lacks nothing.
 
     Args:
         checkpoint: an undamaged one.
@@ -125,7 +125,7 @@ def missing_state(checkpoint: Path, ranks: int) -> str | None:
 
 
 def lost_best(checkpoint: Path) -> str | None:
-    """Say that the best checkpoint which a checkpoint refers to is not whole, if so."""
+    """Return that the best checkpoint which a checkpoint refers to is not whole, if so."""
     best = Path(
         read_json(checkpoint / _STATE, 2**31).get("best_model_checkpoint") or checkpoint
     ).name
@@ -229,7 +229,7 @@ def _described(path: Path) -> dict[str, Any]:
 
 
 def _unlike(checkpoint: Path, listed: Path) -> str | None:
-    """Say which file is not as the list has it."""
+    """Return which file is not as the list has it."""
     try:
         files = {name: (int(d["bytes"]), d) for name, d in read_json(listed)["files"].items()}
     except (TypeError, KeyError, AttributeError):
@@ -246,7 +246,7 @@ def _unlike(checkpoint: Path, listed: Path) -> str | None:
 
 
 def _unreadable(checkpoint: Path) -> str | None:
-    """Say which file cannot be what its name says, as far as that shows without a list."""
+    """Return which file cannot be what its name says, as far as that shows without a list."""
     if not isinstance(read_json(checkpoint / _STATE, 2**31), dict):
         return f"{_STATE} is no trainer state"
     if not any(map(list, map(checkpoint.glob, _WEIGHTS))):

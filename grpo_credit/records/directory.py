@@ -173,7 +173,7 @@ def _release(directory: Path, named: bool) -> None:
 
 
 def _found(directory: Path) -> str:
-    """Say what a directory holds; empty if it is free."""
+    """Return what a directory holds; empty if it is free."""
     if not directory.exists():
         return ""
     if not directory.is_dir():

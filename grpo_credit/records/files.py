@@ -40,7 +40,7 @@ _TEMPORARY = re.compile(r"\..+\.(\d+)\.tmp")  # with the number of the process t
 
 @contextmanager
 def aside(path: Path) -> Generator[Path, None, None]:
-    """Give a temporary file beside a path; what is written there replaces the path in one step.
+    """Yield a temporary file beside a path; what is written there replaces the path in one step.
 
     If the body fails, the old file stays. Only a process that is killed leaves the temporary one;
     see `sweep`.

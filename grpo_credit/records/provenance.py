@@ -48,7 +48,7 @@ def host() -> str:
 
 
 def describe_command(command: Sequence[str]) -> dict[str, Any]:
-    """Give a command line as a list and as text for a shell, without its secrets."""
+    """Return a command line as a list and as text for a shell, without its secrets."""
     words = list(command)
     for index, word in enumerate(words):
         flag, equals, _ = word.partition("=")
@@ -109,7 +109,7 @@ def hide_in_text(text: str) -> str:
 
 
 def git_state(file: Path) -> dict[str, Any] | None:
-    """Say which commit a file belongs to; None outside a repository or without git.
+    """Return which commit a file belongs to; None outside a repository or without git.
 
     Returns:
         "commit"; "tracked", whether the file is under version control; "dirty", whether the tree

@@ -32,7 +32,7 @@ def launcher_pid() -> int | None:
 
 
 def fewer_than_asked(processes: int) -> str | None:
-    """Say that `accelerate launch` started one process where several were meant, if it did.
+    """Return that `accelerate launch` started one process where several were meant, if it did.
 
     It starts several where it finds accelerators, or is given a `--mpirun_hostfile`; on the CPU
     it ignores `--num_processes`, and that of its configuration file, without a word.
@@ -80,7 +80,7 @@ def _launching(words: list[str]) -> int | None:
 
 
 def how_to_insist(launcher: int | None) -> str:
-    """Tell how to stop at once, after a first signal, under the launcher that is there."""
+    """Return how to stop at once, after a first signal, under the launcher that is there."""
     if launcher is None:
         return "press again to stop at once"
     if "TORCHELASTIC_RUN_ID" in os.environ:

@@ -214,7 +214,7 @@ class Run:
         summary.where(self._left())
 
     def _left(self) -> dict[str, Path]:
-        """Say where everything is that the run leaves."""
+        """Return where everything is that the run leaves."""
         kept = {
             "model, tokenizer": "model",
             "metrics by step": directory.METRICS,

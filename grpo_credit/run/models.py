@@ -5,6 +5,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import transformers
+from jinja2 import TemplateError
+from transformers import AutoConfig, AutoTokenizer
+from transformers.integrations import deepspeed
+from transformers.utils import logging
+
 from grpo_credit.records.ranks import on_main
 
 
@@ -30,8 +36,6 @@ def look_up_model(name: str, prompts: list[Any], *, weights: bool = True, **wher
 
 
 def _look_up(name: str, prompts: list[Any], weights: bool, where: Mapping[str, Any]) -> None:
-    from transformers import AutoConfig
-
     config = _found(AutoConfig, name, where)
     tokenizer = tokenizer_of(name, **where)
     if prompts and isinstance(prompts[0], list) and not tokenizer.chat_template:
@@ -53,8 +57,6 @@ def _look_up(name: str, prompts: list[Any], weights: bool, where: Mapping[str, A
 
 def _embeddings(name: str, config: Any, where: Mapping[str, Any]) -> int:
     """Load the model but for its values, and return the number of its token embeddings."""
-    import transformers
-
     named = (getattr(transformers, each, None) for each in config.architectures or ())
     kind: Any = next(filter(None, named), transformers.AutoModelForCausalLM)  # as TRL chooses
     try:
@@ -101,8 +103,6 @@ def _refuse_ids_beyond(rows: int, name: str, tokenizer: Any, texts: Sequence[str
 @contextmanager
 def _quietly() -> Generator[None, None, None]:
     """Keep transformers' table and progress bar away: what is wrong is told in one sentence."""
-    from transformers.utils import logging
-
     verbosity, bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity(logging.CRITICAL)
     logging.disable_progress_bar()
@@ -117,8 +117,6 @@ def _quietly() -> Generator[None, None, None]:
 @contextmanager
 def _unsharded() -> Generator[None, None, None]:
     """Load as without ZeRO-3, which refuses `meta` and would need every rank."""
-    from transformers.integrations import deepspeed
-
     found = deepspeed._hf_deepspeed_config_weak_ref
     deepspeed.unset_hf_deepspeed_config()
     try:
@@ -133,8 +131,6 @@ def tokenizer_of(name: str, **where: Any) -> Any:
     Raises:
         ValueError: if there is none.
     """
-    from transformers import AutoTokenizer
-
     return _found(AutoTokenizer, name, where)
 
 
@@ -167,8 +163,6 @@ def opens(tag: str, prompt: list[dict[str, str]], args: Any, model_args: Any) ->
     Raises:
         ValueError: if there is no such model, or its template refuses the prompt.
     """
-    from jinja2 import TemplateError
-
     where = {"revision": model_args.model_revision, "trust_remote_code": args.trust_remote_code}
     name = model_args.model_name_or_path
     tokenizer = tokenizer_of(name, **where)

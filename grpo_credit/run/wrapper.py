@@ -5,6 +5,7 @@ the script is still writing its checkpoint; `torchrun` ends with a report on eac
 mistake that the script has told in one line. Here the launcher waits, and the script speaks.
 """
 
+import argparse
 import logging
 import os
 import signal
@@ -16,6 +17,7 @@ from types import FrameType
 
 import psutil
 
+from grpo_credit.errors import TRACEBACK
 from grpo_credit.run import ending
 
 LAUNCHERS = ("accelerate", "torchrun")
@@ -81,3 +83,8 @@ def _pass_on(signum: int, frame: FrameType | None) -> None:
         os._exit(128 + signum)
     for child in launched:
         child.send_signal(signum)
+
+
+def run_launcher(asked: argparse.Namespace) -> int:
+    """Run a launcher; return the exit code of what it launched."""
+    return launch([*asked.words, *([TRACEBACK] if asked.traceback else [])])

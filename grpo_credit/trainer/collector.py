@@ -18,7 +18,7 @@ from trl import GRPOTrainer
 from grpo_credit.batching.rows import Rows, as_input, counted
 from grpo_credit.credit import needs
 from grpo_credit.credit.rollouts import OPTIONAL, PADDING, Rollouts
-from grpo_credit.credit.strategy import CreditError
+from grpo_credit.errors import CreditError
 from grpo_credit.trainer import reward_annotations
 from grpo_credit.trainer.scoring import base_of, fused_outputs
 from grpo_credit.trainer.seams import Host, SeamError, mode, piece

@@ -30,7 +30,7 @@ def rows_at_once(args: Any) -> int:
 
 
 def draws(args: Any) -> str:
-    """Say whether two runs are tested by the same draws, so that their difference is paired.
+    """Return whether two runs are tested by the same draws, so that their difference is paired.
 
     Args:
         args: the `GRPOConfig`.

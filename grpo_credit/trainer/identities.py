@@ -18,7 +18,7 @@ from grpo_credit.batching.rows import counted
 
 
 def host_weight(loss_type: str, batch: dict[str, Any], steps: int, ranks: int) -> Any:
-    """Give the weight that TRL's reduction, and DDP's mean over ranks, give to a token.
+    """Return the weight that TRL's reduction, and DDP's mean over ranks, give to a token.
 
     `sapo` takes the mean over completions of the mean over tokens. The other surrogates that
     `plan` chooses (`dapo`, `cispo`, `vespo`) sum over tokens and divide by a count that is ours to
@@ -35,7 +35,7 @@ def host_weight(loss_type: str, batch: dict[str, Any], steps: int, ranks: int) -
 
 
 def items_for_unit_weight(ranks: int, steps_per_generation: int) -> int:
-    """Give the `num_items_in_batch` with which TRL divides its token sum by the steps alone.
+    """Return the `num_items_in_batch` with which TRL divides its token sum by the steps alone.
 
     TRL 1.16 divides by items / ranks · steps / steps_per_generation.
     """

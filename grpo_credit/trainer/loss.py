@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from grpo_credit.batching.rows import counted
-from grpo_credit.credit.strategy import CreditError
+from grpo_credit.errors import CreditError
 from grpo_credit.trainer.identities import (
     RowBeta,
     host_weight,

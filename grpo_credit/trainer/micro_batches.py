@@ -11,7 +11,7 @@ import torch
 from accelerate.utils import gather
 from torch import Tensor
 
-from grpo_credit.credit.strategy import CreditError
+from grpo_credit.errors import CreditError
 from grpo_credit.trainer import subclasses
 from grpo_credit.trainer.seams import Host
 from grpo_credit.trainer.subclasses import HandedOut

@@ -20,7 +20,7 @@ from accelerate.utils import gather, gather_object, pad_across_processes
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from grpo_credit.credit.strategy import CreditError
+from grpo_credit.errors import CreditError
 from grpo_credit.rewards import completion_text, texts_after
 from grpo_credit.trainer.token_text import TokenText
 
@@ -139,7 +139,7 @@ class Annotations:
         return rewards
 
     def offsets(self) -> Int[Tensor, "b t 2"]:
-        """Give the characters of each token."""
+        """Return the characters of each token."""
         offsets = torch.zeros(*self._shape, 2, dtype=torch.long)
         for row, (tokens, _) in enumerate(self._located):
             both = torch.from_numpy(np.stack([tokens.starts, tokens.ends], axis=1))
@@ -147,7 +147,7 @@ class Annotations:
         return offsets
 
     def texts(self) -> tuple[list[str], Int[Tensor, "b t 2"]]:
-        """Give each completion as text, and the characters of each token."""
+        """Return each completion as text, and the characters of each token."""
         return [tokens.text for tokens, _ in self._located], self.offsets()
 
     def traced(self) -> list[Traced]:

@@ -7,18 +7,20 @@ units, masks, TRL's micro-batches. The credit takes their place in
 
 import inspect
 from types import CodeType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from grpo_credit.credit.strategy import CreditError, Strategy
-from grpo_credit.trainer.config import Plan
+
+if TYPE_CHECKING:
+    from grpo_credit.trainer.config import Plan
 
 LOSSES = ("compute_loss", "_compute_loss")
 
 
-def check(trainer_class: type[Any], ours: type[Any], plan: Plan) -> None:
+def check(trainer_class: type[Any], ours: type[Any], plan: "Plan") -> None:
     """Refuse a subclass whose loss would not be that of the credit.
 
     Args:
@@ -114,7 +116,7 @@ class HandedOut:
                 )
 
 
-def without_credit(trainer: str, method: str, plan: Plan) -> str:
+def without_credit(trainer: str, method: str, plan: "Plan") -> str:
     """Return the sentence that refuses a loss which does not come by the credit."""
     return (
         f"{trainer}.{method} computes a loss of its own, where credit={plan.strategy.name!r} has "

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from grpo_credit.credit.strategy import CreditError
+from grpo_credit.errors import CreditError
 
 logger = logging.getLogger(__name__)
 

@@ -72,7 +72,7 @@ def _widened(advantages: Float[Tensor, "b _"], columns: int) -> Float[Tensor, "b
 
 
 def first_rows(generations: dict[int, Generation]) -> dict[int, int]:
-    """Say where each generation's rows begin once they are joined in order."""
+    """Return where each generation's rows begin once they are joined in order."""
     ends = accumulate(len(g.rollouts.advantages) for g in generations.values())
     return dict(zip(generations, [0, *ends], strict=False))
 

@@ -10,7 +10,7 @@ from grpo_credit.credit.allocations.baselines import leave_one_out_mean, scored
 from grpo_credit.credit.allocations.tree import temporal_differences
 from grpo_credit.credit.registry import allocation
 from grpo_credit.credit.rollouts import Rollouts
-from grpo_credit.credit.strategy import CreditError
+from grpo_credit.errors import CreditError
 
 
 @allocation(needs=["states"], linear=False, paper="this package")

@@ -88,7 +88,7 @@ class TokenTypes:
 
 
 def key_token_value(types: TokenTypes) -> Float[Tensor, " V"]:
-    """Say how much each token type speaks for a right completion, from -1 to 1."""
+    """Return how much each token type speaks for a right completion, from -1 to 1."""
     return torch.tanh(_strength(types) * _direction(types) / 2)
 
 
@@ -96,7 +96,7 @@ def key_token_value(types: TokenTypes) -> Float[Tensor, " V"]:
 
 
 def _strength(types: TokenTypes) -> Float[Tensor, " V"]:
-    """Say how far presence and outcome hang together; computed once for equal tables."""
+    """Return how far presence and outcome hang together; computed once for equal tables."""
     tables = torch.cat([types.present, types.members], dim=1).long()
     power = (tables.max() + 1) ** torch.arange(4, device=tables.device)
     codes, place = (tables * power).sum(dim=1).unique(return_inverse=True)
@@ -147,7 +147,7 @@ def _entropy(counts: Int[Tensor, "V 2"]) -> Float[Tensor, " V"]:
 
 
 def _direction(types: TokenTypes) -> Float[Tensor, " V"]:
-    """Say which outcome the type goes with: arcsine difference plus frequency ratios."""
+    """Return which outcome the type goes with: arcsine difference plus frequency ratios."""
     angle = (types.present / types.members).sqrt().asin()
     share = types.times / types.tokens
     relative_length = types.tokens / types.tokens.mean(dim=1, keepdim=True)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from grpo_credit.credit.registry import allocation
 from grpo_credit.credit.rollouts import Rollouts
-from grpo_credit.credit.strategy import CreditError
+from grpo_credit.errors import CreditError
 
 TIMEOUT = 1.0  # seconds of processor time for one pattern on one completion
 

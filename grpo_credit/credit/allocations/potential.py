@@ -9,7 +9,7 @@ from torch.nn.functional import pad
 
 from grpo_credit.credit.registry import allocation, import_object
 from grpo_credit.credit.rollouts import Rollouts
-from grpo_credit.credit.strategy import CreditError
+from grpo_credit.errors import CreditError
 
 Potential = Callable[[Rollouts], Tensor]
 

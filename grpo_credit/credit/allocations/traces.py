@@ -9,7 +9,7 @@ from torch.nn.functional import pad
 
 from grpo_credit.credit.registry import allocation
 from grpo_credit.credit.rollouts import Rollouts
-from grpo_credit.credit.strategy import CreditError
+from grpo_credit.errors import CreditError
 
 
 @allocation(conserves_mass=True, keeps_sign=True, paper="after GRPO-λ, arXiv:2510.00194")

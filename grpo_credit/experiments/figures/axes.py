@@ -49,7 +49,7 @@ def ticks(low: float, high: float, about: int = 5) -> Sequence[float]:
 
 
 def span(values: Iterable[float], pad: float = 0.05) -> Span:
-    """Give an interval that holds all finite values, with some room; (0, 1) without any.
+    """Return an interval that holds all finite values, with some room; (0, 1) without any.
 
     Example:
         >>> span([0.0, 2.0]), span([3.0, 3.0]), span([])

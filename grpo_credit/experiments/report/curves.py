@@ -11,7 +11,7 @@ Curve = Sequence[float | None] | np.ndarray
 def area_under_curve(
     steps: Sequence[float], values: Curve, span: tuple[float, float] | None = None
 ) -> float | None:
-    """Give the mean height of a curve.
+    """Return the mean height of a curve.
 
         1 / (s_b - s_a) · ∫ value ds    between s_a and s_b, straight lines between the points
 
@@ -56,7 +56,7 @@ def steps_to_threshold(
     higher_is_better: bool = True,
     window: int = 1,
 ) -> float | None:
-    """Give the first step at which a curve reaches a threshold.
+    """Return the first step at which a curve reaches a threshold.
 
         min { s_j : mean of the last `window` values up to s_j ≥ threshold }    (≤, lower is better)
 
@@ -93,7 +93,7 @@ def steps_to_threshold(
 
 
 def median_steps(reached: Sequence[float | None]) -> float | None:
-    """Give the median of steps to a threshold; a run that never reached it counts as infinite.
+    """Return the median of steps to a threshold; a run that never reached it counts as infinite.
 
     Args:
         reached: One number or None for each run, from `steps_to_threshold`.

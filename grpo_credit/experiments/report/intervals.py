@@ -37,7 +37,7 @@ class Interval:
         return bool(self.note)
 
     def excludes(self, value: float) -> bool:
-        """Say whether a value lies outside; never, if nothing was estimated."""
+        """Return whether a value lies outside; never, if nothing was estimated."""
         return not self.degenerate and not self.low <= value <= self.high
 
 
@@ -80,7 +80,7 @@ def iqm(values: Numbers, axis: int = -1) -> np.ndarray:
 
 
 def t_interval(values: Numbers, level: float = 0.95) -> Interval | None:
-    """Give Student's interval of the mean.
+    """Return Student's interval of the mean.
 
         mean ± t_{(1 + level)/2, n-1} · s / √n,    s² = Σ (x - mean)² / (n - 1)
 
@@ -111,7 +111,7 @@ def bootstrap_interval(
     resamples: int = 10_000,
     seed: int = 0,
 ) -> Interval | None:
-    """Give the percentile bootstrap interval of a statistic of one sample.
+    """Return the percentile bootstrap interval of a statistic of one sample.
 
         quantiles (1 - level)/2 and (1 + level)/2 of statistic(x*),   x* drawn from x with return
 
@@ -148,7 +148,7 @@ def standard_error(values: np.ndarray) -> float:
 
 
 def all_equal(values: Numbers) -> bool:
-    """Say whether the values differ by rounding at most."""
+    """Return whether the values differ by rounding at most."""
     return bool(np.ptp(values) <= SAME * np.abs(values).max())
 
 

@@ -1,5 +1,6 @@
 """The page: one HTML file that needs no network, and no script but for hover and filters."""
 
+import argparse
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -42,7 +43,7 @@ from grpo_credit.experiments.report.view_run import (
 )
 from grpo_credit.experiments.words import moment
 from grpo_credit.records.files import replace_text, sweep
-from grpo_credit.text import visible
+from grpo_credit.text import in_line, visible
 
 PAGE, MARKDOWN, FIGURES = "report.html", "report.md", "figures"
 LARGEST = 3_000_000  # bytes of the page
@@ -157,3 +158,11 @@ def _runs(report: Report, limits: Limits) -> dict[str, Any]:
         "runs": runs,
         "runs_left_out": len(report.cells) - len(runs),
     }
+
+
+def write_report(asked: argparse.Namespace) -> int:
+    """Write report.html and report.md from the data beside them; needs no torch."""
+    for study in asked.studies:
+        page = render(study, [each for each in asked.studies if each != study])
+        print(f"wrote {in_line(page)}")
+    return 0

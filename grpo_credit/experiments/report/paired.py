@@ -31,7 +31,7 @@ def differences(values: Numbers, baseline: Numbers) -> np.ndarray:
 
 
 def paired_t_p(found: Numbers) -> float:
-    """Give the two-sided p of the paired t test, or its counterpart for equal differences.
+    """Return the two-sided p of the paired t test, or its counterpart for equal differences.
 
         p = 2 P(T_{n-1} > |mean| √n / s),    without a spread: p = min(1, 2 / 3^n)
 
@@ -56,7 +56,7 @@ def paired_t_p(found: Numbers) -> float:
 
 
 def sign_flip_p(found: Numbers, seed: int = 0) -> float:
-    """Give the two-sided p of the paired permutation test, which assumes symmetric differences.
+    """Return the two-sided p of the paired permutation test, which assumes symmetric differences.
 
         p = share of the sign patterns s ∈ {-1, 1}^n with |Σ s_i d_i| ≥ |Σ d_i|
 
@@ -86,7 +86,7 @@ def sign_flip_p(found: Numbers, seed: int = 0) -> float:
 
 
 def smallest_p(pairs: int) -> float:
-    """Give the smallest p that `sign_flip_p` can reach.
+    """Return the smallest p that `sign_flip_p` can reach.
 
         2 / 2^n,  but never below 1 / 100,000 where patterns are drawn
 
@@ -123,7 +123,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def holm_steps(p_values: Sequence[float], alpha: float) -> list[int]:
-    """Give the h by which Holm's procedure divides α for each p value.
+    """Return the h by which Holm's procedure divides α for each p value.
 
         h_(j) = m - min(j - 1, number of p̃ ≤ α)      so that  p̃ ≤ α  ⇔  p ≤ α / h
 
@@ -146,7 +146,7 @@ def holm_steps(p_values: Sequence[float], alpha: float) -> list[int]:
 
 
 def probability_of_improvement(values: Numbers, baseline: Numbers) -> float:
-    """Give the probability that a random run of one strategy beats a random run of the other.
+    """Return the probability that a random run of one strategy beats a random run of the other.
 
         P(X > Y) + P(X = Y) / 2  over all n · m pairs of runs     (= Mann-Whitney's U / (n m))
 
@@ -173,7 +173,7 @@ def improvement_interval(
     resamples: int = 10_000,
     seed: int = 0,
 ) -> Interval | None:
-    """Give the percentile bootstrap interval of `probability_of_improvement`.
+    """Return the percentile bootstrap interval of `probability_of_improvement`.
 
     The runs of either strategy are drawn with return, independently. None where a strategy has
     fewer than two runs. Too narrow with few seeds, and without width when all runs win.
@@ -192,7 +192,7 @@ def improvement_interval(
 
 
 def win_rate(found: Numbers) -> float:
-    """Give the share of the pairs with the same seed that are won; a tie is half a win.
+    """Return the share of the pairs with the same seed that are won; a tie is half a win.
 
         mean of 1[d > 0] + 1[d = 0] / 2
 

@@ -175,12 +175,12 @@ def _pair(cells: Cells, baseline: Cells) -> Pair:
 
 
 def _has(cells: Cells, seed: int) -> bool:
-    """Say whether a seed has a finite value."""
+    """Return whether a seed has a finite value."""
     return len(present([cells.get(seed)])) == 1
 
 
 def _gaps(results: tuple[Result, ...], settings: Settings) -> list[str]:
-    """Say which values are missing and what that can do, and which strategies have no spread."""
+    """Return which values are missing and what that can do, and which strategies have no spread."""
     missing = [
         f"{each.strategy} has no value for seed {', '.join(map(str, each.missing))}: left out of "
         "the pairs."
@@ -245,7 +245,7 @@ def _of(
 
 
 def _alone(found: np.ndarray, settings: Settings) -> dict[str, Any]:
-    """Give the numbers that do not depend on other comparisons."""
+    """Return the numbers that do not depend on other comparisons."""
     return {
         "n": len(found),
         "mean": float(found.mean()) if len(found) else None,
@@ -258,7 +258,7 @@ def _alone(found: np.ndarray, settings: Settings) -> dict[str, Any]:
 
 
 def _how_often(pair: Pair, found: np.ndarray, settings: Settings) -> dict[str, Any]:
-    """Say how often the strategy is better, in the direction of the metric."""
+    """Return how often the strategy is better, in the direction of the metric."""
     if not len(found):
         return {"improvement": None, "improvement_interval": None, "win_rate": None}
     sign = 1 if settings.higher_is_better else -1

@@ -45,7 +45,7 @@ class Verdict:
 
 
 def decide(difference: Difference, settings: Settings) -> Verdict:
-    """Say whether a strategy is better than the baseline, worse, or neither can be said.
+    """Return whether a strategy is better than the baseline, worse, or neither can be said.
 
     Args:
         difference: Strategy minus baseline.
@@ -103,7 +103,7 @@ def limits(
     settings: Settings,
     others: Mapping[str, Iterable[Difference]],
 ) -> tuple[str, ...]:
-    """Say what the comparisons cannot tell, one sentence each, to be printed beside them.
+    """Return what the comparisons cannot tell, one sentence each, to be printed beside them.
 
     Args:
         differences: Strategy to its difference to the baseline.
@@ -130,7 +130,7 @@ def limits(
 
 
 def _floor(pairs: int, together: int, settings: Settings) -> str:
-    """Say how small the p of a number of pairs can get, and whether that is enough."""
+    """Return how small the p of a number of pairs can get, and whether that is enough."""
     floor = smallest_p(pairs)
     adjusted = min(1, floor * together)
     said = f"With {count(pairs)}, the exact sign-flip test cannot go below p = {probability(floor)}"
@@ -158,7 +158,7 @@ def _widened(
 
 
 def _hidden(pairs: Sequence[int], settings: Settings) -> list[str]:
-    """Say how often something may happen to a run that was not seen in any.
+    """Return how often something may happen to a run that was not seen in any.
 
         (1 - rate)^n ≥ α    ⇔    rate ≤ 1 - α^(1/n)
 
@@ -177,7 +177,7 @@ def _hidden(pairs: Sequence[int], settings: Settings) -> list[str]:
 
 
 def _too_few(difference: Difference, settings: Settings) -> Verdict:
-    """Say what is seen, that so few pairs cannot decide, and how many can."""
+    """Return what is seen, that so few pairs cannot decide, and how many can."""
     if difference.mean is None or difference.win_rate is None:
         return Verdict(_TOO_FEW, f"{_TOO_FEW}: no seed has a value for both")
     interval = difference.holm_interval

@@ -44,7 +44,7 @@ def _pace(cell: Cell) -> float | None:
 
 
 def _relative(report: Report, cells: Sequence[Cell]) -> list[float]:
-    """Give the step's time relative to the baseline's, for each seed that both finished."""
+    """Return the step's time relative to the baseline's, for each seed that both finished."""
     baseline = {
         c.seed: c.step_seconds
         for c in report.cells
@@ -218,7 +218,7 @@ def unlike(report: Report, limits: Limits) -> list[str]:
 
 
 def seeds_vary(pairing: Pairing) -> str:
-    """Say what differs between seeds.
+    """Return what differs between seeds.
 
     Example:
         >>> print(seeds_vary(Pairing([], [], [[0, 1]])))
@@ -239,7 +239,7 @@ def seeds_vary(pairing: Pairing) -> str:
 
 
 def counted(report: Report) -> str:
-    """Say which comparisons share the chance of a false claim."""
+    """Return which comparisons share the chance of a false claim."""
     number, others = report.comparison.comparisons, report.others
     if others:
         among = visible(" and ".join(others))

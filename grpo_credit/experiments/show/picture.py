@@ -11,10 +11,9 @@ from torch import Tensor
 
 from grpo_credit.credit.parse import resolve_text, resolve_with
 from grpo_credit.credit.registry import named_by
-from grpo_credit.credit.rollouts import OPTIONAL, Rollouts
-from grpo_credit.credit.saved import SavedRollouts, find_rollouts, load_rollouts
+from grpo_credit.credit.rollouts import Rollouts
+from grpo_credit.credit.saved import SavedRollouts, credit_of, find_rollouts, load_rollouts
 from grpo_credit.credit.strategy import CreditError, Strategy
-from grpo_credit.errors import named_line, place
 from grpo_credit.experiments.figures.shading import Completion, Shaded, Token
 from grpo_credit.experiments.report.limits import cut, fitting, in_turn
 from grpo_credit.records.files import step_of
@@ -38,7 +37,7 @@ class Picture(Shaded):
 
     @property
     def notice(self) -> str:
-        """Say what is left out and how to see it; nothing where all is there."""
+        """Return what is left out and how to see it; nothing where all is there."""
         tokens = sum(completion.left_out for completion in self.completions)
         kinds = ((self.left_out, "completions"), (tokens, "tokens at the end of those shown"))
         missing = " and ".join(f"{count:,} {kind}" for count, kind in kinds if count)
@@ -105,34 +104,6 @@ def named(text: str, saved: SavedRollouts) -> Strategy:
     """Resolve a name with options after it; the run's own strategy brings its options along."""
     own = text.strip() == saved.credit
     return resolve_with(saved.credit, saved.options) if own else resolve_text(text)
-
-
-def credit_of(name: str, strategy: Strategy, saved: SavedRollouts, path: Path | str) -> Tensor:
-    """Compute the credit `(B, T)` of saved rollouts under a strategy.
-
-    Args:
-        name: as the user named it.
-        strategy: what it resolves to, see `named`.
-        saved: the rollouts.
-        path: where they come from, for the message.
-
-    Raises:
-        CreditError: if the strategy needs a field that was not saved, or fails on what was.
-    """
-    for need in sorted(strategy.needs):
-        if any(getattr(saved.rollouts, field) is None for field in OPTIONAL[need]):
-            raise CreditError(
-                f"{name!r} needs rollouts.{need}, which {path} does not hold. It would if the "
-                "run's own strategy needed it; a share of 0 will do: --credit=even@1,RULE@0."
-            )
-    try:
-        return strategy.credit(saved.rollouts)
-    except CreditError:
-        raise
-    except (ArithmeticError, LookupError, RuntimeError, TypeError, ValueError) as error:
-        raise CreditError(
-            f"{name!r} cannot be computed on {path}: {named_line(error)} ({place(error)})"
-        ) from error
 
 
 def _select(

@@ -157,7 +157,7 @@ def visible_name(cell: Cell) -> str:
 
 
 def steps(at: Progress) -> str:
-    """Say how far a run is.
+    """Return how far a run is.
 
     Example:
         >>> steps(Progress(3, 80)), steps(Progress(3)), steps(Progress())

@@ -10,11 +10,11 @@ from typing import Any
 from torch import Tensor
 
 from grpo_credit.credit.rollouts import Rollouts
-from grpo_credit.credit.saved import SavedRollouts, load_rollouts
+from grpo_credit.credit.saved import SavedRollouts, credit_of, load_rollouts
 from grpo_credit.credit.strategy import Strategy
 from grpo_credit.errors import CreditError
 from grpo_credit.experiments.report.data import FINISHED, Cell, Examples, Study
-from grpo_credit.experiments.show.picture import credit_of, named
+from grpo_credit.experiments.show.picture import named
 from grpo_credit.records.files import step_of
 from grpo_credit.records.shape import is_usable
 from grpo_credit.text import prompt_text

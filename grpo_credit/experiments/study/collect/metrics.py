@@ -49,7 +49,7 @@ class Log:
     wrong: CreditError | None = None
 
     def progress(self) -> dict[str, Any]:
-        """Say how far the run is, and at what pace.
+        """Return how far the run is, and at what pace.
 
         Raises:
             CreditError, KeyError, TypeError: if that is not there, or no number.

@@ -149,7 +149,7 @@ def _curve(points: Sequence[tuple[int, float]], log: Log) -> Points:
 
 
 def pairing(trained: Iterable[Step], weights: Mapping[int, set[str]]) -> Pairing:
-    """Say which seeds' runs began alike: with the same weights, and the same first completions.
+    """Return which seeds' runs began alike: with the same weights, and the same first completions.
 
     Seeds with one run, or whose runs kept no step in common, are of neither kind; nor are those
     that differ where the first step was not kept: after an update completions may differ.

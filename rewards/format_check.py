@@ -149,7 +149,7 @@ class _Trial:
         return self.tokenizer.encode(text, add_special_tokens=False)
 
     def earns(self, text: str, row: int = 0) -> bool:
-        """Tell whether a completion earns the full reward."""
+        """Return whether a completion earns the full reward."""
         score = self.score(text, row)
         return score is not None and self.full is not None and score >= self.full
 

@@ -175,7 +175,7 @@ class _Trial:
 
 
 def _judged(trial: _Trial, kind: str, cases: Cases) -> Paid | None:
-    """Say what an attack is paid, None if it is not."""
+    """Return what an attack is paid, None if it is not."""
     tried = sum(map(bool, cases))
     example = next((_text(some[0]) for some in cases if some), "")
     try:
@@ -194,7 +194,7 @@ def _judged(trial: _Trial, kind: str, cases: Cases) -> Paid | None:
 
 
 def _raised(kind: str, example: str, error: Exception, tried: int) -> Paid:
-    """Tell that the reward raised: training would stop at it."""
+    """Return that the reward raised: training would stop at it."""
     what = f"{type(error).__name__}: {error!s:.200}"
     return Paid(kind, example, None, None, tried, tried, what)
 
