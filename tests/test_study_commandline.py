@@ -8,7 +8,8 @@ import pytest
 import yaml
 from ablate_helpers import FAKE, ablate
 
-from grpo_credit.experiments.design import Study, credit_arguments, slug
+from grpo_credit import CreditError
+from grpo_credit.experiments.design import SCHEMA, Study, credit_arguments, load_study, slug
 from grpo_credit.experiments.study import engines
 from grpo_credit.experiments.study.ablate import main
 from grpo_credit.experiments.study.commandline import read
@@ -226,3 +227,17 @@ def test_the_runner_imports_no_torch():
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert "--own_warm_starts" in done.stdout
     assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_a_study_that_is_older_than_an_option_is_read(tmp_path):
+    asked = read([*LEAST, "--seeds", "2"]).study
+    content = {"schema": SCHEMA, **asdict(asked)}
+    (tmp_path / "study.json").write_text(json.dumps(content))
+    assert load_study(tmp_path / "study.json") == asked
+    del content["own_warm_starts"]
+    (tmp_path / "study.json").write_text(json.dumps(content))
+    assert load_study(tmp_path / "study.json") == asked
+    del content["seeds"]
+    (tmp_path / "study.json").write_text(json.dumps(content))
+    with pytest.raises(CreditError, match="it lacks 'seeds'"):
+        load_study(tmp_path / "study.json")

@@ -4,7 +4,7 @@ import hashlib
 import json
 import re
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import MISSING, asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, get_type_hints
 
@@ -160,7 +160,8 @@ def load_study(path: Path) -> Study:
     content = read_object(path)
     if content.get("schema") != SCHEMA:
         raise CreditError(f"{path} has schema {content.get('schema')}, expected {SCHEMA}.")
-    kinds = get_type_hints(Study)
+    younger = {f.name for f in fields(Study) if f.default is not MISSING}  # than some studies
+    kinds = {n: k for n, k in get_type_hints(Study).items() if n in content or n not in younger}
     found = fit(kinds, content, str(path))
     return Study(**{name: found[name] for name in kinds})
 
