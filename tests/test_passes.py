@@ -38,6 +38,8 @@ def test_the_gradient_is_trls(monkeypatch, name, credit):
     options = {"arguments": WORKLOADS[name].arguments, "num_iterations": 2, "max_steps": 2}
     mine, theirs = ours(credit=credit, **options), trl(**TWINS[credit], **options)
     assert max(gaps(mine, theirs)) <= 1e-5
+    logged, right = ([log["loss"] for log in t.logs if "loss" in log] for t in (mine, theirs))
+    assert logged == pytest.approx(right, abs=ROUNDING)  # the value of all passes
     assert len(mine.passes) > 2 * 2 or name != "reference"
 
 
