@@ -4,8 +4,9 @@
     OMP_NUM_THREADS=1 python scripts/bench_step.py --workload reference dead --json bench.json
     python scripts/bench_step.py --device cuda
 
-64 completions, 8 groups of 8, which TRL runs as 8 micro-batches of 8 rows; two iterations of each
-generation batch with a learning rate of 0. The second iteration is timed, from the first
+64 completions, which TRL runs as 8 micro-batches of 8 rows, with gradient checkpointing as TRL's
+default is (`--no-gradient-checkpointing`, `--lora`); two iterations of each generation batch with a
+learning rate of 0. The second iteration is timed, from the first
 `training_step` to the last: forward, backward, our credit and our cut, no generation. `no grad` is
 the pass for the old log-probabilities. Seconds are the processor's on the CPU, so that other
 programs disturb little, and the wall's on a GPU. The two trainers take turns; a ratio is the median
@@ -27,15 +28,17 @@ import statistics
 import sys
 import tempfile
 from copy import deepcopy
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from bench_step_meter import Meter
-from bench_step_workloads import GROUP, GROUPS, TOKENIZER, WORKLOADS, Workload, reward, workload
+from bench_step_workloads import TOKENIZER, WORKLOADS, Workload, reward, workload
+from peft import LoraConfig
 from rich.table import Table
 from transformers import AutoModelForCausalLM, LlamaConfig, PrinterCallback, Qwen2Config
-from trl import GRPOConfig, GRPOTrainer
+from trl import GRPOConfig, GRPOTrainer, ModelConfig, get_peft_config
 
 from grpo_credit import CreditGRPOConfig, CreditGRPOTrainer
 from grpo_credit.terminal import console
@@ -60,29 +63,52 @@ MODELS = {
 }  # fmt: skip
 
 
+@dataclass(frozen=True)
+class Setting:
+    """What both trainers have in common.
+
+    Args:
+        device: "cpu" or "cuda".
+        gradient_checkpointing: TRL's default.
+        lora: the adapter of TRL's `--use_peft`, without its dropout, which would differ.
+    """
+
+    device: str
+    gradient_checkpointing: bool = True
+    lora: bool = False
+
+    @property
+    def adapter(self) -> LoraConfig | None:
+        """The adapter, if there is one."""
+        config = get_peft_config(ModelConfig(use_peft=True)) if self.lora else None
+        return config and replace(config, lora_dropout=0.0)
+
+
 def metered(
-    trainer_class: Any, config_class: Any, load: Workload, device: str, **options: Any
+    trainer_class: Any, config_class: Any, load: Workload, setting: Setting, **options: Any
 ) -> Meter:
     """Build a trainer with a meter on it; weights and order are the same every time."""
     torch.manual_seed(0)
-    with torch.device(device):
-        model = AutoModelForCausalLM.from_config(deepcopy(MODELS[device]))  # trainers change it
+    with torch.device(setting.device):
+        model = AutoModelForCausalLM.from_config(
+            deepcopy(MODELS[setting.device])
+        )  # trainers change it
     trainer = trainer_class(
         model=model,
         reward_funcs=reward,
         args=config_class(
             per_device_train_batch_size=ROWS,
-            gradient_accumulation_steps=GROUPS * GROUP // ROWS,
-            num_generations=GROUP,
+            gradient_accumulation_steps=load.rows // ROWS,
+            num_generations=load.group,
             num_iterations=2,
             max_steps=2,
             max_completion_length=load.longest,
             learning_rate=0.0,
             optim="sgd",
             max_grad_norm=0.0,
-            use_cpu=device == "cpu",
-            bf16=device == "cuda",
-            gradient_checkpointing=False,
+            use_cpu=setting.device == "cpu",
+            bf16=setting.device == "cuda",
+            gradient_checkpointing=setting.gradient_checkpointing,
             output_dir=tempfile.mkdtemp(),
             save_strategy="no",
             logging_strategy="no",
@@ -93,21 +119,22 @@ def metered(
         train_dataset=load.dataset(),
         processing_class=TOKENIZER,
         rollout_func=load.rollout,
+        peft_config=setting.adapter,
     )
     trainer.remove_callback(PrinterCallback)
-    return Meter(trainer, device)
+    return Meter(trainer, setting.device)
 
 
-def pair(credit: str, load: Workload, device: str) -> dict[str, Meter]:
+def pair(credit: str, load: Workload, setting: Setting) -> dict[str, Meter]:
     """Build both trainers, once the last ones, which refer to themselves, are gone."""
     gc.collect()
     return {
-        "trl": metered(GRPOTrainer, GRPOConfig, load, device, **TWINS[credit]),
+        "trl": metered(GRPOTrainer, GRPOConfig, load, setting, **TWINS[credit]),
         "ours": metered(
             CreditGRPOTrainer,
             CreditGRPOConfig,
             load,
-            device,
+            setting,
             credit=credit,
             efficient_batching="auto",
         ),
@@ -120,20 +147,20 @@ def difference(meters: dict[str, Meter]) -> float:
     return float((ours - host).norm() / host.norm())
 
 
-def compare(load: Workload, credits: list[str], device: str) -> dict[str, float]:
+def compare(load: Workload, credits: list[str], setting: Setting) -> dict[str, float]:
     """Compare the gradients of strategies with those of their twins."""
     found = {}
     for credit in credits:
-        meters = pair(credit, load, device)
+        meters = pair(credit, load, setting)
         for meter in meters.values():
             meter.trainer.train()
         found[credit] = difference(meters)
     return found
 
 
-def measure(load: Workload, credit: str, repeats: int, device: str) -> dict[str, Any]:
+def measure(load: Workload, credit: str, repeats: int, setting: Setting) -> dict[str, Any]:
     """Run both trainers in turn: once for the memory, to warm up, and then timed."""
-    meters = pair(credit, load, device)
+    meters = pair(credit, load, setting)
     for turn in range(1 + repeats):
         for meter in meters.values():
             meter.watch_memory = turn == 0
@@ -194,6 +221,11 @@ def main() -> None:
     )  # fmt: skip
     parser.add_argument("--repeats", type=int, default=3, help="timed steps of each trainer")
     parser.add_argument("--device", choices=MODELS, default="cpu")
+    parser.add_argument(
+        "--gradient-checkpointing", action=argparse.BooleanOptionalAction, default=True,
+        help="TRL's default is to do it",
+    )  # fmt: skip
+    parser.add_argument("--lora", action="store_true", help="an adapter instead of all weights")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every figure")
     asked = parser.parse_args()
     if asked.repeats < 1:
@@ -204,16 +236,17 @@ def main() -> None:
         parser.error("--device cuda needs a GPU that PyTorch can use")
     os.environ["TRL_EXPERIMENTAL_SILENCE"] = "1"  # about rollout_func
     timed, *others = asked.credit
-    shown = Table(title=f"one optimizer step, {timed}, {asked.device}", title_justify="left")
+    setting = Setting(asked.device, asked.gradient_checkpointing, asked.lora)
+    shown = Table(title=f"one optimizer step, {timed}, {setting}", title_justify="left")
     for column in COLUMNS:
         shown.add_column(column, justify="left" if column == "workload" else "right")
-    about = {"device": device_name(asked.device), "threads": torch.get_num_threads()}
-    about |= {"torch": torch.__version__, "credit": timed}
+    about = {"processor": device_name(asked.device), "threads": torch.get_num_threads()}
+    about |= {"torch": torch.__version__, "credit": timed, **asdict(setting)}
     results = {}
     for name in asked.workload:
         load = workload(name, SCALES[asked.device])
-        found = results[name] = measure(load, timed, asked.repeats, asked.device)
-        found["gradients"] |= compare(load, others, asked.device)
+        found = results[name] = measure(load, timed, asked.repeats, setting)
+        found["gradients"] |= compare(load, others, setting)
         shown.add_row(*row(name, found))
         print(f"{name}: {found['time_ratio']:.3f} of TRL's time", file=sys.stderr, flush=True)
         if asked.json:  # after each, so that nothing measured is lost

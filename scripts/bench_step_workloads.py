@@ -25,6 +25,16 @@ class Workload:
     dead: int = 0  # so many groups from the first
 
     @property
+    def group(self) -> int:
+        """Completions of a prompt."""
+        return len(self.completions[0])
+
+    @property
+    def rows(self) -> int:
+        """Completions of all prompts."""
+        return len(self.prompts) * self.group
+
+    @property
     def longest(self) -> int:
         """The length limit of completions."""
         return max(map(max, self.completions))
@@ -38,9 +48,9 @@ class Workload:
         has no credit.
         """
         tokens = 0
-        for group in range(self.dead, GROUPS):
-            scores = [score(self.completion(group, member)) for member in range(GROUP)]
-            credited = [GROUP * own != sum(scores) for own in scores]
+        for group in range(self.dead, len(self.prompts)):
+            scores = [score(self.completion(group, member)) for member in range(self.group)]
+            credited = [self.group * own != sum(scores) for own in scores]
             tokens += sum(compress(self.completions[group], credited))
             tokens += any(credited) * (self.prompts[group] - 1)
         return tokens
@@ -48,11 +58,11 @@ class Workload:
     @property
     def ideal(self) -> float:
         """The needed tokens over the padded tokens that TRL runs."""
-        return self.needed / (GROUPS * GROUP * (max(self.prompts) + self.longest))
+        return self.needed / (self.rows * (max(self.prompts) + self.longest))
 
     def dataset(self) -> Dataset:
         """Make the data set: prompts are the numbers of their groups."""
-        numbers = range(GROUPS)
+        numbers = range(len(self.prompts))
         return Dataset.from_dict(
             {"prompt": [str(i) for i in numbers], "dead": [i < self.dead for i in numbers]}
         )
@@ -62,7 +72,7 @@ class Workload:
         groups = [int(prompt) for prompt in prompts]
         return {
             "prompt_ids": [self.prompt(g) for g in groups],
-            "completion_ids": [self.completion(g, i % GROUP) for i, g in enumerate(groups)],
+            "completion_ids": [self.completion(g, i % self.group) for i, g in enumerate(groups)],
             "logprobs": None,
         }
 
@@ -122,12 +132,19 @@ def long_prompt(draw: random.Random, scale: int) -> Workload:
     return Workload([512 * scale] * GROUPS, [[64 * scale] * GROUP] * GROUPS)
 
 
+def agent(draw: random.Random, scale: int) -> Workload:
+    """Groups of 16: prompts of 1,500 tokens, completions of 30 to 200."""
+    lengths = [[draw.randrange(30, 201) * scale for _ in range(16)] for _ in range(4)]
+    return Workload([1500 * scale] * 4, lengths)
+
+
 WORKLOADS = {
     "reference": reference,
     "equal": equal,
     "long_tail": long_tail,
     "dead": mostly_dead,
     "long_prompt": long_prompt,
+    "agent": agent,
 }
 
 

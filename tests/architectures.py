@@ -77,7 +77,7 @@ def reward(prompts: list[str], completions: list[str], **_: Any) -> list[float]:
 NOTHING: tuple[str, ...] = ()  # attributes of `Batching`
 CUT = ("recuts",)
 TRIMMED = (*CUT, "trims_prompts")
-SHARED = (*TRIMMED, "shares_prompts")
+PACKED = (*TRIMMED, "packs")
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,7 @@ class Case:
 
 CASES = {
     # rotary positions
-    "llama": Case(llama, does=SHARED),
+    "llama": Case(llama, does=PACKED),
     "llama, eager": Case(of("llama", {**GROUPED, "attn_implementation": "eager"})),
     "llama, linear": Case(of("llama", rope("linear", factor=2.0))),
     "llama, dynamic, never reached": Case(of("llama", rope("dynamic", factor=2.0))),
@@ -350,10 +350,10 @@ CASES = {
         adapted(PrefixTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=3)), does=CUT
     ),
     "trainable tokens": Case(
-        adapted(TrainableTokensConfig(task_type="CAUSAL_LM", token_indices=RARE)), does=SHARED
+        adapted(TrainableTokensConfig(task_type="CAUSAL_LM", token_indices=RARE)), does=PACKED
     ),
-    "lora": Case(adapted(lora()), does=SHARED),
-    "lora, beta": Case(adapted(lora()), {"beta": 0.1}, does=SHARED),
+    "lora": Case(adapted(lora()), does=PACKED),
+    "lora, beta": Case(adapted(lora()), {"beta": 0.1}, does=PACKED),
 }
 
 

@@ -6,7 +6,7 @@ from datasets import Dataset
 from harness import PROMPTS, TOKENIZER, ours, policy
 
 from grpo_credit import CreditError, allocation
-from grpo_credit.trainer.scoring import fused_outputs
+from grpo_credit.trainer.scoring import Keeping
 
 SEEN = []
 
@@ -72,7 +72,7 @@ def test_a_missing_privileged_column_is_named():
 
 def test_a_field_that_is_not_computed_is_not_kept():
     model = policy()
-    with fused_outputs(model, "log_sum_sq_probs", 1) as kept:
-        model(torch.tensor([[1, 2]]))
-    assert kept == []
-    assert not model._forward_hooks
+    kept = Keeping(model)
+    kept(torch.tensor([[1, 2]]))
+    assert kept.field("log_sum_sq_probs", 1) is None
+    assert kept.config is model.config

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from harness import TOKENIZER, difference, ours, policy, trl
-from sharing_helpers import build
+from packing_helpers import build
 from torch import nn
 from torch.nn.functional import dropout
 from transformers import GPT2Config, GPT2LMHeadModel
@@ -137,26 +137,29 @@ def rows(prompts=(9, 4, 6), completions=(7, 3, 5)):
 def test_the_rows_that_are_tried_are_the_most_trimmed_ones_that_can_be():
     seen = []
 
-    def score(part):
+    def score(part, _):
         seen.append(tuple(tuple(part[f"{half}_ids"].shape) for half in ("prompt", "completion")))
         return part["completion_ids"].float()
 
     trial = Trial(score, rows(), batch_size=4)
-    trial.as_trl(), trial.trimmed(True, 1)
+    trial.as_trl(), trial.ours(True, 1)
     assert seen == [
-        ((4, 9), (4, 7)),  # a micro-batch of TRL, one row of it as it was
+        ((4, 9), (4, 7)),  # a micro-batch of TRL, the longest row and these:
         ((1, 2), (1, 7)),  # half of the shortest prompt, and the longest completion
         ((1, 9), (1, 1)),  # the longest prompt, and one token of a completion
         ((1, 2), (1, 2)),  # both halves
     ]
     assert trial.extent == Extent(9, 7, 16, 2, 1)
     seen.clear()
-    trial.trimmed(False, 1)
+    trial.ours(False, 1)
     assert [prompt for prompt, _ in seen] == [(1, 9)] * 3
     seen.clear()
     single = Trial(score, rows(), batch_size=1)
-    single.as_trl(), single.trimmed(True, 3)
-    assert [completion for _, completion in seen] == [*[(1, 7)] * 3, (3, 7)]
+    single.as_trl(), single.ours(True, 3)
+    assert [completion for _, completion in seen] == [*[(1, 7)] * 4, (3, 7)]
+    seen.clear()
+    trial.ours(True, 3, packed=True)  # 4 x 16 tokens hold nine of the longest, which stand before
+    assert seen == [((9 + 3, 9), (9 + 3, 7))]
 
 
 def test_widths_that_outgrow_what_was_tried_are_known():
@@ -173,7 +176,7 @@ CHOSEN = Batching(recuts=True, skips=True, trims_prompts=True)
 @pytest.mark.parametrize(
     ("score", "expected"),
     [
-        (lambda ids, _: ids, "sorts rows by length and cuts anew, trims padding"),
+        (lambda ids, _: ids, "sorts rows by length, cuts anew and trims padding"),
         (lambda ids, prompt: ids + prompt, "trims padding | left out: trimming prompts (a row"),
         (lambda ids, _: ids * ids.size(1), "the micro-batches of TRL | left out: sorting"),
         (lambda ids, _: ids - ids.mean(), "the micro-batches of TRL | left out: sorting"),
@@ -184,7 +187,7 @@ def test_what_the_model_does_not_allow_is_left_out(score, expected, batch_size):
     weight = nn.Parameter(torch.ones(()))
     model = nn.ParameterList([weight])
     trial = Trial(
-        lambda part: weight * score(part["completion_ids"].float(), part["prompt_ids"].size(1)),
+        lambda part, _: weight * score(part["completion_ids"].float(), part["prompt_ids"].size(1)),
         rows(), batch_size,
     )  # fmt: skip
     assert expected in str(trial(CHOSEN, lambda passes: Reference(model, passes)))
@@ -224,8 +227,8 @@ def noisy():
 @pytest.mark.parametrize(
     ("make", "line"),
     [
-        (policy, "skips rows without credit, sorts rows by length and cuts anew, trims padding"),
-        (learned_positions, "trimming prompts \\(a row by itself: log-probabilities differ by"),
+        (policy, "skips rows without credit, packs prompts and completions in one row$"),
+        (learned_positions, "packs .* \\| left out: trimming prompts \\(a row by itself: log-prob"),
         (over_the_pass, re.escape(KEPT)),
         (lambda: over_the_width(36), re.escape(KEPT)),
     ],
@@ -243,7 +246,7 @@ def test_the_gradient_is_trls_and_the_line_says_what_is_done(monkeypatch, caplog
     assert re.search(line, caplog.text)
 
 
-def test_an_adapter_with_a_kl_term_shares_its_prompts(caplog):
+def test_an_adapter_with_a_kl_term_is_packed(caplog):
     """Its first pass is the reference's, in which no parameter trains."""
     from peft import LoraConfig
 
@@ -253,7 +256,7 @@ def test_an_adapter_with_a_kl_term_shares_its_prompts(caplog):
                "beta": 0.1, "max_steps": 2}  # fmt: skip
     mine, theirs = ours(**options), trl(**options)
     assert max(map(difference, mine.gradients, theirs.gradients)) <= 1e-5
-    assert "trims padding, shares prompts where it pays | left out: skipping" in caplog.text
+    assert "packs prompts and completions in one row | left out: skipping" in caplog.text
 
 
 def test_random_passes_keep_trls(monkeypatch, caplog):

@@ -13,12 +13,13 @@ from accelerate.utils import DistributedType, DynamoBackend
 from torch import Tensor
 from torch.nn.functional import pad
 
-from grpo_credit.batching import shared_prompts_check
+from grpo_credit.batching.packing import attention_of
 from grpo_credit.batching.rows import Rows, take
 from grpo_credit.batching.trial import Reference
 
 TRIED = 3  # rows of a trial
 BESIDE = 5  # rows in TRL's micro-batch beside them, at most: what rows share, few show
+PLAIN_TRAINING = {DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU}
 SEEN_BY_USERS = ("_prepare_inputs", "compute_loss", "_compute_loss", "training_step")
 
 
@@ -29,41 +30,36 @@ class Batching:
     Args:
         recuts: rows are sorted by length, cut anew, and trimmed to the longest of their pass.
         skips: rows without credit are not run.
-        trims_prompts: padding on the left of prompts is trimmed, too.
-        shares_prompts: a prompt is run once for all its completions of a pass, where that pays.
+        packs: the rows of a pass are one packed row, where that pays.
+        trims_prompts: padding on the left of prompts is trimmed, where they are not packed.
         one_pass_per_microstep: there are as many passes as accumulation steps.
-        keeps_shapes: passes have as many rows and columns as TRL's micro-batches.
         left_out: what is not done, and why.
     """
 
     recuts: bool
     skips: bool = False
+    packs: bool = False
     trims_prompts: bool = False
-    shares_prompts: bool = False
     one_pass_per_microstep: bool = False
-    keeps_shapes: bool = False
     left_out: tuple[str, ...] = ()
 
-    def without_sharing(self, reason: str) -> "Batching":
-        """Leave prompts unshared for a reason."""
-        left_out = f"sharing prompts ({reason})"
-        return replace(self, shares_prompts=False, left_out=(*self.left_out, left_out))
-
-    def without_trimming_prompts(self, reason: str) -> "Batching":
-        """Leave the padding of prompts for a reason."""
-        left_out = f"trimming prompts ({reason})"
-        return replace(self, trims_prompts=False, left_out=(*self.left_out, left_out))
+    def without(self, what: str, reason: str) -> "Batching":
+        """Leave something out for a reason: `"packs"` or `"trims_prompts"`."""
+        left_out = (*self.left_out, f"{LEAVABLE[what]} ({reason})")
+        return replace(self, left_out=left_out, **{what: False})
 
     def __str__(self) -> str:
         does = {
             "skips rows without credit": self.skips,
-            "sorts rows by length and cuts anew": self.recuts,
-            "trims padding": self.recuts and not self.keeps_shapes,
-            "shares prompts where it pays": self.shares_prompts,
+            "packs prompts and completions in one row": self.packs,
+            "sorts rows by length, cuts anew and trims padding": self.recuts and not self.packs,
         }
         used = ", ".join(words for words, done in does.items() if done)
         without = f" | left out: {'; '.join(self.left_out)}" if self.left_out else ""
         return f"batching: {used or 'the micro-batches of TRL'}{without}"
+
+
+LEAVABLE = {"packs": "packing rows", "trims_prompts": "trimming prompts"}
 
 
 def as_trl(*reasons: str) -> Batching:
@@ -97,26 +93,30 @@ def choose(trainer: Any) -> Batching:
         "DataParallel cuts micro-batches itself": args.n_gpu > 1,
     }):  # fmt: skip
         return as_trl(*reasons)
-    distributed = trainer.accelerator.distributed_type
-    counts_passes = distributed == DistributedType.DEEPSPEED
-    compiled = trainer.accelerator.state.dynamo_plugin.backend != DynamoBackend.NO
+    counts_passes = trainer.accelerator.distributed_type == DistributedType.DEEPSPEED
     reasons = _reasons({
         f"skipping (beta={args.beta} gives every row a KL term)": args.beta != 0,
         "another number of passes (DeepSpeed counts them)": counts_passes,
         "another number of passes (ddp_static_graph counts them)": bool(args.ddp_static_graph),
-        "trimming (each new shape would be compiled)": compiled,
     })  # fmt: skip
-    one_pass = counts_passes or bool(args.ddp_static_graph)
-    chosen = Batching(True, args.beta == 0, not compiled, True, one_pass, compiled, reasons)
-    to_come = _reasons({  # what the model does not show yet
-        "gradient checkpointing runs layers again without a cache": args.gradient_checkpointing,
-        "a micro-batch is one row, and the self-test takes three": (
-            args.per_device_train_batch_size == 1
-        ),
-        "the model is compiled": compiled,
-    })  # fmt: skip
-    refusal = next(iter(to_come), None) or shared_prompts_check.refusal(trainer.model, distributed)
-    return chosen.without_sharing(refusal) if refusal else chosen
+    chosen = Batching(
+        recuts=True, skips=args.beta == 0, packs=True, trims_prompts=True,
+        one_pass_per_microstep=counts_passes or bool(args.ddp_static_graph), left_out=reasons,
+    )  # fmt: skip
+    if attention_of(trainer.model, is_compiled(trainer)) is None:
+        implementation = trainer.model.config._attn_implementation
+        chosen = chosen.without("packs", f"the attention {implementation!r} was not tried")
+    return chosen
+
+
+def is_compiled(trainer: Any) -> bool:
+    """Return whether the model of a trainer is compiled, shape by shape."""
+    return trainer.accelerator.state.dynamo_plugin.backend != DynamoBackend.NO
+
+
+def is_sharded(trainer: Any) -> bool:
+    """Return whether ranks hold parts of the model, which they gather pass by pass."""
+    return trainer.accelerator.distributed_type not in PLAIN_TRAINING
 
 
 def seen_by_users(trainer: Any) -> str | None:
@@ -128,8 +128,7 @@ def seen_by_users(trainer: Any) -> str | None:
     for name in filter(trainer.overrides, SEEN_BY_USERS):
         if name != "training_step" or name not in vars(trainer):  # of timers, which call through
             return f"{name} of your own sees TRL's micro-batches"
-    plain = trainer.accelerator.distributed_type in shared_prompts_check.PLAIN_TRAINING
-    if plain and any(p._backward_hooks for p in trainer.model.parameters()):
+    if not is_sharded(trainer) and any(p._backward_hooks for p in trainer.model.parameters()):
         return "a hook on a parameter's gradient sees the backward pass of each micro-batch"
     return None
 
@@ -161,27 +160,32 @@ class Extent(NamedTuple):
 
 
 class Trial:
-    """Rows that a pass of our own trims most, run alone and in a micro-batch as TRL pads it.
+    """Rows that a pass of our own trims most, run by themselves, packed, and as TRL pads them.
 
     One is the most trimmed on the left: half of the shortest prompt, the longest completion; one on
-    the right: the longest prompt, one token of a completion; one on both sides. They come last in
-    their micro-batch, so that random numbers alone would differ. Where a micro-batch is one row,
-    they also run together.
+    the right: the longest prompt, one token of a completion; one on both sides, with the prompt of
+    the first. They come last in their micro-batch, so that random numbers alone would differ. In a
+    packed row as many of the longest stand before them as a pass may hold, so that no completion
+    will be further from its prompt.
 
     Args:
-        score: runs a pass: log-probabilities (n, T) of rows as they are.
+        score: runs a pass, packed or not: log-probabilities (n, T) of rows as they are.
         rows: prompts and completions of a window, padded as TRL pads them.
         batch_size: rows of a micro-batch of TRL.
     """
 
-    def __init__(self, score: Callable[[Rows], Tensor], rows: Rows, batch_size: int) -> None:
-        tried = _most_trimmed(rows)
-        others = {name: rows[name][: min(BESIDE, max(0, batch_size - TRIED))] for name in tried}
+    def __init__(self, score: Callable[[Rows, bool], Tensor], rows: Rows, batch_size: int) -> None:
+        tried = _longest_and_most_trimmed(rows)
+        others = {name: rows[name][: min(BESIDE, max(0, batch_size - 1 - TRIED))] for name in tried}
         self._rows = {name: torch.cat([others[name], tried[name]]) for name in tried}
         self._score = score
         every = torch.arange(len(self._rows["prompt_ids"]))
         self._as_trl, self._tried = every.split(batch_size), every[-TRIED:]
-        self._groupings = [1] if batch_size > 1 else [1, TRIED]  # rows of a pass of our own
+        widths = [self._rows[name].size(1) for name in ("prompt_ids", "completion_ids")]
+        longest = int(self._rows["completion_mask"][-TRIED - 1].sum())
+        self._longest = every[-TRIED - 1].repeat(batch_size * sum(widths) // longest)
+        # rows of a pass of our own: padded rows of one micro-batch do not show what several share
+        self._groupings = {False: [1] if batch_size > 1 else [1, TRIED], True: [1, TRIED]}
         masks = self._rows["prompt_mask"], self._rows["completion_mask"]
         self._lengths = torch.stack([mask.sum(dim=1) for mask in masks])
 
@@ -200,36 +204,41 @@ class Trial:
             reference: makes a `Reference` of a pass.
         """
         theirs = reference(self.as_trl)
+        if chosen.packs and (refused := self._refused(theirs, trims=True, packed=True)):
+            chosen = chosen.without("packs", refused)
         if chosen.trims_prompts:
-            if (refused := self._refused(theirs, trims_prompts=True)) is None:
+            if (refused := self._refused(theirs, trims=True)) is None:
                 return chosen
-            chosen = chosen.without_trimming_prompts(f"a row by itself: {refused}")
-        if refused := self._refused(theirs, trims_prompts=False):
+            chosen = chosen.without("trims_prompts", f"a row by itself: {refused}")
+        if refused := self._refused(theirs, trims=False):
             return as_trl(f"sorting, trimming and skipping (a row by itself: {refused})")
         return chosen
 
-    def _refused(self, theirs: Reference, trims_prompts: bool) -> str | None:
-        reasons = (theirs.refuses(partial(self.trimmed, trims_prompts, n)) for n in self._groupings)
-        return next(filter(None, reasons), None)
+    def _refused(self, theirs: Reference, *, trims: bool, packed: bool = False) -> str | None:
+        runs = (partial(self.ours, trims, n, packed) for n in self._groupings[packed])
+        return next(filter(None, map(theirs.refuses, runs)), None)
 
     def as_trl(self) -> Tensor:
         """Score the rows in passes of TRL's size and width."""
         return torch.cat([self._scored(index) for index in self._as_trl])[-TRIED:]
 
-    def trimmed(self, trims_prompts: bool, rows: int) -> Tensor:
-        """Score the rows in passes of so many, as wide as their longest."""
+    def ours(self, trims_prompts: bool, rows: int, packed: bool = False) -> Tensor:
+        """Score the rows in passes of so many, packed or as wide as their longest."""
         scored = []
         for own in self._tried.split(rows):
+            if packed and rows > 1:
+                own = torch.cat([self._longest, own])
             prompt, completion = self._lengths[:, own].amax(dim=1).tolist()
-            prompt = prompt if trims_prompts else self._rows["prompt_ids"].size(1)
-            scored.append(self._scored(own, prompt, completion))
+            if packed or not trims_prompts:
+                prompt = self._rows["prompt_ids"].size(1)
+            scored.append(self._scored(own, prompt, completion, packed=packed))
         width = self._rows["completion_ids"].size(1)
-        return torch.cat([pad(logps, (0, width - logps.size(1))) for logps in scored])
+        return torch.cat([pad(logps, (0, width - logps.size(1))) for logps in scored])[-TRIED:]
 
-    def _scored(self, index: Tensor, *widths: int) -> Tensor:
+    def _scored(self, index: Tensor, *widths: int, packed: bool = False) -> Tensor:
         full = [self._rows[name].size(1) for name in ("prompt_ids", "completion_ids")]
         rows = take(self._rows, index.to(self._rows["prompt_ids"].device), *(widths or full))
-        return self._score(rows) * rows["completion_mask"]
+        return self._score(rows, packed) * rows["completion_mask"]
 
 
 def extent_of(rows: Rows) -> Extent:
@@ -239,17 +248,17 @@ def extent_of(rows: Rows) -> Extent:
     return Extent(*widths, sum(widths), *(max(1, length) for length in shortest))
 
 
-def _most_trimmed(rows: Rows) -> Rows:
-    """Make the rows of a trial: trimmed on the left, on the right, on both sides."""
+def _longest_and_most_trimmed(rows: Rows) -> Rows:
+    """Make the rows of a trial: the longest; trimmed on the left, on the right, on both sides."""
     prompts, completions = (rows[f"{half}_mask"].sum(dim=1) for half in ("prompt", "completion"))
     seen = completions.masked_fill(completions == 0, completions.max())  # not masked as a whole
-    prompt = torch.stack([prompts.argmin(), prompts.argmax(), prompts.argmin()])
-    completion = torch.stack([completions.argmax(), seen.argmin(), seen.argmin()])
+    prompt = torch.stack([prompts.argmax(), prompts.argmin()]).repeat(2)
+    completion = torch.stack([completions.argmax(), seen.argmin()]).repeat_interleave(2)
     prompt_mask, mask = rows["prompt_mask"][prompt], rows["completion_mask"][completion]
     left = prompt_mask.flip(1).cumsum(1).flip(1)  # tokens from here on
-    prompt_mask[::2] *= left[::2] <= (prompts.min() + 1) // 2
-    mask[1] *= mask[1].cumsum(0) <= 1  # so that no later completion is shorter
-    mask[2] *= mask[2].cumsum(0) <= (seen.min() + 1) // 2
+    prompt_mask[1::2] *= left[1::2] <= (prompts.min() + 1) // 2
+    mask[2] *= mask[2].cumsum(0) <= 1  # so that no later completion is shorter
+    mask[3] *= mask[3].cumsum(0) <= (seen.min() + 1) // 2
     mask[:, 0] = 1  # of completions that are masked as a whole
     return {
         "prompt_ids": rows["prompt_ids"][prompt],

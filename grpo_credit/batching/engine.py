@@ -1,12 +1,11 @@
 """`PassEngine`: the forward passes of a trainer, as many and as wide as the rows at hand need.
 
 `Trainer` runs `training_step` once per accumulation step. Here each of these *microsteps* holds any
-number of passes (`planner` plans which rows are in which, `eligibility` says what leaves the
-gradient as it is): all but the last of a microstep are backed by `PassEngine.run`, the last one by
-`Trainer` as ever. Passes without gradient are cut in the same way.
+number of passes (`planner` plans which rows are in which, `packing` runs them as one row,
+`eligibility` says what leaves the gradient as it is): all but the last of a microstep are backed by
+`PassEngine.run`, the last one by `Trainer` as ever. Passes without gradient are cut likewise.
 """
 
-import math
 from collections import defaultdict
 from collections.abc import Callable, Generator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -20,29 +19,35 @@ from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 from transformers.utils import logging
 
-from grpo_credit.batching import eligibility, shared_prompts_check
+from grpo_credit.batching import eligibility
 from grpo_credit.batching.eligibility import Batching, Extent, Trial, as_trl, extent_of
 from grpo_credit.batching.metrics import Counts, PassMetrics, merge
+from grpo_credit.batching.packing import Packed, attention_of
 from grpo_credit.batching.planner import (
     Budget,
     Lengths,
     count_parameters,
-    cut,
-    deal,
+    packed_length,
     pass_cost,
-    places,
+    plan,
     spread,
+    token_pairs,
 )
-from grpo_credit.batching.rows import Joined, Rows, as_input, counted, join, take
-from grpo_credit.batching.shared_prompts import number_prompts, pays, score_sharing_prompts
-from grpo_credit.batching.shared_prompts_check import self_test
+from grpo_credit.batching.rows import (
+    Joined,
+    Rows,
+    as_input,
+    counted,
+    has_no_holes,
+    join,
+    take,
+)
 from grpo_credit.batching.trial import Reference
 
 logger = logging.get_logger(__name__)
 
-TEXT = ("prompt_ids", "prompt_mask", "completion_ids", "completion_mask")
 KEPT = (
-    "grpo-credit: batching: the micro-batches of TRL, at least in one step | left out: sorting and "
+    "grpo-credit: batching: the micro-batches of TRL, at least in one step | left out: packing and "
     "cutting anew (the step has images, completions of one token, an entry that is not by row or "
     "token, or, of a model whose positions may count padding, prompts that would be padded further)"
 )
@@ -76,12 +81,12 @@ class Pass:
     Args:
         batch: the micro-batch.
         counts: what it holds over all ranks.
-        prompt_of: number of each row's prompt, if the prompts are shared.
+        packed: whether the model runs it as one packed row.
     """
 
     batch: dict[str, Any]
     counts: Counts
-    prompt_of: Tensor | None
+    packed: bool
 
 
 @dataclass(frozen=True)
@@ -108,8 +113,11 @@ class PassEngine:
         self._host = host
         self.batching: Batching = eligibility.choose(host)
         # now, because each rank may later hold a shard of another size, and all must plan alike
-        self._pass_cost = pass_cost(host.accelerator.device.type, count_parameters(host.model))
-        self._prompt_of: Tensor | None = None  # of the pass at hand, where its prompts are shared
+        self._parameters = count_parameters(host.model)
+        self._compiled = eligibility.is_compiled(host)
+        self._attention = attention_of(host.model, self._compiled)
+        self._every_pair = self._attention is not None and self._attention.every_pair
+        self._packs_now = False  # whether the pass at hand is one packed row
         self._tried = Extent()  # between which widths our own passes were tried
         self._said: Batching | None = None
         self._metrics: list[PassMetrics] = []  # of the optimizer step so far
@@ -162,25 +170,22 @@ class PassEngine:
         self, rows: Rows, batch_size: int, microsteps: int, scalars: dict[str, Any]
     ) -> tuple[list[Pass], Counts]:
         """Plan the passes of all ranks; return this rank's, and what no pass runs."""
-        lengths = self._lengths(rows)
-        budget = self._budget(
-            batch_size, rows["prompt_ids"].size(1), rows["completion_ids"].size(1)
-        )
         run = rows.pop("live").bool().cpu().numpy() | (not self.batching.skips)
         accelerator = self._host.accelerator
-        ranks = accelerator.num_processes
-        whole = math.ceil(max(1, run.sum()) / (ranks * batch_size))  # passes of TRL's size
-        fixed = self.batching.keeps_shapes
-        number = microsteps if self.batching.one_pass_per_microstep else whole if fixed else None
-        planned = deal(lengths, run, ranks, budget, number, batch_size if fixed else 1)
+        budget = self._budget(rows, batch_size)
+        planned = plan(
+            self._lengths(rows), run, budget,
+            packs=self.batching.packs, ranks=accelerator.num_processes,
+            passes=microsteps if self.batching.one_pass_per_microstep else None,
+        )  # fmt: skip
         tokens = counted(rows).sum(dim=1).cpu().numpy()
         passes = []
-        for dealt in planned:
-            own = dealt[:, accelerator.process_index]
-            batch, prompt_of = self._cut_out(rows, own, lengths, budget)
-            passes.append(Pass({**scalars, **batch}, _counts(tokens, dealt), prompt_of))
-        left = np.delete(np.arange(len(tokens)), np.concatenate(planned).ravel())
-        return passes, _counts(tokens, left)
+        for dealt in planned.rows:
+            own = self._cut_out(rows, dealt[accelerator.process_index], budget, planned.packed)
+            counts = _counts(tokens, np.concatenate(dealt))
+            passes.append(Pass({**scalars, **own}, counts, planned.packed))
+        every = np.concatenate([own for dealt in planned.rows for own in dealt])
+        return passes, _counts(tokens, np.delete(np.arange(len(tokens)), every))
 
     def run(
         self, loss: Callable[[dict[str, Any]], Tensor], model: Any, inputs: dict[str, Any]
@@ -220,7 +225,7 @@ class PassEngine:
         kept, found = self._host._metrics["train"], defaultdict(list)
         self._host._metrics["train"] = found
         try:
-            with self._sharing(one.prompt_of):
+            with self._packing(one.packed):
                 return loss(one.batch)
         finally:
             self._host._metrics["train"] = kept
@@ -240,8 +245,6 @@ class PassEngine:
             return
         trial = Trial(self._score_alone, rows, batch_size)
         self.batching = trial(self.batching, self._reference)
-        if self.batching.shares_prompts and (reason := self._shared_wrongly(rows)):
-            self.batching = self.batching.without_sharing(reason)
         self._tried = self._tried.joined(extent).joined(trial.extent)
 
     def _say_batching(self) -> None:
@@ -251,69 +254,68 @@ class PassEngine:
             say(f"grpo-credit: {self.batching}")
         self._said = self.batching
 
-    def _score_alone(self, rows: Rows) -> Tensor:
-        return self._host._get_per_token_logps_and_entropies(self._host.model, *as_input(rows))[0]
+    def _score_alone(self, rows: Rows, packed: bool) -> Tensor:
+        with self._packing(packed):
+            return self._host._get_per_token_logps_and_entropies(self._host.model, *as_input(rows))[
+                0
+            ]
 
     def _reference(self, score: Callable[[], Tensor]) -> Reference:
-        args, distributed = self._host.args, self._host.accelerator.distributed_type
+        args = self._host.args
         checkpoints = args.gradient_checkpointing_kwargs or {}
-        sharded = distributed not in shared_prompts_check.PLAIN_TRAINING
         reentrant = args.gradient_checkpointing and checkpoints.get("use_reentrant")
-        with_gradient = not (sharded or reentrant)  # neither gives one to `autograd.grad`
+        # neither gives a gradient to `autograd.grad`
+        with_gradient = not (eligibility.is_sharded(self._host) or reentrant)
         return Reference(self._host.model, score, with_gradient=with_gradient, agree=_first_reason)
-
-    def _shared_wrongly(self, rows: Rows) -> str | None:
-        with self._host.accelerator.autocast():
-            return _first_reason(self_test(self._host.model, *(rows[name] for name in TEXT)))
 
     # ---- cutting ------------------------------------------------------------------------------
 
-    def _budget(self, rows: int, prompt: int, completion: int) -> Budget:
-        """Give a pass what a micro-batch of TRL with so many rows takes."""
+    def _budget(self, rows: Rows, batch_size: int) -> Budget:
+        """Give a pass what a micro-batch of TRL with these widths takes."""
+        prompt, completion = (rows[f"{half}_ids"].size(1) for half in ("prompt", "completion"))
         return Budget(
-            tokens=rows * (prompt + completion),
-            completion_tokens=rows * completion,
-            pass_cost=self._pass_cost,
+            tokens=batch_size * (prompt + completion),
+            pass_cost=pass_cost(self._host.accelerator.device.type, self._parameters),
+            pairs=batch_size * (prompt + completion) ** 2
+            if self._attention and self._attention.every_pair
+            else 0,
+            token_pairs=token_pairs(self._host.model, self._parameters),
+            prompt_columns=0 if self.batching.trims_prompts else prompt,
             multiple=int(self._host.pad_to_multiple_of or 1),
+            few_sizes=self._compiled,
         )
+
+    def _cut_out(self, rows: Rows, index: np.ndarray, budget: Budget, packed: bool) -> Rows:
+        """Pick the rows of a pass, trimmed; those that are packed keep the columns of prompts."""
+        at = torch.from_numpy(index).to(rows["completion_ids"].device)
+        prompt, completion = (
+            int(rows[f"{half}_mask"][at].sum(dim=1).max()) for half in ("prompt", "completion")
+        )
+        if packed:
+            return take(rows, at, rows["prompt_ids"].size(1), max(1, completion))
+        prompt = max(prompt, budget.prompt_columns)
+        return take(rows, at, *(int(budget.padded(width)) for width in (prompt, completion)))
 
     def _lengths(self, rows: Rows) -> Lengths:
-        lengths = Lengths.of(rows["prompt_mask"], rows["completion_mask"])
-        if not self.batching.trims_prompts:
-            width = rows["prompt_mask"].size(1)
-            lengths = lengths._replace(prompt=np.full_like(lengths.prompt, width))
-        if self.batching.keeps_shapes:
-            width = rows["completion_mask"].size(1)
-            lengths = lengths._replace(completion=np.full_like(lengths.completion, width))
-        if self.batching.shares_prompts:
-            numbers = number_prompts(rows["prompt_ids"], rows["prompt_mask"])
-            lengths = lengths._replace(prompt_of=numbers.cpu().numpy())
-        return lengths
+        lengths = Lengths.of(rows)
+        if self._attention is None or self._attention.shares_prompts:
+            return lengths
+        return lengths._replace(prompt_of=np.arange(len(lengths.prompt)))
 
-    def _cut_out(
-        self, rows: Rows, index: np.ndarray, lengths: Lengths, budget: Budget
-    ) -> tuple[Rows, Tensor | None]:
-        """Pick the rows of a pass, trimmed, and the number of each one's prompt if it is shared."""
-        own = lengths.take(index)
-        at = torch.from_numpy(index).to(rows["completion_ids"].device)
-        prompt, completion = (int(budget.rounded(own[half]).max()) for half in (0, 1))
-        prompts, of_row = np.unique(own.prompt_of, return_inverse=True)
-        shared = self.batching.shares_prompts and pays(
-            len(index), len(prompts), prompt, completion, pass_cost=budget.pass_cost
-        )
-        prompt_of = torch.from_numpy(of_row).to(at) if shared else None
-        return take(rows, at, prompt, completion), prompt_of
-
-    # ---- scoring ------------------------------------------------------------------------------
+    def _packed_length(self, tokens: int) -> int:
+        multiple = int(self._host.pad_to_multiple_of or 1)
+        return int(packed_length(tokens, multiple, few_sizes=self._compiled))
 
     @contextmanager
-    def _sharing(self, prompt_of: Tensor | None) -> Generator[None, None, None]:
-        """Let the pass within share prompts."""
-        self._prompt_of = prompt_of
+    def _packing(self, packed: bool) -> Generator[None, None, None]:
+        """Let the pass within be one packed row, or not."""
+        self._packs_now = packed
         try:
             yield
         finally:
-            self._prompt_of = None
+            self._packs_now = False
+
+    # ---- scoring ------------------------------------------------------------------------------
 
     def score(
         self,
@@ -337,13 +339,11 @@ class PassEngine:
         """
 
         def one_pass(rows: Rows, batch_size: int | None = None) -> Values:
-            if self._prompt_of is None:
-                return score(model, *as_input(rows), batch_size=batch_size, **options)
-            text, entropy = (rows[name] for name in TEXT), options["compute_entropy"]
-            with self._host.accelerator.autocast():
-                return *score_sharing_prompts(
-                    model, *text, self._prompt_of, compute_entropy=entropy
-                ), None  # fmt: skip
+            ids, mask, width = as_input(rows)
+            runs = model
+            if self._packs_now and self._attention is not None:
+                runs = Packed(model, width, self._attention, self._packed_length)
+            return score(runs, ids, mask, width, batch_size=batch_size, **options)
 
         if batch_size is None or not everyone:
             return one_pass(rows, batch_size)
@@ -367,34 +367,31 @@ class PassEngine:
         Returns:
             What `score` gives, (B, T); 0 where a pass was trimmed.
         """
-        if not self.batching.recuts or self._most(np.array([not plain], dtype=int)).any():
+        if not self.batching.recuts:
             return score(rows, batch_size)
-        extent = extent_of(rows)
-        widest = Extent(*self._most(np.array([*extent[:3]])), *-self._most(-np.array(extent[3:])))
-        if not self._tried.holds(widest):  # which an optimizer step will do
+        budget, lengths = self._budget(rows, batch_size), self._lengths(rows)
+        every, packs = np.ones(len(lengths.prompt), dtype=bool), self.batching.packs
+        planned = plan(lengths, every, budget, packs=packs)
+        tried = plain and has_no_holes(rows) and self._tried.holds(extent_of(rows))
+        numbers = self._of_ranks(len(planned.rows) if tried else 0)
+        if min(numbers) == 0:  # what is untried, an optimizer step will try
             return score(rows, batch_size)
-        lengths = self._lengths(rows)
-        width = rows["completion_ids"].size(1)
-        budget = self._budget(batch_size, *map(int, widest[:2]))
-        orders = [lengths.longest_first(), lengths.by_prompt()]
-        cuts = [cut(self._most(places(lengths, order[:, None])), budget) for order in orders]
-        best, order = min(zip(cuts, orders, strict=True), key=lambda pair: pair[0].cost)
-        out: list[Tensor | None] = []
-        for part in best.passes:
-            own, prompt_of = self._cut_out(rows, order[part], lengths, budget)
-            with self._sharing(prompt_of):
-                values = score(own)
-            out = out or [v if v is None else v.new_zeros(len(order), width) for v in values]
-            at = torch.from_numpy(order[part]).to(rows["completion_ids"].device)
+        if len(planned.rows) < max(numbers):
+            planned = plan(lengths, every, budget, packs=packs, passes=max(numbers))
+        width, out = rows["completion_ids"].size(1), []
+        for (index,) in planned.rows:
+            with self._packing(planned.packed):
+                values = score(self._cut_out(rows, index, budget, planned.packed))
+            out = out or [v if v is None else v.new_zeros(len(every), width) for v in values]
+            at = torch.from_numpy(index).to(rows["completion_ids"].device)
             for whole, value in zip(out, values, strict=True):
                 if whole is not None and value is not None:
                     whole[at, : value.size(1)] = value
         return tuple(out)
 
-    def _most(self, numbers: np.ndarray) -> np.ndarray:
-        """Take the largest over ranks, element by element, so that all cut at the same places."""
-        told = gather(torch.from_numpy(numbers)[None].to(self._host.accelerator.device))
-        return told.amax(dim=0).cpu().numpy()
+    def _of_ranks(self, number: int) -> list[int]:
+        """Return a number of each rank."""
+        return gather(torch.tensor([number], device=self._host.accelerator.device)).tolist()
 
 
 def _first_reason(reason: str | None) -> str | None:

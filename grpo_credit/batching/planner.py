@@ -1,35 +1,34 @@
-"""The same gradient from fewer padded tokens: which rows of a window share a forward pass.
+"""The same gradient from fewer tokens: which rows of a window share a forward pass.
 
 The credit of a window is computed before its first forward pass, with totals of the whole window,
 so that the gradient is a plain sum over rows. Any way of cutting the rows into passes gives it, and
-rows without credit may be left out. Sorted by length, cut where padding is least, and trimmed to
-the longest row of their pass, they fill fewer padded tokens.
-
-Everything here is planning on numbers, the same on every rank; `grpo_credit.trainer.passes` carries
-it out.
+rows without credit may be left out. Everything here is planning on numbers, the same on every rank;
+`grpo_credit.batching.engine` carries it out.
 """
 
 import math
-from dataclasses import dataclass
+from bisect import bisect_left
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
-from torch import Tensor, nn
+from torch import nn
+
+from grpo_credit.batching.rows import Rows, number_prompts
 
 PASS_COST = {"cpu": 64}
 PASS_FLOPS = 2.8e13
 
 
 def pass_cost(device: str, parameters: int) -> int:
-    """Return how many padded tokens one more pass must save to be worth it.
+    """Return how many tokens one more pass must save to be worth it.
 
     A pass takes time however few rows it has: its kernels are launched, its gradients added up. On
     the CPU that is what 32 to 68 tokens take, for widths of 128 to 512: `PASS_COST`. An
     accelerator waits for its launches: on an H200 a pass of 0.5 billion parameters took as long
     with 5,500 tokens as with 9,200, which at 6 operations per parameter and token are
-    `PASS_FLOPS`. A larger model does as much on fewer tokens.
+    `PASS_FLOPS`. A larger model does as much on fewer tokens. Packed rows fill their passes anyhow.
 
     Args:
         device: its type, such as "cuda".
@@ -58,42 +57,66 @@ def _numbers(parameter: Any) -> int:
     return getattr(parameter, "ds_numel", whole)
 
 
+def token_pairs(model: Any, parameters: int) -> int:
+    """Return how many pairs of tokens take an attention as long as a token takes all the rest.
+
+        2 · parameters / (4 · layers · width)
+
+    which are multiplications and additions of a token, and of a pair: the scores, and the values.
+    """
+    config = model.config.get_text_config()
+    return max(1, parameters // (2 * config.num_hidden_layers * config.hidden_size))
+
+
 @dataclass(frozen=True)
 class Budget:
     """What one forward pass may hold, and what it costs.
 
     Args:
-        tokens: rows x padded width, at most; a row that is wider by itself is let through.
-        completion_tokens: rows x padded width of the completions, at most, likewise.
-        pass_cost: of one more pass, in padded tokens; see `pass_cost`.
-        multiple: widths are rounded up to it, as TRL pads.
+        tokens: of all its rows, padding included, at most; one row that has more is let through.
+        pass_cost: of one more pass, in tokens; see `pass_cost`.
+        pairs: of tokens that a packed row may have, seen or not, where each is computed; else 0.
+        token_pairs: pairs of tokens that take as long as a token.
+        prompt_columns: as wide as padded prompts are at least.
+        multiple: lengths are rounded up to it, as TRL pads.
+        few_sizes: whether packed rows are so long as a power of two, or three quarters of one, so
+            that few shapes are compiled.
     """
 
     tokens: int
-    completion_tokens: int
     pass_cost: int
+    pairs: int = 0
+    token_pairs: int = 1
+    prompt_columns: int = 0
     multiple: int = 1
+    few_sizes: bool = False
 
-    def rounded(self, lengths: Any) -> Any:
-        """Round widths up to `multiple`; an empty half keeps a column, as TRL's code needs one."""
-        return np.maximum(-(-lengths // self.multiple), 1) * self.multiple
+    def padded(self, widths: Any) -> Any:
+        """Round widths of padded rows up; an empty half keeps a column, as TRL's code needs one."""
+        return np.maximum(-(-widths // self.multiple), 1) * self.multiple
+
+
+def packed_length(tokens: Any, multiple: int, *, few_sizes: bool) -> Any:
+    """Round lengths of packed rows up, as TRL pads; or to powers of two, and three quarters."""
+    if not few_sizes:
+        return -(-tokens // multiple) * multiple
+    power = 2 ** np.ceil(np.log2(tokens)).astype(int)
+    return np.where(tokens <= power * 3 // 4, power * 3 // 4, power)
 
 
 class Lengths(NamedTuple):
-    """Tokens of each row, padding apart, and which prompt it has; each of shape (N,).
-
-    Where no prompts are shared, every row has a number of its own in `prompt_of`.
-    """
+    """Tokens of each row, padding apart, and the number of its prompt; each of shape (N,)."""
 
     prompt: np.ndarray
     completion: np.ndarray
     prompt_of: np.ndarray
 
     @classmethod
-    def of(cls, prompt_mask: Tensor, completion_mask: Tensor) -> "Lengths":
-        """Measure rows padded on the left (prompts) and on the right (completions)."""
-        prompt, completion = _last(prompt_mask.flip(1)), _last(completion_mask)
-        return cls(prompt, completion, np.arange(len(prompt)))
+    def of(cls, rows: Rows) -> "Lengths":
+        """Measure rows; a completion that is masked as a whole keeps a token, as TRL needs one."""
+        tokens = (rows[name].sum(dim=1).clamp(min=1) for name in ("prompt_mask", "completion_mask"))
+        numbers = number_prompts(rows["prompt_ids"], rows["prompt_mask"])
+        return cls(*(value.cpu().numpy() for value in (*tokens, numbers)))
 
     def take(self, index: Any) -> "Lengths":
         """Pick rows."""
@@ -104,146 +127,178 @@ class Lengths(NamedTuple):
         return np.argsort(-(self.prompt + self.completion), kind="stable")
 
     def by_prompt(self) -> np.ndarray:
-        """Order rows by prompt, that of the longest row first, and longest first within each."""
-        tokens = self.prompt + self.completion
-        numbers, of_row = np.unique(self.prompt_of, return_inverse=True)
-        longest = np.zeros(len(numbers), dtype=int)
-        np.maximum.at(longest, of_row, tokens)
-        return np.lexsort((-tokens, of_row, -longest[of_row]))
+        """Order rows by prompt, and longest first within each."""
+        return np.lexsort((-self.completion, self.prompt_of))
 
 
-def _last(mask: Tensor) -> np.ndarray:
-    """Return the place after the last set column; 0 where there is none."""
-    places = torch.arange(1, mask.size(1) + 1, device=mask.device)
-    return ((mask != 0) * places).amax(dim=1).cpu().numpy()
+# ---- tokens of a pass ---------------------------------------------------------------------------
 
 
-def places(lengths: Lengths, dealt: np.ndarray) -> np.ndarray:
-    """Measure the widest row of all ranks at each place of an order.
+def padded_tokens(rows: Lengths, budget: Budget) -> np.ndarray:
+    """Count the tokens of the last k of some rows, each padded to the longest of them, k = 1, 2 ...
 
-    Args:
-        lengths: of the rows.
-        dealt: row numbers, (n, ranks).
-
-    Returns:
-        (3, n): tokens of the prompt; of the completion; 1 where the prompt is not that of the place
-        before, 0 where it is.
+    Prompts and completions are padded apart: k · (longest prompt + longest completion).
     """
-    own = lengths.take(dealt)
-    fresh = np.ones(dealt.shape, dtype=int)
-    fresh[1:] = own.prompt_of[1:] != own.prompt_of[:-1]
-    return np.stack([own.prompt, own.completion, fresh]).max(axis=2)
+    halves = np.maximum(rows.prompt, budget.prompt_columns), rows.completion
+    widest = sum(np.maximum.accumulate(budget.padded(half)[::-1]) for half in halves)
+    return np.arange(1, len(rows.prompt) + 1) * widest
 
 
-class Cut(NamedTuple):
-    """Consecutive passes, and what they cost, in padded tokens."""
+def packed_tokens(rows: Lengths, budget: Budget) -> np.ndarray:
+    """Count the tokens of the last k of some rows in one packed row, k = 1, 2 ...
 
-    cost: float
-    passes: list[slice]
+    Each prompt counts once, less its last token, which stands before each completion.
+    """
+    first = np.append(True, rows.prompt_of[1:] != rows.prompt_of[:-1])
+    last = np.append(first[1:], True)
+    tokens = rows.completion + last * (rows.prompt - 1)
+    tokens = np.cumsum(tokens[::-1])
+    return packed_length(tokens, budget.multiple, few_sizes=budget.few_sizes)
 
 
-def cut(places: np.ndarray, budget: Budget) -> Cut:
+def cut(rows: Lengths, budget: Budget, *, packed: bool) -> list[slice]:
     """Cut rows, in the order given, into consecutive passes at the least cost.
 
-        cost of a pass = min(rows · (P + T), prompts · P + rows · T + pass_cost) + pass_cost
+        cost of a pass = tokens + tokens² / token_pairs + pass_cost
 
-    with its longest prompt P and completion T; the second form is that of shared prompts, which
-    take a pass of their own within the pass.
+    with the second term in packed rows only, and only where an attention computes every pair.
 
     Args:
-        places: (3, n) prompt and completion lengths, and where a prompt is new: see `places`.
+        rows: their lengths.
         budget: what a pass may hold.
+        packed: whether a pass is one packed row, or rows padded to the longest.
 
     Returns:
         The best cut; exact, by dynamic programming over the last cut: O(rows · rows of a pass).
 
     Example:
-        >>> rows = np.array([[2, 2, 2, 2], [8, 8, 1, 1], [1, 1, 1, 1]])
-        >>> cut(rows, Budget(tokens=40, completion_tokens=40, pass_cost=1))
-        Cut(cost=28.0, passes=[slice(0, 2, None), slice(2, 4, None)])
+        >>> rows = Lengths(*np.array([[2, 2, 2, 2], [8, 8, 1, 1], [0, 0, 0, 1]]))
+        >>> cut(rows, Budget(tokens=40, pass_cost=1), packed=False)
+        [slice(0, 2, None), slice(2, 4, None)]
+        >>> cut(rows, Budget(tokens=40, pass_cost=1), packed=True)
+        [slice(0, 4, None)]
     """
-    prompt, completion, fresh = budget.rounded(places[0]), budget.rounded(places[1]), places[2]
-    reach = max(1, budget.tokens // int((prompt + completion).min()))
-    least, begins = np.zeros(len(prompt) + 1), np.zeros(len(prompt) + 1, dtype=int)
+    reach = budget.tokens // int(rows.completion.min()) + 1
+    least, begins = np.zeros(len(rows.prompt) + 1), np.zeros(len(rows.prompt) + 1, dtype=int)
     for end in range(1, len(least)):
         last = slice(max(0, end - reach), end)  # below, index k is of the pass of k + 1 rows
-        rows = np.arange(1, last.stop - last.start + 1)
-        before = np.maximum.accumulate(prompt[last][::-1])
-        after = np.maximum.accumulate(completion[last][::-1])
-        changes = fresh[last][::-1]
-        prompts = 1 + np.cumsum(changes) - changes
-        plain, shared = rows * (before + after), prompts * before + rows * after + budget.pass_cost
-        cost = least[last][::-1] + np.minimum(plain, shared) + budget.pass_cost
-        fits = (plain <= budget.tokens) & (rows * after <= budget.completion_tokens)
-        best = int(np.argmin(np.where(fits | (rows == 1), cost, np.inf)))
+        cost = least[last][::-1] + _costs(rows.take(last), budget, packed=packed)
+        best = int(np.argmin(cost))
         least[end], begins[end] = cost[best], end - best - 1
-    return Cut(float(least[-1]), _slices(begins))
-
-
-def _slices(begins: np.ndarray) -> list[slice]:
-    found, end = [], len(begins) - 1
+    passes, end = [], len(begins) - 1
     while end > 0:
-        found.append(slice(int(begins[end]), end))
+        passes.append(slice(int(begins[end]), end))
         end = int(begins[end])
-    return found[::-1]
+    return passes[::-1]
 
 
-def deal(
+def _costs(rows: Lengths, budget: Budget, *, packed: bool) -> np.ndarray:
+    """Return the cost of the last k rows as a pass, k = 1, 2 ...; infinite if they do not fit."""
+    tokens = (packed_tokens if packed else padded_tokens)(rows, budget)
+    fits = tokens <= budget.tokens
+    cost = tokens + budget.pass_cost
+    if packed and budget.pairs:
+        fits, cost = fits & (tokens**2 <= budget.pairs), cost + tokens**2 / budget.token_pairs
+    return np.where(fits | (np.arange(len(fits)) == 0), cost, np.inf)
+
+
+# ---- passes of all ranks ------------------------------------------------------------------------
+
+
+class Passes(NamedTuple):
+    """What every pass runs, of each rank.
+
+    Args:
+        cost: of all, in tokens.
+        packed: whether the rows of a pass are one packed row.
+        rows: for each pass, of each rank, the numbers of its rows.
+    """
+
+    cost: float
+    packed: bool
+    rows: list[list[np.ndarray]]
+
+
+def plan(
     lengths: Lengths,
-    live: np.ndarray,
-    ranks: int,
+    run: np.ndarray,
     budget: Budget,
+    *,
+    packs: bool,
+    ranks: int = 1,
     passes: int | None = None,
-    rows: int = 1,
-) -> list[np.ndarray]:
-    """Deal the live rows of a window to ranks and passes.
+) -> Passes:
+    """Deal the rows of a window to passes and ranks, packed if that costs less.
 
-    Sorted by length, every rank takes each `ranks`-th row: all have as many rows, nearly equally
-    long, in as many passes, so that their collectives stay in step. Where rows do not divide, the
-    shortest rows without credit fill up; where no row is live, one per rank is run all the same,
-    because the gradient is zero then, and not missing. Sorted by prompt, ranks take whole prompts;
-    that is chosen where sharing them costs less.
+    Every rank has as many passes, so that their collectives stay in step, of nearly as many tokens.
+    Where rows with credit are fewer than that, the shortest of the others fill up; where no row has
+    credit, one per rank is run all the same, because the gradient is zero then, and not missing.
 
     Args:
         lengths: of all rows of all ranks.
-        live: which rows must be run, (N,) bool; N is a multiple of `ranks`.
-        ranks: number of processes.
+        run: which rows must be run, (N,) bool; N is a multiple of `ranks`.
         budget: of one rank's pass.
-        passes: this many exactly, of nearly as many rows each, instead of the least cost.
-        rows: of a pass and rank, at least, if the number of passes is given.
-
-    Returns:
-        For each pass the row numbers, (rows, ranks).
+        packs: whether rows may be packed.
+        ranks: number of processes.
+        passes: this many exactly, instead of the least cost.
     """
-    run = np.flatnonzero(live | _filled_up(lengths, live, rows * (passes or 1), ranks))
-    longest_first = run[lengths.take(run).longest_first()].reshape(-1, ranks)
-    if passes is not None:
-        return np.array_split(longest_first, passes)
-    deals = [longest_first, *_whole_prompts(lengths.take(run), run, ranks)]
-    cuts = [cut(places(lengths, dealt), budget) for dealt in deals]
-    best, dealt = min(zip(cuts, deals, strict=True), key=lambda pair: pair[0].cost)
-    return [dealt[part] for part in best.passes]
+    rows = np.flatnonzero(run | _filled_up(lengths, run, ranks * (passes or 1), ranks))
+    own = lengths.take(rows)
+    deals = [_deal(own, rows, own.longest_first(), budget, False, ranks, passes)]
+    if packs:
+        deals.append(_deal(own, rows, own.by_prompt(), budget, True, ranks, passes))
+    return min(deals, key=lambda deal: deal.cost)
 
 
-def _filled_up(lengths: Lengths, live: np.ndarray, least: int, ranks: int) -> np.ndarray:
-    """Choose the shortest rows without credit that every rank needs to have as many rows."""
-    count = int(live.sum())
-    wanted = max(-(-count // ranks), least) * ranks - count
+def _deal(
+    own: Lengths, rows: np.ndarray, order: np.ndarray, budget: Budget, packed: bool,
+    ranks: int, passes: int | None,
+) -> Passes:  # fmt: skip
+    """Cut rows in an order; the largest pieces are the first pass."""
+    own, rows = own.take(order), rows[order]
+    pieces = cut(own, budget, packed=packed)
+    number = ranks * (passes or -(-len(pieces) // ranks))
+    if len(pieces) != number:
+        pieces = _balanced(own, budget, number, packed=packed)
+    costs = [float(_costs(own.take(piece), budget, packed=packed)[-1]) for piece in pieces]
+    largest = [rows[pieces[at]] for at in np.argsort(-np.array(costs), kind="stable")]
+    cost = sum(costs) if len(pieces) == number else math.inf
+    return Passes(cost, packed, [largest[at : at + ranks] for at in range(0, number, ranks)])
+
+
+def _balanced(own: Lengths, budget: Budget, number: int, *, packed: bool) -> list[slice]:
+    """Cut into so many pieces, the largest as small as that allows; into more if they must be."""
+
+    def at_most(tokens: int) -> list[slice]:  # in as few pieces as that takes
+        capped, pieces, end = replace(budget, tokens=tokens), [], len(own.prompt)
+        while end:
+            begin = max(0, end - 1 - tokens)
+            fit = np.isfinite(_costs(own.take(slice(begin, end)), capped, packed=packed))
+            pieces.append(slice(end - int(fit.argmin() or len(fit)), end))
+            end = pieces[-1].start
+        return pieces[::-1]
+
+    least = bisect_left(
+        range(budget.tokens), True, key=lambda tokens: len(at_most(tokens)) <= number
+    )
+    pieces = at_most(least)
+    while len(pieces) < number:
+        at = max(range(len(pieces)), key=lambda i: pieces[i].stop - pieces[i].start)
+        begin, end = pieces[at].start, pieces[at].stop
+        middle = (begin + end) // 2
+        pieces[at : at + 1] = [slice(begin, middle), slice(middle, end)]
+    return pieces
+
+
+def _filled_up(lengths: Lengths, run: np.ndarray, least: int, ranks: int) -> np.ndarray:
+    """Choose the shortest rows without credit that make as many for every rank, `least` in all."""
+    count = int(run.sum())
+    wanted = max(-(-count // ranks) * ranks, least) - count
     order = lengths.longest_first()
-    dead = order[~live[order]]
-    filled = np.zeros_like(live)
+    dead = order[~run[order]]
+    filled = np.zeros_like(run)
     filled[dead[len(dead) - wanted :]] = True
     return filled
-
-
-def _whole_prompts(rows: Lengths, numbers: np.ndarray, ranks: int) -> list[np.ndarray]:
-    """Deal whole prompts to ranks, if each gets as many and all have as many rows."""
-    _, sizes = np.unique(rows.prompt_of, return_counts=True)
-    if sizes.max() == 1 or (ranks > 1 and (len(set(sizes)) > 1 or len(sizes) % ranks)):
-        return []
-    order = numbers[rows.by_prompt()]
-    size = int(sizes[0]) if ranks > 1 else 1
-    return [order.reshape(-1, ranks, size).transpose(0, 2, 1).reshape(-1, ranks)]
 
 
 def spread(passes: list[Any], microsteps: int) -> list[list[Any]]:

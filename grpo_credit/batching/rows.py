@@ -4,6 +4,7 @@ from typing import Any, NamedTuple
 
 import torch
 from accelerate.utils import gather
+from jaxtyping import Int
 from torch import Tensor
 from torch.nn.functional import pad
 
@@ -35,6 +36,18 @@ def as_rows(ids: Tensor, mask: Tensor, completion: int) -> Rows:
     }  # fmt: skip
 
 
+def number_prompts(prompt_ids: Tensor, prompt_mask: Tensor) -> Int[Tensor, " b"]:
+    """Number the distinct prompts (b, P) among rows, from 0."""
+    columns = torch.cat([prompt_ids * prompt_mask, prompt_mask], dim=1)
+    return columns.unique(dim=0, return_inverse=True)[1]
+
+
+def has_no_holes(rows: Rows) -> bool:
+    """Return whether prompts have their padding on the left and completions on the right."""
+    masks = rows["prompt_mask"].flip(1), rows["completion_mask"]
+    return all(bool((mask[:, 1:] <= mask[:, :-1]).all()) for mask in masks)
+
+
 def row_tensors(batch: dict[str, Any]) -> Rows:
     """Pick what a batch says row by row; nothing if it holds something that cannot be re-cut.
 
@@ -44,8 +57,8 @@ def row_tensors(batch: dict[str, Any]) -> Rows:
     """
     rows, width = batch["completion_ids"].shape
     found = {name: value for name, value in batch.items() if not _is_scalar(value)}
-    can = width > 1 and all(_by_row(name, v, rows, width) for name, v in found.items())
-    return found if can else {}
+    can = all(_by_row(name, value, rows, width) for name, value in found.items())
+    return found if can and width > 1 and has_no_holes(batch) else {}
 
 
 def _is_scalar(value: Any) -> bool:

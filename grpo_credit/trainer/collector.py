@@ -20,7 +20,7 @@ from grpo_credit.credit import needs
 from grpo_credit.credit.rollouts import OPTIONAL, PADDING, Rollouts
 from grpo_credit.errors import CreditError
 from grpo_credit.trainer import reward_annotations
-from grpo_credit.trainer.scoring import base_of, fused_outputs
+from grpo_credit.trainer.scoring import Keeping
 from grpo_credit.trainer.seams import Host, SeamError, mode, piece
 from grpo_credit.trainer.window import Generation
 
@@ -306,16 +306,12 @@ class RolloutCollector:
         images = {name: value for name, value in output.items() if name in accepted}
 
         def score(rows: Rows, batch_size: int | None = None) -> tuple[Tensor | None, ...]:
-            model, width = host.model, rows["completion_ids"].size(1)
-            with fused_outputs(base_of(model), "log_sum_sq_probs", width) as log_sum_sq_probs:
-                logps, entropies, _ = host._get_per_token_logps_and_entropies(
-                    model,
-                    *as_input(rows),
-                    batch_size=batch_size,
-                    compute_entropy=True,
-                    **images,
-                )
-            sum_sq_probs = torch.cat(log_sum_sq_probs).exp() if log_sum_sq_probs else None
+            model = Keeping(host.model)
+            logps, entropies, _ = host._get_per_token_logps_and_entropies(
+                model, *as_input(rows), batch_size=batch_size, compute_entropy=True, **images
+            )
+            log_sum_sq_probs = model.field("log_sum_sq_probs", rows["completion_ids"].size(1))
+            sum_sq_probs = None if log_sum_sq_probs is None else log_sum_sq_probs.exp()
             return logps, entropies, sum_sq_probs
 
         completions = {name: output[name] for name in ("completion_ids", "completion_mask")}

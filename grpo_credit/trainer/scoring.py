@@ -1,10 +1,9 @@
 """What TRL's fused head computes beside the log-probabilities."""
 
-from collections.abc import Generator
-from contextlib import contextmanager
 from typing import Any
 
-from torch import Tensor, nn
+import torch
+from torch import Tensor
 
 from grpo_credit.trainer.seams import piece
 
@@ -26,28 +25,31 @@ def base_of(model: Any) -> Any:
     return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
-@contextmanager
-def fused_outputs(model: nn.Module, field: str, width: int) -> Generator[list[Tensor], None, None]:
-    """Keep one field of every fused forward pass, its last `width` columns.
+class Keeping:
+    """A model that keeps what its fused head puts out, for the fields that TRL does not hand on.
 
     Args:
-        model: the model that the fused head was added to.
-        field: of TRL's `FusedCausalLMOutput`.
-        width: columns of the completion, in tokens.
-
-    Yields:
-        A list that grows by a `(b, width)` tensor with each pass; it stays empty where the head
-        does not compute the field.
+        model: may be wrapped.
     """
-    kept: list[Tensor] = []
 
-    def keep(_: nn.Module, __: Any, output: Any) -> None:
-        value = getattr(output, field, None)
-        if value is not None:
-            kept.append(value[:, -width:])
+    def __init__(self, model: Any) -> None:
+        self._model = model
+        self._outputs: list[Any] = []
 
-    handle = model.register_forward_hook(keep)
-    try:
-        yield kept
-    finally:
-        handle.remove()
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._model, name)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the model."""
+        self._outputs.append(self._model(*args, **kwargs))
+        return self._outputs[-1]
+
+    def field(self, name: str, width: int) -> Tensor | None:
+        """Return the last `width` columns of a field; None where the head does not compute it.
+
+        It is read late: where rows are packed, outputs are unpacked in place.
+        """
+        values: list[Any] = [getattr(outputs, name, None) for outputs in self._outputs]
+        if any(value is None for value in values):
+            return None
+        return torch.cat([value[:, -width:] for value in values])

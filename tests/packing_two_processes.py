@@ -1,14 +1,12 @@
-"""Run by test_sharing_checks under torchrun: DDP reduces the gradients of shared prompts."""
+"""Run by test_packing under torchrun: DDP reduces the gradients of packed rows."""
 
 import sys
 from pathlib import Path
 
 import conftest  # noqa: F401 (environment variables)
 import torch
-from sharing_helpers import batch, build, difference, trl_scores
+from packing_helpers import batch, build, difference, packed_scores, trl_scores
 from torch.nn.parallel import DistributedDataParallel
-
-from grpo_credit.batching.shared_prompts import number_prompts, score_sharing_prompts
 
 ROWS = [(2, 0, 2, 1, 0, 2), (0, 1, 1, 1, 2, 0)]  # the prompts of each rank's rows
 
@@ -31,8 +29,8 @@ def reduced_gradient(rank, unused):
     model = DistributedDataParallel(build(), find_unused_parameters=unused)
     rows = batch(of=ROWS[rank])
     with model.no_sync():
-        weighted(score_sharing_prompts(model, *rows, number_prompts(*rows[:2]))[0]).backward()
-    weighted(score_sharing_prompts(model, *rows, number_prompts(*rows[:2]))[0]).backward()
+        weighted(packed_scores(model, *rows)[0]).backward()
+    weighted(packed_scores(model, *rows)[0]).backward()
     return torch.cat([p.grad.flatten() for p in model.parameters()])
 
 

@@ -19,6 +19,8 @@ from transformers import (
 from trl import GRPOTrainer
 from trl.trainer.utils import add_fused_lm_head
 
+from grpo_credit.batching.packing import Packed, attention_of
+
 SIZES = {
     "vocab_size": 50, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2,
     "num_attention_heads": 2, "bos_token_id": None, "eos_token_id": 1, "pad_token_id": 0,
@@ -79,9 +81,15 @@ def trl_scores(model, prompt_ids, prompt_mask, completion_ids, completion_mask):
     )[:2]
 
 
+def packed_scores(model, *rows, attention=None, rounded=int):
+    """Score as TRL's trainer does, in one packed row."""
+    attention = attention or attention_of(getattr(model, "module", model), compiled=False)
+    return trl_scores(Packed(model, rows[2].size(1), attention, rounded), *rows)
+
+
 def gradient(model, logps, entropies):
     """Give the gradient of a sum of both with uneven weights."""
-    weights = torch.arange(logps.numel()).sin().view_as(logps)
+    weights = torch.arange(logps.numel()).cos().view_as(logps)
     parameters = [p for p in model.parameters() if p.requires_grad]
     total = (weights * logps + 0.1 * weights.flip(1) * entropies).sum()
     found = torch.autograd.grad(total, parameters)

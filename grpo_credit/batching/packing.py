@@ -1,0 +1,319 @@
+"""A prompt and its completions in one row: no padding, and no prompt is run twice.
+
+    q₁ o₁ o₂ o₃ | q₂ o₄ o₅ | ...
+
+Every token keeps the position that it has in TRL's padded rows, and sees the prompt and the tokens
+before it of its own completion, nothing else. It is an ordinary forward pass of one row: adapters,
+gradient checkpointing and sharding treat it as any other. The last token of a prompt, whose output
+predicts the first of each completion, stands before every one of them; a *tree* is a prompt, but
+for that token, and its completions.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Self
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
+from torch.nn.attention.bias import causal_lower_right
+from torch.nn.functional import pad
+from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
+
+from grpo_credit.batching.rows import number_prompts
+
+attend: Any = torch.nn.functional.scaled_dot_product_attention
+
+
+class Tree(NamedTuple):
+    """A prompt and its completions, as they stand in a packed row; in tokens."""
+
+    prompt: int
+    completions: list[int]
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of both."""
+        return self.prompt + sum(self.completions)
+
+    @property
+    def runs(self) -> list[list[int]]:
+        """Completions one after another, in runs of which none is half as long as the first."""
+        runs: list[list[int]] = []
+        for tokens in self.completions:
+            if not runs or not runs[-1][0] / 2 < tokens <= runs[-1][0]:
+                runs.append([])
+            runs[-1].append(tokens)
+        return runs
+
+
+@dataclass(frozen=True)
+class Packing:
+    """Padded rows (b, P + T) in one row of S tokens.
+
+    Args:
+        row: of which padded row each token is, (S,).
+        column: in which of its columns.
+        of_completion: whether it predicts a token of a completion.
+        trees: one after another; they are all tokens but the last ones, which fill up.
+        place: where the token stands that predicts token t of completion i, (b, T); S if none does.
+    """
+
+    row: Int[Tensor, " S"]
+    column: Int[Tensor, " S"]
+    of_completion: Bool[Tensor, " S"]
+    trees: list[Tree]
+    place: Int[Tensor, "b T"]
+
+    @classmethod
+    def of(
+        cls,
+        input_ids: Int[Tensor, "b columns"],
+        attention_mask: Tensor,
+        completion: int,
+        *,
+        shares_prompts: bool = True,
+        rounded: Callable[[int], int] = int,
+    ) -> Self:
+        """Lay out padded rows.
+
+        Args:
+            input_ids: prompts padded on the left, completions on the right.
+            attention_mask: 0 at padding; a completion that is all padding keeps its first column.
+            completion: T, columns of the completions.
+            shares_prompts: whether equal prompts are run once.
+            rounded: gives the length of the row from its tokens; the rest is filled up.
+        """
+        device, rows, width = input_ids.device, len(input_ids), input_ids.size(1) - completion
+        mask = attention_mask != 0
+        prompts = mask[:, :width].sum(dim=1).tolist()
+        completions = mask[:, width:].sum(dim=1).clamp(min=1).tolist()
+        numbers = number_prompts(input_ids[:, :width], mask[:, :width])
+        members: dict[int, list[int]] = {}
+        for row, number in enumerate(numbers.tolist() if shares_prompts else range(rows)):
+            members.setdefault(number, []).append(row)
+        pieces, trees = [], []
+        place, length = np.full((rows, completion), -1), 0
+        for own in members.values():
+            tokens = prompts[own[0]] - 1
+            trees.append(Tree(tokens, [completions[row] for row in own]))
+            pieces.append((own[0], np.arange(width - 1 - tokens, width - 1), False))
+            length += tokens
+            for row in own:
+                pieces.append((row, np.arange(width - 1, width - 1 + completions[row]), True))
+                place[row, : completions[row]] = np.arange(length, length + completions[row])
+                length += completions[row]
+        # a single token is an attention of another shape, as in decoding
+        fill = max(rounded(length), 2) - length
+        pieces.append((0, np.zeros(fill, dtype=int), False))
+        sizes = [len(columns) for _, columns, _ in pieces]
+        row, predicts = (
+            torch.from_numpy(np.repeat([piece[part] for piece in pieces], sizes)).to(device)
+            for part in (0, 2)
+        )
+        column = torch.from_numpy(np.concatenate([columns for _, columns, _ in pieces])).to(device)
+        place[place < 0] = length + fill
+        return cls(row, column, predicts, trees, torch.from_numpy(place).to(device))
+
+    def pick(self, padded: Tensor, after: int = 0) -> Tensor:
+        """Return the values (1, S) of the tokens, or of those that come `after` them."""
+        return padded[self.row, self.column + after][None]
+
+    def unpack(self, values: Tensor, columns: int) -> Tensor:
+        """Put values (1, S) by token where the head has them for padded rows: (b, columns)."""
+        by_token = pad(values[0], (0, 1))[self.place]
+        return pad(by_token, (columns - by_token.size(1), 0))
+
+
+class Packed:
+    """A model that runs padded rows as one packed row, for TRL's fused head.
+
+    Args:
+        model: may be wrapped.
+        completion: T, columns of the completions.
+        attention: of `attention_of`.
+        rounded: see `Packing.of`.
+    """
+
+    def __init__(
+        self, model: Any, completion: int, attention: "Attention", rounded: Callable[[int], int]
+    ) -> None:
+        self._model, self._completion = model, completion
+        self._attention, self._rounded = attention, rounded
+
+    def __call__(
+        self, *, input_ids: Tensor, attention_mask: Tensor, labels: Tensor, **options: Any
+    ) -> Any:
+        """Return what the model says of padded rows (b, P + T): by column but the last."""
+        packing = Packing.of(
+            input_ids, attention_mask, self._completion,
+            shares_prompts=self._attention.shares_prompts, rounded=self._rounded,
+        )  # fmt: skip
+        after = packing.pick(labels, after=1) if labels.size(1) > 1 else labels
+        outputs = self._model(
+            input_ids=packing.pick(input_ids),
+            position_ids=packing.column[None],
+            shift_labels=after.masked_fill(~packing.of_completion, -100),
+            **self._attention.told(packing),
+            **options,
+        )
+        for name, value in outputs.items():
+            if isinstance(value, Tensor) and value.shape == after.shape:
+                outputs[name] = packing.unpack(value, labels.size(1) - 1)
+        return outputs
+
+
+# ---- who sees whom ------------------------------------------------------------------------------
+
+
+class TreeMask(Tensor):
+    """The mask of a packed row, by which PyTorch's attention goes tree by tree.
+
+    It takes no memory, and no pair of tokens is computed that does not see each other; as
+    `torch.nn.attention.bias.CausalBias` does, it stands where a mask may.
+    """
+
+    trees: list[Tree]
+
+    @classmethod
+    def of(cls, packing: Packing) -> Tensor:
+        """Make the mask (1, 1, S, S) of a packed row."""
+        size = len(packing.row)
+        mask = torch.ones((), dtype=torch.bool, device=packing.row.device)
+        mask = mask.expand(1, 1, size, size).as_subclass(cls)
+        mask.trees = packing.trees
+        return mask
+
+    @classmethod
+    def __torch_function__(
+        cls, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """Attend by trees; let nobody compute with a mask that is not there."""
+        if func is attend:
+            return attend_by_trees(*args, **(kwargs or {}))
+        if func.__name__ not in ("__get__", "__set__", "dim", "size"):
+            raise NotImplementedError(f"{func.__name__} of the mask of a packed row")
+        with torch._C.DisableTorchFunctionSubclass():
+            return func(*args, **(kwargs or {}))
+
+
+def attend_by_trees(
+    query: Tensor, key: Tensor, value: Tensor, attn_mask: TreeMask, **options: Any
+) -> Tensor:
+    """Compute the attention of a packed row: of each prompt, then of all its completions.
+
+    Args:
+        query: (1, heads, S, _), like the others.
+        key: likewise.
+        value: likewise.
+        attn_mask: of the row.
+        options: of PyTorch's function.
+    """
+    trees = attn_mask.trees
+    sizes = [n for tree in trees for n in (tree.prompt, *map(sum, tree.runs))]
+    rest = query.size(2) - sum(sizes)
+    parts = zip(*(x.split([*sizes, rest], dim=2) for x in (query, key, value)), strict=True)
+    out = []
+    for tree in trees:
+        prompt = next(parts)
+        if tree.prompt:
+            out.append(attend(*prompt, **{**options, "is_causal": True}))
+        for lengths, own in zip(tree.runs, parts, strict=False):
+            out.append(_attend_after(prompt, own, lengths, options))
+    return torch.cat([*out, next(parts)[2]], dim=2)  # what fills up is seen by nobody
+
+
+def _attend_after(
+    prompt: tuple[Tensor, ...], own: tuple[Tensor, ...], lengths: list[int], options: dict[str, Any]
+) -> Tensor:
+    """Attend from completions, padded to the longest, to their prompt and themselves."""
+    width, rows = max(lengths), len(lengths)
+    ragged = min(lengths) < width
+    if ragged:
+        columns, begins = np.arange(width), np.cumsum([0, *lengths[:-1]])[:, None]
+        there = columns < np.array(lengths)[:, None]
+        padded = torch.from_numpy(np.where(there, columns + begins, 0).ravel()).to(own[0].device)
+        own = tuple(part.index_select(2, padded) for part in own)
+    query, key, value = (part[0].unflatten(1, (rows, width)).transpose(0, 1) for part in own)
+    key, value = (
+        torch.cat([before.expand(rows, -1, -1, -1), after], dim=2)
+        for before, after in ((prompt[1], key), (prompt[2], value))
+    )
+    bias = causal_lower_right(width, key.size(2))
+    out = attend(query, key, value, **{**options, "attn_mask": bias})
+    out = out.transpose(0, 1).flatten(1, 2)[None]
+    if ragged:
+        out = out.index_select(2, torch.from_numpy(np.flatnonzero(there)).to(out.device))
+    return out
+
+
+def by_trees(packing: Packing) -> dict[str, Any]:
+    """Let PyTorch's attention go tree by tree."""
+    return {"attention_mask": TreeMask.of(packing)}
+
+
+def by_mask(implementation: str, dtype: torch.dtype) -> Callable[[Packing], dict[str, Any]]:
+    """Let the attention have a mask of its own kind: numbers, truth values, or blocks."""
+
+    def attention(packing: Packing) -> dict[str, Any]:
+        trees = [tree.tokens for tree in packing.trees]
+        size, device = len(packing.row), packing.row.device
+        tree = torch.from_numpy(np.repeat(np.arange(len(trees) + 1), [*trees, size - sum(trees)]))
+        tree = tree.to(device)
+        prompt = ~packing.of_completion
+
+        def sees(_: Any, __: Any, q: Tensor, k: Tensor) -> Tensor:
+            own = prompt[k] | (packing.of_completion[q] & (packing.row[q] == packing.row[k]))
+            return (tree[q] == tree[k]) & own & (k <= q)
+
+        mask = ALL_MASK_ATTENTION_FUNCTIONS[implementation](
+            batch_size=1, q_length=size, kv_length=size, mask_function=sees,
+            allow_is_causal_skip=False, dtype=dtype, device=device,
+        )  # fmt: skip
+        return {"attention_mask": mask}
+
+    return attention
+
+
+def variable_lengths(packing: Packing) -> dict[str, Any]:
+    """Tell flash attention where the rows end, each of which has its own prompt."""
+    lengths = torch.tensor([0, *(tree.tokens for tree in packing.trees)])
+    ends = lengths.cumsum(0).to(packing.row.device, torch.int32)
+    longest = int(lengths.max())
+    return {
+        "attention_mask": None, "cu_seq_lens_q": ends, "cu_seq_lens_k": ends,
+        "max_length_q": longest, "max_length_k": longest,
+    }  # fmt: skip
+
+
+class Attention(NamedTuple):
+    """How the attention of a model learns who sees whom.
+
+    Args:
+        told: what the model is told of a packed row.
+        shares_prompts: whether several completions may see one prompt.
+        every_pair: whether pairs of tokens that do not see each other are computed, too.
+    """
+
+    told: Callable[[Packing], dict[str, Any]]
+    shares_prompts: bool = True
+    every_pair: bool = False
+
+
+def attention_of(model: Any, compiled: bool) -> Attention | None:
+    """Choose how the attention of a model learns who sees whom; None if it cannot.
+
+    Args:
+        model: may be wrapped by an adapter.
+        compiled: whether it is compiled, and so takes plain tensors.
+    """
+    implementation = model.config._attn_implementation
+    if "flash" in implementation:
+        return Attention(variable_lengths, shares_prompts=False)
+    if implementation == "sdpa" and not compiled:
+        return Attention(by_trees)
+    if implementation in ("sdpa", "eager", "flex_attention"):
+        every_pair = implementation != "flex_attention"
+        return Attention(by_mask(implementation, model.dtype), every_pair=every_pair)
+    return None
