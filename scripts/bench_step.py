@@ -23,6 +23,7 @@ length times 4. Weights are random, nothing is downloaded.
 import argparse
 import gc
 import json
+import math
 import os
 import statistics
 import sys
@@ -71,11 +72,13 @@ class Setting:
         device: "cpu" or "cuda".
         gradient_checkpointing: TRL's default.
         lora: the adapter of TRL's `--use_peft`, without its dropout, which would differ.
+        attention: transformers' name of the attention.
     """
 
     device: str
     gradient_checkpointing: bool = True
     lora: bool = False
+    attention: str = "sdpa"
 
     @property
     def adapter(self) -> LoraConfig | None:
@@ -90,9 +93,8 @@ def metered(
     """Build a trainer with a meter on it; weights and order are the same every time."""
     torch.manual_seed(0)
     with torch.device(setting.device):
-        model = AutoModelForCausalLM.from_config(
-            deepcopy(MODELS[setting.device])
-        )  # trainers change it
+        config = deepcopy(MODELS[setting.device])  # trainers change it
+        model = AutoModelForCausalLM.from_config(config, attn_implementation=setting.attention)
     trainer = trainer_class(
         model=model,
         reward_funcs=reward,
@@ -186,6 +188,25 @@ def measure(load: Workload, credit: str, repeats: int, setting: Setting) -> dict
     }
 
 
+def print_growth(credit: str, setting: Setting) -> None:
+    """Time our step for ever more groups, and fit seconds = a constant x tokens ^ exponent."""
+    points = []
+    for groups in (5, 10, 20, 40, 80):
+        load = Workload([32] * groups, [[128] * 8] * groups)
+        meter = metered(
+            CreditGRPOTrainer, CreditGRPOConfig, load, setting,
+            credit=credit, efficient_batching="auto",
+        )  # fmt: skip
+        for _ in range(2):
+            meter.trainer.train()
+        points.append((load.rows * load.longest, min(meter.seconds)))
+        print("{:,} counted tokens: {:.2f} s".format(*points[-1]), flush=True)
+    exponent, _ = statistics.linear_regression(
+        *zip(*(map(math.log, p) for p in points), strict=True)
+    )
+    print(f"exponent {exponent:.2f}")
+
+
 def ratio(found: dict[str, Any], of: str) -> float:
     """Return the median of ours over TRL's."""
     ours, host = (statistics.median(found[name][of]) for name in ("ours", "trl"))
@@ -225,6 +246,11 @@ def main() -> None:
         "--gradient-checkpointing", action=argparse.BooleanOptionalAction, default=True,
         help="TRL's default is to do it",
     )  # fmt: skip
+    parser.add_argument("--attention", default="sdpa", help="sdpa, eager, flex_attention ...")
+    parser.add_argument(
+        "--growth", action="store_true",
+        help="time ours alone, from 5,000 to 80,000 counted tokens of equal lengths",
+    )  # fmt: skip
     parser.add_argument("--lora", action="store_true", help="an adapter instead of all weights")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every figure")
     asked = parser.parse_args()
@@ -236,7 +262,10 @@ def main() -> None:
         parser.error("--device cuda needs a GPU that PyTorch can use")
     os.environ["TRL_EXPERIMENTAL_SILENCE"] = "1"  # about rollout_func
     timed, *others = asked.credit
-    setting = Setting(asked.device, asked.gradient_checkpointing, asked.lora)
+    setting = Setting(asked.device, asked.gradient_checkpointing, asked.lora, asked.attention)
+    if asked.growth:
+        print_growth(timed, setting)
+        return
     shown = Table(title=f"one optimizer step, {timed}, {setting}", title_justify="left")
     for column in COLUMNS:
         shown.add_column(column, justify="left" if column == "workload" else "right")

@@ -77,7 +77,6 @@ def reward(prompts: list[str], completions: list[str], **_: Any) -> list[float]:
 NOTHING: tuple[str, ...] = ()  # attributes of `Batching`
 CUT = ("recuts",)
 TRIMMED = (*CUT, "trims_prompts")
-PACKED = (*TRIMMED, "packs")
 
 
 @dataclass(frozen=True)
@@ -101,7 +100,7 @@ class Case:
 
 CASES = {
     # rotary positions
-    "llama": Case(llama, does=PACKED),
+    "llama": Case(llama),
     "llama, eager": Case(of("llama", {**GROUPED, "attn_implementation": "eager"})),
     "llama, linear": Case(of("llama", rope("linear", factor=2.0))),
     "llama, dynamic, never reached": Case(of("llama", rope("dynamic", factor=2.0))),
@@ -350,10 +349,51 @@ CASES = {
         adapted(PrefixTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=3)), does=CUT
     ),
     "trainable tokens": Case(
-        adapted(TrainableTokensConfig(task_type="CAUSAL_LM", token_indices=RARE)), does=PACKED
+        adapted(TrainableTokensConfig(task_type="CAUSAL_LM", token_indices=RARE))
     ),
-    "lora": Case(adapted(lora()), does=PACKED),
-    "lora, beta": Case(adapted(lora()), {"beta": 0.1}, does=PACKED),
+    "lora": Case(adapted(lora())),
+    "lora, beta": Case(adapted(lora()), {"beta": 0.1}),
+}
+
+PACKED = {  # models whose tokens go by positions and mask alone
+    "llama",
+    "llama, eager",
+    "llama, linear",
+    "llama, dynamic, never reached",
+    "llama, yarn",
+    "llama, llama3",
+    "llama, longrope, never reached",
+    "llama, longrope, always beyond",
+    "phi3",
+    "phi",
+    "ministral3, scaled by position",
+    "qwen2",
+    "qwen3",
+    "gemma",
+    "cohere",
+    "olmo2",
+    "smollm3",
+    "glm4",
+    "granite",
+    "stablelm",
+    "nanochat",
+    "gpt-neox",
+    "gpt-j",
+    "diffllama",
+    "deepseek v2, MLA",
+    "deepseek v3, MLA",
+    "minicpm3, MLA",
+    "mixtral",
+    "qwen3-moe",
+    "olmoe",
+    "gpt2",
+    "gpt-bigcode",
+    "xglm",
+    "biogpt",
+    "beam, scaled by position",
+    "trainable tokens",
+    "lora",
+    "lora, beta",
 }
 
 

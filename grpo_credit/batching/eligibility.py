@@ -32,6 +32,7 @@ class Batching:
         skips: rows without credit are not run.
         packs: the rows of a pass are one packed row, where that pays.
         trims_prompts: padding on the left of prompts is trimmed, where they are not packed.
+        compiled: each shape is compiled, so that only packed rows are worth a new one.
         one_pass_per_microstep: there are as many passes as accumulation steps.
         left_out: what is not done, and why.
     """
@@ -40,6 +41,7 @@ class Batching:
     skips: bool = False
     packs: bool = False
     trims_prompts: bool = False
+    compiled: bool = False
     one_pass_per_microstep: bool = False
     left_out: tuple[str, ...] = ()
 
@@ -59,6 +61,7 @@ class Batching:
         return f"batching: {used or 'the micro-batches of TRL'}{without}"
 
 
+COMPILED = "sorting and trimming (each new shape would be compiled)"
 LEAVABLE = {"packs": "packing rows", "trims_prompts": "trimming prompts"}
 
 
@@ -93,25 +96,24 @@ def choose(trainer: Any) -> Batching:
         "DataParallel cuts micro-batches itself": args.n_gpu > 1,
     }):  # fmt: skip
         return as_trl(*reasons)
+    compiled = trainer.accelerator.state.dynamo_plugin.backend != DynamoBackend.NO
     counts_passes = trainer.accelerator.distributed_type == DistributedType.DEEPSPEED
     reasons = _reasons({
         f"skipping (beta={args.beta} gives every row a KL term)": args.beta != 0,
         "another number of passes (DeepSpeed counts them)": counts_passes,
         "another number of passes (ddp_static_graph counts them)": bool(args.ddp_static_graph),
     })  # fmt: skip
+    one_pass = counts_passes or bool(args.ddp_static_graph)
+    if compiled and one_pass:
+        return as_trl(*reasons, COMPILED)
     chosen = Batching(
-        recuts=True, skips=args.beta == 0, packs=True, trims_prompts=True,
-        one_pass_per_microstep=counts_passes or bool(args.ddp_static_graph), left_out=reasons,
+        recuts=True, skips=args.beta == 0, packs=True, trims_prompts=not compiled,
+        compiled=compiled, one_pass_per_microstep=one_pass, left_out=reasons,
     )  # fmt: skip
-    if attention_of(trainer.model, is_compiled(trainer)) is None:
+    if attention_of(trainer.model, compiled) is None:
         implementation = trainer.model.config._attn_implementation
         chosen = chosen.without("packs", f"the attention {implementation!r} was not tried")
     return chosen
-
-
-def is_compiled(trainer: Any) -> bool:
-    """Return whether the model of a trainer is compiled, shape by shape."""
-    return trainer.accelerator.state.dynamo_plugin.backend != DynamoBackend.NO
 
 
 def is_sharded(trainer: Any) -> bool:
@@ -206,6 +208,8 @@ class Trial:
         theirs = reference(self.as_trl)
         if chosen.packs and (refused := self._refused(theirs, trims=True, packed=True)):
             chosen = chosen.without("packs", refused)
+        if chosen.compiled:
+            return chosen if chosen.packs else as_trl(*chosen.left_out, COMPILED)
         if chosen.trims_prompts:
             if (refused := self._refused(theirs, trims=True)) is None:
                 return chosen

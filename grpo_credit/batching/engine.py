@@ -114,8 +114,7 @@ class PassEngine:
         self.batching: Batching = eligibility.choose(host)
         # now, because each rank may later hold a shard of another size, and all must plan alike
         self._parameters = count_parameters(host.model)
-        self._compiled = eligibility.is_compiled(host)
-        self._attention = attention_of(host.model, self._compiled)
+        self._attention = attention_of(host.model, self.batching.compiled)
         self._every_pair = self._attention is not None and self._attention.every_pair
         self._packs_now = False  # whether the pass at hand is one packed row
         self._tried = Extent()  # between which widths our own passes were tried
@@ -282,7 +281,7 @@ class PassEngine:
             token_pairs=token_pairs(self._host.model, self._parameters),
             prompt_columns=0 if self.batching.trims_prompts else prompt,
             multiple=int(self._host.pad_to_multiple_of or 1),
-            few_sizes=self._compiled,
+            few_sizes=self.batching.compiled,
         )
 
     def _cut_out(self, rows: Rows, index: np.ndarray, budget: Budget, packed: bool) -> Rows:
@@ -304,7 +303,7 @@ class PassEngine:
 
     def _packed_length(self, tokens: int) -> int:
         multiple = int(self._host.pad_to_multiple_of or 1)
-        return int(packed_length(tokens, multiple, few_sizes=self._compiled))
+        return int(packed_length(tokens, multiple, few_sizes=self.batching.compiled))
 
     @contextmanager
     def _packing(self, packed: bool) -> Generator[None, None, None]:

@@ -80,7 +80,7 @@ class Budget:
         prompt_columns: as wide as padded prompts are at least.
         multiple: lengths are rounded up to it, as TRL pads.
         few_sizes: whether packed rows are so long as a power of two, or three quarters of one, so
-            that few shapes are compiled.
+            that few shapes are compiled; then nothing is padded.
     """
 
     tokens: int
@@ -244,9 +244,13 @@ def plan(
     """
     rows = np.flatnonzero(run | _filled_up(lengths, run, ranks * (passes or 1), ranks))
     own = lengths.take(rows)
-    deals = [_deal(own, rows, own.longest_first(), budget, False, ranks, passes)]
-    if packs:
-        deals.append(_deal(own, rows, own.by_prompt(), budget, True, ranks, passes))
+    orders = {False: own.longest_first(), True: own.by_prompt()}
+    if not packs:
+        del orders[True]
+    elif budget.few_sizes:
+        del orders[False]
+    deals = (_deal(own, rows, order, budget, packed, ranks, passes)
+             for packed, order in orders.items())  # fmt: skip
     return min(deals, key=lambda deal: deal.cost)
 
 
