@@ -335,6 +335,7 @@ def test_a_mask_with_holes_is_left_alone():
     assert row_tensors(masks([[0, 1, 1]], [[1, 1, 0]]))
     assert not row_tensors(masks([[0, 1, 1]], [[1, 0, 1]]))
     assert not row_tensors(masks([[1, 0, 1]], [[1, 1, 1]]))
+    assert not row_tensors(masks([[0, 1, 1], [0, 0, 0]], [[1, 1], [1, 1]]))  # an empty prompt
 
 
 def test_parameters_are_counted_whole_where_they_are_held_in_parts_or_packed():

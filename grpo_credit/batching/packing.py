@@ -9,7 +9,7 @@ predicts the first of each completion, stands before every one of them; a *tree*
 for that token, and its completions.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Self
 
@@ -53,17 +53,17 @@ class Packing:
     """Padded rows (b, P + T) in one row of S tokens.
 
     Args:
+        trees: one after another; they are all tokens but the last ones, which fill up.
         row: of which padded row each token is, (S,).
         column: in which of its columns.
         of_completion: whether it predicts a token of a completion.
-        trees: one after another; they are all tokens but the last ones, which fill up.
         place: where the token stands that predicts token t of completion i, (b, T); S if none does.
     """
 
+    trees: list[Tree]
     row: Int[Tensor, " S"]
     column: Int[Tensor, " S"]
     of_completion: Bool[Tensor, " S"]
-    trees: list[Tree]
     place: Int[Tensor, "b T"]
 
     @classmethod
@@ -85,36 +85,29 @@ class Packing:
             shares_prompts: whether equal prompts are run once.
             rounded: gives the length of the row from its tokens; the rest is filled up.
         """
-        device, rows, width = input_ids.device, len(input_ids), input_ids.size(1) - completion
-        mask = attention_mask != 0
+        width, mask = input_ids.size(1) - completion, attention_mask != 0
         prompts = mask[:, :width].sum(dim=1).tolist()
         completions = mask[:, width:].sum(dim=1).clamp(min=1).tolist()
-        numbers = number_prompts(input_ids[:, :width], mask[:, :width])
-        members: dict[int, list[int]] = {}
-        for row, number in enumerate(numbers.tolist() if shares_prompts else range(rows)):
-            members.setdefault(number, []).append(row)
-        pieces, trees = [], []
-        place, length = np.full((rows, completion), -1), 0
-        for own in members.values():
-            tokens = prompts[own[0]] - 1
-            trees.append(Tree(tokens, [completions[row] for row in own]))
-            pieces.append((own[0], np.arange(width - 1 - tokens, width - 1), False))
-            length += tokens
-            for row in own:
-                pieces.append((row, np.arange(width - 1, width - 1 + completions[row]), True))
-                place[row, : completions[row]] = np.arange(length, length + completions[row])
-                length += completions[row]
+        numbers = number_prompts(input_ids[:, :width], mask[:, :width]).tolist()
+        trees, pieces = [], []  # a piece: its row, its first column, its columns
+        for own in _alike(numbers if shares_prompts else range(len(prompts))):
+            shared = prompts[own[0]] - 1
+            trees.append(Tree(shared, [completions[row] for row in own]))
+            pieces.append((own[0], width - 1 - shared, shared))
+            pieces.extend((row, width - 1, completions[row]) for row in own)
+        tokens = sum(tree.tokens for tree in trees)
         # a single token is an attention of another shape, as in decoding
-        fill = max(rounded(length), 2) - length
-        pieces.append((0, np.zeros(fill, dtype=int), False))
-        sizes = [len(columns) for _, columns, _ in pieces]
-        row, predicts = (
-            torch.from_numpy(np.repeat([piece[part] for piece in pieces], sizes)).to(device)
-            for part in (0, 2)
-        )
-        column = torch.from_numpy(np.concatenate([columns for _, columns, _ in pieces])).to(device)
-        place[place < 0] = length + fill
-        return cls(row, column, predicts, trees, torch.from_numpy(place).to(device))
+        pieces.append((0, 0, max(rounded(tokens), 2) - tokens))
+        row, first, size = np.array(pieces).T
+        starts = np.cumsum([0, *(1 + len(tree.completions) for tree in trees)])
+        of_completion = ~np.isin(np.arange(len(size)), starts)
+        piece = np.repeat(np.arange(len(size)), size)
+        column = np.arange(len(piece)) + (first - np.cumsum(size) + size)[piece]
+        predicts = np.flatnonzero(of_completion[piece])
+        place = np.full((len(prompts), completion), len(piece))
+        place[row[piece[predicts]], column[predicts] - (width - 1)] = predicts
+        arrays = row[piece], column, of_completion[piece], place
+        return cls(trees, *(torch.from_numpy(array).to(input_ids.device) for array in arrays))
 
     def pick(self, padded: Tensor, after: int = 0) -> Tensor:
         """Return the values (1, S) of the tokens, or of those that come `after` them."""
@@ -124,6 +117,14 @@ class Packing:
         """Put values (1, S) by token where the head has them for padded rows: (b, columns)."""
         by_token = pad(values[0], (0, 1))[self.place]
         return pad(by_token, (columns - by_token.size(1), 0))
+
+
+def _alike(numbers: Iterable[int]) -> list[list[int]]:
+    """Return the places of equal numbers, in the order of the first."""
+    places: dict[int, list[int]] = {}
+    for place, number in enumerate(numbers):
+        places.setdefault(number, []).append(place)
+    return [*places.values()]
 
 
 class Packed:

@@ -43,9 +43,13 @@ def number_prompts(prompt_ids: Tensor, prompt_mask: Tensor) -> Int[Tensor, " b"]
 
 
 def has_no_holes(rows: Rows) -> bool:
-    """Return whether prompts have their padding on the left and completions on the right."""
+    """Return whether prompts are padded on the left, completions on the right, and none is empty.
+
+    The first token of a completion after an empty prompt is predicted at a padded column.
+    """
     masks = rows["prompt_mask"].flip(1), rows["completion_mask"]
-    return all(bool((mask[:, 1:] <= mask[:, :-1]).all()) for mask in masks)
+    filled = all(bool((mask[:, 1:] <= mask[:, :-1]).all()) for mask in masks)
+    return filled and bool(masks[0][:, 0].all())
 
 
 def row_tensors(batch: dict[str, Any]) -> Rows:

@@ -31,7 +31,7 @@ class CreditGRPOConfig(CreditOptions, GRPOConfig):
     Every option of `GRPOConfig` is an option here, with TRL's default, but for these:
 
     * `privileged_column`: for strategies that score completions after a second prompt.
-    * `efficient_batching`: whether to cut the rows of a step into micro-batches of less padding.
+    * `efficient_batching`: whether prompts and completions of a step run in packed rows.
     * `credit`, `credit_kwargs`: the strategy and its options. Without `credit`, the strategy is the
       one that `loss_type` stands for.
     * `credit_scale`: a constant that multiplies the credit, not the KL term.

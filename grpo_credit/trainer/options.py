@@ -45,7 +45,8 @@ class CreditOptions:
     efficient_batching: str = field(
         default="auto",
         metadata={
-            "help": "'auto': skip rows without credit, sort, cut and trim the micro-batches of a "
-            "step, where that leaves the gradient as it is; 'off': the micro-batches of TRL."
+            "help": "'auto': skip rows without credit, and run each prompt once with its "
+            "completions in packed rows without padding, where that leaves the gradient as it is; "
+            "'off': the micro-batches of TRL."
         },
     )
