@@ -1,14 +1,14 @@
-import copy
-import functools
 import gc
 import inspect
 import os
+import sys
 from collections.abc import Generator
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TRL_EXPERIMENTAL_SILENCE"] = "1"  # rollout_func, which fixes the completions
 os.environ["CUDA_VISIBLE_DEVICES"] = ""  # parity is stated in float32 on the CPU
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 os.environ.pop("COLUMNS", None)  # which xdist sets; a test of a width names it
 
 import jaxtyping
@@ -17,6 +17,7 @@ from hypothesis import HealthCheck, settings
 
 from grpo_credit.experiments.study.process import ignore_alone
 
+sys.dont_write_bytecode = False  # or each process compiles the package and the tests anew
 ignore_alone()  # as a background job; the processes of tests are sent the signals it ignores
 
 # a shared machine may pause for seconds: neither an example nor its making is timed
@@ -72,16 +73,7 @@ def pytest_collection_finish() -> None:
     gc.freeze()
 
 
-@functools.cache
-def examples_of_laws() -> list:
-    from grpo_credit.credit.conformance import examples
-
-    return list(examples())
-
-
 @pytest.fixture
 def quick_laws(monkeypatch):
-    """Make the examples of the laws once, and check no shapes in them: two thirds of their time."""
-    given = examples_of_laws()  # a copy for each law, since a rule may change what it is given
-    monkeypatch.setattr("grpo_credit.credit.conformance.examples", lambda: copy.deepcopy(given))
+    """Check no shapes, which takes longer than the laws."""
     monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)

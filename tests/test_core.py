@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from grpo_credit import CreditError, Rollouts, chain, compute_credit, resolve_credit
 from grpo_credit.credit import diagnostics
-from grpo_credit.credit.conformance import check
+from grpo_credit.credit.conformance import check, examine
 from grpo_credit.credit.rollouts import group_advantages
 from grpo_credit.credit.strategy import Rule
 
@@ -178,8 +178,8 @@ def test_a_broken_rule_is_caught_by_its_law(quick_laws, name, law):
             lambda r: r.advantages[:, None] * r.entropies.mean() * r.mask
         ),
     }
-    broken = [found for found, verdict in check(rules[name]).items() if verdict != "holds"]
-    assert law in broken
+    found = next(f for f in examine(resolve_credit(rules[name])) if f.law == law)
+    assert found.verdict == "fails"
 
 
 # ---- rollouts ---------------------------------------------------------------------------------

@@ -8,11 +8,12 @@ Example:
     []
 """
 
+import functools
 import inspect
 import itertools
 import random
 import traceback
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -121,6 +122,19 @@ def _said(error: Exception) -> str:
 # ---- examples ---------------------------------------------------------------------------------
 
 
+def _made_once(make: Callable[..., Iterator[Rollouts]]) -> Callable[..., Iterator[Rollouts]]:
+    """Keep what is made, and yield copies of it, since a rule may change what it is given."""
+    kept = functools.cache(lambda *count: tuple(make(*count)))
+
+    @functools.wraps(make)
+    def copies(*count: int) -> Iterator[Rollouts]:
+        for rollouts in kept(*count):
+            yield rollouts.rows(torch.arange(len(rollouts.group)))
+
+    return copies
+
+
+@_made_once
 def smallest() -> Iterator[Rollouts]:
     """Yield one group of two completions of up to two tokens, the shortest first."""
     lengths = sorted(itertools.product(range(3), repeat=2), key=sum)
@@ -129,6 +143,7 @@ def smallest() -> Iterator[Rollouts]:
         yield _made(list(two), list(scores))
 
 
+@_made_once
 def examples(count: int = 8) -> Iterator[Rollouts]:
     """Yield rollouts, the degenerate first: empty rows, one token, abstentions, dead groups.
 
