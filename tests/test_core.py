@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from grpo_credit import CreditError, Rollouts, chain, compute_credit, resolve_credit
 from grpo_credit.credit import diagnostics
-from grpo_credit.credit.conformance import check, examine
-from grpo_credit.credit.rollouts import group_advantages
+from grpo_credit.credit.conformance import check, examine, examples
+from grpo_credit.credit.rollouts import OPTIONAL, group_advantages
 from grpo_credit.credit.strategy import Rule
 
 
@@ -129,6 +129,31 @@ ANOTHER_WAY = [  # through a rule, which these options make it take
 )
 def test_every_registered_rule_obeys_the_laws(quick_laws, rule, options):
     assert {law: v for law, v in check(rule, **options).items() if v != "holds"} == {}
+
+
+PROMISES = {
+    "linear": "decided entropy_soft entropy_top even prefix_tree trace",
+    "conserves_mass": "entropy_soft even trace",
+    "keeps_sign": "contrast decided entropy_soft entropy_top even patterns prefix_tree trace",
+    "sign_free": "dapo delta_l length prompt seq softmax_length uniform",
+}
+
+
+@pytest.mark.parametrize("promise", PROMISES)
+def test_who_promises_what(promise):
+    kind = "aggregation" if promise == "sign_free" else "allocation"
+    able = [rule.name for rule in shipped() if rule.kind == kind and getattr(rule, promise)]
+    assert " ".join(sorted(able)) == PROMISES[promise]
+
+
+NEEDED = [(rule.name, need) for rule in shipped() for need in sorted(rule.needs)]
+
+
+@pytest.mark.parametrize(("rule", "need"), NEEDED)
+def test_what_a_rule_needs_and_lacks_is_named(rule, need):
+    rollouts = replace(next(examples()), **dict.fromkeys(OPTIONAL[need]))
+    with pytest.raises(CreditError, match=rf"'{rule}/seq' needs rollouts\.{need}, which is None"):
+        compute_credit(f"{rule}/seq", rollouts, **OPTIONS.get(rule, {}))
 
 
 BROKEN = {  # a rule that breaks one law, and the law
@@ -275,12 +300,6 @@ def test_a_wrong_return_value_is_refused_by_name(rule, message):
     with pytest.raises(CreditError, match=message) as error:
         compute_credit(rule, three())
     assert "<lambda>" in str(error.value)
-
-
-def test_a_missing_field_is_named():
-    rule = allocation(needs=["entropies"])(lambda r: r.entropies)
-    with pytest.raises(CreditError, match=r"needs rollouts\.entropies, which is None"):
-        compute_credit(rule, three())
 
 
 @pytest.mark.parametrize("value", [0.5, math.nan, -math.inf])
