@@ -20,7 +20,7 @@ from typing import Any
 import torch
 
 from grpo_credit.credit.laws import ALWAYS, PROMISES, Law, listed
-from grpo_credit.credit.parse import resolve_credit
+from grpo_credit.credit.parse import Named, resolve_credit
 from grpo_credit.credit.rollouts import Rollouts
 from grpo_credit.credit.strategy import CreditError, Strategy
 
@@ -56,7 +56,7 @@ class Finding:
         return "declared otherwise" if self.counterexample else "holds, though not declared"
 
 
-def check(credit: Any, **options: Any) -> dict[str, str]:
+def check(credit: Named, **options: Any) -> dict[str, str]:
     """Run every law that a strategy is held to.
 
     Args:
@@ -67,8 +67,8 @@ def check(credit: Any, **options: Any) -> dict[str, str]:
         Law -> `"holds"`, or the smallest counterexample in words.
     """
     strategy = resolve_credit(credit, **options)
-    asked = [law for law, promised, _ in _laws(strategy) if promised]
-    return {law.__name__: counterexample(law, strategy) or "holds" for law in asked}
+    binding = [law for law, promised, _ in _laws(strategy) if promised]
+    return {law.__name__: counterexample(law, strategy) or "holds" for law in binding}
 
 
 def examine(strategy: Strategy) -> Iterator[Finding]:
@@ -77,8 +77,8 @@ def examine(strategy: Strategy) -> Iterator[Finding]:
     A whole-credit callable has no allocation and no aggregation to promise anything about.
     """
     for law, promised, declaration in _laws(strategy):
-        found = counterexample(law, strategy)
-        yield Finding(law.__name__, inspect.getdoc(law) or "", promised, found, declaration)
+        sentence, broken = inspect.getdoc(law) or "", counterexample(law, strategy)
+        yield Finding(law.__name__, sentence, promised, broken, declaration)
 
 
 def _laws(strategy: Strategy) -> Iterator[tuple[Law, bool, str]]:
@@ -108,11 +108,11 @@ def _first(law: Law, strategy: Strategy, among: Iterable[Rollouts]) -> str:
             law(strategy, rollouts)
         except Exception as error:  # anybody's rule: whatever it raises is the verdict
             lengths = rollouts.lengths.int().tolist()
-            return f"{_said(error)} (lengths {lengths}, rewards {listed(rollouts.rewards)})"
+            return f"{_reason(error)} (lengths {lengths}, rewards {listed(rollouts.rewards)})"
     return ""
 
 
-def _said(error: Exception) -> str:
+def _reason(error: Exception) -> str:
     if isinstance(error, AssertionError | CreditError):
         return str(error)
     place = traceback.extract_tb(error.__traceback__)[-1]
@@ -124,11 +124,11 @@ def _said(error: Exception) -> str:
 
 def _made_once(make: Callable[..., Iterator[Rollouts]]) -> Callable[..., Iterator[Rollouts]]:
     """Keep what is made, and yield copies of it, since a rule may change what it is given."""
-    kept = functools.cache(lambda *count: tuple(make(*count)))
+    made = functools.cache(lambda *count: tuple(make(*count)))
 
     @functools.wraps(make)
     def copies(*count: int) -> Iterator[Rollouts]:
-        for rollouts in kept(*count):
+        for rollouts in made(*count):
             yield rollouts.rows(torch.arange(len(rollouts.group)))
 
     return copies
