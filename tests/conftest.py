@@ -28,15 +28,18 @@ settings.load_profile("patient")
 # Modules, and single tests, that train, generate, or start processes.
 SLOW = {
     "architectures", "bench_step", "completing", "credit_scale", "drop_in", "exactness",
-    "fire_data", "fire_endings", "guard", "lab_enumerated", "lab_exact", "lab_replay", "lab_verbs",
+    "fire_data", "fire_endings", "guard", "lab_enumerated", "lab_exact", "lab_oracle", "lab_replay",
+    "lab_verbs",
     "mathematics", "own_rewards", "own_script", "parity_with_trl", "partition", "passes",
     "path_star", "path_star_recipe", "patience", "preflight", "preflight_precision",
     "preflight_recipe", "recipe", "recipe_commands", "recipe_math", "recipe_tasks",
     "report_browser", "reward_code", "rules_in_training", "run_signals", "sharded", "sharing",
     "sharing_checks", "study_cells", "study_engines", "study_kill", "study_recipe", "study_report",
     "study_warm_start", "subclasses", "tool_calls", "trainer", "trial", "warm_start", "workers",
+    "automaton::test_a_pattern_without_an_automaton_is_tried_once",
+    "automaton::test_an_automaton_of_few_but_huge_states_is_given_up",
+    "automaton::test_what_is_too_large_is_refused_before_the_memory_is_gone",
     "fire_large::test_collecting_without_rollouts_needs_no_torch",
-    "lab_oracle::test_the_truth_ranks_first",
     "report_page::test_a_report_is_rendered_again_without_torch",
 }  # fmt: skip
 TRAINS = {"ours", "trl", "launch", "ended"}  # of harness.py and torchrun.py

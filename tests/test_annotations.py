@@ -3,12 +3,13 @@
 import random
 from dataclasses import dataclass, field
 from types import SimpleNamespace
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from harness import TOKENIZER, ours
+from rules import Parity, Verdict
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torchrun import launch
 from transformers import PreTrainedTokenizerFast
@@ -33,22 +34,6 @@ def onlooker(rollouts):
     return rollouts.advantages[:, None] * rollouts.mask
 
 
-class Verdict(NamedTuple):
-    chars: int | None
-
-
-class Automaton:
-    """Remember the parity of the digits seen."""
-
-    table = ((0, 1), (1, 0))
-
-    def trace(self, text):
-        states = [0]
-        for character in text:
-            states.append(states[-1] ^ character.isdigit())
-        return states
-
-
 @dataclass
 class Teller:
     """Reward the first comma, and say everything that a reward may say."""
@@ -56,7 +41,7 @@ class Teller:
     columns: tuple = ("prompts",)
     asked: list[Any] = field(default_factory=list)
     __name__ = "teller"
-    automaton = Automaton()
+    automaton = Parity()
 
     def __call__(self, completions, **_):
         return [float("," in c) for c in completions]
@@ -435,7 +420,7 @@ def test_padding_is_the_same_on_one_rank(tmp_path):
 def test_rows_without_an_automaton_share_no_state_with_others():
     class Some(Teller):
         def automaton_for(self, prompt):
-            return Automaton() if prompt else None
+            return Parity() if prompt else None
 
     told = Annotations(
         [("a", Teller()), ("b", Some())], [1.0, 1.0], ["1", "12"], [TOKENIZER.encode("1,")] * 2, 2,
@@ -448,7 +433,7 @@ def test_rows_without_an_automaton_share_no_state_with_others():
 def test_states_of_different_automata_are_different():
     class ByPrompt(Teller):
         def automaton_for(self, prompt):
-            return Three() if prompt == "3" else Automaton()
+            return Three() if prompt == "3" else Parity()
 
     class Three:
         table = ((0, 1), (1, 2), (2, 2))

@@ -196,7 +196,7 @@ def test_a_float32_window_is_measured_well():
     assert sum(diagnostics.mass_by_position(size, rollouts)) == pytest.approx(1, rel=1e-4)
 
 
-@settings(deadline=None, max_examples=200)
+@settings(deadline=None, max_examples=60)
 @given(st.data())
 def test_dead_groups_are_those_of_a_loop_over_groups(data):
     of = lambda values, shape: st.lists(st.sampled_from(values), min_size=shape, max_size=shape)  # noqa: E731
