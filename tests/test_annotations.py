@@ -121,20 +121,6 @@ def test_bytes_that_are_no_character_and_special_tokens_in_the_middle():
     assert found.complete[-1] == 4
 
 
-@pytest.mark.parametrize("tokenizer", [TOKENIZER, BYTES])
-def test_token_texts_join_to_the_decoded_text_for_any_ids(tokenizer):
-    generator = torch.Generator().manual_seed(0)
-    for length in range(40):
-        ids = torch.randint(0, len(tokenizer), (length,), generator=generator).tolist()
-        found = TokenText.decode(tokenizer, ids)
-        assert found.text == tokenizer.decode(ids, skip_special_tokens=True)
-        starts, ends, complete = places(found)
-        assert complete == sorted(complete)
-        assert all(s <= e for s, e in zip(starts, ends, strict=True))
-        covered = {c for s, e in zip(starts, ends, strict=True) for c in range(s, e)}
-        assert covered == set(range(len(found.text)))
-
-
 def test_a_tokenizer_without_offsets_is_refused():
     class Slow:
         pass
@@ -175,15 +161,21 @@ def sentence_pieces() -> PreTrainedTokenizerFast:
     )
 
 
-@pytest.mark.parametrize("build", [byte_fallback, word_pieces, sentence_pieces])
-def test_other_decoders_are_spelled_out_too(build, caplog):
-    tokenizer = build()
+@pytest.mark.parametrize(
+    "tokenizer", [TOKENIZER, BYTES, byte_fallback(), word_pieces(), sentence_pieces()]
+)
+def test_token_texts_join_to_the_decoded_text_for_any_ids(tokenizer, caplog):
     generator = torch.Generator().manual_seed(0)
-    for length in [*range(1, 14)] * 20:
+    for length in [*range(1, 14)] * 20 + [39]:
         ids = torch.randint(0, len(tokenizer), (length,), generator=generator).tolist()
         found = TokenText.decode(tokenizer, ids)
         assert found.text == tokenizer.decode(ids, skip_special_tokens=True)
-        assert found.complete[-1] == len(found.text)
+        starts, ends, complete = places(found)
+        assert complete == sorted(complete)
+        assert complete[-1] == len(found.text)
+        assert all(s <= e for s, e in zip(starts, ends, strict=True))
+        covered = {c for s, e in zip(starts, ends, strict=True) for c in range(s, e)}
+        assert covered == set(range(len(found.text)))
     assert not caplog.records  # none was given up
 
 

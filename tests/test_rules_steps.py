@@ -11,7 +11,6 @@ from drawn import NAN, close, double, one_group, random_rollouts, scored
 from grpo_credit import CreditError, Rollouts, compute_credit
 from grpo_credit.credit.allocations.potential import potential
 from grpo_credit.credit.allocations.steps import steps, turns
-from grpo_credit.credit.rollouts import group_advantages
 
 
 def normalised(value, group, everywhere, scale_rewards):
@@ -162,95 +161,6 @@ def test_rewards_in_the_first_turn_stay_there_as_in_the_paper():
     extra = 1.5 / (3 / 2**0.5 + 1e-4)
     expected = [[0.5 + extra, 0, 0, 0.5], [-0.5 - extra, -0.5 - extra, 0, 0]]
     close(on_counted(rollouts, turns(rollouts)), expected)
-
-
-# ---- the exact gradient of an enumerable policy -----------------------------------------------
-
-
-class Game:
-    """Up to three turns of one token, a tool's output between them; token 2 stops.
-
-    The policy is a softmax per prefix. All completions are enumerated, so that expectations are
-    sums. Rewards of completions, turns and potentials of prefixes are arbitrary.
-    """
-
-    def __init__(self, seed):
-        generator = torch.Generator().manual_seed(seed)
-        inner = [(), *((a,) for a in (0, 1)), *itertools.product((0, 1), repeat=2)]
-        self.number = {prefix: n for n, prefix in enumerate(inner)}
-        self.probs = torch.randn(len(inner), 3, generator=generator).double().softmax(dim=1)
-        self.turn_reward = torch.randn(len(inner), 3, generator=generator).double() + 1
-        self.phi = torch.randn(len(inner), 2, generator=generator).double()  # own turn, tool's
-        self.paths = [
-            (2,),
-            *((a, 2) for a in (0, 1)),
-            *((*p, b) for p in inner[3:] for b in range(3)),
-        ]
-        self.reward = torch.randn(len(self.paths), generator=generator).double()
-        self.score = torch.zeros(len(self.paths), 5, len(inner), 3).double()  # ∇ log π per column
-        self.chance = torch.ones(len(self.paths)).double()
-        self.steps = torch.full((len(self.paths), 5), NAN).double()
-        self.values = torch.zeros(len(self.paths), 6).double()
-        for i, path in enumerate(self.paths):
-            for m, token in enumerate(path):
-                at = self.number[path[:m]]
-                self.chance[i] *= self.probs[at, token]
-                self.score[i, 2 * m, at] = torch.eye(3)[token].double() - self.probs[at]
-                self.steps[i, 2 * m] = self.turn_reward[at, token]
-                self.values[i, 2 * m : 2 * m + 2] = self.phi[at]
-
-    def pairs(self):
-        """Return every group of two completions, and how likely it is."""
-        count = len(self.paths)
-        assert abs(float(self.chance.sum()) - 1) < 1e-12
-        row = torch.cartesian_prod(torch.arange(count), torch.arange(count)).flatten()
-        group = torch.arange(count**2).repeat_interleave(2)
-        lengths = torch.tensor([len(path) for path in self.paths])[row]
-        column = torch.arange(5)
-        rewards = self.reward[row]
-        chance = self.chance[row].view(-1, 2).prod(dim=1).repeat_interleave(2)
-        rollouts = Rollouts(
-            completion_ids=torch.zeros(len(row), 5, dtype=torch.long),
-            mask=(column % 2 == 0) & (column < 2 * lengths[:, None]),
-            advantages=group_advantages(rewards, group, "none"),
-            rewards=rewards,
-            rewards_per_func=rewards[:, None],
-            reward_names=("reward",),
-            group=group,
-            truncated=lengths == 3,
-            max_completion_length=5,
-            scale_rewards="none",
-            step_rewards=self.steps[row],
-        )
-        return rollouts, row, chance
-
-    def expected_update(self, rule, **options):
-        rollouts, row, chance = self.pairs()
-        credit = on_counted(rollouts, rule(rollouts, **options)) / 2  # `seq` over the group
-        return torch.einsum("i,it,itpv->pv", chance, credit, self.score[row])
-
-    def gradient(self, turn_coef=0.0):
-        value = self.reward + turn_coef * self.steps.nansum(dim=1)
-        return torch.einsum("i,itpv->pv", self.chance * value, self.score)
-
-
-@pytest.mark.parametrize("seed", range(3))
-def test_the_expected_update_of_turns_is_half_the_gradient_of_all_rewards(seed):
-    game = Game(seed)
-    found = game.expected_update(turns, coef=0.8)
-    torch.testing.assert_close(found, game.gradient(turn_coef=0.8) / 2)  # (n - 1)/n, n = 2
-
-
-@pytest.mark.parametrize("seed", range(3))
-def test_a_potential_leaves_the_expected_update_as_it_is(seed):
-    game = Game(seed)
-
-    def phi(rollouts):
-        return game.values[game.pairs()[1]]
-
-    torch.testing.assert_close(game.expected_update(potential, function=phi), game.gradient() / 2)
-    immediate = game.expected_update(potential, function=phi, immediate=True)
-    assert (immediate - game.gradient() / 2).norm() > 0.1 * game.gradient().norm()
 
 
 # ---- what a potential may be ------------------------------------------------------------------

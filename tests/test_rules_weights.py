@@ -1,6 +1,5 @@
-"""Weights inside a completion: by hand, by slow loops, identities, exact expectations."""
+"""Weights inside a completion: by hand, by slow loops, identities."""
 
-import itertools
 import math
 import random
 import re
@@ -194,85 +193,6 @@ def test_tool_outputs_are_columns_to_decided():
     rollouts = weighed([4, 4], [1.0, -1.0], decided=torch.tensor([[3], [2]]))
     rollouts = replace(rollouts, mask=torch.tensor([[True, False, True, True]] * 2))
     close(landed("decided", rollouts), [[1, 0, 1, 0], [-1, 0, 0, 0]])
-
-
-# A policy over a, b and the end "." of up to 3 tokens; the reward asks for a first, then no b.
-PREFIXES = ["", "a", "b", "aa", "ab", "ba", "bb"]
-LOGITS = torch.randn(len(PREFIXES), 3, generator=torch.Generator().manual_seed(1)).double()
-CHANCES = LOGITS.softmax(dim=1)
-COMPLETIONS = [
-    "".join(c)
-    for n in (1, 2, 3)
-    for c in itertools.product("ab.", repeat=n)
-    if "." not in c[:-1] and (n == 3 or c[-1] == ".")
-]
-
-
-def steps_of(completion):
-    return [(PREFIXES.index(completion[:t]), "ab.".index(c)) for t, c in enumerate(completion)]
-
-
-def chance(completion):
-    return math.prod(float(CHANCES[step]) for step in steps_of(completion))
-
-
-def reward(completion):
-    return float(completion[0] == "a" and completion[1] != "b")
-
-
-def settled(completion):
-    return 2 if completion[0] == "a" else 1
-
-
-def push(completion, credit):
-    """Sum the gradients of log π with respect to the logits, each times its token's credit."""
-    gradient = torch.zeros_like(LOGITS)
-    for (prefix, token), c in zip(steps_of(completion), credit, strict=False):
-        gradient[prefix] -= float(c) * CHANCES[prefix]
-        gradient[prefix, token] += float(c)
-    return gradient
-
-
-def expected_update(credit, scale_rewards, later=0):
-    """Average Σ C ∇ log π over every pair of completions, times the number of completions."""
-    pairs = list(itertools.product(COMPLETIONS, repeat=2))
-    flat = [completion for pair in pairs for completion in pair]
-    made = Rollouts.from_lists(
-        [len(c) for c in flat],
-        [reward(c) for c in flat],
-        num_generations=2,
-        max_completion_length=3,
-        scale_rewards=scale_rewards,
-        dtype=torch.float64,
-    )
-    told = torch.tensor([[min(settled(c) + later, len(c))] for c in flat])
-    found = len(flat) * compute_credit(credit, replace(made, decided=told))
-    odds = [chance(a) * chance(b) for a, b in pairs for _ in range(2)]
-    return sum(p * push(c, row) for p, c, row in zip(odds, flat, found, strict=True))
-
-
-def test_the_enumerated_policy_is_one():
-    assert sum(map(chance, COMPLETIONS)) == pytest.approx(1)
-    assert len(COMPLETIONS) == 1 + 2 + 4 * 3
-
-
-@pytest.mark.parametrize("scale_rewards", ["none", "group"])
-@pytest.mark.parametrize("later", [0, 1])
-@pytest.mark.parametrize("aggregation", ["seq", "uniform"])
-def test_decided_keeps_the_expected_update(aggregation, later, scale_rewards):
-    even = expected_update(f"even/{aggregation}", scale_rewards)
-    close(expected_update(f"decided/{aggregation}", scale_rewards, later), even)
-
-
-def test_decided_has_the_gradient_of_the_expected_reward():
-    # Σ_i (R_i - mean) ∇ log π_i over two members has the expectation (2 - 1) ∇E[R]
-    gradient = sum(chance(c) * push(c, [reward(c)] * len(c)) for c in COMPLETIONS)
-    close(expected_update("decided/seq", "none"), gradient)
-
-
-def test_aggregations_that_count_the_tail_do_not_keep_the_expected_update():
-    apart = expected_update("decided/length", "none") - expected_update("even/length", "none")
-    assert apart.abs().max() > 1e-3
 
 
 # ---- entropies ----------------------------------------------------------------------------------
