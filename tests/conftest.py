@@ -25,14 +25,15 @@ ignore_alone()  # as a background job; the processes of tests are sent the signa
 settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("patient")
 
-# Modules, and single tests, that train, generate, or start processes.
+# Modules, and single tests, that train, build what trains, generate, or start processes.
 SLOW = {
     "architectures", "bench_step", "completing", "credit_scale", "drop_in", "exactness",
     "fire_data", "fire_endings", "guard", "lab_enumerated", "lab_exact", "lab_oracle", "lab_replay",
     "lab_verbs",
     "mathematics", "own_rewards", "own_script", "parity_with_trl", "partition", "passes",
     "path_star", "path_star_recipe", "patience", "preflight", "preflight_precision",
-    "preflight_recipe", "recipe", "recipe_commands", "recipe_math", "recipe_tasks",
+    "preflight_recipe", "recipe", "recipe_commands", "recipe_configs", "recipe_math",
+    "recipe_mistakes", "recipe_tasks",
     "report_browser", "reward_code", "rules_in_training", "run_signals", "sharded", "sharing",
     "sharing_checks", "study_cells", "study_engines", "study_kill", "study_recipe", "study_report",
     "study_warm_start", "subclasses", "tool_calls", "trainer", "trial", "warm_start", "workers",
@@ -40,6 +41,8 @@ SLOW = {
     "automaton::test_an_automaton_of_few_but_huge_states_is_given_up",
     "automaton::test_what_is_too_large_is_refused_before_the_memory_is_gone",
     "fire_large::test_collecting_without_rollouts_needs_no_torch",
+    "plan::test_steps_are_those_that_the_trainer_takes",
+    "report_page::test_the_page_of_a_large_study_is_small_and_says_what_it_leaves_out",
     "report_page::test_a_report_is_rendered_again_without_torch",
 }  # fmt: skip
 TRAINS = {"ours", "trl", "launch", "ended"}  # of harness.py and torchrun.py

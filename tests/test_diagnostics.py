@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from drawn import double, one_group
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -15,11 +16,8 @@ from grpo_credit.credit import diagnostics
 
 def window(lengths=(1, 2, 4), count=(1, 2, 1), **changes):
     """Make one group; as many tokens as the longest, used as often as `count` says."""
-    rollouts = Rollouts.from_lists(
-        lengths, [1.0, 0.0, 0.0], num_generations=3, max_completion_length=20,
-        advantages=[2.0, -1.0, 0.0], dtype=torch.float64,
-    )  # fmt: skip
-    return replace(rollouts, window_count=torch.tensor(count), **changes)
+    given = {"advantages": double(2.0, -1.0, 0.0), "window_count": torch.tensor(count)}
+    return one_group(lengths, [1.0, 0.0, 0.0], **given | changes)
 
 
 def matrix(*rows):
@@ -233,15 +231,9 @@ def slow_dead(rollouts, midpoint):
     return {f"dead_groups{name}": share for name, share in shares.items()}
 
 
-def three(**options):
-    """Lengths 1, 3, 5 in one group; advantages given, so that the numbers are easy."""
-    given = {"advantages": [2.0, -1.0, -1.0], "max_completion_length": 5, "num_generations": 3}
-    return Rollouts.from_lists([1, 3, 5], [1.0, 0.0, 0.0], **given | options)
-
-
 def test_numbers_about_credit_by_hand():
-    credit = torch.tensor([[2.0, 0, 0, 0, 0], [-1, 0, 1, 0, 0], [0, 0, 0, 0, -3.0]])
-    rollouts = replace(three(), window_count=torch.tensor([1, 2, 1]))
+    credit = double([2, 0, 0, 0, 0], [-1, 0, 1, 0, 0], [0, 0, 0, 0, -3])
+    rollouts = window((1, 3, 5))
     assert diagnostics.mass(credit, rollouts) == {
         "mass": -1.0, "mass_positive": 4.0, "mass_negative": -5.0,
     }  # fmt: skip
@@ -253,7 +245,7 @@ def test_numbers_about_credit_by_hand():
 
 
 def test_effective_tokens_of_even_credit_is_the_number_of_tokens():
-    rollouts = three(advantages=[1.0, -1.0, 1.0])
+    rollouts = window((1, 3, 5), (1, 1, 1), advantages=double(1.0, -1.0, 1.0))
     assert diagnostics.effective_tokens(compute_credit("seq", rollouts), rollouts) == pytest.approx(
         9
     )
