@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Lint, types, tests: bash scripts/test.sh [--fast] [options of pytest]
-# --fast leaves out what trains or starts processes, see tests/conftest.py: two minutes.
+# --fast leaves out what trains or starts processes, and three quarters of the cases of what is
+# exhaustive, see tests/conftest.py: two minutes.
 source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
 ruff check .
 ruff format --check .

@@ -8,7 +8,8 @@ import torch
 from accelerate import PartialState
 from accelerate.utils import gather_object
 from harness import ours
-from test_annotations import Automaton, Teller, Verdict, tell
+from rules import Parity, Verdict
+from test_annotations import Teller, tell
 from torchrun import leave
 
 RANK = int(os.environ.get("RANK", 0))
@@ -28,7 +29,7 @@ class Failing(Teller):
         return [Verdict(PLACE)]
 
     def automata(self, completions):
-        return [{2: Automaton()}[PLACE]]
+        return [{2: Parity()}[PLACE]]
 
 
 if __name__ == "__main__":

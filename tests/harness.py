@@ -166,10 +166,10 @@ def run(
     trainer = trainer_class(
         model=policy() if model is None else model,
         args=config_class(**settings),
-        eval_dataset=Dataset.from_dict({"prompt": PROMPTS[-2:]}),
-        processing_class=TOKENIZER,
         callbacks=[trace],
         **{
+            "eval_dataset": Dataset.from_dict({"prompt": PROMPTS[-2:]}),
+            "processing_class": TOKENIZER,
             "rollout_func": rollouts_with(tools),
             "reward_funcs": reward,
             "train_dataset": Dataset.from_dict({"prompt": PROMPTS[:prompts]}),

@@ -3,12 +3,13 @@
 import random
 from dataclasses import dataclass, field
 from types import SimpleNamespace
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from harness import TOKENIZER, ours
+from rules import Parity, Verdict
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torchrun import launch
 from transformers import PreTrainedTokenizerFast
@@ -33,22 +34,6 @@ def onlooker(rollouts):
     return rollouts.advantages[:, None] * rollouts.mask
 
 
-class Verdict(NamedTuple):
-    chars: int | None
-
-
-class Automaton:
-    """Remember the parity of the digits seen."""
-
-    table = ((0, 1), (1, 0))
-
-    def trace(self, text):
-        states = [0]
-        for character in text:
-            states.append(states[-1] ^ character.isdigit())
-        return states
-
-
 @dataclass
 class Teller:
     """Reward the first comma, and say everything that a reward may say."""
@@ -56,7 +41,7 @@ class Teller:
     columns: tuple = ("prompts",)
     asked: list[Any] = field(default_factory=list)
     __name__ = "teller"
-    automaton = Automaton()
+    automaton = Parity()
 
     def __call__(self, completions, **_):
         return [float("," in c) for c in completions]
@@ -136,20 +121,6 @@ def test_bytes_that_are_no_character_and_special_tokens_in_the_middle():
     assert found.complete[-1] == 4
 
 
-@pytest.mark.parametrize("tokenizer", [TOKENIZER, BYTES])
-def test_token_texts_join_to_the_decoded_text_for_any_ids(tokenizer):
-    generator = torch.Generator().manual_seed(0)
-    for length in range(40):
-        ids = torch.randint(0, len(tokenizer), (length,), generator=generator).tolist()
-        found = TokenText.decode(tokenizer, ids)
-        assert found.text == tokenizer.decode(ids, skip_special_tokens=True)
-        starts, ends, complete = places(found)
-        assert complete == sorted(complete)
-        assert all(s <= e for s, e in zip(starts, ends, strict=True))
-        covered = {c for s, e in zip(starts, ends, strict=True) for c in range(s, e)}
-        assert covered == set(range(len(found.text)))
-
-
 def test_a_tokenizer_without_offsets_is_refused():
     class Slow:
         pass
@@ -190,15 +161,21 @@ def sentence_pieces() -> PreTrainedTokenizerFast:
     )
 
 
-@pytest.mark.parametrize("build", [byte_fallback, word_pieces, sentence_pieces])
-def test_other_decoders_are_spelled_out_too(build, caplog):
-    tokenizer = build()
+@pytest.mark.parametrize(
+    "tokenizer", [TOKENIZER, BYTES, byte_fallback(), word_pieces(), sentence_pieces()]
+)
+def test_token_texts_join_to_the_decoded_text_for_any_ids(tokenizer, caplog):
     generator = torch.Generator().manual_seed(0)
-    for length in [*range(1, 14)] * 20:
+    for length in [*range(1, 14)] * 20 + [39]:
         ids = torch.randint(0, len(tokenizer), (length,), generator=generator).tolist()
         found = TokenText.decode(tokenizer, ids)
         assert found.text == tokenizer.decode(ids, skip_special_tokens=True)
-        assert found.complete[-1] == len(found.text)
+        starts, ends, complete = places(found)
+        assert complete == sorted(complete)
+        assert complete[-1] == len(found.text)
+        assert all(s <= e for s, e in zip(starts, ends, strict=True))
+        covered = {c for s, e in zip(starts, ends, strict=True) for c in range(s, e)}
+        assert covered == set(range(len(found.text)))
     assert not caplog.records  # none was given up
 
 
@@ -435,7 +412,7 @@ def test_padding_is_the_same_on_one_rank(tmp_path):
 def test_rows_without_an_automaton_share_no_state_with_others():
     class Some(Teller):
         def automaton_for(self, prompt):
-            return Automaton() if prompt else None
+            return Parity() if prompt else None
 
     told = Annotations(
         [("a", Teller()), ("b", Some())], [1.0, 1.0], ["1", "12"], [TOKENIZER.encode("1,")] * 2, 2,
@@ -448,7 +425,7 @@ def test_rows_without_an_automaton_share_no_state_with_others():
 def test_states_of_different_automata_are_different():
     class ByPrompt(Teller):
         def automaton_for(self, prompt):
-            return Three() if prompt == "3" else Automaton()
+            return Three() if prompt == "3" else Parity()
 
     class Three:
         table = ((0, 1), (1, 2), (2, 2))

@@ -152,7 +152,6 @@ def test_every_promise_is_reported(rules):
     assert [found[PROMISES[name].__name__] for name in PROMISES] == [
         "holds", "declared otherwise", "holds, though not declared", "holds",
     ]  # fmt: skip
-    assert set(check("checked_rules:checked_half").values()) == {"holds"}
 
 
 def test_a_promise_that_does_not_hold_fails(rules):
@@ -183,8 +182,9 @@ def test_a_whole_credit_promises_nothing(rules):
 
 
 def test_even_keeps_every_promise():
-    assert set(verdicts("even/seq").values()) == {"holds"}
-    assert len(verdicts("even/seq")) == len(ALWAYS) + len(PROMISES)
+    found = verdicts("even/seq")
+    assert set(found.values()) == {"holds"}
+    assert len(found) == len(ALWAYS) + len(PROMISES)
 
 
 def test_the_smallest_examples_are_in_order_of_size():

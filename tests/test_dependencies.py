@@ -11,6 +11,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+BRINGS = importlib.metadata.packages_distributions()
 OWN = {"grpo_credit", "rewards"} | {path.stem for path in ROOT.glob("scripts/*.py")}
 
 
@@ -38,10 +39,9 @@ def test_every_import_is_declared(folder):
     """By the package or an extra for users; what another distribution brings may leave with it."""
     extras = {k: v for k, v in PROJECT["optional-dependencies"].items() if k != "dev"}
     declared = names([*PROJECT["dependencies"], *(r for of in extras.values() for r in of)])
-    brings = importlib.metadata.packages_distributions()
     undeclared = {
         module: at
         for module, at in imported(folder).items()
-        if not names(brings.get(module, [module])) & declared
+        if not names(BRINGS.get(module, [module])) & declared
     }
     assert undeclared == {}

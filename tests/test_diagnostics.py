@@ -1,10 +1,12 @@
 """Where the credit of a window lies, as numbers."""
 
+import json
 import math
 from dataclasses import replace
 
 import pytest
 import torch
+from drawn import double, one_group
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -14,11 +16,8 @@ from grpo_credit.credit import diagnostics
 
 def window(lengths=(1, 2, 4), count=(1, 2, 1), **changes):
     """Make one group; as many tokens as the longest, used as often as `count` says."""
-    rollouts = Rollouts.from_lists(
-        lengths, [1.0, 0.0, 0.0], num_generations=3, max_completion_length=20,
-        advantages=[2.0, -1.0, 0.0], dtype=torch.float64,
-    )  # fmt: skip
-    return replace(rollouts, window_count=torch.tensor(count), **changes)
+    given = {"advantages": double(2.0, -1.0, 0.0), "window_count": torch.tensor(count)}
+    return one_group(lengths, [1.0, 0.0, 0.0], **given | changes)
 
 
 def matrix(*rows):
@@ -196,7 +195,7 @@ def test_a_float32_window_is_measured_well():
     assert sum(diagnostics.mass_by_position(size, rollouts)) == pytest.approx(1, rel=1e-4)
 
 
-@settings(deadline=None, max_examples=200)
+@settings(deadline=None, max_examples=60)
 @given(st.data())
 def test_dead_groups_are_those_of_a_loop_over_groups(data):
     of = lambda values, shape: st.lists(st.sampled_from(values), min_size=shape, max_size=shape)  # noqa: E731
@@ -230,3 +229,54 @@ def slow_dead(rollouts, midpoint):
     count = max(1, len(groups))
     shares = {"_low": low / count, "_high": high / count, "": (low + high) / count}
     return {f"dead_groups{name}": share for name, share in shares.items()}
+
+
+def test_numbers_about_credit_by_hand():
+    credit = double([2, 0, 0, 0, 0], [-1, 0, 1, 0, 0], [0, 0, 0, 0, -3])
+    rollouts = window((1, 3, 5))
+    assert diagnostics.mass(credit, rollouts) == {
+        "mass": -1.0, "mass_positive": 4.0, "mass_negative": -5.0,
+    }  # fmt: skip
+    # |C|: 2 + 2·(1 + 1) + 3 = 9; C²: 4 + 2·2 + 9 = 17
+    assert diagnostics.effective_tokens(credit, rollouts) == pytest.approx(81 / 17)
+    # zeros: none, 2 · one, four; tokens: 1 + 2·3 + 5
+    assert diagnostics.zero_share(credit, rollouts) == pytest.approx(6 / 12)
+    assert diagnostics.effective_tokens(0 * credit, rollouts) == 0
+
+
+def test_effective_tokens_of_even_credit_is_the_number_of_tokens():
+    rollouts = window((1, 3, 5), (1, 1, 1), advantages=double(1.0, -1.0, 1.0))
+    assert diagnostics.effective_tokens(compute_credit("seq", rollouts), rollouts) == pytest.approx(
+        9
+    )
+
+
+def test_dead_groups_are_split_into_low_and_high():
+    rewards = [0.0, 0.0, 1.0, 1.0, 0.0, 1.0, None, None, 0.1 + 0.2, 0.3]
+    rollouts = Rollouts.from_lists([1] * 10, rewards, num_generations=2, max_completion_length=1)
+    found = diagnostics.dead_groups(rollouts, midpoint=0.5)
+    assert found == pytest.approx(
+        {"dead_groups": 4 / 5, "dead_groups_low": 3 / 5, "dead_groups_high": 1 / 5}
+    )
+
+
+def test_a_group_is_alive_as_long_as_it_has_an_advantage():
+    big = Rollouts.from_lists([1, 1], [1e6, 1e6 + 0.5], num_generations=2, max_completion_length=1)
+    assert diagnostics.dead_groups(big, 0.0)["dead_groups"] == 0
+    routed = replace(  # as with normalize_then_sum: the sum is constant, the advantages are not
+        Rollouts.from_lists(
+            [1, 1], [1.0, 1.0], num_generations=2, max_completion_length=1, advantages=[1, -1]
+        ),
+        rewards_per_func=torch.tensor([[1.0, 0.0], [0.0, 1.0]]),
+        reward_names=("a", "b"),
+        reward_weights=(0.5, 2.0),
+    )
+    assert diagnostics.dead_groups(routed, 0.0)["dead_groups"] == 0
+
+
+def test_reward_range_remembers():
+    seen = {}
+    assert diagnostics.midpoint(torch.tensor([math.nan]), seen) == 0.0
+    assert diagnostics.midpoint(torch.tensor([1.0, 1.0]), seen) == 0.0  # all equal: above 0 is high
+    assert diagnostics.midpoint(torch.tensor([math.nan, 4.0]), seen) == 2.5
+    assert diagnostics.midpoint(torch.tensor([2.0]), json.loads(json.dumps(seen))) == 2.5

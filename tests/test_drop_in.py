@@ -10,7 +10,7 @@ import importlib.resources
 import pytest
 import torch
 from datasets import Dataset, IterableDataset
-from harness import PROMPTS, ROUNDING, TOKENIZER, Trace, difference, policy
+from harness import PROMPTS, ROUNDING, TOKENIZER, difference, policy, run
 from transformers import AutoTokenizer, LlamaConfig, LlamaForSequenceClassification
 from trl import GRPOConfig, GRPOTrainer
 
@@ -161,43 +161,31 @@ def made(thing):
     )
 
 
-def train(trainer_class, config_class, tmp_path, case):
-    data = made(case.get("train_dataset", rows))
-    data = Dataset.from_list(data) if isinstance(data, list) else data
+def train(trainer_class, config_class, case):
+    data, rewards = made(case.get("train_dataset", rows)), case.get("reward_funcs", digits)
     settings = {
-        "output_dir": str(tmp_path / trainer_class.__name__), "per_device_train_batch_size": 4,
-        "gradient_accumulation_steps": 2, "num_generations": 4, "max_completion_length": 8,
-        "max_steps": 2, "learning_rate": 0.1, "logging_steps": 1, "report_to": [],
-        "optim": "sgd",  # AdamW makes steps of full length out of rounding
-        "use_cpu": True, "bf16": False, "gradient_checkpointing": False, "disable_tqdm": True,
-        "loss_type": "grpo", "save_strategy": "no", **case.get("config", {}),
+        "per_device_train_batch_size": 4, "max_completion_length": 8, "loss_type": "grpo",
+        "lr_scheduler_type": "linear", "max_grad_norm": 1.0, "shuffle_dataset": True,
     }  # fmt: skip
-    rewards = case.get("reward_funcs", digits)
-    rewards = [made(r) for r in rewards] if isinstance(rewards, list) else rewards
-    trace = Trace()
-    trainer = trainer_class(
-        policy(),
-        rewards,
-        config_class(**settings),
-        data,
-        Dataset.from_list(rows()[:2]),
-        processing_class=chat_tokenizer() if case.get("chat") else TOKENIZER,
-        reward_processing_classes=case.get("processing"),
-        callbacks=[trace],
-        **case.get("arguments", {}),
-    )
-    trainer.train()
-    return trace
+    arguments = {
+        "rollout_func": None,
+        "train_dataset": Dataset.from_list(data) if isinstance(data, list) else data,
+        "eval_dataset": Dataset.from_list(rows()[:2]),
+        "reward_funcs": [made(r) for r in rewards] if isinstance(rewards, list) else rewards,
+        "processing_class": chat_tokenizer() if case.get("chat") else TOKENIZER,
+        "reward_processing_classes": case.get("processing"),
+    }
+    arguments |= case.get("arguments", {})
+    settings |= case.get("config", {})
+    torch.manual_seed(0)
+    return run(trainer_class, config_class, arguments=arguments, **settings)
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_changing_the_class_name_changes_nothing(name, tmp_path):
-    torch.manual_seed(0)
-    theirs = train(GRPOTrainer, GRPOConfig, tmp_path, CASES[name])
-    torch.manual_seed(0)
-    mine = train(CreditGRPOTrainer, CreditGRPOConfig, tmp_path, CASES[name])
-    torch.manual_seed(0)
-    name_only = train(CreditGRPOTrainer, GRPOConfig, tmp_path, CASES[name])
+def test_changing_the_class_name_changes_nothing(name):
+    theirs = train(GRPOTrainer, GRPOConfig, CASES[name])
+    mine = train(CreditGRPOTrainer, CreditGRPOConfig, CASES[name])
+    name_only = train(CreditGRPOTrainer, GRPOConfig, CASES[name])
     assert len(theirs.gradients) == 2
     for ours in (mine, name_only):
         gaps = [difference(a, b) for a, b in zip(ours.gradients, theirs.gradients, strict=True)]

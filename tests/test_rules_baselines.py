@@ -6,9 +6,9 @@ from dataclasses import replace
 
 import pytest
 import torch
-from drawn import random_rollouts
+from drawn import close, double, one_group, random_rollouts, scored
 
-from grpo_credit import CreditError, Rollouts, compute_credit
+from grpo_credit import CreditError, compute_credit
 from grpo_credit.credit.allocations.automaton import automaton
 from grpo_credit.credit.allocations.baselines import loo, opo, token_baseline
 from grpo_credit.credit.rollouts import group_advantages
@@ -16,35 +16,21 @@ from grpo_credit.credit.rollouts import group_advantages
 SEEDS = range(12)
 
 
-def rollouts_of(lengths, rewards, **changes):
-    return replace(
-        Rollouts.from_lists(
-            lengths,
-            rewards,
-            num_generations=len(rewards),
-            max_completion_length=9,
-            dtype=torch.float64,
-        ),
-        **changes,
-    )
-
-
-def scored_members(rollouts, i):
-    rewards, group = rollouts.rewards.tolist(), rollouts.group.tolist()
-    return [j for j, r in enumerate(rewards) if r == r and group[j] == group[i]]
+def members(rollouts, i):
+    return [j for j in scored(rollouts) if rollouts.group[j] == rollouts.group[i]]
 
 
 def by_loop(rollouts, value):
     """Fill the counted tokens of scored completions with value(i, t), all else with 0."""
     result = torch.zeros_like(rollouts.mask, dtype=torch.float64)
     for i, t in rollouts.mask.nonzero().tolist():
-        if rollouts.rewards[i] == rollouts.rewards[i]:
+        if i in scored(rollouts):
             result[i, t] = value(i, t)
     return result
 
 
 def equal(found, expected, rollouts):
-    torch.testing.assert_close(found * rollouts.mask, expected, rtol=0, atol=1e-12)
+    close(found * rollouts.mask, expected)
 
 
 # ---- loo, opo ---------------------------------------------------------------------------------
@@ -52,17 +38,15 @@ def equal(found, expected, rollouts):
 
 def test_leave_one_out_by_hand():
     # others' means: (0 + 0.5) / 2, (1 + 0.5) / 2, (1 + 0) / 2; the abstention is in none
-    rollouts = rollouts_of([1, 2, 1, 2], [1.0, 0.0, 0.5, None])
+    rollouts = one_group([1, 2, 1, 2], [1.0, 0.0, 0.5, None])
     assert loo(rollouts)[:, 0].tolist() == [0.75, -0.75, 0.0, 0.0]
 
 
 def test_leave_one_out_is_the_unscaled_advantage_times_g_over_g_minus_1():
     rewards = torch.tensor([0.3, 0.9, 0.1, 0.4, 1.0, 0.2]).double()
     group = torch.tensor([0, 1, 0, 1, 1, 0])
-    rollouts = rollouts_of([2] * 6, rewards.tolist(), group=group)
-    torch.testing.assert_close(
-        loo(rollouts)[:, 0], group_advantages(rewards, group, "none") * 3 / 2
-    )
+    rollouts = one_group([2] * 6, rewards.tolist(), group=group)
+    close(loo(rollouts)[:, 0], group_advantages(rewards, group, "none") * 3 / 2)
 
 
 @pytest.mark.parametrize("seed", SEEDS)
@@ -71,7 +55,7 @@ def test_loo_equals_its_loop(seed):
     reward = rollouts.rewards.tolist()
 
     def value(i, _):
-        others = [reward[j] for j in scored_members(rollouts, i) if j != i]
+        others = [reward[j] for j in members(rollouts, i) if j != i]
         return reward[i] - sum(others) / len(others) if others else 0.0
 
     equal(loo(rollouts), by_loop(rollouts, value), rollouts)
@@ -79,9 +63,8 @@ def test_loo_equals_its_loop(seed):
 
 def test_the_length_weighted_baseline_by_hand():
     # (1 · 1 + 3 · 0 + 2 · 0.5) / 6 = 1/3
-    rollouts = rollouts_of([1, 3, 2, 4], [1.0, 0.0, 0.5, None])
-    expected = torch.tensor([2 / 3, -1 / 3, 1 / 6, 0.0], dtype=torch.float64)
-    torch.testing.assert_close(opo(rollouts)[:, 0], expected)
+    rollouts = one_group([1, 3, 2, 4], [1.0, 0.0, 0.5, None])
+    close(opo(rollouts)[:, 0], [2 / 3, -1 / 3, 1 / 6, 0.0])
 
 
 @pytest.mark.parametrize("seed", SEEDS)
@@ -90,7 +73,7 @@ def test_opo_equals_its_loop(seed):
     reward, length = rollouts.rewards.tolist(), rollouts.lengths.tolist()
 
     def value(i, _):
-        group = scored_members(rollouts, i)
+        group = members(rollouts, i)
         return reward[i] - sum(length[j] * reward[j] for j in group) / sum(length[j] for j in group)
 
     equal(opo(rollouts), by_loop(rollouts, value), rollouts)
@@ -116,7 +99,7 @@ def slow_token_baseline(rollouts):
     weights, reward = energy(rollouts), rollouts.rewards.tolist()
 
     def baseline(i, place):
-        there = [j for j in scored_members(rollouts, i) if len(weights[j]) > place]
+        there = [j for j in members(rollouts, i) if len(weights[j]) > place]
         if len(there) < 2:
             return baseline(i, place - 1) if place else reward[i]
         total = sum(weights[j][place] for j in there)
@@ -128,8 +111,8 @@ def slow_token_baseline(rollouts):
 
 def test_the_token_baseline_by_hand():
     # π = 1/2: W grows by Σπ²; W = 1/4, 3/4 and 1/2 first; then 1/2, 1 of two; then one is left
-    grown = torch.tensor([[0.25, 0.25, 0.0], [0.75, 0.25, 0.9], [0.5, 0.0, 0.0]]).double()
-    rollouts = rollouts_of(
+    grown = double([0.25, 0.25, 0.0], [0.75, 0.25, 0.9], [0.5, 0.0, 0.0])
+    rollouts = one_group(
         [2, 3, 1],
         [1.0, 0.0, 0.5],
         old_logps=torch.full((3, 3), math.log(0.5), dtype=torch.float64),
@@ -137,7 +120,7 @@ def test_the_token_baseline_by_hand():
     )
     first, second = (0.25 + 0.25) / 1.5, 0.5 / 1.5
     expected = [[1 - first, 1 - second, 0], [-first, -second, -second], [0.5 - first, 0, 0]]
-    equal(token_baseline(rollouts), torch.tensor(expected, dtype=torch.float64), rollouts)
+    equal(token_baseline(rollouts), double(*expected), rollouts)
 
 
 @pytest.mark.parametrize("seed", SEEDS)
@@ -151,7 +134,7 @@ def test_weighted_advantages_cancel_wherever_two_members_are_left(seed):
     rollouts = random_rollouts(seed)
     weights, found = energy(rollouts), token_baseline(rollouts)
     for first in rollouts.group.unique().tolist():
-        group = scored_members(rollouts, rollouts.group.tolist().index(first))
+        group = members(rollouts, rollouts.group.tolist().index(first))
         for place in range(rollouts.mask.shape[1]):
             there = [j for j in group if len(weights[j]) > place]
             column = {j: rollouts.mask[j].nonzero().flatten().tolist() for j in there}
@@ -162,14 +145,14 @@ def test_weighted_advantages_cancel_wherever_two_members_are_left(seed):
 
 def test_where_nobody_was_uncertain_the_baseline_is_the_mean():
     sure = {"old_logps": torch.zeros(2, 2).double(), "sum_sq_probs": torch.ones(2, 2).double()}
-    rollouts = rollouts_of([2, 1], [1.0, 0.0], **sure)
+    rollouts = one_group([2, 1], [1.0, 0.0], **sure)
     assert token_baseline(rollouts).tolist() == [[0.5, 0.5], [-0.5, 0.0]]
 
 
 @pytest.mark.parametrize("rule", [loo, opo, token_baseline])
 def test_a_lone_scored_member_and_an_unscored_one_get_nothing(rule):
     extra = {"old_logps": torch.zeros(3, 3).double() - 1, "sum_sq_probs": torch.ones(3, 3).double()}
-    rollouts = rollouts_of([3, 2, 1], [0.5, None, None], **extra)
+    rollouts = one_group([3, 2, 1], [0.5, None, None], **extra)
     assert (rule(rollouts) == 0).all()
 
 
@@ -178,7 +161,7 @@ def test_a_lone_scored_member_and_an_unscored_one_get_nothing(rule):
 
 def slow_state_value(rollouts, i, state, shrinkage):
     reward, paths = rollouts.rewards.tolist(), rollouts.states.tolist()
-    others = [j for j, r in enumerate(reward) if j != i and r == r and rollouts.window_count[j] > 0]
+    others = [j for j in scored(rollouts) if j != i and rollouts.window_count[j] > 0]
     mean = sum(reward[j] for j in others) / len(others) if others else reward[i]
     visitors = [j for j in others if state in paths[j]]
     weight = len(visitors) + shrinkage
@@ -217,7 +200,7 @@ THREE = torch.tensor([[0, 4, 4, 9], [0, 4, 4, 4], [0, 0, 4, 4]])
 
 def test_the_state_baseline_by_hand():
     # for row 0: others' mean 1/4; state 0: (0.5 + 0 + 1/4) / 3; 4, once each: the same; 9: only 1/4
-    rollouts = rollouts_of([3, 3, 3], [1.0, 0.5, 0.0], states=THREE)
+    rollouts = one_group([3, 3, 3], [1.0, 0.5, 0.0], states=THREE)
     assert automaton(rollouts)[0].tolist() == [0.75, 0.75, 0.75]
     last = replace(rollouts, states=torch.tensor([[0, 4, 9, 9], [0, 4, 4, 4], [0, 0, 0, 0]]))
     # 4: (0.5 + 1/4) / 2; 9: nobody else, so 1/4
@@ -227,10 +210,10 @@ def test_the_state_baseline_by_hand():
 def test_the_token_that_breaks_the_format_pays():
     # 7 is the dead state: V there is 0, else the others' rewards; the end settles R
     states = torch.tensor([[0, 0, 7, 7], [0, 0, 7, 7], [0, 0, 0, 0], [0, 0, 0, 0]])
-    rollouts = rollouts_of([3, 3, 3, 3], [0.0, 0.0, 1.0, 1.0], states=states)
+    rollouts = one_group([3, 3, 3, 3], [0.0, 0.0, 1.0, 1.0], states=states)
     found = automaton(rollouts, mode="td", shrinkage=0.0)
-    torch.testing.assert_close(found[0], torch.tensor([0.0, -2 / 3, 0.0], dtype=torch.float64))
-    torch.testing.assert_close(found[2], torch.tensor([0.0, 0.0, 2 / 3], dtype=torch.float64))
+    close(found[0], [0.0, -2 / 3, 0.0])
+    close(found[2], [0.0, 0.0, 2 / 3])
 
 
 @pytest.mark.parametrize("seed", SEEDS)
@@ -244,15 +227,15 @@ def test_differences_sum_to_the_reward_less_the_value_of_the_start(seed):
 
 
 def test_without_an_automaton_it_is_leave_one_out_over_the_batch():
-    rollouts = rollouts_of([3, 2, 1, 2], [1.0, 0.5, 0.0, None])
+    rollouts = one_group([3, 2, 1, 2], [1.0, 0.5, 0.0, None])
     rollouts = replace(rollouts, states=torch.zeros(4, 4).long(), group=torch.tensor([0, 0, 1, 1]))
     batch = replace(rollouts, group=torch.zeros(4).long())
-    torch.testing.assert_close(automaton(rollouts), loo(batch))
+    close(automaton(rollouts), loo(batch))
 
 
 @pytest.mark.parametrize("mode", ["baseline", "td"])
 def test_a_lone_scored_completion_gets_nothing(mode):
-    rollouts = rollouts_of([3, 3, 3], [1.0, None, None], states=THREE)
+    rollouts = one_group([3, 3, 3], [1.0, None, None], states=THREE)
     assert (automaton(rollouts, mode=mode) == 0).all()
 
 
@@ -279,25 +262,14 @@ def test_the_expected_gradient_is_that_of_the_expected_reward(rule):
     expected = torch.zeros(2).double()
     for batch in itertools.product(reward, repeat=3):
         path = [[0, *o, *[o[-1]] * (2 - len(o))] for o in batch]  # the state is the last token
-        states = torch.tensor(path)
-        rollouts = replace(
-            rollouts_of([len(o) for o in batch], [reward[o] for o in batch]).padded(2),
-            states=states,
-        )
+        rollouts = one_group([*map(list, batch)], [reward[o] for o in batch]).padded(2)
+        rollouts = replace(rollouts, states=torch.tensor(path))
         credit = rule(rollouts).tolist()
         weight = math.prod(map(probability, batch)) / 3
         expected += weight * sum(map(score, batch, credit))
-    torch.testing.assert_close(expected, exact, rtol=1e-12, atol=0)
+    close(expected, exact)
 
 
 def test_negative_shrinkage_is_refused():
     with pytest.raises(CreditError, match=r"shrinkage is -1\.0, expected .* >= 0"):
         compute_credit("automaton", random_rollouts(0), shrinkage=-1.0)
-
-
-@pytest.mark.parametrize(
-    ("rule", "field"), [("automaton", "states"), ("token_baseline", "old_logps")]
-)
-def test_a_missing_field_is_named(rule, field):
-    with pytest.raises(CreditError, match=rf"needs rollouts\.{field}, which is None"):
-        compute_credit(rule, replace(random_rollouts(0), **{field: None}))

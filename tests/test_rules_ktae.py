@@ -3,13 +3,11 @@
 import itertools
 import math
 import random
-from dataclasses import replace
 
 import pytest
 import torch
-from drawn import random_rollouts
+from drawn import close, double, one_group, random_rollouts, scored
 
-from grpo_credit import Rollouts
 from grpo_credit.credit.allocations.ktae import fisher_exact, information_gain, ktae
 
 # every table of up to 7 right and 7 wrong completions: with the type, right and wrong; all
@@ -23,15 +21,9 @@ TABLES = [
 
 def rollouts_of(completions, rewards, **changes):
     """Give one group whose completions are all cut off, so that every token may be a key."""
-    made = Rollouts.from_lists(
-        [len(tokens) for tokens in completions],
-        rewards,
-        num_generations=len(completions),
-        max_completion_length=9,
-        completion_ids=completions,
-        dtype=torch.float64,
+    return one_group(
+        completions, rewards, **{"truncated": torch.ones(len(rewards)).bool()} | changes
     )
-    return replace(made, **{"truncated": torch.ones(len(rewards)).bool()} | changes)
 
 
 # ---- slow -------------------------------------------------------------------------------------
@@ -74,9 +66,7 @@ def slow_ktae(rollouts):
     counted = [[t for t, m in enumerate(row) if m] for row in rollouts.mask.tolist()]
     result = torch.zeros_like(rollouts.mask, dtype=torch.float64)
     for i, places in enumerate(counted):
-        group = [
-            j for j, r in enumerate(reward) if r == r and rollouts.group[j] == rollouts.group[i]
-        ]
+        group = [j for j in scored(rollouts) if rollouts.group[j] == rollouts.group[i]]
         mean = math.fsum(reward[j] for j in group) / len(group) if group else 0.0
         with_tokens = [j for j in group if counted[j]]
         right = [[ids[j][t] for t in counted[j]] for j in with_tokens if reward[j] > mean]
@@ -95,7 +85,7 @@ def slow_ktae(rollouts):
 
 def test_fishers_exact_test_equals_its_sum_over_tables():
     tables = torch.tensor(TABLES)
-    expected = torch.tensor([slow_fisher(*table) for table in TABLES], dtype=torch.float64)
+    expected = double(*(slow_fisher(*table) for table in TABLES))
     found = fisher_exact(tables[:, :2], tables[:, 2:])
     torch.testing.assert_close(found, expected, rtol=1e-10, atol=0)
 
@@ -114,7 +104,7 @@ def test_fishers_exact_test_equals_scipys():
 
 def test_the_information_gain_equals_its_definition():
     tables = torch.tensor(TABLES)
-    expected = torch.tensor([slow_gain(*table) for table in TABLES], dtype=torch.float64)
+    expected = double(*(slow_gain(*table) for table in TABLES))
     found = information_gain(tables[:, :2], tables[:, 2:])
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-14)
     assert (found >= 0).all()
@@ -138,10 +128,8 @@ def test_the_key_by_hand():
     ratios = 0.6 / (1 / 3 + 1e-5) - (1 / 3) / (0.6 + 1e-5)
     key = math.tanh(gain / 2 * (math.pi / 4 + ratios) / 2)
     added = ktae(rollouts) - rollouts.advantages[:, None]
-    expected = [[key, 0], [key, 0], [-1, 0], [key, 0]]
-    torch.testing.assert_close(
-        added, torch.tensor(expected, dtype=torch.float64), rtol=0, atol=1e-9
-    )
+    close(added[[0, 1, 3]], [[key, 0]] * 3)
+    close(added[2], [-1, 0])
 
 
 @pytest.mark.parametrize("seed", range(25))

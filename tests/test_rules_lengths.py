@@ -6,9 +6,9 @@ from dataclasses import replace
 
 import pytest
 import torch
-from drawn import NAN, random_rollouts
+from drawn import NAN, close, double, one_group, random_rollouts
 
-from grpo_credit import CreditError, Rollouts, compute_credit, resolve_credit
+from grpo_credit import CreditError, compute_credit, resolve_credit
 
 RULES = [
     ("prompt", {}),
@@ -22,25 +22,12 @@ RULES = [
 ]
 
 
-def one_group(lengths, rewards=None, **changes):
-    rewards = rewards or [float(i % 2) for i in range(len(lengths))]
-    made = Rollouts.from_lists(
-        lengths,
-        rewards,
-        num_generations=len(lengths),
-        max_completion_length=max(10, *lengths),
-        dtype=torch.float64,
-    )
-    return replace(made, **changes)
+def of_lengths(lengths, rewards=None, **changes):
+    return one_group(lengths, rewards or [i % 2 for i in range(len(lengths))], **changes)
 
 
 def weights(rule, rollouts, **options):
     return resolve_credit(rule, **options).weights(rollouts).flatten()
-
-
-def close(found, expected):
-    expected = torch.as_tensor(expected, dtype=torch.float64)
-    torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-15)
 
 
 # ---- slow loops: every completion is repeated as often as the window trains on it ---------------
@@ -124,7 +111,7 @@ def test_rows_of_other_windows_change_nothing(rule, options, seed):
 @pytest.mark.parametrize(("rule", "options"), RULES)
 @pytest.mark.parametrize("window_count", [[0, 0], [1, 0], [1, 1]])
 def test_a_window_without_tokens_has_finite_weights(rule, options, window_count):
-    rollouts = one_group([0, 4], window_count=torch.tensor(window_count))
+    rollouts = of_lengths([0, 4], window_count=torch.tensor(window_count))
     found = weights(rule, rollouts, **options)
     assert found.isfinite().all()
 
@@ -145,12 +132,12 @@ NET_MASS = [  # 13 tokens right, 20 wrong
 
 @pytest.mark.parametrize(("rule", "options", "expected"), NET_MASS)
 def test_the_net_mass_of_a_known_group(rule, options, expected):
-    found = float(compute_credit(rule, one_group(**KNOWN), **options).sum())
+    found = float(compute_credit(rule, of_lengths(**KNOWN), **options).sum())
     assert found == pytest.approx(expected, abs=1e-3)
 
 
 def test_prompt_by_hand():
-    rollouts = one_group([1, 3, 5, 0], group=torch.tensor([0, 0, 1, 1]))
+    rollouts = of_lengths([1, 3, 5, 0], group=torch.tensor([0, 0, 1, 1]))
     # two prompts, of 4 and of 5 tokens
     close(weights("prompt", rollouts), [1 / 8, 1 / 8, 1 / 10, 1 / 10])
     once_more = replace(rollouts, window_count=torch.tensor([1, 2, 0, 0]))
@@ -159,15 +146,13 @@ def test_prompt_by_hand():
 
 def test_delta_l_by_hand():
     # α = 1/2: 1, 1/2, 1/3 over their sum 11/6; an empty row takes no part
-    rollouts = one_group([1, 4, 9, 0])
+    rollouts = of_lengths([1, 4, 9, 0])
     close(weights("delta_l", rollouts, alpha=0.5), [6 / 11, 3 / 11, 2 / 11, 0])
 
 
 def test_balanced_by_hand():
     # of 5: two up with 2 + 4 tokens, two down with 1 + 3, one at zero with 5
-    rollouts = one_group(
-        [2, 1, 4, 3, 5], advantages=torch.tensor([1.0, -2.0, 1.5, -0.5, 0.0]).double()
-    )
+    rollouts = of_lengths([2, 1, 4, 3, 5], advantages=double(1.0, -2.0, 1.5, -0.5, 0.0))
     up, down, none = 2 / 5 / 6, 2 / 5 / 4, 1 / 5 / 5
     close(weights("balanced", rollouts), [up, down, up, down, none])
 
@@ -177,7 +162,7 @@ def test_balanced_by_hand():
     [(-5.0, [1.99, 0.61, 0.94, 0.47]), (0.0, [1, 1, 1, 1]), (5.0, [0.49, 1.01, 0.66, 1.85])],
 )
 def test_softmax_length_has_the_published_factors(lam, factors):
-    found = 24 * weights("softmax_length", one_group([3, 7, 5, 9]), lam=lam)
+    found = 24 * weights("softmax_length", of_lengths([3, 7, 5, 9]), lam=lam)
     assert found.tolist() == pytest.approx(factors, abs=0.006)
 
 
@@ -192,11 +177,11 @@ def test_one_prompt_in_the_window_makes_prompt_dapo(seed):
 
 
 def test_delta_l_between_seq_and_length():
-    rollouts = one_group([2, 3, 6])
+    rollouts = of_lengths([2, 3, 6])
     close(weights("delta_l", rollouts, alpha=0.0), weights("seq", rollouts))
     # harmonic mean: 3 / (1/2 + 1/3 + 1/6) = 3
     close(weights("delta_l", rollouts, alpha=1.0), 3 * weights("length", rollouts))
-    same = one_group([5, 5, 5])
+    same = of_lengths([5, 5, 5])
     close(weights("delta_l", same, alpha=0.6), weights("seq", same))
 
 
@@ -216,33 +201,32 @@ def test_balanced_weighs_a_prompt_as_prompt_does(seed):
 @pytest.mark.parametrize("right", [1, 3, 5])
 def test_balanced_has_no_net_mass_where_both_signs_are_present(right):
     rewards = [1.0] * right + [0.0] * (6 - right)
-    credit = compute_credit("balanced", one_group([9, 1, 4, 6, 2, 7], rewards))
+    credit = compute_credit("balanced", of_lengths([9, 1, 4, 6, 2, 7], rewards))
     assert float(credit.sum()) == pytest.approx(0, abs=1e-12)
     assert float(credit.clamp(min=0).sum()) > 0.1
 
 
 def test_balanced_looks_at_the_signs():
-    rollouts = one_group([1, 2, 3, 4])
+    rollouts = of_lengths([1, 2, 3, 4])
     other = replace(rollouts, advantages=-rollouts.advantages.abs())
     assert not torch.allclose(weights("balanced", rollouts), weights("balanced", other))
-    assert not resolve_credit("balanced").aggregation.sign_free
 
 
 def test_softmax_length_of_equal_lengths_is_dapo():
-    rollouts = one_group([6, 6, 6, 0])
+    rollouts = of_lengths([6, 6, 6, 0])
     close(weights("softmax_length", rollouts, lam=9.0)[:3], weights("dapo", rollouts)[:3])
 
 
 @pytest.mark.parametrize("lam", [-100.0, 0.5, 100.0])
 def test_softmax_length_stays_finite_at_its_limits(lam):
     for lengths in ([1] * 99 + [5000], [5000] * 99 + [1]):
-        rollouts = one_group(lengths)
+        rollouts = of_lengths(lengths)
         factors = weights("softmax_length", rollouts, lam=lam) * rollouts.num_tokens
         assert float(factors.sum()) == pytest.approx(100)
 
 
 def test_a_masked_row_does_not_shrink_the_others():
-    rollouts = one_group([100, 100, 0])
+    rollouts = of_lengths([100, 100, 0])
     close(weights("delta_l", rollouts), [1 / 2, 1 / 2, 0])
 
 
@@ -259,4 +243,4 @@ def test_a_masked_row_does_not_shrink_the_others():
 )
 def test_options_out_of_range_are_refused(rule, options, message):
     with pytest.raises(CreditError, match=message):
-        compute_credit(rule, one_group([1, 2]), **options)
+        compute_credit(rule, of_lengths([1, 2]), **options)

@@ -1,42 +1,14 @@
 """Each reward's own advantage on the tokens it names."""
 
-import random
 import statistics
 from dataclasses import replace
 
 import pytest
 import torch
+from drawn import close, double, one_group, random_rollouts
 
 from grpo_credit import Rollouts, compute_credit
 from grpo_credit.credit.allocations.spans import spans
-
-NAN = float("nan")
-
-
-def made(seed, scale_rewards="group"):
-    """Groups of 3, 4 and 2 in mixed order, tools in the middle, an empty row, abstentions."""
-    rng, generator = random.Random(seed), torch.Generator().manual_seed(seed)
-    group = [5, 5, 5, -2, -2, -2, -2, 9, 9]
-    rng.shuffle(group)
-    lengths = torch.tensor([0, *(rng.randint(1, 8) for _ in group[1:])])
-    mask = (torch.arange(8) < lengths[:, None]) & (torch.rand(9, 8, generator=generator) > 0.2)
-    per_func = torch.rand(9, 2, generator=generator, dtype=torch.float64)
-    per_func[torch.rand(9, 2, generator=generator) < 0.2] = NAN
-    named = torch.rand(3, 9, 8, generator=generator) < 0.2
-    return Rollouts(
-        completion_ids=torch.zeros(9, 8, dtype=torch.long),
-        mask=mask,
-        advantages=torch.zeros(9, dtype=torch.float64),
-        rewards=per_func.nansum(dim=1),
-        rewards_per_func=per_func,
-        reward_names=("tag", "tags"),
-        reward_weights=(2.0, 0.5),
-        group=torch.tensor(group),
-        truncated=lengths == 8,
-        max_completion_length=8,
-        scale_rewards=scale_rewards,
-        spans=dict(zip(("tag/open", "tag/close", "tags/all"), named, strict=True)),
-    )
 
 
 def advantage(rewards, group, row, scale_rewards):
@@ -59,13 +31,8 @@ def slow(rollouts):
         for i in range(rows):
             counted = [t for t in range(columns) if rollouts.mask[i, t]]
             own = advantage(rewards, rollouts.group.tolist(), i, rollouts.scale_rewards)
-            named = [
-                t
-                for t in counted
-                if any(
-                    where[i, t] for s, where in rollouts.spans.items() if s.split("/")[0] == name
-                )
-            ]
+            mine = [where for s, where in rollouts.spans.items() if s.split("/")[0] == name]
+            named = [t for t in counted if any(where[i, t] for where in mine)]
             for t in named or counted:
                 share = len(counted) / len(named or counted)
                 credit[i, t] += rollouts.reward_weights[k] * own * share
@@ -75,23 +42,16 @@ def slow(rollouts):
 @pytest.mark.parametrize("scale_rewards", ["group", "batch", "none"])
 @pytest.mark.parametrize("seed", range(5))
 def test_spans_equal_their_loop(seed, scale_rewards):
-    rollouts = made(seed, scale_rewards)
-    found = torch.where(rollouts.mask, spans(rollouts), 0.0)
-    torch.testing.assert_close(found, slow(rollouts), rtol=1e-9, atol=1e-12)
+    rollouts = random_rollouts(seed, scale_rewards)
+    close(torch.where(rollouts.mask, spans(rollouts), 0.0), slow(rollouts))
 
 
 def two_rewards(**change):
     """Make one group of two completions, lengths 4 and 2, scored by "form" and "answer"."""
-    base = Rollouts.from_lists(
-        [4, 2], [1.0, 0.0], num_generations=2, max_completion_length=4, scale_rewards="none"
-    )
-    return replace(
-        base,
-        reward_names=("form", "answer"),
-        rewards_per_func=torch.tensor([[1.0, 0.0], [0.0, 1.0]]),
-        reward_weights=(1.0, 3.0),
-        **change,
-    )
+    return one_group(
+        [4, 2], [1.0, 0.0], reward_names=("form", "answer"), reward_weights=(1.0, 3.0),
+        rewards_per_func=double([1, 0], [0, 1]), scale_rewards="none", **change,
+    )  # fmt: skip
 
 
 def test_two_rewards_by_hand():
@@ -105,14 +65,11 @@ def test_two_rewards_by_hand():
     # form: ±0.5, lands L times on one token: 0.5·4 = 2 and -0.5·2 = -1.
     # answer: 3·∓0.5 = ∓1.5. Row 0: -1.5·4 on two tokens = -3 each; row 1: no token, 1.5 on both.
     # seq: 1/N = 1/2
-    expected = torch.tensor([[2.0, 0.0, -3.0, -3.0], [-1.0 + 1.5, 1.5, 0.0, 0.0]]) / 2
-    torch.testing.assert_close(found, expected)
+    close(found, double([2, 0, -3, -3], [-1 + 1.5, 1.5, 0, 0]) / 2)
 
 
 def one_reward(named):
-    rollouts = Rollouts.from_lists(
-        [3, 0, 5, 2], [1.0, 0.0, None, 0.25], num_generations=4, max_completion_length=5
-    )
+    rollouts = one_group([3, 0, 5, 2], [1.0, 0.0, None, 0.25])
     mask = rollouts.mask.clone()
     mask[2, 1:3] = False
     return replace(rollouts, mask=mask, spans=named(mask))
@@ -128,26 +85,23 @@ def one_reward(named):
 )
 def test_one_reward_that_names_everything_or_nothing_is_even(named):
     rollouts = one_reward(named)
-    torch.testing.assert_close(
-        compute_credit("spans/seq", rollouts), compute_credit("even/seq", rollouts)
-    )
+    close(compute_credit("spans/seq", rollouts), compute_credit("even/seq", rollouts))
 
 
 @pytest.mark.parametrize("seed", range(3))
 def test_a_reward_brings_the_same_mass_wherever_it_lands(seed):
-    rollouts = made(seed)
-    nowhere = replace(rollouts, spans={})
-    torch.testing.assert_close(
-        compute_credit("spans/seq", rollouts).sum(dim=1),
-        compute_credit("spans/seq", nowhere).sum(dim=1),
+    rollouts = random_rollouts(seed)
+    here, nowhere = (
+        compute_credit("spans/seq", r) for r in (rollouts, replace(rollouts, spans={}))
     )
+    close(here.sum(dim=1), nowhere.sum(dim=1))
 
 
 def test_a_reward_does_not_get_the_spans_of_one_whose_name_is_longer():
-    rollouts = made(0)
+    rollouts = random_rollouts(0)
     mine = {name: where for name, where in rollouts.spans.items() if name.startswith("tag/")}
-    without = replace(rollouts, reward_weights=(2.0, 0.0))
-    torch.testing.assert_close(spans(without), spans(replace(without, spans=mine)))
+    without = replace(rollouts, reward_weights=(1.0, 0.0, 0.0))
+    close(spans(without), spans(replace(without, spans=mine)))
 
 
 def test_masked_tokens_take_no_share():
@@ -156,7 +110,7 @@ def test_masked_tokens_take_no_share():
     rollouts = replace(two_rewards(spans={"form/tag": form}), mask=mask)
     found = compute_credit("spans/seq", rollouts)
     # row 0: form +0.5 and answer -1.5 on each of 3 counted tokens, whole row named; times 1/N
-    torch.testing.assert_close(found[0], torch.tensor([-0.5, 0.0, -0.5, -0.5]))
+    close(found[0], [-0.5, 0.0, -0.5, -0.5])
 
 
 def test_equal_rewards_of_a_group_leave_no_rounding_noise():
@@ -169,6 +123,6 @@ def test_equal_rewards_of_a_group_leave_no_rounding_noise():
 
 
 def test_the_advantages_do_not_matter():
-    rollouts = made(1)
+    rollouts = random_rollouts(1)
     other = replace(rollouts, advantages=torch.full_like(rollouts.advantages, 7.0))
     assert torch.equal(spans(rollouts), spans(other))

@@ -1,44 +1,16 @@
 """Rewards of steps and turns, and a potential of prefixes."""
 
 import itertools
-import random
 import statistics
 from dataclasses import replace
 
 import pytest
 import torch
+from drawn import NAN, close, double, one_group, random_rollouts, scored
 
 from grpo_credit import CreditError, Rollouts, compute_credit
 from grpo_credit.credit.allocations.potential import potential
 from grpo_credit.credit.allocations.steps import steps, turns
-from grpo_credit.credit.rollouts import group_advantages
-
-NAN = float("nan")
-
-
-def made(seed, scale_rewards="group"):
-    """Groups of 3, 4 and 2 in mixed order, tools in the middle, an empty row, an abstention."""
-    rng, generator = random.Random(seed), torch.Generator().manual_seed(seed)
-    group = [5, 5, 5, -2, -2, -2, -2, 9, 9]
-    rng.shuffle(group)
-    lengths = torch.tensor([0, *(rng.randint(1, 10) for _ in group[1:])])
-    rewards = torch.rand(9, generator=generator, dtype=torch.float64)
-    rewards[rng.randrange(9)] = NAN
-    noise = torch.rand(3, 9, 10, generator=generator, dtype=torch.float64)
-    inside = torch.arange(10) < lengths[:, None]
-    return Rollouts(
-        completion_ids=torch.zeros(9, 10, dtype=torch.long),
-        mask=inside & (noise[0] > 0.3),
-        advantages=group_advantages(rewards, torch.tensor(group), scale_rewards),
-        rewards=rewards,
-        rewards_per_func=rewards[:, None],
-        reward_names=("reward",),
-        group=torch.tensor(group),
-        truncated=lengths == 10,
-        max_completion_length=10,
-        scale_rewards=scale_rewards,
-        step_rewards=noise[1].where(inside & (noise[2] < 0.4), NAN),
-    )
 
 
 def normalised(value, group, everywhere, scale_rewards):
@@ -49,14 +21,10 @@ def normalised(value, group, everywhere, scale_rewards):
     return centred if scale_rewards == "none" else centred / (std + 1e-4)
 
 
-def scored_rows(rollouts):
-    return [i for i, reward in enumerate(rollouts.rewards.tolist()) if reward == reward]
-
-
 def slow_steps(rollouts):
     found = {
         (i, t): r
-        for i in scored_rows(rollouts)
+        for i in scored(rollouts)
         for t, r in enumerate(rollouts.step_rewards[i].tolist())
         if r == r
     }
@@ -72,7 +40,7 @@ def slow_steps(rollouts):
 def slow_turns(rollouts, coef):
     rows, columns = rollouts.mask.shape
     turn_of, earned = {}, {}
-    for i in scored_rows(rollouts):
+    for i in scored(rollouts):
         turn, before = 0, False
         for t in range(columns):
             counted = bool(rollouts.mask[i, t])
@@ -88,16 +56,16 @@ def slow_turns(rollouts, coef):
 
     credit = torch.zeros(rows, columns, dtype=torch.float64)
     for (i, t), m in turn_of.items():
-        every = {j: return_from(j, m) for j in scored_rows(rollouts)}
+        every = {j: return_from(j, m) for j in scored(rollouts)}
         mine = [g for j, g in every.items() if rollouts.group[j] == rollouts.group[i]]
         extra = normalised(every[i], mine, list(every.values()), rollouts.scale_rewards)
         credit[i, t] = (rollouts.advantages[i] + coef * extra) * bool(rollouts.mask[i, t])
     return credit
 
 
-def slow_potential(rollouts, phi, gamma, immediate):
+def slow_potential(rollouts, phi, gamma=1.0, immediate=False):
     credit = torch.zeros(rollouts.mask.shape, dtype=torch.float64)
-    for i in scored_rows(rollouts):
+    for i in scored(rollouts):
         counted = rollouts.mask[i].nonzero().flatten().tolist()
         values = [float(phi[i, t]) for t in counted] + [0.0]  # before each token; 0 at the end
         shaping = [gamma * after - now for now, after in itertools.pairwise(values)]
@@ -115,24 +83,20 @@ def on_counted(rollouts, credit):
 @pytest.mark.parametrize("scale_rewards", ["group", "batch", "none"])
 @pytest.mark.parametrize("seed", range(5))
 def test_steps_and_turns_equal_their_loops(seed, scale_rewards):
-    rollouts = made(seed, scale_rewards)
-    tight = {"rtol": 1e-9, "atol": 1e-12}
-    torch.testing.assert_close(on_counted(rollouts, steps(rollouts)), slow_steps(rollouts), **tight)
-    torch.testing.assert_close(
-        on_counted(rollouts, turns(rollouts, coef=0.7)), slow_turns(rollouts, 0.7), **tight
-    )
+    rollouts = random_rollouts(seed, scale_rewards)
+    close(on_counted(rollouts, steps(rollouts)), slow_steps(rollouts))
+    close(on_counted(rollouts, turns(rollouts, coef=0.7)), slow_turns(rollouts, 0.7))
 
 
 @pytest.mark.parametrize("options", [{}, {"immediate": True}, {"immediate": True, "gamma": 0.9}])
 @pytest.mark.parametrize("seed", range(5))
 def test_potential_equals_its_loop(seed, options):
-    rollouts = made(seed)
-    phi = torch.randn(9, 11, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-    found = on_counted(rollouts, potential(rollouts, function=lambda _: phi, **options))
-    expected = slow_potential(
-        rollouts, phi, options.get("gamma", 1.0), options.get("immediate", False)
-    )
-    torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-12)
+    rollouts = random_rollouts(seed)
+    rows, columns = rollouts.mask.shape
+    draw = torch.Generator().manual_seed(seed)
+    phi = torch.randn(rows, columns + 1, generator=draw, dtype=torch.float64)
+    found = potential(rollouts, function=lambda _: phi, **options)
+    close(on_counted(rollouts, found), slow_potential(rollouts, phi, **options))
 
 
 def half_per_token(rollouts):
@@ -144,35 +108,25 @@ def half_per_token(rollouts):
 
 def pair(**change):
     """Make one group of two, four columns; the first has a tool's output at columns 1 and 2."""
-    base = Rollouts.from_lists(
-        [4, 2],
-        [1.0, 0.0],
-        num_generations=2,
-        max_completion_length=4,
-        advantages=[0.5, -0.5],
-        scale_rewards="none",
-    )
     mask = torch.tensor([[1, 0, 0, 1], [1, 1, 0, 0]]).bool()
-    return replace(base, mask=mask, **change)
+    given = {"mask": mask, "advantages": double(0.5, -0.5), "scale_rewards": "none"}
+    return one_group([4, 2], [1.0, 0.0], **given | change)
 
 
 def test_steps_by_hand():
-    rollouts = pair(step_rewards=torch.tensor([[NAN, 1.0, NAN, 5.0], [0.0, NAN, NAN, NAN]]))
+    rollouts = pair(step_rewards=double([NAN, 1.0, NAN, 5.0], [0.0, NAN, NAN, NAN]))
     # mean of 1, 5, 0 is 2. Row 0: the step that ends in the tool's output is worth -1, the last 3;
     # row 1: -2, nothing after it
-    expected = torch.tensor([[2.0, 0.0, 0.0, 3.0], [-2.0, 0.0, 0.0, 0.0]])
-    torch.testing.assert_close(on_counted(rollouts, steps(rollouts)), expected)
+    close(on_counted(rollouts, steps(rollouts)), [[2, 0, 0, 3], [-2, 0, 0, 0]])
 
 
 @pytest.mark.parametrize("scale_rewards", ["group", "batch", "none"])
 def test_one_step_at_the_end_that_earns_the_reward_is_even(scale_rewards):
-    rollouts = made(3, scale_rewards)
+    rollouts = random_rollouts(3, scale_rewards)
     last = rollouts.mask & (rollouts.position == rollouts.lengths[:, None] - 1)
     last[:, -1] |= ~rollouts.mask.any(dim=1)  # an empty row has a reward too
     rollouts = replace(rollouts, step_rewards=rollouts.rewards[:, None].where(last, NAN))
-    torch.testing.assert_close(
-        compute_credit("steps/seq", rollouts), compute_credit("even/seq", rollouts)
-    )
+    close(compute_credit("steps/seq", rollouts), compute_credit("even/seq", rollouts))
 
 
 def test_equal_steps_leave_no_rounding_noise():
@@ -186,116 +140,27 @@ def test_equal_steps_leave_no_rounding_noise():
 
 
 def test_turns_by_hand():
-    rollouts = pair(step_rewards=torch.tensor([[NAN, NAN, 4.0, 1.0], [NAN, 2.0, NAN, NAN]]))
+    rollouts = pair(step_rewards=double([NAN, NAN, 4.0, 1.0], [NAN, 2.0, NAN, NAN]))
     # G of turn 1: 5 and 2, mean 3.5; of turn 2: 1 and 0, mean 0.5. Coefficient 2:
     # row 0: 0.5 + 2·1.5, 0.5 + 2·0.5; row 1: -0.5 - 2·1.5 on its one turn of two tokens
-    expected = torch.tensor([[3.5, 0.0, 0.0, 1.5], [-3.5, -3.5, 0.0, 0.0]])
-    torch.testing.assert_close(on_counted(rollouts, turns(rollouts, coef=2.0)), expected)
+    expected = [[3.5, 0, 0, 1.5], [-3.5, -3.5, 0, 0]]
+    close(on_counted(rollouts, turns(rollouts, coef=2.0)), expected)
 
 
 def test_turns_without_rewards_are_even():
-    rollouts = made(2)
+    rollouts = random_rollouts(2)
     rollouts = replace(rollouts, step_rewards=torch.full_like(rollouts.step_rewards, NAN))
-    even = rollouts.advantages[:, None].expand(9, 10)
-    assert torch.equal(on_counted(rollouts, turns(rollouts)), on_counted(rollouts, even))
+    even = on_counted(rollouts, rollouts.advantages[:, None])
+    assert torch.equal(on_counted(rollouts, turns(rollouts)), even)
 
 
 def test_rewards_in_the_first_turn_stay_there_as_in_the_paper():
-    rollouts = replace(pair(scale_rewards="group"), step_rewards=torch.full((2, 4), NAN))
-    rollouts.step_rewards[0, 0] = 3.0
+    first = double([3.0, NAN, NAN, NAN], [NAN] * 4)
+    rollouts = pair(scale_rewards="group", step_rewards=first)
     # one of two has 3, the other nothing: ±1.5 over the standard deviation 3/√2 (+ 1e-4)
     extra = 1.5 / (3 / 2**0.5 + 1e-4)
-    expected = torch.tensor([[0.5 + extra, 0, 0, 0.5], [-0.5 - extra, -0.5 - extra, 0, 0]])
-    torch.testing.assert_close(on_counted(rollouts, turns(rollouts)), expected)
-
-
-# ---- the exact gradient of an enumerable policy -----------------------------------------------
-
-
-class Game:
-    """Up to three turns of one token, a tool's output between them; token 2 stops.
-
-    The policy is a softmax per prefix. All completions are enumerated, so that expectations are
-    sums. Rewards of completions, turns and potentials of prefixes are arbitrary.
-    """
-
-    def __init__(self, seed):
-        generator = torch.Generator().manual_seed(seed)
-        inner = [(), *((a,) for a in (0, 1)), *itertools.product((0, 1), repeat=2)]
-        self.number = {prefix: n for n, prefix in enumerate(inner)}
-        self.probs = torch.randn(len(inner), 3, generator=generator).double().softmax(dim=1)
-        self.turn_reward = torch.randn(len(inner), 3, generator=generator).double() + 1
-        self.phi = torch.randn(len(inner), 2, generator=generator).double()  # own turn, tool's
-        self.paths = [
-            (2,),
-            *((a, 2) for a in (0, 1)),
-            *((*p, b) for p in inner[3:] for b in range(3)),
-        ]
-        self.reward = torch.randn(len(self.paths), generator=generator).double()
-        self.score = torch.zeros(len(self.paths), 5, len(inner), 3).double()  # ∇ log π per column
-        self.chance = torch.ones(len(self.paths)).double()
-        self.steps = torch.full((len(self.paths), 5), NAN).double()
-        self.values = torch.zeros(len(self.paths), 6).double()
-        for i, path in enumerate(self.paths):
-            for m, token in enumerate(path):
-                at = self.number[path[:m]]
-                self.chance[i] *= self.probs[at, token]
-                self.score[i, 2 * m, at] = torch.eye(3)[token].double() - self.probs[at]
-                self.steps[i, 2 * m] = self.turn_reward[at, token]
-                self.values[i, 2 * m : 2 * m + 2] = self.phi[at]
-
-    def pairs(self):
-        """Return every group of two completions, and how likely it is."""
-        count = len(self.paths)
-        assert abs(float(self.chance.sum()) - 1) < 1e-12
-        row = torch.cartesian_prod(torch.arange(count), torch.arange(count)).flatten()
-        group = torch.arange(count**2).repeat_interleave(2)
-        lengths = torch.tensor([len(path) for path in self.paths])[row]
-        column = torch.arange(5)
-        rewards = self.reward[row]
-        chance = self.chance[row].view(-1, 2).prod(dim=1).repeat_interleave(2)
-        rollouts = Rollouts(
-            completion_ids=torch.zeros(len(row), 5, dtype=torch.long),
-            mask=(column % 2 == 0) & (column < 2 * lengths[:, None]),
-            advantages=group_advantages(rewards, group, "none"),
-            rewards=rewards,
-            rewards_per_func=rewards[:, None],
-            reward_names=("reward",),
-            group=group,
-            truncated=lengths == 3,
-            max_completion_length=5,
-            scale_rewards="none",
-            step_rewards=self.steps[row],
-        )
-        return rollouts, row, chance
-
-    def expected_update(self, rule, **options):
-        rollouts, row, chance = self.pairs()
-        credit = on_counted(rollouts, rule(rollouts, **options)) / 2  # `seq` over the group
-        return torch.einsum("i,it,itpv->pv", chance, credit, self.score[row])
-
-    def gradient(self, turn_coef=0.0):
-        value = self.reward + turn_coef * self.steps.nansum(dim=1)
-        return torch.einsum("i,itpv->pv", self.chance * value, self.score)
-
-
-@pytest.mark.parametrize("seed", range(3))
-def test_the_expected_update_of_turns_is_half_the_gradient_of_all_rewards(seed):
-    game = Game(seed)
-    found = game.expected_update(turns, coef=0.8)
-    torch.testing.assert_close(found, game.gradient(turn_coef=0.8) / 2)  # (n - 1)/n, n = 2
-
-
-@pytest.mark.parametrize("seed", range(3))
-def test_a_potential_leaves_the_expected_update_as_it_is(seed):
-    game = Game(seed)
-
-    def phi(rollouts):
-        return game.values[game.pairs()[1]]
-
-    torch.testing.assert_close(game.expected_update(potential, function=phi), game.gradient() / 2)
-    immediate = game.expected_update(potential, function=phi, immediate=True)
-    assert (immediate - game.gradient() / 2).norm() > 0.1 * game.gradient().norm()
+    expected = [[0.5 + extra, 0, 0, 0.5], [-0.5 - extra, -0.5 - extra, 0, 0]]
+    close(on_counted(rollouts, turns(rollouts)), expected)
 
 
 # ---- what a potential may be ------------------------------------------------------------------
@@ -303,15 +168,13 @@ def test_a_potential_leaves_the_expected_update_as_it_is(seed):
 
 def test_potential_by_hand():
     rollouts = pair()
-    phi = torch.tensor([[1.0, 2.0, 7.0, 4.0, 9.0], [1.0, 3.0, 5.0, 5.0, 5.0]])
+    phi = double([1, 2, 7, 4, 9], [1, 3, 5, 5, 5])
     # before its tokens the first has 1 and 4 (the tool moved it on), the second 1 and 3
-    state = torch.tensor([[0.5, 0, 0, 0.5 - 3], [-0.5, -0.5 - 2, 0, 0]])
     found = potential(rollouts, function=lambda _: phi)
-    torch.testing.assert_close(on_counted(rollouts, found), state)
+    close(on_counted(rollouts, found), [[0.5, 0, 0, 0.5 - 3], [-0.5, -0.5 - 2, 0, 0]])
     # own shaping, gamma 0.5: 2 - 1 and 0 - 4; 1.5 - 1 and 0 - 3
-    own = torch.tensor([[0.5 + 1, 0, 0, 0.5 - 4], [-0.5 + 0.5, -0.5 - 3, 0, 0]])
     found = potential(rollouts, function=lambda _: phi, immediate=True, gamma=0.5)
-    torch.testing.assert_close(on_counted(rollouts, found), own)
+    close(on_counted(rollouts, found), [[0.5 + 1, 0, 0, 0.5 - 4], [-0.5 + 0.5, -0.5 - 3, 0, 0]])
 
 
 def test_a_potential_is_imported_by_name(tmp_path, monkeypatch):
@@ -325,8 +188,7 @@ def test_a_potential_is_imported_by_name(tmp_path, monkeypatch):
     rollouts = pair()
     found = compute_credit("potential/seq", rollouts, function="my_potentials:per_token")
     # A_i minus 0, 3 and 0, 1; over N = 2
-    expected = torch.tensor([[0.25, 0, 0, -1.25], [-0.25, -0.75, 0, 0]])
-    torch.testing.assert_close(found, expected)
+    close(found, [[0.25, 0, 0, -1.25], [-0.25, -0.75, 0, 0]])
     with pytest.raises(CreditError, match="my_potentials:limit is a int, expected a function"):
         compute_credit("potential", rollouts, function="my_potentials:limit")
     with pytest.raises(CreditError, match=r"has no 'per_tokn'.*per_token"):

@@ -4,27 +4,13 @@ from dataclasses import replace
 
 import pytest
 import torch
-from drawn import random_rollouts
+from drawn import close, double, one_group, random_rollouts, scored
 
-from grpo_credit import CreditError, Rollouts, compute_credit
+from grpo_credit import CreditError, compute_credit
 from grpo_credit.credit.allocations.tree import prefix_tree, tempo, temporal_differences, tree_td
 
 SEEDS = range(12)
-ONES = torch.tensor([1.0, -1.0], dtype=torch.float64)
-
-
-def rollouts_of(completions, rewards, **changes):
-    return replace(
-        Rollouts.from_lists(
-            [len(tokens) for tokens in completions],
-            rewards,
-            num_generations=len(completions),
-            max_completion_length=9,
-            completion_ids=completions,
-            dtype=torch.float64,
-        ),
-        **changes,
-    )
+ONES = double(1.0, -1.0)
 
 
 # ---- slow loops -------------------------------------------------------------------------------
@@ -40,9 +26,8 @@ def members(rollouts, i, length):
     ids, end = rollouts.completion_ids.tolist(), ends(rollouts)
     return [
         j
-        for j in range(len(ids))
+        for j in scored(rollouts)
         if rollouts.group[j] == rollouts.group[i]
-        and rollouts.rewards[j] == rollouts.rewards[j]
         and end[j] >= max(length, 1)
         and ids[j][:length] == ids[i][:length]
     ]
@@ -56,17 +41,14 @@ def slow_value(rollouts, i, length, leave_one_out):
 
 def slow_td(rollouts, leave_one_out=False):
     result = torch.zeros_like(rollouts.mask, dtype=torch.float64)
-    for i, row in enumerate(rollouts.mask.tolist()):
-        if rollouts.rewards[i] != rollouts.rewards[i]:
-            continue
+    for i in scored(rollouts):
         value = slow_value(rollouts, i, 0, leave_one_out)
-        for t, counted in enumerate(row):
-            if counted:
-                last = t + 1 == ends(rollouts)[i]
-                after = rollouts.rewards[i].item() if last else None
-                after = slow_value(rollouts, i, t + 1, leave_one_out) if after is None else after
-                result[i, t] = after - value
-                value = after
+        for t in rollouts.mask[i].nonzero().flatten().tolist():
+            after = slow_value(rollouts, i, t + 1, leave_one_out)
+            if t + 1 == ends(rollouts)[i]:
+                after = rollouts.rewards[i].item()
+            result[i, t] = after - value
+            value = after
     return result
 
 
@@ -75,14 +57,10 @@ def slow_td(rollouts, leave_one_out=False):
 
 def test_the_advantage_is_divided_by_the_members_that_share_the_prefix():
     # prefix 5: rows 0, 1, 3 (3 ends there); 5 6: rows 0, 1; 5 6 7: row 0; 8 and 8 6: row 2 alone
-    rollouts = rollouts_of([[5, 6, 7], [5, 6], [8, 6], [5]], [1.0, 1.0, 0.0, 0.0])
-    rollouts = replace(
-        rollouts, advantages=torch.tensor([6.0, 3.0, -1.0, -3.0], dtype=torch.float64)
-    )
-    expected = torch.tensor(
-        [[2.0, 3, 6], [1, 1.5, 0], [-1, -1, 0], [-1, 0, 0]], dtype=torch.float64
-    )
-    torch.testing.assert_close(prefix_tree(rollouts) * rollouts.mask, expected)
+    rollouts = one_group([[5, 6, 7], [5, 6], [8, 6], [5]], [1.0, 1.0, 0.0, 0.0])
+    rollouts = replace(rollouts, advantages=double(6.0, 3.0, -1.0, -3.0))
+    expected = [[2.0, 3, 6], [1, 1.5, 0], [-1, -1, 0], [-1, 0, 0]]
+    close(prefix_tree(rollouts) * rollouts.mask, expected)
 
 
 @pytest.mark.parametrize("seed", SEEDS)
@@ -91,47 +69,41 @@ def test_prefix_tree_equals_its_loop(seed):
     expected = torch.zeros_like(rollouts.mask, dtype=torch.float64)
     for i, t in rollouts.mask.nonzero().tolist():
         expected[i, t] = rollouts.advantages[i] / max(1, len(members(rollouts, i, t + 1)))
-    torch.testing.assert_close(prefix_tree(rollouts) * rollouts.mask, expected, rtol=0, atol=1e-12)
+    close(prefix_tree(rollouts) * rollouts.mask, expected)
 
 
 def test_equal_completions_share_one_advantage():
-    rollouts = rollouts_of([[5, 6]] * 4, [1.0, 1.0, 1.0, 0.0])
-    torch.testing.assert_close(
-        prefix_tree(rollouts), (rollouts.advantages / 4)[:, None].expand(4, 2)
-    )
+    rollouts = one_group([[5, 6]] * 4, [1.0, 1.0, 1.0, 0.0])
+    close(prefix_tree(rollouts), (rollouts.advantages / 4)[:, None].expand(4, 2))
 
 
 def test_without_shared_prefixes_it_is_even():
-    rollouts = rollouts_of([[1, 9, 9], [2, 9, 9], [3, 9, 9]], [1.0, 0.0, 0.0])
-    torch.testing.assert_close(
-        compute_credit("prefix_tree/seq", rollouts), compute_credit("even/seq", rollouts)
-    )
+    rollouts = one_group([[1, 9, 9], [2, 9, 9], [3, 9, 9]], [1.0, 0.0, 0.0])
+    close(compute_credit("prefix_tree/seq", rollouts), compute_credit("even/seq", rollouts))
 
 
 def test_groups_do_not_share_prefixes():
-    rollouts = rollouts_of([[5, 6]] * 4, [1.0, 0.0, 1.0, 0.0], group=torch.tensor([3, 8, 3, 8]))
-    torch.testing.assert_close(prefix_tree(rollouts)[:, 0], rollouts.advantages / 2)
+    rollouts = one_group([[5, 6]] * 4, [1.0, 0.0, 1.0, 0.0], group=torch.tensor([3, 8, 3, 8]))
+    close(prefix_tree(rollouts)[:, 0], rollouts.advantages / 2)
 
 
 def test_padding_after_the_end_is_no_prefix():
     # row 0 has ended after 5; the 6 that follows there is padding
     ids = torch.tensor([[5, 6], [5, 6]])
-    rollouts = rollouts_of([[5], [5, 6]], [1.0, 0.0], completion_ids=ids)
-    torch.testing.assert_close(
-        prefix_tree(rollouts)[1], rollouts.advantages[1] / torch.tensor([2, 1])
-    )
+    rollouts = one_group([[5], [5, 6]], [1.0, 0.0], completion_ids=ids)
+    close(prefix_tree(rollouts)[1], rollouts.advantages[1] / torch.tensor([2, 1]))
 
 
 def test_tool_outputs_belong_to_the_prefix():
     mask = torch.tensor([[True, False, True]] * 3)
-    rollouts = rollouts_of([[5, 1, 6], [5, 2, 6], [5, 1, 6]], [1.0, 0.0, 0.0], mask=mask)
+    rollouts = one_group([[5, 1, 6], [5, 2, 6], [5, 1, 6]], [1.0, 0.0, 0.0], mask=mask)
     shares = prefix_tree(rollouts) / rollouts.advantages[:, None]
-    torch.testing.assert_close(shares[:, 2], torch.tensor([1 / 2, 1, 1 / 2], dtype=torch.float64))
+    close(shares[:, 2], [1 / 2, 1, 1 / 2])
 
 
 def test_masked_and_unscored_completions_are_in_no_tree():
     mask = torch.tensor([[True, True], [True, True], [False, False], [True, True]])
-    rollouts = rollouts_of([[5, 6]] * 4, [1.0, 0.0, 0.0, None], mask=mask)
+    rollouts = one_group([[5, 6]] * 4, [1.0, 0.0, 0.0, None], mask=mask)
     assert prefix_tree(rollouts)[0, 0] == rollouts.advantages[0] / 2
     # V(empty) = (1 + 0) / 2, without the 0 of the masked completion
     assert tree_td(rollouts)[:2].tolist() == [[0.0, 0.5], [0.0, -0.5]]
@@ -143,27 +115,25 @@ def test_masked_and_unscored_completions_are_in_no_tree():
 
 def test_credit_is_the_change_of_the_mean_reward_of_a_prefix():
     # V: 1/2 at the start; 5 -> (1 + 1 + 0) / 3; 5 6 -> (1 + 1) / 2; 8 -> 0; 5 7 -> 0
-    rollouts = rollouts_of([[5, 6, 1], [5, 6, 2], [5, 7, 1], [8, 6, 1]], [1.0, 1.0, 0.0, 0.0])
+    rollouts = one_group([[5, 6, 1], [5, 6, 2], [5, 7, 1], [8, 6, 1]], [1.0, 1.0, 0.0, 0.0])
     expected = [[1 / 6, 1 / 3, 0], [1 / 6, 1 / 3, 0], [1 / 6, -2 / 3, 0], [-1 / 2, 0, 0]]
-    torch.testing.assert_close(tree_td(rollouts), torch.tensor(expected, dtype=torch.float64))
+    close(tree_td(rollouts), expected)
 
 
 def test_leave_one_out_by_hand():
     # row 0: V(empty) = 1/3, V(5) = 1/2, V(5 6) = 1, alone after 5 6 1: its own 1
     # row 2: V(empty) = 2/3, V(5) = 1, alone after 5 7: its own 0
     # row 3: V(empty) = 2/3, alone after 8: its own 0
-    rollouts = rollouts_of([[5, 6, 1], [5, 6, 2], [5, 7, 1], [8, 6, 1]], [1.0, 1.0, 0.0, 0.0])
+    rollouts = one_group([[5, 6, 1], [5, 6, 2], [5, 7, 1], [8, 6, 1]], [1.0, 1.0, 0.0, 0.0])
     expected = [[1 / 6, 1 / 2, 0], [1 / 6, 1 / 2, 0], [1 / 3, -1, 0], [-2 / 3, 0, 0]]
-    found = tree_td(rollouts, leave_one_out=True)
-    torch.testing.assert_close(found, torch.tensor(expected, dtype=torch.float64))
+    close(tree_td(rollouts, leave_one_out=True), expected)
 
 
 @pytest.mark.parametrize("options", [{}, {"leave_one_out": True}])
 @pytest.mark.parametrize("seed", SEEDS)
 def test_tree_td_equals_its_loop(seed, options):
     rollouts = random_rollouts(seed)
-    found = tree_td(rollouts, **options) * rollouts.mask
-    torch.testing.assert_close(found, slow_td(rollouts, **options), rtol=0, atol=1e-12)
+    close(tree_td(rollouts, **options) * rollouts.mask, slow_td(rollouts, **options))
 
 
 @pytest.mark.parametrize("leave_one_out", [False, True])
@@ -173,14 +143,14 @@ def test_the_tokens_of_a_completion_sum_to_its_reward_less_the_value_of_the_star
 ):
     rollouts = random_rollouts(seed)
     total = (tree_td(rollouts, leave_one_out=leave_one_out) * rollouts.mask).sum(dim=1)
-    for i, reward in enumerate(rollouts.rewards.tolist()):
-        if reward == reward and rollouts.mask[i].any():
+    for i in scored(rollouts):
+        if rollouts.mask[i].any():
             start = slow_value(rollouts, i, 0, leave_one_out)
-            assert total[i].item() == pytest.approx(reward - start, abs=1e-12)
+            close(total[i], rollouts.rewards[i] - start)
 
 
 def test_what_all_members_write_earns_nothing():
-    rollouts = rollouts_of([[5, 5, 1], [5, 5, 2], [5, 5, 3, 4]], [1.0, 0.0, 0.3])
+    rollouts = one_group([[5, 5, 1], [5, 5, 2], [5, 5, 3, 4]], [1.0, 0.0, 0.3])
     for leave_one_out in (False, True):
         found = tree_td(rollouts, leave_one_out=leave_one_out)
         assert (found[:, :2] == 0).all()
@@ -189,7 +159,7 @@ def test_what_all_members_write_earns_nothing():
 def test_what_a_tool_changes_goes_to_the_next_counted_token():
     # V: 1/2 until the tool answers 1 or 2, which decides; then R
     mask = torch.tensor([[True, False, True, True]] * 2)
-    rollouts = rollouts_of([[5, 1, 6, 7], [5, 2, 6, 7]], [1.0, 0.0], mask=mask)
+    rollouts = one_group([[5, 1, 6, 7], [5, 2, 6, 7]], [1.0, 0.0], mask=mask)
     assert (tree_td(rollouts) * mask).tolist() == [[0, 0, 0.5, 0], [0, 0, -0.5, 0]]
 
 
@@ -205,34 +175,30 @@ def test_differences_skip_masked_places_and_end_with_the_final_value():
 
 def slow_tempo(rollouts):
     result = torch.zeros_like(rollouts.mask, dtype=torch.float64)
-    for i, row in enumerate(rollouts.mask.tolist()):
-        before = members(rollouts, i, 0)
-        for t, counted in enumerate(row):
-            if counted:
-                result[i, t] = rollouts.advantages[i]
-                if rollouts.rewards[i] == rollouts.rewards[i]:
-                    after = members(rollouts, i, t + 1)
-                    value = [rollouts.advantages[m].mean() for m in (before, after)]
-                    result[i, t] += value[1] - value[0]
-                    before = after
+    for i, t in rollouts.mask.nonzero().tolist():
+        result[i, t] = rollouts.advantages[i]
+        if i in scored(rollouts):
+            earlier = rollouts.mask[i, :t].nonzero().flatten().tolist()
+            before = members(rollouts, i, earlier[-1] + 1 if earlier else 0)
+            after = members(rollouts, i, t + 1)
+            result[i, t] += rollouts.advantages[after].mean() - rollouts.advantages[before].mean()
     return result
 
 
 @pytest.mark.parametrize("seed", SEEDS)
 def test_tempo_equals_its_loop(seed):
     rollouts = random_rollouts(seed)
-    found = tempo(rollouts) * rollouts.mask
-    torch.testing.assert_close(found, slow_tempo(rollouts), rtol=0, atol=1e-12)
+    close(tempo(rollouts) * rollouts.mask, slow_tempo(rollouts))
 
 
 def test_tempo_is_even_where_members_do_not_part():
-    rollouts = rollouts_of([[5, 6, 1, 9], [5, 6, 2, 9]], [1.0, 0.0], advantages=ONES)
+    rollouts = one_group([[5, 6, 1, 9], [5, 6, 2, 9]], [1.0, 0.0], advantages=ONES)
     expected = [[1, 1, 2, 1], [-1, -1, -2, -1]]
-    torch.testing.assert_close(tempo(rollouts), torch.tensor(expected, dtype=torch.float64))
+    close(tempo(rollouts), expected)
 
 
 def test_equal_completions_of_unequal_reward_part_nowhere():
-    rollouts = rollouts_of([[5, 6], [5, 6]], [1.0, 0.0], advantages=ONES)
+    rollouts = one_group([[5, 6], [5, 6]], [1.0, 0.0], advantages=ONES)
     assert tempo(rollouts).tolist() == [[1, 1], [-1, -1]]
 
 

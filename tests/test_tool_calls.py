@@ -6,7 +6,7 @@ import sys
 import pytest
 from chat_model import save_chat_model
 from datasets import Dataset
-from harness import PROMPTS, ROUNDING, Trace, difference
+from harness import PROMPTS, ROUNDING, difference, run
 from test_drop_in import TEMPLATE, add, chat_digits
 from trl import GRPOConfig, GRPOTrainer
 
@@ -35,18 +35,14 @@ def read(monkeypatch):
 
 
 def train(trainer_class, config_class, folder):
-    trace = Trace()
-    config = config_class(
-        str(folder / "out"), per_device_train_batch_size=8, num_generations=4, max_steps=1,
-        max_completion_length=300, loss_type="grpo", learning_rate=0.01, logging_steps=1,
-        report_to=[], use_cpu=True, bf16=False, gradient_checkpointing=False, disable_tqdm=True,
-        save_strategy="no", model_init_kwargs={"max_position_embeddings": 2048},
-    )  # fmt: skip
     data = Dataset.from_list([{"prompt": [{"role": "user", "content": p}]} for p in PROMPTS])
-    trainer_class(
-        str(folder / "model"), chat_digits, config, data, callbacks=[trace], tools=[add]
-    ).train()
-    return trace
+    arguments = {"rollout_func": None, "reward_funcs": chat_digits, "train_dataset": data,
+                 "processing_class": None, "tools": [add]}  # fmt: skip
+    return run(
+        trainer_class, config_class, model=str(folder / "model"), arguments=arguments, max_steps=1,
+        gradient_accumulation_steps=1, max_completion_length=300, loss_type="grpo",
+        model_init_kwargs={"max_position_embeddings": 2048},
+    )  # fmt: skip
 
 
 def test_tool_calls_train_as_in_trl(read, monkeypatch, tmp_path):

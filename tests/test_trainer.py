@@ -199,10 +199,6 @@ def test_options_reach_the_strategy():
 @pytest.mark.parametrize(
     ("arguments", "options", "message"),
     [
-        ({"credit": "sqe"}, {}, "Did you mean 'seq'"),
-        ({"credit": "dapo"}, {"credit": "seq"}, "give it once"),
-        ({"credit": lambda r: r.mask}, {"beta": 0.1}, "adds a KL term"),
-        ({"credit": "first_half"}, {"off_policy_mask_threshold": 0.1}, "both signs"),
         ({"credit": "tree_td"}, {"loss_type": "vespo"}, "both signs"),
         ({"credit": "delta_l", "credit_kwargs": {"alpha": 99.0}}, {}, "alpha is 99"),
         ({"credit": "patterns", "credit_kwargs": {"patterns": ["("]}}, {}, "position"),
@@ -212,8 +208,6 @@ def test_options_reach_the_strategy():
             {"multi_objective_aggregation": "normalize_then_sum"},
             "which 'loo/dapo' replaces by its own",
         ),
-        ({"credit": "first_half"}, {"loss_type": "vespo"}, "both signs"),
-        ({"credit": "seq", "credit_kwargs": {"x": 1}}, {}, "has no option 'x'"),
     ],
 )
 def test_clashes_are_refused_in_the_constructor(arguments, options, message):

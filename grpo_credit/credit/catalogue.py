@@ -7,7 +7,7 @@ import typing
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.markup import escape
 from rich.padding import Padding
 from rich.table import Table
@@ -109,7 +109,7 @@ def _settings(rule: Rule) -> str:
     return "\n".join(named)
 
 
-def _options(rule: Rule, sections: Mapping[str, str]) -> Iterator[tuple[str, Any]]:
+def _options(rule: Rule, sections: Mapping[str, str]) -> Iterator[tuple[str, RenderableType]]:
     explained = dict(_ARGUMENT.findall(sections.get("Args", "")))
     label = "options"
     for name, option in rule.options.items():
@@ -122,10 +122,10 @@ def _options(rule: Rule, sections: Mapping[str, str]) -> Iterator[tuple[str, Any
 
 
 def _facts(rule: Rule, sections: Mapping[str, str]) -> Iterator[tuple[str, Text]]:
-    kept = [text for law, text in LAWS[rule.kind].items() if getattr(rule, law)]
+    promises = [text for law, text in LAWS[rule.kind].items() if getattr(rule, law)]
     facts = {
         "needs": "\n".join(f"{n}: {COSTS[n]}" for n in sorted(rule.needs)) or "nothing more",
-        "promises": "\n".join(kept) or "nothing",
+        "promises": "\n".join(promises) or "nothing",
         "TRL": f"loss_type={rule.trl}" if rule.trl else "-",
         "verl": rule.verl or "-",
         "paper": rule.paper or "-",

@@ -1,31 +1,78 @@
 """What the verbs `grpo-credit list` and `check` do."""
 
 import argparse
+from collections.abc import Iterable, Iterator, Sequence
+
+from rich.console import Console
+from rich.padding import Padding
+from rich.text import Text
 
 from grpo_credit.credit import catalogue
-from grpo_credit.credit.conformance import examine
-from grpo_credit.credit.conformance_report import print_findings
+from grpo_credit.credit.conformance import Finding, examine
 from grpo_credit.credit.parse import parse_credit_kwargs, resolve_with
 from grpo_credit.credit.registry import list_credit
 from grpo_credit.terminal import console
 
 
-def show_rules(asked: argparse.Namespace) -> int:
+def show_rules(arguments: argparse.Namespace) -> int:
     """Print the registered rules in a line each, or all about some."""
-    if not asked.name and not asked.long:
+    if not arguments.name and not arguments.long:
         catalogue.print_rules(console())
         return 0
-    shown = {rule.name: rule for rule in list_credit()} if not asked.name else {}
-    for name in asked.name:
+    shown = {rule.name: rule for rule in list_credit()} if not arguments.name else {}
+    for name in arguments.name:
         shown |= catalogue.rules_in(name)
     for name, rule in shown.items():
         catalogue.print_rule(name, rule, console())
     return 0
 
 
-def check_laws(asked: argparse.Namespace) -> int:
+def check_laws(arguments: argparse.Namespace) -> int:
     """Print what came of the laws; return 1 if the strategy breaks one that it is held to."""
-    strategy = resolve_with(asked.credit, parse_credit_kwargs(asked.credit_kwargs))
+    strategy = resolve_with(arguments.credit, parse_credit_kwargs(arguments.credit_kwargs))
     findings = list(examine(strategy))
-    print_findings(strategy.name, findings, console(), every=asked.long)
-    return int(any(found.failed for found in findings))
+    print_findings(strategy.name, findings, console(), every=arguments.long)
+    return int(any(law.failed for law in findings))
+
+
+def print_findings(
+    name: str, findings: Sequence[Finding], console: Console, *, every: bool = False
+) -> None:
+    """Print which laws a strategy breaks, and in a line each what it might declare.
+
+    Args:
+        name: of the strategy.
+        findings: from `conformance.examine`.
+        console: where to print.
+        every: whether to name the laws that hold, too, and what breaks those not promised.
+    """
+    failed = [law for law in findings if law.failed]
+    console.print(Text(f"the laws of {name}", "bold"))
+    for (verdict, cause), sentences in _by_cause(findings if every else failed).items():
+        for sentence in sentences:
+            console.print(Text(f"{verdict}: {sentence}", "bold red" if verdict == "fails" else ""))
+        if cause:
+            console.print(Padding(Text(cause), (0, 0, 0, 6), expand=False))
+    for line in _rest(findings):
+        console.print(Text(line))
+    console.print(Text(f"{len(failed)} of {len(findings)} laws broken", "bold"))
+
+
+def _by_cause(findings: Iterable[Finding]) -> dict[tuple[str, str], list[str]]:
+    """Return the sentences of the laws by verdict and counterexample."""
+    causes: dict[tuple[str, str], list[str]] = {}
+    for law in findings:
+        causes.setdefault((law.verdict, law.counterexample), []).append(law.sentence)
+    return causes
+
+
+def _rest(findings: Sequence[Finding]) -> Iterator[str]:
+    held = sum(law.verdict == "holds" for law in findings)
+    yield f"{held} hold: of those that bind every strategy, or that it promises"
+    free = [law.declaration for law in findings if law.verdict == "declared otherwise"]
+    if free:
+        yield f"{len(free)} not promised, and so not asked of it: {', '.join(free)}"
+    spare = [law.declaration for law in findings if law.verdict == "holds, though not declared"]
+    if spare:
+        names = ", ".join(spare).replace("=False", "=True")
+        yield f"{len(spare)} more hold and may be declared: {names}"

@@ -8,18 +8,19 @@ Example:
     []
 """
 
+import functools
 import inspect
 import itertools
 import random
 import traceback
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 
 from grpo_credit.credit.laws import ALWAYS, PROMISES, Law, listed
-from grpo_credit.credit.parse import resolve_credit
+from grpo_credit.credit.parse import Named, resolve_credit
 from grpo_credit.credit.rollouts import Rollouts
 from grpo_credit.credit.strategy import CreditError, Strategy
 
@@ -55,7 +56,7 @@ class Finding:
         return "declared otherwise" if self.counterexample else "holds, though not declared"
 
 
-def check(credit: Any, **options: Any) -> dict[str, str]:
+def check(credit: Named, **options: Any) -> dict[str, str]:
     """Run every law that a strategy is held to.
 
     Args:
@@ -66,8 +67,8 @@ def check(credit: Any, **options: Any) -> dict[str, str]:
         Law -> `"holds"`, or the smallest counterexample in words.
     """
     strategy = resolve_credit(credit, **options)
-    asked = [law for law, promised, _ in _laws(strategy) if promised]
-    return {law.__name__: counterexample(law, strategy) or "holds" for law in asked}
+    binding = [law for law, promised, _ in _laws(strategy) if promised]
+    return {law.__name__: counterexample(law, strategy) or "holds" for law in binding}
 
 
 def examine(strategy: Strategy) -> Iterator[Finding]:
@@ -76,8 +77,8 @@ def examine(strategy: Strategy) -> Iterator[Finding]:
     A whole-credit callable has no allocation and no aggregation to promise anything about.
     """
     for law, promised, declaration in _laws(strategy):
-        found = counterexample(law, strategy)
-        yield Finding(law.__name__, inspect.getdoc(law) or "", promised, found, declaration)
+        sentence, broken = inspect.getdoc(law) or "", counterexample(law, strategy)
+        yield Finding(law.__name__, sentence, promised, broken, declaration)
 
 
 def _laws(strategy: Strategy) -> Iterator[tuple[Law, bool, str]]:
@@ -107,11 +108,11 @@ def _first(law: Law, strategy: Strategy, among: Iterable[Rollouts]) -> str:
             law(strategy, rollouts)
         except Exception as error:  # anybody's rule: whatever it raises is the verdict
             lengths = rollouts.lengths.int().tolist()
-            return f"{_said(error)} (lengths {lengths}, rewards {listed(rollouts.rewards)})"
+            return f"{_reason(error)} (lengths {lengths}, rewards {listed(rollouts.rewards)})"
     return ""
 
 
-def _said(error: Exception) -> str:
+def _reason(error: Exception) -> str:
     if isinstance(error, AssertionError | CreditError):
         return str(error)
     place = traceback.extract_tb(error.__traceback__)[-1]
@@ -121,6 +122,19 @@ def _said(error: Exception) -> str:
 # ---- examples ---------------------------------------------------------------------------------
 
 
+def _made_once(make: Callable[..., Iterator[Rollouts]]) -> Callable[..., Iterator[Rollouts]]:
+    """Keep what is made, and yield copies of it, since a rule may change what it is given."""
+    made = functools.cache(lambda *count: tuple(make(*count)))
+
+    @functools.wraps(make)
+    def copies(*count: int) -> Iterator[Rollouts]:
+        for rollouts in made(*count):
+            yield rollouts.rows(torch.arange(len(rollouts.group)))
+
+    return copies
+
+
+@_made_once
 def smallest() -> Iterator[Rollouts]:
     """Yield one group of two completions of up to two tokens, the shortest first."""
     lengths = sorted(itertools.product(range(3), repeat=2), key=sum)
@@ -129,6 +143,7 @@ def smallest() -> Iterator[Rollouts]:
         yield _made(list(two), list(scores))
 
 
+@_made_once
 def examples(count: int = 8) -> Iterator[Rollouts]:
     """Yield rollouts, the degenerate first: empty rows, one token, abstentions, dead groups.
 

@@ -209,7 +209,7 @@ def summary(
         Name -> number; `before_decided` only where the rollouts have `decided`.
     """
     credit = torch.where(rollouts.mask, credit, 0.0)
-    found = {
+    numbers = {
         **mass(credit, rollouts),
         "effective_tokens": effective_tokens(credit, rollouts),
         "gini": gini(credit, rollouts),
@@ -219,11 +219,11 @@ def summary(
         **_numbered("length", mass_by_length(credit, rollouts)),
     }
     if rollouts.decided is not None:
-        found["before_decided"] = mass_before_decided(credit, rollouts)
+        numbers["before_decided"] = mass_before_decided(credit, rollouts)
     if even_credit is not None:
         even_credit = torch.where(rollouts.mask, even_credit, 0.0)
-        found["norm_ratio"] = norm_ratio(credit, rollouts, even_credit)
-    return found
+        numbers["norm_ratio"] = norm_ratio(credit, rollouts, even_credit)
+    return numbers
 
 
 def _numbered(name: str, values: list[float]) -> dict[str, float]:

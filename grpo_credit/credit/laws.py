@@ -4,7 +4,7 @@ Equal means equal to a relative 1e-6 of the largest value, unless a law says oth
 """
 
 from dataclasses import replace
-from typing import Any
+from typing import Protocol
 
 import torch
 from jaxtyping import Float
@@ -13,7 +13,14 @@ from torch import Tensor
 from grpo_credit.credit.rollouts import Rollouts
 from grpo_credit.credit.strategy import Strategy
 
-Law = Any  # a function (Strategy, Rollouts) -> None
+
+class Law(Protocol):
+    """A function with a name."""
+
+    __name__: str
+
+    def __call__(self, strategy: Strategy, rollouts: Rollouts, /) -> None:
+        """Raise `AssertionError` where the strategy breaks the law."""
 
 
 def zero_outside_the_mask(strategy: Strategy, rollouts: Rollouts) -> None:
@@ -45,24 +52,16 @@ def rows_may_be_permuted(strategy: Strategy, rollouts: Rollouts) -> None:
     """Permuting the rows permutes the credit."""
     rows = torch.arange(len(rollouts.group))
     order = torch.cat([rows[1::2], rows[::2]])  # tears every group apart
-    found = strategy.credit(rollouts.rows(order))
-    _equal(
-        found,
-        strategy.credit(rollouts)[order],
-        f"the credit with the rows in the order {order.tolist()}",
-    )
+    permuted, what = strategy.credit(rollouts.rows(order)), order.tolist()
+    expected = strategy.credit(rollouts)[order]
+    _equal(permuted, expected, f"the credit with the rows in the order {what}")
 
 
 def groups_may_be_relabelled(strategy: Strategy, rollouts: Rollouts) -> None:
     """The numbers that name the groups, and their generations, mean nothing."""
-    relabelled = replace(
-        rollouts, group=1000 - 7 * rollouts.group, generation=1000 - 7 * rollouts.generation
-    )
-    _equal(
-        strategy.credit(relabelled),
-        strategy.credit(rollouts),
-        "the credit after relabelling the groups",
-    )
+    group, generation = 1000 - 7 * rollouts.group, 1000 - 7 * rollouts.generation
+    relabelled = strategy.credit(replace(rollouts, group=group, generation=generation))
+    _equal(relabelled, strategy.credit(rollouts), "the credit after relabelling the groups")
 
 
 def weights_are_nonnegative_and_blind_to_sign(strategy: Strategy, rollouts: Rollouts) -> None:
@@ -78,9 +77,8 @@ def allocation_is_linear(strategy: Strategy, rollouts: Rollouts) -> None:
     weights = strategy.allocation(unit)
     other = torch.linspace(-1, 2, len(weights), dtype=weights.dtype)
     for advantages in (rollouts.advantages, other):
-        found = strategy.allocation(replace(rollouts, advantages=advantages))
-        expected = advantages[:, None] * weights
-        _equal(found, expected, f"the allocation of {listed(advantages)}")
+        landed = strategy.allocation(replace(rollouts, advantages=advantages))
+        _equal(landed, advantages[:, None] * weights, f"the allocation of {listed(advantages)}")
 
 
 def mass_is_conserved(strategy: Strategy, rollouts: Rollouts) -> None:
@@ -111,23 +109,16 @@ def no_gradient_flows(strategy: Strategy, rollouts: Rollouts) -> None:
 def other_windows_change_nothing(strategy: Strategy, rollouts: Rollouts) -> None:
     """Rows of other windows add nothing to this window's totals."""
     twice = Rollouts.cat([rollouts, replace(rollouts, window_count=0 * rollouts.window_count)])
-    rows = len(rollouts.group)
-    _equal(
-        strategy.credit(twice)[:rows],
-        strategy.credit(rollouts),
-        "the credit beside rows of another window",
-    )
+    beside = strategy.credit(twice)[: len(rollouts.group)]
+    _equal(beside, strategy.credit(rollouts), "the credit beside rows of another window")
 
 
 def float32_will_do(strategy: Strategy, rollouts: Rollouts) -> None:
     """Credit in float32, as in training, is what float64 gives, to a relative 1e-4 or to 1e-6."""
-    single: dict[str, Any] = {
-        name: value.float()
-        for name, value in _tensors(rollouts).items()
-        if value.is_floating_point()
-    }
-    found = strategy.credit(replace(rollouts, **single)).double()
-    _equal(found, strategy.credit(rollouts), "the credit in float32", 1e-4, 1e-6)
+    tensors = _tensors(rollouts).items()
+    single = {name: value.float() for name, value in tensors if value.is_floating_point()}
+    credit = strategy.credit(replace(rollouts, **single)).double()
+    _equal(credit, strategy.credit(rollouts), "the credit in float32", 1e-4, 1e-6)
 
 
 def the_rollouts_are_left_alone(strategy: Strategy, rollouts: Rollouts) -> None:
@@ -159,7 +150,7 @@ PROMISES: dict[str, Law] = {  # what a decorator declares, and the law it stands
 }
 
 
-def _require(holds: Any, complaint: str) -> None:
+def _require(holds: bool | Tensor, complaint: str) -> None:
     if not holds:
         raise AssertionError(complaint)
 
@@ -169,7 +160,7 @@ def _tensors(rollouts: Rollouts) -> dict[str, Tensor]:
 
 
 def _equal(
-    found: Float[Tensor, "..."],
+    actual: Float[Tensor, "..."],
     expected: Float[Tensor, "..."],
     what: str,
     relative: float = 1e-6,
@@ -177,12 +168,12 @@ def _equal(
 ) -> None:
     """Compare, relative to the largest value expected; name the first difference."""
     scale = expected.abs().max() if expected.numel() else 0.0
-    apart = (found - expected).abs() > relative * scale + absolute
+    apart = (actual - expected).abs() > relative * scale + absolute
     if apart.any():
         place = tuple(apart.nonzero()[0].tolist())
         words = ", ".join(f"{axis} {n}" for axis, n in zip(("row", "token"), place, strict=False))
         raise AssertionError(
-            f"{what} is {float(found[place]):.6g} at [{words}], "
+            f"{what} is {float(actual[place]):.6g} at [{words}], "
             f"expected {float(expected[place]):.6g}"
         )
 

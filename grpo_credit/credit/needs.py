@@ -1,7 +1,6 @@
 """Whether the rewards of a run can tell what its strategy needs, checked before it starts."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from grpo_credit.credit.strategy import CreditError, Strategy
 from grpo_credit.text import did_you_mean
@@ -16,7 +15,7 @@ TOLD_BY = {
 SETTLED = frozenset({"decided", "states"})  # true of one message, not of a loop of several
 
 
-def check_columns(rewards: Sequence[tuple[str, Any]], there: Sequence[str]) -> None:
+def check_columns(rewards: Sequence[tuple[str, object]], there: Sequence[str]) -> None:
     """Refuse a reward that declares (`columns`) a column that the data set lacks.
 
     Raises:
@@ -47,13 +46,13 @@ def check_privileged(strategy: Strategy, column: str, there: Sequence[str]) -> N
         )
 
 
-def tells(reward: Any, need: str) -> bool:
+def tells(reward: object, need: str) -> bool:
     """Return whether a reward tells a need: the first member that it has for it is not None."""
     has = [member for member in TOLD_BY[need] if hasattr(reward, member)]
     return bool(has) and getattr(reward, has[0]) is not None
 
 
-def check_loop(strategy: Strategy, arguments: Mapping[str, Any]) -> None:
+def check_loop(strategy: Strategy, arguments: Mapping[str, object]) -> None:
     """Refuse a rule that needs to know when a reward was settled where tools are called.
 
     A reward reads the last message. What settles that message settles nothing while the model may
@@ -79,7 +78,7 @@ def check_loop(strategy: Strategy, arguments: Mapping[str, Any]) -> None:
 def check_told(
     strategy: str,
     needs: frozenset[str],
-    rewards: Sequence[tuple[str, Any]],
+    rewards: Sequence[tuple[str, object]],
     weights: Sequence[float],
 ) -> None:
     """Refuse a strategy that needs what no reward tells: it would train on nothing, silently.

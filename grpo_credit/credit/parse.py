@@ -27,10 +27,11 @@ DEFAULT_ALLOCATION = "even"
 DEFAULT_AGGREGATION = "dapo"  # TRL's own default
 
 Mixture = tuple[Chain, ...]
+Named = str | Function | Mixture | Strategy | None  # what a user may name a strategy by
 
 
 def resolve_credit(
-    credit: str | Function | Mixture | Strategy | None = None,
+    credit: Named = None,
     *,
     default_aggregation: str = DEFAULT_AGGREGATION,
     **options: Any,
@@ -58,9 +59,7 @@ def resolve_credit(
 
 
 def resolve_with(
-    credit: str | Function | Mixture | Strategy | None,
-    options: Mapping[str, Any],
-    default_aggregation: str = DEFAULT_AGGREGATION,
+    credit: Named, options: Mapping[str, Any], default_aggregation: str = DEFAULT_AGGREGATION
 ) -> Strategy:
     """Do the same with options that may have any name, such as those that a file holds."""
     if isinstance(credit, Strategy):
@@ -92,7 +91,7 @@ def resolve_text(text: str) -> Strategy:
     return resolve_with(name.strip(), parse_credit_kwargs(brace + options if brace else None))
 
 
-def chain(*rules: str | Function) -> Mixture:
+def chain(*rules: str | Function | Rule) -> Mixture:
     """Apply allocations one after another; see `Chain` for the equation.
 
     Args:
@@ -108,18 +107,18 @@ def chain(*rules: str | Function) -> Mixture:
         >>> resolve_credit(chain("even", "even"), default_aggregation="seq").name
         'even+even/seq'
     """
-    found = tuple(map(_rule_of, rules))
-    for place, rule in enumerate(found):
-        _expect(rule, "allocation", "+".join(r.name for r in found))
+    links = tuple(map(_rule_of, rules))
+    for place, rule in enumerate(links):
+        _expect(rule, "allocation", "+".join(r.name for r in links))
         if place and not rule.linear:
             raise CreditError(
                 f"{rule.name!r} is not linear in the advantages, so it cannot weigh what "
-                f"{found[place - 1].name!r} landed; put it first."
+                f"{links[place - 1].name!r} landed; put it first."
             )
-    return (Chain(found),)
+    return (Chain(links),)
 
 
-def mix(shares: Mapping[Any, float]) -> Mixture:
+def mix(shares: Mapping[str | Function | Mixture, float]) -> Mixture:
     """Mix allocations: A = Σ_k share_k · A_k.
 
     Args:
@@ -148,7 +147,7 @@ def mix(shares: Mapping[Any, float]) -> Mixture:
 # ---- reading ----------------------------------------------------------------------------------
 
 
-def _sides(credit: Any) -> tuple[Any, Rule | None]:
+def _sides(credit: str | Function | Mixture | None) -> tuple[Rule | Mixture | None, Rule | None]:
     """Split at the slash; a rule that stands alone may be of any kind."""
     if not isinstance(credit, str):
         return (_rule_of(credit) if callable(credit) else credit), None
@@ -168,7 +167,7 @@ def _mixture(text: str) -> Mixture:
     members = [member.strip() for member in text.split(",")]
     if len(members) == 1 and "@" not in text:
         return _chain(text)
-    shares: dict[Any, float] = {}
+    shares: dict[str | Function | Mixture, float] = {}
     for member in members:
         names, _, share = member.partition("@")
         try:
@@ -191,7 +190,7 @@ def _chain(text: str) -> Mixture:
     return chain(*names)
 
 
-def _as_mixture(given: Any) -> Mixture:
+def _as_mixture(given: str | Function | Rule | Mixture | None) -> Mixture:
     if given is None:
         return chain(DEFAULT_ALLOCATION)
     if isinstance(given, tuple):
@@ -199,7 +198,7 @@ def _as_mixture(given: Any) -> Mixture:
     return _mixture(given) if isinstance(given, str) else chain(given)
 
 
-def _expect(rule: Rule, kind: str, among: Any) -> None:
+def _expect(rule: Rule, kind: str, among: Named) -> None:
     if rule.kind == "credit":
         raise CreditError(
             f"{rule.name!r} returns the whole credit; decorate it with @allocation or "
@@ -209,7 +208,7 @@ def _expect(rule: Rule, kind: str, among: Any) -> None:
         raise CreditError(f"{among!r}: {rule.name!r} is an {rule.kind}, expected an {kind} there.")
 
 
-def _rule_of(given: Any) -> Rule:
+def _rule_of(given: str | Function | Rule) -> Rule:
     """Return the rule of a name or function; a partial is the rule with other defaults."""
     if isinstance(given, Rule):
         return given
@@ -265,15 +264,15 @@ def _bind(parts: list[Rule], options: Mapping[str, Any]) -> dict[str, dict[str, 
     return bound
 
 
-def _check_type(rule: Rule, key: str, value: Any) -> None:
+def _check_type(rule: Rule, key: str, value: object) -> None:
     wanted = option_type(rule, key)
     if isinstance(value, str) and _takes_code(wanted):
         refuse_unsaid(value, key)
     if not _fits(value, wanted):
-        said = wanted.__name__ if isinstance(wanted, type) else str(wanted).replace("typing.", "")
+        name = wanted.__name__ if isinstance(wanted, type) else str(wanted)
         raise CreditError(
             f"option {key!r} of {rule.name!r} is {value!r} ({type(value).__name__}), "
-            f"expected {said}."
+            f"expected {name.replace('typing.', '')}."
         )
 
 
@@ -291,7 +290,7 @@ def _takes_code(wanted: Any) -> bool:
     return any(typing.get_origin(kind) is Callable for kind in typing.get_args(wanted))
 
 
-def _fits(value: Any, wanted: Any) -> bool:
+def _fits(value: object, wanted: Any) -> bool:
     origin = typing.get_origin(wanted)
     if wanted is Any:
         return True
@@ -310,9 +309,7 @@ def _fits(value: Any, wanted: Any) -> bool:
 # ---- computing --------------------------------------------------------------------------------
 
 
-def compute_credit(
-    credit: str | Function | Mixture | Strategy | None, rollouts: Rollouts, **options: Any
-) -> Float[Tensor, "B T"]:
+def compute_credit(credit: Named, rollouts: Rollouts, **options: Any) -> Float[Tensor, "B T"]:
     """Compute the credit matrix of a strategy on rollouts.
 
         C[i, t] = allocation[i, t] · aggregation[i]

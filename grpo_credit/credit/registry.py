@@ -10,13 +10,15 @@ import importlib.util
 import os
 import sys
 import warnings
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Collection, Generator, Iterable
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import fields
+from importlib.machinery import ModuleSpec
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Any, overload
+from types import FunctionType, ModuleType
+from typing import Any, TypeVar, overload
 
 from grpo_credit.credit.rollouts import OPTIONAL
 from grpo_credit.credit.strategy import CreditError, Function, Kind, Rule
@@ -25,6 +27,7 @@ from grpo_credit.own_rewards import hint
 from grpo_credit.text import did_you_mean
 
 ENTRY_POINTS = "grpo_credit.strategies"
+F = TypeVar("F", bound=Function)
 _RULES: dict[str, Rule] = {}
 _BROKEN: dict[str, CreditError] = {}  # rules whose decorator says what cannot be
 
@@ -33,9 +36,9 @@ _BROKEN: dict[str, CreditError] = {}  # rules whose decorator says what cannot b
 
 
 @overload
-def aggregation(function: Function, /) -> Function: ...
+def aggregation(function: F, /) -> F: ...
 @overload
-def aggregation(**about: Any) -> Callable[[Function], Function]: ...
+def aggregation(**about: Any) -> Callable[[F], F]: ...
 def aggregation(function: Function | None = None, /, **about: Any) -> Any:
     """Register a function of `Rollouts` that weighs completions against each other.
 
@@ -61,9 +64,9 @@ def aggregation(function: Function | None = None, /, **about: Any) -> Any:
 
 
 @overload
-def allocation(function: Function, /) -> Function: ...
+def allocation(function: F, /) -> F: ...
 @overload
-def allocation(**about: Any) -> Callable[[Function], Function]: ...
+def allocation(**about: Any) -> Callable[[F], F]: ...
 def allocation(function: Function | None = None, /, **about: Any) -> Any:
     """Register a function of `Rollouts` that says where in a completion its advantage lands.
 
@@ -87,7 +90,7 @@ def allocation(function: Function | None = None, /, **about: Any) -> Any:
     return _register("allocation", function, about)
 
 
-def _register(kind: Kind, function: Function | None, about: dict[str, Any]) -> Any:
+def _register(kind: Kind, function: Any, about: dict[str, Any]) -> Any:
     if function is None:
         return functools.partial(_register, kind, about=about)
     name = function.__name__
@@ -99,7 +102,7 @@ def _register(kind: Kind, function: Function | None, about: dict[str, Any]) -> A
     return function
 
 
-def _declared(kind: Kind, function: Function, about: dict[str, Any]) -> Rule:
+def _declared(kind: Kind, function: FunctionType, about: dict[str, Any]) -> Rule:
     """Make the rule of a decorated function, or say what its decorator has wrong."""
     name, module = function.__name__, function.__module__
     needs = about.get("needs", ())
@@ -117,14 +120,14 @@ def _declared(kind: Kind, function: Function, about: dict[str, Any]) -> Rule:
     return Rule(kind, function, name, **declared)
 
 
-def _refuse_unknown(what: str, given: Any, known: Any, may: str) -> None:
+def _refuse_unknown(what: str, given: Iterable[object], known: Collection[str], may: str) -> None:
     for word in given:
         if word not in known:
             hint = did_you_mean(str(word), known)
             raise CreditError(f"{what} {word!r}, but {may} {', '.join(sorted(known))}.{hint}")
 
 
-def _origin(function: Function) -> tuple[str, str]:
+def _origin(function: Any) -> tuple[str, str]:
     return function.__module__, function.__qualname__
 
 
@@ -184,16 +187,16 @@ _ASKED_BY: ContextVar[tuple[object, frozenset[str]] | None] = ContextVar("file",
 
 
 @contextmanager
-def named_by(file: object, said: Iterable[str] = ()) -> Generator[None]:
+def named_by(file: object, typed: Iterable[str] = ()) -> Generator[None]:
     """Resolve what a file names: registered rules only, unless the user named the same.
 
     A file may be anybody's, so that its word imports nothing.
 
     Args:
         file: names it in messages.
-        said: what the user typed or wrote; each `pkg.mod:obj` in it may be imported.
+        typed: what the user typed or wrote; each `pkg.mod:obj` in it may be imported.
     """
-    allowed = frozenset(name for text in said for name in CODE.findall(text))
+    allowed = frozenset(name for text in typed for name in CODE.findall(text))
     token = _ASKED_BY.set((file, allowed))
     try:
         yield
@@ -207,10 +210,10 @@ def refuse_unsaid(path: str, what: str) -> None:
     Raises:
         CreditError: with what is named, and how to allow it.
     """
-    asked = _ASKED_BY.get()
-    if asked and path not in asked[1] and not _is_registered(path):
+    file, allowed = _ASKED_BY.get() or (None, frozenset())
+    if file and path not in allowed and not _is_registered(path):
         raise CreditError(
-            f"{asked[0]} names the {what} {path!r}, and a file's word imports nothing; if you "
+            f"{file} names the {what} {path!r}, and a file's word imports nothing; if you "
             "trust that code, name it on the command line (--credit)."
         )
 
@@ -222,7 +225,7 @@ def _is_registered(path: str) -> bool:
     return any(rule.function is thing for rule in _RULES.values())
 
 
-def import_object(path: str, what: str = "strategy") -> Any:
+def import_object(path: str, what: str = "strategy") -> object:
     """Import `pkg.mod:obj`, from the current folder too, which stays on `sys.path` where it has it.
 
     Raises:
@@ -241,7 +244,7 @@ def import_object(path: str, what: str = "strategy") -> Any:
     return getattr(module, attribute)
 
 
-def _import(name: str, what: str) -> Any:
+def _import(name: str, what: str) -> ModuleType:
     """Import a module by name after a look at its source."""
     here = os.getcwd()  # `accelerate launch` puts the script's folder on the path, not this one
     added = [] if here in sys.path else [here]
@@ -267,7 +270,7 @@ def _import(name: str, what: str) -> Any:
             sys.path.remove(here)  # otherwise a rule may import from its own folder when it is used
 
 
-def _spec(name: str) -> Any:
+def _spec(name: str) -> ModuleSpec | None:
     """Find a module whose package is imported already; None if there is none."""
     try:
         return importlib.util.find_spec(name)
@@ -275,7 +278,7 @@ def _spec(name: str) -> Any:
         return None
 
 
-def as_rule(thing: Any, name: str) -> Rule:
+def as_rule(thing: object, name: str) -> Rule:
     """Return what a decorator knows about a function, or take it for a whole-credit callable."""
     known = getattr(thing, "__credit_rule__", None)
     if isinstance(known, CreditError):

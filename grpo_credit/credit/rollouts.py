@@ -336,13 +336,13 @@ class Rollouts:
 
 def _cat_spans(parts: Sequence[Rollouts]) -> dict[str, Tensor] | None:
     """Join spans; a generation batch in which a reward named nothing lacks the name."""
-    found = [part.spans for part in parts if part.spans is not None]
-    if len(found) < len(parts):
+    every = [part.spans for part in parts if part.spans is not None]
+    if len(every) < len(parts):
         return None
-    names = dict.fromkeys(name for spans in found for name in spans)
+    names = dict.fromkeys(name for spans in every for name in spans)
     none = [torch.zeros_like(part.mask) for part in parts]
     return {
-        name: torch.cat([spans.get(name, n) for spans, n in zip(found, none, strict=True)])
+        name: torch.cat([spans.get(name, n) for spans, n in zip(every, none, strict=True)])
         for name in names
     }
 

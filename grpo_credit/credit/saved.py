@@ -131,12 +131,12 @@ def load_rollouts(path: Path | str) -> SavedRollouts:
             f"{path} has version {version} of the rollouts' layout, expected "
             f"{VERSION}; read it with the grpo-credit that wrote it."
         )
-    with _told(path):
+    with _naming_damage(path):
         return _restored(table, about, tokens)
 
 
 @contextmanager
-def _told(path: Path) -> Generator[None]:
+def _naming_damage(path: Path) -> Generator[None]:
     try:
         yield
     except DAMAGE as error:
@@ -185,7 +185,7 @@ class _Tokens(Sequence[list[str]]):
             return [self[place] for place in range(*row.indices(len(self)))]
         row = range(len(self))[row]
         group = bisect_right(self._ends, row) - 1
-        with _told(self._path):
+        with _naming_damage(self._path):
             if self._read[0] != group:
                 self._read = group, read_table(self._place, [_TOKENS], group)[_TOKENS]
             text = self._read[1][row - self._ends[group]].as_py()
@@ -236,17 +236,17 @@ def _restored(table: pa.Table, about: dict[str, Any], tokens: _Tokens) -> SavedR
 
 def _form(name: str, form: Any) -> tuple[torch.dtype, list[int]]:
     """Return the type and the shape of a row, if a field of this name has such a type."""
-    found = fit({"dtype": str, "shape": list[int]}, form, f"tensors.{name}")
-    dtype = _DTYPES[found["dtype"]]
+    form = fit({"dtype": str, "shape": list[int]}, form, f"tensors.{name}")
+    dtype = _DTYPES[form["dtype"]]
     kind = "bool" if name in _BOOLS else "int" if name in _INTS else "float"
     is_kind = {
         "bool": dtype is torch.bool,
         "int": not (dtype.is_floating_point or dtype is torch.bool),
         "float": dtype.is_floating_point,
     }
-    if not is_kind[kind] or any(size < 0 for size in found["shape"]):
-        raise TypeError(f"{name} is of {found['dtype']} {found['shape']}, expected {kind}s")
-    return dtype, found["shape"]
+    if not is_kind[kind] or any(size < 0 for size in form["shape"]):
+        raise TypeError(f"{name} is of {form['dtype']} {form['shape']}, expected {kind}s")
+    return dtype, form["shape"]
 
 
 def _expect_fit(
@@ -261,8 +261,8 @@ def _expect_fit(
             f"got {len(prompts)} prompts, {len(prompt_ids)} of them as token ids, and the tokens "
             f"of {len(tokens)} completions; expected {rows} each."
         )
-    for row, (needed, found) in enumerate(zip(_needed(rollouts), tokens, strict=True)):
-        _expect_texts(row, found, needed, rollouts.mask.size(1))
+    for row, (needed, texts) in enumerate(zip(_needed(rollouts), tokens, strict=True)):
+        _expect_texts(row, texts, needed, rollouts.mask.size(1))
 
 
 def _needed(rollouts: Rollouts) -> list[int]:
@@ -270,10 +270,10 @@ def _needed(rollouts: Rollouts) -> list[int]:
     return (rollouts.mask.flip(1).cumsum(dim=1) > 0).sum(dim=1).tolist()
 
 
-def _expect_texts(row: int, found: Sequence[str], needed: int, columns: int) -> None:
-    if not needed <= len(found) <= columns:
+def _expect_texts(row: int, texts: Sequence[str], needed: int, columns: int) -> None:
+    if not needed <= len(texts) <= columns:
         raise CreditError(
-            f"completion {row} has the text of {len(found)} tokens; expected {needed} (up to the "
+            f"completion {row} has the text of {len(texts)} tokens; expected {needed} (up to the "
             f"last counted one) to {columns}."
         )
 

@@ -3,16 +3,15 @@
 import functools
 import hashlib
 import inspect
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
 
 from grpo_credit.credit.strategy import Rule
 
 LIMIT = 64 * 1024  # characters of a source that are kept
 
 
-def own_sources(rules: Iterable[Rule]) -> list[dict[str, Any]]:
+def own_sources(rules: Iterable[Rule]) -> list[dict[str, str | None]]:
     """Describe the rules that this package does not ship, each once.
 
     Args:
@@ -28,7 +27,7 @@ def own_sources(rules: Iterable[Rule]) -> list[dict[str, Any]]:
     return [_described(name, code) for name, code in own.items() if not _ours(code)]
 
 
-def _code_of(function: Any) -> Any:
+def _code_of(function: Callable[..., object]) -> Callable[..., object] | type:
     """Return what has a source: what partials and wrappers hold; of an object, its class."""
     while isinstance(function, functools.partial):
         function = function.func
@@ -36,11 +35,11 @@ def _code_of(function: Any) -> Any:
     return function if inspect.isroutine(function) else type(function)
 
 
-def _ours(code: Any) -> bool:
+def _ours(code: Callable[..., object] | type) -> bool:
     return str(code.__module__).partition(".")[0] == "grpo_credit"
 
 
-def _described(name: str, code: Any) -> dict[str, Any]:
+def _described(name: str, code: Callable[..., object] | type) -> dict[str, str | None]:
     try:
         file = inspect.getsourcefile(code)
         content, source = Path(file or "").read_bytes(), inspect.getsource(code)

@@ -7,6 +7,7 @@ function for both, and checks what they return.
 
 import inspect
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -18,7 +19,7 @@ from grpo_credit.credit.rollouts import OPTIONAL, Rollouts
 from grpo_credit.errors import CreditError
 
 Kind = Literal["aggregation", "allocation", "credit"]
-Function = Any  # a callable; what it takes and returns is checked when it is called
+Function = Callable[..., object]  # what it takes and returns is checked when it is called
 
 
 @dataclass(frozen=True)
@@ -61,8 +62,8 @@ class Rule:
     def formula(self) -> str:
         """The equation: the first indented line of the docstring that stands before any section."""
         prose = re.split(r"^\w+:$", inspect.getdoc(self.function) or "", flags=re.MULTILINE)[0]
-        found = re.search(r"^ {4,}(\S.*)$", prose, re.MULTILINE)
-        return found[1] if found else ""
+        equation = re.search(r"^ {4,}(\S.*)$", prose, re.MULTILINE)
+        return equation[1] if equation else ""
 
     @property
     def options(self) -> dict[str, inspect.Parameter]:
@@ -189,11 +190,11 @@ class Strategy:
             if any(getattr(rollouts, name) is None for name in OPTIONAL[need]):
                 raise CreditError(f"{self.name!r} needs rollouts.{need}, which is None.")
 
-    def _call(self, rule: Rule, rollouts: Rollouts) -> Any:
+    def _call(self, rule: Rule, rollouts: Rollouts) -> object:
         return rule.function(rollouts, **self.options.get(rule.name, {}))
 
 
-def _matrix(name: str, value: Any, rollouts: Rollouts) -> Float[Tensor, "B T"]:
+def _matrix(name: str, value: object, rollouts: Rollouts) -> Float[Tensor, "B T"]:
     shape = tuple(rollouts.mask.shape)
     if not isinstance(value, Tensor) or tuple(value.shape) != shape:
         got = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
@@ -209,7 +210,7 @@ def _matrix(name: str, value: Any, rollouts: Rollouts) -> Float[Tensor, "B T"]:
     return counted
 
 
-def _weights(name: str, value: Any, rollouts: Rollouts) -> Float[Tensor, "B 1"]:
+def _weights(name: str, value: object, rollouts: Rollouts) -> Float[Tensor, "B 1"]:
     value = torch.as_tensor(
         value, dtype=rollouts.advantages.dtype, device=rollouts.advantages.device
     )

@@ -62,26 +62,26 @@ def load_recipe(path: Path) -> Any:
     return recipe
 
 
-def refuse_code_of(file: Path, content: Mapping[str, Any], said: Sequence[str]) -> None:
+def refuse_code_of(file: Path, content: Mapping[str, object], typed: Sequence[str]) -> None:
     """Refuse options of a file that let in code which the user did not name: a file's word is not.
 
     Raises:
         CreditError: if it names code (`pkg.mod:obj`) in `credit` or `credit_kwargs` that is not in
-            `said`, the command line, or if an option, or one within it, sets the environment,
+            `typed`, the command line, or if an option, or one within it, sets the environment,
             trusts code of a model's, or lets in kernels of a hub.
     """
-    said_names = {name for word in said for name in CODE.findall(word)}
+    allowed = {name for word in typed for name in CODE.findall(word)}
     for key in ("credit", "credit_kwargs"):
         for name in CODE.findall(str(content.get(key, ""))):
-            if name not in said_names:
+            if name not in allowed:
                 raise CreditError(
                     f"{file} names the code {name!r}, and a file's word imports nothing; if you "
                     f"trust that code, name it on the command line (--{key})."
                 )
     if "env" in content:
         raise CreditError(f"{file} sets env, which decides what code runs; set it in your shell.")
-    typed = {word.replace("-", "_").lower() for word in said}
-    trusted = {f"__{_TRUST}", f"__{_TRUST}=true"} & typed
+    words = {word.replace("-", "_").lower() for word in typed}
+    trusted = {f"__{_TRUST}", f"__{_TRUST}=true"} & words
     for name in _let_in(content):
         if not (name == _TRUST and trusted):
             raise CreditError(
@@ -90,7 +90,7 @@ def refuse_code_of(file: Path, content: Mapping[str, Any], said: Sequence[str]) 
             )
 
 
-def _let_in(content: Any, key: str = "") -> Iterator[str]:
+def _let_in(content: object, key: str = "") -> Iterator[str]:
     """Yield the options, at any depth, that run code of a model's or of a hub's kernels."""
     if isinstance(content, Mapping):
         for name, value in content.items():
@@ -199,5 +199,5 @@ def _name(called: ast.expr) -> str:
     return getattr(called, "attr", getattr(called, "id", ""))
 
 
-def _constant(node: ast.AST) -> Any:
+def _constant(node: ast.AST) -> object:
     return getattr(node, "value", None)

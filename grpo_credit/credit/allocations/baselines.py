@@ -175,6 +175,14 @@ def scored(rollouts: Rollouts) -> Bool[Tensor, " B"]:
     return ~rollouts.rewards.isnan()
 
 
+def above_mean(rollouts: Rollouts) -> Bool[Tensor, " B"]:
+    """Tell the completions whose reward exceeds their group's mean by more than rounding."""
+    rewards = rollouts.rewards.nan_to_num(nan=0.0)
+    members = group_sum(scored(rollouts).to(rewards), rollouts.group)
+    rounding = 1e-6 * group_sum(rewards.abs(), rollouts.group)
+    return rewards * members > group_sum(rewards, rollouts.group) + rounding
+
+
 def leave_one_out_mean(
     rewards: Float[Tensor, " B"], pool: Bool[Tensor, " B"], group: Int[Tensor, " B"]
 ) -> Float[Tensor, " B"]:

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from grpo_credit.credit.allocations.baselines import group_sum, scored
+from grpo_credit.credit.allocations.baselines import above_mean, group_sum, scored
 from grpo_credit.credit.allocations.traces import mean_one
 from grpo_credit.credit.registry import allocation
 from grpo_credit.credit.rollouts import Rollouts, group_advantages
@@ -170,10 +170,7 @@ def gtpo(rollouts: Rollouts, *, alpha1: float = 1.0, alpha2: float = 0.1) -> Flo
 
 def _sides(rollouts: Rollouts) -> tuple[Bool[Tensor, " B"], Bool[Tensor, "B T"]]:
     """Tell right from wrong completions, and mark the tokens of groups that have both."""
-    rewards, known = rollouts.rewards.nan_to_num(nan=0.0), scored(rollouts)
-    members = group_sum(known.to(rewards), rollouts.group)
-    rounding = 1e-6 * group_sum(rewards.abs(), rollouts.group)
-    right = rewards * members > group_sum(rewards, rollouts.group) + rounding
+    right, known = above_mean(rollouts), scored(rollouts)
     tokens = rollouts.lengths * known
     both = group_sum(tokens * right, rollouts.group) * group_sum(tokens * ~right, rollouts.group)
     return right, rollouts.mask & (known & (both > 0))[:, None]
@@ -192,8 +189,8 @@ def _relative_uncertainty(
     side = 2 * rollouts.group.unique(return_inverse=True)[1] + right
 
     def over_side(values: Tensor) -> Tensor:
-        kept = torch.where(takes_part, values, 0.0)
-        by_position = torch.zeros_like(kept).scatter_add(1, rollouts.position, kept)
+        taking_part = torch.where(takes_part, values, 0.0)
+        by_position = torch.zeros_like(values).scatter_add(1, rollouts.position, taking_part)
         return group_sum(by_position, side).gather(1, rollouts.position)
 
     return value * over_side(torch.ones_like(value)) / over_side(value)

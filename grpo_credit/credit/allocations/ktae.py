@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from grpo_credit.credit.allocations.baselines import group_sum, scored
+from grpo_credit.credit.allocations.baselines import above_mean, group_sum, scored
 from grpo_credit.credit.registry import allocation
 from grpo_credit.credit.rollouts import Rollouts
 
@@ -118,10 +118,10 @@ def fisher_exact(present: Int[Tensor, "V 2"], members: Int[Tensor, "V 2"]) -> Fl
     Probabilities that differ by less than 1e-7 of themselves count as equal.
     """
     right, wrong = members.double()[:, :1], members.double()[:, 1:]
-    found = present.double().sum(dim=1, keepdim=True)
+    having = present.double().sum(dim=1, keepdim=True)
     k = torch.arange(int(members.max()) + 1, dtype=torch.float64)
-    ways = _log_choose(right, k) + _log_choose(wrong, found - k)
-    chance = (ways - _log_choose(right + wrong, found)).exp()
+    ways = _log_choose(right, k) + _log_choose(wrong, having - k)
+    chance = (ways - _log_choose(right + wrong, having)).exp()
     observed = chance.gather(1, present[:, :1])
     return (chance * (chance <= observed * (1 + 1e-7))).sum(dim=1)
 
@@ -162,14 +162,8 @@ def _direction(types: TokenTypes) -> Float[Tensor, " V"]:
 
 def _right_and_wrong(rollouts: Rollouts) -> Float[Tensor, "B 2"]:
     """Mark the completions above their group's mean reward and the others, where both exist."""
-    known = scored(rollouts)
-    rewards = torch.where(known, rollouts.rewards, 0.0)
-    count = group_sum(known.to(rewards.dtype), rollouts.group).clamp(min=1)
-    mean = group_sum(rewards, rollouts.group) / count
-    rounding = 1e-6 * group_sum(rewards.abs(), rollouts.group) / count
-    right = rewards > mean + rounding
-    classes = torch.stack([right, ~right], dim=1) & (known & rollouts.mask.any(dim=1))[:, None]
-    marks = classes.to(rewards.dtype)
+    right, member = above_mean(rollouts), scored(rollouts) & rollouts.mask.any(dim=1)
+    marks = (torch.stack([right, ~right], dim=1) & member[:, None]).to(rollouts.rewards)
     return marks * (group_sum(marks, rollouts.group) > 0).all(dim=1, keepdim=True)
 
 

@@ -119,13 +119,13 @@ def _matches(texts: Sequence[str], patterns: Sequence[str]) -> Iterator[tuple[in
 
 def _within(pattern: Any, text: str, row: int) -> list[tuple[int, int]]:
     try:
-        found = [match.span() for match in pattern.finditer(text, timeout=TIMEOUT)]
+        matches = [match.span() for match in pattern.finditer(text, timeout=TIMEOUT)]
     except TimeoutError:
         raise CreditError(
             f"pattern {pattern.pattern!r} took more than {TIMEOUT:g} s on completion {row} "
             f"({len(text)} characters); avoid nested repetition."
         ) from None
-    return [(start, end) for start, end in found if start < end]
+    return [(start, end) for start, end in matches if start < end]
 
 
 def _compiled(pattern: str) -> Any:
