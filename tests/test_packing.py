@@ -94,12 +94,12 @@ def test_dropout_of_adapters_has_trls_gradient_in_the_mean():
     model, rows = get_peft_model(build(), lora), batch()
 
     def drawn(scores):
-        return torch.stack([gradient(model, *scores(model, *rows)) for _ in range(200)])
+        return torch.stack([gradient(model, *scores(model, *rows)) for _ in range(100)])
 
     torch.manual_seed(0)
     packed, trls = drawn(packed_scores), drawn(trl_scores)
     assert packed.std(dim=0).max() > 0
-    error = ((packed.var(dim=0) + trls.var(dim=0)) / 200).sum() ** 0.5
+    error = ((packed.var(dim=0) + trls.var(dim=0)) / 100).sum() ** 0.5
     assert (packed.mean(dim=0) - trls.mean(dim=0)).norm() < 2 * error
 
 
