@@ -3,7 +3,7 @@
 from bisect import bisect_left
 from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import regex
 
@@ -24,6 +24,8 @@ from .patience import (
 if TYPE_CHECKING:
     from .automaton import Automaton
 
+T = TypeVar("T")
+
 
 class RegexReward(TextReward):
     r"""Reward a completion that matches a regular expression.
@@ -33,8 +35,8 @@ class RegexReward(TextReward):
 
     `.` does not match a newline unless the pattern says `(?s)`: the commonest reason for a format
     reward that never fires. A pattern that is regular (no look-around, back-reference, atomic or
-    possessive part) is also compiled to finite automata. They give the score, in linear time, where
-    the matcher is slow, and say where the score was decided.
+    possessive part) is also compiled to finite automata. They give the score, in linear time, once
+    the matcher was slow on a text of a call, and say where the score was decided.
 
     Args:
         pattern: in the syntax of the `regex` package.
@@ -128,6 +130,7 @@ class RegexReward(TextReward):
         self.pattern = _compiled(pattern, flags)
         self.mode, self.flags, self.limit, self.timeout = mode, flags, limit, timeout
         self.budget = budget
+        self._is_slow = False  # whether the matcher was, in this call
         self.partial, self.partial_weight = partial, partial_weight
         self.max_errors, self.strip, self.alphabet = max_errors, strip, alphabet
         self._refuse_what_cannot_fire()
@@ -141,6 +144,7 @@ class RegexReward(TextReward):
         **columns: Any,
     ) -> list[float | None]:
         """Score completions; see the class."""
+        self._is_slow = False
         with at_most(self.budget), slow_patterns() as slow:
             scores = super().__call__(completions, **columns)
         if log_metric is not None:
@@ -171,18 +175,32 @@ class RegexReward(TextReward):
     def score(self, text: str) -> float:
         """Score one text; 0 where the time ran out."""
         body = self._stripped(text)
-        score = in_time(
-            lambda: self._score_by_matching(body, brief(body, self.timeout)),
-            lambda: self._score_by_automaton(body),
-            lambda: self._score_by_matching(body, granted(self.timeout)),
+        if self.partial:  # the automaton is needed in any case
+            return self._score_by_automaton(body) or 0.0
+        return self._asked(body, self._score_by_matching, self._score_by_automaton) or 0.0
+
+    def _asked(
+        self,
+        text: str,
+        by_matching: Callable[[str, float], T],
+        by_automaton: Callable[[str], T | None],
+    ) -> T | None:
+        """Ask the matcher; once it was slow in a call, the automaton. None if neither knows."""
+        if not self._is_slow:
+            try:
+                return by_matching(text, brief(text, self.timeout))
+            except TimeoutError:
+                self._is_slow = True
+        answer = in_time(
+            lambda: by_automaton(text), lambda: by_matching(text, granted(self.timeout))
         )
-        if score is None:
+        if answer is None:
             ran_out(self.pattern.pattern)
-        return score or 0.0
+        return answer
 
     def _score_by_matching(self, text: str, seconds: float) -> float:
-        found = len(self._matches(text, seconds, self.limit or 1)) / (self.limit or 1)
-        return self._part(text) if self.partial and not found else found
+        most = self.limit or 1
+        return len(self._matches(text, seconds, most)) / most
 
     def _score_by_automaton(self, text: str) -> float | None:
         if self.mode == "count":
@@ -210,7 +228,7 @@ class RegexReward(TextReward):
 
     # ---- matching -----------------------------------------------------------------------------
 
-    def _matches(self, text: str, seconds: float, most: int | None) -> list[Any]:
+    def _matches(self, text: str, seconds: float, most: int | None = None) -> list[Any]:
         """Find matches with the engine.
 
         Raises:
@@ -286,7 +304,7 @@ class RegexReward(TextReward):
             return [Decided(None, exact=False) for _ in texts]
         automaton = self.automaton
         if automaton is not None:
-            return [Decided(place) for place in automaton.settled_in(texts)]
+            return [Decided(automaton.settled(text)) for text in texts]
         with at_most(self.budget):
             return [self._decided_by_matching(text) for text in texts]
 
@@ -320,18 +338,13 @@ class RegexReward(TextReward):
         Groups without a name are called "1", "2", ... A completion that does not match, or not in
         time, has none.
         """
+        self._is_slow = False
         with at_most(self.budget):
             return [self._spans(text) for text in texts_of(self, completions)]
 
     def _spans(self, text: str) -> Spans:
-        body, most = self._stripped(text), None if self.mode == "count" else 1
-        matches = in_time(
-            lambda: self._matches(body, brief(body, self.timeout), most),
-            lambda: self._matches_by_automaton(body),
-            lambda: self._matches(body, granted(self.timeout), most),
-        )
-        if matches is None:
-            ran_out(self.pattern.pattern)
+        body = self._stripped(text)
+        matches = self._asked(body, self._matches, self._matches_by_automaton)
         before = lead(text) if self.strip and matches else 0
         names = {number: name for name, number in self.pattern.groupindex.items()}
         found: Spans = {}
