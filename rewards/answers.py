@@ -15,8 +15,6 @@ from .choices import Choices
 from .contract import (
     ColumnReward,
     Completion,
-    LogExtra,
-    LogMetric,
     Spans,
     accepted,
     expected,
@@ -26,7 +24,7 @@ from .contract import (
 from .extraction import AfterMarker, Extract, InTag, Span
 from .markup import bare, folded, undressed
 from .numerals import DECIMALS, exact, number, unit_pattern
-from .patience import in_time, slow_patterns
+from .patience import in_time
 
 
 class AnswerReward(ColumnReward):
@@ -52,21 +50,8 @@ class AnswerReward(ColumnReward):
         expected("extract", extract, Extract, "an instance such as InTag('answer')")
         self.extract = extract
 
-    def __call__(
-        self,
-        completions: Sequence[Completion],
-        *,
-        log_metric: LogMetric | None = None,
-        log_extra: LogExtra | None = None,
-        **columns: Any,
-    ) -> list[float | None]:
-        """Score completions; see the class."""
-        with slow_patterns() as slow:
-            scores = super().__call__(completions, log_metric=log_metric, **columns)
-        if log_metric is not None:
-            rate = slow.total() / max(1, len(scores))
-            log_metric(f"reward/{self.__name__}/timeout_rate", rate)
-        return scores
+    def _counts(self, scores: Sequence[float | None], timeouts: int) -> dict[str, int]:
+        return {**super()._counts(scores, timeouts), "timeout": timeouts}
 
     def score(self, text: str, /, **row: Any) -> float | None:
         """Score one text; 0 as well if looking for the answer took too long."""

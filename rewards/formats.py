@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 import regex
 
 from .blanks import lead, stripped
-from .contract import Completion, Decided, LogExtra, LogMetric, Spans, TextReward, texts_of
+from .contract import Completion, Decided, Spans, TextReward, texts_of
 from .patience import (
     BUDGET,
     at_most,
@@ -18,7 +18,6 @@ from .patience import (
     in_time,
     ran_out,
     seconds_left,
-    slow_patterns,
 )
 
 if TYPE_CHECKING:
@@ -135,22 +134,14 @@ class RegexReward(TextReward):
         self.max_errors, self.strip, self.alphabet = max_errors, strip, alphabet
         self._refuse_what_cannot_fire()
 
-    def __call__(
-        self,
-        completions: Sequence[Completion],
-        *,
-        log_metric: LogMetric | None = None,
-        log_extra: LogExtra | None = None,
-        **columns: Any,
+    def _scores(
+        self, completions: Sequence[Completion], rows: Sequence[dict[str, Any]]
     ) -> list[float | None]:
-        """Score completions; see the class."""
         self._is_slow = False
-        with at_most(self.budget), slow_patterns() as slow:
-            scores = super().__call__(completions, **columns)
-        if log_metric is not None:
-            rate = slow.total() / max(1, len(scores))
-            log_metric(f"reward/{self.__name__}/timeout_rate", rate)
-        return scores
+        return super()._scores(completions, rows)
+
+    def _counts(self, scores: Sequence[float | None], timeouts: int) -> dict[str, int]:
+        return {"timeout": timeouts}
 
     def _refuse_what_cannot_fire(self) -> None:
         """Refuse what an automaton proves; it is made where there is a reason to ask it."""

@@ -14,7 +14,6 @@ from typing import Any
 from .attacks import JUNK, Paid, attack
 from .contract import Completion, Spans, TextReward, one_span
 from .extraction import Extract, WholeText
-from .patience import BUDGET, at_most
 from .serving import number_of
 
 _ATTACKED = 4  # entries of each task
@@ -81,11 +80,6 @@ class TaskScore(TextReward):
         self.warm_up()
         for task in self.generators:
             self._distrust(task)
-
-    def __call__(self, completions: Sequence[Completion], **columns: Any) -> list[float | None]:
-        """Score completions; see the class."""
-        with at_most(BUDGET):
-            return super().__call__(completions, **columns)
 
     def _distrust(self, task: str) -> None:
         """Refuse a verifier that pays for junk; warn of one that pays for less than the answer."""
