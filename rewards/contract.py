@@ -17,6 +17,7 @@ returns a list with one answer per completion. Places are counted in that comple
 to its length; `CreditGRPOTrainer` refuses any other, in place of clipping it.
 """
 
+import importlib.util
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from decimal import Decimal
@@ -223,6 +224,15 @@ def expected(argument: str, value: Any, kind: Any, what: str) -> None:
     """Raise a TypeError if an argument is of no such kind."""
     if not isinstance(value, kind):
         raise TypeError(f"{argument} is {value!r}, expected {what}.")
+
+
+def need(module: str, extra: str, why: str) -> None:
+    """Raise an ImportError if what a reward works by is not installed."""
+    if importlib.util.find_spec(module) is None:
+        raise ImportError(
+            f"{module.replace('_', '-')} is not installed, and {why}; "
+            f"pip install 'grpo-credit[{extra}]'"
+        )
 
 
 def listed(reward: str, what: str, values: Any) -> Any:

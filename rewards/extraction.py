@@ -11,7 +11,7 @@ from itertools import pairwise
 import regex
 
 from .boxes import Span, boxes_of, with_attached
-from .patience import BUDGET, at_most, granted, ran_out
+from .patience import granted, in_time, ran_out
 
 
 @dataclass
@@ -44,11 +44,7 @@ class Extract:
 
     def in_time(self, text: str) -> Span | None:
         """Return the span of the answer; None, too, where a pattern runs out of time."""
-        try:
-            with at_most(BUDGET):
-                return self(text)
-        except TimeoutError:
-            return None
+        return in_time(lambda: self(text))
 
     def find(self, text: str) -> Iterable[Span]:
         """Return the span of each different answer in the text; no two may overlap."""

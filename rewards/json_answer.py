@@ -3,14 +3,13 @@
 A schema needs the extra: pip install 'grpo-credit[json]'.
 """
 
-import importlib.util
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from .contract import ColumnReward, Completion, Spans, is_nothing, one_span
+from .contract import ColumnReward, Completion, Spans, is_nothing, need, one_span
 from .extraction import AfterThought, Extract, InFence, Span
 
 LONGEST = 1_000_000  # characters of an answer
@@ -174,11 +173,7 @@ def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def need_jsonschema() -> None:
     """Raise an ImportError if jsonschema is not installed."""
-    if importlib.util.find_spec("jsonschema") is None:
-        raise ImportError(
-            "jsonschema is not installed, and values are compared by it; "
-            "pip install 'grpo-credit[json]'"
-        )
+    need("jsonschema", "json", "values are compared by it")
 
 
 def checked_schema(schema: Any) -> Any:

@@ -4,7 +4,6 @@ Needs the extra: pip install 'grpo-credit[judge]'.
 """
 
 import asyncio
-import importlib.util
 import inspect
 import json
 import logging
@@ -14,7 +13,7 @@ from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from .contract import Completion, LogMetric, is_nothing, one_each, rows_of, texts_of
+from .contract import Completion, LogMetric, is_nothing, need, one_each, rows_of, texts_of
 
 logger = logging.getLogger(__name__)
 
@@ -90,11 +89,7 @@ class LLMJudge:
         options: Mapping[str, Any] | None = None,
         name: str = "llm_judge",
     ) -> None:
-        if importlib.util.find_spec("openai") is None:
-            raise ImportError(
-                "openai is not installed, and LLMJudge asks through it; "
-                "pip install 'grpo-credit[judge]'"
-            )
+        need("openai", "judge", "LLMJudge asks through it")
         if api_key is None and not os.environ.get("OPENAI_API_KEY"):
             raise ValueError(
                 "no API key: set OPENAI_API_KEY, or pass api_key= (local servers take any text)."

@@ -4,12 +4,11 @@ Needs the extra: pip install 'grpo-credit[language]'.
 """
 
 import functools
-import importlib.util
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
-from .contract import ColumnReward, Completion, Spans, is_nothing, texts_of
+from .contract import ColumnReward, Completion, Spans, is_nothing, need, texts_of
 
 READ = 1_500  # letters of a completion that are judged, about
 FEWEST = 8  # letters that a sentence needs to be judged
@@ -131,11 +130,7 @@ def _detector(codes: frozenset[str]) -> Callable[[str], Any]:
 
 
 def _code(language: Any) -> str:
-    if importlib.util.find_spec("lingua") is None:
-        raise ImportError(
-            "lingua is not installed, and LanguageConsistency judges by it; "
-            "pip install 'grpo-credit[language]'"
-        )
+    need("lingua", "language", "LanguageConsistency judges by it")
     from lingua import Language
 
     known = sorted(each.iso_code_639_1.name.lower() for each in Language.all())

@@ -4,7 +4,6 @@ Needs the extra: pip install 'grpo-credit[math]'.
 """
 
 import functools
-import importlib.util
 import logging
 import math
 import re
@@ -15,7 +14,7 @@ from typing import Any
 import regex
 
 from .answers import AnswerReward
-from .contract import Completion, LogMetric, listed
+from .contract import Completion, LogMetric, listed, need
 from .extraction import AfterMarker, Extract, WholeText
 from .guarded import Guarded, Policy
 from .latex import Stated, plain_latex
@@ -97,11 +96,7 @@ class MathAnswer(Guarded):
         processes: int = 2,
         name: str = "math_answer",
     ) -> None:
-        if importlib.util.find_spec("math_verify") is None:
-            raise ImportError(
-                "math-verify is not installed, and MathAnswer compares by it; "
-                "pip install 'grpo-credit[math]'"
-            )
+        need("math_verify", "math", "MathAnswer compares by it")
         if not isinstance(column, str):
             raise TypeError(
                 f"column is {column!r:.80}, expected the name of the column with the right "

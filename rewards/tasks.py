@@ -5,14 +5,13 @@ Needs the extra: pip install 'grpo-credit[tasks]'.
 
 import difflib
 import functools
-import importlib.util
 import json
 import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from .attacks import JUNK, Paid, attack
-from .contract import Completion, Spans, TextReward, one_span
+from .contract import Completion, Spans, TextReward, need, one_span
 from .extraction import Extract, WholeText
 from .serving import number_of
 
@@ -69,11 +68,7 @@ class TaskScore(TextReward):
         extract: Extract | None = None,
         name: str = "task_score",
     ) -> None:
-        if importlib.util.find_spec("reasoning_gym") is None:
-            raise ImportError(
-                "reasoning-gym is not installed, and TaskScore judges by it; "
-                "pip install 'grpo-credit[tasks]'"
-            )
+        need("reasoning_gym", "tasks", "TaskScore judges by it")
         super().__init__(name)
         self.generators = {task: dict(options) for task, options in generators.items()}
         self.extract = extract or WholeText()

@@ -90,7 +90,6 @@ def test_answers_that_are_sought_by_a_pattern_share_a_budget(monkeypatch):
 )  # fmt: skip
 def test_an_answer_that_is_not_found_in_time_is_none(make, columns, monkeypatch):
     monkeypatch.setattr(TextReward, "budget", 1e-9)
-    monkeypatch.setattr("rewards.extraction.BUDGET", 1e-9)
     reward = make(ByPattern(r"(?P<answer>(?:x|xx)+y)", timeout=600))
     texts = ["x" * (60 + n) + "z" for n in range(2)]
     assert reward(texts, **columns) == [0.0, 0.0]
