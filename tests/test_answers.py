@@ -1,4 +1,3 @@
-import pickle
 from fractions import Fraction
 
 import pytest
@@ -253,17 +252,6 @@ def test_the_column_can_be_named_even_text():
     assert reward(["a", "b"], text=["a", "a"], answer=["x", "x"]) == [1.0, 0.0]
     with pytest.raises(ValueError, match="'mine' needs the column 'text'; the data have answer"):
         reward(["a"], answer=["a"])
-
-
-def test_rewards_survive_pickling():
-    for extract in ALL:
-        for reward in (ExactAnswer(extract), NumericAnswer(extract), ChoiceAnswer(extract)):
-            copy = pickle.loads(pickle.dumps(reward))
-            assert copy.extract == extract
-            assert copy.__name__ == reward.__name__
-            assert copy(["<answer>B</answer>"], answer=["B"]) == reward(
-                ["<answer>B</answer>"], answer=["B"]
-            )
 
 
 # ---- comparing: texts -------------------------------------------------------------------------

@@ -1,5 +1,4 @@
 import functools
-import pickle
 from types import SimpleNamespace
 
 import pandas as pd
@@ -315,14 +314,6 @@ def test_combinations_nest():
     assert reward.columns == ("answer",)
     assert reward.__name__ == "length_plus_logging_gated_by_form_scheduled_clipped"
     assert logs.extra == {"gold": [1, None, None]}
-
-
-def test_combinations_survive_pickling():
-    reward = nested()
-    given = {"answer": [1, 2], "progress": 1.0, **Logs().given()}
-    copy = pickle.loads(pickle.dumps(reward))
-    assert copy.__name__ == reward.__name__
-    assert copy(["12", "b"], **given) == reward(["12", "b"], **given) == [4.0, 0.0]
 
 
 def test_names_are_those_of_trl():

@@ -1,6 +1,5 @@
 import functools
 import math
-import pickle
 
 import pytest
 from trl.rewards import accuracy_reward, get_cosine_scaled_reward, get_soft_overlong_punishment
@@ -119,14 +118,6 @@ def test_a_minimum_above_its_maximum_is_refused():
                 CosineLength(right, 8, **{value: number})
     with pytest.raises(ValueError, match="max_completion_length is 0, expected at least 1"):
         CosineLength(right, 0)
-
-
-def test_length_rewards_survive_pickling():
-    for reward in (SoftOverlong(10, 4, name="soft"), CosineLength(right, 8, name="cosine")):
-        copy = pickle.loads(pickle.dumps(reward))
-        given = {"solution": ["4"], "completion_ids": ids(7)}
-        assert copy.__name__ == reward.__name__
-        assert copy(["4"], **given) == reward(["4"], **given)
 
 
 def kimi(lengths, rights):

@@ -1,7 +1,6 @@
 """RegexReward: scores, partial credit, where it was decided, hostile input, wrong use."""
 
 import functools
-import pickle
 from itertools import product
 
 import pytest
@@ -202,16 +201,6 @@ def test_what_would_be_misread_is_refused():
         RegexReward("(?r)ab")
     with pytest.raises(ValueError, match="a group is called 'match', which names the whole match"):
         RegexReward("(?P<match>a)")
-
-
-def test_it_survives_pickling():
-    reward = RegexReward(r"(?P<n>\d)+", name="digits", flags=regex.IGNORECASE)
-    assert reward(["12"]) == [1]
-    assert reward.automaton is not None
-    copy = pickle.loads(pickle.dumps(reward))
-    assert copy.__name__ == "digits"
-    assert copy(["12", "x"]) == [1, 0]
-    assert copy.decided(["x"]) == [Decided(1)]
 
 
 def test_nothing_is_viable_of_a_pattern_that_never_matches():

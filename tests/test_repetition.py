@@ -1,5 +1,3 @@
-import pickle
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -127,9 +125,3 @@ def test_arguments_out_of_range_are_refused():
     for penalty in (0.1, float("nan"), -float("inf")):
         with pytest.raises(ValueError, match=f"max_penalty is {penalty}, expected a finite number"):
             Repetition(3, penalty)
-
-
-def test_repetition_survives_pickling():
-    copy = pickle.loads(pickle.dumps(Repetition(2, -0.5, unit="tokens", name="again")))
-    assert copy.__name__ == "again"
-    assert copy([""], completion_ids=[[1, 1, 1]]) == [-0.25]
