@@ -87,24 +87,11 @@ def test_cosine_length_is_that_of_trl():
         assert ours(**given) == theirs
 
 
-def test_cosine_length_abstains_with_its_verdict():
-    reward = CosineLength(right, 8)
-    assert reward(["4"], solution=[""], completion_ids=ids(3)) == [None]
-
-
 def test_cosine_length_takes_the_columns_of_its_verdict_and_the_tokens():
     verdict = functools.partial(right)
     verdict.columns = ("solution",)
     assert CosineLength(verdict, 8).columns == ("solution", "completion_ids")
     assert SoftOverlong(10, 4).columns == ("completion_ids",)
-
-
-def test_a_verdict_that_is_none_is_refused():
-    def fuzzy(completions, **_):
-        return [0.5 for _ in completions]
-
-    with pytest.raises(ValueError, match=r"reward 'fuzzy' scored 0\.5, expected 0 \(wrong\) or 1"):
-        CosineLength(fuzzy, 8)(["4"], completion_ids=ids(3))
 
 
 def test_a_minimum_above_its_maximum_is_refused():

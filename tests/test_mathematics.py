@@ -338,11 +338,9 @@ def test_the_column_can_be_named():
     named.close()
 
 
-def test_a_wrong_argument_is_refused_by_its_name(reward):
+def test_a_wrong_argument_is_refused_by_its_name():
     with pytest.raises(TypeError, match=r"column is InTag\(.*extract="):
         MathAnswer(InTag())
-    with pytest.raises(TypeError, match="completions of reward 'math_answer' is 'abc', expected"):
-        reward("abc", solution=[1, 2, 3])
 
 
 POISON = [  # gold, completion
@@ -363,12 +361,6 @@ def test_endless_formulas_are_killed_and_counted_and_the_pool_recovers():
     assert metrics["reward/math/error_rate"] == 0.0
     assert metrics["reward/math/ms_p95"] >= 2000
     assert reward([r"\boxed{\frac{4}{2}}", r"\boxed{3}"], solution=["2", "2"]) == [1.0, 0.0]
-    reward.close()
-
-
-def test_a_timeout_can_earn_nothing_instead():
-    reward = MathAnswer(timeout=1.0, on_timeout=0, processes=1)
-    assert reward([POISON[0][1]], solution=["3"]) == [0.0]
     reward.close()
 
 

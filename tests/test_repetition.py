@@ -65,12 +65,6 @@ def test_spans_of_tokens_are_not_guessed():
     assert Repetition(1, unit="tokens").spans(["a a", "b"]) == [{}, {}]
 
 
-def test_conversations_count_by_their_last_message():
-    chat = [{"role": "tool", "content": "b b b"}, {"role": "assistant", "content": "a a"}]
-    assert Repetition(1)([chat]) == [-0.5]
-    assert Repetition(1).spans([chat]) == [{"repeated": [(2, 3)]}]
-
-
 @pytest.mark.parametrize(
     "text", ["\0" * 9, "\ud800 \ud800 \ud800", "a " * 500_000, "a" * 1_000_000]
 )

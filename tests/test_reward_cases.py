@@ -196,6 +196,11 @@ def test_a_box_that_is_cut_off_takes_the_one_before_it_back():
         ("The answer is A. The answer is B.", "A", 0), ("A) Or maybe B", "A", 0),
         ("A. Wait, yes, A", "A", 1), ("Hmm, wait, B", "B", 1), ("A. No", "A", 1),
         ("A. Wait for rain", "A", 1), ("D.C.", "D", 0), ("A", None, None),
+        ("B", "B", 1), ("b", "B", 1), ("(B)", "B", 1), ("(b)", "B", 1), ("B.", "B", 1),
+        ("**B**", "B", 1), ("_B_", "B", 1), ("option B", "B", 1), ("The answer is B", "B", 1),
+        ("The answer is (B).", "B", 1), ("B: 42", "B", 1), ("B) a dog", "B", 1),
+        (r"\text{B}", "B", 1), ("B, that is B", "B", 1), ("A or B", "B", 0), ("A/B", "B", 0),
+        ("AB", "B", 0), ("Bern", "B", 0), ("is b right?", "B", 0), ("F", "F", None), ("", "B", 0),
     ],
 )  # fmt: skip
 def test_choices_with_their_texts(answer, gold, right):
@@ -228,7 +233,12 @@ def test_numbers_name_choices_where_the_first_is_given():
         (r"\text{Paris}", "Paris", 1), (r"\boxed{\text{Paris}}", "Paris", 1),
         ("$Paris$", "Paris", 1), ("Paris", "Par.is", 0), ("U.S", "U.S.", 1), ("...", "...", 1),
         (".", "...", 0), ("init", "__init__", 0), ("Paris, France", "Paris", 0), ("2", "1$2", 0),
-        ("12", "1$2", 0),
+        ("12", "1$2", 0), ("Bern", "bern", 1), ("São\n Paulo", "são paulo", 1),
+        ("STRASSE", "Straße", 1), ("Sa\u0303o Paulo", "São Paulo", 1),  # the accent apart
+        ("４２", "42", 1), ("٤٢", "42", 1), ("2ⁿ", "2n", 0), ("Bern!", "Bern", 0),
+        ("Bern or Basel", "Bern", 0), ("", "Bern", 0), ("True", True, 1),
+        ("\u03b1\u0313\u0301\u0345", "ᾄ", 1),  # alpha with breathing, accent and iota below
+
     ],
 )  # fmt: skip
 def test_texts_are_compared_without_their_dress(answer, gold, right):
