@@ -58,20 +58,22 @@ class AnswerReward(ColumnReward):
         golds = in_time(lambda: self._gold_of(row))
         if golds is None:
             return None
-        span = in_time(lambda: self.found(text))
+        span = in_time(lambda: self.locate(text))
         return float(span is not None and self.right(text[slice(*span)], golds))
 
     def unreadable(self, golds: Iterable[Any]) -> list[Any]:
         """Return the column's values that cannot be read: there the reward abstains."""
         return [gold for gold in golds if in_time(lambda g=gold: self.gold(g)) is None]
 
-    def found(self, text: str) -> Span | None:
+    def locate(self, text: str) -> Span | None:
         """Return where the answer is in a text; what reads the same is one answer."""
         return self.extract(text, self.read)
 
     def spans(self, completions: Sequence[Completion]) -> list[Spans]:
         """Return where the answer is in each completion, as `answer`."""
-        return one_span(self, "answer", lambda text: in_time(lambda: self.found(text)), completions)
+        return one_span(
+            self, "answer", lambda text: in_time(lambda: self.locate(text)), completions
+        )
 
     def gold(self, value: Any) -> tuple[Any, ...] | None:
         """Read all that is right by the column's value; None if it is nothing, or unclear."""
@@ -81,7 +83,7 @@ class AnswerReward(ColumnReward):
     def gold_of(self, value: Any) -> Any:
         """Read one right answer; None if there is nothing to compare with."""
         text = str(value)
-        span = self.found(text) or AfterMarker(unique=False)(text) or (0, len(text))
+        span = self.locate(text) or AfterMarker(unique=False)(text) or (0, len(text))
         return self.read(text[slice(*span)])
 
     def right(self, answer: str, golds: Sequence[Any]) -> bool:
@@ -135,7 +137,7 @@ class ExactAnswer(AnswerReward):
         """Read all that is right by the column's value; None if it is nothing."""
         return super().gold([text for one in accepted(value) for text in spellings(one)])
 
-    def found(self, text: str) -> Span | None:
+    def locate(self, text: str) -> Span | None:
         """Return where the answer is in a text, without reading what may be endless."""
         return self.extract(text)
 

@@ -63,7 +63,7 @@ class Automaton:
             TooLarge: if there are more states than the limit.
         """
         number, table = {start: 0}, []
-        for state in (found := [start]):
+        for state in (states := [start]):
             row = []
             for kind in range(classes.count):
                 after = step(state, kind)
@@ -71,10 +71,10 @@ class Automaton:
                     if len(number) == limit:
                         raise TooLarge(f"the automaton has more than {limit:,} states.")
                     number[after] = len(number)
-                    found.append(after)
+                    states.append(after)
                 row.append(number[after])
             table.append(row)
-        table, accepting = _minimised(table, [accepts(state) for state in found])
+        table, accepting = _minimised(table, [accepts(state) for state in states])
         still = [state for state, row in enumerate(table) if set(row) == {state}]
         dead = next((state for state in still if not accepting[state]), None)
         sure = next((state for state in still if accepting[state]), None)
@@ -143,11 +143,11 @@ class Automaton:
 
         More may be settled in it: `ab[abc]*` is sure after "ab" where only a, b and c are written.
         """
-        classes, kept = self.classes.only(alphabet)
+        classes, old_kind = self.classes.only(alphabet)
         return Automaton.explore(
             classes,
             0,
-            lambda state, kind: self.table[state][kept[kind]],
+            lambda state, kind: self.table[state][old_kind[kind]],
             self.accepting.__getitem__,
         )
 
@@ -170,13 +170,13 @@ class Automaton:
         for state, row in enumerate(self.table):
             for after in row:
                 before[after].add(state)
-        found: list[int | None] = [0 if accepts else None for accepts in self.accepting]
+        fewest: list[int | None] = [0 if accepts else None for accepts in self.accepting]
         for state in (queue := [state for state, accepts in enumerate(self.accepting) if accepts]):
             for earlier in before[state]:
-                if found[earlier] is None:
-                    found[earlier] = (found[state] or 0) + 1
+                if fewest[earlier] is None:
+                    fewest[earlier] = (fewest[state] or 0) + 1
                     queue.append(earlier)
-        return found
+        return fewest
 
     def alive(self, text: str) -> tuple[int, int]:
         """Return how many first characters of a text can still become right, and the state then."""
@@ -295,11 +295,11 @@ def _minimised(table: list[list[int]], accepting: list[bool]) -> tuple[list[list
                 waiting.add(len(blocks) - 1)
     order = {block_of[0]: 0}
     merged: list[list[int]] = []
-    for number in (found := [block_of[0]]):
+    for number in (in_order := [block_of[0]]):
         row = [block_of[after] for after in table[next(iter(blocks[number]))]]
         for after in row:
             if after not in order:
                 order[after] = len(order)
-                found.append(after)
+                in_order.append(after)
         merged.append([order[after] for after in row])
-    return merged, [accepting[next(iter(blocks[number]))] for number in found]
+    return merged, [accepting[next(iter(blocks[number]))] for number in in_order]

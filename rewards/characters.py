@@ -74,10 +74,10 @@ class CharClasses:
 
     def only(self, alphabet: str) -> "tuple[CharClasses, list[int]]":
         """Leave the classes that an alphabet needs, and say which they were."""
-        kept = sorted(set(self.classify(alphabet).tolist()))
-        number = {kind: place for place, kind in enumerate(kept)}
+        kinds = sorted(set(self.classify(alphabet).tolist()))
+        number = {kind: place for place, kind in enumerate(kinds)}
         class_of = np.array([number.get(kind, -1) for kind in self.class_of.tolist()])
-        return CharClasses(self.boundaries, class_of), kept
+        return CharClasses(self.boundaries, class_of), kinds
 
 
 @functools.cache

@@ -216,8 +216,8 @@ def one_span(
 ) -> list[Spans]:
     """Return what is found in each completion, in the time that a call has, as spans of a name."""
     with at_most(reward.budget):
-        found = [find(text) for text in texts_of(reward, completions)]
-    return [{name: [] if span is None else [span]} for span in found]
+        places = [find(text) for text in texts_of(reward, completions)]
+    return [{name: [] if span is None else [span]} for span in places]
 
 
 def expected(argument: str, value: Any, kind: Any, what: str) -> None:

@@ -168,9 +168,9 @@ class RegexReward(TextReward):
         body = self._stripped(text)
         if self.partial:  # the automaton is needed in any case
             return self._score_by_automaton(body) or 0.0
-        return self._asked(body, self._score_by_matching, self._score_by_automaton) or 0.0
+        return self._answer(body, self._score_by_matching, self._score_by_automaton) or 0.0
 
-    def _asked(
+    def _answer(
         self,
         text: str,
         by_matching: Callable[[str, float], T],
@@ -195,8 +195,8 @@ class RegexReward(TextReward):
 
     def _score_by_automaton(self, text: str) -> float | None:
         if self.mode == "count":
-            found = self._matches_by_starts(text, self.limit or 1)
-            return None if found is None else len(found) / (self.limit or 1)
+            matches = self._matches_by_starts(text, self.limit or 1)
+            return None if matches is None else len(matches) / (self.limit or 1)
         machine = self._machine()
         return machine and (1.0 if machine.accepts(text) else self._part(text))
 
@@ -226,8 +226,8 @@ class RegexReward(TextReward):
             TimeoutError: if it takes longer.
         """
         if self.mode == "count":
-            found = self.pattern.finditer(text, timeout=seconds, concurrent=True)
-            return list(islice(found, most))
+            matches = self.pattern.finditer(text, timeout=seconds, concurrent=True)
+            return list(islice(matches, most))
         match = getattr(self.pattern, self.mode)(text, timeout=seconds, concurrent=True)
         return [match] if match else []
 
@@ -335,17 +335,15 @@ class RegexReward(TextReward):
 
     def _spans(self, text: str) -> Spans:
         body = self._stripped(text)
-        matches = self._asked(body, self._matches, self._matches_by_automaton)
+        matches = self._answer(body, self._matches, self._matches_by_automaton)
         before = lead(text) if self.strip and matches else 0
-        names = {number: name for name, number in self.pattern.groupindex.items()}
-        found: Spans = {}
+        names = {0: "match", **{group: name for name, group in self.pattern.groupindex.items()}}
+        spans: Spans = {}
         for group in range(self.pattern.groups + 1):
             each = (span for match in matches or () for span in match.spans(group))
-            if spans := [(before + start, before + end) for start, end in each]:
-                found.setdefault(names.get(group, str(group)) if group else "match", []).extend(
-                    spans
-                )
-        return found
+            if places := [(before + start, before + end) for start, end in each]:
+                spans.setdefault(names.get(group, str(group)), []).extend(places)
+        return spans
 
     def _stripped(self, text: str) -> str:
         return stripped(text) if self.strip else text

@@ -85,19 +85,19 @@ class JsonAnswer(ColumnReward):
     ) -> None:
         super().__init__(name, column)
         self.extract = extract or AfterThought(InJson(), required=False)
-        self._asked = [] if schema is None else [checked_schema(schema)]
+        self._schemas = [] if schema is None else [checked_schema(schema)]
         if schema is not None or column is not None:
             need_jsonschema()
 
     def score(self, text: str, /, **row: Any) -> float | None:
         """Score one text."""
-        asked = self._asked
+        schemas = self._schemas
         if self.column is not None:
             if (gold := self._gold_of(row)) is None:
                 return None
-            asked = [*asked, gold]
+            schemas = [*schemas, gold]
         span = self.extract.in_time(text)
-        return 0.0 if span is None else float(_follows(text[slice(*span)], asked))
+        return 0.0 if span is None else float(_follows(text[slice(*span)], schemas))
 
     def spans(self, completions: Sequence[Completion]) -> list[Spans]:
         """Return where the answer is in each completion, as `answer`."""

@@ -128,9 +128,9 @@ class LLMJudge:
         if prompts is None:
             prompts = [None] * len(texts)
         one_each(self.__name__, "prompts", prompts, len(texts))
-        asked = [self._question(*row) for row in zip(prompts, texts, rows, strict=True)]
-        await self._ask({question for question in asked if question} - set(self._grades))
-        scores = [self._grades.get(question or "") for question in asked]
+        questions = [self._question(*row) for row in zip(prompts, texts, rows, strict=True)]
+        await self._ask({question for question in questions if question} - set(self._grades))
+        scores = [self._grades.get(question or "") for question in questions]
         if log_metric is not None:
             log_metric(f"{self.__name__}/abstained", scores.count(None) / max(1, len(scores)))
         while len(self._grades) > self.remembered:
@@ -190,10 +190,10 @@ class LLMJudge:
         """
         try:
             reply = reply.choices[0].message.content
-            found = _GRADE.fullmatch(reply.strip())
+            match = _GRADE.fullmatch(reply.strip())
         except (AttributeError, LookupError, TypeError):  # servers differ in what they leave out
-            found = None
-        grade = int(found[1]) if found else None
+            match = None
+        grade = int(match[1]) if match else None
         if grade is None or not self.low <= grade <= self.high:
             raise ValueError(f"the reply is {reply!r:.80}, expected a grade as JSON")
         return (grade - self.low) / (self.high - self.low)

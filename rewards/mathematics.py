@@ -151,18 +151,18 @@ class _Verifier(AnswerReward):
         if isinstance(value, Number) and value in (math.inf, -math.inf):
             return None
         text = str(value)
-        found = (
+        formulas = (
             plain_latex(text[slice(*span)])
             for extract in (self.extract, AfterMarker(unique=False), Stated(), WholeText())
             if (span := extract(text))
         )
-        texts = ((gold, split_unit(_option(gold)[1] or gold)[0]) for gold in found if gold)
+        texts = ((gold, split_unit(_option(gold)[1] or gold)[0]) for gold in formulas if gold)
         return next((gold for gold, text in texts if _right(text)[0]), None)
 
     def right(self, answer: str, golds: Sequence[str]) -> bool:
         """Return whether an answer is one of the golds."""
-        said = plain_latex(answer)
-        return said is not None and any(_equal(gold, said) for gold in golds)
+        formula = plain_latex(answer)
+        return formula is not None and any(_equal(gold, formula) for gold in golds)
 
     def read(self, text: str) -> str | None:
         """Return the formula, written in one way."""
@@ -180,8 +180,8 @@ def _equal(gold: str, answer: str) -> bool:
 
 def _option(latex: str) -> tuple[str, str]:
     r"""Return the label of an option and its text (`\textbf{(A)} 5`), "" for what there is not."""
-    found = _LABEL.fullmatch(latex)
-    return (found["label"], found["text"]) if found else ("", latex)
+    option = _LABEL.fullmatch(latex)
+    return (option["label"], option["text"]) if option else ("", latex)
 
 
 @functools.lru_cache(maxsize=4096)

@@ -109,8 +109,8 @@ class Repetition:
         return [{"repeated": self._repeated(text)} for text in texts_of(self, completions)]
 
     def _repeated(self, text: str) -> list[tuple[int, int]]:
-        found = [match for match in _WORD.finditer(text) if self._counts(match[0])]
-        words, places = [match[0] for match in found], [match.span() for match in found]
+        matches = [match for match in _WORD.finditer(text) if self._counts(match[0])]
+        words, places = [match[0] for match in matches], [match.span() for match in matches]
         runs = _runs(_slices(_numbered(words), self.ngram_size), self.ngram_size)
         spans = [(places[first][0], places[end - 1][1]) for first, end in runs]
         for start, word in zip((start for start, _ in places), words, strict=True):
@@ -164,13 +164,13 @@ def _distinct(texts: Iterable[str], n: int) -> int:
     """Count the different stretches of n characters in texts."""
     import numpy as np  # cuts bytes twice as fast as slices do, and is not needed before
 
-    size, found = 4 * n, set()
+    size, different = 4 * n, set()
     for text in texts:
         data = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype=np.uint8)
         for first in range(0, min(size, len(data) - size + 1), 4):
             whole = data[first : first + (len(data) - first) // size * size]
-            found.update(whole.view(f"V{size}").tolist())
-    return len(found)
+            different.update(whole.view(f"V{size}").tolist())
+    return len(different)
 
 
 def _stretches(word: str) -> Iterator[str]:

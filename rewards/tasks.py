@@ -83,15 +83,15 @@ class TaskScore(TextReward):
             {"task": task, "index": index, "answer": self.entry(task, index)["answer"]}
             for index in range(min(_ATTACKED, len(entries)))
         ]
-        found = attack(self, rows, gold="answer") if rows else []
-        junk = [paid for paid in found if paid.attack in JUNK and paid.rows == len(rows)]
+        hits = attack(self, rows, gold="answer") if rows else []
+        junk = [paid for paid in hits if paid.attack in JUNK and paid.rows == len(rows)]
         if junk:
             raise ValueError(
                 f"the verifier of {task!r} gives {_earned(junk[0])} for {junk[0].completion!r} in "
                 f"all {len(rows)} entries tried, so it would teach nothing; leave the task out."
             )
-        if found:
-            paid = ", ".join(f"{p.attack} ({p.completion!r:.60}: {_earned(p)})" for p in found[:3])
+        if hits:
+            paid = ", ".join(f"{p.attack} ({p.completion!r:.60}: {_earned(p)})" for p in hits[:3])
             warnings.warn(
                 f"the verifier of {task!r} pays without the right answer alone: {paid}. A policy "
                 "finds that; watch it, or leave the task out.",
