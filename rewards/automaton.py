@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from itertools import compress
 from typing import Any
 
+import numpy as np
+
 from .characters import NEWLINE, CharClasses, blank
 from .nfa import Nfa, TooLarge
 from .patterns import NotRegular
@@ -162,6 +164,29 @@ class Automaton:
         """Return the state before the first character and after each, in one sweep."""
         state, table = 0, self.table
         return [0, *[state := table[state][kind] for kind in self.classes.kinds(text)]]
+
+    def traces(self, texts: Sequence[str]) -> np.ndarray:
+        """Return `trace` of many texts, read side by side: (texts, longest + 1).
+
+        After the end of a text its last state goes on.
+        """
+        width = self._steps.shape[1]
+        lengths = np.array([len(text) for text in texts])
+        places = np.arange(lengths.max(initial=0)) < lengths[:, None]
+        kinds = np.full(places.shape[::-1], width - 1, dtype=np.int32)
+        kinds.T[places] = self.classes.classify("".join(texts))
+        states = np.zeros((len(kinds) + 1, len(texts)), dtype=np.int32)  # times width
+        steps = self._steps.ravel()
+        for place, column in enumerate(kinds):
+            column += states[place]
+            steps.take(column, out=states[place + 1], mode="clip")
+        return states.T // width
+
+    @functools.cached_property
+    def _steps(self) -> np.ndarray:
+        """The table, and a class more that changes nothing; each state times its width."""
+        table = np.column_stack([np.array(self.table), np.arange(len(self.table))])
+        return (table * table.shape[1]).astype(np.int32)
 
     @functools.cached_property
     def remaining(self) -> list[int | None]:

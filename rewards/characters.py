@@ -46,6 +46,8 @@ class CharClasses:
         Raises:
             ValueError: if a character has none.
         """
+        if self._ascii and text.isascii():
+            return np.frombuffer(text.encode().translate(self._ascii), np.uint8).astype(np.int64)
         codes = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype="<u4")
         places = np.searchsorted(self.boundaries, codes, side="right") - 1
         kinds = self.class_of[places]

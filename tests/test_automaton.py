@@ -2,6 +2,7 @@
 
 import itertools
 import pickle
+import random
 import subprocess
 import sys
 from collections import deque
@@ -229,6 +230,19 @@ def test_a_pattern_without_an_automaton_is_tried_once():
 def test_an_automaton_of_few_but_huge_states_is_given_up():
     with pytest.raises(TooLarge, match="more than 2,000,000 visits to its parts"):
         Automaton.of_pattern("(?s)(?:.{0,50}){0,50}x")
+
+
+@pytest.mark.parametrize("pattern", [r"\d+,x*", r"(?s).*a.{3}", r"<t>[^<]{1,40}</t>", "é|🙂+"])
+def test_texts_read_side_by_side_go_through_the_same_states(pattern):
+    automaton = Automaton.of_pattern(pattern)
+    rng = random.Random(0)
+    texts = ["".join(rng.choices("12,xa<t>/é🙂 \ud800", k=rng.randrange(60))) for _ in range(50)]
+    traces = automaton.traces(["", *texts])
+    for text, trace in zip(["", *texts], traces.tolist(), strict=True):
+        one = automaton.trace(text)
+        assert trace[: len(one)] == one
+        assert set(trace[len(one) :]) <= {one[-1]}
+    assert automaton.traces([]).shape == (0, 1)
 
 
 def test_fingerprints_tell_automata_apart_and_are_the_same_elsewhere():

@@ -309,6 +309,8 @@ def _grouped(automata: Sequence[Any]) -> list[tuple[Any, list[int]]]:
 
 def _traces(automaton: Any, texts: Sequence[str]) -> Int[Tensor, "b n"]:
     """Return the state before the first character of each text and after each; any beyond."""
+    if hasattr(automaton, "traces"):
+        return torch.from_numpy(automaton.traces(texts)).long()
     rows = [torch.tensor(automaton.trace(text)) for text in texts]
     return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
 
