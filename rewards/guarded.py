@@ -51,7 +51,8 @@ class Guarded:
     The guarded reward keeps its name and whatever else the reward has (`spans`, `columns`, …), can
     be pickled, and works on any thread. It logs `reward/<name>/timeout_rate` and
     `reward/<name>/error_rate` (shares of completions) and `reward/<name>/ms_p95` (milliseconds),
-    and keeps the same as `last`, a `Health`.
+    and keeps the same as `last`, a `Health`; of a reward with `unreadable`, also
+    `reward/<name>/unreadable_rate`: the share whose column says nothing.
 
     Attributes:
         last: the `Health` of the last call, None before the first.
@@ -144,7 +145,8 @@ class Guarded:
         excused = self._excused(completions, rows, outcomes)
         self.last = _health(outcomes)
         if log_metric is not None:
-            self._log(self.last, log_metric)
+            nothing = sum(outcome.error is None and outcome.value is None for outcome in outcomes)
+            self._log(self.last, nothing + len(excused), log_metric)
         return [
             None if index in excused else self._settle(index, completion, outcome)
             for index, (completion, outcome) in enumerate(zip(completions, outcomes, strict=True))
@@ -241,11 +243,13 @@ class Guarded:
         again = self._pool.map(blank, self.timeout)
         return {i for i, outcome in zip(late, again, strict=True) if outcome.over_limit}
 
-    def _log(self, health: Health, log_metric: LogMetric) -> None:
-        prefix = f"reward/{self.__name__}"
-        log_metric(f"{prefix}/timeout_rate", health.timeouts / health.completions)
-        log_metric(f"{prefix}/error_rate", health.errors / health.completions)
-        log_metric(f"{prefix}/ms_p95", health.ms_p95)
+    def _log(self, health: Health, unreadable: int, log_metric: LogMetric) -> None:
+        counts = {"timeout": health.timeouts, "error": health.errors}
+        if hasattr(self, "unreadable"):
+            counts["unreadable"] = unreadable
+        for what, count in counts.items():
+            log_metric(f"reward/{self.__name__}/{what}_rate", count / health.completions)
+        log_metric(f"reward/{self.__name__}/ms_p95", health.ms_p95)
 
     def _settle(self, index: int, completion: Completion, outcome: Outcome) -> float | None:
         if outcome.error is None:

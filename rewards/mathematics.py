@@ -14,7 +14,7 @@ from typing import Any
 import regex
 
 from .answers import AnswerReward
-from .contract import Completion, LogMetric, listed, need
+from .contract import need
 from .extraction import AfterMarker, Extract, WholeText
 from .guarded import Guarded, Policy
 from .latex import Stated, plain_latex
@@ -111,23 +111,6 @@ class MathAnswer(Guarded):
             processes=processes,
             name=name,
         )
-
-    def __call__(
-        self,
-        completions: Sequence[Completion],
-        *,
-        log_metric: LogMetric | None = None,
-        **columns: Any,
-    ) -> list[float | None]:
-        """Score completions; see the class."""
-        listed(self.__name__, "completions", completions)
-        scores = super().__call__(completions, log_metric=log_metric, **columns)
-        if log_metric is not None and self.last is not None and scores:
-            failed = (self.on_timeout, self.last.timeouts), (self.on_error, self.last.errors)
-            abstained = sum(count for policy, count in failed if policy == "abstain")
-            unread = (scores.count(None) - abstained) / len(scores)
-            log_metric(f"reward/{self.__name__}/unreadable_rate", unread)
-        return scores
 
     def unreadable(self, golds: Iterable[Any]) -> list[Any]:
         """Return the column's values that are no formulas, within the time limit each."""
