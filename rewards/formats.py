@@ -166,8 +166,6 @@ class RegexReward(TextReward):
     def score(self, text: str) -> float:
         """Score one text; 0 where the time ran out."""
         body = self._stripped(text)
-        if self.partial:  # the automaton is needed in any case
-            return self._score_by_automaton(body) or 0.0
         return self._answer(body, self._score_by_matching, self._score_by_automaton) or 0.0
 
     def _answer(
@@ -178,8 +176,11 @@ class RegexReward(TextReward):
     ) -> T | None:
         """Ask the matcher; once it was slow in a call, the automaton. None if neither knows."""
         if not self._is_slow:
+            patience = brief(text, self.timeout)
+            if self.partial:  # what does not match is read by the automaton in any case
+                patience /= 3
             try:
-                return by_matching(text, brief(text, self.timeout))
+                return by_matching(text, patience)
             except TimeoutError:
                 self._is_slow = True
         answer = in_time(
@@ -191,7 +192,7 @@ class RegexReward(TextReward):
 
     def _score_by_matching(self, text: str, seconds: float) -> float:
         most = self.limit or 1
-        return len(self._matches(text, seconds, most)) / most
+        return len(self._matches(text, seconds, most)) / most or self._part(text)
 
     def _score_by_automaton(self, text: str) -> float | None:
         if self.mode == "count":
