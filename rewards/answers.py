@@ -15,8 +15,6 @@ from .choices import Choices
 from .contract import (
     ColumnReward,
     Completion,
-    LogExtra,
-    LogMetric,
     Spans,
     accepted,
     expected,
@@ -26,7 +24,7 @@ from .contract import (
 from .extraction import AfterMarker, Extract, InTag, Span
 from .markup import bare, folded, undressed
 from .numerals import DECIMALS, exact, number, unit_pattern
-from .patience import in_time, slow_patterns
+from .patience import in_time
 
 
 class AnswerReward(ColumnReward):
@@ -52,41 +50,30 @@ class AnswerReward(ColumnReward):
         expected("extract", extract, Extract, "an instance such as InTag('answer')")
         self.extract = extract
 
-    def __call__(
-        self,
-        completions: Sequence[Completion],
-        *,
-        log_metric: LogMetric | None = None,
-        log_extra: LogExtra | None = None,
-        **columns: Any,
-    ) -> list[float | None]:
-        """Score completions; see the class."""
-        with slow_patterns() as slow:
-            scores = super().__call__(completions, log_metric=log_metric, **columns)
-        if log_metric is not None:
-            rate = slow.total() / max(1, len(scores))
-            log_metric(f"reward/{self.__name__}/timeout_rate", rate)
-        return scores
+    def _counts(self, scores: Sequence[float | None], timeouts: int) -> dict[str, int]:
+        return {**super()._counts(scores, timeouts), "timeout": timeouts}
 
     def score(self, text: str, /, **row: Any) -> float | None:
         """Score one text; 0 as well if looking for the answer took too long."""
         golds = in_time(lambda: self._gold_of(row))
         if golds is None:
             return None
-        span = in_time(lambda: self.found(text))
+        span = in_time(lambda: self.locate(text))
         return float(span is not None and self.right(text[slice(*span)], golds))
 
     def unreadable(self, golds: Iterable[Any]) -> list[Any]:
         """Return the column's values that cannot be read: there the reward abstains."""
         return [gold for gold in golds if in_time(lambda g=gold: self.gold(g)) is None]
 
-    def found(self, text: str) -> Span | None:
+    def locate(self, text: str) -> Span | None:
         """Return where the answer is in a text; what reads the same is one answer."""
         return self.extract(text, self.read)
 
     def spans(self, completions: Sequence[Completion]) -> list[Spans]:
         """Return where the answer is in each completion, as `answer`."""
-        return one_span(self, "answer", lambda text: in_time(lambda: self.found(text)), completions)
+        return one_span(
+            self, "answer", lambda text: in_time(lambda: self.locate(text)), completions
+        )
 
     def gold(self, value: Any) -> tuple[Any, ...] | None:
         """Read all that is right by the column's value; None if it is nothing, or unclear."""
@@ -96,7 +83,7 @@ class AnswerReward(ColumnReward):
     def gold_of(self, value: Any) -> Any:
         """Read one right answer; None if there is nothing to compare with."""
         text = str(value)
-        span = self.found(text) or AfterMarker(unique=False)(text) or (0, len(text))
+        span = self.locate(text) or AfterMarker(unique=False)(text) or (0, len(text))
         return self.read(text[slice(*span)])
 
     def right(self, answer: str, golds: Sequence[Any]) -> bool:
@@ -150,7 +137,7 @@ class ExactAnswer(AnswerReward):
         """Read all that is right by the column's value; None if it is nothing."""
         return super().gold([text for one in accepted(value) for text in spellings(one)])
 
-    def found(self, text: str) -> Span | None:
+    def locate(self, text: str) -> Span | None:
         """Return where the answer is in a text, without reading what may be endless."""
         return self.extract(text)
 

@@ -10,8 +10,9 @@ other dialects; and they know no lone surrogates, which model output may hold.
 import functools
 import hashlib
 from collections import defaultdict
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import compress
 from typing import Any
 
 import numpy as np
@@ -21,8 +22,7 @@ from .nfa import Nfa, TooLarge
 from .patterns import NotRegular
 
 STATES = 20_000  # limit of a deterministic automaton
-_BLOCK = 2048  # characters that are classified at once
-_SIDE_BY_SIDE = 64  # texts from which on it is faster to read them at once
+_BLOCK = 512  # characters that are read at once, before it is asked whether more matter
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,7 +65,7 @@ class Automaton:
             TooLarge: if there are more states than the limit.
         """
         number, table = {start: 0}, []
-        for state in (found := [start]):
+        for state in (states := [start]):
             row = []
             for kind in range(classes.count):
                 after = step(state, kind)
@@ -73,10 +73,10 @@ class Automaton:
                     if len(number) == limit:
                         raise TooLarge(f"the automaton has more than {limit:,} states.")
                     number[after] = len(number)
-                    found.append(after)
+                    states.append(after)
                 row.append(number[after])
             table.append(row)
-        table, accepting = _minimised(table, [accepts(state) for state in found])
+        table, accepting = _minimised(table, [accepts(state) for state in states])
         still = [state for state, row in enumerate(table) if set(row) == {state}]
         dead = next((state for state in still if not accepting[state]), None)
         sure = next((state for state in still if accepting[state]), None)
@@ -145,11 +145,11 @@ class Automaton:
 
         More may be settled in it: `ab[abc]*` is sure after "ab" where only a, b and c are written.
         """
-        classes, kept = self.classes.only(alphabet)
+        classes, old_kind = self.classes.only(alphabet)
         return Automaton.explore(
             classes,
             0,
-            lambda state, kind: self.table[state][kept[kind]],
+            lambda state, kind: self.table[state][old_kind[kind]],
             self.accepting.__getitem__,
         )
 
@@ -162,12 +162,8 @@ class Automaton:
 
     def trace(self, text: str) -> list[int]:
         """Return the state before the first character and after each, in one sweep."""
-        states, table = [0], self.table
-        state = 0
-        for kind in self.classes.classify(text).tolist():
-            state = table[state][kind]
-            states.append(state)
-        return states
+        state, table = 0, self.table
+        return [0, *[state := table[state][kind] for kind in self.classes.kinds(text)]]
 
     def traces(self, texts: Sequence[str]) -> np.ndarray:
         """Return `trace` of many texts, read side by side: (texts, longest + 1).
@@ -199,60 +195,71 @@ class Automaton:
         for state, row in enumerate(self.table):
             for after in row:
                 before[after].add(state)
-        found: list[int | None] = [0 if accepts else None for accepts in self.accepting]
+        fewest: list[int | None] = [0 if accepts else None for accepts in self.accepting]
         for state in (queue := [state for state, accepts in enumerate(self.accepting) if accepts]):
             for earlier in before[state]:
-                if found[earlier] is None:
-                    found[earlier] = (found[state] or 0) + 1
+                if fewest[earlier] is None:
+                    fewest[earlier] = (fewest[state] or 0) + 1
                     queue.append(earlier)
-        return found
-
-    def kinds(self, text: str) -> Iterator[int]:
-        """Yield the class of each character; what is not asked for is not looked up."""
-        for start in range(0, len(text), _BLOCK):
-            yield from self.classes.classify(text[start : start + _BLOCK]).tolist()
+        return fewest
 
     def alive(self, text: str) -> tuple[int, int]:
         """Return how many first characters of a text can still become right, and the state then."""
-        state = 0
-        for place, kind in enumerate(self.kinds(text)):
+        chars, state, kinds = self._before(text, {self.dead})
+        for kind in kinds:
             after = self.table[state][kind]
             if after == self.dead:
-                return place, state
-            state = after
-        return len(text), state
+                break
+            chars, state = chars + 1, after
+        return chars, state
 
     def starts(self, text: str) -> list[int]:
         """Return where in a text matches begin, of an automaton that reads backwards."""
-        accepting, size = self.accepting, len(text)
-        read = [place for place, s in enumerate(self.trace(text[::-1])) if accepting[s]]
-        return [size - place for place in reversed(read)]
+        accepted = map(self.accepting.__getitem__, self.trace(text[::-1]))
+        return list(compress(range(len(text), -1, -1), accepted))[::-1]
 
     def accepts(self, text: str) -> bool:
         """Return whether the text matches."""
-        chars, state = self.alive(text)
-        return chars == len(text) and self.accepting[state]
+        _, state, kinds = self._before(text, {self.dead, self.sure})
+        return self.accepting[self._after(state, kinds)]
 
     def settled(self, text: str) -> int | None:
         """Return after how many characters nothing can change any more, None if never."""
-        state, ends = 0, {self.dead, self.sure}
-        if state in ends:
+        ends = {self.dead, self.sure}
+        if 0 in ends:
             return 0
-        for place, kind in enumerate(self.kinds(text)):
+        chars, state, kinds = self._before(text, ends)
+        for place, kind in enumerate(kinds):
             state = self.table[state][kind]
             if state in ends:
-                return place + 1
+                return chars + place + 1
         return None
 
-    def settled_in(self, texts: Sequence[str]) -> list[int | None]:
-        """Return `settled` of many texts."""
-        if len(texts) < _SIDE_BY_SIDE:
-            return [self.settled(text) for text in texts]
-        traces = self.traces(texts)
-        ends = [state for state in (self.dead, self.sure) if state is not None]
-        over = sum((traces == state for state in ends), np.zeros(traces.shape, dtype=bool))
-        places = np.where(over.any(axis=1), over.argmax(axis=1), -1).tolist()
-        return [None if place < 0 else place for place in places]
+    def _before(self, text: str, ends: Collection[int | None]) -> tuple[int, int, Sequence[int]]:
+        """Read until a block of characters leads into one of some states, which are never left.
+
+        Returns:
+            How many characters come before that block, the state after them, and the classes of its
+            own; at the end of the text there are none.
+        """
+        chars = state = 0
+        for kinds in self.blocks(text):
+            before, state = state, self._after(state, kinds)
+            if state in ends:
+                return chars, before, kinds
+            chars += len(kinds)
+        return chars, state, ()
+
+    def blocks(self, text: str) -> Iterator[Sequence[int]]:
+        """Yield the classes of some characters at a time, as they are asked for."""
+        for start in range(0, len(text), _BLOCK):
+            yield self.classes.kinds(text[start : start + _BLOCK])
+
+    def _after(self, state: int, kinds: Sequence[int]) -> int:
+        table = self.table
+        for kind in kinds:
+            state = table[state][kind]
+        return state
 
 
 @functools.lru_cache(maxsize=256)
@@ -313,11 +320,11 @@ def _minimised(table: list[list[int]], accepting: list[bool]) -> tuple[list[list
                 waiting.add(len(blocks) - 1)
     order = {block_of[0]: 0}
     merged: list[list[int]] = []
-    for number in (found := [block_of[0]]):
+    for number in (in_order := [block_of[0]]):
         row = [block_of[after] for after in table[next(iter(blocks[number]))]]
         for after in row:
             if after not in order:
                 order[after] = len(order)
-                found.append(after)
+                in_order.append(after)
         merged.append([order[after] for after in row])
-    return merged, [accepting[next(iter(blocks[number]))] for number in found]
+    return merged, [accepting[next(iter(blocks[number]))] for number in in_order]

@@ -46,6 +46,8 @@ class CharClasses:
         Raises:
             ValueError: if a character has none.
         """
+        if self._ascii and text.isascii():
+            return np.frombuffer(text.encode().translate(self._ascii), np.uint8).astype(np.int64)
         codes = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype="<u4")
         places = np.searchsorted(self.boundaries, codes, side="right") - 1
         kinds = self.class_of[places]
@@ -55,16 +57,29 @@ class CharClasses:
             )
         return kinds
 
+    def kinds(self, text: str) -> Sequence[int]:
+        """Return `classify` in the form that is quickest to read one by one."""
+        if self._ascii and text.isascii():
+            return text.encode().translate(self._ascii)
+        return self.classify(text).tolist()
+
+    @functools.cached_property
+    def _ascii(self) -> bytes:
+        """The class of each ASCII character, as `bytes.translate` takes it; empty if none fit."""
+        places = np.searchsorted(self.boundaries, np.arange(128), side="right") - 1
+        kinds = self.class_of[places].tolist()
+        return bytes(kinds).ljust(256) if all(0 <= kind < 256 for kind in kinds) else b""
+
     @functools.cached_property
     def _whole(self) -> bool:
         return bool((self.class_of >= 0).all())
 
     def only(self, alphabet: str) -> "tuple[CharClasses, list[int]]":
         """Leave the classes that an alphabet needs, and say which they were."""
-        kept = sorted(set(self.classify(alphabet).tolist()))
-        number = {kind: place for place, kind in enumerate(kept)}
+        kinds = sorted(set(self.classify(alphabet).tolist()))
+        number = {kind: place for place, kind in enumerate(kinds)}
         class_of = np.array([number.get(kind, -1) for kind in self.class_of.tolist()])
-        return CharClasses(self.boundaries, class_of), kept
+        return CharClasses(self.boundaries, class_of), kinds
 
 
 @functools.cache

@@ -47,8 +47,8 @@ class Combination:
 
     def spans(self, completions: Completions, prompts: Prompts = None) -> list[Spans]:
         """Name the spans of all parts; parts that use the same name share it."""
-        found = [spans_of(part, completions, prompts) for part in self.parts]
-        return [_union(row) for row in zip(*found, strict=True)]
+        by_part = [spans_of(part, completions, prompts) for part in self.parts]
+        return [_union(row) for row in zip(*by_part, strict=True)]
 
     def __repr__(self) -> str:
         return f"<reward {self.__name__} of {', '.join(map(name_of, self.parts))}>"
@@ -133,13 +133,13 @@ def score_range_of(reward: Reward) -> tuple[float, float]:
 
 def spans_of(reward: Reward, completions: Completions, prompts: Prompts) -> list[Spans]:
     """Ask a reward for its spans; one that offers none has none."""
-    return _asked(reward, "spans", completions, prompts) or [{} for _ in completions]
+    return _ask(reward, "spans", completions, prompts) or [{} for _ in completions]
 
 
 def decided_of(reward: Reward, completions: Completions, prompts: Prompts) -> list[Decided]:
     """Ask a reward when it is decided; one that does not say is decided by the end alone."""
     unknown = [Decided(None, exact=False) for _ in completions]
-    return _asked(reward, "decided", completions, prompts) or unknown
+    return _ask(reward, "decided", completions, prompts) or unknown
 
 
 def no_later_than(chars: int | None) -> Decided:
@@ -177,7 +177,7 @@ def _awaited(awaitable: Awaitable[Any]) -> Any:
         return thread.submit(asyncio.run, wait()).result()
 
 
-def _asked(reward: Reward, what: str, completions: Completions, prompts: Prompts) -> Any:
+def _ask(reward: Reward, what: str, completions: Completions, prompts: Prompts) -> Any:
     method = getattr(unwrapped(reward), what, None)
     if method is None:
         return None

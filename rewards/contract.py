@@ -17,6 +17,7 @@ returns a list with one answer per completion. Places are counted in that comple
 to its length; `CreditGRPOTrainer` refuses any other, in place of clipping it.
 """
 
+import importlib.util
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from decimal import Decimal
@@ -24,7 +25,7 @@ from numbers import Number, Real
 from typing import Any, NamedTuple
 
 from .blanks import is_blank
-from .patience import BUDGET, at_most
+from .patience import BUDGET, at_most, slow_patterns
 
 Completion = str | list[dict[str, Any]]
 LogMetric = Callable[[str, float], None]
@@ -53,6 +54,7 @@ class TextReward:
 
     Attributes:
         columns: the data set's columns that `score` takes, by name.
+        budget: seconds that patterns may look at all completions of a call (`rewards.patience`).
 
     Raises:
         ValueError: (when called) if a column is missing, with the columns there are, or has another
@@ -61,6 +63,7 @@ class TextReward:
     """
 
     columns: tuple[str, ...] = ()
+    budget = BUDGET
 
     def __init__(self, name: str) -> None:
         self.__name__ = name
@@ -75,7 +78,16 @@ class TextReward:
     ) -> list[float | None]:
         """Score completions; see the class."""
         rows = rows_of(self, columns, len(listed(self.__name__, "completions", completions)))
-        return self._scores(completions, rows)
+        with at_most(self.budget), slow_patterns() as slow:
+            scores = self._scores(completions, rows)
+        if log_metric is not None:
+            for what, count in self._counts(scores, slow.total()).items():
+                log_metric(f"reward/{self.__name__}/{what}_rate", count / max(1, len(scores)))
+        return scores
+
+    def _counts(self, scores: Sequence[float | None], timeouts: int) -> dict[str, int]:
+        """Return what is logged of a call: of how many completions something is true, by name."""
+        return {}
 
     def _scores(
         self, completions: Sequence[Completion], rows: Sequence[dict[str, Any]]
@@ -91,8 +103,7 @@ class TextReward:
 class ColumnReward(TextReward):
     """Base of the rewards for which one column of the data set says what is right, if it is named.
 
-    Logs the share of completions of which it says nothing as `reward/<name>/unreadable_rate`. The
-    patterns by which answers are sought share a budget, see `rewards.patience`.
+    Logs the share of completions of which it says nothing as `reward/<name>/unreadable_rate`.
     """
 
     def __init__(self, name: str, column: str | None) -> None:
@@ -100,21 +111,8 @@ class ColumnReward(TextReward):
         self.column = column
         self.columns = () if column is None else (column,)
 
-    def __call__(
-        self,
-        completions: Sequence[Completion],
-        *,
-        log_metric: LogMetric | None = None,
-        log_extra: LogExtra | None = None,
-        **columns: Any,
-    ) -> list[float | None]:
-        """Score completions; see the class."""
-        with at_most(BUDGET):
-            scores = super().__call__(completions, **columns)
-        if log_metric is not None and self.column is not None:
-            nothing = scores.count(None) / max(1, len(scores))
-            log_metric(f"reward/{self.__name__}/unreadable_rate", nothing)
-        return scores
+    def _counts(self, scores: Sequence[float | None], timeouts: int) -> dict[str, int]:
+        return {} if self.column is None else {"unreadable": scores.count(None)}
 
     def gold(self, value: Any) -> Any:
         """Read a value of the column; None if it says nothing: there the reward abstains."""
@@ -217,15 +215,24 @@ def one_span(
     completions: Sequence[Completion],
 ) -> list[Spans]:
     """Return what is found in each completion, in the time that a call has, as spans of a name."""
-    with at_most(BUDGET):
-        found = [find(text) for text in texts_of(reward, completions)]
-    return [{name: [] if span is None else [span]} for span in found]
+    with at_most(reward.budget):
+        places = [find(text) for text in texts_of(reward, completions)]
+    return [{name: [] if span is None else [span]} for span in places]
 
 
 def expected(argument: str, value: Any, kind: Any, what: str) -> None:
     """Raise a TypeError if an argument is of no such kind."""
     if not isinstance(value, kind):
         raise TypeError(f"{argument} is {value!r}, expected {what}.")
+
+
+def need(module: str, extra: str, why: str) -> None:
+    """Raise an ImportError if what a reward works by is not installed."""
+    if importlib.util.find_spec(module) is None:
+        raise ImportError(
+            f"{module.replace('_', '-')} is not installed, and {why}; "
+            f"pip install 'grpo-credit[{extra}]'"
+        )
 
 
 def listed(reward: str, what: str, values: Any) -> Any:

@@ -1,10 +1,12 @@
 """How far a text is from what an automaton accepts, in linear time."""
 
 import functools
+from itertools import chain
 
 from .automaton import Automaton
 
 _REMEMBERED = 20_000  # sets of costs; a policy's texts share nearly all of theirs
+_HOPELESS = 1  # the number of the set without a state
 Costs = dict[int, int]  # state of the automaton -> the fewest errors with which it is reached
 
 
@@ -30,12 +32,13 @@ class Edits:
         if len(self._sets) > _REMEMBERED:
             self._forget()
         here, steps = 0, self._steps
-        for kind in self.automaton.kinds(text):
-            after = steps.get((here, kind))
-            if after is None:
-                after = steps[here, kind] = self._number(self._step(self._sets[here], kind))
-            here = after
-            if not self._sets[here]:
+        for kind in chain.from_iterable(self.automaton.blocks(text)):
+            try:
+                here = steps[here][kind]
+            except KeyError:
+                after = steps[here][kind] = self._number(self._step(self._sets[here], kind))
+                here = after
+            if here == _HOPELESS:
                 return None
         accepting = self.automaton.accepting
         return min((e for state, e in self._sets[here].items() if accepting[state]), default=None)
@@ -43,13 +46,15 @@ class Edits:
     def _forget(self) -> None:
         self._sets: list[Costs] = []
         self._numbers: dict[frozenset[tuple[int, int]], int] = {}
-        self._steps: dict[tuple[int, int], int] = {}
+        self._steps: list[dict[int, int]] = []  # of each set: class -> the next set, once met
         self._number(self._with_missing({0: 0}))
+        self._number({})
 
     def _number(self, costs: Costs) -> int:
         number = self._numbers.setdefault(frozenset(costs.items()), len(self._sets))
         if number == len(self._sets):
             self._sets.append(costs)
+            self._steps.append({})
         return number
 
     def _step(self, costs: Costs, kind: int) -> Costs:

@@ -11,7 +11,7 @@ from itertools import pairwise
 import regex
 
 from .boxes import Span, boxes_of, with_attached
-from .patience import BUDGET, at_most, granted, ran_out
+from .patience import granted, in_time, ran_out
 
 
 @dataclass
@@ -36,27 +36,23 @@ class Extract:
             if len(last) > MOST and self.unique:
                 return None
         trimmed = sorted(_trimmed(text, *span) for span in last.values())
-        said = {" ".join(text[start:end].split()): (start, end) for start, end in trimmed}
-        said = self.rivals(said, read) if len(said) > 1 else said
-        if self.unique and len(said) > 1 and not _same(map(read, said)):
+        places = {" ".join(text[start:end].split()): (start, end) for start, end in trimmed}
+        places = self.rivals(places, read) if len(places) > 1 else places
+        if self.unique and len(places) > 1 and not _same(map(read, places)):
             return None
-        return max(said.values(), default=None)
+        return max(places.values(), default=None)
 
     def in_time(self, text: str) -> Span | None:
         """Return the span of the answer; None, too, where a pattern runs out of time."""
-        try:
-            with at_most(BUDGET):
-                return self(text)
-        except TimeoutError:
-            return None
+        return in_time(lambda: self(text))
 
     def find(self, text: str) -> Iterable[Span]:
         """Return the span of each different answer in the text; no two may overlap."""
         raise NotImplementedError
 
-    def rivals(self, said: dict[str, Span], read: Callable[[str], Hashable]) -> dict[str, Span]:
+    def rivals(self, places: dict[str, Span], read: Callable[[str], Hashable]) -> dict[str, Span]:
         """Return which of several different answers, and where they are, are to be compared."""
-        return said
+        return places
 
 
 MOST = 100  # different answers in one text; more are no answer
@@ -145,18 +141,18 @@ class AfterMarker(Extract):
         if self.marker not in text:
             return
         mark = re.compile(re.escape(self.marker) + ("#*" if self._is_heading else ""))
-        found = [m.span() for m in mark.finditer(text) if len(m[0]) == len(self.marker)]
-        edges = pairwise([*found, (len(text), len(text))])
+        marks = [m.span() for m in mark.finditer(text) if len(m[0]) == len(self.marker)]
+        edges = pairwise([*marks, (len(text), len(text))])
         for piece, stop in {text[end:stop]: stop for (_, end), (stop, _) in edges}.items():
             rest = piece.lstrip()
             if rest:
                 yield stop - len(rest), stop - len(rest) + len(rest.partition("\n")[0])
 
-    def rivals(self, said: dict[str, Span], read: Callable[[str], Hashable]) -> dict[str, Span]:
+    def rivals(self, places: dict[str, Span], read: Callable[[str], Hashable]) -> dict[str, Span]:
         """Leave out headings, and what cannot be read, unless there is nothing else."""
         if self._is_heading:
-            said = {words: said[words] for words in said if not _is_heading(words)} or said
-        return {words: said[words] for words in said if read(words) is not None} or said
+            places = {words: places[words] for words in places if not _is_heading(words)} or places
+        return {words: places[words] for words in places if read(words) is not None} or places
 
     @property
     def _is_heading(self) -> bool:
@@ -165,8 +161,8 @@ class AfterMarker(Extract):
 
 def _is_heading(words: str) -> bool:
     """Return whether the first letter or digit is a letter."""
-    found = _LETTER_OR_DIGIT.search(words)
-    return found is not None and found[0].isalpha()
+    first = _LETTER_OR_DIGIT.search(words)
+    return first is not None and first[0].isalpha()
 
 
 _LETTER_OR_DIGIT = re.compile(r"[^\W_]")
@@ -239,8 +235,8 @@ class InFence(Extract):
     def find(self, text: str) -> Iterator[Span]:
         """Return the span of each answer in the text."""
         opened: tuple[int, str, str] | None = None  # where its content begins, fence, language
-        asked = (self.language,) if isinstance(self.language, str) else self.language
-        known = None if asked is None else {word.casefold() for word in asked}
+        languages = (self.language,) if isinstance(self.language, str) else self.language
+        known = None if languages is None else {word.casefold() for word in languages}
         for line in _FENCE.finditer(text):
             fence, words = line["fence"], line["words"].split()
             if opened is None:
@@ -309,9 +305,9 @@ class AfterThought(Extract):
         """Let the inner one say whether the last of several answers counts."""
         self.unique = self.unique and self.inner.unique
 
-    def rivals(self, said: dict[str, Span], read: Callable[[str], Hashable]) -> dict[str, Span]:
+    def rivals(self, places: dict[str, Span], read: Callable[[str], Hashable]) -> dict[str, Span]:
         """Return what the inner one would compare."""
-        return self.inner.rivals(said, read)
+        return self.inner.rivals(places, read)
 
     def find(self, text: str) -> Iterator[Span]:
         """Return the span of each answer in the text."""

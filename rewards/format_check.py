@@ -82,8 +82,13 @@ def check_format(
     trial = _Trial(reward, tokenizer, prompts, rendered, specimen)
     try:
         if wrong := _abstains(trial) or _not_accepted(trial):
-            return [wrong]  # nothing else can be said
-        return [finding for probe in _PROBES if (finding := probe(trial))]
+            return [Finding("error", wrong)]  # nothing else can be said
+        return [
+            Finding(level, message)
+            for level, probes in _PROBES.items()
+            for probe in probes
+            if (message := probe(trial))
+        ]
     except _RewardRaisedError as error:
         return [Finding("error", str(error))]
 
@@ -175,24 +180,22 @@ class _Trial:
         return self.specimen.partition(tag)[2].lstrip() if tag else self.specimen
 
 
-def _abstains(trial: _Trial) -> Finding | None:
+def _abstains(trial: _Trial) -> str | None:
     if trial.full is not None:
         return None
-    return Finding(
-        "error",
+    return (
         f"the reward abstains (None) on {trial.right()!r}, so it teaches nothing. Make it return a "
-        "number for a completion in the right form, or pass another specimen=.",
+        "number for a completion in the right form, or pass another specimen=."
     )
 
 
-def _not_accepted(trial: _Trial) -> Finding | None:
+def _not_accepted(trial: _Trial) -> str | None:
     least = trial.score("")
     if least is None or trial.full is None or trial.full > min(least, 0.0):
         return None
-    return Finding(
-        "error",
+    return (
         f"the specimen {trial.specimen!r} earns {trial.full}, and the empty completion {least}: "
-        f"the format does not accept it. {_cause(trial)}",
+        f"the format does not accept it. {_cause(trial)}"
     )
 
 
@@ -216,40 +219,37 @@ def _cause(trial: _Trial) -> str:
     return "Change the pattern, or pass another specimen=."
 
 
-def _cannot_fail(trial: _Trial) -> Finding | None:
+def _cannot_fail(trial: _Trial) -> str | None:
     for text in ("", "x"):
         if trial.earns(text):
-            return Finding(
-                "error",
+            return (
                 f"the completion {text!r} earns {trial.full}, as much as {trial.right()!r}: the "
-                "format asks for nothing. Make the pattern demand something.",
+                "format asks for nothing. Make the pattern demand something."
             )
     return None
 
 
-def _hollow(trial: _Trial) -> Finding | None:
+def _hollow(trial: _Trial) -> str | None:
     """Tell a form that pays for blanks in place of its bodies."""
     for text in emptied(trial.right()):
         if trial.earns(text):
-            return Finding(
-                "warning",
+            return (
                 f"{text!r}, with blanks for content, earns the full reward. Demand a letter or a "
-                r"digit in each body, as [^<>]*[\p{L}\p{N}][^<>]* does, or use TagFormat.",
+                r"digit in each body, as [^<>]*[\p{L}\p{N}][^<>]* does, or use TagFormat."
             )
     return None
 
 
-def _cannot_fire(trial: _Trial) -> Finding | None:
+def _cannot_fire(trial: _Trial) -> str | None:
     rows = range(len(trial.prompts))
     wrong = [row for row in rows if not trial.earns(trial.right(row), row)]
     if not wrong or trial.full is None:
         return None
     row = wrong[0]
-    return Finding(
-        "error",
+    return (
         f"{len(wrong)} of {len(rows)} prompts, rendered, {_ending(trial.last_tag(row))}, so that "
         f"{trial.right(row)!r} is a right completion; it earns {trial.score(trial.right(row), row)}"
-        f" instead of {trial.full}. {_remedy(trial.last_tag(row))}",
+        f" instead of {trial.full}. {_remedy(trial.last_tag(row))}"
     )
 
 
@@ -268,19 +268,18 @@ def _remedy(tag: str | None) -> str:
     return f"Give TagFormat prefilled={tag[1:-1]!r}, or drop {tag} from the start of the pattern."
 
 
-def _forgives_missing_tag(trial: _Trial) -> Finding | None:
+def _forgives_missing_tag(trial: _Trial) -> str | None:
     texts = {trial.specimen, trial.untagged}
     rows = [row for row in range(len(trial.prompts)) if trial.last_tag(row) is None]
     if len(texts) == 1 or not any(all(trial.earns(text, row) for text in texts) for row in rows):
         return None
-    return Finding(
-        "warning",
+    return (
         f"the rendered prompts open no tag, yet {trial.untagged!r}, which leaves out its first "
-        "tag, earns the full reward. Give TagFormat prefilled=None.",
+        "tag, earns the full reward. Give TagFormat prefilled=None."
     )
 
 
-def _parsed_away(trial: _Trial) -> Finding | None:
+def _parsed_away(trial: _Trial) -> str | None:
     if not getattr(trial.tokenizer, "response_template", None) or isinstance(trial.prompts[0], str):
         return None
     try:
@@ -290,23 +289,21 @@ def _parsed_away(trial: _Trial) -> Finding | None:
         return None
     if trial.earns(content):
         return None
-    return Finding(
-        "error",
+    return (
         f"the tokenizer has a response_template: of {trial.right()!r} TRL hands the reward only "
         f"the parsed content {content!r}. Set tokenizer.response_template = None, or reward the "
-        "form of the content alone.",
+        "form of the content alone."
     )
 
 
-def _special_tokens(trial: _Trial) -> Finding | None:
+def _special_tokens(trial: _Trial) -> str | None:
     lost = [token for token in _specials(trial.tokenizer) if token in trial.right()]
     if not lost:
         return None
-    return Finding(
-        "error",
+    return (
         f"the format asks for {', '.join(lost)}, special to the tokenizer: completions are decoded "
         "without special tokens, so the reward never sees them. Drop them from the format, or add "
-        "them to the tokenizer as ordinary tokens (special=False).",
+        "them to the tokenizer as ordinary tokens (special=False)."
     )
 
 
@@ -315,53 +312,43 @@ def _specials(tokenizer: Any) -> list[str]:
     return sorted({*tokenizer.all_special_tokens, *(t.content for t in added if t.special)})
 
 
-def _lost_in_tokens(trial: _Trial) -> Finding | None:
+def _lost_in_tokens(trial: _Trial) -> str | None:
     if _special_tokens(trial):
         return None
     text = trial.right()
     decoded = trial.tokenizer.decode(trial.encode(text), skip_special_tokens=True)
     if trial.earns(decoded) or not trial.earns(text):
         return None
-    return Finding(
-        "error",
+    return (
         f"{text!r} comes back from the tokenizer as {decoded!r}, which earns less. Choose tags that"
-        " it can spell, or add them to it as ordinary tokens.",
+        " it can spell, or add them to it as ordinary tokens."
     )
 
 
-def _whitespace_around(trial: _Trial) -> Finding | None:
+def _whitespace_around(trial: _Trial) -> str | None:
     text = trial.right()
     for padded in (f"\n{text}", f"{text}\n"):
         if trial.earns(text) and not trial.earns(padded):
-            return Finding(
-                "warning",
+            return (
                 f"{padded!r} earns less than {text!r}: models often write a line break there. Strip"
-                " the completion before matching.",
+                " the completion before matching."
             )
     return None
 
 
-def _line_break_inside(trial: _Trial) -> Finding | None:
+def _line_break_inside(trial: _Trial) -> str | None:
     text = trial.right()
     for i in range(1, min(len(text), 500)):
         space, line_break = (f"{text[:i]}{blank}{text[i:]}" for blank in " \n")
         if trial.earns(space) and not trial.earns(line_break):
-            return Finding(
-                "warning",
+            return (
                 f"a line break inside makes it fail: {line_break!r} earns less than {space!r}. Put "
-                "(?s) before the pattern, so that `.` matches line breaks too.",
+                "(?s) before the pattern, so that `.` matches line breaks too."
             )
     return None
 
 
-_PROBES = (
-    _cannot_fail,
-    _cannot_fire,
-    _parsed_away,
-    _special_tokens,
-    _lost_in_tokens,
-    _forgives_missing_tag,  # from here on warnings
-    _whitespace_around,
-    _line_break_inside,
-    _hollow,
-)
+_PROBES: dict[Literal["error", "warning"], tuple[Callable[[_Trial], str | None], ...]] = {
+    "error": (_cannot_fail, _cannot_fire, _parsed_away, _special_tokens, _lost_in_tokens),
+    "warning": (_forgives_missing_tag, _whitespace_around, _line_break_inside, _hollow),
+}

@@ -3,12 +3,12 @@
 from bisect import bisect_left
 from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import regex
 
 from .blanks import lead, stripped
-from .contract import Completion, Decided, LogExtra, LogMetric, Spans, TextReward, texts_of
+from .contract import Completion, Decided, Spans, TextReward, texts_of
 from .patience import (
     BUDGET,
     at_most,
@@ -18,11 +18,12 @@ from .patience import (
     in_time,
     ran_out,
     seconds_left,
-    slow_patterns,
 )
 
 if TYPE_CHECKING:
     from .automaton import Automaton
+
+T = TypeVar("T")
 
 
 class RegexReward(TextReward):
@@ -33,8 +34,8 @@ class RegexReward(TextReward):
 
     `.` does not match a newline unless the pattern says `(?s)`: the commonest reason for a format
     reward that never fires. A pattern that is regular (no look-around, back-reference, atomic or
-    possessive part) is also compiled to finite automata. They give the score, in linear time, where
-    the matcher is slow, and say where the score was decided.
+    possessive part) is also compiled to finite automata. They give the score, in linear time, once
+    the matcher was slow on a text of a call, and say where the score was decided.
 
     Args:
         pattern: in the syntax of the `regex` package.
@@ -128,25 +129,19 @@ class RegexReward(TextReward):
         self.pattern = _compiled(pattern, flags)
         self.mode, self.flags, self.limit, self.timeout = mode, flags, limit, timeout
         self.budget = budget
+        self._is_slow = False  # whether the matcher was, in this call
         self.partial, self.partial_weight = partial, partial_weight
         self.max_errors, self.strip, self.alphabet = max_errors, strip, alphabet
         self._refuse_what_cannot_fire()
 
-    def __call__(
-        self,
-        completions: Sequence[Completion],
-        *,
-        log_metric: LogMetric | None = None,
-        log_extra: LogExtra | None = None,
-        **columns: Any,
+    def _scores(
+        self, completions: Sequence[Completion], rows: Sequence[dict[str, Any]]
     ) -> list[float | None]:
-        """Score completions; see the class."""
-        with at_most(self.budget), slow_patterns() as slow:
-            scores = super().__call__(completions, **columns)
-        if log_metric is not None:
-            rate = slow.total() / max(1, len(scores))
-            log_metric(f"reward/{self.__name__}/timeout_rate", rate)
-        return scores
+        self._is_slow = False
+        return super()._scores(completions, rows)
+
+    def _counts(self, scores: Sequence[float | None], timeouts: int) -> dict[str, int]:
+        return {"timeout": timeouts}
 
     def _refuse_what_cannot_fire(self) -> None:
         """Refuse what an automaton proves; it is made where there is a reason to ask it."""
@@ -171,23 +166,38 @@ class RegexReward(TextReward):
     def score(self, text: str) -> float:
         """Score one text; 0 where the time ran out."""
         body = self._stripped(text)
-        score = in_time(
-            lambda: self._score_by_matching(body, brief(body, self.timeout)),
-            lambda: self._score_by_automaton(body),
-            lambda: self._score_by_matching(body, granted(self.timeout)),
+        return self._answer(body, self._score_by_matching, self._score_by_automaton) or 0.0
+
+    def _answer(
+        self,
+        text: str,
+        by_matching: Callable[[str, float], T],
+        by_automaton: Callable[[str], T | None],
+    ) -> T | None:
+        """Ask the matcher; once it was slow in a call, the automaton. None if neither knows."""
+        if not self._is_slow:
+            patience = brief(text, self.timeout)
+            if self.partial:  # what does not match is read by the automaton in any case
+                patience /= 3
+            try:
+                return by_matching(text, patience)
+            except TimeoutError:
+                self._is_slow = True
+        answer = in_time(
+            lambda: by_automaton(text), lambda: by_matching(text, granted(self.timeout))
         )
-        if score is None:
+        if answer is None:
             ran_out(self.pattern.pattern)
-        return score or 0.0
+        return answer
 
     def _score_by_matching(self, text: str, seconds: float) -> float:
-        found = len(self._matches(text, seconds, self.limit or 1)) / (self.limit or 1)
-        return self._part(text) if self.partial and not found else found
+        most = self.limit or 1
+        return len(self._matches(text, seconds, most)) / most or self._part(text)
 
     def _score_by_automaton(self, text: str) -> float | None:
         if self.mode == "count":
-            found = self._matches_by_starts(text, self.limit or 1)
-            return None if found is None else len(found) / (self.limit or 1)
+            matches = self._matches_by_starts(text, self.limit or 1)
+            return None if matches is None else len(matches) / (self.limit or 1)
         machine = self._machine()
         return machine and (1.0 if machine.accepts(text) else self._part(text))
 
@@ -210,15 +220,15 @@ class RegexReward(TextReward):
 
     # ---- matching -----------------------------------------------------------------------------
 
-    def _matches(self, text: str, seconds: float, most: int | None) -> list[Any]:
+    def _matches(self, text: str, seconds: float, most: int | None = None) -> list[Any]:
         """Find matches with the engine.
 
         Raises:
             TimeoutError: if it takes longer.
         """
         if self.mode == "count":
-            found = self.pattern.finditer(text, timeout=seconds, concurrent=True)
-            return list(islice(found, most))
+            matches = self.pattern.finditer(text, timeout=seconds, concurrent=True)
+            return list(islice(matches, most))
         match = getattr(self.pattern, self.mode)(text, timeout=seconds, concurrent=True)
         return [match] if match else []
 
@@ -286,7 +296,7 @@ class RegexReward(TextReward):
             return [Decided(None, exact=False) for _ in texts]
         automaton = self.automaton
         if automaton is not None:
-            return [Decided(place) for place in automaton.settled_in(texts)]
+            return [Decided(automaton.settled(text)) for text in texts]
         with at_most(self.budget):
             return [self._decided_by_matching(text) for text in texts]
 
@@ -320,28 +330,21 @@ class RegexReward(TextReward):
         Groups without a name are called "1", "2", ... A completion that does not match, or not in
         time, has none.
         """
+        self._is_slow = False
         with at_most(self.budget):
             return [self._spans(text) for text in texts_of(self, completions)]
 
     def _spans(self, text: str) -> Spans:
-        body, most = self._stripped(text), None if self.mode == "count" else 1
-        matches = in_time(
-            lambda: self._matches(body, brief(body, self.timeout), most),
-            lambda: self._matches_by_automaton(body),
-            lambda: self._matches(body, granted(self.timeout), most),
-        )
-        if matches is None:
-            ran_out(self.pattern.pattern)
+        body = self._stripped(text)
+        matches = self._answer(body, self._matches, self._matches_by_automaton)
         before = lead(text) if self.strip and matches else 0
-        names = {number: name for name, number in self.pattern.groupindex.items()}
-        found: Spans = {}
+        names = {0: "match", **{group: name for name, group in self.pattern.groupindex.items()}}
+        spans: Spans = {}
         for group in range(self.pattern.groups + 1):
             each = (span for match in matches or () for span in match.spans(group))
-            if spans := [(before + start, before + end) for start, end in each]:
-                found.setdefault(names.get(group, str(group)) if group else "match", []).extend(
-                    spans
-                )
-        return found
+            if places := [(before + start, before + end) for start, end in each]:
+                spans.setdefault(names.get(group, str(group)), []).extend(places)
+        return spans
 
     def _stripped(self, text: str) -> str:
         return stripped(text) if self.strip else text

@@ -33,16 +33,7 @@ class Health(NamedTuple):
     ms_p95: float
 
 
-def guard(
-    reward: Callable[..., Any],
-    *,
-    timeout: float | None = 1.0,
-    memory: float | None = 4.0,
-    on_error: Policy = "raise",
-    on_timeout: Policy = "wrong",
-    processes: int = 2,
-    name: str | None = None,
-) -> "Guarded":
+class Guarded:
     """Wrap a reward so that a completion on which it hangs or fails costs only itself.
 
         R = reward(completion) where it gives a number (or None, NaN: does not apply) in time
@@ -60,7 +51,11 @@ def guard(
     The guarded reward keeps its name and whatever else the reward has (`spans`, `columns`, …), can
     be pickled, and works on any thread. It logs `reward/<name>/timeout_rate` and
     `reward/<name>/error_rate` (shares of completions) and `reward/<name>/ms_p95` (milliseconds),
-    and keeps the same as `last`, a `Health`.
+    and keeps the same as `last`, a `Health`; of a reward with `unreadable`, also
+    `reward/<name>/unreadable_rate`: the share whose column says nothing.
+
+    Attributes:
+        last: the `Health` of the last call, None before the first.
 
     Args:
         reward: any reward function that is not `async`.
@@ -104,34 +99,17 @@ def guard(
         >>> careful.last.errors
         1
     """
-    return Guarded(
-        reward,
-        timeout=timeout,
-        memory=memory,
-        on_error=on_error,
-        on_timeout=on_timeout,
-        processes=processes,
-        name=name,
-    )
-
-
-class Guarded:
-    """A reward within limits; made by `guard`.
-
-    Attributes:
-        last: the `Health` of the last call, None before the first.
-    """
 
     def __init__(
         self,
         reward: Callable[..., Any],
         *,
-        timeout: float | None,
-        memory: float | None,
-        on_error: Policy,
-        on_timeout: Policy,
-        processes: int,
-        name: str | None,
+        timeout: float | None = 1.0,
+        memory: float | None = 4.0,
+        on_error: Policy = "raise",
+        on_timeout: Policy = "wrong",
+        processes: int = 2,
+        name: str | None = None,
     ) -> None:
         self.reward = reward
         self.__name__ = name or name_of(reward)
@@ -153,7 +131,7 @@ class Guarded:
         log_extra: LogExtra | None = None,
         **columns: Any,
     ) -> Scores:
-        """Score completions; see `guard`."""
+        """Score completions; see the class."""
         rows = self._rows(columns, len(listed(self.__name__, "completions", completions)))
         if not completions:
             return []
@@ -167,7 +145,8 @@ class Guarded:
         excused = self._excused(completions, rows, outcomes)
         self.last = _health(outcomes)
         if log_metric is not None:
-            self._log(self.last, log_metric)
+            nothing = sum(outcome.error is None and outcome.value is None for outcome in outcomes)
+            self._log(self.last, nothing + len(excused), log_metric)
         return [
             None if index in excused else self._settle(index, completion, outcome)
             for index, (completion, outcome) in enumerate(zip(completions, outcomes, strict=True))
@@ -224,41 +203,31 @@ class Guarded:
         columns: Mapping[str, Any],
         rows: Sequence[Mapping[str, Any]],
     ) -> list[Outcome]:
-        start = time.perf_counter()
-        count = len(completions)
-        try:
-            scores = self.reward(completions=completions, **columns)
-        except Exception as error:
-            return self._one_by_one(completions, columns, rows, error)
-        seconds = (time.perf_counter() - start) / count
-        scores = counted(self.__name__, scores, count)
-        return [Outcome(score, seconds=seconds) for score in scores]
-
-    def _one_by_one(
-        self,
-        completions: Sequence[Completion],
-        columns: Mapping[str, Any],
-        rows: Sequence[Mapping[str, Any]],
-        error: Exception,
-    ) -> list[Outcome]:
-        """Find out which completions a batch failed for; what they log is not logged again."""
+        """Judge in this process: one by one if they fail together; then nothing is logged again."""
+        together = self._called(completions, columns)
+        if (error := together[0].error) is None:
+            return together
         silent = {name: _ignore for name in ("log_metric", "log_extra") if name in columns}
         outcomes = [
-            self._alone(completion, {**columns, **silent, **_singles(row)})
+            self._called([completion], {**columns, **silent, **_singles(row)})[0]
             for completion, row in zip(completions, rows, strict=True)
         ]
         if self.on_error == "raise" and not any(outcome.error for outcome in outcomes):
             raise error  # it fails for none of them alone
         return outcomes
 
-    def _alone(self, completion: Completion, row: Mapping[str, Any]) -> Outcome:
-        start = time.perf_counter()
+    def _called(
+        self, completions: Sequence[Completion], columns: Mapping[str, Any]
+    ) -> list[Outcome]:
+        """Call the reward, which takes the same time for each; what it raises is everybody's."""
+        start, count = time.perf_counter(), len(completions)
         try:
-            scores = self.reward(completions=[completion], **row)
+            scores = self.reward(completions=completions, **columns)
         except Exception as error:
-            return Outcome(error=error, seconds=time.perf_counter() - start)
-        [score] = counted(self.__name__, scores, 1)
-        return Outcome(score, seconds=time.perf_counter() - start)
+            return [Outcome(error=error, seconds=time.perf_counter() - start)] * count
+        seconds = (time.perf_counter() - start) / count
+        scores = counted(self.__name__, scores, count)
+        return [Outcome(score, seconds=seconds) for score in scores]
 
     def _excused(
         self,
@@ -274,11 +243,13 @@ class Guarded:
         again = self._pool.map(blank, self.timeout)
         return {i for i, outcome in zip(late, again, strict=True) if outcome.over_limit}
 
-    def _log(self, health: Health, log_metric: LogMetric) -> None:
-        prefix = f"reward/{self.__name__}"
-        log_metric(f"{prefix}/timeout_rate", health.timeouts / health.completions)
-        log_metric(f"{prefix}/error_rate", health.errors / health.completions)
-        log_metric(f"{prefix}/ms_p95", health.ms_p95)
+    def _log(self, health: Health, unreadable: int, log_metric: LogMetric) -> None:
+        counts = {"timeout": health.timeouts, "error": health.errors}
+        if hasattr(self, "unreadable"):
+            counts["unreadable"] = unreadable
+        for what, count in counts.items():
+            log_metric(f"reward/{self.__name__}/{what}_rate", count / health.completions)
+        log_metric(f"reward/{self.__name__}/ms_p95", health.ms_p95)
 
     def _settle(self, index: int, completion: Completion, outcome: Outcome) -> float | None:
         if outcome.error is None:
@@ -302,6 +273,9 @@ class Guarded:
         raise RuntimeError(
             f"{where}: {what:.500}. Mend the reward, or pass on_error='wrong' or 'abstain'."
         ) from error
+
+
+guard = Guarded  # what it is called where it wraps: guard(reward, timeout=2.0)
 
 
 # ---- scores -----------------------------------------------------------------------------------

@@ -3,14 +3,13 @@
 A schema needs the extra: pip install 'grpo-credit[json]'.
 """
 
-import importlib.util
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from .contract import ColumnReward, Completion, Spans, is_nothing, one_span
+from .contract import ColumnReward, Completion, Spans, is_nothing, need, one_span
 from .extraction import AfterThought, Extract, InFence, Span
 
 LONGEST = 1_000_000  # characters of an answer
@@ -86,19 +85,19 @@ class JsonAnswer(ColumnReward):
     ) -> None:
         super().__init__(name, column)
         self.extract = extract or AfterThought(InJson(), required=False)
-        self._asked = [] if schema is None else [checked_schema(schema)]
+        self._schemas = [] if schema is None else [checked_schema(schema)]
         if schema is not None or column is not None:
             need_jsonschema()
 
     def score(self, text: str, /, **row: Any) -> float | None:
         """Score one text."""
-        asked = self._asked
+        schemas = self._schemas
         if self.column is not None:
             if (gold := self._gold_of(row)) is None:
                 return None
-            asked = [*asked, gold]
+            schemas = [*schemas, gold]
         span = self.extract.in_time(text)
-        return 0.0 if span is None else float(_follows(text[slice(*span)], asked))
+        return 0.0 if span is None else float(_follows(text[slice(*span)], schemas))
 
     def spans(self, completions: Sequence[Completion]) -> list[Spans]:
         """Return where the answer is in each completion, as `answer`."""
@@ -174,11 +173,7 @@ def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def need_jsonschema() -> None:
     """Raise an ImportError if jsonschema is not installed."""
-    if importlib.util.find_spec("jsonschema") is None:
-        raise ImportError(
-            "jsonschema is not installed, and values are compared by it; "
-            "pip install 'grpo-credit[json]'"
-        )
+    need("jsonschema", "json", "values are compared by it")
 
 
 def checked_schema(schema: Any) -> Any:

@@ -4,7 +4,6 @@ Needs the extra: pip install 'grpo-credit[judge]'.
 """
 
 import asyncio
-import importlib.util
 import inspect
 import json
 import logging
@@ -14,7 +13,7 @@ from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from .contract import Completion, LogMetric, is_nothing, one_each, rows_of, texts_of
+from .contract import Completion, LogMetric, is_nothing, need, one_each, rows_of, texts_of
 
 logger = logging.getLogger(__name__)
 
@@ -90,11 +89,7 @@ class LLMJudge:
         options: Mapping[str, Any] | None = None,
         name: str = "llm_judge",
     ) -> None:
-        if importlib.util.find_spec("openai") is None:
-            raise ImportError(
-                "openai is not installed, and LLMJudge asks through it; "
-                "pip install 'grpo-credit[judge]'"
-            )
+        need("openai", "judge", "LLMJudge asks through it")
         if api_key is None and not os.environ.get("OPENAI_API_KEY"):
             raise ValueError(
                 "no API key: set OPENAI_API_KEY, or pass api_key= (local servers take any text)."
@@ -133,9 +128,9 @@ class LLMJudge:
         if prompts is None:
             prompts = [None] * len(texts)
         one_each(self.__name__, "prompts", prompts, len(texts))
-        asked = [self._question(*row) for row in zip(prompts, texts, rows, strict=True)]
-        await self._ask({question for question in asked if question} - set(self._grades))
-        scores = [self._grades.get(question or "") for question in asked]
+        questions = [self._question(*row) for row in zip(prompts, texts, rows, strict=True)]
+        await self._ask({question for question in questions if question} - set(self._grades))
+        scores = [self._grades.get(question or "") for question in questions]
         if log_metric is not None:
             log_metric(f"{self.__name__}/abstained", scores.count(None) / max(1, len(scores)))
         while len(self._grades) > self.remembered:
@@ -195,10 +190,10 @@ class LLMJudge:
         """
         try:
             reply = reply.choices[0].message.content
-            found = _GRADE.fullmatch(reply.strip())
+            match = _GRADE.fullmatch(reply.strip())
         except (AttributeError, LookupError, TypeError):  # servers differ in what they leave out
-            found = None
-        grade = int(found[1]) if found else None
+            match = None
+        grade = int(match[1]) if match else None
         if grade is None or not self.low <= grade <= self.high:
             raise ValueError(f"the reply is {reply!r:.80}, expected a grade as JSON")
         return (grade - self.low) / (self.high - self.low)

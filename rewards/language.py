@@ -4,12 +4,11 @@ Needs the extra: pip install 'grpo-credit[language]'.
 """
 
 import functools
-import importlib.util
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
-from .contract import ColumnReward, Completion, Spans, is_nothing, texts_of
+from .contract import ColumnReward, Completion, Spans, is_nothing, need, texts_of
 
 READ = 1_500  # letters of a completion that are judged, about
 FEWEST = 8  # letters that a sentence needs to be judged
@@ -86,7 +85,7 @@ class LanguageConsistency(ColumnReward):
         right = self.language or self._gold_of(row)
         if right is None:
             return None
-        judged = [(right == found, letters) for found, _, letters in self._sentences(text, right)]
+        judged = [(right == code, letters) for code, _, letters in self._sentences(text, right)]
         whole = sum(letters for _, letters in judged)
         return sum(letters for good, letters in judged if good) / whole if whole else None
 
@@ -100,12 +99,12 @@ class LanguageConsistency(ColumnReward):
         None where a column has the language.
         """
         right = self.language
-        found = (
+        judged = (
             self._sentences(text, right) if right else () for text in texts_of(self, completions)
         )
         return [
             {"other_language": [span for language, span, _ in sentences if language != right]}
-            for sentences in found
+            for sentences in judged
         ]
 
     def _sentences(self, text: str, right: str) -> Iterator[tuple[str, tuple[int, int], int]]:
@@ -116,9 +115,9 @@ class LanguageConsistency(ColumnReward):
         pieces = [(match, letters) for match, letters in pieces if letters >= FEWEST]
         step = -(-sum(letters for _, letters in pieces) // READ) or 1
         for match, letters in pieces[::step]:
-            found = detector(match[0])
-            if found is not None:
-                yield found.iso_code_639_1.name.lower(), match.span(), letters
+            language = detector(match[0])
+            if language is not None:
+                yield language.iso_code_639_1.name.lower(), match.span(), letters
 
 
 @functools.lru_cache(maxsize=16)
@@ -131,11 +130,7 @@ def _detector(codes: frozenset[str]) -> Callable[[str], Any]:
 
 
 def _code(language: Any) -> str:
-    if importlib.util.find_spec("lingua") is None:
-        raise ImportError(
-            "lingua is not installed, and LanguageConsistency judges by it; "
-            "pip install 'grpo-credit[language]'"
-        )
+    need("lingua", "language", "LanguageConsistency judges by it")
     from lingua import Language
 
     known = sorted(each.iso_code_639_1.name.lower() for each in Language.all())

@@ -47,9 +47,9 @@ class Stated(Extract):
         """Return the span of the answer, if there is one."""
         if (start := thought_end(text)) is not None:
             text = text[start:]
-            found = _last_boxes(text) if _BOX.search(text) else _said(text)
-            if found := found and with_attached(text, *found):
-                yield start + found[0], start + found[1]
+            span = _last_boxes(text) if _BOX.search(text) else _declared(text)
+            if span := span and with_attached(text, *span):
+                yield start + span[0], start + span[1]
 
 
 def _last_boxes(text: str) -> Span | None:
@@ -64,7 +64,7 @@ def _last_boxes(text: str) -> Span | None:
     return start, end
 
 
-def _said(text: str) -> Span | None:
+def _declared(text: str) -> Span | None:
     """Return what is said to be the answer, the last time that something is."""
     end = len(text)
     for _ in range(_ANCHORS):
@@ -72,9 +72,9 @@ def _said(text: str) -> Span | None:
         if (end := max(anchors)) < 0:
             return None
         for pattern in (_FORMULA, _SENTENCE):
-            if found := pattern.match(text, end):
-                between = _HARMLESS.sub("", text[end : found.start("answer")])
-                return None if CHANGED_BEFORE.search(between) else found.span("answer")
+            if match := pattern.match(text, end):
+                between = _HARMLESS.sub("", text[end : match.start("answer")])
+                return None if CHANGED_BEFORE.search(between) else match.span("answer")
     return None
 
 

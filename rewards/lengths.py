@@ -2,11 +2,11 @@
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from numbers import Real
 from typing import Any
 
-from .combination import Combination, Reward, name_of, scores_of, unwrapped
+from .combination import Combination, Reward, name_of, score_range_of, scores_of, unwrapped
 from .contract import Completion, expected, listed, one_each
 from .guarded import Guarded
 
@@ -78,7 +78,37 @@ class SoftOverlong:
         return (free - length) / self.soft_punish_cache
 
 
-class CosineLength(Combination):
+class _OfVerdict(Combination):
+    """Base of the rewards for the length of what another reward calls right or wrong."""
+
+    def __init__(self, correct: Reward, name: str, *columns: str) -> None:
+        super().__init__(correct, name=name)
+        self.columns = (*self.columns, "completion_ids", *columns)
+        refuse_abstention(name, correct, score_range_of(self))
+
+    def _judged(
+        self, completions: Sequence[Completion], columns: Mapping[str, Any]
+    ) -> list[tuple[bool | None, int]]:
+        """Return of each completion whether it is right, and how many tokens it has.
+
+        Raises:
+            ValueError: if a verdict is neither 0 nor 1, or there are no `completion_ids`.
+        """
+        listed(self.__name__, "completions", completions)
+        ids = token_ids(self.__name__, columns.get("completion_ids"), len(completions))
+        verdicts = map(self._verdict, scores_of(self.parts[0], completions, columns))
+        return list(zip(verdicts, map(len, ids), strict=True))
+
+    def _verdict(self, score: float | None) -> bool | None:
+        if score not in (0.0, 1.0, None):
+            raise ValueError(
+                f"reward {name_of(self.parts[0])!r} scored {score}, expected 0 (wrong) or 1 "
+                f"(right); {self.__name__!r} needs a verdict."
+            )
+        return None if score is None else score == 1.0
+
+
+class CosineLength(_OfVerdict):
     """Reward right completions for being short, penalize wrong ones less for being long.
 
         R = long + (short − long) · (1 + cos(π · min(length / max, 1))) / 2
@@ -136,14 +166,12 @@ class CosineLength(Combination):
         max_value_correct: float = 1.0,
         name: str = "cosine_length",
     ) -> None:
-        super().__init__(correct, name=name)
-        self.columns = (*self.columns, "completion_ids")
         self.max_completion_length = _checked_limit(max_completion_length)
         self.values = {
             False: _checked_values("wrong", min_value_wrong, max_value_wrong),
             True: _checked_values("correct", min_value_correct, max_value_correct)[::-1],
         }  # right -> value of no tokens, of max tokens
-        refuse_abstention(name, correct, self.score_range)
+        super().__init__(correct, name)
 
     @property
     def score_range(self) -> tuple[float, float]:
@@ -153,20 +181,17 @@ class CosineLength(Combination):
 
     def __call__(self, completions: Sequence[Completion], **columns: Any) -> list[float | None]:
         """Score completions; see the class."""
-        listed(self.__name__, "completions", completions)
-        ids = token_ids(self.__name__, columns.get("completion_ids"), len(completions))
-        scores = scores_of(self.parts[0], completions, columns)
-        return [self._score(*row) for row in zip(scores, map(len, ids), strict=True)]
+        return [self._score(*row) for row in self._judged(completions, columns)]
 
-    def _score(self, correct: float | None, length: int) -> float | None:
-        if correct is None:
+    def _score(self, right: bool | None, length: int) -> float | None:
+        if right is None:
             return None
-        short, long = self.values[_verdict(self, correct)]
+        short, long = self.values[right]
         angle = math.pi * min(length / self.max_completion_length, 1.0)
         return long + 0.5 * (short - long) * (1.0 + math.cos(angle))
 
 
-class GroupLength(Combination):
+class GroupLength(_OfVerdict):
     """Reward a completion for being shorter than others of its prompt; a wrong one never gains.
 
         λ = 1/2 − (length − min) / (max − min)          over the completions of a prompt; 0 if equal
@@ -208,31 +233,21 @@ class GroupLength(Combination):
     def __init__(
         self, correct: Reward, num_generations: int, *, name: str = "group_length"
     ) -> None:
-        super().__init__(correct, name=name)
         if not isinstance(num_generations, int) or num_generations < 2:
             raise ValueError(
                 f"num_generations is {num_generations!r}, expected a whole number of at least 2."
             )
-        self.columns = (*self.columns, "completion_ids", "prompts")
+        super().__init__(correct, name, "prompts")
         self.num_generations = num_generations
-        refuse_abstention(name, correct, self.score_range)
 
     def __call__(self, completions: Sequence[Completion], **columns: Any) -> list[float | None]:
         """Score completions; see the class."""
-        listed(self.__name__, "completions", completions)
-        ids = token_ids(self.__name__, columns.get("completion_ids"), len(completions))
-        self._check_groups(columns.get("prompts"), len(completions))
-        scores = scores_of(self.parts[0], completions, columns)
-        lengths = list(map(len, ids))
-        size = self.num_generations
-        groups = [lengths[start : start + size] for start in range(0, len(lengths), size)]
-        shorter = [_shorter(length, group) for group in groups for length in group]
-        return [self._score(*pair) for pair in zip(scores, shorter, strict=True)]
-
-    def _score(self, correct: float | None, shorter: float) -> float | None:
-        if correct is None:
-            return None
-        return shorter if _verdict(self, correct) else min(0.0, shorter)
+        self._check_groups(
+            columns.get("prompts"), len(listed(self.__name__, "completions", completions))
+        )
+        judged, size = self._judged(completions, columns), self.num_generations
+        groups = [judged[start : start + size] for start in range(0, len(judged), size)]
+        return [score for group in groups for score in _scores_in_group(group)]
 
     def _check_groups(self, prompts: Sequence[Any] | None, count: int) -> None:
         if prompts is None or len(listed(self.__name__, "prompts", prompts)) != count:
@@ -250,23 +265,14 @@ class GroupLength(Combination):
             )
 
 
-def _shorter(length: int, group: Sequence[int]) -> float:
-    shortest, longest = min(group), max(group)
-    return 0.5 - (length - shortest) / (longest - shortest) if shortest < longest else 0.0
-
-
-def _verdict(reward: Combination, score: float) -> bool:
-    """Read the verdict of a reward's first part.
-
-    Raises:
-        ValueError: if it is neither 0 nor 1.
-    """
-    if score not in (0.0, 1.0):
-        raise ValueError(
-            f"reward {name_of(reward.parts[0])!r} scored {score}, expected 0 (wrong) or 1 (right); "
-            f"{reward.__name__!r} needs a verdict."
-        )
-    return score == 1.0
+def _scores_in_group(judged: Sequence[tuple[bool | None, int]]) -> list[float | None]:
+    lengths = [length for _, length in judged]
+    shortest, range_of = min(lengths), max(lengths) - min(lengths)
+    shares = [0.5 - (length - shortest) / range_of if range_of else 0.0 for length in lengths]
+    return [
+        None if right is None else share if right else min(0.0, share)
+        for (right, _), share in zip(judged, shares, strict=True)
+    ]
 
 
 def refuse_abstention(name: str, part: Reward, score_range: tuple[float, float]) -> None:

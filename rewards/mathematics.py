@@ -4,7 +4,6 @@ Needs the extra: pip install 'grpo-credit[math]'.
 """
 
 import functools
-import importlib.util
 import logging
 import math
 import re
@@ -15,7 +14,7 @@ from typing import Any
 import regex
 
 from .answers import AnswerReward
-from .contract import Completion, LogMetric, listed
+from .contract import need
 from .extraction import AfterMarker, Extract, WholeText
 from .guarded import Guarded, Policy
 from .latex import Stated, plain_latex
@@ -97,11 +96,7 @@ class MathAnswer(Guarded):
         processes: int = 2,
         name: str = "math_answer",
     ) -> None:
-        if importlib.util.find_spec("math_verify") is None:
-            raise ImportError(
-                "math-verify is not installed, and MathAnswer compares by it; "
-                "pip install 'grpo-credit[math]'"
-            )
+        need("math_verify", "math", "MathAnswer compares by it")
         if not isinstance(column, str):
             raise TypeError(
                 f"column is {column!r:.80}, expected the name of the column with the right "
@@ -116,23 +111,6 @@ class MathAnswer(Guarded):
             processes=processes,
             name=name,
         )
-
-    def __call__(
-        self,
-        completions: Sequence[Completion],
-        *,
-        log_metric: LogMetric | None = None,
-        **columns: Any,
-    ) -> list[float | None]:
-        """Score completions; see the class."""
-        listed(self.__name__, "completions", completions)
-        scores = super().__call__(completions, log_metric=log_metric, **columns)
-        if log_metric is not None and self.last is not None and scores:
-            failed = (self.on_timeout, self.last.timeouts), (self.on_error, self.last.errors)
-            abstained = sum(count for policy, count in failed if policy == "abstain")
-            unread = (scores.count(None) - abstained) / len(scores)
-            log_metric(f"reward/{self.__name__}/unreadable_rate", unread)
-        return scores
 
     def unreadable(self, golds: Iterable[Any]) -> list[Any]:
         """Return the column's values that are no formulas, within the time limit each."""
@@ -156,18 +134,18 @@ class _Verifier(AnswerReward):
         if isinstance(value, Number) and value in (math.inf, -math.inf):
             return None
         text = str(value)
-        found = (
+        formulas = (
             plain_latex(text[slice(*span)])
             for extract in (self.extract, AfterMarker(unique=False), Stated(), WholeText())
             if (span := extract(text))
         )
-        texts = ((gold, split_unit(_option(gold)[1] or gold)[0]) for gold in found if gold)
+        texts = ((gold, split_unit(_option(gold)[1] or gold)[0]) for gold in formulas if gold)
         return next((gold for gold, text in texts if _right(text)[0]), None)
 
     def right(self, answer: str, golds: Sequence[str]) -> bool:
         """Return whether an answer is one of the golds."""
-        said = plain_latex(answer)
-        return said is not None and any(_equal(gold, said) for gold in golds)
+        formula = plain_latex(answer)
+        return formula is not None and any(_equal(gold, formula) for gold in golds)
 
     def read(self, text: str) -> str | None:
         """Return the formula, written in one way."""
@@ -185,8 +163,8 @@ def _equal(gold: str, answer: str) -> bool:
 
 def _option(latex: str) -> tuple[str, str]:
     r"""Return the label of an option and its text (`\textbf{(A)} 5`), "" for what there is not."""
-    found = _LABEL.fullmatch(latex)
-    return (found["label"], found["text"]) if found else ("", latex)
+    option = _LABEL.fullmatch(latex)
+    return (option["label"], option["text"]) if option else ("", latex)
 
 
 @functools.lru_cache(maxsize=4096)

@@ -120,6 +120,7 @@ class TagFormat(TextReward):
         self._steps = [[f"<{name}>" for name in step] for step in steps]
         self._step_of = {tag: i for i, step in enumerate(self._steps) for tag in step}
         self._literals = [literal for tag in self._step_of for literal in (tag, _closing(tag))]
+        self._closing_of = dict(zip(self._literals[::2], self._literals[1::2], strict=True))
         self._tag = re.compile(f"({'|'.join(self._literals)})")
         self._automata: dict[bool | None, Automaton] = {}
 
@@ -161,12 +162,9 @@ class TagFormat(TextReward):
         rows = self._rows(completions, prompts)
         if self.partial_credit:
             return [Decided(None, exact=False) for _ in rows]
-        found: dict[tuple[str, Any], int | None] = {}
-        for inside in {self._inside(prompt) for _, prompt in rows}:
-            texts = [text for text, prompt in rows if self._inside(prompt) is inside]
-            places = self._automaton(inside).settled_in(texts)
-            found.update({(text, inside): n for text, n in zip(texts, places, strict=True)})
-        return [Decided(found[text, self._inside(prompt)]) for text, prompt in rows]
+        return [
+            Decided(self._automaton(self._inside(prompt)).settled(text)) for text, prompt in rows
+        ]
 
     @property
     def automaton(self) -> "Automaton | None":
@@ -315,13 +313,14 @@ class TagFormat(TextReward):
     def _spans(self, text: str, parts: list[str]) -> Spans:
         start = len(text) - sum(map(len, parts))  # below 0 by a prefilled tag
         edges = list(accumulate(map(len, parts), initial=start))
-        spans: Spans = {TAGS: [], **{tag: [] for tag in self.tags}}
-        for i in range(1, len(parts), 2):
-            if edges[i] >= 0:
-                spans[TAGS].append((edges[i], edges[i + 1]))
-            if parts[i + 2 : i + 3] == [_closing(parts[i])]:
-                spans[parts[i][1:-1]].append((edges[i + 1], edges[i + 2]))
-        return spans
+        tags, places = parts[1::2], zip(edges[1::2], edges[2::2], strict=False)
+        bodies: Spans = {tag: [] for tag in self._closing_of}
+        between = zip(edges[2::2], edges[3::2], strict=False)
+        for tag, following, body in zip(tags, tags[1:], between, strict=False):
+            if self._closing_of.get(tag) == following:
+                bodies[tag].append(body)
+        own = [place for place in places if place[0] >= 0]
+        return {TAGS: own, **{tag[1:-1]: spans for tag, spans in bodies.items()}}
 
     def __repr__(self) -> str:
         return f"TagFormat({self.tags!r}, name={self.__name__!r})"

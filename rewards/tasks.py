@@ -5,16 +5,14 @@ Needs the extra: pip install 'grpo-credit[tasks]'.
 
 import difflib
 import functools
-import importlib.util
 import json
 import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from .attacks import JUNK, Paid, attack
-from .contract import Completion, Spans, TextReward, one_span
+from .contract import Completion, Spans, TextReward, need, one_span
 from .extraction import Extract, WholeText
-from .patience import BUDGET, at_most
 from .serving import number_of
 
 _ATTACKED = 4  # entries of each task
@@ -70,22 +68,13 @@ class TaskScore(TextReward):
         extract: Extract | None = None,
         name: str = "task_score",
     ) -> None:
-        if importlib.util.find_spec("reasoning_gym") is None:
-            raise ImportError(
-                "reasoning-gym is not installed, and TaskScore judges by it; "
-                "pip install 'grpo-credit[tasks]'"
-            )
+        need("reasoning_gym", "tasks", "TaskScore judges by it")
         super().__init__(name)
         self.generators = {task: dict(options) for task, options in generators.items()}
         self.extract = extract or WholeText()
         self.warm_up()
         for task in self.generators:
             self._distrust(task)
-
-    def __call__(self, completions: Sequence[Completion], **columns: Any) -> list[float | None]:
-        """Score completions; see the class."""
-        with at_most(BUDGET):
-            return super().__call__(completions, **columns)
 
     def _distrust(self, task: str) -> None:
         """Refuse a verifier that pays for junk; warn of one that pays for less than the answer."""
@@ -94,15 +83,15 @@ class TaskScore(TextReward):
             {"task": task, "index": index, "answer": self.entry(task, index)["answer"]}
             for index in range(min(_ATTACKED, len(entries)))
         ]
-        found = attack(self, rows, gold="answer") if rows else []
-        junk = [paid for paid in found if paid.attack in JUNK and paid.rows == len(rows)]
+        hits = attack(self, rows, gold="answer") if rows else []
+        junk = [paid for paid in hits if paid.attack in JUNK and paid.rows == len(rows)]
         if junk:
             raise ValueError(
                 f"the verifier of {task!r} gives {_earned(junk[0])} for {junk[0].completion!r} in "
                 f"all {len(rows)} entries tried, so it would teach nothing; leave the task out."
             )
-        if found:
-            paid = ", ".join(f"{p.attack} ({p.completion!r:.60}: {_earned(p)})" for p in found[:3])
+        if hits:
+            paid = ", ".join(f"{p.attack} ({p.completion!r:.60}: {_earned(p)})" for p in hits[:3])
             warnings.warn(
                 f"the verifier of {task!r} pays without the right answer alone: {paid}. A policy "
                 "finds that; watch it, or leave the task out.",

@@ -16,7 +16,7 @@ import platform
 import random
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,6 @@ GROUP = 8
 PROMPTS = 32
 FORMAT_BATCH = 256
 FORMAT_CHARS = 2_000
-LENGTHS = [2_000 * 2**power for power in range(10)]  # 2 kB to 1 MB
 FEW_WORDS = ["so", "we", "get", "the", "sum", "then", "divide", "by", "hence", "both", "sides"]
 
 
@@ -133,28 +132,11 @@ def thought(chars: int, seed: int = 0) -> str:
     return frame.format(words[: chars - len(frame) + 2])
 
 
-def unfinished(chars: int) -> str:
-    """Return a degenerate completion that opens and closes the tag until it is cut off."""
-    return ("<think>a</think>" * (chars // 16 + 1))[:chars]
-
-
-def exponent(reward: Callable[..., Any], text: Callable[[int], str]) -> float:
-    """Fit log time against log length: 1 is linear."""
-    texts = [text(chars) for chars in LENGTHS]
-    best = [min(seconds(functools.partial(reward, [t])) for _ in range(7)) for t in texts]
-    return statistics.linear_regression(map_log(LENGTHS), map_log(best)).slope
-
-
-def map_log(values: Sequence[float]) -> list[float]:
-    """Take logarithms."""
-    return [math.log(value) for value in values]
-
-
 def bench_format(rounds: int) -> dict[str, Any]:
     """Compare `think_format` with TRL's `think_format_reward`: microseconds per completion."""
     from trl.rewards import think_format_reward
 
-    from grpo_credit.rewards import think_answer_format, think_format
+    from grpo_credit.rewards import think_format
 
     texts = [thought(FORMAT_CHARS, seed) for seed in range(FORMAT_BATCH)]
     chats = [[{"role": "assistant", "content": text}] for text in texts]
@@ -169,9 +151,6 @@ def bench_format(rounds: int) -> dict[str, Any]:
         "trl_us": per_completion * statistics.median(times["trl"]),
         "ours_us": per_completion * statistics.median(times["ours"]),
         "ours_times_trl": ratio(times, "trl", "ours"),
-        "exponent_think": exponent(think_format, thought),
-        "exponent_think_answer": exponent(think_answer_format, thought),
-        "exponent_repeated_tags": exponent(think_format, unfinished),
     }
 
 
@@ -212,6 +191,7 @@ def contestants() -> dict[str, Callable[[list[str]], Any]]:
         "RegexReward nested": r.RegexReward(r"(?s)<think>(.*?\n)*</think>"),
         "RegexReward count": r.RegexReward("<answer>.*?</answer>", mode="count", limit=5),
         "TagFormat": r.think_answer_format,
+        "TagFormat tail": r.think_format,
     }
     answers = {
         f"{type(reward).__name__} {type(reward.extract).__name__}": reward

@@ -1,4 +1,3 @@
-import pickle
 from fractions import Fraction
 
 import pytest
@@ -142,13 +141,6 @@ def test_a_pattern_must_be_valid_and_have_the_group():
         ByPattern("(a")
 
 
-def test_a_pattern_that_explodes_finds_no_answer():
-    slow = ByPattern(r"(?P<answer>(?:x|xx)+y)", timeout=0.05)
-    reward = ExactAnswer(slow)
-    assert reward(["x" * 60 + "z", "xy"], answer=["xy", "xy"]) == [0.0, 1.0]
-    assert reward.spans(["x" * 60 + "z", "xy"]) == [{"answer": []}, {"answer": [(0, 2)]}]
-
-
 @pytest.mark.parametrize(
     ("text", "answer"),
     [
@@ -255,30 +247,7 @@ def test_the_column_can_be_named_even_text():
         reward(["a"], answer=["a"])
 
 
-def test_rewards_survive_pickling():
-    for extract in ALL:
-        for reward in (ExactAnswer(extract), NumericAnswer(extract), ChoiceAnswer(extract)):
-            copy = pickle.loads(pickle.dumps(reward))
-            assert copy.extract == extract
-            assert copy.__name__ == reward.__name__
-            assert copy(["<answer>B</answer>"], answer=["B"]) == reward(
-                ["<answer>B</answer>"], answer=["B"]
-            )
-
-
 # ---- comparing: texts -------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("answer", "gold", "score"),
-    [("Bern", "bern", 1.0), ("São\n Paulo", "são paulo", 1.0), ("STRASSE", "Straße", 1.0),
-     ("Sa\u0303o Paulo", "São Paulo", 1.0),  # the accent apart
-     ("４２", "42", 1.0), ("٤٢", "42", 1.0), ("2ⁿ", "2n", 0.0), ("Bern!", "Bern", 0.0),
-     ("Bern or Basel", "Bern", 0.0), ("", "Bern", 0.0), ("True", True, 1.0),
-     ("\u03b1\u0313\u0301\u0345", "ᾄ", 1.0)],  # alpha with breathing, accent and iota below
-)  # fmt: skip
-def test_texts(answer, gold, score):
-    assert ExactAnswer(WHOLE)([answer], answer=[gold]) == [score]
 
 
 def test_case_can_matter():
@@ -358,18 +327,6 @@ def test_impossible_options_of_numbers_are_refused():
 
 
 # ---- comparing: choices -----------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("text", "choice"),
-    [("B", "B"), ("b", "B"), ("(B)", "B"), ("(b)", "B"), ("B.", "B"), ("**B**", "B"),
-     ("_B_", "B"), ("option B", "B"), ("The answer is B", "B"), ("The answer is (B).", "B"),
-     ("B: 42", "B"), ("B) a dog", "B"), (r"\text{B}", "B"), ("B, that is B", "B"),
-     ("A or B", None), ("A/B", None), ("AB", None), ("Bern", None), ("is b right?", None),
-     ("F", None), ("", None)],
-)  # fmt: skip
-def test_choices(text, choice):
-    assert choice_answer.read(text) == choice
 
 
 def test_other_letters_can_be_choices():

@@ -94,6 +94,29 @@ def test_it_decides_as_every_continuation_does_where_whitespace_is_stripped(patt
     hold_to_the_engine(pattern, search, True, "ab ")
 
 
+@settings(max_examples=60, deadline=None)
+@given(
+    st.sampled_from([r"(?s)<a>.*</a>", "[ab]*", "a(?:b|é)+", r"[^\x00-\U0010ffff]", ""]),
+    st.lists(st.sampled_from(["<a>", "</a>", "a", "b", "é", "🙂"]), max_size=9).map("".join),
+    st.booleans(),
+    st.integers(1, 5),
+)
+def test_where_blocks_of_a_text_end_changes_nothing(pattern, text, search, block):
+    machine = Automaton.of_pattern(pattern, search=search, strip=False)
+    trace = [0]
+    for kind in machine.classes.classify(text).tolist():
+        trace.append(machine.table[trace[-1]][kind])
+    ends = [n for n, state in enumerate(trace) if state in (machine.dead, machine.sure)]
+    alive = max([0, *(n for n, state in enumerate(trace) if state != machine.dead)])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("rewards.automaton._BLOCK", block)
+        assert machine.trace(text) == trace
+        assert machine.settled(text) == (ends[0] if ends else None)
+        assert machine.alive(text) == (alive, trace[alive])
+        match = regex.search if search else regex.fullmatch
+        assert machine.accepts(text) == (match(pattern, text) is not None)
+
+
 # ---- by hand ----------------------------------------------------------------------------------
 
 THINK = r"(?s)<think>.+</think>\s*<answer>\d+</answer>"
@@ -219,7 +242,6 @@ def test_texts_read_side_by_side_go_through_the_same_states(pattern):
         one = automaton.trace(text)
         assert trace[: len(one)] == one
         assert set(trace[len(one) :]) <= {one[-1]}
-    assert automaton.settled_in(texts) == [automaton.settled(text) for text in texts]
     assert automaton.traces([]).shape == (0, 1)
 
 

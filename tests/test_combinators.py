@@ -1,5 +1,4 @@
 import functools
-import pickle
 from types import SimpleNamespace
 
 import pandas as pd
@@ -317,14 +316,6 @@ def test_combinations_nest():
     assert logs.extra == {"gold": [1, None, None]}
 
 
-def test_combinations_survive_pickling():
-    reward = nested()
-    given = {"answer": [1, 2], "progress": 1.0, **Logs().given()}
-    copy = pickle.loads(pickle.dumps(reward))
-    assert copy.__name__ == reward.__name__
-    assert copy(["12", "b"], **given) == reward(["12", "b"], **given) == [4.0, 0.0]
-
-
 def test_names_are_those_of_trl():
     partial = functools.partial(functools.partial(length, a=1), b=2)
     assert gate(partial, by=Recorder()).__name__ == "length_gated_by_Recorder"
@@ -371,14 +362,6 @@ def test_what_is_no_reward_is_refused():
         gate("accuracy", by=digits)
     with pytest.raises(TypeError, match=r"part is <class .*Repetition'>, expected a reward"):
         weighted({Repetition: 1.0})
-
-
-def test_a_part_that_returns_too_few_scores_is_named():
-    def lazy(completions, **_):
-        return [1.0]
-
-    with pytest.raises(ValueError, match="'lazy' returned 1 scores for 2 completions; return one"):
-        weighted({lazy: 1.0})(["a", "b"])
 
 
 def test_leaving_the_form_earns_no_more_than_a_wrong_answer_within_it():

@@ -51,12 +51,6 @@ def test_a_text_prompt_decides_whether_the_tag_is_prefilled(case):
     assert scores == [own, prefilled, prefilled]
 
 
-@pytest.mark.parametrize("case", CASES, ids=IDS)
-def test_automata_accept_what_the_scanner_accepts(case):
-    for name, reward in REWARDS.items():
-        assert reward.automaton.accepts(case.text) == (reward([case.text]) == [1.0]), name
-
-
 @pytest.mark.parametrize(("text", "chars"), DECIDED)
 def test_decided(text, chars):
     assert REWARDS["own"].decided([text]) == [Decided(chars)]

@@ -19,67 +19,35 @@ from rewards import AfterThought, InBox, InTag, MathAnswer, Stated, plain_latex
 EXPRESSIONS = [  # gold, completion
     (r"\frac{1}{3}", r"My answer is \boxed{\frac{1}{3}}"),
     (r"$\frac{1}{3}$", r"My answer is \boxed{\frac{2}{6}}"),
-    (r"$\frac{1}{3}$", r"\boxed{0.333333}"),
-    (r"$\frac{1}{3}$", r"\boxed{0.33}"),
-    (r"$\frac{1}{3}$", r"\boxed{\frac{1}{2}}"),
-    (r"$\frac{1}{3}$", r"The answer is $\frac{1}{3}$."),
+    (r"$\frac{1}{3}$", r"\boxed{0.333333}"), (r"$\frac{1}{3}$", r"\boxed{0.33}"),
+    (r"$\frac{1}{3}$", r"\boxed{\frac{1}{2}}"), (r"$\frac{1}{3}$", r"The answer is $\frac{1}{3}$."),
     (r"$\frac{1}{3}$", "The answer is 1/3."),
-    (r"$\frac{1}{3}$", r"We get $\frac{1}{3}$ on the way."),
-    ("42", r"\boxed{42}"),
-    ("42", r"\boxed{42.0}"),
-    ("42", r"\boxed{43}"),
-    ("42", "42"),
-    ("$1{,}234$", r"\boxed{1234}"),
-    ("1,234", r"\boxed{1,234}"),
-    ("-5", r"\boxed{-5}"),
-    ("-5", r"\boxed{5}"),
-    (r"$50\%$", r"\boxed{50\%}"),
-    (r"$50\%$", r"\boxed{0.5}"),
-    (r"$50\%$", r"\boxed{50}"),
-    (r"$5\text{ cm}$", r"\boxed{5}"),
-    ("5", r"\boxed{5\text{ cm}}"),
-    (r"$\sqrt{8}$", r"\boxed{2\sqrt{2}}"),
-    (r"$\sqrt{8}$", r"\boxed{2\sqrt{3}}"),
-    (r"$x^2+2x+1$", r"\boxed{(x+1)^2}"),
-    (r"$x^2+2x+1$", r"\boxed{(x-1)^2}"),
-    (r"$\sin^2 x+\cos^2 x$", r"\boxed{1}"),
-    (r"$\pi$", r"\boxed{3.141593}"),
-    (r"$\pi$", r"\boxed{\frac{22}{7}}"),
-    (r"$2\pi r$", r"\boxed{2 r \pi}"),
-    (r"$x = 3$", r"\boxed{3}"),
-    (r"$3$", r"\boxed{x = 3}"),
-    (r"$y = 2x + 1$", r"\boxed{y - 2x = 1}"),
-    (r"$\{1, 2\}$", r"\boxed{\{2, 1\}}"),
-    (r"$(1, 2)$", r"\boxed{(1, 2)}"),
-    (r"$(1, 2)$", r"\boxed{(2, 1)}"),
-    (r"$[0, 1)$", r"\boxed{[0, 1)}"),
-    (r"$[0, 1)$", r"\boxed{0 \le x < 1}"),
+    (r"$\frac{1}{3}$", r"We get $\frac{1}{3}$ on the way."), ("42", r"\boxed{42}"),
+    ("42", r"\boxed{42.0}"), ("42", r"\boxed{43}"), ("42", "42"), ("$1{,}234$", r"\boxed{1234}"),
+    ("1,234", r"\boxed{1,234}"), ("-5", r"\boxed{-5}"), ("-5", r"\boxed{5}"),
+    (r"$50\%$", r"\boxed{50\%}"), (r"$50\%$", r"\boxed{0.5}"), (r"$50\%$", r"\boxed{50}"),
+    (r"$5\text{ cm}$", r"\boxed{5}"), ("5", r"\boxed{5\text{ cm}}"),
+    (r"$\sqrt{8}$", r"\boxed{2\sqrt{2}}"), (r"$\sqrt{8}$", r"\boxed{2\sqrt{3}}"),
+    (r"$x^2+2x+1$", r"\boxed{(x+1)^2}"), (r"$x^2+2x+1$", r"\boxed{(x-1)^2}"),
+    (r"$\sin^2 x+\cos^2 x$", r"\boxed{1}"), (r"$\pi$", r"\boxed{3.141593}"),
+    (r"$\pi$", r"\boxed{\frac{22}{7}}"), (r"$2\pi r$", r"\boxed{2 r \pi}"),
+    (r"$x = 3$", r"\boxed{3}"), (r"$3$", r"\boxed{x = 3}"),
+    (r"$y = 2x + 1$", r"\boxed{y - 2x = 1}"), (r"$\{1, 2\}$", r"\boxed{\{2, 1\}}"),
+    (r"$(1, 2)$", r"\boxed{(1, 2)}"), (r"$(1, 2)$", r"\boxed{(2, 1)}"),
+    (r"$[0, 1)$", r"\boxed{[0, 1)}"), (r"$[0, 1)$", r"\boxed{0 \le x < 1}"),
     (r"$x > 2$", r"\boxed{(2, \infty)}"),
     (r"$\begin{pmatrix}1\\2\end{pmatrix}$", r"\boxed{\begin{pmatrix}1\\2\end{pmatrix}}"),
     (r"$\begin{pmatrix}1\\2\end{pmatrix}$", r"\boxed{\begin{pmatrix}2\\1\end{pmatrix}}"),
-    (r"$3+4i$", r"\boxed{4i+3}"),
-    (r"$2^{10}$", r"\boxed{1024}"),
-    (r"$\log_2 8$", r"\boxed{3}"),
-    (r"$\int_0^1 x\,dx$", r"\boxed{\frac{1}{2}}"),
-    (r"$\binom{5}{2}$", r"\boxed{10}"),
-    (r"$1$ and $2$", r"$\boxed{1}$ and $\boxed{2}$"),
-    ("3", r"first \boxed{2}, then \boxed{3}"),
-    ("3", r"first \boxed{3}, then \boxed{2}"),
-    ("1", r"$\boxed{1}$ and later $\boxed{\frac{2}{}}$"),
-    ("3", r"\boxed{3}. The final answer is $2$."),
-    ("2", r"\boxed{3}. The final answer is $2$."),
-    ("2", r"\boxed{1 = 2}"),
-    ("3", r"\boxed{3"),
-    ("3", r"\boxed{}"),
-    ("3", ""),
-    ("3", r"\boxed{\frac{1}{0}}"),
-    ("3", "\\boxed{3\0}"),
-    ("3", "\udc80 \\boxed{3}"),
-    ("", r"\boxed{3}"),
-    ("blue", r"\boxed{blue}"),
-    (r"$\text{blue}$", r"\boxed{\text{blue}}"),
+    (r"$3+4i$", r"\boxed{4i+3}"), (r"$2^{10}$", r"\boxed{1024}"), (r"$\log_2 8$", r"\boxed{3}"),
+    (r"$\int_0^1 x\,dx$", r"\boxed{\frac{1}{2}}"), (r"$\binom{5}{2}$", r"\boxed{10}"),
+    (r"$1$ and $2$", r"$\boxed{1}$ and $\boxed{2}$"), ("3", r"first \boxed{2}, then \boxed{3}"),
+    ("3", r"first \boxed{3}, then \boxed{2}"), ("1", r"$\boxed{1}$ and later $\boxed{\frac{2}{}}$"),
+    ("3", r"\boxed{3}. The final answer is $2$."), ("2", r"\boxed{3}. The final answer is $2$."),
+    ("2", r"\boxed{1 = 2}"), ("3", r"\boxed{3"), ("3", r"\boxed{}"), ("3", ""),
+    ("3", r"\boxed{\frac{1}{0}}"), ("3", "\\boxed{3\0}"), ("3", "\udc80 \\boxed{3}"),
+    ("", r"\boxed{3}"), ("blue", r"\boxed{blue}"), (r"$\text{blue}$", r"\boxed{\text{blue}}"),
     ("no formula", "none"),
-]
+]  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -370,11 +338,9 @@ def test_the_column_can_be_named():
     named.close()
 
 
-def test_a_wrong_argument_is_refused_by_its_name(reward):
+def test_a_wrong_argument_is_refused_by_its_name():
     with pytest.raises(TypeError, match=r"column is InTag\(.*extract="):
         MathAnswer(InTag())
-    with pytest.raises(TypeError, match="completions of reward 'math_answer' is 'abc', expected"):
-        reward("abc", solution=[1, 2, 3])
 
 
 POISON = [  # gold, completion
@@ -395,12 +361,6 @@ def test_endless_formulas_are_killed_and_counted_and_the_pool_recovers():
     assert metrics["reward/math/error_rate"] == 0.0
     assert metrics["reward/math/ms_p95"] >= 2000
     assert reward([r"\boxed{\frac{4}{2}}", r"\boxed{3}"], solution=["2", "2"]) == [1.0, 0.0]
-    reward.close()
-
-
-def test_a_timeout_can_earn_nothing_instead():
-    reward = MathAnswer(timeout=1.0, on_timeout=0, processes=1)
-    assert reward([POISON[0][1]], solution=["3"]) == [0.0]
     reward.close()
 
 

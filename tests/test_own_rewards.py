@@ -62,7 +62,7 @@ def test_both_names_give_the_same_modules():
         f"for name in {MODULES}:\n"
         "    a, b = (importlib.import_module(f'{p}rewards.{name}') for p in ('grpo_credit.', ''))\n"
         "    assert a is b and b.__spec__.name == b.__name__ == f'rewards.{name}', (a, b)\n"
-        "print(type(rewards.check_format).__name__, type(rewards.guard).__name__)"
+        "print(type(rewards.check_format).__name__, type(rewards.gate).__name__)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["function"] * 2

@@ -15,6 +15,7 @@ from rewards import (
     RegexReward,
     SlowPatternWarning,
     TaskScore,
+    TextReward,
     patience,
     slow_patterns,
 )
@@ -63,8 +64,7 @@ def test_what_a_call_has_used_up_costs_hostile_texts_alone():
 
 @pytest.mark.filterwarnings("ignore::rewards.patience.SlowPatternWarning")
 def test_answers_that_are_sought_by_a_pattern_share_a_budget(monkeypatch):
-    for module in ("contract", "extraction"):
-        monkeypatch.setattr(f"rewards.{module}.BUDGET", 1e-9)
+    monkeypatch.setattr(TextReward, "budget", 1e-9)
     pattern = r"(?P<answer>(?:x|xx)+y)"
     reward = ExactAnswer(ByPattern(pattern, timeout=600))
     with slow_patterns() as slow:
@@ -89,8 +89,7 @@ def test_answers_that_are_sought_by_a_pattern_share_a_budget(monkeypatch):
     ids=["json", "code", "task"],
 )  # fmt: skip
 def test_an_answer_that_is_not_found_in_time_is_none(make, columns, monkeypatch):
-    for module in ("contract", "extraction", "tasks"):
-        monkeypatch.setattr(f"rewards.{module}.BUDGET", 1e-9)
+    monkeypatch.setattr(TextReward, "budget", 1e-9)
     reward = make(ByPattern(r"(?P<answer>(?:x|xx)+y)", timeout=600))
     texts = ["x" * (60 + n) + "z" for n in range(2)]
     assert reward(texts, **columns) == [0.0, 0.0]

@@ -1,5 +1,3 @@
-import pickle
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -67,12 +65,6 @@ def test_spans_of_tokens_are_not_guessed():
     assert Repetition(1, unit="tokens").spans(["a a", "b"]) == [{}, {}]
 
 
-def test_conversations_count_by_their_last_message():
-    chat = [{"role": "tool", "content": "b b b"}, {"role": "assistant", "content": "a a"}]
-    assert Repetition(1)([chat]) == [-0.5]
-    assert Repetition(1).spans([chat]) == [{"repeated": [(2, 3)]}]
-
-
 @pytest.mark.parametrize(
     "text", ["\0" * 9, "\ud800 \ud800 \ud800", "a " * 500_000, "a" * 1_000_000]
 )
@@ -127,9 +119,3 @@ def test_arguments_out_of_range_are_refused():
     for penalty in (0.1, float("nan"), -float("inf")):
         with pytest.raises(ValueError, match=f"max_penalty is {penalty}, expected a finite number"):
             Repetition(3, penalty)
-
-
-def test_repetition_survives_pickling():
-    copy = pickle.loads(pickle.dumps(Repetition(2, -0.5, unit="tokens", name="again")))
-    assert copy.__name__ == "again"
-    assert copy([""], completion_ids=[[1, 1, 1]]) == [-0.25]

@@ -11,15 +11,11 @@ from trl.rewards import accuracy_reward, think_format_reward
 
 from rewards import (
     AfterThought,
-    CosineLength,
-    GroupLength,
-    InTag,
     MathAnswer,
     Repetition,
     TagFormat,
     think_answer_format,
     think_format,
-    weighted,
 )
 
 GOOD = "<think>\n2 + 2 is 4\n</think>\n<answer>\n4\n</answer>"
@@ -145,11 +141,6 @@ def test_where_our_form_of_thought_and_answer_differs_from_open_r1s(text, theirs
     assert think_answer_format([chat(text)]) == [ours]
 
 
-def test_a_weight_is_open_r1s():
-    double = weighted({think_answer_format: 2.0})
-    assert double([chat(GOOD), chat("no")]) == [2.0, 0.0]
-
-
 @pytest.mark.parametrize(
     ("words", "n", "penalty", "theirs"),
     [
@@ -169,27 +160,6 @@ def test_repetition_of_words_is_open_r1s(words, n, penalty, theirs):
     assert Repetition(n, penalty)([chat(words)]) == pytest.approx([theirs])
 
 
-def test_words_in_another_case_are_other_words():
-    # open-r1 lowers the case of all words, and pays these two alike
-    assert Repetition(2)(["go go go", "Go go GO"]) == [-0.5, 0.0]
-
-
-def test_cosine_length_counts_tokens():
-    # open-r1 counts characters; the formula is the same
-    right = lambda completions, **_: [1.0, 1.0, 0.0, 0.0]  # noqa: E731
-    lengths = [[1] * n for n in (20, 80, 20, 80)]
-    scores = CosineLength(right, 100)([""] * 4, completion_ids=lengths)
-    assert scores == pytest.approx([0.952, 0.548, -0.952, -0.548], abs=1e-3)
-
-
-def test_lengths_are_compared_within_a_prompt():
-    # open-r1 compares all completions of a call, whatever their prompts
-    right = lambda completions, **_: [1.0] * 4  # noqa: E731
-    ids = [[1] * n for n in (1, 3, 10, 30)]
-    scores = GroupLength(right, 2)([""] * 4, prompts=["a", "a", "b", "b"], completion_ids=ids)
-    assert scores == [0.5, -0.5, 0.5, -0.5]
-
-
 # ---- verifiers --------------------------------------------------------------------------------
 
 
@@ -206,18 +176,3 @@ def test_lengths_are_compared_within_a_prompt():
 def test_what_follows_the_thought_is_that_of_verifiers(text, theirs):
     span = AfterThought()(text)
     assert (None if span is None else text[slice(*span)]) == theirs
-
-
-def test_several_answers_are_none_unless_the_last_is_asked_for():
-    # verifiers takes the last of a text, and the first of a message
-    text = "<answer>3</answer> or rather <answer>4</answer>"
-    assert InTag()(text) is None
-    assert text[slice(*InTag(unique=False)(text))] == "4"
-
-
-def test_a_part_of_the_form_earns_where_it_is_asked_for():
-    # verifiers: 0.4 for tags, 0.2 each for spacing, beginning and end
-    text = "<think>a</think>"
-    assert think_answer_format([text]) == [0.0]
-    (part,) = TagFormat(["think", "answer"], partial_credit=True)([text])
-    assert 0 < part < 1

@@ -5,46 +5,39 @@ import subprocess
 import sys
 
 import pytest
+import regex
 
 from rewards import (
+    AfterMarker,
+    AfterThought,
+    ByPattern,
     ChoiceAnswer,
     CodeTests,
+    CosineLength,
     ExactAnswer,
     ExactText,
+    InBox,
+    InTag,
     JsonAnswer,
     LanguageConsistency,
     LLMJudge,
     NumericAnswer,
+    RegexReward,
+    Repetition,
+    SoftOverlong,
     ToolCalls,
+    WholeText,
     answered,
+    clip,
     completion_text,
+    gate,
     numeric_answer,
+    schedule,
     texts_after,
     think_answer_format,
+    think_format,
+    weighted,
 )
-
-TABLE = [
-    ("<think>a</think><answer>b</answer>", 1.0),
-    ("<think>a\nb</think>\n<answer>b</answer>", 1.0),  # more than one line
-    ("\n <think>a</think><answer>b</answer> \n", 1.0),  # whitespace around
-    ("<think>ä</think><answer>日本</answer>", 1.0),  # non-ASCII
-    ("<answer>b</answer>", 0.0),  # no thinking
-    ("<think>a</think>", 0.0),  # no answer
-    ("<think></think><answer>b</answer>", 0.0),  # empty thinking
-    ("<think>a</think><answer></answer>", 0.0),  # empty answer
-    ("<think>a</think><answer>b</answer>c", 0.0),  # text after
-    ("<think>a</think>c<answer>b</answer>", 0.0),  # text between
-    ("<think>a<think>b</think><answer>b</answer>", 0.0),  # opened twice
-    ("<think>a</think><answer>b</answer><answer>b</answer>", 0.0),  # answered twice
-    ("<answer>b</answer><think>a</think>", 0.0),  # wrong order
-    ("", 0.0),
-]
-
-
-@pytest.mark.parametrize(("text", "score"), TABLE)
-def test_think_answer_format(text, score):
-    chat = [{"role": "assistant", "content": text}]
-    assert think_answer_format([text, chat], prompts=["", ""], trainer_state=None) == [score, score]
 
 
 def test_content_blocks_are_joined():
@@ -92,10 +85,29 @@ def test_a_completion_of_another_type_is_refused():
         completion_text([{"role": "assistant", "content": ["<think>"]}])
 
 
-def test_a_reward_survives_pickling():
-    copy = pickle.loads(pickle.dumps(think_answer_format))
-    assert copy.__name__ == "think_answer_format"
-    assert copy(["<think>a</think><answer>b</answer>"]) == [1.0]
+EXTRACTS = [InTag(), InBox(), AfterMarker(), ByPattern(r"is (?P<answer>\w+)"), WholeText(),
+            AfterThought(), AfterThought(InBox())]  # fmt: skip
+FORM = schedule(weighted({think_format: 1.0, RegexReward("1", name="1"): 0.5}), {0.0: 1.0, 1.0: 2})
+PICKLED = [
+    think_format, think_answer_format, RegexReward("(?P<n>X)+", name="digits", flags=regex.I),
+    Repetition(2, -0.5, unit="tokens", name="again"), SoftOverlong(10, 4, name="soft"),
+    CosineLength(ExactAnswer(), 8, name="cosine"),
+    gate(clip(NumericAnswer(), 0, 0.5), by=FORM, at_least=2),
+    *(kind(e) for kind in (ExactAnswer, NumericAnswer, ChoiceAnswer) for e in EXTRACTS),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("reward", PICKLED, ids=lambda reward: reward.__name__)
+def test_a_reward_survives_pickling(reward):
+    texts = ["<think>1</think><answer>12</answer>", "x", "#### 12", r"\boxed{12}", "is 12"]
+    columns = {"completion_ids": [[1, 1, 1]] * 5, "answer": ["12"] * 5, "progress": 1.0}
+    places = [name for name in ("spans", "decided") if hasattr(reward, name)]
+    before = {name: getattr(reward, name)(texts) for name in places}  # automata are made
+    copy = pickle.loads(pickle.dumps(reward))
+    assert copy.__name__ == reward.__name__
+    assert copy(texts, **columns) == reward(texts, **columns)
+    assert {name: getattr(copy, name)(texts) for name in before} == before
+    assert getattr(copy, "extract", None) == getattr(reward, "extract", None)
 
 
 CODE = CodeTests(run_untrusted_code=True, column="gold")
@@ -164,11 +176,15 @@ def test_a_grader_is_not_asked_without_a_reference():
     assert judge.unreadable([*golds, "b"]) == golds
 
 
-def test_importing_rewards_and_attacking_one_imports_no_torch_and_no_numpy():
-    light = "'torch', 'transformers', 'trl', 'numpy', 'datasets', 'openai'"
+def test_importing_rewards_and_attacking_one_imports_nothing_heavy():
+    heavy = {
+        "torch", "transformers", "trl", "numpy", "datasets", "openai", "multiprocessing",
+        "math_verify", "sympy", "psutil", "ctypes",
+    }  # fmt: skip
     code = (
-        "import sys; from rewards import attack, think_answer_format as form; "
-        f"attack(form, [{{'prompt': '2+2?'}}]); print(sorted({{{light}}} & set(sys.modules)))"
+        "import sys, rewards.workers, rewards.guarded, rewards.mathematics; "
+        "from rewards import attack, think_answer_format as form; "
+        f"attack(form, [{{'prompt': '2+2?'}}]); print(sorted({heavy} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

@@ -1,6 +1,5 @@
 """The tag formats: the scanner against the automaton, spans, prompts, hostile text."""
 
-import pickle
 from itertools import product
 
 import pytest
@@ -343,15 +342,6 @@ def test_hostile_text_is_text(text, score):
     assert think_answer_format.automaton.accepts(text) == score
     assert TagFormat(partial_credit=True)([text])[0] >= score
     assert set(think_answer_format.spans([text])[0]) == {"tags", "think", "answer"}
-
-
-def test_a_reward_survives_pickling_with_its_automaton():
-    for reward in (think_format, think_answer_format):
-        reward.decided(["a"])
-        copy = pickle.loads(pickle.dumps(reward))
-        assert copy(["<think>a</think>b"]) == reward(["<think>a</think>b"])
-        assert copy.decided(["<think></think>"]) == [Decided(15)]
-        assert copy.__name__ == reward.__name__
 
 
 def test_the_automaton_is_made_once_and_not_for_scores():

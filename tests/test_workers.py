@@ -327,16 +327,6 @@ def test_workers_die_with_a_parent_that_was_killed(tmp_path):
     assert wait_until(lambda: all(gone(each) or "Z" in state(each) for each in left))
 
 
-def test_importing_rewards_imports_neither_what_is_heavy():
-    code = (
-        "import sys, rewards, rewards.workers, rewards.guarded, rewards.mathematics;"
-        "heavy = {'multiprocessing', 'math_verify', 'sympy', 'numpy', 'torch', 'psutil', 'ctypes'};"
-        "print(sorted(heavy & set(sys.modules)))"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[]"
-
-
 def test_out_of_time_is_a_timeout_error():
     assert issubclass(OutOfTime, TimeoutError)
     assert pickle.loads(dumps(OutOfTime("late"))).args == ("late",)
