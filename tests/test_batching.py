@@ -31,8 +31,12 @@ def lengths(prompts, completions, prompt_of=None):
 
 
 def cut_of(rows, budget):
-    """Cut padded rows in the order given."""
-    return cut(rows, budget, packed=False)
+    """Cut padded rows in the order given, on one rank."""
+    return cut(column(rows), budget, packed=False)
+
+
+def column(rows):
+    return rows.take(np.arange(len(rows.prompt))[:, None])
 
 
 def sizes(slices):
@@ -80,7 +84,7 @@ def test_no_cut_costs_less(rows, tokens, pass_cost, packed, pairs):
     def total(parts):
         return sum(cost(rows, part, budget, packed) for part in parts)
 
-    best = cut(rows, budget, packed=packed)
+    best = cut(column(rows), budget, packed=packed)
     assert [i for part in best for i in range(part.start, part.stop)] == [*range(len(rows.prompt))]
     least = min(total(parts) for parts in every_cut(len(rows.prompt)))
     assert total(best) == pytest.approx(least)
@@ -145,15 +149,18 @@ def every(rows):
     return np.ones(len(rows.prompt), dtype=bool)
 
 
+def dealt(told):
+    """List the rows of each pass and rank."""
+    return [part.T.tolist() for part in told.rows]
+
+
 def test_packed_rows_count_a_prompt_once():
     # a prompt of 20 with 9 and 1, one of 6 with 8 and 1: 19 + 10 + 5 + 9 = 43 tokens in one row
     rows = lengths([20, 6, 20, 6], [9, 8, 1, 1], [0, 1, 0, 1])
     told = plan(rows, every(rows), Budget(43, pass_cost=1), packs=True)
-    assert (told.cost, told.packed, [part.tolist() for (part,) in told.rows]) == (
-        44.0, True, [[0, 2, 1, 3]],
-    )  # fmt: skip
+    assert (told.cost, told.packed, dealt(told)) == (44.0, True, [[[0, 2, 1, 3]]])
     two = plan(rows, every(rows), Budget(42, pass_cost=1), packs=True)
-    assert [sorted(part.tolist()) for (part,) in two.rows] == [[0, 2], [1, 3]]  # none runs twice
+    assert dealt(two) == [[[0, 2]], [[1, 3]]]  # none runs twice
 
 
 def test_what_packing_does_not_save_is_padded():
@@ -168,7 +175,10 @@ def test_packed_rows_have_no_more_pairs_than_trls_micro_batch():
     rows = lengths([3] * 8, [5] * 8, [0] * 8)
     squares = Budget(8 * 8, pass_cost=0, pairs=8 * 8**2, token_pairs=10**9)
     told = plan(rows, every(rows), squares, packs=True)
-    assert [len(part) for (part,) in told.rows] == [4, 4]  # 2 + 4 x 5 = 22, and 22² < 512 < 27²
+    assert [part.shape for part in told.rows] == [
+        (4, 1),
+        (4, 1),
+    ]  # 2 + 4 x 5 = 22, and 22² < 512 < 27²
 
 
 @pytest.mark.parametrize(
@@ -199,50 +209,53 @@ def test_every_row_is_dealt_once_and_every_rank_has_as_many_passes(rows, ranks, 
     passes = -(-len(numbers) // ranks // size)
     budget = Budget(size * (3 + max(completions)), pass_cost=3)
     told = plan(rows, run, budget, packs=packs, ranks=ranks, passes=passes if fixed else None)
-    dealt = [part for parts in told.rows for part in parts]
-    every_row = np.concatenate(dealt)
-    assert len(set(every_row.tolist())) == len(every_row)
-    assert set(np.flatnonzero(run)) <= set(every_row.tolist())
-    assert all(len(parts) == ranks for parts in told.rows)
-    assert all(len(part) for part in dealt)
+    every_row = np.concatenate(told.rows).ravel().tolist()
+    assert len(set(every_row)) == len(every_row)
+    assert set(np.flatnonzero(run)) <= set(every_row)
+    assert all(part.shape[0] and part.shape[1] == ranks for part in told.rows)
     assert not fixed or len(told.rows) == passes
-    costs = [cost(rows, part, budget, told.packed) for part in dealt]
-    assert np.isfinite(costs).all()
-    assert costs == sorted(costs, reverse=True)  # so that ranks have passes alike
+    costs = [max(cost(rows, own, budget, told.packed) for own in part.T) for part in told.rows]
+    assert sum(costs) == pytest.approx(told.cost)
+    assert np.isfinite(told.cost)
 
 
-def test_ranks_have_nearly_as_many_tokens():
-    rows = lengths([1] * 12, [12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1])
-    told = plan(rows, every(rows), replace(ROOMY, pass_cost=1), packs=True, ranks=4)
-    tokens = sorted(int(rows.completion[part].sum()) for part in told.rows[0])
-    assert (len(told.rows), sum(tokens)) == (1, 78)
-    assert tokens[-1] <= 23  # 78 / 4 = 19.5
+def test_ranks_take_whole_prompts_of_like_size():
+    rows = lengths([20] * 8, [9, 9, 8, 8, 7, 7, 6, 6], [0, 0, 1, 1, 2, 2, 3, 3])
+    told = plan(rows, every(rows), Budget(80, pass_cost=1), packs=True, ranks=2)
+    assert dealt(told) == [[[0, 1, 6, 7], [2, 3, 4, 5]]]  # 18 + 12 tokens, 16 + 14
+    roomy = replace(ROOMY, pass_cost=1)
+    three = plan(rows.take(slice(6)), np.array([True] * 6), roomy, packs=True, ranks=2)
+    assert dealt(three) == [[[0, 1, 4], [5, 2, 3]]]  # the last one is split
+
+
+def test_ranks_take_padded_rows_in_turn():
+    rows = lengths([1] * 6, [2, 9, 4, 7, 5, 1])
+    told = plan(rows, every(rows), ROOMY, packs=False, ranks=2)
+    assert np.concatenate(told.rows).tolist() == [[1, 3], [4, 2], [0, 5]]  # 9, 7 | 5, 4 | 2, 1
 
 
 def test_rows_without_credit_are_left_out():
     rows, live = lengths([1] * 6, [2, 9, 4, 7, 5, 1]), np.array([0, 1, 0, 1, 0, 0], dtype=bool)
-    assert [part.tolist() for part in plan(rows, live, ROOMY, packs=False, ranks=2).rows[0]] == [
-        [1], [3],
-    ]  # fmt: skip
+    assert dealt(plan(rows, live, ROOMY, packs=False, ranks=2)) == [[[1], [3]]]
 
 
 def test_the_shortest_rows_without_credit_fill_up():
     rows, live = lengths([1] * 6, [2, 9, 4, 7, 5, 1]), np.array([0, 1, 0, 0, 0, 0], dtype=bool)
-    for ranks, dealt in ((2, [[1], [5]]), (3, [[1], [0], [5]])):
-        told = plan(rows, live, ROOMY, packs=False, ranks=ranks).rows
-        assert [part.tolist() for part in told[0]] == dealt
+    for ranks, filled in ((2, [[1], [5]]), (3, [[1], [0], [5]])):
+        assert dealt(plan(rows, live, ROOMY, packs=False, ranks=ranks)) == [filled]
 
 
 def test_a_window_without_credit_still_runs_a_row_on_every_rank():
     rows, live = lengths([1] * 4, [3, 2, 1, 4]), np.zeros(4, dtype=bool)
-    (parts,) = plan(rows, live, ROOMY, packs=True, ranks=2).rows
-    assert sorted(np.concatenate(parts).tolist()) == [1, 2]
+    assert sorted(dealt(plan(rows, live, ROOMY, packs=True, ranks=2))[0]) == [[1], [2]]
 
 
 def test_a_given_number_of_passes_is_kept():
     rows, live = lengths([1] * 8, [8, 7, 6, 5, 4, 3, 2, 1]), np.array([True] + [False] * 7)
-    told = plan(rows, live, ROOMY, packs=False, passes=4).rows
-    assert [part.tolist() for (part,) in told] == [[0], [5], [6], [7]]
+    told = plan(rows, live, ROOMY, packs=False, passes=4)
+    assert dealt(told) == [[[0]], [[5]], [[6]], [[7]]]
+    everything = plan(rows, every(rows), ROOMY, packs=True, ranks=2, passes=2)
+    assert [part.shape for part in everything.rows] == [(2, 2), (2, 2)]
 
 
 @pytest.mark.parametrize(

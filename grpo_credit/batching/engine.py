@@ -180,11 +180,11 @@ class PassEngine:
         tokens = counted(rows).sum(dim=1).cpu().numpy()
         passes = []
         for dealt in planned.rows:
-            own = self._cut_out(rows, dealt[accelerator.process_index], budget, planned.packed)
-            counts = _counts(tokens, np.concatenate(dealt))
+            index = dealt[:, accelerator.process_index]
+            own, counts = self._cut_out(rows, index, budget, planned.packed), _counts(tokens, dealt)
             passes.append(Pass({**scalars, **own}, counts, planned.packed))
-        every = np.concatenate([own for dealt in planned.rows for own in dealt])
-        return passes, _counts(tokens, np.delete(np.arange(len(tokens)), every))
+        left = np.delete(np.arange(len(tokens)), np.concatenate(planned.rows).ravel())
+        return passes, _counts(tokens, left)
 
     def run(
         self, loss: Callable[[dict[str, Any]], Tensor], model: Any, inputs: dict[str, Any]
@@ -378,7 +378,7 @@ class PassEngine:
         if len(planned.rows) < max(numbers):
             planned = plan(lengths, every, budget, packs=packs, passes=max(numbers))
         width, out = rows["completion_ids"].size(1), []
-        for (index,) in planned.rows:
+        for index in map(np.ravel, planned.rows):
             with self._packing(planned.packed):
                 values = score(self._cut_out(rows, index, budget, planned.packed))
             out = out or [v if v is None else v.new_zeros(len(every), width) for v in values]

@@ -7,8 +7,7 @@ rows without credit may be left out. Everything here is planning on numbers, the
 """
 
 import math
-from bisect import bisect_left
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, NamedTuple
 
@@ -105,7 +104,10 @@ def packed_length(tokens: Any, multiple: int, *, few_sizes: bool) -> Any:
 
 
 class Lengths(NamedTuple):
-    """Tokens of each row, padding apart, and the number of its prompt; each of shape (N,)."""
+    """Tokens of each row, padding apart, and the number of its prompt; each of shape (N,).
+
+    Dealt to ranks they are (n, ranks): row k of every rank.
+    """
 
     prompt: np.ndarray
     completion: np.ndarray
@@ -122,13 +124,23 @@ class Lengths(NamedTuple):
         """Pick rows."""
         return Lengths(*(value[index] for value in self))
 
-    def longest_first(self) -> np.ndarray:
-        """Order rows by all their tokens, longest first; equal ones stay in order."""
-        return np.argsort(-(self.prompt + self.completion), kind="stable")
+    def longest_first(self, ranks: int) -> np.ndarray:
+        """Deal rows (n, ranks) in turn, longest first, so that ranks have rows of like length."""
+        return np.argsort(-(self.prompt + self.completion), kind="stable").reshape(-1, ranks)
 
-    def by_prompt(self) -> np.ndarray:
-        """Order rows by prompt, and longest first within each."""
-        return np.lexsort((-self.completion, self.prompt_of))
+    def by_prompt(self, ranks: int) -> np.ndarray:
+        """Deal rows (n, ranks) by prompt: whole ones, but where ranks would have unlike numbers.
+
+        Prompts with the most tokens go to the ranks in turn, back and forth; the longest completion
+        of a prompt comes first.
+        """
+        numbers, of_row = np.unique(self.prompt_of, return_inverse=True)
+        most = np.argsort(-np.bincount(of_row, self.completion + self.prompt), kind="stable")
+        lap, place = np.divmod(np.arange(len(numbers)), ranks)
+        rank = np.where(lap % 2, ranks - 1 - place, place)
+        turn = np.empty_like(most)
+        turn[most] = rank * len(numbers) + lap
+        return np.lexsort((-self.completion, turn[of_row])).reshape(ranks, -1).T
 
 
 # ---- tokens of a pass ---------------------------------------------------------------------------
@@ -141,7 +153,7 @@ def padded_tokens(rows: Lengths, budget: Budget) -> np.ndarray:
     """
     halves = np.maximum(rows.prompt, budget.prompt_columns), rows.completion
     widest = sum(np.maximum.accumulate(budget.padded(half)[::-1]) for half in halves)
-    return np.arange(1, len(rows.prompt) + 1) * widest
+    return (widest.T * np.arange(1, len(rows.prompt) + 1)).T
 
 
 def packed_tokens(rows: Lengths, budget: Budget) -> np.ndarray:
@@ -149,22 +161,22 @@ def packed_tokens(rows: Lengths, budget: Budget) -> np.ndarray:
 
     Each prompt counts once, less its last token, which stands before each completion.
     """
-    first = np.append(True, rows.prompt_of[1:] != rows.prompt_of[:-1])
-    last = np.append(first[1:], True)
-    tokens = rows.completion + last * (rows.prompt - 1)
-    tokens = np.cumsum(tokens[::-1])
+    last = np.ones_like(rows.prompt_of)
+    last[:-1] = rows.prompt_of[1:] != rows.prompt_of[:-1]
+    tokens = np.cumsum((rows.completion + last * (rows.prompt - 1))[::-1], axis=0)
     return packed_length(tokens, budget.multiple, few_sizes=budget.few_sizes)
 
 
 def cut(rows: Lengths, budget: Budget, *, packed: bool) -> list[slice]:
-    """Cut rows, in the order given, into consecutive passes at the least cost.
+    """Cut rows, dealt to ranks, into consecutive passes at the least cost.
 
         cost of a pass = tokens + tokens² / token_pairs + pass_cost
 
-    with the second term in packed rows only, and only where an attention computes every pair.
+    of the rank that has most, with the second term in packed rows only, and only where an attention
+    computes every pair.
 
     Args:
-        rows: their lengths.
+        rows: their lengths, (n, ranks).
         budget: what a pass may hold.
         packed: whether a pass is one packed row, or rows padded to the longest.
 
@@ -172,7 +184,7 @@ def cut(rows: Lengths, budget: Budget, *, packed: bool) -> list[slice]:
         The best cut; exact, by dynamic programming over the last cut: O(rows · rows of a pass).
 
     Example:
-        >>> rows = Lengths(*np.array([[2, 2, 2, 2], [8, 8, 1, 1], [0, 0, 0, 1]]))
+        >>> rows = Lengths(*np.array([[[2, 2, 2, 2]], [[8, 8, 1, 1]], [[0, 0, 0, 1]]]).mT)
         >>> cut(rows, Budget(tokens=40, pass_cost=1), packed=False)
         [slice(0, 2, None), slice(2, 4, None)]
         >>> cut(rows, Budget(tokens=40, pass_cost=1), packed=True)
@@ -194,7 +206,7 @@ def cut(rows: Lengths, budget: Budget, *, packed: bool) -> list[slice]:
 
 def _costs(rows: Lengths, budget: Budget, *, packed: bool) -> np.ndarray:
     """Return the cost of the last k rows as a pass, k = 1, 2 ...; infinite if they do not fit."""
-    tokens = (packed_tokens if packed else padded_tokens)(rows, budget)
+    tokens = (packed_tokens if packed else padded_tokens)(rows, budget).max(axis=1)
     fits = tokens <= budget.tokens
     cost = tokens + budget.pass_cost
     if packed and budget.pairs:
@@ -211,12 +223,12 @@ class Passes(NamedTuple):
     Args:
         cost: of all, in tokens.
         packed: whether the rows of a pass are one packed row.
-        rows: for each pass, of each rank, the numbers of its rows.
+        rows: for each pass the numbers of its rows, (n, ranks); TRL needs as many of every rank.
     """
 
     cost: float
     packed: bool
-    rows: list[list[np.ndarray]]
+    rows: list[np.ndarray]
 
 
 def plan(
@@ -230,9 +242,9 @@ def plan(
 ) -> Passes:
     """Deal the rows of a window to passes and ranks, packed if that costs less.
 
-    Every rank has as many passes, so that their collectives stay in step, of nearly as many tokens.
-    Where rows with credit are fewer than that, the shortest of the others fill up; where no row has
-    credit, one per rank is run all the same, because the gradient is zero then, and not missing.
+    Every rank has as many rows in as many passes, so that their collectives stay in step. Where
+    rows with credit do not divide, the shortest of the others fill up; where no row has credit, one
+    per rank is run all the same, because the gradient is zero then, and not missing.
 
     Args:
         lengths: of all rows of all ranks.
@@ -240,58 +252,28 @@ def plan(
         budget: of one rank's pass.
         packs: whether rows may be packed.
         ranks: number of processes.
-        passes: this many exactly, instead of the least cost.
+        passes: this many exactly, of nearly as many rows each, instead of the least cost.
     """
     rows = np.flatnonzero(run | _filled_up(lengths, run, ranks * (passes or 1), ranks))
     own = lengths.take(rows)
-    orders = {False: own.longest_first(), True: own.by_prompt()}
-    if not packs:
-        del orders[True]
-    elif budget.few_sizes:
-        del orders[False]
-    deals = (_deal(own, rows, order, budget, packed, ranks, passes)
-             for packed, order in orders.items())  # fmt: skip
-    return min(deals, key=lambda deal: deal.cost)
+    plans = []
+    if packs:
+        plans.append(_passes(own, own.by_prompt(ranks), budget, passes, packed=True))
+    if not (packs and budget.few_sizes):
+        plans.append(_passes(own, own.longest_first(ranks), budget, passes, packed=False))
+    best = min(reversed(plans), key=lambda plan: plan.cost)
+    return best._replace(rows=[rows[part] for part in best.rows])
 
 
-def _deal(
-    own: Lengths, rows: np.ndarray, order: np.ndarray, budget: Budget, packed: bool,
-    ranks: int, passes: int | None,
-) -> Passes:  # fmt: skip
-    """Cut rows in an order; the largest pieces are the first pass."""
-    own, rows = own.take(order), rows[order]
-    pieces = cut(own, budget, packed=packed)
-    number = ranks * (passes or -(-len(pieces) // ranks))
-    if len(pieces) != number:
-        pieces = _balanced(own, budget, number, packed=packed)
-    costs = [float(_costs(own.take(piece), budget, packed=packed)[-1]) for piece in pieces]
-    largest = [rows[pieces[at]] for at in np.argsort(-np.array(costs), kind="stable")]
-    cost = sum(costs) if len(pieces) == number else math.inf
-    return Passes(cost, packed, [largest[at : at + ranks] for at in range(0, number, ranks)])
-
-
-def _balanced(own: Lengths, budget: Budget, number: int, *, packed: bool) -> list[slice]:
-    """Cut into so many pieces, the largest as small as that allows; into more if they must be."""
-
-    def at_most(tokens: int) -> list[slice]:  # in as few pieces as that takes
-        capped, pieces, end = replace(budget, tokens=tokens), [], len(own.prompt)
-        while end:
-            begin = max(0, end - 1 - tokens)
-            fit = np.isfinite(_costs(own.take(slice(begin, end)), capped, packed=packed))
-            pieces.append(slice(end - int(fit.argmin() or len(fit)), end))
-            end = pieces[-1].start
-        return pieces[::-1]
-
-    least = bisect_left(
-        range(budget.tokens), True, key=lambda tokens: len(at_most(tokens)) <= number
-    )
-    pieces = at_most(least)
-    while len(pieces) < number:
-        at = max(range(len(pieces)), key=lambda i: pieces[i].stop - pieces[i].start)
-        begin, end = pieces[at].start, pieces[at].stop
-        middle = (begin + end) // 2
-        pieces[at : at + 1] = [slice(begin, middle), slice(middle, end)]
-    return pieces
+def _passes(
+    own: Lengths, dealt: np.ndarray, budget: Budget, passes: int | None, *, packed: bool
+) -> Passes:
+    if passes is None:
+        parts = [dealt[part] for part in cut(own.take(dealt), budget, packed=packed)]
+    else:
+        parts = np.array_split(dealt, passes)
+    costs = [_costs(own.take(part), budget, packed=packed)[-1] for part in parts]
+    return Passes(float(sum(costs)), packed, parts)
 
 
 def _filled_up(lengths: Lengths, run: np.ndarray, least: int, ranks: int) -> np.ndarray:
