@@ -13,8 +13,8 @@ HUB_TOKEN = "hf_" + "a1B2" * 8
 WITHOUT_SYSTEM_CONFIG = {"GIT_CONFIG_GLOBAL": os.devnull, "GIT_CONFIG_NOSYSTEM": "1"}
 
 
-def describe(*, lists: bool = True, **config):
-    extra = {"checkpoints": checkpoints.LIST} if lists else {}
+def describe(**config):
+    extra = {"checkpoints": checkpoints.LIST}
     return manifest.manifest(["recipe.py", "--steps", "3"], config, {"train": None}, 0, extra)
 
 
@@ -36,6 +36,6 @@ def write_metrics(run: Path, *steps: int, torn: str = "") -> str:
     return text
 
 
-def interrupted_run(run: Path, *, lists: bool = True, **config) -> None:
-    directory.claim(run, describe(lists=lists, **config), resume=False)
+def interrupted_run(run: Path, **config) -> None:
+    directory.claim(run, describe(**config), resume=False)
     manifest.set_status(run, "interrupted", 2)
