@@ -8,29 +8,21 @@ import torch
 from transformers import AutoConfig, AutoTokenizer
 
 from grpo_credit.preflight.batches import Batches, check_batches
-from grpo_credit.preflight.columns import check_columns, reward_name
+from grpo_credit.preflight.columns import check_columns, reward_name, spread
 from grpo_credit.preflight.findings import Finding
 from grpo_credit.preflight.held_out import HeldOutTests
-from grpo_credit.preflight.memory import Load, Memory, ModelSize, estimate, model_size
+from grpo_credit.preflight.memory import Memory, ModelSize, estimate, model_size
 
 LOOKED_AT = 64  # prompts whose length is counted
 
 
 @dataclass(frozen=True)
 class Outline:
-    """What a configuration comes to.
+    """What a configuration comes to: its batches, its credit (a `config.Plan`), its rewards' names.
 
-    Args:
-        batches: the batch arithmetic.
-        credit: the resolved `config.Plan`.
-        rewards: names.
-        prompt_tokens: mean, maximum and number of some prompts; None where no tokenizer is there.
-        size: of the model; None where its configuration is not there yet.
-        memory: of a rank; None likewise.
-        available: bytes of the accelerator; None without one.
-        saves_rollouts: whether all that any strategy may need is kept now and then.
-        findings: what is wrong already.
-        tests: on held-out prompts.
+    `prompt_tokens` are mean, maximum and number of some prompts. They and what follows from the
+    model's configuration are None where that is not there yet; `available`, the bytes of the
+    accelerator, without one. `saves_rollouts`: whether some are kept for all that rules may need.
     """
 
     batches: Batches
@@ -45,22 +37,22 @@ class Outline:
     tests: HeldOutTests
 
 
-def outline(asked: Any, peft_config: Any = None) -> Outline:
+def outline(setup: Any, peft_config: Any = None) -> Outline:
     """Work out what a recipe's options come to.
 
     Args:
-        asked: the recipe's task on a checked configuration, a `run.recipe.Setup`.
+        setup: the recipe's task on a checked configuration, a `run.recipe.Setup`.
         peft_config: of the adapter, if one is trained.
     """
     from grpo_credit.trainer.config import plan
 
-    args, model_args, task = asked.args, asked.model_args, asked.task
+    args, task = setup.args, setup.task
     batches = Batches.of(args, task.train)
-    config, tokenizer = _described(args, model_args, task)
-    tokens, tested = (_prompt_tokens(rows, tokenizer, args) for rows in (task.train, task.test))
-    size = _size(config, args, model_args, peft_config) if config is not None else None
-    longest = [known[1] if known else 0 for known in (tokens, tested)]
-    memory = None if size is None else estimate(size, Load.of(args, *longest))
+    config, tokenizer = _described(args, setup.model_args, task)
+    to_train, to_test = (_prompt_tokens(rows, tokenizer, args) for rows in (task.train, task.test))
+    size = _size(config, args, setup.model_args, peft_config) if config is not None else None
+    longest = [lengths[1] if lengths else 0 for lengths in (to_train, to_test)]
+    memory = None if size is None else estimate(size, args, *longest)
     named = [(reward_name(reward), reward) for reward in task.rewards]
     columns = getattr(task.train, "column_names", None)
     findings = check_batches(batches) + (check_columns(named, columns) if columns else [])
@@ -71,13 +63,13 @@ def outline(asked: Any, peft_config: Any = None) -> Outline:
         batches=batches,
         credit=plan(args),
         rewards=[name for name, _ in named],
-        prompt_tokens=tokens,
+        prompt_tokens=to_train,
         size=size,
         memory=memory,
         available=available,
         saves_rollouts=bool(args.save_rollouts),
         findings=findings,
-        tests=HeldOutTests.of(args, asked.script, task, batches),
+        tests=HeldOutTests.of(args, setup.script, task, batches),
     )
 
 
@@ -86,10 +78,7 @@ def _described(args: Any, model_args: Any, task: Any) -> tuple[Any, Any]:
     name = model_args.model_name_or_path
     if not name:
         return task.tiny_outline() if task.tiny_outline is not None else (None, None)
-    where = {
-        "revision": model_args.model_revision,
-        "trust_remote_code": args.trust_remote_code,
-    }
+    where = {"revision": model_args.model_revision, "trust_remote_code": args.trust_remote_code}
     return AutoConfig.from_pretrained(name, **where), AutoTokenizer.from_pretrained(name, **where)
 
 
@@ -99,14 +88,13 @@ def _size(config: Any, args: Any, model_args: Any, peft_config: Any) -> ModelSiz
     return model_size(config, dtype, peft_config, bits)
 
 
-def _prompt_tokens(train: Any, tokenizer: Any, args: Any) -> tuple[float, int, int] | None:
+def _prompt_tokens(rows: Any, tokenizer: Any, args: Any) -> tuple[float, int, int] | None:
     """Count the tokens of some prompts, spread over the data; None where these are unknown."""
-    if tokenizer is None or not hasattr(train, "__len__") or not len(train):
+    if tokenizer is None or not hasattr(rows, "__len__") or not len(rows):
         return None
-    count = min(LOOKED_AT, len(train))
-    prompts = [train[i * len(train) // count]["prompt"] for i in range(count)]
-    lengths = [_tokens(tokenizer, prompt, args.chat_template_kwargs or {}) for prompt in prompts]
-    return sum(lengths) / count, max(lengths), count
+    options = args.chat_template_kwargs or {}
+    lengths = [_tokens(tokenizer, row["prompt"], options) for row in spread(rows, LOOKED_AT)]
+    return sum(lengths) / len(lengths), max(lengths), len(lengths)
 
 
 def _tokens(tokenizer: Any, prompt: Any, options: dict[str, Any]) -> int:
