@@ -35,14 +35,7 @@ from grpo_credit.run.recipe import Recipe, Setup, Task
 from grpo_credit.run.training import run_recipe
 
 GSM8K = {"dataset_name": "openai/gsm8k", "dataset_config": "main"}
-DEFAULTS = {
-    "learning_rate": 1e-6,
-    "max_completion_length": 1024,  # TRL's 512 cuts many chains of thought off
-    "num_generations": 8,
-    "per_device_train_batch_size": 8,
-    "gradient_accumulation_steps": 8,
-    "logging_steps": 1,
-}
+DEFAULTS = {"max_completion_length": 1024}  # TRL's 512 cuts many chains of thought off
 SYSTEM = (
     "Reason step by step between <think> and </think>, then give the final answer, and nothing "
     "else, between <answer> and </answer>."
