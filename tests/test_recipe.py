@@ -212,8 +212,11 @@ MISTAKES = {
     ),
     "missing data": (["--dataset_name=data.txt"], "data.txt"),
     "missing model": (
-        ["--model_name_or_path=nomodel"], "no model or tokenizer 'nomodel' (--model_name_or_path)",
+        ["--model_name_or_path=nomodel"],
+        "no model or tokenizer 'nomodel' (--model_name_or_path): there is no such folder, and none "
+        "of that name is in the hub's cache",
     ),
+    "no such data": (["--dataset_name=nosuch"], "there is no file or folder 'nosuch'"),
     "conversations without a template": (
         ["--dataset_name=chat.jsonl"], "the tokenizer of 'model' has no chat template",
     ),

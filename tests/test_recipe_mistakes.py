@@ -107,13 +107,17 @@ def test_an_adapter_of_your_own_model_learns_faster_than_the_model(own, monkeypa
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "prompts.jsonl is empty; expected rows of prompts."),
-        ('{"prompt": "a"}\n{"prompt": \n', "prompts.jsonl cannot be read: JSON parse error"),
-        ('{"prompt": "a"}\n', "has 1 rows with 1 different values of 'prompt', expected 2 or more"),
+        (b"", "prompts.jsonl is empty; expected rows of prompts."),
+        (b'{"prompt": "a"}\n{"prompt": \n', "prompts.jsonl:2 is not valid JSON"),
+        (b'{"prompt": "a"}\n{"prompt": "\xff"}\n', "prompts.jsonl:2 is not UTF-8: invalid start b"),
+        (
+            b'{"prompt": "a"}\n',
+            "has 1 rows with 1 different values of 'prompt', expected 2 or more",
+        ),
     ],
 )
 def test_a_file_without_rows_is_told(text, message, tmp_path):
-    (tmp_path / "prompts.jsonl").write_text(text)
+    (tmp_path / "prompts.jsonl").write_bytes(text)
     with pytest.raises(ValueError, match=message):
         load_prompts(DataArguments(dataset_name=str(tmp_path / "prompts.jsonl")))
 

@@ -138,10 +138,11 @@ def read_text(path: Path, largest: int = LARGEST) -> str:
     """
     expect_size(path, largest)
     with path.open("rb") as file:
-        return _decoded(file.read(largest), path)
+        return decoded(file.read(largest), path)
 
 
-def _decoded(content: bytes, where: object) -> str:
+def decoded(content: bytes, where: object) -> str:
+    """Return the text that bytes of UTF-8 are, or say where they are none."""
     try:
         return content.decode("utf-8")
     except UnicodeDecodeError as error:
@@ -271,7 +272,7 @@ def parse_line(line: bytes, where: object) -> dict[str, Any]:
     Raises:
         CreditError: if it is anything else.
     """
-    found = parse_json(_decoded(line, where), where)
+    found = parse_json(decoded(line, where), where)
     if not _has_step(found):
         raise CreditError(f'{where} is {found!r:.60}, expected an object with a whole "step".')
     return found

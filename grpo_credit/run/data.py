@@ -6,15 +6,10 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from datasets import (
-    Dataset,
-    DatasetDict,
-    disable_progress_bars,
-    load_dataset,
-    load_from_disk,
-)
+from datasets import Dataset, DatasetDict, disable_progress_bars, load_dataset, load_from_disk
 from datasets.exceptions import DatasetGenerationError
 
+from grpo_credit.records.files import decoded, parse_json
 from grpo_credit.run.options import DataArguments
 
 READERS = {".json": "json", ".jsonl": "json", ".parquet": "parquet", ".csv": "csv"}
@@ -183,24 +178,47 @@ def _of_any_type(train: Any) -> Sequence[Any]:
 
 def _splits(name: str, config: str | None) -> Mapping[Any, Any]:
     disable_progress_bars()  # of reading a file; a recipe shows one live line
+    path = Path(name)
     try:
-        found = _read(name, config)
+        loaded = _read_file(path) if path.is_file() else _read_named(name, config)
     except DatasetGenerationError as error:
         reason = " ".join(str(error.__cause__ or error).split())
         raise ValueError(f"{name} cannot be read: {reason:.300}") from None
-    return found if isinstance(found, DatasetDict) else {"train": found}
+    return loaded if isinstance(loaded, DatasetDict) else {"train": loaded}
 
 
-def _read(name: str, config: str | None) -> Any:
+def _read_named(name: str, config: str | None) -> Any:
     path = Path(name)
-    if path.is_file():
-        if path.suffix not in READERS:
-            raise ValueError(f"{name} is no file of prompts; expected one of {', '.join(READERS)}.")
-        if not path.stat().st_size:
-            raise ValueError(f"{name} is empty; expected rows of prompts.")
-        return load_dataset(READERS[path.suffix], data_files=str(path))
     saved = path.is_dir() and any(path.glob("dataset_dict.json")) + any(path.glob("state.json"))
     try:
         return load_from_disk(name) if saved else load_dataset(name, config)
     except ValueError as error:  # no such configuration, or none named where there are several
         raise ValueError(f"{error} (--dataset_name {name}, --dataset_config)") from None
+    except OSError as error:
+        if path.exists():
+            raise
+        raise ValueError(
+            f"there is no file or folder {name!r} (--dataset_name), and no data set of that name "
+            f"was found elsewhere: {error}"
+        ) from None
+
+
+def _read_file(path: Path) -> Any:
+    if path.suffix not in READERS:
+        raise ValueError(f"{path} is no file of prompts; expected one of {', '.join(READERS)}.")
+    if not path.stat().st_size:
+        raise ValueError(f"{path} is empty; expected rows of prompts.")
+    if path.suffix != ".parquet":
+        _each_line(path, decoded)  # arrow takes any bytes, and fails when a value is used
+    try:
+        return load_dataset(READERS[path.suffix], data_files=str(path))
+    except (DatasetGenerationError, ValueError):
+        if path.suffix == ".jsonl":
+            _each_line(path, lambda line, where: parse_json(decoded(line, where), where))
+        raise
+
+
+def _each_line(path: Path, expect: Callable[[bytes, str], Any]) -> None:
+    with path.open("rb") as file:
+        for number, line in enumerate(file, 1):
+            expect(line, f"{path}:{number}")

@@ -10,6 +10,7 @@ from jinja2 import TemplateError
 from transformers import AutoConfig, AutoTokenizer
 from transformers.integrations import deepspeed
 from transformers.utils import logging
+from transformers.utils.hub import is_offline_mode
 
 from grpo_credit.records.ranks import on_main
 
@@ -138,8 +139,12 @@ def _found(kind: Any, name: str, where: Mapping[str, Any]) -> Any:
     try:
         return kind.from_pretrained(name, **where)
     except Exception as error:  # of whatever kind: what is in the files decides
+        reason = _first(error)
+        if isinstance(error, OSError) and not Path(name).exists():
+            offline = "none of that name is in the hub's cache (HF_HUB_OFFLINE is set)"
+            reason = f"there is no such folder, and {offline if is_offline_mode() else reason}"
         raise ValueError(
-            f"no model or tokenizer {name!r} (--model_name_or_path): {_first(error)}"
+            f"no model or tokenizer {name!r} (--model_name_or_path): {reason}"
         ) from error
 
 
