@@ -2,11 +2,13 @@
 
 import io
 import json
+import shutil
 
 import pytest
 import yaml
 from harness import policy
 from rich.console import Console
+from safetensors.torch import load_file, save_file
 from test_recipe import PATTERN, RECIPE, SHORT, flags, user_folder
 from transformers import TrainerControl, TrainerState
 
@@ -157,9 +159,25 @@ def test_a_strict_resume_before_the_first_checkpoint_stops_at_what_auto_went_pas
     capsys.readouterr()
     assert run_recipe(recipe, [*started, "--resume", "--preflight=strict"]) == 2
     assert "preflight: error: nothing was trained: " in capsys.readouterr().err
-    # An earlier attempt trained here: the directory is not given back.
-    assert json.loads((own / "runs/past/manifest.json").read_text())["status"] == "failed"
+    # An earlier attempt trained here: what it left is all there.
+    assert json.loads((own / "runs/past/manifest.json").read_text())["status"] == "interrupted"
     assert (own / "runs/past/metrics.jsonl.bak-1").read_text() == before
+
+
+def test_an_adapter_is_not_resumed_on_another_base(own, monkeypatch, capsys):
+    monkeypatch.chdir(own)
+    shutil.copytree("model", "base")
+    started = command(output_dir="runs/base", model_name_or_path="base", save_steps=1,
+                      preflight="off", use_peft=True)  # fmt: skip
+    assert run_recipe(load_recipe(RECIPE), started) == 0
+    manifest.set_status("runs/base", "interrupted", 1)
+    before = (own / "runs/base/manifest.json").read_bytes()
+    weights = load_file("base/model.safetensors")
+    save_file({k: v + 1 for k, v in weights.items()}, "base/model.safetensors", {"format": "pt"})
+    capsys.readouterr()
+    assert run_recipe(load_recipe(RECIPE), [*started, "--resume"]) == 2
+    assert "error: the weights of base are not those that the run" in capsys.readouterr().err
+    assert (own / "runs/base/manifest.json").read_bytes() == before
 
 
 def test_releasing_leaves_what_is_not_ours(tmp_path):

@@ -30,10 +30,11 @@ ROWS = 256  # of the data that are looked through for empty columns
 class NotFit(Exception):
     """A strict preflight found an error."""
 
-    def tell(self) -> None:
-        """Say so in one line on stderr, on the main process."""
-        if is_main():
-            print(f"preflight: error: {self}", file=sys.stderr)
+
+def tell(refusal: Exception) -> None:
+    """Say in one line on stderr, on the main process, why nothing was trained."""
+    if is_main():
+        print(f"preflight: error: {refusal}", file=sys.stderr)
 
 
 def preflight(

@@ -151,9 +151,9 @@ def _start(directory: Path, manifest: dict[str, Any]) -> None:
 def release(output_dir: Path | str, named: bool) -> None:
     """Give back a directory that was just claimed, before anything was trained in it.
 
-    The manifest goes, and what the trainer's constructor made, if it is empty; then the directory
-    can be claimed again, under whatever configuration. A directory in which an earlier attempt
-    trained is left as it is. Call it on every rank.
+    Where an earlier attempt trained, its manifest comes back. Elsewhere the manifest goes, and what
+    the trainer's constructor made, if it is empty; then the directory can be claimed again, under
+    whatever configuration. Call it on every rank.
 
     Args:
         output_dir: the directory.
@@ -164,6 +164,8 @@ def release(output_dir: Path | str, named: bool) -> None:
 
 def _release(directory: Path, named: bool) -> None:
     if (directory / METRICS).exists():
+        *before, last = read_manifest(directory)["earlier"]
+        write_json(directory / MANIFEST, last | ({"earlier": before} if before else {}))
         return
     (directory / MANIFEST).unlink()
     let_go(directory, remove=True)

@@ -202,11 +202,15 @@ def read_manifest(directory: Path | str, *, whole: bool = False) -> dict[str, An
     return found
 
 
+class OtherWeights(ValueError):
+    """A resumed run needs weights that are not there any more."""
+
+
 def set_model(directory: Path | str, model: nn.Module) -> None:
     """Record the fingerprint of the model before training; call it on every rank.
 
     Raises:
-        ValueError: if a resumed run holds on to weights that no checkpoint has (an adapter's base,
+        OtherWeights: if a resumed run needs weights that no checkpoint has (an adapter's base,
             the reference of a KL term), and they are not those that it began with.
     """
     on_main(_set_model, Path(directory), model)
@@ -217,7 +221,7 @@ def _set_model(directory: Path, model: nn.Module) -> None:
     began = [attempt["model"] for attempt in known.get("earlier", []) if attempt.get("model")]
     held = found["trainable"] < found["parameters"] or known["config"].get("beta")
     if began and held and began[0].get("sha256") != found["sha256"]:
-        raise ValueError(
+        raise OtherWeights(
             f"the weights of {found['name_or_path']} are not those that the run in {directory} "
             "began with, and it needs them beside its checkpoint. Resume it with the old ones; "
             "nothing that it left is lost."

@@ -15,7 +15,7 @@ from grpo_credit.credit.userfile import load_recipe
 from grpo_credit.errors import TRACEBACK, CreditError
 from grpo_credit.preflight.attack import brief, earned
 from grpo_credit.preflight.columns import reward_name, spread
-from grpo_credit.preflight.verdict import NotFit, preflight
+from grpo_credit.preflight.verdict import NotFit, preflight, tell
 from grpo_credit.records.files import parse_object
 from grpo_credit.rewards import attack
 from grpo_credit.run.commandline import mistakes_in_one_line
@@ -50,7 +50,7 @@ def run_preflight(asked: argparse.Namespace) -> int:
         try:
             train(recipe, setup, SimpleNamespace(callbacks=[], train=look))
         except NotFit as error:
-            error.tell()
+            tell(error)
             return 2
     return 0
 

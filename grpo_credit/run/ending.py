@@ -28,6 +28,12 @@ def say(text: str) -> None:
         os.write(2, f"\n{text}\n".encode(errors="backslashreplace"))
 
 
+def is_program(script: str) -> bool:
+    """Return whether a script is what Python was started with, and not called by something else."""
+    program = getattr(sys.modules["__main__"], "__file__", None)
+    return program is not None and os.path.realpath(program) == os.path.realpath(script)
+
+
 class Ending:
     """Ends this process on SIGINT, SIGTERM or SIGHUP, if the script is its program.
 
@@ -56,7 +62,7 @@ class Ending:
 
     def __enter__(self) -> "Ending":
         """Install the handlers."""
-        if self._is_program():
+        if self._handles():
             for signum in SIGNALS:
                 if signal.getsignal(signum) not in (None, signal.SIG_IGN):
                     signal.signal(signum, self._handle)
@@ -64,20 +70,15 @@ class Ending:
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: object) -> None:
         """Turn what a signal raised, or made others raise, into the exit code."""
-        if self._is_program():  # Python takes a while to end: no traceback then
+        if self._handles():  # Python takes a while to end: no traceback then
             for signum in SIGNALS:
                 if signal.getsignal(signum) == self._handle:
                     signal.signal(signum, signal.SIG_DFL)
         if self.signum is not None and error is not None:
             raise SystemExit(128 + self.signum) from None
 
-    def _is_program(self) -> bool:
-        program = getattr(sys.modules["__main__"], "__file__", None)
-        return (
-            threading.current_thread() is threading.main_thread()
-            and program is not None
-            and os.path.realpath(program) == os.path.realpath(self._script)
-        )
+    def _handles(self) -> bool:
+        return threading.current_thread() is threading.main_thread() and is_program(self._script)
 
     def _handle(self, signum: int, frame: FrameType | None) -> None:
         if os.getpid() != self._pid:  # a forked child dies of it as it would without us

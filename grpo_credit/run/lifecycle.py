@@ -7,7 +7,7 @@ arguments come first, since constructing them starts the process group.
 import shlex
 import sys
 from collections.abc import Generator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -20,14 +20,15 @@ from grpo_credit.credit.sources import own_sources
 from grpo_credit.errors import CreditError
 from grpo_credit.preflight.early import EarlyWarnings
 from grpo_credit.preflight.findings import Finding, errors
-from grpo_credit.preflight.verdict import NotFit, preflight
+from grpo_credit.preflight.verdict import NotFit, preflight, tell
 from grpo_credit.records import checkpoints, directory, manifest, summary
 from grpo_credit.records.files import HELD_OUT
 from grpo_credit.records.lock import let_go
 from grpo_credit.records.provenance import MANIFEST
 from grpo_credit.records.ranks import on_main
 from grpo_credit.run.callbacks import LiveLine, MetricsJsonl, StopOnSignal
-from grpo_credit.run.ending import Ending
+from grpo_credit.run.commandline import mistakes_in_one_line
+from grpo_credit.run.ending import Ending, is_program
 from grpo_credit.run.evaluation import HeldOut
 from grpo_credit.run.options import RunArguments, check_options
 from grpo_credit.run.recipe import Task
@@ -48,7 +49,8 @@ class Run:
     Constructing it claims the directory, before the trainer writes there. When the block ends, the
     manifest says "finished", "interrupted" or "failed", and a table shows the held-out numbers. A
     signal leaves a checkpoint, and the block as SystemExit with 128 + the signal; a strict
-    preflight's error gives the directory back and leaves with 2.
+    preflight's error, or other weights than a resumed run needs, give the directory back and leave
+    with 2. So does, in the program itself, what is refused here.
 
     Args:
         args: a `CreditGRPOConfig`; `output_dir` is the run directory.
@@ -78,13 +80,15 @@ class Run:
         named: bool = True,
     ) -> None:
         self.args, self.task, self.options = args, task, options or RunArguments()
-        check_options(self.options)
         print_anything()
         disable_progress_bar()  # of loading weights; the live line stays
         file = file or getattr(sys.modules["__main__"], "__file__", "")
         self.out, self._named, self._ending = Path(args.output_dir), named, Ending(file)
-        described = self._described(more or {}, file)
-        self.checkpoint = directory.claim(self.out, described, self.options.resume)
+        refusal = mistakes_in_one_line(Path(file).name, sys.argv, file)
+        with refusal if is_program(file) else nullcontext():
+            check_options(self.options)
+            described = self._described(more or {}, file)
+            self.checkpoint = directory.claim(self.out, described, self.options.resume)
         args.eval_on_start = args.eval_on_start and self.checkpoint is None  # or it is logged twice
         self._record, self._stop, self._early = manifest.Recorder(), StopOnSignal(), EarlyWarnings()
         self._held_out = HeldOut(
@@ -180,10 +184,10 @@ class Run:
                         raise CreditError("nothing was trained: run.train(trainer) was not called.")
                 if self._stop.signum is None:
                     let_go(self.out, remove=True)  # nobody can go on with it
-            except NotFit as error:
+            except (NotFit, manifest.OtherWeights) as error:
                 self._record.trainer.accelerator.wait_for_everyone()  # each rank has recorded it
                 directory.release(self.out, self._named)
-                error.tell()
+                tell(error)
                 self._record.trainer.end()
                 code = 2
             except KeyboardInterrupt:  # a second signal while training stopped
