@@ -14,8 +14,8 @@ from trl import GRPOConfig
 from grpo_credit.preflight.batches import Batches, check_batches
 from grpo_credit.preflight.held_out import HeldOutTests, measured_at
 from grpo_credit.preflight.memory import ModelSize, estimate, model_size, optimizer_bytes
-from grpo_credit.preflight.plan import Outline
-from grpo_credit.preflight.plan_table import print_outline
+from grpo_credit.preflight.plan import print_rows
+from grpo_credit.preflight.plan_rows import batch_rows, credit_rows, model_rows
 
 # ---- batches ----------------------------------------------------------------------------------
 
@@ -203,16 +203,16 @@ def test_an_unknown_optimizer_and_a_missing_model_are_said():
     from grpo_credit import CreditGRPOConfig
     from grpo_credit.trainer.config import plan
 
-    def text(size, memory):
-        out = Console(file=io.StringIO(), width=200)
-        b = Batches(1, 8, 2, 1, 1, 4, 16, asked_steps=10)
-        credit = plan(CreditGRPOConfig("out", credit="contrast/seq"))
-        print_outline(Outline(b, credit, ["[b]x"], None, size, memory, None, True, [], TESTS), out)
-        return out.file.getvalue()
-
     size = model_size(LLAMA)
-    assert "optimizer unknown" in text(size, of(size, optim="lomo"))
-    bare = text(None, None)
+    assert (
+        "optimizer unknown"
+        in dict(model_rows(size, of(size, optim="lomo"), None))["memory per process"]
+    )
+    b = Batches(1, 8, 2, 1, 1, 4, 16, asked_steps=10)
+    credit = credit_rows(plan(CreditGRPOConfig("out", credit="contrast/seq")), ["[b]x"], True)
+    out = Console(file=io.StringIO(), width=200)
+    print_rows([*batch_rows(b, None), *model_rows(None, None, None), *credit], out)
+    bare = out.file.getvalue()
     assert "made when training starts" in bare
     assert "one optimizer step joins 2 generations" in bare
     assert "privileged_logps" in bare

@@ -16,11 +16,8 @@ def attacked(
 ) -> list[Finding]:
     """Attack a reward of a run with some rows of its data.
 
-    Args:
-        name: of the reward.
-        reward: what is asked by the completion, so that slow and asynchronous ones are left alone.
-        rows: of the data.
-        calls: (completions, seconds) of those that were seen; none for a reward model.
+    Slow and asynchronous rewards are left alone, as the `calls` (completions, seconds) of the
+    sample tell, and so is a reward model, which has none.
     """
     if not calls or is_async(reward) or max(seconds for _, seconds in calls) > SLOW:
         return []

@@ -97,13 +97,9 @@ def raised(reward: RewardSample) -> Finding:
 def spread(
     name: str, scores: Sequence[float] | np.ndarray, alone: bool, of: str = "completions"
 ) -> Finding | None:
-    """Judge whether a reward tells completions apart.
+    """Judge whether a reward tells completions apart, or what else (`of`) it has scored.
 
-    Args:
-        name: of the reward.
-        scores: of completions; NaN where it abstained.
-        alone: whether no other reward teaches instead.
-        of: what the scores belong to.
+    NaN is an abstention. It is an error where the reward is `alone`: no other one teaches instead.
     """
     given = np.asarray(scores, dtype=float)
     given = given[~np.isnan(given)]
@@ -203,11 +199,7 @@ def dead_groups(
 ) -> Finding | None:
     """Judge the shares of groups whose rewards are all low and all high.
 
-    Args:
-        low: of the groups, 0 to 1.
-        high: likewise.
-        group: `num_generations`.
-        larger: size -> share of informative groups that a larger group would have.
+    `larger` maps larger sizes than `num_generations` to the share of informative groups they have.
     """
     share = round(1 - low - high, 9)
     if share >= 0.3:

@@ -35,10 +35,6 @@ def check_columns(rewards: Named, columns: Sequence[str]) -> list[Finding]:
     A column is read where the reward declares it (`columns`), names it as a parameter, or, with
     `**kwargs`, as a string in its code that is nearly the name of a column (TRL hands over what
     there is, so that `kwargs.get("ground_truths")` is None for ever, without an error).
-
-    Args:
-        rewards: names and reward functions.
-        columns: of the data.
     """
     return [
         finding
@@ -59,10 +55,6 @@ def check_values(read: Mapping[str, str], rows: Sequence[Mapping[str, Any]]) -> 
 
     The same value in every row is a warning where it is all that a reward reads of the data, and a
     note where another of its columns differs.
-
-    Args:
-        read: column -> name of a reward, see `columns_read`.
-        rows: some of the data, more than one.
     """
     values = {column: [row[column] for row in rows] for column in read}
     differ = [c for c, every in values.items() if any(value != every[0] for value in every)]
@@ -78,10 +70,6 @@ def check_golds(rewards: Named, rows: Sequence[Mapping[str, Any]]) -> list[Findi
     """Find right answers in the data that rewards cannot read, and for which they abstain.
 
     Asked is every reward that says which those are (`unreadable`), and every part of a combination.
-
-    Args:
-        rewards: names and reward functions.
-        rows: some of the data, with the columns that the rewards read.
     """
     found = (
         _unread(name, part, column, [row[column] for row in rows if column in row])

@@ -16,12 +16,9 @@ _STYLE = {"error": "bold red", "warning": "yellow", "note": "cyan"}
 class Finding(NamedTuple):
     """Something that keeps a run from learning, or may.
 
-    Args:
-        severity: `"error"`: the run will not learn, or stop; `"warning"`: it learns less than it
-            could, or may not; `"note"`: worth knowing.
-        kind: what was looked at, such as "truncation"; the same kind is told once.
-        message: what was seen, in numbers.
-        remedy: which setting to change, and to what.
+    An `"error"`: the run will not learn, or stop; a `"warning"`: it learns less than it could, or
+    may not; a `"note"`: worth knowing. The same `kind`, such as "truncation", is told once. The
+    `message` has numbers, and the `remedy` which setting to change, and to what.
     """
 
     severity: Severity

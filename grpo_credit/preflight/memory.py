@@ -55,13 +55,10 @@ class ModelSize:
 def model_size(
     config: Any, dtype: str | None = "float32", peft_config: Any = None, bits: int | None = None
 ) -> ModelSize:
-    """Count the parameters of a model on the meta device.
+    """Count the parameters of a model on the meta device, with the adapter of a `peft_config`.
 
-    Args:
-        config: a transformers configuration.
-        dtype: what the weights are loaded as: a name, or "auto" for the configuration's own.
-        peft_config: of the adapter to be trained, if one is.
-        bits: 4 or 8 where the frozen weights are quantised.
+    The weights are loaded as `dtype` ("auto": the configuration's own); `bits` is 4 or 8 where the
+    frozen ones are quantised.
     """
     with torch.device("meta"):
         model: Any = _architecture(config)(config)

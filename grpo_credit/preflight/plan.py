@@ -1,51 +1,33 @@
 """What a configuration means, printed without training, loading weights or writing anything."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
+from rich.markup import escape
+from rich.table import Table
 from transformers import AutoConfig, AutoTokenizer
 
+from grpo_credit import terminal
 from grpo_credit.preflight.batches import Batches, check_batches
 from grpo_credit.preflight.columns import check_columns, reward_name, spread
-from grpo_credit.preflight.findings import Finding
+from grpo_credit.preflight.findings import Finding, show
 from grpo_credit.preflight.held_out import HeldOutTests
-from grpo_credit.preflight.memory import Memory, ModelSize, estimate, model_size
+from grpo_credit.preflight.memory import ModelSize, estimate, model_size
+from grpo_credit.preflight.plan_rows import Row, batch_rows, credit_rows, model_rows, test_rows
+from grpo_credit.text import size_of, visible
+from grpo_credit.trainer.config import plan
 
 LOOKED_AT = 64  # prompts whose length is counted
 
 
-@dataclass(frozen=True)
-class Outline:
-    """What a configuration comes to: its batches, its credit (a `config.Plan`), its rewards' names.
-
-    `prompt_tokens` are mean, maximum and number of some prompts. They and what follows from the
-    model's configuration are None where that is not there yet; `available`, the bytes of the
-    accelerator, without one. `saves_rollouts`: whether some are kept for all that rules may need.
-    """
-
-    batches: Batches
-    credit: Any
-    rewards: Sequence[str]
-    prompt_tokens: tuple[float, int, int] | None
-    size: ModelSize | None
-    memory: Memory | None
-    available: int | None
-    saves_rollouts: bool
-    findings: Sequence[Finding]
-    tests: HeldOutTests
-
-
-def outline(setup: Any, peft_config: Any = None) -> Outline:
-    """Work out what a recipe's options come to.
+def print_plan(setup: Any, peft_config: Any = None) -> None:
+    """Print what a recipe's options come to as a table, and what is wrong already below it.
 
     Args:
         setup: the recipe's task on a checked configuration, a `run.recipe.Setup`.
         peft_config: of the adapter, if one is trained.
     """
-    from grpo_credit.trainer.config import plan
-
     args, task = setup.args, setup.task
     batches = Batches.of(args, task.train)
     config, tokenizer = _described(args, setup.model_args, task)
@@ -53,24 +35,29 @@ def outline(setup: Any, peft_config: Any = None) -> Outline:
     size = _size(config, args, setup.model_args, peft_config) if config is not None else None
     longest = [lengths[1] if lengths else 0 for lengths in (to_train, to_test)]
     memory = None if size is None else estimate(size, args, *longest)
+    available = _available()
     named = [(reward_name(reward), reward) for reward in task.rewards]
     columns = getattr(task.train, "column_names", None)
     findings = check_batches(batches) + (check_columns(named, columns) if columns else [])
-    available = _available()
     if memory and available and memory.peak > 0.9 * available:
         findings.append(_too_large(memory.peak, available))
-    return Outline(
-        batches=batches,
-        credit=plan(args),
-        rewards=[name for name, _ in named],
-        prompt_tokens=to_train,
-        size=size,
-        memory=memory,
-        available=available,
-        saves_rollouts=bool(args.save_rollouts),
-        findings=findings,
-        tests=HeldOutTests.of(args, setup.script, task, batches),
-    )
+    print_rows([
+        *batch_rows(batches, to_train),
+        *test_rows(HeldOutTests.of(args, setup.script, task, batches)),
+        *model_rows(size, memory, available),
+        *credit_rows(plan(args), [name for name, _ in named], args.save_rollouts > 0),
+    ])  # fmt: skip
+    show(findings)
+
+
+def print_rows(rows: Sequence[Row], console: Any = None) -> None:
+    """Print rows of a plan as a table."""
+    table = Table(title="what this configuration means", title_justify="left", show_header=False)
+    table.add_column(no_wrap=True)
+    table.add_column()
+    for label, text in rows:
+        table.add_row(label, escape(visible(text)))
+    (console or terminal.console()).print(table)
 
 
 def _described(args: Any, model_args: Any, task: Any) -> tuple[Any, Any]:
@@ -120,15 +107,3 @@ def _too_large(peak: int, available: int) -> Finding:
         "Lower --per_device_train_batch_size and raise --gradient_accumulation_steps by the same "
         "factor, train an adapter (--use_peft), or spread the model over devices (FSDP, ZeRO-3).",
     )
-
-
-def size_of(count: float) -> str:
-    """Write bytes in the unit that suits.
-
-    Example:
-        >>> [size_of(n) for n in (512, 3 * 2**20, 5.5 * 2**30)]
-        ['512 B', '3.0 MiB', '5.5 GiB']
-    """
-    power = next((p for p in range(4) if count < 1024 ** (p + 1)), 4)
-    digits = 1 if power else 0
-    return f"{count / 1024**power:.{digits}f} {('B', 'KiB', 'MiB', 'GiB', 'TiB')[power]}"

@@ -120,13 +120,8 @@ def lost_best(checkpoint: Path) -> str | None:
 def choose(directory: Path, run: Mapping[str, Any], tell: Callable[[str], None]) -> Path | None:
     """Return the last checkpoint of a run that can be resumed, and set the later ones aside.
 
-    Args:
-        directory: of the run.
-        run: its manifest.
-        tell: is given a sentence for each one that is passed over.
-
-    Returns:
-        The checkpoint; None to begin at the first step, where none was ever whole.
+    None where none was ever whole: begin at the first step. `tell` is given a sentence for each one
+    that is passed over.
 
     Raises:
         ValueError: if there were whole checkpoints, and all are damaged now, or the run is so old

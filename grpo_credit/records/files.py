@@ -150,15 +150,10 @@ def decoded(content: bytes, where: object) -> str:
 
 
 def parse_json(text: str, where: object) -> Any:
-    """Parse JSON that may be anybody's.
-
-    Args:
-        text: the JSON.
-        where: names it in messages.
+    """Parse JSON of bounded depth, whose numbers Python reads; `where` names it.
 
     Raises:
-        CreditError: if it is none, nests deeper than `DEEPEST`, or holds a whole number that no
-            float can hold.
+        CreditError: if it is none, or beyond the limits above.
     """
     try:
         value = json.loads(text)

@@ -29,10 +29,7 @@ class Busy(ValueError):
 
 
 def hold(directory: Path, name: str = LOCK) -> bool:
-    """Take a directory for this process, until `let_go` or its end.
-
-    Returns:
-        Whether it is newly taken; False if this process has it already.
+    """Take a directory for this process, until `let_go` or its end; False if it has it already.
 
     Raises:
         Busy: another process has it.

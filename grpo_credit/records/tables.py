@@ -27,9 +27,7 @@ DAMAGE = (pa.ArrowException, OSError, ValueError, LookupError, TypeError, Arithm
 def open_table(path: Path, coded: Sequence[str] = ()) -> Generator[pq.ParquetFile]:
     """Open a parquet file if what it declares is within bounds.
 
-    Args:
-        path: the file.
-        coded: columns of texts that are read as dictionaries: each text once, whatever the rows.
+    Columns of texts that are `coded` are read as dictionaries: each text once, whatever the rows.
 
     Raises:
         CreditError: if it is not, or has columns whose size says nothing of what they hold.

@@ -13,13 +13,7 @@ MISTAKES = (ValueError, OSError, ImportError, SyntaxError)
 
 
 def short_help(prog: str, description: str, *options: Any) -> str:
-    """Render the options of plain dataclasses, such as a recipe's own.
-
-    Args:
-        prog: name of the script.
-        description: what it does, and examples.
-        *options: dataclasses whose fields have `metadata["help"]`.
-    """
+    """Render the options of plain dataclasses, such as a recipe's own, by `metadata["help"]`."""
     parser = argparse.ArgumentParser(
         prog=prog,
         description=description,

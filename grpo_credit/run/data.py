@@ -45,22 +45,18 @@ def load_prompts(
     The rows to test on are drawn at random, the same ones in every run, whatever its seed, each
     with a question of its own (a question is what the first of the columns holds). None of these
     questions is trained on: where the train split has it, a row of the test split is not drawn;
-    where rows are held out of the train split, all that ask the same leave it.
+    where rows are held out of the train split, at most a fifth of its questions, all that ask the
+    same leave it.
 
     Args:
         asked: what is to be read. `dataset_name` is a folder written by `save_to_disk`, a .jsonl,
-            .parquet or .csv file, or whatever `datasets.load_dataset` takes. At most `test_prompts`
-            rows are drawn of the split `dataset_test_split`. Where there is none, or it is the
-            train split, they are held out of that, a fifth of its questions at most.
+            .parquet or .csv file, or whatever `datasets.load_dataset` takes.
         columns: that every row must have, and when a value of one is empty; the question first.
 
-    Returns:
-        The train data, and rows to test on.
-
     Raises:
-        ValueError: if a split or a column is missing, with those there are; if rows are empty in
-            a column, with their number and the first of them; if the file cannot be read, or has
-            too few rows or questions.
+        ValueError: if a split or a column is missing, with those there are; if rows are empty in a
+            column, with their number and the first of them; if the file cannot be read, or has too
+            few rows or questions.
     """
     name, held_out = asked.dataset_name or "", asked.test_prompts
     train_split, test_split = asked.dataset_train_split, asked.dataset_test_split

@@ -34,11 +34,8 @@ def launcher_pid() -> int | None:
 def fewer_than_asked(processes: int) -> str | None:
     """Return that `accelerate launch` started one process where several were meant, if it did.
 
-    It starts several where it finds accelerators, or is given a `--mpirun_hostfile`; on the CPU
-    it ignores `--num_processes`, and that of its configuration file, without a word.
-
-    Args:
-        processes: that are running.
+    It starts several where it finds accelerators, or is given a `--mpirun_hostfile`; on the CPU it
+    ignores `--num_processes`, and that of its configuration file, without a word.
     """
     words = _parents_words()
     program = _launching(words)
@@ -77,12 +74,3 @@ def _launching(words: list[str]) -> int | None:
     """Find the word that is a launcher: python -m module, or python path/program."""
     at = (i for i, w in enumerate(words[:5]) if w in _MODULES or Path(w).name in _PROGRAMS)
     return next(at, None)
-
-
-def how_to_insist(launcher: int | None) -> str:
-    """Return how to stop at once, after a first signal, under the launcher that is there."""
-    if launcher is None:
-        return "press again to stop at once"
-    if "TORCHELASTIC_RUN_ID" in os.environ:
-        return "press again to stop at once (torchrun ends what is left after 30 s)"
-    return f"`kill {os.getpid()}` to stop at once"

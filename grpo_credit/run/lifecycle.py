@@ -25,7 +25,6 @@ from grpo_credit.records import checkpoints, directory, manifest, summary
 from grpo_credit.records.files import HELD_OUT
 from grpo_credit.records.lock import let_go
 from grpo_credit.records.provenance import MANIFEST
-from grpo_credit.records.ranks import on_main
 from grpo_credit.run.callbacks import LiveLine, MetricsJsonl, StopOnSignal
 from grpo_credit.run.commandline import mistakes_in_one_line
 from grpo_credit.run.ending import Ending, is_program
@@ -151,7 +150,7 @@ class Run:
         """Whether no attempt was looked at to the end, or a strict look would stop what was."""
         if self.options.preflight == "off" or self.checkpoint is not None:
             return False
-        found = on_main(manifest.preflight_errors, self.out)
+        found = manifest.preflight_errors(self.out)
         return found is None or (self.options.preflight == "strict" and bool(found))
 
     def _look(self, trainer: Any) -> list[Finding]:

@@ -101,11 +101,9 @@ class Recipe:
         return Path(self.file).name
 
     def check(self, arguments: list[str]) -> list[str]:
-        """Check a command line as a run would; write nothing.
+        """Check a command line as a run would; return the names of its held-out numbers.
 
-        Returns:
-            The names of the held-out numbers that a run would measure, by what the task's checker
-            says of an empty completion.
+        The names are those of what the checker says of an empty completion. Nothing is written.
 
         Raises:
             ValueError: (or OSError, ImportError) what a run would refuse.
@@ -148,12 +146,11 @@ class Setup:
 
 def explain(setup: Setup) -> int:
     """Print what the configuration means; nothing is loaded, written or trained."""
-    from grpo_credit.preflight.plan import outline
-    from grpo_credit.preflight.plan_table import print_outline
+    from grpo_credit.preflight.plan import print_plan
     from grpo_credit.records.ranks import is_main
 
     if is_main():
-        print_outline(outline(setup, setup.adapters()["peft_config"]))
+        print_plan(setup, setup.adapters()["peft_config"])
     return 0
 
 

@@ -24,13 +24,9 @@ LAUNCHERS = ("accelerate", "torchrun")
 
 
 def launch(words: Sequence[str]) -> int:
-    """Run a launcher in this process; return the exit code of what it launched.
+    """Run a launcher's command line in this process; return the exit code of what it launched.
 
-    Args:
-        words: its command line, such as `accelerate launch recipe.py`.
-
-    Returns:
-        128 + signal if a signal ended it.
+    It is 128 + signal if a signal ended that.
 
     Raises:
         ValueError: another program.
