@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from trl import ModelConfig
 
     from grpo_credit import CreditGRPOConfig
-    from grpo_credit.run.lifecycle import Run
 
 DEFAULTS: dict[str, Any] = {
     "num_generations": 8,
@@ -91,7 +90,7 @@ class Recipe:
     about: str
     arguments: type[RecipeArguments]
     task: Callable[[Any, Any, Any], Task]
-    train: Callable[["Setup", "Run"], None]
+    train: Callable[["Setup", Any], None]
     defaults: Mapping[str, Any] = field(default_factory=dict)
     tiny_defaults: Mapping[str, Any] = field(default_factory=dict)
 
