@@ -14,9 +14,8 @@ from typing import TYPE_CHECKING, Any
 from grpo_credit.run.options import RecipeArguments, check_options
 
 if TYPE_CHECKING:
-    from trl import ModelConfig
-
     from grpo_credit import CreditGRPOConfig
+    from grpo_credit.trainer.parser import ModelConfig
 
 DEFAULTS: dict[str, Any] = {
     "num_generations": 8,
