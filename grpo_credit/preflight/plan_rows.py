@@ -1,12 +1,15 @@
 """The rows of a plan: what each part of a configuration comes to, in words."""
 
 from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
 from grpo_credit.preflight.batches import Batches
 from grpo_credit.preflight.held_out import HeldOutTests
 from grpo_credit.preflight.memory import Memory, ModelSize
 from grpo_credit.text import size_of
-from grpo_credit.trainer.config import Plan
+
+if TYPE_CHECKING:
+    from grpo_credit.trainer.config import Plan
 
 _FORWARD = frozenset({"old_logps", "entropies", "sum_sq_probs", "privileged_logps"})
 Row = tuple[str, str]
@@ -97,7 +100,7 @@ def model_rows(
     )
 
 
-def credit_rows(credit: Plan, rewards: Sequence[str], saves: bool) -> Iterator[Row]:
+def credit_rows(credit: "Plan", rewards: Sequence[str], saves: bool) -> Iterator[Row]:
     """Say how rewards become credit, and what that costs, with rollouts that are saved or not."""
     yield "credit", str(credit)
     for rule in credit.strategy.rules:
