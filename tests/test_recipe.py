@@ -156,6 +156,10 @@ def test_a_signal_leaves_a_checkpoint_and_resume_goes_on(own, how):
     assert code == 0, err
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines if "reward" in line] == list(range(1, 151))
+    times = [line["time_s"] for line in lines]
+    assert times == sorted(times)
+    earlier = json.loads((run / "manifest.json").read_text())["earlier"]
+    assert [attempt["global_step"] for attempt in earlier] == [stopped["global_step"]]
 
 
 # ---- the four strategies on the built-in task -------------------------------------------------

@@ -24,26 +24,27 @@ def check_sample(sample: Sample) -> list[Finding]:
     Where a reward raised, nothing is said about groups: its scores are not real. Nor where all
     rewards are the same: that is told of the reward.
     """
-    found = [truncation(_share(sample.truncated), sample.longest)]
-    found += [finding for reward in sample.rewards for finding in _reward(reward, sample)]
-    found += [special_tokens(_share(sample.special))]
-    failed = any(reward.failures for reward in sample.rewards)
-    if not failed and _range(sample.totals) > SAME:
-        found += [informative_groups(sample)]
-    found += [reward_time(sample)]
+    judged = not any(reward.failures for reward in sample.rewards)
+    found = [
+        truncation(_share(sample.truncated), sample.longest),
+        *(finding for reward in sample.rewards for finding in _reward(reward, sample)),
+        special_tokens(_share(sample.special)),
+        informative_groups(sample) if judged and _range(sample.totals) > SAME else None,
+        reward_time(sample),
+    ]
     return [finding for finding in found if finding is not None]
 
 
-def _reward(reward: RewardSample, sample: Sample) -> list[Finding]:
+def _reward(reward: RewardSample, sample: Sample) -> list[Finding | None]:
     if reward.failures:
         return [raised(reward)]
     nothing_else = _range(sample.totals) <= SAME
-    found = [
+    return [
         spread(reward.name, reward.scores, nothing_else),
         slow(reward),
         hopeless(reward, len(sample.lengths)),
+        *failing_format(reward),
     ]
-    return [finding for finding in found if finding is not None] + failing_format(reward)
 
 
 # ---- length -----------------------------------------------------------------------------------

@@ -83,8 +83,7 @@ def check_golds(rewards: Named, rows: Sequence[Mapping[str, Any]]) -> list[Findi
 
 def _parts(reward: Any) -> Iterator[Any]:
     """Yield a reward, or what it is made of."""
-    while isinstance(reward, functools.partial):
-        reward = reward.func
+    reward = without_partials(reward)
     parts = getattr(reward, "parts", None) or ()
     if not parts:
         yield reward
@@ -120,9 +119,8 @@ def _declared(name: str, reward: Any, columns: Sequence[str]) -> Iterator[Findin
 
 
 def _parameters(name: str, reward: Any, columns: Sequence[str]) -> Iterator[Finding]:
-    declared = _columns_of(reward)
     for parameter in _named_parameters(reward):
-        if parameter.name in {*GIVEN, *columns, *declared}:
+        if parameter.name in {*GIVEN, *columns, *_columns_of(reward)}:
             continue
         if parameter.default is parameter.empty:
             yield _missing("error", name, parameter.name, columns, "so the call fails")
@@ -174,10 +172,14 @@ def _same(column: str, name: str, values: list[Any], severity: Severity) -> Find
     return None
 
 
+def without_partials(reward: Any) -> Any:
+    """Return what partials of a reward call in the end."""
+    return without_partials(reward.func) if isinstance(reward, functools.partial) else reward
+
+
 def reward_name(reward: Any) -> str:
     """Return what TRL calls a reward in its logs; of a model's name, the name itself."""
-    while isinstance(reward, functools.partial):
-        reward = reward.func
+    reward = without_partials(reward)
     return reward if isinstance(reward, str) else getattr(reward, "__name__", type(reward).__name__)
 
 
@@ -196,8 +198,7 @@ def _columns_of(reward: Any) -> tuple[str, ...]:
 
 def _function(reward: Any) -> Callable[..., Any] | None:
     """Return what is called, beneath partials and wrappers; None for a model."""
-    while isinstance(reward, functools.partial):
-        reward = reward.func
+    reward = without_partials(reward)
     if hasattr(reward, "parameters") and hasattr(reward, "forward"):
         return None
     reward = inspect.unwrap(reward)

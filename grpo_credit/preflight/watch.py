@@ -5,7 +5,6 @@ group, so that there are several calls to time, and an exception is noted instea
 on one rank it would leave the others waiting in their next collective operation.
 """
 
-import functools
 import inspect
 from collections import Counter
 from collections.abc import Callable, Generator
@@ -13,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from grpo_credit.preflight.columns import reward_name
+from grpo_credit.preflight.columns import reward_name, without_partials
 from grpo_credit.rewards import checked_scores, slow_patterns
 
 Scores = list[float | None]
@@ -102,8 +101,7 @@ def watch(reward: Any, rows: int, clock: Callable[[], float]) -> Any:
 
 def is_async(reward: Any) -> bool:
     """Return whether a call gives a coroutine, for functions, partials and callable objects."""
-    while isinstance(reward, functools.partial):
-        reward = reward.func
+    reward = without_partials(reward)
     return inspect.iscoroutinefunction(reward) or inspect.iscoroutinefunction(type(reward).__call__)
 
 

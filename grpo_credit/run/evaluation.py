@@ -1,6 +1,7 @@
 """How good the policy is on held-out prompts, judged by a checker that is not the reward."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -125,6 +126,7 @@ def _mean(values: Iterable[float]) -> float:
     return sum(every) / len(every)
 
 
+@dataclass(eq=False)
 class HeldOut(TrainerCallback):
     """Measure before training, every N optimizer steps, and at the end; keep it in a file.
 
@@ -140,21 +142,17 @@ class HeldOut(TrainerCallback):
         metric: the number that matters, a share of completions or prompts.
         samples: completions per prompt when sampling.
         every: optimizer steps between measurements; 0 for before and after only.
+        trainer: set once there is one.
     """
 
-    def __init__(
-        self,
-        path: Path,
-        rows: Sequence[Mapping[str, Any]],
-        checker: Checker,
-        metric: str,
-        samples: int = 4,
-        every: int = 0,
-    ) -> None:
-        self.path, self.rows, self.checker, self.metric = path, rows, checker, metric
-        self.samples, self.every = samples, every
-        self.trainer: Any = None  # set once there is one
-        self._warned = False
+    path: Path
+    rows: Sequence[Mapping[str, Any]]
+    checker: Checker
+    metric: str
+    samples: int = 4
+    every: int = 0
+    trainer: Any = None
+    _warned: bool = False
 
     def known(self, step: int) -> dict[str, float]:
         """Return what was measured at an optimizer step; nothing if it was not."""
