@@ -23,12 +23,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run a verb; return the exit code (2 for a user's mistake, 130 for Ctrl-C)."""
     print_anything()
     words = list(sys.argv[1:] if arguments is None else arguments)
-    asked = _parser().parse_args([word for word in words if word != TRACEBACK])
-    asked.traceback = TRACEBACK in words
+    args = _parser().parse_args([word for word in words if word != TRACEBACK])
+    args.traceback = TRACEBACK in words
     try:
-        return _runner(asked.verb)(asked)
+        return _runner(args.verb)(args)
     except MISTAKES as error:
-        if asked.traceback:
+        if args.traceback:
             reveal(error)
             raise
         print(f"grpo-credit: error: {in_one_line(error)}", file=sys.stderr)
@@ -89,8 +89,8 @@ class _Version(argparse.Action):
     def __call__(self, parser: argparse.ArgumentParser, *_: Any, **__: Any) -> None:
         from importlib.metadata import version
 
-        found = ", ".join(f"{name} {version(name)}" for name in _LIBRARIES)
-        print(f"grpo-credit {__version__} ({found})")
+        versions = ", ".join(f"{name} {version(name)}" for name in _LIBRARIES)
+        print(f"grpo-credit {__version__} ({versions})")
         parser.exit()
 
 

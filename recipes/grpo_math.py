@@ -84,8 +84,8 @@ def make_task(script: MathArguments, args: "grpo_credit.CreditGRPOConfig", model
     train, test = load_prompts(script, columns)
     right = JUDGES[script.judge](script.answer_column)
     check_answers(right, train[script.answer_column], script.judge)
-    asked = conversation({script.question_column: "?"}, script)["prompt"]
-    prefilled = "think" if opens("<think>", asked, args, model_args) else None
+    chat = conversation({script.question_column: "?"}, script)["prompt"]
+    prefilled = "think" if opens("<think>", chat, args, model_args) else None
     form = TagFormat(("think", "answer"), prefilled=prefilled, name="think_answer_format")
     if args.reward_weights is None:
         args.reward_weights = [1.0, script.format_weight]
@@ -122,13 +122,13 @@ def check_answers(right: Any, answers: Sequence[Any], judge: str) -> None:
     if not unread:
         return
     what, hint = UNREAD[judge]
-    told = (
+    reason = (
         f"{len(unread)} of {len(answers)} answers are {what}, such as "
         f"{gold_of(unread[0])!r:.60}: there the reward abstains. {hint}"
     )
     if len(unread) == len(answers):
-        raise ValueError(told)
-    print(f"grpo_math.py: note: {told}", file=sys.stderr)
+        raise ValueError(reason)
+    print(f"grpo_math.py: note: {reason}", file=sys.stderr)
 
 
 def conversation(row: Mapping[str, Any], script: MathArguments) -> dict[str, Any]:
@@ -175,9 +175,9 @@ def same_number(answer: str, gold: str) -> bool:
 
 def last_number(text: str) -> Decimal | None:
     """Return the last number in a text, without thousands separators."""
-    found = re.findall(r"-?\d[\d,]*(?:\.\d+)?", text)
+    numbers = re.findall(r"-?\d[\d,]*(?:\.\d+)?", text)
     try:
-        return Decimal(found[-1].replace(",", "")) if found else None
+        return Decimal(numbers[-1].replace(",", "")) if numbers else None
     except InvalidOperation:
         return None
 
@@ -190,9 +190,9 @@ def same_formula(answer: str, gold: str) -> bool:
     from trl.rewards import accuracy_reward
 
     written, right = plain_latex(answer), plain_latex(gold)
-    said = [[{"role": "assistant", "content": rf"\boxed{{{written}}}"}]]
+    completion = [[{"role": "assistant", "content": rf"\boxed{{{written}}}"}]]
     solution = f"${right}$" if right else gold  # a whole solution, which TRL looks through
-    return written is not None and bool(accuracy_reward(said, [solution])[0])
+    return written is not None and bool(accuracy_reward(completion, [solution])[0])
 
 
 RECIPE = Recipe(__file__, __doc__ or "", MathArguments, make_task, train, DEFAULTS)

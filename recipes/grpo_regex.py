@@ -105,10 +105,10 @@ def checker(pattern: str) -> Any:
         ) from None
 
     def check(completion: str, row: Mapping[str, Any]) -> dict[str, float]:
-        found = {"format rate": float(matches(completion.strip()) is not None)}
+        verdict = {"format rate": float(matches(completion.strip()) is not None)}
         if isinstance(row.get("answer"), str):
-            found["answer named"] = float(row["answer"] in completion)
-        return found | {"characters": float(len(completion))}
+            verdict["answer named"] = float(row["answer"] in completion)
+        return verdict | {"characters": float(len(completion))}
 
     return check
 

@@ -142,8 +142,8 @@ def form(args: Any, model_args: Any) -> TagFormat:
     """Return the form of a chat model's answer, without a tag that its template opens."""
     from grpo_credit.run.models import opens
 
-    asked = prompt("?", tiny=False)
-    prefilled = "think" if opens("<think>", asked, args, model_args) else None
+    chat = prompt("?", tiny=False)
+    prefilled = "think" if opens("<think>", chat, args, model_args) else None
     return TagFormat(("think", "answer"), prefilled=prefilled, name="think_answer_format")
 
 

@@ -21,14 +21,14 @@ def attacked(
     """
     if not calls or is_async(reward) or max(seconds for _, seconds in calls) > SLOW:
         return []
-    found = [paid for paid in attack(reward, rows, max_rows=TRIED) if not paid.error]
-    if not found:
+    paid_attacks = [paid for paid in attack(reward, rows, max_rows=TRIED) if not paid.error]
+    if not paid_attacks:
         return []
     shown = "; ".join(
         f"{paid.attack} ({brief(paid.completion)!r} earns {earned(paid.score)})"
-        for paid in found[:3]
+        for paid in paid_attacks[:3]
     )
-    more = f"; and {len(found) - 3} more" if len(found) > 3 else ""
+    more = f"; and {len(paid_attacks) - 3} more" if len(paid_attacks) > 3 else ""
     return [
         Finding(
             "warning",

@@ -25,14 +25,14 @@ def check_sample(sample: Sample) -> list[Finding]:
     rewards are the same: that is told of the reward.
     """
     judged = not any(reward.failures for reward in sample.rewards)
-    found = [
+    findings = [
         truncation(_share(sample.truncated), sample.longest),
         *(finding for reward in sample.rewards for finding in _reward(reward, sample)),
         special_tokens(_share(sample.special)),
         informative_groups(sample) if judged and _range(sample.totals) > SAME else None,
         reward_time(sample),
     ]
-    return [finding for finding in found if finding is not None]
+    return [finding for finding in findings if finding is not None]
 
 
 def _reward(reward: RewardSample, sample: Sample) -> list[Finding | None]:

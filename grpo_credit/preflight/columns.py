@@ -59,11 +59,11 @@ def check_values(read: Mapping[str, str], rows: Sequence[Mapping[str, Any]]) -> 
     values = {column: [row[column] for row in rows] for column in read}
     differ = [c for c, every in values.items() if any(value != every[0] for value in every)]
     told_apart = {read[column] for column in differ}
-    found = (
+    findings = (
         _same(column, name, values[column], "note" if name in told_apart else "warning")
         for column, name in read.items()
     )
-    return [finding for finding in found if finding is not None]
+    return [finding for finding in findings if finding is not None]
 
 
 def check_golds(rewards: Named, rows: Sequence[Mapping[str, Any]]) -> list[Finding]:
@@ -71,14 +71,14 @@ def check_golds(rewards: Named, rows: Sequence[Mapping[str, Any]]) -> list[Findi
 
     Asked is every reward that says which those are (`unreadable`), and every part of a combination.
     """
-    found = (
+    findings = (
         _unread(name, part, column, [row[column] for row in rows if column in row])
         for name, reward in rewards
         for part in _parts(reward)
         if hasattr(part, "unreadable")
         for column in _columns_of(part)[:1]
     )
-    return [finding for finding in found if finding is not None]
+    return [finding for finding in findings if finding is not None]
 
 
 def _parts(reward: Any) -> Iterator[Any]:

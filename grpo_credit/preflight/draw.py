@@ -105,17 +105,17 @@ def draw(trainer: Any, clock: Callable[[], float] = time.perf_counter) -> Sample
 @contextmanager
 def untouched(trainer: Any) -> Generator[None, None, None]:
     """Let the body train or sample as it likes, and then put everything back."""
-    kept = dict(vars(trainer))
+    before = dict(vars(trainer))
     with random_states_kept(), in_mode(trainer.model, training=True):  # TRL samples while training
         try:
-            changing = {name: copy.deepcopy(kept[name]) for name in _MUTABLE if name in kept}
-            if _COLLECTOR in kept:
-                changing[_COLLECTOR] = copy.copy(kept[_COLLECTOR])
+            changing = {name: copy.deepcopy(before[name]) for name in _MUTABLE if name in before}
+            if _COLLECTOR in before:
+                changing[_COLLECTOR] = copy.copy(before[_COLLECTOR])
             vars(trainer).update(changing)
             yield
         finally:
             vars(trainer).clear()
-            vars(trainer).update(kept)
+            vars(trainer).update(before)
 
 
 def _rows(trainer: Any, how: Draw) -> Iterator[list[dict[str, Any]]]:
@@ -205,13 +205,13 @@ def _in_order(parts: Sequence[Any], how: Draw, column: int) -> list[Any]:
 def _merged(of_ranks: Sequence[RewardSample]) -> RewardSample:
     """Add what a reward did on each rank, and keep the changes that helped."""
     relief: dict[str, Relief] = {}
-    for kind, found in (item for sample in of_ranks for item in sample.relief.items()):
+    for kind, of_kind in (item for sample in of_ranks for item in sample.relief.items()):
         helped, tried = relief.get(kind, (0, 0))
-        relief[kind] = Relief(helped + found.helped, tried + found.tried)
+        relief[kind] = Relief(helped + of_kind.helped, tried + of_kind.tried)
     return replace(
         of_ranks[0],
         calls=[call for sample in of_ranks for call in sample.calls],
         failures=[failure for sample in of_ranks for failure in sample.failures],
         slow=sum((sample.slow for sample in of_ranks), Counter()),
-        relief={kind: found for kind, found in relief.items() if found.helped},
+        relief={kind: of_kind for kind, of_kind in relief.items() if of_kind.helped},
     )

@@ -47,13 +47,13 @@ def show(findings: Sequence[Finding], console: Any = None) -> None:
     terminal.
     """
     out = console or terminal.console()
-    for found in ordered(findings):
+    for finding in ordered(findings):
         out.print(
             Text.assemble(
-                (f"{found.severity:<8}", _STYLE[found.severity]),
-                (f"{visible(found.kind)}: ", "bold"),
-                in_line(found.message),
+                (f"{finding.severity:<8}", _STYLE[finding.severity]),
+                (f"{visible(finding.kind)}: ", "bold"),
+                in_line(finding.message),
             )
         )
-        if found.remedy:
-            out.print(Text(f"      -> {visible(found.remedy)}"))
+        if finding.remedy:
+            out.print(Text(f"      -> {visible(finding.remedy)}"))

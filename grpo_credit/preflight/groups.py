@@ -49,8 +49,8 @@ def mean_informative(groups: Sequence[Sequence[float]], size: int) -> float | No
         The share, of groups of `size` where there are as many completions, otherwise of all there
         are; None without prompts.
     """
-    found = [share_informative(rewards, min(size, len(rewards))) for rewards in groups]
-    known = [share for share in found if share is not None]
+    shares = [share_informative(rewards, min(size, len(rewards))) for rewards in groups]
+    known = [share for share in shares if share is not None]
     return sum(known) / len(known) if known else None
 
 

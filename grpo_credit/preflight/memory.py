@@ -89,8 +89,8 @@ def model_size(
 def _architecture(config: Any) -> Any:
     """Return the class that TRL will load: the first one that the configuration names."""
     named = next(iter(config.architectures or ()), "")
-    found = getattr(transformers, named, None)
-    return found or transformers.AutoModelForCausalLM.from_config
+    kind = getattr(transformers, named, None)
+    return kind or transformers.AutoModelForCausalLM.from_config
 
 
 def _itemsize(dtype: str | None, config: Any) -> int:
@@ -116,8 +116,8 @@ class Memory:
     @property
     def peak(self) -> int:
         """The larger of what training and what generation holds; without fragmentation."""
-        kept = self.weights + self.reference + (self.optimizer or 0)
-        return kept + max(self.gradients + self.activations, self.cache)
+        held = self.weights + self.reference + (self.optimizer or 0)
+        return held + max(self.gradients + self.activations, self.cache)
 
 
 def estimate(size: ModelSize, args: Any, prompt_tokens: int, test_tokens: int = 0) -> Memory:
@@ -155,7 +155,7 @@ def estimate(size: ModelSize, args: Any, prompt_tokens: int, test_tokens: int = 
     weights = size.frozen * size.weight_bytes + size.trained * size.trained_bytes
     buckets = 2 if ranks > 1 and stage == 0 else 1
     checkpointed = size.layers + SAVED_VALUES
-    kept = checkpointed if args.gradient_checkpointing else size.layers * SAVED_VALUES
+    saved = checkpointed if args.gradient_checkpointing else size.layers * SAVED_VALUES
     tokens = rows * (prompt_tokens + args.max_completion_length)
     state = optimizer_bytes(size, getattr(args.optim, "value", args.optim))
     return Memory(
@@ -163,7 +163,7 @@ def estimate(size: ModelSize, args: Any, prompt_tokens: int, test_tokens: int = 
         reference=round(weights / of_weights) if args.beta and not size.adapter else 0,
         gradients=buckets * size.trained * size.trained_bytes // of_gradients,
         optimizer=None if state is None else state // of_optimizer,
-        activations=tokens * size.hidden * value * kept,
+        activations=tokens * size.hidden * value * saved,
         cache=generated * (longest * size.layers * size.cached * value + 4 * size.vocabulary),
     )
 

@@ -87,10 +87,10 @@ def model_rows(
     what = f"an adapter's, {share} of {size.parameters:,}" if size.adapter else "all"
     yield "parameters trained", f"{size.trained:,} ({what})"
     unknown = "unknown" if memory.optimizer is None else size_of(memory.optimizer)
-    kept = f"weights {size_of(memory.weights)}, gradients {size_of(memory.gradients)}, "
-    kept += f"optimizer {unknown}"
-    kept += f", reference model {size_of(memory.reference)}" if memory.reference else ""
-    yield "memory per process", f"counted: {kept}"
+    counted = f"weights {size_of(memory.weights)}, gradients {size_of(memory.gradients)}, "
+    counted += f"optimizer {unknown}"
+    counted += f", reference model {size_of(memory.reference)}" if memory.reference else ""
+    yield "memory per process", f"counted: {counted}"
     has = "" if available is None else f" of the device's {size_of(available)}"
     yield (
         "",
@@ -110,8 +110,8 @@ def credit_rows(credit: "Plan", rewards: Sequence[str], saves: bool) -> Iterator
 
 
 def _needs(needs: frozenset[str], saves: bool) -> str:
-    forward, told = sorted(needs & _FORWARD), sorted(needs - _FORWARD)
-    parts = [f"{', '.join(told)}, told by the rewards"] if told else []
+    forward, from_rewards = sorted(needs & _FORWARD), sorted(needs - _FORWARD)
+    parts = [f"{', '.join(from_rewards)}, told by the rewards"] if from_rewards else []
     if forward:
         parts.append(
             f"{', '.join(forward)}: a forward pass over each generation"

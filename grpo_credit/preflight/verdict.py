@@ -60,21 +60,21 @@ def preflight(
     findings: list[Finding] = on_main(_judge, trainer, sample)
     if is_main():
         print_report(sample, findings, Batches.of(trainer.args, trainer.train_dataset))
-    if strict and (found := errors(findings)):
-        kinds = ", ".join(finding.kind for finding in found)
+    if strict and (stopping := errors(findings)):
+        kinds = ", ".join(finding.kind for finding in stopping)
         raise NotFit(f"nothing was trained: {kinds}. --preflight auto goes on in spite of it.")
     return findings
 
 
-def read_how(asked: Any) -> str:
+def read_how(option: Any) -> str:
     """Return `auto`, `strict` or `off`; YAML reads a bare `off` as False.
 
     Raises:
         ValueError: for anything else.
     """
-    how = "off" if asked is False else asked
+    how = "off" if option is False else option
     if how not in HOW:
-        raise ValueError(f"preflight is {asked!r}, expected one of {', '.join(HOW)}.")
+        raise ValueError(f"preflight is {option!r}, expected one of {', '.join(HOW)}.")
     return how
 
 
@@ -82,21 +82,21 @@ def _judge(trainer: Any, sample: Sample) -> list[Finding]:
     named = list(zip(trainer.reward_func_names, trainer.reward_funcs, strict=True))
     data = trainer.train_dataset
     columns = getattr(data, "column_names", None)
-    found = check_sample(sample)
-    found += check_batches(Batches.of(trainer.args, data))
-    found += check_precision(trainer)
+    findings = check_sample(sample)
+    findings += check_batches(Batches.of(trainer.args, data))
+    findings += check_precision(trainer)
     if columns:  # unknown for some streams
-        found += check_columns(named, columns)
+        findings += check_columns(named, columns)
         read = columns_read(named, columns)
         rows = spread(data.select_columns([*read]), ROWS) if read else []
-        found += check_values(read, rows) + check_golds(named, rows)
+        findings += check_values(read, rows) + check_golds(named, rows)
     few = spread(data, TRIED)
     for (name, reward), drawn in zip(named, sample.rewards, strict=True):
         if not drawn.failures and not drawn.relief:
-            found += _format(name, reward, trainer)
+            findings += _format(name, reward, trainer)
         if not drawn.failures:
-            found += attacked(name, reward, few, drawn.calls)
-    return found
+            findings += attacked(name, reward, few, drawn.calls)
+    return findings
 
 
 def _format(name: str, reward: Any, trainer: Any) -> list[Finding]:

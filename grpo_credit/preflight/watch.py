@@ -67,8 +67,8 @@ class Watched:
                 yield scores
             self.slow += slow
         except Exception as error:  # whatever it is, it is told
-            told = f"{type(error).__name__}: {error!s:.300}"
-            self.failures.append(f"{told} (completions from {completions[0]!r:.80})")
+            reason = f"{type(error).__name__}: {error!s:.300}"
+            self.failures.append(f"{reason} (completions from {completions[0]!r:.80})")
             scores += [0.0] * len(completions)
         self.calls.append(Call(completions, columns, scores, self.clock() - start))
 

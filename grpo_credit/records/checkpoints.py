@@ -34,8 +34,8 @@ def step_of(checkpoint: Path) -> int:
 
 def found_in(directory: Path) -> list[Path]:
     """List the checkpoints of a run, whole or not, the last step first."""
-    found = [path for path in directory.iterdir() if _NAME.fullmatch(path.name) and path.is_dir()]
-    return sorted(found, key=lambda path: (step_of(path), path.name[0] == "c"), reverse=True)
+    paths = [path for path in directory.iterdir() if _NAME.fullmatch(path.name) and path.is_dir()]
+    return sorted(paths, key=lambda path: (step_of(path), path.name[0] == "c"), reverse=True)
 
 
 def seal(checkpoint: Path) -> None:

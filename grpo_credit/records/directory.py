@@ -105,9 +105,9 @@ def _refuse(directory: Path, resume: bool) -> None:
             f"nothing to resume: the run in {directory} never began, its {MANIFEST} is "
             "half written; start it without --resume"
         )
-    if not resume and (found := _found(directory)):
+    if not resume and (content := _found(directory)):
         go_on = "--resume to go on with it, or " if (directory / MANIFEST).is_file() else ""
-        raise RunExists(f"{directory} holds {found}; use {go_on}another --output_dir")
+        raise RunExists(f"{directory} holds {content}; use {go_on}another --output_dir")
 
 
 def _never_began(directory: Path) -> bool:
@@ -211,7 +211,7 @@ def _refuse_other_data(directory: Path, old: dict[str, Any], new: dict[str, Any]
 
 def _contents(run: dict[str, Any]) -> dict[str, str]:
     data = fit(dict[str, dict[str, Any] | None], run.get("datasets", {}), "datasets").items()
-    return {name: found["sha256"] for name, found in data if found and found.get("sha256")}
+    return {name: about["sha256"] for name, about in data if about and about.get("sha256")}
 
 
 def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
@@ -252,12 +252,12 @@ def _drop_later_lines(path: Path, step: int) -> None:
         return
     lines = enumerate(lines_from_end(path), 1)
     later = ((end, _is_up_to(line, step, path, n)) for n, (end, line) in lines)
-    kept = next((end for end, is_up_to in later if is_up_to), 0)
-    if kept < path.stat().st_size:
+    end_kept = next((end for end, is_up_to in later if is_up_to), 0)
+    if end_kept < path.stat().st_size:
         with path.open("r+b") as file:
-            file.seek(kept)
+            file.seek(end_kept)
             replace_content(free(path.with_name(f"{path.name}.bak"), first=1), file)
-            file.truncate(kept)
+            file.truncate(end_kept)
             os.fsync(file.fileno())
 
 
@@ -300,10 +300,10 @@ def choose(root: Path | str, stem: str, given: Path | str | None, resume: bool) 
         return Path(given)
     if not resume:
         return fresh_name(root, stem)
-    found = latest_unfinished(root, stem)
-    if found is None:
+    unfinished = latest_unfinished(root, stem)
+    if unfinished is None:
         raise ValueError(f"no unfinished run {Path(root) / stem}-*; start one without --resume.")
-    return found
+    return unfinished
 
 
 @decided_by_main

@@ -94,8 +94,8 @@ def is_held(directory: Path, name: str = LOCK) -> bool:
 
 def entries(directory: Path) -> list[str]:
     """List what a directory holds besides what a writer that was killed may have left."""
-    found = directory.iterdir() if directory.exists() else ()
-    return sorted(path.name for path in found if path.name != LOCK and not is_temporary(path))
+    paths = directory.iterdir() if directory.exists() else ()
+    return sorted(path.name for path in paths if path.name != LOCK and not is_temporary(path))
 
 
 def _is_ours(path: Path) -> bool:

@@ -181,9 +181,9 @@ def read_manifest(directory: Path | str, *, whole: bool = False) -> dict[str, An
         OSError: if there is none.
     """
     path = Path(directory) / MANIFEST
-    found = fit(_RESUMED if whole else {"status": str}, read_object(path), str(path))
-    fit(list[dict[str, Any]], found.get("earlier", []), f"{path}.earlier")
-    return found
+    manifest = fit(_RESUMED if whole else {"status": str}, read_object(path), str(path))
+    fit(list[dict[str, Any]], manifest.get("earlier", []), f"{path}.earlier")
+    return manifest
 
 
 class OtherWeights(ValueError):
@@ -198,16 +198,16 @@ def set_model(directory: Path | str, model: nn.Module) -> None:
         OtherWeights: if a resumed run needs weights that no checkpoint has (an adapter's base,
             the reference of a KL term), and they are not those that it began with.
     """
-    known, found = read_manifest(directory), model_fingerprint(model)
+    known, now_there = read_manifest(directory), model_fingerprint(model)
     began = [attempt["model"] for attempt in known.get("earlier", []) if attempt.get("model")]
-    needed = found["trainable"] < found["parameters"] or known["config"].get("beta")
-    if began and needed and began[0].get("sha256") != found["sha256"]:
+    needed = now_there["trainable"] < now_there["parameters"] or known["config"].get("beta")
+    if began and needed and began[0].get("sha256") != now_there["sha256"]:
         raise OtherWeights(
-            f"the weights of {found['name_or_path']} are not those that the run in {directory} "
+            f"the weights of {now_there['name_or_path']} are not those that the run in {directory} "
             "began with, and it needs them beside its checkpoint. Resume it with the old ones; "
             "nothing that it left is lost."
         )
-    _write(directory, known | {"model": hide_secrets(plain(found))})
+    _write(directory, known | {"model": hide_secrets(plain(now_there))})
 
 
 def set_preflight(directory: Path | str, errors: Sequence[str]) -> None:

@@ -47,8 +47,8 @@ def _expect_bounded(file: pq.ParquetFile, path: Path) -> None:
     columns = [group.column(n) for group in _groups(file) for n in range(group.num_columns)]
     room = _room(path)
     for what in ("num_values", "total_uncompressed_size"):
-        if (found := sum(max(getattr(column, what), 0) for column in columns)) > room:
-            raise CreditError(f"{path} has a {what} of {found:,}, expected at most {room:,}.")
+        if (total := sum(max(getattr(column, what), 0) for column in columns)) > room:
+            raise CreditError(f"{path} has a {what} of {total:,}, expected at most {room:,}.")
 
 
 def _groups(file: pq.ParquetFile) -> list[pq.RowGroupMetaData]:

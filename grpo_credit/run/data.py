@@ -27,8 +27,9 @@ def is_blank(value: Any) -> bool:
     if isinstance(value, Mapping):  # a message, or a part of one, such as an image
         return "content" in value and is_blank(value["content"])
     if isinstance(value, list):
-        asked = [said for said in value if isinstance(said, Mapping) and said.get("role") == "user"]
-        return all(map(is_blank, asked or value))
+        messages = [each for each in value if isinstance(each, Mapping)]
+        of_user = [message for message in messages if message.get("role") == "user"]
+        return all(map(is_blank, of_user or value))
     if isinstance(value, str):
         return not value.strip()
     return value is None or (isinstance(value, float) and math.isnan(value))
@@ -86,13 +87,13 @@ def _split(splits: Mapping[Any, Any], split: str, name: str) -> Dataset:
 
 def _hold_out(train: Dataset, question: str, count: int, name: str) -> tuple[Dataset, list[Any]]:
     """Part a split into what is trained on and what is tested on."""
-    asked = _first_rows(train, question)
-    if len(asked) < 2:
+    questions = _first_rows(train, question)
+    if len(questions) < 2:
         raise ValueError(
-            f"{name} has {len(train)} rows with {len(asked)} different values of {question!r}, "
+            f"{name} has {len(train)} rows with {len(questions)} different values of {question!r}, "
             "expected 2 or more: to train and to test."
         )
-    drawn = _drawn(asked, min(count, len(asked) // 5) or 1)
+    drawn = _drawn(questions, min(count, len(questions) // 5) or 1)
     left = [row for row, value in enumerate(train[question]) if str(value) not in drawn]
     return train.select(left), [train[row] for row in drawn.values()]
 
@@ -102,7 +103,7 @@ def _unseen(
 ) -> list[dict[str, Any]]:
     """Draw rows of a test split whose questions are not trained on."""
     seen = _first_rows(train, question)
-    new = {asked: row for asked, row in _first_rows(test, question).items() if asked not in seen}
+    new = {value: row for value, row in _first_rows(test, question).items() if value not in seen}
     if len(test) and not new:
         raise ValueError(
             f"every {question!r} of {name} is one to train on, too; name a split with others "

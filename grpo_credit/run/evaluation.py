@@ -104,7 +104,7 @@ def _right(
         return {}
     right = [verdict[RIGHT] for verdict in several]
     by_prompt = [right[first :: len(alone)] for first in range(len(alone))]
-    found = {
+    rates = {
         "pass@1": _mean(verdict[RIGHT] for verdict in alone),
         f"mean@{samples}": _mean(right),
         f"pass@{samples}": _mean(max(of_prompt) for of_prompt in by_prompt),
@@ -113,7 +113,7 @@ def _right(
         name: [len(t) for t, r in zip(texts, right, strict=True) if r == value]
         for name, value in LENGTHS.items()
     }
-    return found | {name: _mean(values) for name, values in lengths.items() if values}
+    return rates | {name: _mean(values) for name, values in lengths.items() if values}
 
 
 def _means(verdicts: list[Mapping[str, float]], how: str) -> dict[str, float]:

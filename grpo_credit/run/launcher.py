@@ -56,11 +56,11 @@ def _processes_meant(options: list[str]) -> int:
     from accelerate.commands.config.config_args import default_config_file, load_config_from_file
     from accelerate.commands.launch import launch_command_parser
 
-    told, _ = launch_command_parser().parse_known_args(options)
-    file = told.config_file or default_config_file
-    if told.num_processes is None and os.path.isfile(file):
+    args, _ = launch_command_parser().parse_known_args(options)
+    file = args.config_file or default_config_file
+    if args.num_processes is None and os.path.isfile(file):
         return load_config_from_file(file).num_processes
-    return told.num_processes or 1
+    return args.num_processes or 1
 
 
 def _parents_words() -> list[str]:

@@ -139,9 +139,9 @@ class Run:
         if trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:
             self._early.pending = partial(self._look, trainer)  # put together when training begins
             return
-        found = self._look(trainer)
-        self._early.tell(found)
-        if errors(found):
+        findings = self._look(trainer)
+        self._early.tell(findings)
+        if errors(findings):
             trainer.accelerator.print(
                 "training goes on in spite of the errors; --preflight=strict would stop here"
             )
@@ -150,13 +150,13 @@ class Run:
         """Whether no attempt was looked at to the end, or a strict look would stop what was."""
         if self.options.preflight == "off" or self.checkpoint is not None:
             return False
-        found = manifest.preflight_errors(self.out)
-        return found is None or (self.options.preflight == "strict" and bool(found))
+        kinds = manifest.preflight_errors(self.out)
+        return kinds is None or (self.options.preflight == "strict" and bool(kinds))
 
     def _look(self, trainer: Any) -> list[Finding]:
-        found = preflight(trainer, strict=self.options.preflight == "strict")
-        manifest.set_preflight(self.out, [finding.kind for finding in errors(found)])
-        return found
+        findings = preflight(trainer, strict=self.options.preflight == "strict")
+        manifest.set_preflight(self.out, [finding.kind for finding in errors(findings)])
+        return findings
 
     # ---- what is around it ----------------------------------------------------------------------
 
@@ -218,7 +218,7 @@ class Run:
 
     def _left(self) -> dict[str, Path]:
         """Return where everything is that the run leaves."""
-        kept = {
+        names = {
             "model, tokenizer": "model",
             "metrics by step": directory.METRICS,
             "held-out numbers": HELD_OUT if self.task.test else None,
@@ -227,4 +227,4 @@ class Run:
             "rollouts by step": "rollouts" if self.args.save_rollouts else None,
             "manifest": MANIFEST,
         }
-        return {what: self.out / name for what, name in kept.items() if name}
+        return {what: self.out / name for what, name in names.items() if name}

@@ -109,12 +109,12 @@ def _quietly() -> Generator[None, None, None]:
 @contextmanager
 def _unsharded() -> Generator[None, None, None]:
     """Load as without ZeRO-3, which refuses `meta` and would need every rank."""
-    found = deepspeed._hf_deepspeed_config_weak_ref
+    config = deepspeed._hf_deepspeed_config_weak_ref
     deepspeed.unset_hf_deepspeed_config()
     try:
         yield
     finally:
-        deepspeed._hf_deepspeed_config_weak_ref = found
+        deepspeed._hf_deepspeed_config_weak_ref = config
 
 
 def tokenizer_of(name: str, **where: Any) -> Any:

@@ -30,8 +30,8 @@ def run_recipe(recipe: Recipe, arguments: list[str]) -> int:
     with Ending(recipe.file) as ending:
         with mistakes_in_one_line(recipe.name, arguments, recipe.file):
             setup = prepare(recipe, arguments)
-            if said := fewer_than_asked(setup.args.world_size):
-                print(said, file=sys.stderr)
+            if warning := fewer_than_asked(setup.args.world_size):
+                print(warning, file=sys.stderr)
             if setup.script.dry_run:
                 return explain(setup)
             ending.keep("nothing was begun")

@@ -22,7 +22,7 @@ from grpo_credit.run import ending
 LAUNCHERS = ("accelerate", "torchrun")
 
 
-def run_launcher(asked: argparse.Namespace) -> int:
+def run_launcher(args: argparse.Namespace) -> int:
     """Run a launcher's command line in this process; return the exit code of what it launched.
 
     It is 128 + signal if a signal ended that.
@@ -30,7 +30,7 @@ def run_launcher(asked: argparse.Namespace) -> int:
     Raises:
         ValueError: another program.
     """
-    words = [*asked.words, *([TRACEBACK] if asked.traceback else [])]
+    words = [*args.words, *([TRACEBACK] if args.traceback else [])]
     if not words or words[0] not in LAUNCHERS:
         raise ValueError(
             f"expected the command line of {' or '.join(LAUNCHERS)}, such as: "
