@@ -91,7 +91,7 @@ NAMED = {  # what is wrong -> rewards, completions, options, findings, and what 
         {"dead groups": "warning", "batches": "note", "data": "error"}, ["num_generations=2"],
     ),
     "a constant reward, and no dead groups as well": (
-        constant, GOOD, {}, {"reward constant": "error"}, ["constant: 1 for all 16 completions"],
+        constant, GOOD, {}, {"reward constant": "error"}, ["constant: 1 for all 32 completions"],
     ),
     "a misspelt column": (
         right, GOOD, {"columns": {"answer": list("12345678")}},

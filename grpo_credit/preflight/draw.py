@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from accelerate.utils import gather_object
@@ -25,6 +25,9 @@ from grpo_credit.preflight.variants import SPECIAL, relieve
 from grpo_credit.preflight.watch import Watched, watch
 from grpo_credit.rewards import completion_text
 from grpo_credit.trainer.undisturbed import in_mode, random_states_kept
+
+if TYPE_CHECKING:
+    from grpo_credit.trainer.seams import Seams
 
 WANTED = 128  # completions, where two generation batches hold as many
 PER_PROMPT = (16, 8, 4, 2)  # completions of a prompt; the first that leaves enough prompts
@@ -77,7 +80,7 @@ class _Drawn:
     scores: list[torch.Tensor] = field(default_factory=list)  # of all ranks
 
 
-def draw(trainer: Any, clock: Callable[[], float] = time.perf_counter) -> Sample:
+def draw(trainer: "Seams", clock: Callable[[], float] = time.perf_counter) -> Sample:
     """Sample groups as a training step does; call it on every rank, all of which get the sample.
 
     Args:
@@ -91,7 +94,7 @@ def draw(trainer: Any, clock: Callable[[], float] = time.perf_counter) -> Sample
         watched = [watch(reward, how.size, clock) for reward in trainer.reward_funcs]
         trainer.reward_funcs, trainer.num_generations = watched, how.size
         trainer.state.max_steps = Batches.of(args, trainer.train_dataset).steps  # rewards may ask
-        trainer.save_every = 0  # no forward pass for rollouts that are not saved
+        vars(trainer)["save_every"] = 0  # no forward pass for rollouts that are not saved
         drawn, start = _Drawn(), clock()
         _listen(trainer, drawn)
         for rows in _rows(trainer, how):
@@ -103,7 +106,7 @@ def draw(trainer: Any, clock: Callable[[], float] = time.perf_counter) -> Sample
 
 
 @contextmanager
-def untouched(trainer: Any) -> Generator[None, None, None]:
+def untouched(trainer: "Seams") -> Generator[None, None, None]:
     """Let the body train or sample as it likes, and then put everything back."""
     before = dict(vars(trainer))
     with random_states_kept(), in_mode(trainer.model, training=True):  # TRL samples while training
@@ -118,7 +121,7 @@ def untouched(trainer: Any) -> Generator[None, None, None]:
             vars(trainer).update(before)
 
 
-def _rows(trainer: Any, how: Draw) -> Iterator[list[dict[str, Any]]]:
+def _rows(trainer: "Seams", how: Draw) -> Iterator[list[dict[str, Any]]]:
     """Yield this rank's rows of each call: whole groups over all ranks, as TRL's sampler lays them.
 
     The prompts are spread over the data, or the first ones of a stream.
@@ -133,7 +136,7 @@ def _rows(trainer: Any, how: Draw) -> Iterator[list[dict[str, Any]]]:
         yield [dict(row) for row in rows[first : first + how.rows]]
 
 
-def _listen(trainer: Any, drawn: _Drawn) -> None:
+def _listen(trainer: "Seams", drawn: _Drawn) -> None:
     """Keep what the trainer generates and what it is worth."""
     inner, generate = trainer._calculate_rewards, trainer._generate
     tokenizer = trainer._tokenizer
@@ -152,14 +155,14 @@ def _listen(trainer: Any, drawn: _Drawn) -> None:
         drawn.scores.append(inner(inputs, prompts, completions, ids))
         return drawn.scores[-1]
 
-    trainer._generate, trainer._calculate_rewards = generated, scored
+    vars(trainer).update(_generate=generated, _calculate_rewards=scored)
 
 
 def _text(completion: Any) -> str:
     return completion_text(completion) if completion else ""
 
 
-def _reward_samples(trainer: Any, watched: Sequence[Any], drawn: _Drawn) -> list[RewardSample]:
+def _reward_samples(trainer: "Seams", watched: Sequence[Any], drawn: _Drawn) -> list[RewardSample]:
     """Return what the rewards did on this rank; the scores are of all ranks."""
     scores = torch.cat(drawn.scores).float().cpu().numpy()
     samples = []
@@ -176,7 +179,7 @@ def _reward_samples(trainer: Any, watched: Sequence[Any], drawn: _Drawn) -> list
 
 
 def _joined(
-    trainer: Any, how: Draw, drawn: _Drawn, rewards: list[RewardSample], seconds: float
+    trainer: "Seams", how: Draw, drawn: _Drawn, rewards: list[RewardSample], seconds: float
 ) -> Sample:
     """Gather the ranks' parts; a rank's rows of the calls are taken apart to lie in order."""
     columns = [drawn.lengths, drawn.truncated, drawn.special]

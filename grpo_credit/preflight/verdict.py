@@ -3,7 +3,7 @@
 import sys
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from grpo_credit.preflight.attack import TRIED, attacked
 from grpo_credit.preflight.batches import Batches, check_batches
@@ -23,6 +23,9 @@ from grpo_credit.preflight.sample import Sample
 from grpo_credit.records.ranks import is_main, on_main
 from grpo_credit.rewards import check_format, specimen_of
 
+if TYPE_CHECKING:
+    from grpo_credit.trainer.seams import Seams
+
 HOW = ("auto", "strict", "off")
 ROWS = 256  # of the data that are looked through for empty columns
 
@@ -38,7 +41,7 @@ def tell(refusal: Exception) -> None:
 
 
 def preflight(
-    trainer: Any, *, strict: bool = False, clock: Callable[[], float] = time.perf_counter
+    trainer: "Seams", *, strict: bool = False, clock: Callable[[], float] = time.perf_counter
 ) -> list[Finding]:
     """Sample a few groups and print what was found; call it on every rank, before training.
 
@@ -78,7 +81,7 @@ def read_how(option: Any) -> str:
     return how
 
 
-def _judge(trainer: Any, sample: Sample) -> list[Finding]:
+def _judge(trainer: "Seams", sample: Sample) -> list[Finding]:
     named = list(zip(trainer.reward_func_names, trainer.reward_funcs, strict=True))
     data = trainer.train_dataset
     columns = getattr(data, "column_names", None)
@@ -99,7 +102,7 @@ def _judge(trainer: Any, sample: Sample) -> list[Finding]:
     return findings
 
 
-def _format(name: str, reward: Any, trainer: Any) -> list[Finding]:
+def _format(name: str, reward: Any, trainer: "Seams") -> list[Finding]:
     """Let `rewards.check_format` try a format reward out on what the tokenizer makes of it."""
     if getattr(reward, "columns", ()) or not callable(reward) or specimen_of(reward) is None:
         return []

@@ -11,7 +11,7 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from transformers import PrinterCallback, ProgressCallback
 from transformers.utils.logging import disable_progress_bar
@@ -36,6 +36,9 @@ from grpo_credit.text import in_line
 from grpo_credit.trainer.completing import draws
 from grpo_credit.trainer.config import plan
 from grpo_credit.trainer.model_card import step_of
+
+if TYPE_CHECKING:
+    from grpo_credit import CreditGRPOConfig, CreditGRPOTrainer
 
 
 class Run:
@@ -70,7 +73,7 @@ class Run:
 
     def __init__(
         self,
-        args: Any,
+        args: "CreditGRPOConfig",
         task: Task,
         options: RunArguments | None = None,
         *,
@@ -82,7 +85,7 @@ class Run:
         print_anything()
         disable_progress_bar()  # of loading weights; the live line stays
         file = file or getattr(sys.modules["__main__"], "__file__", "")
-        self.out, self._named, self._ending = Path(args.output_dir), named, Ending(file)
+        self.out, self._named, self._ending = Path(str(args.output_dir)), named, Ending(file)
         refusal = mistakes_in_one_line(Path(file).name, sys.argv, file)
         with refusal if is_program(file) else nullcontext():
             check_options(self.options)
@@ -112,7 +115,7 @@ class Run:
 
     # ---- the training ---------------------------------------------------------------------------
 
-    def train(self, trainer: Any) -> None:
+    def train(self, trainer: "CreditGRPOTrainer") -> None:
         """Look first, train from where the run stands, save the model, test it, write its card.
 
         TRL's own bar and lines give way to the live line.
@@ -132,7 +135,7 @@ class Run:
             self._held_out.at(step_of(trainer))
         trainer.create_model_card(model_name=in_line(self.out.name))
 
-    def _look_first(self, trainer: Any) -> None:
+    def _look_first(self, trainer: "CreditGRPOTrainer") -> None:
         """Do the preflight, unless it is off or was done; a sharded model has to wait."""
         if not self._is_to_be_looked_at():
             return
