@@ -13,13 +13,9 @@ from grpo_credit.terminal import console
 class EarlyWarnings(TrainerCallback):
     """Warn, once for each kind, of what the first optimizer steps show, on the main process.
 
-    Args:
-        steps: optimizer steps to look at, from where training begins.
-        after: steps before the first warning: one step's groups may be unlucky.
-
-    Attributes:
-        told: kinds of findings that are not told again, such as those of the preflight.
-        pending: a preflight that has to wait until training begins.
+    The first warning comes `after` some steps, because one step's groups may be unlucky. `told` are
+    kinds of findings that are not told again, such as those of the preflight; `pending` is a
+    preflight that has to wait until training begins.
     """
 
     def __init__(self, steps: int = 10, after: int = 3) -> None:

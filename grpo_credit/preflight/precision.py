@@ -45,9 +45,6 @@ def check_precision(trainer: "Seams") -> list[Finding]:
 
     Looked at after the generation of the preflight, because TRL's continuous batching casts the
     weights then. Sharded training, which keeps weights of its own in float32, is left out.
-
-    Args:
-        trainer: whose model is not sharded yet, or never.
     """
     rate = trainer.args.learning_rate
     sharded = trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled

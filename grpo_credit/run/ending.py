@@ -38,13 +38,10 @@ class Ending:
     """Ends this process on SIGINT, SIGTERM or SIGHUP, if the script is its program.
 
     Use it as a context manager around all that the script does. The first signal says one line.
-    Before there is anything to keep (`keep` was not called) the process ends at once; afterwards
-    KeyboardInterrupt is raised, so that what is open is closed, and comes out of the context as
-    SystemExit with 128 + the signal. A second signal ends the process at once. A signal that was
-    ignored before stays ignored, and a program that only calls the recipe keeps its own handlers.
-
-    Args:
-        script: file of the recipe.
+    Before there is anything to `keep` the process ends at once; afterwards KeyboardInterrupt is
+    raised, so that what is open is closed, and comes out of the context as SystemExit with 128 +
+    the signal. A second signal ends the process at once. A signal that was ignored before stays
+    ignored, and a program that only calls the recipe keeps its own handlers.
     """
 
     def __init__(self, script: str) -> None:
@@ -53,11 +50,7 @@ class Ending:
         self._what, self._careful, self._since = "nothing was begun", False, 0.0
 
     def keep(self, what: str) -> None:
-        """Leave with care from here on.
-
-        Args:
-            what: is there then, for the user.
-        """
+        """Leave with care from here on, saying `what` is there then, for the user."""
         self._what, self._careful = what, True
 
     def __enter__(self) -> "Ending":

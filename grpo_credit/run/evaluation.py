@@ -41,21 +41,15 @@ def measure(
 
     Training goes on as if nothing had been measured. Two strategies are tested by the same draws,
     but with a vLLM server (`grpo_credit.trainer.completing.draws`). Call it on every rank; the
-    checker runs on the main process alone.
-
-    Args:
-        trainer: completes prompts.
-        rows: held-out rows with a "prompt" and whatever the checker reads.
-        checker: completion, row -> named numbers, such as {"right": 1.0, "format rate": 1.0}.
-        samples: completions per prompt when sampling, k.
-        seed: of the samples.
+    checker runs on the main process alone, and the rows, with a "prompt" each, hold whatever it
+    reads.
 
     Returns:
         For a checker's "right" (0 or 1): "pass@1", of the greedy completion; "mean@k", the mean
         over k samples; "pass@k", the share of prompts with at least one right sample; and mean
         "characters, right" and "characters, wrong" of the samples, without the one that has none.
-        For every other name "<name> (greedy)" and "<name> (sampled)", means over the completions
-        of which the checker says it. The same on every rank.
+        For every other name "<name> (greedy)" and "<name> (sampled)", means over the completions of
+        which the checker says it. The same on every rank.
 
     Raises:
         Exception: what the checker raised, on every rank.
