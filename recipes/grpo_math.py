@@ -22,14 +22,7 @@ from decimal import Decimal, InvalidOperation
 from typing import Any
 
 import grpo_credit
-from grpo_credit.rewards import (
-    InTag,
-    MathAnswer,
-    NumericAnswer,
-    TagFormat,
-    gate,
-    plain_latex,
-)
+from grpo_credit.rewards import InTag, MathAnswer, NumericAnswer, TagFormat, gate, plain_latex
 from grpo_credit.run.options import DataArguments, option
 from grpo_credit.run.recipe import Recipe, Setup, Task
 from grpo_credit.run.training import run_recipe

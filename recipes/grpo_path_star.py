@@ -24,11 +24,7 @@ from grpo_credit.run.recipe import Recipe, Setup, Task
 from grpo_credit.run.training import run_recipe
 
 # What a model of a hundred thousand parameters on a laptop needs.
-TINY_DEFAULTS = {
-    "per_device_train_batch_size": 128,
-    "max_completion_length": 16,
-    "max_steps": 60,
-}
+TINY_DEFAULTS = {"per_device_train_batch_size": 128, "max_completion_length": 16, "max_steps": 60}
 
 
 @dataclass

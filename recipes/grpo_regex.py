@@ -24,11 +24,7 @@ from grpo_credit.run.recipe import Recipe, Setup, Task
 from grpo_credit.run.training import run_recipe
 
 # What a half-million-parameter model on a laptop needs.
-TINY_DEFAULTS = {
-    "per_device_train_batch_size": 64,
-    "max_completion_length": 64,
-    "max_steps": 80,
-}
+TINY_DEFAULTS = {"per_device_train_batch_size": 64, "max_completion_length": 64, "max_steps": 80}
 
 
 @dataclass

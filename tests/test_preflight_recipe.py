@@ -224,54 +224,41 @@ FINE = {
 }  # fmt: skip
 
 
-def test_fine_logs_are_told_nothing(watching):
+CUT = FINE | {"completions/clipped_ratio": 0.9}
+CONSTANT = FINE | {"rewards/format/mean": 0.25, "rewards/format/std": 0.0}
+DEAD = [FINE | {"credit/dead_groups_low": low, "credit/dead_groups_high": 0.0} for low in
+        (1.0, 0.5, 0.9)]  # fmt: skip
+FIRST = {  # logs, and what is told of the third step; nothing of the others
+    "fine": ([FINE] * 12, ""),
+    "truncation, once": (
+        [CUT] * 5, "error   truncation: in the first 3 steps, 90% of the completions"
+    ),
+    "dead groups, by their mean": (DEAD, "only 20.0% of the groups"),  # (1 + 0.5 + 0.9) / 3 low
+    "a constant reward": (
+        [CONSTANT] * 3,
+        "reward format: in the first 3 steps, it is constant: 0.25 for all 3 logged means",
+    ),
+    "a reward that changes between steps": (
+        [CONSTANT | {"rewards/format/mean": mean} for mean in (0.0, 0.5, 1.0)], "",
+    ),
+    "later steps": ([FINE] * 10 + [CUT] * 5, ""),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", FIRST)
+def test_the_first_steps_are_looked_at_from_the_third_on(watching, what):
     _, feed = watching
-    assert [feed(**FINE) for _ in range(12)] == [""] * 12
-
-
-def test_truncation_is_told_once_from_the_third_step_on(watching):
-    _, feed = watching
-    told = [feed(**FINE | {"completions/clipped_ratio": 0.9}) for _ in range(5)]
-    assert (told[:2], told[3:]) == (["", ""], ["", ""])
-    assert told[2].startswith("error   truncation: in the first 3 steps, 90% of the completions")
-
-
-def test_dead_groups_are_told_by_their_mean(watching):
-    _, feed = watching
-    for low in (1.0, 0.5):
-        feed(**FINE | {"credit/dead_groups_low": low, "credit/dead_groups_high": 0.0})
-    told = feed(**FINE | {"credit/dead_groups_low": 0.9, "credit/dead_groups_high": 0.0})
-    assert "only 20.0% of the groups" in told  # low: (1 + 0.5 + 0.9) / 3
-
-
-def test_a_reward_that_stays_constant_is_told(watching):
-    _, feed = watching
-    constant = {"rewards/format/mean": 0.25, "rewards/format/std": 0.0}
-    for _ in range(2):
-        feed(**FINE | constant)
-    assert (
-        "reward format: in the first 3 steps, it is constant: 0.25 for all 3 logged means"
-        in feed(**FINE | constant)
-    )
-
-
-def test_a_reward_that_changes_between_steps_is_not(watching):
-    _, feed = watching
-    for mean in (0.0, 0.5, 1.0):
-        assert feed(**FINE | {"rewards/format/mean": mean, "rewards/format/std": 0.0}) == ""
+    logs, expected = FIRST[what]
+    told = [feed(**log) for log in logs]
+    assert expected in told[2]
+    assert bool(told.pop(2)) == bool(expected)
+    assert set(told) == {""}
 
 
 def test_what_the_preflight_told_is_not_told_again(watching):
     callback, feed = watching
     callback.tell([Finding("error", "truncation", "")])
-    assert [feed(**FINE | {"completions/clipped_ratio": 0.9}) for _ in range(3)] == [""] * 3
-
-
-def test_later_steps_are_silent(watching):
-    _, feed = watching
-    for _ in range(10):
-        feed(**FINE)
-    assert feed(**FINE | {"completions/clipped_ratio": 9.0}) == ""
+    assert [feed(**CUT) for _ in range(3)] == [""] * 3
 
 
 def test_only_the_main_process_tells(watching):

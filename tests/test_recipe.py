@@ -250,15 +250,6 @@ def test_a_yaml_key_that_nothing_reads_is_a_mistake(own, monkeypatch, capsys):
     assert "unknown YAML key 'learning_rat': nothing reads it. Did you mean 'learning_rate'?" in err
 
 
-def test_your_own_model_needs_your_own_pattern_and_prompts(own, monkeypatch, capsys):
-    code, _, err = main_in_process(own, monkeypatch, capsys, "--model_name_or_path=model")
-    assert (code, "--pattern is missing" in err) == (2, True)
-    code, _, err = main_in_process(
-        own, monkeypatch, capsys, "--model_name_or_path=model", "--pattern=x"
-    )
-    assert (code, "--dataset_name is missing" in err) == (2, True)
-
-
 def test_a_file_of_prompts_will_do(own, monkeypatch):
     from grpo_credit.run.data import load_prompts
     from grpo_credit.run.options import DataArguments

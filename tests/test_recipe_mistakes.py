@@ -64,6 +64,8 @@ MATH = ["--dataset_name=prompts.jsonl", "--model_name_or_path=model"]
         ("path_star", ["--plan_share=2"], "--plan_share is 2.0, expected a number from 0 to 1."),
         ("path_star", ["--max_completion_length=3"],
          "--max_completion_length is 3, expected 8 or more: a planned path of 3 nodes and the end"),
+        ("regex", MATH[1:], "--pattern is missing"),
+        ("regex", [*MATH[1:], "--pattern=x"], "--dataset_name is missing"),
         ("math", [*MATH, "--judge=eye"], "--judge is 'eye', expected one of num"),
         ("math", [*MATH, "--question_column=prompt"],
          "prompts.jsonl has no column 'answer'; it has: prompt."),
