@@ -12,6 +12,7 @@ from grpo_credit.errors import TRACEBACK, in_one_line
 from grpo_credit.lab.verbs import add_to as add_lab
 from grpo_credit.run.commandline import MISTAKES, reveal
 from grpo_credit.run.verbs import add_to as add_preflight
+from grpo_credit.run.verbs import add_verb
 from grpo_credit.terminal import print_anything
 
 _OPTIONS = """options of the strategy, as JSON: '{"alpha": 0.75}'"""
@@ -22,12 +23,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run a verb; return the exit code (2 for a user's mistake, 130 for Ctrl-C)."""
     print_anything()
     words = list(sys.argv[1:] if arguments is None else arguments)
-    asked = _parser().parse_args([word for word in words if word != TRACEBACK])
-    asked.traceback = TRACEBACK in words
+    args = _parser().parse_args([word for word in words if word != TRACEBACK])
+    args.traceback = TRACEBACK in words
     try:
-        return _runner(asked.verb)(asked)
+        return _runner(args.verb)(args)
     except MISTAKES as error:
-        if asked.traceback:
+        if args.traceback:
             reveal(error)
             raise
         print(f"grpo-credit: error: {in_one_line(error)}", file=sys.stderr)
@@ -57,15 +58,19 @@ def _parser() -> argparse.ArgumentParser:
     _add_list(verbs)
     _add_check(verbs)
     _add_show(verbs)
-    report = _add(verbs, "report", "write the page of a study again, from its data",
-                  "grpo-credit report reports/regex")  # fmt: skip
+    report = add_verb(
+        verbs, "report", "write the page of a study again, from its data",
+        "grpo-credit report reports/regex",
+    )  # fmt: skip
     report.add_argument(
         "studies", type=Path, nargs="+", metavar="DIR",
         help="directory with report.json; of several, all comparisons are counted together (Holm)",
     )  # fmt: skip
     report.set_defaults(verb="grpo_credit.experiments.report.page:write_report")
-    run = _add(verbs, "run", "run a launcher so that Ctrl-C and mistakes end in one line",
-               "grpo-credit run accelerate launch recipes/grpo_regex.py")  # fmt: skip
+    run = add_verb(
+        verbs, "run", "run a launcher so that Ctrl-C and mistakes end in one line",
+        "grpo-credit run accelerate launch recipes/grpo_regex.py",
+    )  # fmt: skip
     run.add_argument(
         "words", nargs=argparse.REMAINDER, metavar="COMMAND", help="of accelerate or torchrun"
     )
@@ -84,21 +89,16 @@ class _Version(argparse.Action):
     def __call__(self, parser: argparse.ArgumentParser, *_: Any, **__: Any) -> None:
         from importlib.metadata import version
 
-        found = ", ".join(f"{name} {version(name)}" for name in _LIBRARIES)
-        print(f"grpo-credit {__version__} ({found})")
+        versions = ", ".join(f"{name} {version(name)}" for name in _LIBRARIES)
+        print(f"grpo-credit {__version__} ({versions})")
         parser.exit()
 
 
-def _add(verbs: Any, name: str, about: str, example: str) -> argparse.ArgumentParser:
-    return verbs.add_parser(
-        name, help=about, description=f"{about[0].upper()}{about[1:]}.",
-        epilog=f"example:\n  {example}", formatter_class=argparse.RawDescriptionHelpFormatter,
-    )  # fmt: skip
-
-
 def _add_list(verbs: Any) -> None:
-    listing = _add(verbs, "list", "show the registered rules, or all about one",
-                   "grpo-credit list trace")  # fmt: skip
+    listing = add_verb(
+        verbs, "list", "show the registered rules, or all about one",
+        "grpo-credit list trace",
+    )  # fmt: skip
     listing.add_argument(
         "name", nargs="*", help="rules to tell all about: a name, a composition, or pkg.mod:obj "
         "(default: every registered one in a line)",
@@ -108,8 +108,10 @@ def _add_list(verbs: Any) -> None:
 
 
 def _add_check(verbs: Any) -> None:
-    check = _add(verbs, "check", "hold a strategy, yours too, to the laws",
-                 "grpo-credit check my_rules:half/seq")  # fmt: skip
+    check = add_verb(
+        verbs, "check", "hold a strategy, yours too, to the laws",
+        "grpo-credit check my_rules:half/seq",
+    )  # fmt: skip
     check.add_argument("credit", help="a registered name, a composition, or pkg.mod:obj")
     check.add_argument("--credit_kwargs", metavar="JSON", help=f"{_OPTIONS} (default: its own)")
     check.add_argument("--long", action="store_true", help="name the laws that hold, too")
@@ -117,7 +119,7 @@ def _add_check(verbs: Any) -> None:
 
 
 def _add_show(verbs: Any) -> None:
-    show = _add(
+    show = add_verb(
         verbs,
         "show",
         "shade the tokens of a run's completions by credit",

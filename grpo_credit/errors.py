@@ -22,11 +22,8 @@ class CreditError(ValueError):
 def in_one_line(error: BaseException, script: str = "") -> str:
     """Return what is wrong; where nobody wrote a message for the user, also from where it comes.
 
-    What would steer a terminal, such as a path with escapes, is made visible.
-
-    Args:
-        error: what was raised.
-        script: file of the user's whose own `raise` is meant for its user, such as a recipe.
+    What would steer a terminal, such as a path with escapes, is made visible. `script` is a file of
+    the user's whose own `raise` is meant for its user, such as a recipe.
     """
     text = in_line(" ".join(map(str.strip, str(error).splitlines())))  # some write several
     if _is_meant(error, script):

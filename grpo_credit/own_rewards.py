@@ -38,9 +38,9 @@ def hider() -> str | None:
 
 def hint(module: str) -> str:
     """Return a sentence for the error about a module or a name in it that is not there."""
-    if module.partition(".")[0] != PUBLIC or not (found := hider()):
+    if module.partition(".")[0] != PUBLIC or not (hiding := hider()):
         return ""
-    return f" {PUBLIC!r} is {found} here, not grpo-credit's: use grpo_credit.{module}."
+    return f" {PUBLIC!r} is {hiding} here, not grpo-credit's: use grpo_credit.{module}."
 
 
 def _folder() -> Path:

@@ -98,3 +98,15 @@ def duration(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s"
+
+
+def size_of(count: float) -> str:
+    """Write bytes in the unit that suits.
+
+    Example:
+        >>> [size_of(n) for n in (512, 3 * 2**20, 5.5 * 2**30)]
+        ['512 B', '3.0 MiB', '5.5 GiB']
+    """
+    power = next((p for p in range(4) if count < 1024 ** (p + 1)), 4)
+    digits = 1 if power else 0
+    return f"{count / 1024**power:.{digits}f} {('B', 'KiB', 'MiB', 'GiB', 'TiB')[power]}"

@@ -22,27 +22,13 @@ from decimal import Decimal, InvalidOperation
 from typing import Any
 
 import grpo_credit
-from grpo_credit.rewards import (
-    InTag,
-    MathAnswer,
-    NumericAnswer,
-    TagFormat,
-    gate,
-    plain_latex,
-)
+from grpo_credit.rewards import InTag, MathAnswer, NumericAnswer, TagFormat, gate, plain_latex
 from grpo_credit.run.options import DataArguments, option
 from grpo_credit.run.recipe import Recipe, Setup, Task
 from grpo_credit.run.training import run_recipe
 
 GSM8K = {"dataset_name": "openai/gsm8k", "dataset_config": "main"}
-DEFAULTS = {
-    "learning_rate": 1e-6,
-    "max_completion_length": 1024,  # TRL's 512 cuts many chains of thought off
-    "num_generations": 8,
-    "per_device_train_batch_size": 8,
-    "gradient_accumulation_steps": 8,
-    "logging_steps": 1,
-}
+DEFAULTS = {"max_completion_length": 1024}  # TRL's 512 cuts many chains of thought off
 SYSTEM = (
     "Reason step by step between <think> and </think>, then give the final answer, and nothing "
     "else, between <answer> and </answer>."
@@ -91,8 +77,8 @@ def make_task(script: MathArguments, args: "grpo_credit.CreditGRPOConfig", model
     train, test = load_prompts(script, columns)
     right = JUDGES[script.judge](script.answer_column)
     check_answers(right, train[script.answer_column], script.judge)
-    asked = conversation({script.question_column: "?"}, script)["prompt"]
-    prefilled = "think" if opens("<think>", asked, args, model_args) else None
+    chat = conversation({script.question_column: "?"}, script)["prompt"]
+    prefilled = "think" if opens("<think>", chat, args, model_args) else None
     form = TagFormat(("think", "answer"), prefilled=prefilled, name="think_answer_format")
     if args.reward_weights is None:
         args.reward_weights = [1.0, script.format_weight]
@@ -129,13 +115,13 @@ def check_answers(right: Any, answers: Sequence[Any], judge: str) -> None:
     if not unread:
         return
     what, hint = UNREAD[judge]
-    told = (
+    reason = (
         f"{len(unread)} of {len(answers)} answers are {what}, such as "
         f"{gold_of(unread[0])!r:.60}: there the reward abstains. {hint}"
     )
     if len(unread) == len(answers):
-        raise ValueError(told)
-    print(f"grpo_math.py: note: {told}", file=sys.stderr)
+        raise ValueError(reason)
+    print(f"grpo_math.py: note: {reason}", file=sys.stderr)
 
 
 def conversation(row: Mapping[str, Any], script: MathArguments) -> dict[str, Any]:
@@ -182,9 +168,9 @@ def same_number(answer: str, gold: str) -> bool:
 
 def last_number(text: str) -> Decimal | None:
     """Return the last number in a text, without thousands separators."""
-    found = re.findall(r"-?\d[\d,]*(?:\.\d+)?", text)
+    numbers = re.findall(r"-?\d[\d,]*(?:\.\d+)?", text)
     try:
-        return Decimal(found[-1].replace(",", "")) if found else None
+        return Decimal(numbers[-1].replace(",", "")) if numbers else None
     except InvalidOperation:
         return None
 
@@ -197,9 +183,9 @@ def same_formula(answer: str, gold: str) -> bool:
     from trl.rewards import accuracy_reward
 
     written, right = plain_latex(answer), plain_latex(gold)
-    said = [[{"role": "assistant", "content": rf"\boxed{{{written}}}"}]]
+    completion = [[{"role": "assistant", "content": rf"\boxed{{{written}}}"}]]
     solution = f"${right}$" if right else gold  # a whole solution, which TRL looks through
-    return written is not None and bool(accuracy_reward(said, [solution])[0])
+    return written is not None and bool(accuracy_reward(completion, [solution])[0])
 
 
 RECIPE = Recipe(__file__, __doc__ or "", MathArguments, make_task, train, DEFAULTS)

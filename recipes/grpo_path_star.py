@@ -24,13 +24,7 @@ from grpo_credit.run.recipe import Recipe, Setup, Task
 from grpo_credit.run.training import run_recipe
 
 # What a model of a hundred thousand parameters on a laptop needs.
-TINY_DEFAULTS = {
-    "per_device_train_batch_size": 128,
-    "num_generations": 8,
-    "max_completion_length": 16,
-    "max_steps": 60,
-    "learning_rate": 3e-4,
-}
+TINY_DEFAULTS = {"per_device_train_batch_size": 128, "max_completion_length": 16, "max_steps": 60}
 
 
 @dataclass

@@ -23,20 +23,8 @@ from grpo_credit.run.options import DataArguments, TinyArguments, option
 from grpo_credit.run.recipe import Recipe, Setup, Task
 from grpo_credit.run.training import run_recipe
 
-DEFAULTS = {
-    "num_generations": 8,
-    "per_device_train_batch_size": 8,
-    "gradient_accumulation_steps": 8,  # with TRL's 1 a step is one prompt
-    "logging_steps": 1,
-}
 # What a half-million-parameter model on a laptop needs.
-TINY_DEFAULTS = {
-    "per_device_train_batch_size": 64,
-    "gradient_accumulation_steps": 1,
-    "max_completion_length": 64,
-    "max_steps": 80,
-    "learning_rate": 3e-4,
-}
+TINY_DEFAULTS = {"per_device_train_batch_size": 64, "max_completion_length": 64, "max_steps": 80}
 
 
 @dataclass
@@ -113,15 +101,15 @@ def checker(pattern: str) -> Any:
         ) from None
 
     def check(completion: str, row: Mapping[str, Any]) -> dict[str, float]:
-        found = {"format rate": float(matches(completion.strip()) is not None)}
+        verdict = {"format rate": float(matches(completion.strip()) is not None)}
         if isinstance(row.get("answer"), str):
-            found["answer named"] = float(row["answer"] in completion)
-        return found | {"characters": float(len(completion))}
+            verdict["answer named"] = float(row["answer"] in completion)
+        return verdict | {"characters": float(len(completion))}
 
     return check
 
 
-RECIPE = Recipe(__file__, __doc__ or "", RegexArguments, make_task, train, DEFAULTS, TINY_DEFAULTS)
+RECIPE = Recipe(__file__, __doc__ or "", RegexArguments, make_task, train, {}, TINY_DEFAULTS)
 
 if __name__ == "__main__":
     sys.exit(run_recipe(RECIPE, sys.argv[1:]))

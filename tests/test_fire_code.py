@@ -124,10 +124,7 @@ ALLOWED = {
     ): "after `refuse_unsaid`, or the package's own",
     ("grpo_credit/credit/registry.py", "load"): "entry points of installed packages",
     ("grpo_credit/rewards.py", "load"): "the package rewards",
-    (
-        "grpo_credit/run/wrapper.py",
-        "load",
-    ): "a launcher that the user named",
+    ("grpo_credit/run/wrapper.py", "load"): "a launcher that the user named",
     ("grpo_credit/experiments/study/engines.py", "import_module"): "ray or submitit, by constants",
     ("grpo_credit/credit/userfile.py", "exec_module"): "a script that the user named",
 }

@@ -81,10 +81,11 @@ def test_yaml_may_refer_to_itself_within_bounds(tmp_path):
 
 WRONG = {"learning_rate: {a: {b: 1}}": "learning_rate in a.yaml is a dict, expected",
          "max_steps: [1, 2]": "max_steps in a.yaml is a list",
+         "seed: true": "seed in a.yaml is a bool, expected <class 'int'>",
          f"max_steps: {'9' * 400}": "a number has more than 18 digits"}  # fmt: skip
 
 
-@pytest.mark.parametrize(("text", "message"), WRONG.items(), ids=["dict", "list", "huge"])
+@pytest.mark.parametrize(("text", "message"), WRONG.items(), ids=["dict", "list", "bool", "huge"])
 def test_a_value_that_no_option_takes_is_told(text, message, tmp_path, monkeypatch):
     from grpo_credit.credit.userfile import load_recipe
     from grpo_credit.run.recipe import prepare

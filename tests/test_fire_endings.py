@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from run_helpers import forked, strike
 from test_recipe import PATTERN, RECIPE, SHORT, flags, user_folder
 
 from grpo_credit.cli import main
@@ -35,47 +36,16 @@ def command(**more):
     return flags(SHORT | own | {"max_steps": 2, "output_dir": "run"} | more)
 
 
-def strike(owner, name, signum, call=1):
-    """Have this process get a signal in the call-th call of a function."""
-    struck, calls = getattr(owner, name), []
-
-    def function(*args, **options):
-        calls.append(1)
-        if len(calls) == call:
-            os.kill(os.getpid(), signum)
-        return struck(*args, **options)
-
-    setattr(owner, name, function)
-
-
 def recipe_in(folder, options, *struck, read=True):
     """Run the recipe in a fork whose program it is; return its code, stdout and stderr."""
-    if (child := os.fork()) == 0:
-        for fd, name in ((1, "out"), (2, "err")):
-            os.dup2(os.open(folder / name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), fd)
-            if not read:
-                reader, fd_of_pipe = os.pipe()
-                os.close(reader)
-                os.dup2(fd_of_pipe, fd)
-        code = 99
-        try:
-            os.chdir(folder)
-            sys.stdout, sys.stderr = os.fdopen(1, "w"), os.fdopen(2, "w")
-            sys.modules["__main__"].__file__ = str(RECIPE)
-            signal.signal(signal.SIGINT, signal.default_int_handler)
-            signal.signal(signal.SIGHUP, signal.SIG_DFL)  # which nohup ignores
-            if struck:
-                strike(*struck)
-            code = training.run_recipe(load_recipe(RECIPE), options)
-        except SystemExit as end:
-            code = end.code
-        finally:
-            sys.stdout.flush()
-            sys.stderr.flush()
-            os._exit(code)
-    _, status = os.waitpid(child, 0)
-    code = os.waitstatus_to_exitcode(status)
-    return code, (folder / "out").read_text(), (folder / "err").read_text()
+
+    def act():
+        sys.modules["__main__"].__file__ = str(RECIPE)
+        if struck:
+            strike(*struck)
+        return training.run_recipe(load_recipe(RECIPE), options)
+
+    return forked(folder, act, read=read)
 
 
 @pytest.fixture

@@ -78,10 +78,7 @@ HOSTILE = {  # what the text does -> what becomes of it: an error, or the score 
     "gives itself a score": ("write(frame(question, 9.0)); os._exit(0)", 9.0),
     "answers and hangs": ("write(frame(question, 9.0)); time.sleep(600)", 9.0),
     "answers twice at once": ("write(frame(question, 9.0) * 2); time.sleep(600)", WorkerError),
-    "answers again later": (
-        "threading.Timer(0.3, write, (frame(question, 9.0),)).start()",
-        1.5,
-    ),
+    "answers again later": ("threading.Timer(0.3, write, (frame(question, 9.0),)).start()", 1.5),
     "answers the next one": ("write(frame(question + 1, 9.0)); time.sleep(600)", WorkerError),
     "sends half a frame": ("write(frame(question, 9.0)[:9]); time.sleep(600)", OutOfTime),
     "promises a long text": ("write(frame(question, 9.0, 65535, 65535))", WorkerError),

@@ -56,18 +56,23 @@ def server(tmp_path_factory):
     server.close()
 
 
+def attempt(server, name, *more, **how):
+    """Start a run or go on with it; return its code and what was printed."""
+    resume = ["--resume"] if (server.folder / name / "manifest.json").exists() else []
+    code, _, out = server.run(*more, f"--output_dir={name}", *resume, **how)
+    return code, out
+
+
 def finish(server, name, **settings):
     """Run to the end, or go on to it; return what was printed."""
-    resume = ["--resume"] if (server.folder / name / "manifest.json").exists() else []
-    code, _, out = server.run(*flags(**settings, output_dir=name), *resume)
+    code, out = attempt(server, name, *flags(**settings))
     assert code == 0, out
     return out
 
 
 def killed(server, name, *strikes, **settings):
     """Start a run or go on with it, up to where it is killed; return what was printed."""
-    resume = ["--resume"] if (server.folder / name / "manifest.json").exists() else []
-    code, _, out = server.run(*flags(**settings, output_dir=name), *resume, strikes=strikes)
+    code, out = attempt(server, name, *flags(**settings), strikes=strikes)
     assert code == -9, out
     return out
 
@@ -112,6 +117,7 @@ def undisturbed(server):
     """A run that nothing befell: its seconds of CPU, and what it left."""
     code, seconds, out = server.run(*flags(output_dir="undisturbed"))
     assert code == 0, out
+    assert "mtime" not in out  # what transformers says of checkpoints within a second
     left = outcome(server.folder / "undisturbed")
     trained = [line for line in left[0] if "loss" in line]
     assert [line["step"] for line in trained] == [1, 2, 3, 4, 5, 6]
@@ -141,10 +147,7 @@ def test_kills_at_random_moments_change_nothing(server, undisturbed, seed):
         name, code = f"random-{seed}-{run}", -9
         while code == -9:
             moment = moments[kills] if kills < KILLS else None
-            resume = ["--resume"] if (server.folder / name / "manifest.json").exists() else []
-            code, _, out = server.run(
-                *flags(output_dir=name), *resume, **({"kill_at": moment} if moment else {})
-            )
+            code, out = attempt(server, name, *flags(), **({"kill_at": moment} if moment else {}))
             kills += code == -9
             if code == -9 and is_finished(server.folder / name):
                 code = 0  # there is nothing to go on with
@@ -306,13 +309,7 @@ def test_a_run_that_had_its_last_checkpoint_trains_no_further_step(server, undis
     assert outcome(run) == undisturbed[1]
 
 
-@pytest.mark.parametrize(
-    ("how", "at", "nth"),
-    [
-        ("SIGTERM", STEP_END, 6),
-        ("SIGINT", MEASURE, 2),
-    ],
-)
+@pytest.mark.parametrize(("how", "at", "nth"), [("SIGTERM", STEP_END, 6), ("SIGINT", MEASURE, 2)])
 def test_a_signal_in_the_last_step_or_the_last_test_leaves_no_step_to_train(
     server, undisturbed, how, at, nth
 ):

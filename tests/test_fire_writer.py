@@ -295,10 +295,13 @@ def build_and_die(entry, pipe):
     cache.cached(entry, die)
 
 
-def test_a_file_is_replaced_by_a_whole_one_or_not_at_all(tmp_path):
+def test_a_file_is_replaced_by_a_whole_one_or_not_at_all(tmp_path, monkeypatch):
     files.replace_text(tmp_path / "page", "old")
     with pytest.raises(TypeError), files.aside(tmp_path / "page") as temporary:
         temporary.write_bytes("new")
+    monkeypatch.delattr(os, "replace")
+    with pytest.raises(AttributeError):
+        files.replace_text(tmp_path / "page", "new")
     assert [path.read_text() for path in tmp_path.iterdir()] == ["old"]
 
 

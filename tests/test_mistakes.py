@@ -8,6 +8,8 @@ import pytest
 
 from grpo_credit import CreditError
 from grpo_credit.errors import in_one_line
+from grpo_credit.experiments.study.commandline import make_parser
+from grpo_credit.records.files import read_yaml
 from grpo_credit.run.commandline import mistakes_in_one_line
 
 
@@ -37,9 +39,9 @@ def written(folder, source):
 
 def test_what_is_written_for_the_user_is_told_as_it_is(capsys):
     assert told(capsys, raising(CreditError("a\n  b"))) == "x.py: error: a b"
-    from grpo_credit.trainer.parser import _raise
-
-    assert told(capsys, lambda: _raise("no such option")) == "x.py: error: no such option"
+    assert told(capsys, lambda: make_parser().error("no such option")) == (
+        "x.py: error: no such option"
+    )
 
 
 def test_a_file_that_is_missing_needs_no_place(capsys):
@@ -63,9 +65,7 @@ def test_the_place_is_not_in_pythons_own_library(capsys):
 
 
 def test_an_error_of_our_own_that_nobody_wrote_has_a_place(capsys):
-    from grpo_credit.trainer.parser import names_option
-
-    line = told(capsys, lambda: names_option(["--config", "\0"], "a"))
+    line = told(capsys, lambda: read_yaml(Path("\0")))
     assert "ValueError: embedded null byte (raised at " in line
     assert "grpo_credit/records/" in line
 

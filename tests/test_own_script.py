@@ -1,7 +1,6 @@
 """The script of docs/own-script.md, run as a user's; only its model is another one."""
 
 import json
-import os
 import re
 import runpy
 import signal
@@ -11,6 +10,7 @@ from pathlib import Path
 import pytest
 from datasets import Dataset
 from harness import TOKENIZER, policy
+from run_helpers import forked, strike
 
 from grpo_credit import CreditGRPOConfig, CreditGRPOTrainer, Run
 from grpo_credit.run import callbacks
@@ -39,45 +39,16 @@ def folder(tmp_path):
     return tmp_path
 
 
-def run(folder, *more, strike=None):
+def run(folder, *more, signum=None):
     """Run the script in a fork, with a signal at its second step; return its code and output."""
-    if (child := os.fork()) == 0:
-        for fd in (1, 2):
-            os.dup2(os.open(folder / str(fd), os.O_WRONLY | os.O_CREAT | os.O_TRUNC), fd)
-        code = 1
-        try:
-            os.chdir(folder)
-            sys.stdout, sys.stderr = os.fdopen(1, "w"), os.fdopen(2, "w")
-            sys.argv = ["train.py", *(f"--{k}={v}" for k, v in OPTIONS.items()), *more]
-            signal.signal(signal.SIGINT, signal.default_int_handler)
-            if strike:
-                step_end(strike)
-            runpy.run_path("train.py", run_name="__main__")
-            code = 0
-        except SystemExit as end:
-            code = end.code
-        except BaseException:
-            sys.excepthook(*sys.exc_info())
-        finally:
-            sys.stdout.flush()
-            sys.stderr.flush()
-            os._exit(code)
-    _, status = os.waitpid(child, 0)
-    code = os.waitstatus_to_exitcode(status)
-    return code, (folder / "1").read_text(), (folder / "2").read_text()
 
+    def act():
+        sys.argv = ["train.py", *(f"--{k}={v}" for k, v in OPTIONS.items()), *more]
+        if signum:
+            strike(callbacks.StopOnSignal, "on_step_end", signum, 2)
+        runpy.run_path("train.py", run_name="__main__")
 
-def step_end(signum):
-    """Have this process get a signal in its second step."""
-    original, calls = callbacks.StopOnSignal.on_step_end, []
-
-    def on_step_end(self, *args, **kwargs):
-        calls.append(1)
-        if len(calls) == 2:
-            os.kill(os.getpid(), signum)
-        return original(self, *args, **kwargs)
-
-    callbacks.StopOnSignal.on_step_end = on_step_end
+    return forked(folder, act)
 
 
 def steps(folder, name):
@@ -90,7 +61,7 @@ def status(folder):
 
 
 def test_the_script_of_the_page_is_surrounded_as_a_recipe_is(folder):
-    code, out, err = run(folder, "--preflight=off", strike=signal.SIGTERM)
+    code, out, err = run(folder, "--preflight=off", signum=signal.SIGTERM)
     assert code == 143, err
     assert "SIGTERM: stopping after this step" in err
     assert out.endswith(
@@ -98,8 +69,8 @@ def test_the_script_of_the_page_is_surrounded_as_a_recipe_is(folder):
     )
     assert status(folder) == "interrupted"
     code, _, err = run(folder)
-    assert code == 1
-    assert "run holds another run (manifest.json, metrics.jsonl, checkpoint-2); use --resume" in err
+    told = "train.py: error: run holds another run (manifest.json, metrics.jsonl, checkpoint-2); "
+    assert (code, err.splitlines()[-1].startswith(told), "Traceback" in err) == (2, True, False)
     code, out, err = run(folder, "--resume")
     assert code == 0, err
     assert status(folder) == "finished"

@@ -10,8 +10,6 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from grpo_credit.run.training import run_recipe
-
 RECIPE = Path(__file__).parent.parent / "recipes" / "grpo_path_star.py"
 
 
@@ -71,37 +69,3 @@ def test_the_judge_tells_tokens_edges_and_plan(
         "planned": planned,
         "plan right": plan_right,
     }
-
-
-# ---- mistakes ---------------------------------------------------------------------------------
-
-
-MISTAKES = {
-    "nodes": (
-        ["--degree=3", "--length=5"],
-        "nodes is 12, expected 13 or more: a source and 3 arms of 4 nodes",
-    ),
-    "no warm start": (["--warm_start_steps=0"], "--warm_start_steps is 0, expected 1 or more."),
-    "no share": (["--plan_share=2"], "--plan_share is 2.0, expected a number from 0 to 1."),
-    "no room": (
-        ["--max_completion_length=3"],
-        "--max_completion_length is 3, expected 8 or more: a planned path of 3 nodes and the end.",
-    ),
-}
-
-
-@pytest.mark.parametrize("mistake", MISTAKES)
-def test_a_mistake_costs_one_line_and_exit_code_2(mistake, tmp_path, monkeypatch, capsys):
-    wrong, message = MISTAKES[mistake]
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("GRPO_CREDIT_CACHE", str(tmp_path / "cache"))
-    asked = runpy.run_path(str(RECIPE))["RECIPE"]
-    capsys.readouterr()
-    with pytest.raises(SystemExit) as stopped:
-        run_recipe(asked, wrong)
-    out, err = capsys.readouterr()
-    assert (stopped.value.code, out) == (2, "")
-    assert err.startswith("grpo_path_star.py: error: ")
-    assert message in err
-    assert len(err.splitlines()) == 1
-    assert not (tmp_path / "cache").exists()

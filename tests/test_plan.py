@@ -1,6 +1,7 @@
 """Batch arithmetic against the real trainer; parameters and bytes against real tensors."""
 
 import io
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -12,9 +13,9 @@ from trl import GRPOConfig
 
 from grpo_credit.preflight.batches import Batches, check_batches
 from grpo_credit.preflight.held_out import HeldOutTests, measured_at
-from grpo_credit.preflight.memory import Load, ModelSize, estimate, model_size, optimizer_bytes
-from grpo_credit.preflight.plan import Outline
-from grpo_credit.preflight.plan_table import print_outline
+from grpo_credit.preflight.memory import ModelSize, estimate, model_size, optimizer_bytes
+from grpo_credit.preflight.plan import print_rows
+from grpo_credit.preflight.plan_rows import batch_rows, credit_rows, model_rows
 
 # ---- batches ----------------------------------------------------------------------------------
 
@@ -108,15 +109,18 @@ def stepped(model, optimizer=torch.optim.AdamW):
     return count(model.parameters()), count(p.grad for p in trained), count(state)
 
 
-def load(**more):
-    return Load(**{"rows": 2, "generated_rows": 4, "tokens": 10, "generated_tokens": 11,
-                   "value_bytes": 4, "optimizer": "adamw_torch", "checkpointing": False,
-                   **more})  # fmt: skip
+def of(size, **more):
+    """Estimate what a rank needs that trains 2 rows of 10 tokens, and generates 4 of 11."""
+    options = {"per_device_train_batch_size": 2, "steps_per_generation": 2, "use_vllm": False,
+               "max_completion_length": 6, "bf16": False, "fp16": False, "optim": "adamw_torch",
+               "gradient_checkpointing": False, "beta": 0, "world_size": 1, "fsdp": None,
+               "deepspeed_plugin": None, **more}  # fmt: skip
+    return estimate(size, SimpleNamespace(**options), prompt_tokens=4, test_tokens=5)
 
 
 @pytest.mark.parametrize(("config", "kind"), [(QWEN, Qwen2ForCausalLM), (LLAMA, LlamaForCausalLM)])
 def test_a_whole_model_weighs_what_it_weighs(config, kind):
-    memory = estimate(model_size(config), load())
+    memory = of(model_size(config))
     assert (memory.weights, memory.gradients, memory.optimizer) == stepped(kind(config))
 
 
@@ -127,7 +131,7 @@ def test_an_adapter_weighs_what_it_weighs(dtype):
     size = model_size(QWEN, str(dtype).removeprefix("torch."), LoraConfig(**lora))
     trained, every = model.get_nb_trainable_parameters()
     assert (size.trained, size.parameters) == (trained, every)
-    memory = estimate(size, load())
+    memory = of(size)
     assert (memory.weights, memory.gradients, memory.optimizer) == stepped(model)
 
 
@@ -142,14 +146,15 @@ def test_the_optimizer_counts():
 def test_the_estimates_by_hand():
     size = ModelSize(frozen=0, trained=100, weight_bytes=4, trained_bytes=4, layers=3, hidden=8,
                      cached=6, vocabulary=50)  # fmt: skip
-    plain = estimate(size, load())
+    plain = of(size)
     assert plain.activations == 2 * 10 * 8 * 4 * 17 * 3
     assert plain.cache == 4 * (11 * 3 * 6 * 4 + 4 * 50)
     assert plain.peak == 400 + 800 + 400 + plain.activations
-    assert estimate(size, load(checkpointing=True)).activations == 2 * 10 * 8 * 4 * (3 + 17)
-    assert estimate(size, load(reference=True)).reference == 400
-    assert estimate(size, load(ranks=2)).gradients == 800  # and DDP's buckets
-    stages = [estimate(size, load(ranks=4, sharded=stage)) for stage in (1, 2, 3)]
+    assert of(size, gradient_checkpointing=True).activations == 2 * 10 * 8 * 4 * (3 + 17)
+    assert of(size, beta=0.1).reference == 400
+    assert of(size, world_size=2).gradients == 800  # and DDP's buckets
+    plugins = [SimpleNamespace(zero_stage=stage) for stage in (1, 2, 3)]
+    stages = [of(size, world_size=4, deepspeed_plugin=plugin) for plugin in plugins]
     assert [(m.optimizer, m.gradients, m.weights) for m in stages] == [
         (200, 400, 400), (200, 100, 400), (200, 100, 100),
     ]  # fmt: skip
@@ -157,7 +162,7 @@ def test_the_estimates_by_hand():
 
 def test_an_adapter_needs_no_reference_model_and_quantised_weights_are_small():
     size = model_size(QWEN, peft_config=LoraConfig(r=4, task_type="CAUSAL_LM"), bits=4)
-    memory = estimate(size, load(reference=True))
+    memory = of(size, beta=0.1)
     assert memory.reference == 0
     assert memory.weights == round(size.frozen / 2 + 2 * size.trained)
 
@@ -198,16 +203,16 @@ def test_an_unknown_optimizer_and_a_missing_model_are_said():
     from grpo_credit import CreditGRPOConfig
     from grpo_credit.trainer.config import plan
 
-    def text(size, memory):
-        out = Console(file=io.StringIO(), width=200)
-        b = Batches(1, 8, 2, 1, 1, 4, 16, asked_steps=10)
-        credit = plan(CreditGRPOConfig("out", credit="contrast/seq"))
-        print_outline(Outline(b, credit, ["[b]x"], None, size, memory, None, True, [], TESTS), out)
-        return out.file.getvalue()
-
     size = model_size(LLAMA)
-    assert "optimizer unknown" in text(size, estimate(size, load(optimizer="lomo")))
-    bare = text(None, None)
+    assert (
+        "optimizer unknown"
+        in dict(model_rows(size, of(size, optim="lomo"), None))["memory per process"]
+    )
+    b = Batches(1, 8, 2, 1, 1, 4, 16, asked_steps=10)
+    credit = credit_rows(plan(CreditGRPOConfig("out", credit="contrast/seq")), ["[b]x"], True)
+    out = Console(file=io.StringIO(), width=200)
+    print_rows([*batch_rows(b, None), *model_rows(None, None, None), *credit], out)
+    bare = out.file.getvalue()
     assert "made when training starts" in bare
     assert "one optimizer step joins 2 generations" in bare
     assert "privileged_logps" in bare

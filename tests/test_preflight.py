@@ -40,71 +40,80 @@ def test_a_healthy_run_is_told_nothing(capsys):
     assert "nothing found that would keep it from learning" in out
 
 
-def test_a_prefilled_think_is_named():
-    reward = TagFormat(("think", "answer"), prefilled=None, name="format")
-    texts = ["so</think><answer>1</answer>"] * 3 + ["no"]
-    trainer = trainer_of(
-        reward, texts, prompts=[f"{p}<think>" for p in PROMPTS], max_completion_length=64
-    )
-    found = preflight(trainer)
-    assert kinds(found)["reward format: prefilled tag"] == "error"
-    assert "12 of 16 completions" in " ".join(map(str, found))
+THINK = TagFormat(("think", "answer"), prefilled=None, name="format")
+ANSWER = TagFormat(("answer",), name="format")
+OPENED = [f"{p}<think>" for p in PROMPTS]
 
 
-def test_a_format_that_no_completion_can_earn_is_named_before_the_model_writes_one():
-    reward = TagFormat(("think", "answer"), prefilled=None, name="format")
-    trainer = trainer_of(reward, GOOD, prompts=[f"{p}<think>" for p in PROMPTS])
-    found = {f.kind: f for f in preflight(trainer)}
-    assert found["reward format: format"].severity == "error"
-    assert "end with <think>" in found["reward format: format"].message
+def constant(completions, **_):
+    return [1.0] * len(completions)
 
 
-def test_special_tokens_left_in_are_named():
-    texts = ["<answer>1</answer>[/INST]", "<answer>1</answer>", "no", "<answer>1</answer>[/INST]"]
-    found = preflight(trainer_of(TagFormat(("answer",), name="format"), texts))
-    assert kinds(found)["special tokens"] == "warning"
-    assert kinds(found)["reward format: special tokens left in"] == "error"
+def right(completions, answers=None, **_):
+    return [float(c in (answers or "")) for c in completions]
 
 
-def test_a_cap_that_truncates_nine_in_ten_is_named():
-    texts = [f"{i}" * (1 + i % 2) for i in range(10)]
-    trainer = trainer_of(
-        short, texts, [True] + [False] * 9, max_completion_length=2, per_device_train_batch_size=20
-    )
-    found, attack = preflight(trainer)
-    assert (attack.severity, attack.kind) == ("warning", "reward short: attack")
-    assert (found.severity, found.kind) == ("error", "truncation")
-    assert found.message.startswith("90% of the completions are cut off at max_completion_length=2")
+def broken(completions, **_):
+    raise KeyError("answer")
 
 
-def test_pairs_of_a_reward_at_five_percent_are_named():
-    texts = ["1"] + ["22"] * 19
-    found = preflight(trainer_of(short, texts, per_device_train_batch_size=40, num_generations=2))
-    assert kinds(found)["dead groups"] == "warning"
-    assert "num_generations=2" in str(found[0])
+def graded(completions, answer, **_):
+    return short(completions)
 
 
-def test_a_constant_reward_is_named():
-    found = preflight(trainer_of(lambda completions, **_: [1.0] * len(completions), GOOD))
-    assert kinds(found) == {"reward <lambda>": "error"}
+NAMED = {  # what is wrong -> rewards, completions, options, findings, and what is said
+    "a prefilled think": (
+        THINK, ["so</think><answer>1</answer>"] * 3 + ["no"],
+        {"prompts": OPENED, "max_completion_length": 64},
+        {"reward format": "error", "reward format: prefilled tag": "error"},
+        ["12 of 16 completions"],
+    ),
+    "a format that no completion can earn": (
+        THINK, GOOD, {"prompts": OPENED},
+        {"reward format": "error", "reward format: format": "error"}, ["end with <think>"],
+    ),
+    "special tokens left in": (
+        ANSWER,
+        ["<answer>1</answer>[/INST]", "<answer>1</answer>", "no", "<answer>1</answer>[/INST]"], {},
+        {"special tokens": "warning", "reward format: special tokens left in": "error"},
+        ["50% of the completions hold the text of a special token"],
+    ),
+    "a cap that truncates nine in ten": (
+        short, [f"{i}" * (1 + i % 2) for i in range(10)],
+        {"ends": [True] + [False] * 9, "max_completion_length": 2,
+         "per_device_train_batch_size": 20},
+        {"truncation": "error"},
+        ["90% of the completions are cut off at max_completion_length=2",
+         "--max_completion_length (say 8)"],
+    ),
+    "pairs of a reward at five percent": (
+        short, ["1"] + ["22"] * 19, {"per_device_train_batch_size": 40, "num_generations": 2},
+        {"dead groups": "warning", "batches": "note", "data": "error"}, ["num_generations=2"],
+    ),
+    "a constant reward, and no dead groups as well": (
+        constant, GOOD, {}, {"reward constant": "error"}, ["constant: 1 for all 32 completions"],
+    ),
+    "a misspelt column": (
+        right, GOOD, {"columns": {"answer": list("12345678")}},
+        {"reward right": "error", "columns of right": "warning"}, ["Did you mean 'answer'?"],
+    ),
+    "a reward that raises, whose zeros are not believed, beside another": (
+        [broken, short], ["a", "bb"], {}, {"reward broken": "error"},
+        ["failed in 4 of 4 calls; the first time with KeyError: 'answer'",
+         "rewards.guard(reward, on_error='wrong')"],
+    ),
+    "an empty column": (
+        graded, ["a", "bb"], {"columns": {"answer": [""] * 8}}, {"columns of graded": "error"}, [],
+    ),
+}  # fmt: skip
 
 
-def test_a_misspelt_column_is_named():
-    def right(completions, answers=None, **_):
-        return [float(c in (answers or "")) for c in completions]
-
-    found = preflight(trainer_of(right, GOOD, columns={"answer": list("12345678")}))
-    assert kinds(found)["columns of right"] == "warning"
-    assert "Did you mean 'answer'?" in " ".join(map(str, found))
-
-
-def test_a_reward_that_raises_is_told_and_the_others_are_judged():
-    def broken(completions, **_):
-        raise KeyError("answer")
-
-    found = preflight(trainer_of([broken, short], ["a", "bb"]))
-    assert kinds(found) == {"reward broken": "error"}
-    assert "failed in 4 of 4 calls; the first time with KeyError: 'answer'" in found[0].message
+@pytest.mark.parametrize("what", NAMED)
+def test_what_is_wrong_is_named(what):
+    rewards, texts, options, expected, told = NAMED[what]
+    found = preflight(trainer_of(rewards, texts, **options))
+    assert kinds(found) == expected
+    assert all(phrase in " ".join(map(str, found)) for phrase in told)
 
 
 def test_a_reward_that_takes_two_seconds_is_named():
@@ -119,18 +128,7 @@ def test_a_reward_that_takes_two_seconds_is_named():
     assert "2,000 ms" in " ".join(map(str, found))
 
 
-def test_an_empty_column_is_named():
-    def graded(completions, answer, **_):
-        return short(completions)
-
-    found = preflight(trainer_of(graded, ["a", "bb"], columns={"answer": [""] * 8}))
-    assert kinds(found) == {"columns of graded": "error"}
-
-
 def test_strict_stops_at_an_error_alone(capsys):
-    def constant(completions, **_):
-        return [0.0] * len(completions)
-
     trainer = trainer_of(constant, GOOD)
     with pytest.raises(NotFit, match=r"nothing was trained: reward constant\. --preflight auto"):
         preflight(trainer, strict=True)
@@ -265,10 +263,6 @@ def test_two_processes_see_the_same_and_one_of_them_tells(tmp_path):
 
 def test_a_stream_is_looked_at_and_then_read_from_its_start():
     stream = Dataset.from_dict({"prompt": PROMPTS[:3], "answer": [""] * 3}).to_iterable_dataset()
-
-    def graded(completions, answer, **_):
-        return short(completions)
-
     trainer = trainer_of(graded, ["a", "bb"])
     trainer.train_dataset = stream
     assert kinds(preflight(trainer)) == {"columns of graded": "error"}

@@ -2,11 +2,13 @@
 
 import io
 import json
+import shutil
 
 import pytest
 import yaml
 from harness import policy
 from rich.console import Console
+from safetensors.torch import load_file, save_file
 from test_recipe import PATTERN, RECIPE, SHORT, flags, user_folder
 from transformers import TrainerControl, TrainerState
 
@@ -157,9 +159,25 @@ def test_a_strict_resume_before_the_first_checkpoint_stops_at_what_auto_went_pas
     capsys.readouterr()
     assert run_recipe(recipe, [*started, "--resume", "--preflight=strict"]) == 2
     assert "preflight: error: nothing was trained: " in capsys.readouterr().err
-    # An earlier attempt trained here: the directory is not given back.
-    assert json.loads((own / "runs/past/manifest.json").read_text())["status"] == "failed"
+    # An earlier attempt trained here: what it left is all there.
+    assert json.loads((own / "runs/past/manifest.json").read_text())["status"] == "interrupted"
     assert (own / "runs/past/metrics.jsonl.bak-1").read_text() == before
+
+
+def test_an_adapter_is_not_resumed_on_another_base(own, monkeypatch, capsys):
+    monkeypatch.chdir(own)
+    shutil.copytree("model", "base")
+    started = command(output_dir="runs/base", model_name_or_path="base", save_steps=1,
+                      preflight="off", use_peft=True)  # fmt: skip
+    assert run_recipe(load_recipe(RECIPE), started) == 0
+    manifest.set_status("runs/base", "interrupted", 1)
+    before = (own / "runs/base/manifest.json").read_bytes()
+    weights = load_file("base/model.safetensors")
+    save_file({k: v + 1 for k, v in weights.items()}, "base/model.safetensors", {"format": "pt"})
+    capsys.readouterr()
+    assert run_recipe(load_recipe(RECIPE), [*started, "--resume"]) == 2
+    assert "error: the weights of base are not those that the run" in capsys.readouterr().err
+    assert (own / "runs/base/manifest.json").read_bytes() == before
 
 
 def test_releasing_leaves_what_is_not_ours(tmp_path):
@@ -206,54 +224,41 @@ FINE = {
 }  # fmt: skip
 
 
-def test_fine_logs_are_told_nothing(watching):
+CUT = FINE | {"completions/clipped_ratio": 0.9}
+CONSTANT = FINE | {"rewards/format/mean": 0.25, "rewards/format/std": 0.0}
+DEAD = [FINE | {"credit/dead_groups_low": low, "credit/dead_groups_high": 0.0} for low in
+        (1.0, 0.5, 0.9)]  # fmt: skip
+FIRST = {  # logs, and what is told of the third step; nothing of the others
+    "fine": ([FINE] * 12, ""),
+    "truncation, once": (
+        [CUT] * 5, "error   truncation: in the first 3 steps, 90% of the completions"
+    ),
+    "dead groups, by their mean": (DEAD, "only 20.0% of the groups"),  # (1 + 0.5 + 0.9) / 3 low
+    "a constant reward": (
+        [CONSTANT] * 3,
+        "reward format: in the first 3 steps, it is constant: 0.25 for all 3 logged means",
+    ),
+    "a reward that changes between steps": (
+        [CONSTANT | {"rewards/format/mean": mean} for mean in (0.0, 0.5, 1.0)], "",
+    ),
+    "later steps": ([FINE] * 10 + [CUT] * 5, ""),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", FIRST)
+def test_the_first_steps_are_looked_at_from_the_third_on(watching, what):
     _, feed = watching
-    assert [feed(**FINE) for _ in range(12)] == [""] * 12
-
-
-def test_truncation_is_told_once_from_the_third_step_on(watching):
-    _, feed = watching
-    told = [feed(**FINE | {"completions/clipped_ratio": 0.9}) for _ in range(5)]
-    assert (told[:2], told[3:]) == (["", ""], ["", ""])
-    assert told[2].startswith("error   truncation: in the first 3 steps, 90% of the completions")
-
-
-def test_dead_groups_are_told_by_their_mean(watching):
-    _, feed = watching
-    for low in (1.0, 0.5):
-        feed(**FINE | {"credit/dead_groups_low": low, "credit/dead_groups_high": 0.0})
-    told = feed(**FINE | {"credit/dead_groups_low": 0.9, "credit/dead_groups_high": 0.0})
-    assert "only 20.0% of the groups" in told  # low: (1 + 0.5 + 0.9) / 3
-
-
-def test_a_reward_that_stays_constant_is_told(watching):
-    _, feed = watching
-    constant = {"rewards/format/mean": 0.25, "rewards/format/std": 0.0}
-    for _ in range(2):
-        feed(**FINE | constant)
-    assert (
-        "reward format: in the first 3 steps, it is constant: 0.25 for all 3 logged means"
-        in feed(**FINE | constant)
-    )
-
-
-def test_a_reward_that_changes_between_steps_is_not(watching):
-    _, feed = watching
-    for mean in (0.0, 0.5, 1.0):
-        assert feed(**FINE | {"rewards/format/mean": mean, "rewards/format/std": 0.0}) == ""
+    logs, expected = FIRST[what]
+    told = [feed(**log) for log in logs]
+    assert expected in told[2]
+    assert bool(told.pop(2)) == bool(expected)
+    assert set(told) == {""}
 
 
 def test_what_the_preflight_told_is_not_told_again(watching):
     callback, feed = watching
     callback.tell([Finding("error", "truncation", "")])
-    assert [feed(**FINE | {"completions/clipped_ratio": 0.9}) for _ in range(3)] == [""] * 3
-
-
-def test_later_steps_are_silent(watching):
-    _, feed = watching
-    for _ in range(10):
-        feed(**FINE)
-    assert feed(**FINE | {"completions/clipped_ratio": 9.0}) == ""
+    assert [feed(**CUT) for _ in range(3)] == [""] * 3
 
 
 def test_only_the_main_process_tells(watching):

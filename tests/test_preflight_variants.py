@@ -147,10 +147,7 @@ def test_time_is_that_of_the_clock():
     [
         ([1.0], "ValueError: reward '<lambda>' returned 1 scores for 2 completions"),
         (3.0, "TypeError: reward '<lambda>' returned 3.0, expected a list of 2 scores"),
-        (
-            [1.0, float("inf")],
-            "ValueError: reward '<lambda>': the score is inf, expected a finite",
-        ),
+        ([1.0, float("inf")], "ValueError: reward '<lambda>': the score is inf, expected a finite"),
         (["a", 1], "TypeError: reward '<lambda>': the score is 'a', expected a"),
     ],
 )

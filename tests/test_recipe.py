@@ -156,6 +156,10 @@ def test_a_signal_leaves_a_checkpoint_and_resume_goes_on(own, how):
     assert code == 0, err
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines if "reward" in line] == list(range(1, 151))
+    times = [line["time_s"] for line in lines]
+    assert times == sorted(times)
+    earlier = json.loads((run / "manifest.json").read_text())["earlier"]
+    assert [attempt["global_step"] for attempt in earlier] == [stopped["global_step"]]
 
 
 # ---- the four strategies on the built-in task -------------------------------------------------
@@ -212,8 +216,11 @@ MISTAKES = {
     ),
     "missing data": (["--dataset_name=data.txt"], "data.txt"),
     "missing model": (
-        ["--model_name_or_path=nomodel"], "no model or tokenizer 'nomodel' (--model_name_or_path)",
+        ["--model_name_or_path=nomodel"],
+        "no model or tokenizer 'nomodel' (--model_name_or_path): there is no such folder, and none "
+        "of that name is in the hub's cache",
     ),
+    "no such data": (["--dataset_name=nosuch"], "there is no file or folder 'nosuch'"),
     "conversations without a template": (
         ["--dataset_name=chat.jsonl"], "the tokenizer of 'model' has no chat template",
     ),
@@ -241,15 +248,6 @@ def test_a_yaml_key_that_nothing_reads_is_a_mistake(own, monkeypatch, capsys):
     code, _, err = main_in_process(own, monkeypatch, capsys, *arguments, "--dataset_name=data")
     assert (code, err.count("\n")) == (2, 1)
     assert "unknown YAML key 'learning_rat': nothing reads it. Did you mean 'learning_rate'?" in err
-
-
-def test_your_own_model_needs_your_own_pattern_and_prompts(own, monkeypatch, capsys):
-    code, _, err = main_in_process(own, monkeypatch, capsys, "--model_name_or_path=model")
-    assert (code, "--pattern is missing" in err) == (2, True)
-    code, _, err = main_in_process(
-        own, monkeypatch, capsys, "--model_name_or_path=model", "--pattern=x"
-    )
-    assert (code, "--dataset_name is missing" in err) == (2, True)
 
 
 def test_a_file_of_prompts_will_do(own, monkeypatch):

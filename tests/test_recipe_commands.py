@@ -64,7 +64,7 @@ def test_the_commands_are_found():
 def test_a_switch_without_a_default_needs_no_value(option, value, tmp_path):
     recipe = runpy.run_path(str(ROOT / "recipes" / "grpo_math.py"))["RECIPE"]
     words = [option, "--model_name_or_path=m", "--fp16=false", f"--output_dir={tmp_path}"]
-    _, args, _ = _read(recipe, words)
+    _, args, *_ = _read(recipe, words)
     assert getattr(args, option.strip("-").partition("=")[0]) is value
 
 

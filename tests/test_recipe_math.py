@@ -15,7 +15,6 @@ from datasets import Dataset
 from safetensors import safe_open
 
 from grpo_credit.run.recipe import prepare
-from grpo_credit.run.training import run_recipe
 
 RECIPE = Path(__file__).parent.parent / "recipes" / "grpo_math.py"
 SHORT = [
@@ -86,33 +85,6 @@ def test_parquet_on_two_processes_with_the_held_out_number_choosing_the_checkpoi
     assert state["best_metric"] == last["mean@2"]
     assert state["best_model_checkpoint"].endswith("checkpoint-3")
     assert [m["step"] for m in metrics(own / "two") if "reward" in m] == [1, 2, 3]
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        (["--dataset_name=problems.jsonl", "--judge=eye"], "--judge is 'eye', expected one of num"),
-        (["--dataset_name=problems.jsonl", "--answer_column=solution"],
-         "problems.jsonl has no column 'solution'; it has: question, answer."),
-        (["--dataset_name=none.jsonl"], "none.jsonl"),
-    ],
-)  # fmt: skip
-def test_a_mistake_costs_one_line(recipe, own, monkeypatch, capsys, options, message):
-    monkeypatch.chdir(own)
-    with pytest.raises(SystemExit) as stopped:
-        run_recipe(recipe["RECIPE"], [*SHORT, *options])
-    out, err = capsys.readouterr()
-    assert (stopped.value.code, out) == (2, "")
-    assert err.startswith("grpo_math.py: error: ")
-    assert message in err
-    assert len(err.splitlines()) == 1
-
-
-def test_a_model_must_be_named(recipe, capsys):
-    with pytest.raises(SystemExit) as stopped:
-        run_recipe(recipe["RECIPE"], ["--dataset_name=problems.jsonl"])
-    assert stopped.value.code == 2
-    assert "--model_name_or_path is missing; any chat model will do." in capsys.readouterr().err
 
 
 # ---- the judge that is not the reward ---------------------------------------------------------

@@ -41,6 +41,7 @@ def refused(name, folder, monkeypatch, capsys, *options):
         run_recipe(asked, ["--output_dir=out", *options])
     out, err = capsys.readouterr()
     assert (stopped.value.code, out, len(err.splitlines())) == (2, "", 1)
+    assert err.startswith(f"{name}: error: ")
     assert set(folder.iterdir()) == before
     return err
 
@@ -48,16 +49,42 @@ def refused(name, folder, monkeypatch, capsys, *options):
 # ---- options ----------------------------------------------------------------------------------
 
 
+MATH = ["--dataset_name=prompts.jsonl", "--model_name_or_path=model"]
+
+
 @pytest.mark.parametrize(
-    ("option", "message"),
+    ("name", "options", "message"),
     [
-        ("--test_prompts=0", "--test_prompts is 0, expected 1 or more."),
-        ("--test_samples=0", "--test_samples is 0, expected 1 or more."),
-        ("--test_every=-1", "--test_every is -1, expected 0 or more."),
+        ("path_star", ["--test_prompts=0"], "--test_prompts is 0, expected 1 or more."),
+        ("path_star", ["--test_samples=0"], "--test_samples is 0, expected 1 or more."),
+        ("path_star", ["--test_every=-1"], "--test_every is -1, expected 0 or more."),
+        ("path_star", ["--degree=3", "--length=5"],
+         "nodes is 12, expected 13 or more: a source and 3 arms of 4 nodes"),
+        ("path_star", ["--warm_start_steps=0"], "--warm_start_steps is 0, expected 1 or more."),
+        ("path_star", ["--plan_share=2"], "--plan_share is 2.0, expected a number from 0 to 1."),
+        ("path_star", ["--max_completion_length=3"],
+         "--max_completion_length is 3, expected 8 or more: a planned path of 3 nodes and the end"),
+        ("regex", MATH[1:], "--pattern is missing"),
+        ("regex", [*MATH[1:], "--pattern=x"], "--dataset_name is missing"),
+        ("math", [*MATH, "--judge=eye"], "--judge is 'eye', expected one of num"),
+        ("math", [*MATH, "--question_column=prompt"],
+         "prompts.jsonl has no column 'answer'; it has: prompt."),
+        ("math", MATH[:1], "--model_name_or_path is missing; any chat model will do."),
+        ("tasks", ["--task", "spel_backward"], "no task 'spel_backward'; did you mean 'spell_bac"),
+        ("tasks", ["--task_options={"], "--task_options is not JSON: "),
+        ("tasks", ["--task_options=5"], "--task_options is 5, expected options by task, such as"),
+        ("tasks", ['--task_options={"spell_backward": 3}'], ", expected options by task, such as"),
+        ("tasks", ['--task_options={"gcd": {}}'],
+         "--task_options names 'gcd', which --task does not."),
+        ("tasks", ['--task_options={"spell_backward": {"words": 1}}'],
+         "options of 'spell_backward' do not"),
+        ("tasks", ["--task", "chain_sum", '--task_options={"chain_sum": {"max_terms": 2}}'],
+         "entries are left to test on, 64 are asked for"),
     ],
-)
-def test_a_test_of_nothing_is_refused(option, message, tmp_path, monkeypatch, capsys):
-    assert message in refused("grpo_path_star.py", tmp_path, monkeypatch, capsys, option)
+)  # fmt: skip
+def test_an_option_that_will_not_do_is_told(name, options, message, own, monkeypatch, capsys):
+    monkeypatch.setenv("GRPO_CREDIT_CACHE", str(own / "cache"))
+    assert message in refused(f"grpo_{name}.py", own, monkeypatch, capsys, *options)
 
 
 def test_a_recipe_names_its_held_out_numbers_before_it_runs():
@@ -107,13 +134,17 @@ def test_an_adapter_of_your_own_model_learns_faster_than_the_model(own, monkeypa
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "prompts.jsonl is empty; expected rows of prompts."),
-        ('{"prompt": "a"}\n{"prompt": \n', "prompts.jsonl cannot be read: JSON parse error"),
-        ('{"prompt": "a"}\n', "has 1 rows with 1 different values of 'prompt', expected 2 or more"),
+        (b"", "prompts.jsonl is empty; expected rows of prompts."),
+        (b'{"prompt": "a"}\n{"prompt": \n', "prompts.jsonl:2 is not valid JSON"),
+        (b'{"prompt": "a"}\n{"prompt": "\xff"}\n', "prompts.jsonl:2 is not UTF-8: invalid start b"),
+        (
+            b'{"prompt": "a"}\n',
+            "has 1 rows with 1 different values of 'prompt', expected 2 or more",
+        ),
     ],
 )
 def test_a_file_without_rows_is_told(text, message, tmp_path):
-    (tmp_path / "prompts.jsonl").write_text(text)
+    (tmp_path / "prompts.jsonl").write_bytes(text)
     with pytest.raises(ValueError, match=message):
         load_prompts(DataArguments(dataset_name=str(tmp_path / "prompts.jsonl")))
 

@@ -13,7 +13,6 @@ import pytest
 from chat_model import TEMPLATE, save_chat_model
 from trl import ModelConfig
 
-from grpo_credit.run.training import run_recipe
 from rewards import InTag, TaskScore
 
 RECIPE = Path(__file__).parent.parent / "recipes" / "grpo_tasks.py"
@@ -79,30 +78,6 @@ def test_the_judge_wants_full_marks(recipe):
     check = recipe["checker"](reward)
     assert 0 < reward.score(near, **row) < 1
     assert (check(answer, row)["right"], check(near, row)["right"]) == (1.0, 0.0)
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        (["--task", "spel_backward"], "no task 'spel_backward'; did you mean 'spell_backward'"),
-        (["--task_options={"], "--task_options is not JSON: "),
-        (["--task_options=5"], "--task_options is 5, expected options by task, such as"),
-        (['--task_options={"spell_backward": 3}'], ", expected options by task, such as"),
-        (['--task_options={"gcd": {}}'], "--task_options names 'gcd', which --task does not."),
-        (['--task_options={"spell_backward": {"words": 1}}'], "options of 'spell_backward' do not"),
-        (["--task", "chain_sum", '--task_options={"chain_sum": {"max_terms": 2}}'],
-         "entries are left to test on, 64 are asked for"),
-    ],
-)  # fmt: skip
-def test_a_mistake_costs_one_line(recipe, tmp_path, monkeypatch, capsys, options, message):
-    monkeypatch.chdir(tmp_path)
-    with pytest.raises(SystemExit) as stopped:
-        run_recipe(recipe["RECIPE"], options)
-    out, err = capsys.readouterr()
-    assert (stopped.value.code, out) == (2, "")
-    assert message in err
-    assert len(err.splitlines()) == 1
-    assert not list(tmp_path.iterdir())
 
 
 def test_a_thought_that_the_template_opens_is_not_opened_again(recipe, tmp_path):

@@ -58,17 +58,15 @@ def test_a_half_deleted_older_checkpoint_is_no_matter(tmp_path, capsys):
         ),
     ],
 )
-@pytest.mark.parametrize("lists", [True, False])
-def test_a_checkpoint_without_a_state_is_never_resumed(tmp_path, names, message, lists):
-    interrupted_run(tmp_path, lists=lists)
+def test_a_checkpoint_without_a_state_is_never_resumed(tmp_path, names, message):
+    interrupted_run(tmp_path)
     checkpoint = add_checkpoint(tmp_path, 2, listed=False)
     for name in names:
         (checkpoint / name).unlink()
-    if lists:
-        checkpoints.seal(checkpoint)
+    checkpoints.seal(checkpoint)
     with pytest.raises(ValueError, match=rf"no checkpoint in .* \(checkpoint-2: {message}\)"):
         claim(tmp_path)
-    add_checkpoint(tmp_path, 1, listed=lists)
+    add_checkpoint(tmp_path, 1)
     assert claim(tmp_path) == tmp_path / "checkpoint-1"
 
 
@@ -118,38 +116,14 @@ def test_a_list_that_is_none_is_damage(tmp_path, content):
     assert "files.json" in checkpoints.damage(checkpoint)
 
 
-def test_a_run_from_before_there_were_lists_is_read_as_far_as_it_can_be(tmp_path, capsys):
-    interrupted_run(tmp_path, lists=False)
-    for step in (2, 4, 6, 8, 10):
-        add_checkpoint(tmp_path, step, listed=False)
-    whole = (tmp_path / "checkpoint-6" / "optimizer.pt").read_bytes()
-    (tmp_path / "checkpoint-6" / "optimizer.pt").write_bytes(whole[: len(whole) // 2])
-    (tmp_path / "checkpoint-8" / "model.safetensors").write_bytes(b"")
-    (tmp_path / "checkpoint-10" / "trainer_state.json").write_text('{"global_step": 1')
-    assert claim(tmp_path) == tmp_path / "checkpoint-4"
-    err = capsys.readouterr().err
-    assert "incomplete-checkpoint-6: optimizer.pt is torn" in err
-    assert "incomplete-checkpoint-8: model.safetensors is torn" in err
-    assert "trainer_state.json is not valid JSON" in err
-    for step in (4, 2):
-        assert f"checkpoint-{step} had no list of its files; it can be read, so it counts" in err
-        assert (tmp_path / f"checkpoint-{step}" / "files.json").exists()
-    times = [(tmp_path / f"checkpoint-{step}").stat().st_mtime_ns for step in (2, 4)]
-    assert times == sorted(times)  # the trainer deletes the oldest by these
-    (tmp_path / "checkpoint-4" / "scheduler.pt").unlink()
-    assert claim(tmp_path) == tmp_path / "checkpoint-2"
-
-
-def test_a_sharded_checkpoint_without_a_list_needs_all_its_shards(tmp_path):
-    checkpoint = add_checkpoint(tmp_path, 1, listed=False)
-    (checkpoint / "model.safetensors").unlink()
-    assert checkpoints.damage(checkpoint) == "it has no weights"
-    index = {"weight_map": {"a": "model-1.safetensors", "b": "model-2.safetensors"}}
-    (checkpoint / "model.safetensors.index.json").write_text(json.dumps(index))
-    save_file({"a": torch.zeros(1)}, checkpoint / "model-1.safetensors")
-    assert "model.safetensors.index.json is torn" in checkpoints.damage(checkpoint)
-    save_file({"b": torch.zeros(1)}, checkpoint / "model-2.safetensors")
-    assert checkpoints.damage(checkpoint) is None
+def test_a_run_that_is_older_than_the_lists_is_refused_and_left_alone(tmp_path):
+    old = {**describe(), "extra": {}}
+    directory.claim(tmp_path, old, resume=False)
+    add_checkpoint(tmp_path, 2, listed=False)
+    told = r"no checkpoint in .* can be resumed \(checkpoint-2: it was not .* Nothing was changed"
+    with pytest.raises(ValueError, match=told):
+        claim(tmp_path)
+    assert (tmp_path / "checkpoint-2").is_dir()
 
 
 def test_the_best_checkpoint_must_be_whole_where_the_end_needs_it(tmp_path):

@@ -1,221 +1,33 @@
-"""Real runs that get real signals."""
+"""A signal on one of two ranks, and two signals in the middle of a step."""
 
 import json
-import os
-import signal
-import socket
-import subprocess
-import sys
-import time
-from pathlib import Path
 
-import pytest
+from run_helpers import forked
+from signalled_ranks import train
+from torchrun import ended
 
 from grpo_credit.records import checkpoints, manifest
 
-# --- real runs that get real signals
 
-SERVER = """
-import json, os, signal, sys, time
-from pathlib import Path
-import torch
-from transformers import Trainer, TrainingArguments
-from transformers.trainer_callback import PrinterCallback, ProgressCallback
-from grpo_credit.records import directory
-from grpo_credit.records import manifest
-from grpo_credit.run import callbacks
-
-
-class Slow(torch.nn.Module):
-    def __init__(self, slow_from):
-        super().__init__()
-        self.linear, self.calls, self.slow_from = torch.nn.Linear(2, 1), 0, slow_from
-
-    def forward(self, x, labels):
-        self.calls += 1
-        time.sleep(60 if self.slow_from and self.calls >= self.slow_from else 0.05)
-        return {"loss": ((self.linear(x).squeeze(-1) - labels) ** 2).mean()}
+def test_two_ranks_stop_at_the_same_step_when_one_gets_the_signal(tmp_path):
+    run = tmp_path / "run"
+    done = ended(2, "signalled_ranks.py", run, 1, "SIGTERM")
+    assert done.returncode == 0, done.stderr[-3000:]
+    first, second = (json.loads((tmp_path / f"run.{rank}").read_text()) for rank in (0, 1))
+    assert first == second  # the new name and the refusal, too
+    assert (first["code"], first["step"]) == (143, 3)
+    assert "holds another run (manifest.json, metrics.jsonl, checkpoint-3)" in first["error"]
+    assert (run / "checkpoint-3" / "optimizer.pt").exists()
+    made = manifest.read_manifest(run)
+    assert (made["status"], made["global_step"], made["world_size"]) == ("interrupted", 3, 2)
+    assert done.stderr.count("SIGTERM: stopping after this step") == 1  # the main process says it
 
 
-def train(out, resume, slow_from):
-    torch.manual_seed(0)
-    torch.set_num_threads(1)
-    args = TrainingArguments(
-        output_dir=str(out), max_steps=40, per_device_train_batch_size=1, logging_steps=1,
-        save_steps=1000, use_cpu=True, report_to=[], disable_tqdm=True, bf16=False,
-        ddp_find_unused_parameters=False,
-    )
-    data = [{"x": [float(i), 1.0], "labels": float(i % 2)} for i in range(64)]
-    model, stop = Slow(slow_from), callbacks.StopOnSignal()
-    stop.REPEAT_S = 0.1
-    own = [callbacks.MetricsJsonl(out / "metrics.jsonl"), callbacks.LiveLine(), stop]
-    trainer = Trainer(model, args, train_dataset=data, callbacks=own)
-    for other in (PrinterCallback, ProgressCallback):
-        trainer.remove_callback(other)
-    described = manifest.manifest(["x"], args.to_dict(), {"train": data}, args.seed)
-    checkpoint = directory.claim(out, described, resume)
-    with stop, manifest.recorded(out, stop) as record:
-        record.trainer = trainer
-        trainer.train(resume_from_checkpoint=checkpoint and str(checkpoint))
-    code, step = 128 + stop.signum if stop.signum else 0, trainer.state.global_step
-    time.sleep(1.1 * args.process_index)  # left alone, the ranks would make different names
-    name = directory.fresh_name(out.parent, "x").name
-    try:
-        directory.claim(out, described, resume=False)
-    except directory.RunExists as error:
-        return [code, step, name, str(error)]
-
-
-def child(out, name, resume=False, slow_from=0, env={}):
-    os.environ.update(env)
-    err = os.open(f"{out}.{name}.err", os.O_WRONLY | os.O_CREAT)
-    os.dup2(err, 2)
-    end = ["died", None]
-    try:
-        end = train(Path(out), resume, slow_from)
-    except KeyboardInterrupt:
-        end = ["KeyboardInterrupt", None]
-    finally:
-        Path(f"{out}.{name}.part").write_text(json.dumps(end))
-        os.rename(f"{out}.{name}.part", f"{out}.{name}.end")
-
-
-signal.signal(signal.SIGINT, signal.default_int_handler)
-for line in sys.stdin:  # the imports are paid once, each run is a fork
-    pid = os.fork()
-    if pid == 0:
-        try:
-            child(**json.loads(line))
-        finally:
-            sys.stderr.flush()
-            os._exit(0)
-    print(pid, flush=True)
-"""
-
-
-def wait_for(condition, seconds: float = 240.0):
-    deadline = time.monotonic() + seconds
-    while not (value := condition()):
-        assert time.monotonic() < deadline, "the run did not get there in time"
-        time.sleep(0.02)
-    return value
-
-
-def steps_logged(run: Path) -> list[int]:
-    file = run / "metrics.jsonl"
-    lines = [json.loads(line) for line in file.open()] if file.exists() else []
-    return [line["step"] for line in lines if "loss" in line]
-
-
-def outcome(run: Path, name: str = "0") -> list:
-    file = Path(f"{run}.{name}.end")
-    wait_for(file.exists)
-    return json.loads(file.read_text())
-
-
-def free_port() -> str:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return str(sock.getsockname()[1])
-
-
-class Server:
-    """Starts runs, and ends those that are left."""
-
-    def __init__(self, root: Path) -> None:
-        self.root, self.pids = root, {}
-        self.process = subprocess.Popen(
-            [sys.executable, "-c", SERVER],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            cwd=Path(__file__).parents[1],
-        )
-
-    def start(self, run: str, name: str = "0", **options) -> None:
-        request = {"out": str(self.root / run), "name": name, **options}
-        self.process.stdin.write(json.dumps(request) + "\n")
-        self.process.stdin.flush()
-        self.pids[run, name] = int(self.process.stdout.readline())
-
-    def signal_at_step(self, step: int, run: str, signum: int, name: str = "0") -> None:
-        wait_for(lambda: len(steps_logged(self.root / run)) >= step)
-        os.kill(self.pids[run, name], signum)
-
-    def close(self) -> None:
-        for (run, name), pid in self.pids.items():
-            if not Path(f"{self.root / run}.{name}.end").exists():
-                os.kill(pid, signal.SIGKILL)
-        self.process.kill()
-        self.process.communicate()
-
-
-@pytest.fixture(scope="module")
-def runs(tmp_path_factory):
-    """Four runs side by side: two signalled once, one twice, one of two ranks on rank 1 only."""
-    server = Server(tmp_path_factory.mktemp("runs"))
-    try:
-        server.start("term")
-        server.start("int")
-        server.start("twice", slow_from=3)
-        address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port()}
-        for rank in ("0", "1"):
-            ranks = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
-            server.start("pair", rank, env={**address, **ranks})
-        server.signal_at_step(2, "term", signal.SIGTERM)
-        server.signal_at_step(2, "int", signal.SIGINT)
-        server.signal_at_step(2, "twice", signal.SIGINT)
-        time.sleep(0.3)  # beyond REPEAT_S
-        server.signal_at_step(2, "twice", signal.SIGINT)
-        server.signal_at_step(2, "pair", signal.SIGTERM, "1")
-        outcome(server.root / "term")
-        server.start("term", "resumed", resume=True)
-        yield server.root
-    finally:
-        server.close()
-
-
-@pytest.mark.parametrize(("name", "code"), [("term", 143), ("int", 130)])
-def test_a_signal_ends_the_run_with_a_complete_checkpoint(runs, name, code):
-    exit_code, step, *_ = outcome(runs / name)
-    assert exit_code == code
-    assert 2 <= step < 40
-    assert not checkpoints.damage(runs / name / f"checkpoint-{step}")
-    if name == "int":  # the other one is resumed
-        made = manifest.read_manifest(runs / name)
-        assert (made["status"], made["global_step"]) == ("interrupted", step)
-        assert steps_logged(runs / name) == list(range(1, step + 1))
-
-
-def test_a_second_signal_ends_the_run_in_the_middle_of_a_step(runs):
-    assert outcome(runs / "twice")[0] == "KeyboardInterrupt"
-    made = manifest.read_manifest(runs / "twice")
+def test_a_second_signal_ends_the_run_in_the_middle_of_a_step(tmp_path):
+    run = tmp_path / "run"
+    code, _, err = forked(tmp_path, lambda: train(run, 0, ["SIGINT", "SIGINT"]))
+    assert code == 1
+    assert "KeyboardInterrupt" in err.splitlines()[-1]
+    made = manifest.read_manifest(run)
     assert (made["status"], made["global_step"]) == ("interrupted", 2)
-    assert not list((runs / "twice").glob("checkpoint-*"))
-
-
-def test_two_ranks_stop_at_the_same_step_when_one_gets_the_signal(runs):
-    first, second = outcome(runs / "pair", "0"), outcome(runs / "pair", "1")
-    assert first[:2] == second[:2]
-    assert first[0] == 143
-    assert not checkpoints.damage(runs / "pair" / f"checkpoint-{first[1]}")
-    assert manifest.read_manifest(runs / "pair")["world_size"] == 2
-    assert "stopping after this step" in Path(f"{runs / 'pair'}.0.err").read_text()
-    assert "stopping" not in Path(f"{runs / 'pair'}.1.err").read_text()
-
-
-def test_every_rank_gets_the_same_name_and_the_refusal(runs):
-    first, second = outcome(runs / "pair", "0"), outcome(runs / "pair", "1")
-    assert first[2:] == second[2:]
-    assert "holds another run (manifest.json, metrics.jsonl, checkpoint-" in first[3]
-
-
-def test_an_interrupted_run_is_resumed_to_its_end(runs):
-    stopped = outcome(runs / "term")[1]
-    assert outcome(runs / "term", "resumed")[:2] == [0, 40]
-    made = manifest.read_manifest(runs / "term")
-    assert (made["status"], made["global_step"]) == ("finished", 40)
-    assert [attempt["global_step"] for attempt in made["earlier"]] == [stopped]
-    assert steps_logged(runs / "term") == list(range(1, 41))
-    times = [json.loads(line)["time_s"] for line in (runs / "term" / "metrics.jsonl").open()]
-    assert times == sorted(times)
+    assert not checkpoints.found_in(run)

@@ -16,22 +16,19 @@ def attacked(
 ) -> list[Finding]:
     """Attack a reward of a run with some rows of its data.
 
-    Args:
-        name: of the reward.
-        reward: what is asked by the completion, so that slow and asynchronous ones are left alone.
-        rows: of the data.
-        calls: (completions, seconds) of those that were seen; none for a reward model.
+    Slow and asynchronous rewards are left alone, as the `calls` (completions, seconds) of the
+    sample tell, and so is a reward model, which has none.
     """
     if not calls or is_async(reward) or max(seconds for _, seconds in calls) > SLOW:
         return []
-    found = [paid for paid in attack(reward, rows, max_rows=TRIED) if not paid.error]
-    if not found:
+    paid_attacks = [paid for paid in attack(reward, rows, max_rows=TRIED) if not paid.error]
+    if not paid_attacks:
         return []
     shown = "; ".join(
         f"{paid.attack} ({brief(paid.completion)!r} earns {earned(paid.score)})"
-        for paid in found[:3]
+        for paid in paid_attacks[:3]
     )
-    more = f"; and {len(found) - 3} more" if len(found) > 3 else ""
+    more = f"; and {len(paid_attacks) - 3} more" if len(paid_attacks) > 3 else ""
     return [
         Finding(
             "warning",

@@ -24,26 +24,27 @@ def check_sample(sample: Sample) -> list[Finding]:
     Where a reward raised, nothing is said about groups: its scores are not real. Nor where all
     rewards are the same: that is told of the reward.
     """
-    found = [truncation(_share(sample.truncated), sample.longest)]
-    found += [finding for reward in sample.rewards for finding in _reward(reward, sample)]
-    found += [special_tokens(_share(sample.special))]
-    failed = any(reward.failures for reward in sample.rewards)
-    if not failed and _range(sample.totals) > SAME:
-        found += [informative_groups(sample)]
-    found += [reward_time(sample)]
-    return [finding for finding in found if finding is not None]
+    judged = not any(reward.failures for reward in sample.rewards)
+    findings = [
+        truncation(_share(sample.truncated), sample.longest),
+        *(finding for reward in sample.rewards for finding in _reward(reward, sample)),
+        special_tokens(_share(sample.special)),
+        informative_groups(sample) if judged and _range(sample.totals) > SAME else None,
+        reward_time(sample),
+    ]
+    return [finding for finding in findings if finding is not None]
 
 
-def _reward(reward: RewardSample, sample: Sample) -> list[Finding]:
+def _reward(reward: RewardSample, sample: Sample) -> list[Finding | None]:
     if reward.failures:
         return [raised(reward)]
     nothing_else = _range(sample.totals) <= SAME
-    found = [
+    return [
         spread(reward.name, reward.scores, nothing_else),
         slow(reward),
         hopeless(reward, len(sample.lengths)),
+        *failing_format(reward),
     ]
-    return [finding for finding in found if finding is not None] + failing_format(reward)
 
 
 # ---- length -----------------------------------------------------------------------------------
@@ -97,13 +98,9 @@ def raised(reward: RewardSample) -> Finding:
 def spread(
     name: str, scores: Sequence[float] | np.ndarray, alone: bool, of: str = "completions"
 ) -> Finding | None:
-    """Judge whether a reward tells completions apart.
+    """Judge whether a reward tells completions apart, or what else (`of`) it has scored.
 
-    Args:
-        name: of the reward.
-        scores: of completions; NaN where it abstained.
-        alone: whether no other reward teaches instead.
-        of: what the scores belong to.
+    NaN is an abstention. It is an error where the reward is `alone`: no other one teaches instead.
     """
     given = np.asarray(scores, dtype=float)
     given = given[~np.isnan(given)]
@@ -203,11 +200,7 @@ def dead_groups(
 ) -> Finding | None:
     """Judge the shares of groups whose rewards are all low and all high.
 
-    Args:
-        low: of the groups, 0 to 1.
-        high: likewise.
-        group: `num_generations`.
-        larger: size -> share of informative groups that a larger group would have.
+    `larger` maps larger sizes than `num_generations` to the share of informative groups they have.
     """
     share = round(1 - low - high, 9)
     if share >= 0.3:

@@ -35,10 +35,6 @@ def check_columns(rewards: Named, columns: Sequence[str]) -> list[Finding]:
     A column is read where the reward declares it (`columns`), names it as a parameter, or, with
     `**kwargs`, as a string in its code that is nearly the name of a column (TRL hands over what
     there is, so that `kwargs.get("ground_truths")` is None for ever, without an error).
-
-    Args:
-        rewards: names and reward functions.
-        columns: of the data.
     """
     return [
         finding
@@ -59,44 +55,35 @@ def check_values(read: Mapping[str, str], rows: Sequence[Mapping[str, Any]]) -> 
 
     The same value in every row is a warning where it is all that a reward reads of the data, and a
     note where another of its columns differs.
-
-    Args:
-        read: column -> name of a reward, see `columns_read`.
-        rows: some of the data, more than one.
     """
     values = {column: [row[column] for row in rows] for column in read}
     differ = [c for c, every in values.items() if any(value != every[0] for value in every)]
     told_apart = {read[column] for column in differ}
-    found = (
+    findings = (
         _same(column, name, values[column], "note" if name in told_apart else "warning")
         for column, name in read.items()
     )
-    return [finding for finding in found if finding is not None]
+    return [finding for finding in findings if finding is not None]
 
 
 def check_golds(rewards: Named, rows: Sequence[Mapping[str, Any]]) -> list[Finding]:
     """Find right answers in the data that rewards cannot read, and for which they abstain.
 
     Asked is every reward that says which those are (`unreadable`), and every part of a combination.
-
-    Args:
-        rewards: names and reward functions.
-        rows: some of the data, with the columns that the rewards read.
     """
-    found = (
+    findings = (
         _unread(name, part, column, [row[column] for row in rows if column in row])
         for name, reward in rewards
         for part in _parts(reward)
         if hasattr(part, "unreadable")
         for column in _columns_of(part)[:1]
     )
-    return [finding for finding in found if finding is not None]
+    return [finding for finding in findings if finding is not None]
 
 
 def _parts(reward: Any) -> Iterator[Any]:
     """Yield a reward, or what it is made of."""
-    while isinstance(reward, functools.partial):
-        reward = reward.func
+    reward = without_partials(reward)
     parts = getattr(reward, "parts", None) or ()
     if not parts:
         yield reward
@@ -132,9 +119,8 @@ def _declared(name: str, reward: Any, columns: Sequence[str]) -> Iterator[Findin
 
 
 def _parameters(name: str, reward: Any, columns: Sequence[str]) -> Iterator[Finding]:
-    declared = _columns_of(reward)
     for parameter in _named_parameters(reward):
-        if parameter.name in {*GIVEN, *columns, *declared}:
+        if parameter.name in {*GIVEN, *columns, *_columns_of(reward)}:
             continue
         if parameter.default is parameter.empty:
             yield _missing("error", name, parameter.name, columns, "so the call fails")
@@ -186,10 +172,14 @@ def _same(column: str, name: str, values: list[Any], severity: Severity) -> Find
     return None
 
 
+def without_partials(reward: Any) -> Any:
+    """Return what partials of a reward call in the end."""
+    return without_partials(reward.func) if isinstance(reward, functools.partial) else reward
+
+
 def reward_name(reward: Any) -> str:
     """Return what TRL calls a reward in its logs; of a model's name, the name itself."""
-    while isinstance(reward, functools.partial):
-        reward = reward.func
+    reward = without_partials(reward)
     return reward if isinstance(reward, str) else getattr(reward, "__name__", type(reward).__name__)
 
 
@@ -208,8 +198,7 @@ def _columns_of(reward: Any) -> tuple[str, ...]:
 
 def _function(reward: Any) -> Callable[..., Any] | None:
     """Return what is called, beneath partials and wrappers; None for a model."""
-    while isinstance(reward, functools.partial):
-        reward = reward.func
+    reward = without_partials(reward)
     if hasattr(reward, "parameters") and hasattr(reward, "forward"):
         return None
     reward = inspect.unwrap(reward)

@@ -11,8 +11,8 @@ import time
 from collections import Counter
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from accelerate.utils import gather_object
@@ -26,6 +26,9 @@ from grpo_credit.preflight.watch import Watched, watch
 from grpo_credit.rewards import completion_text
 from grpo_credit.trainer.undisturbed import in_mode, random_states_kept
 
+if TYPE_CHECKING:
+    from grpo_credit.trainer.seams import Seams
+
 WANTED = 128  # completions, where two generation batches hold as many
 PER_PROMPT = (16, 8, 4, 2)  # completions of a prompt; the first that leaves enough prompts
 PROMPTS = 4  # that there should be at least
@@ -33,16 +36,8 @@ _MUTABLE = ("_metrics", "_logs", "_pending_extra_logs", "_pending_metrics", "sta
 _COLLECTOR = "_collector"  # of what was generated; it never changes what it holds
 
 
-@dataclass(frozen=True)
-class Draw:
-    """How many completions are drawn.
-
-    Args:
-        calls: of the generator, at most two.
-        rows: completions of one rank in a call.
-        ranks: processes.
-        size: completions of a prompt.
-    """
+class Draw(NamedTuple):
+    """How many completions are drawn: `rows` on each rank in a call, `size` of each prompt."""
 
     calls: int
     rows: int
@@ -58,10 +53,7 @@ class Draw:
 def how_many(generated: int, ranks: int, group: int) -> Draw:
     """Choose how many completions to draw: 128, or as many as two generation batches hold.
 
-    Args:
-        generated: completions of a generation batch, over all ranks.
-        ranks: processes.
-        group: `num_generations`, taken where no usual size divides the batch.
+    `group` (`num_generations`) are drawn of a prompt where no usual size divides the batch.
 
     Example:
         >>> how_many(64, 1, 8)
@@ -88,15 +80,12 @@ class _Drawn:
     scores: list[torch.Tensor] = field(default_factory=list)  # of all ranks
 
 
-def draw(trainer: Any, clock: Callable[[], float] = time.perf_counter) -> Sample:
-    """Sample groups as a training step does; call it on every rank.
+def draw(trainer: "Seams", clock: Callable[[], float] = time.perf_counter) -> Sample:
+    """Sample groups as a training step does; call it on every rank, all of which get the sample.
 
     Args:
         trainer: a `CreditGRPOTrainer`, or a `GRPOTrainer`, before training.
         clock: tells the time in seconds.
-
-    Returns:
-        The same sample on every rank.
     """
     args = trainer.args
     ranks = trainer.accelerator.num_processes
@@ -105,33 +94,34 @@ def draw(trainer: Any, clock: Callable[[], float] = time.perf_counter) -> Sample
         watched = [watch(reward, how.size, clock) for reward in trainer.reward_funcs]
         trainer.reward_funcs, trainer.num_generations = watched, how.size
         trainer.state.max_steps = Batches.of(args, trainer.train_dataset).steps  # rewards may ask
-        trainer.save_every = 0  # no forward pass for rollouts that are not saved
+        vars(trainer)["save_every"] = 0  # no forward pass for rollouts that are not saved
         drawn, start = _Drawn(), clock()
         _listen(trainer, drawn)
         for rows in _rows(trainer, how):
             trainer._generate_and_score_completions(rows)
-        seconds = clock() - start - sum(c.seconds for w in _observed(watched) for c in w.calls)
-        relief = [relieve(reward, drawn.prompts) for reward in watched]
-        return _joined(trainer, how, drawn, watched, relief, seconds)
+        seconds = clock() - start
+        for reward in watched:
+            seconds -= sum(call.seconds for call in getattr(reward, "calls", ()))
+        return _joined(trainer, how, drawn, _reward_samples(trainer, watched, drawn), seconds)
 
 
 @contextmanager
-def untouched(trainer: Any) -> Generator[None, None, None]:
+def untouched(trainer: "Seams") -> Generator[None, None, None]:
     """Let the body train or sample as it likes, and then put everything back."""
-    kept = dict(vars(trainer))
+    before = dict(vars(trainer))
     with random_states_kept(), in_mode(trainer.model, training=True):  # TRL samples while training
         try:
-            changing = {name: copy.deepcopy(kept[name]) for name in _MUTABLE if name in kept}
-            if _COLLECTOR in kept:
-                changing[_COLLECTOR] = copy.copy(kept[_COLLECTOR])
+            changing = {name: copy.deepcopy(before[name]) for name in _MUTABLE if name in before}
+            if _COLLECTOR in before:
+                changing[_COLLECTOR] = copy.copy(before[_COLLECTOR])
             vars(trainer).update(changing)
             yield
         finally:
             vars(trainer).clear()
-            vars(trainer).update(kept)
+            vars(trainer).update(before)
 
 
-def _rows(trainer: Any, how: Draw) -> Iterator[list[dict[str, Any]]]:
+def _rows(trainer: "Seams", how: Draw) -> Iterator[list[dict[str, Any]]]:
     """Yield this rank's rows of each call: whole groups over all ranks, as TRL's sampler lays them.
 
     The prompts are spread over the data, or the first ones of a stream.
@@ -146,7 +136,7 @@ def _rows(trainer: Any, how: Draw) -> Iterator[list[dict[str, Any]]]:
         yield [dict(row) for row in rows[first : first + how.rows]]
 
 
-def _listen(trainer: Any, drawn: _Drawn) -> None:
+def _listen(trainer: "Seams", drawn: _Drawn) -> None:
     """Keep what the trainer generates and what it is worth."""
     inner, generate = trainer._calculate_rewards, trainer._generate
     tokenizer = trainer._tokenizer
@@ -165,60 +155,48 @@ def _listen(trainer: Any, drawn: _Drawn) -> None:
         drawn.scores.append(inner(inputs, prompts, completions, ids))
         return drawn.scores[-1]
 
-    trainer._generate, trainer._calculate_rewards = generated, scored
+    vars(trainer).update(_generate=generated, _calculate_rewards=scored)
 
 
 def _text(completion: Any) -> str:
     return completion_text(completion) if completion else ""
 
 
-def _observed(watched: Sequence[Any]) -> list[Watched]:
-    return [reward for reward in watched if isinstance(reward, Watched)]
+def _reward_samples(trainer: "Seams", watched: Sequence[Any], drawn: _Drawn) -> list[RewardSample]:
+    """Return what the rewards did on this rank; the scores are of all ranks."""
+    scores = torch.cat(drawn.scores).float().cpu().numpy()
+    samples = []
+    for k, (name, reward) in enumerate(zip(trainer.reward_func_names, watched, strict=True)):
+        sample = RewardSample(name, float(trainer.reward_weights[k]), scores[:, k])
+        if isinstance(reward, Watched):
+            calls = [(len(call.completions), call.seconds) for call in reward.calls]
+            relief = relieve(reward, drawn.prompts)
+            sample = replace(
+                sample, calls=calls, failures=reward.failures, slow=reward.slow, relief=relief
+            )
+        samples.append(sample)
+    return samples
 
 
 def _joined(
-    trainer: Any,
-    how: Draw,
-    drawn: _Drawn,
-    watched: Sequence[Any],
-    relief: list[dict[str, Relief]],
-    seconds: float,
+    trainer: "Seams", how: Draw, drawn: _Drawn, rewards: list[RewardSample], seconds: float
 ) -> Sample:
     """Gather the ranks' parts; a rank's rows of the calls are taken apart to lie in order."""
-    per_reward = [
-        ([(len(c.completions), c.seconds) for c in w.calls], w.failures, w.slow)
-        if isinstance(w, Watched)
-        else ([], [], Counter())
-        for w in watched
-    ]
     columns = [drawn.lengths, drawn.truncated, drawn.special]
-    parts = gather_object([(columns, per_reward, relief, seconds, drawn.first)])
+    parts = gather_object([(columns, rewards, seconds, drawn.first)])
     lengths, truncated, special = (_in_order(parts, how, k) for k in range(3))
-    scores = torch.cat(drawn.scores).float().cpu().numpy()
-    rewards = [
-        RewardSample(
-            name=name,
-            weight=float(trainer.reward_weights[k]),
-            scores=scores[:, k],
-            calls=[call for part in parts for call in part[1][k][0]],
-            failures=[failure for part in parts for failure in part[1][k][1]],
-            slow=sum((part[1][k][2] for part in parts), Counter()),
-            relief=_summed([part[2][k] for part in parts]),
-        )
-        for k, name in enumerate(trainer.reward_func_names)
-    ]
     return Sample(
         size=how.size,
         lengths=lengths,
         truncated=truncated,
         special=special,
-        rewards=rewards,
+        rewards=[_merged(of_ranks) for of_ranks in zip(*(part[1] for part in parts), strict=True)],
         longest=trainer.args.max_completion_length,
         group=trainer.args.num_generations,
         generated=trainer.args.generation_batch_size,
-        seconds=max(part[3] for part in parts),
+        seconds=max(part[2] for part in parts),
         at_once=how.calls * how.rows * how.ranks,
-        first=parts[0][4],
+        first=parts[0][3],
     )
 
 
@@ -227,11 +205,16 @@ def _in_order(parts: Sequence[Any], how: Draw, column: int) -> list[Any]:
     return [value for row in rows for part in parts for value in part[0][column][row]]
 
 
-def _summed(found: Sequence[dict[str, Relief]]) -> dict[str, Relief]:
-    """Add what the ranks found, and keep what helped."""
-    kinds = dict.fromkeys(kind for part in found for kind in part)
-    added = {
-        kind: Relief(*map(sum, zip(*(p[kind] for p in found if kind in p), strict=True)))
-        for kind in kinds
-    }
-    return {kind: relief for kind, relief in added.items() if relief.helped}
+def _merged(of_ranks: Sequence[RewardSample]) -> RewardSample:
+    """Add what a reward did on each rank, and keep the changes that helped."""
+    relief: dict[str, Relief] = {}
+    for kind, of_kind in (item for sample in of_ranks for item in sample.relief.items()):
+        helped, tried = relief.get(kind, (0, 0))
+        relief[kind] = Relief(helped + of_kind.helped, tried + of_kind.tried)
+    return replace(
+        of_ranks[0],
+        calls=[call for sample in of_ranks for call in sample.calls],
+        failures=[failure for sample in of_ranks for failure in sample.failures],
+        slow=sum((sample.slow for sample in of_ranks), Counter()),
+        relief={kind: of_kind for kind, of_kind in relief.items() if of_kind.helped},
+    )

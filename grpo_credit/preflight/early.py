@@ -13,13 +13,9 @@ from grpo_credit.terminal import console
 class EarlyWarnings(TrainerCallback):
     """Warn, once for each kind, of what the first optimizer steps show, on the main process.
 
-    Args:
-        steps: optimizer steps to look at, from where training begins.
-        after: steps before the first warning: one step's groups may be unlucky.
-
-    Attributes:
-        told: kinds of findings that are not told again, such as those of the preflight.
-        pending: a preflight that has to wait until training begins.
+    The first warning comes `after` some steps, because one step's groups may be unlucky. `told` are
+    kinds of findings that are not told again, such as those of the preflight; `pending` is a
+    preflight that has to wait until training begins.
     """
 
     def __init__(self, steps: int = 10, after: int = 3) -> None:
@@ -29,9 +25,9 @@ class EarlyWarnings(TrainerCallback):
         self._first = 0
         self._logs: list[dict[str, float]] = []
 
-    def tell(self, found: Iterable[Finding]) -> None:
+    def tell(self, findings: Iterable[Finding]) -> None:
         """Take findings as told."""
-        self.told |= {finding.kind for finding in found}
+        self.told |= {finding.kind for finding in findings}
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Note where training begins, and do what had to wait for it."""
@@ -58,11 +54,11 @@ class EarlyWarnings(TrainerCallback):
 
     def _findings(self, args: Any) -> list[Finding]:
         names = [key.split("/")[1] for key in self._logs[-1] if _is_mean_of_reward(key)]
-        found = [truncation(self._mean("completions/clipped_ratio"), args.max_completion_length)]
-        found += [self._constant(name, len(names) == 1) for name in names]
+        findings = [truncation(self._mean("completions/clipped_ratio"), args.max_completion_length)]
+        findings += [self._constant(name, len(names) == 1) for name in names]
         low, high = self._mean("credit/dead_groups_low"), self._mean("credit/dead_groups_high")
-        found += [dead_groups(low, high, args.num_generations)]
-        return [finding for finding in found if finding is not None]
+        findings += [dead_groups(low, high, args.num_generations)]
+        return [finding for finding in findings if finding is not None]
 
     def _constant(self, name: str, alone: bool) -> Finding | None:
         if any(log.get(f"rewards/{name}/std") != 0 for log in self._logs):

@@ -16,12 +16,9 @@ _STYLE = {"error": "bold red", "warning": "yellow", "note": "cyan"}
 class Finding(NamedTuple):
     """Something that keeps a run from learning, or may.
 
-    Args:
-        severity: `"error"`: the run will not learn, or stop; `"warning"`: it learns less than it
-            could, or may not; `"note"`: worth knowing.
-        kind: what was looked at, such as "truncation"; the same kind is told once.
-        message: what was seen, in numbers.
-        remedy: which setting to change, and to what.
+    An `"error"`: the run will not learn, or stop; a `"warning"`: it learns less than it could, or
+    may not; a `"note"`: worth knowing. The same `kind`, such as "truncation", is told once. The
+    `message` has numbers, and the `remedy` which setting to change, and to what.
     """
 
     severity: Severity
@@ -50,13 +47,13 @@ def show(findings: Sequence[Finding], console: Any = None) -> None:
     terminal.
     """
     out = console or terminal.console()
-    for found in ordered(findings):
+    for finding in ordered(findings):
         out.print(
             Text.assemble(
-                (f"{found.severity:<8}", _STYLE[found.severity]),
-                (f"{visible(found.kind)}: ", "bold"),
-                in_line(found.message),
+                (f"{finding.severity:<8}", _STYLE[finding.severity]),
+                (f"{visible(finding.kind)}: ", "bold"),
+                in_line(finding.message),
             )
         )
-        if found.remedy:
-            out.print(Text(f"      -> {visible(found.remedy)}"))
+        if finding.remedy:
+            out.print(Text(f"      -> {visible(finding.remedy)}"))

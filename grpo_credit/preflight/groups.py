@@ -40,17 +40,13 @@ def share_informative(rewards: Sequence[float], size: int) -> float | None:
 
 
 def mean_informative(groups: Sequence[Sequence[float]], size: int) -> float | None:
-    """Average `share_informative` over prompts; a lower bound where the groups are too small.
+    """Average `share_informative` over prompts, for groups of `size`, or smaller where these are.
 
-    A larger group is informative whenever a smaller one inside it is, so what n completions show
-    bounds from below what more of them would.
-
-    Returns:
-        The share, of groups of `size` where there are as many completions, otherwise of all there
-        are; None without prompts.
+    A larger group is informative whenever a smaller one inside it is, so what fewer completions
+    show is a lower bound. None without prompts.
     """
-    found = [share_informative(rewards, min(size, len(rewards))) for rewards in groups]
-    known = [share for share in found if share is not None]
+    shares = [share_informative(rewards, min(size, len(rewards))) for rewards in groups]
+    known = [share for share in shares if share is not None]
     return sum(known) / len(known) if known else None
 
 

@@ -14,14 +14,9 @@ from grpo_credit.trainer.completing import draws, rows_at_once
 class HeldOutTests:
     """How much the held-out tests of a run generate.
 
-    Args:
-        prompts: held-out ones.
-        samples: completions of a prompt, besides the greedy one.
-        rows: completions of one rank in a call of the generator.
-        ranks: processes.
-        times: tests in a run, those of the trainer's evaluations included.
-        longest: tokens of a completion at most.
-        draws: whether the samples of two runs are paired, in words.
+    Each completes `prompts` once greedily and `samples` times besides, `rows` completions of a rank
+    in a call of the generator; there are `times` of them, the trainer's evaluations included.
+    `draws` says whether the samples of two runs are paired.
     """
 
     prompts: int

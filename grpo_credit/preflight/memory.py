@@ -31,17 +31,9 @@ SAVED_VALUES = 17  # per token, layer and hidden unit: 34 bytes at 16 bits, Kort
 class ModelSize:
     """What a model's configuration comes to.
 
-    Args:
-        frozen: parameters that are not trained.
-        trained: parameters that are (with LoRA the adapter's).
-        weight_bytes: of one frozen parameter, or of any where all are trained.
-        trained_bytes: of one trained parameter.
-        layers: blocks.
-        hidden: width.
-        cached: key and value numbers that a token leaves in each layer's cache.
-        vocabulary: rows of the output layer.
-        adapter: whether the trained parameters are an adapter's, so that the frozen ones are the
-            reference model too.
+    With an adapter the trained parameters are its own, and the frozen ones are the reference model
+    too. `weight_bytes` are of one frozen parameter (of any, where all are trained), `trained_bytes`
+    of one trained; `cached` counts the key and value numbers of a token in each layer's cache.
     """
 
     frozen: int
@@ -63,13 +55,10 @@ class ModelSize:
 def model_size(
     config: Any, dtype: str | None = "float32", peft_config: Any = None, bits: int | None = None
 ) -> ModelSize:
-    """Count the parameters of a model on the meta device.
+    """Count the parameters of a model on the meta device, with the adapter of a `peft_config`.
 
-    Args:
-        config: a transformers configuration.
-        dtype: what the weights are loaded as: a name, or "auto" for the configuration's own.
-        peft_config: of the adapter to be trained, if one is.
-        bits: 4 or 8 where the frozen weights are quantised.
+    The weights are loaded as `dtype` ("auto": the configuration's own); `bits` is 4 or 8 where the
+    frozen ones are quantised.
     """
     with torch.device("meta"):
         model: Any = _architecture(config)(config)
@@ -100,8 +89,8 @@ def model_size(
 def _architecture(config: Any) -> Any:
     """Return the class that TRL will load: the first one that the configuration names."""
     named = next(iter(config.architectures or ()), "")
-    found = getattr(transformers, named, None)
-    return found or transformers.AutoModelForCausalLM.from_config
+    kind = getattr(transformers, named, None)
+    return kind or transformers.AutoModelForCausalLM.from_config
 
 
 def _itemsize(dtype: str | None, config: Any) -> int:
@@ -111,15 +100,10 @@ def _itemsize(dtype: str | None, config: Any) -> int:
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes that a rank holds, by what they are for.
+    """Bytes that a rank holds: weights of the policy, of a second model for the KL term, and so on.
 
-    Args:
-        weights: of the policy.
-        reference: of a second model for the KL term.
-        gradients: of the trained parameters, with DDP's buckets for them.
-        optimizer: state; None where the optimizer is not known here.
-        activations: of one micro-batch, with the output layer's tile.
-        cache: keys and values of a generation, with its logits.
+    `gradients` have DDP's buckets for them, `optimizer` is None where it is not known here,
+    `activations` are of one micro-batch, and `cache` is a generation's, with its logits.
     """
 
     weights: int
@@ -132,64 +116,11 @@ class Memory:
     @property
     def peak(self) -> int:
         """The larger of what training and what generation holds; without fragmentation."""
-        kept = self.weights + self.reference + (self.optimizer or 0)
-        return kept + max(self.gradients + self.activations, self.cache)
+        held = self.weights + self.reference + (self.optimizer or 0)
+        return held + max(self.gradients + self.activations, self.cache)
 
 
-@dataclass(frozen=True)
-class Load:
-    """What a rank is to do, as far as memory is concerned.
-
-    Args:
-        rows: completions in a forward pass.
-        generated_rows: completions that are generated at once; 0 where vLLM does it.
-        tokens: prompt and completion tokens of a trained row at most.
-        generated_tokens: likewise of a generated row, held-out ones included.
-        value_bytes: of an activation.
-        optimizer: its name.
-        checkpointing: whether activations are recomputed.
-        reference: whether there is a KL term.
-        ranks: processes.
-        sharded: what is spread over the ranks: 0 nothing, 1 optimizer state, 2 gradients too,
-            3 weights too (ZeRO's stages; FSDP is 3).
-    """
-
-    rows: int
-    generated_rows: int
-    tokens: int
-    generated_tokens: int
-    value_bytes: int
-    optimizer: str
-    checkpointing: bool
-    reference: bool = False
-    ranks: int = 1
-    sharded: int = 0
-
-    @classmethod
-    def of(cls, args: Any, prompt_tokens: int, test_tokens: int = 0) -> "Load":
-        """Read it from a `GRPOConfig` and the longest prompts to train and to test on."""
-        return cls(
-            rows=args.per_device_train_batch_size,
-            generated_rows=0 if args.use_vllm else rows_at_once(args),
-            tokens=prompt_tokens + args.max_completion_length,
-            generated_tokens=max(prompt_tokens, test_tokens) + args.max_completion_length,
-            value_bytes=2 if args.bf16 or args.fp16 else 4,
-            optimizer=getattr(args.optim, "value", args.optim),
-            checkpointing=args.gradient_checkpointing,
-            reference=args.beta != 0,
-            ranks=args.world_size,
-            sharded=sharding(args),
-        )
-
-
-def sharding(args: Any) -> int:
-    """Return ZeRO's stage; 3 for FSDP, 0 for one model per rank."""
-    if args.deepspeed_plugin is not None:
-        return args.deepspeed_plugin.zero_stage
-    return 3 if args.fsdp or os.environ.get("ACCELERATE_USE_FSDP") == "true" else 0
-
-
-def estimate(size: ModelSize, load: Load) -> Memory:
+def estimate(size: ModelSize, args: Any, prompt_tokens: int, test_tokens: int = 0) -> Memory:
     """Estimate what a rank needs.
 
         weights      frozen · w + trained · t                     w, t bytes of a value
@@ -203,31 +134,45 @@ def estimate(size: ModelSize, load: Load) -> Memory:
     17 values per token, layer and hidden unit: Korthikanti et al. 2022 (34 bytes at 16 bits),
     without the attention matrix, which SDPA and flash attention do not keep. TRL's output layer
     computes log-probabilities tile by tile; its tile is left out. Fragmentation, the CUDA context
-    and vLLM are not counted.
+    and vLLM are not counted. ZeRO's stages spread the optimizer state, then the gradients, then the
+    weights over the ranks.
 
     Args:
         size: of the model.
-        load: what a rank does.
+        args: a `GRPOConfig`.
+        prompt_tokens: of the longest prompt to train on.
+        test_tokens: of the longest one to test on.
 
     Returns:
         Bytes on one rank.
     """
-    shards = [load.ranks if load.sharded >= stage else 1 for stage in (1, 2, 3)]
+    stage, ranks = sharding(args), args.world_size
+    of_optimizer, of_gradients, of_weights = (ranks if stage >= n else 1 for n in (1, 2, 3))
+    rows = args.per_device_train_batch_size
+    generated = 0 if args.use_vllm else rows_at_once(args)
+    longest = max(prompt_tokens, test_tokens) + args.max_completion_length
+    value = 2 if args.bf16 or args.fp16 else 4
     weights = size.frozen * size.weight_bytes + size.trained * size.trained_bytes
-    gradients = size.trained * size.trained_bytes
-    buckets = 2 if load.ranks > 1 and load.sharded == 0 else 1
-    second = weights if load.reference and not size.adapter else 0
-    kept = size.layers + SAVED_VALUES if load.checkpointing else size.layers * SAVED_VALUES
-    token = size.layers * size.cached * load.value_bytes
-    state = optimizer_bytes(size, load.optimizer)
+    buckets = 2 if ranks > 1 and stage == 0 else 1
+    checkpointed = size.layers + SAVED_VALUES
+    saved = checkpointed if args.gradient_checkpointing else size.layers * SAVED_VALUES
+    tokens = rows * (prompt_tokens + args.max_completion_length)
+    state = optimizer_bytes(size, getattr(args.optim, "value", args.optim))
     return Memory(
-        weights=round(weights / shards[2]),
-        reference=round(second / shards[2]),
-        gradients=buckets * gradients // shards[1],
-        optimizer=None if state is None else state // shards[0],
-        activations=load.rows * load.tokens * size.hidden * load.value_bytes * kept,
-        cache=load.generated_rows * (load.generated_tokens * token + 4 * size.vocabulary),
+        weights=round(weights / of_weights),
+        reference=round(weights / of_weights) if args.beta and not size.adapter else 0,
+        gradients=buckets * size.trained * size.trained_bytes // of_gradients,
+        optimizer=None if state is None else state // of_optimizer,
+        activations=tokens * size.hidden * value * saved,
+        cache=generated * (longest * size.layers * size.cached * value + 4 * size.vocabulary),
     )
+
+
+def sharding(args: Any) -> int:
+    """Return ZeRO's stage; 3 for FSDP, 0 for one model per rank."""
+    if args.deepspeed_plugin is not None:
+        return args.deepspeed_plugin.zero_stage
+    return 3 if args.fsdp or os.environ.get("ACCELERATE_USE_FSDP") == "true" else 0
 
 
 def optimizer_bytes(size: ModelSize, optimizer: str) -> int | None:

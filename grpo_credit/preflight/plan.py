@@ -1,84 +1,63 @@
 """What a configuration means, printed without training, loading weights or writing anything."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
+from rich.markup import escape
+from rich.table import Table
 from transformers import AutoConfig, AutoTokenizer
 
+from grpo_credit import terminal
 from grpo_credit.preflight.batches import Batches, check_batches
-from grpo_credit.preflight.columns import check_columns, reward_name
-from grpo_credit.preflight.findings import Finding
+from grpo_credit.preflight.columns import check_columns, reward_name, spread
+from grpo_credit.preflight.findings import Finding, show
 from grpo_credit.preflight.held_out import HeldOutTests
-from grpo_credit.preflight.memory import Load, Memory, ModelSize, estimate, model_size
+from grpo_credit.preflight.memory import ModelSize, estimate, model_size
+from grpo_credit.preflight.plan_rows import Row, batch_rows, credit_rows, model_rows, test_rows
+from grpo_credit.text import size_of, visible
+from grpo_credit.trainer.config import plan
 
 LOOKED_AT = 64  # prompts whose length is counted
 
 
-@dataclass(frozen=True)
-class Outline:
-    """What a configuration comes to.
+def print_plan(setup: Any, peft_config: Any = None) -> None:
+    """Print what a recipe's options come to as a table, and what is wrong already below it.
 
     Args:
-        batches: the batch arithmetic.
-        credit: the resolved `config.Plan`.
-        rewards: names.
-        prompt_tokens: mean, maximum and number of some prompts; None where no tokenizer is there.
-        size: of the model; None where its configuration is not there yet.
-        memory: of a rank; None likewise.
-        available: bytes of the accelerator; None without one.
-        saves_rollouts: whether all that any strategy may need is kept now and then.
-        findings: what is wrong already.
-        tests: on held-out prompts.
-    """
-
-    batches: Batches
-    credit: Any
-    rewards: Sequence[str]
-    prompt_tokens: tuple[float, int, int] | None
-    size: ModelSize | None
-    memory: Memory | None
-    available: int | None
-    saves_rollouts: bool
-    findings: Sequence[Finding]
-    tests: HeldOutTests
-
-
-def outline(asked: Any, peft_config: Any = None) -> Outline:
-    """Work out what a recipe's options come to.
-
-    Args:
-        asked: the recipe's task on a checked configuration, a `run.recipe.Setup`.
+        setup: the recipe's task on a checked configuration, a `run.recipe.Setup`.
         peft_config: of the adapter, if one is trained.
     """
-    from grpo_credit.trainer.config import plan
-
-    args, model_args, task = asked.args, asked.model_args, asked.task
+    args, task = setup.args, setup.task
     batches = Batches.of(args, task.train)
-    config, tokenizer = _described(args, model_args, task)
-    tokens, tested = (_prompt_tokens(rows, tokenizer, args) for rows in (task.train, task.test))
-    size = _size(config, args, model_args, peft_config) if config is not None else None
-    longest = [known[1] if known else 0 for known in (tokens, tested)]
-    memory = None if size is None else estimate(size, Load.of(args, *longest))
+    config, tokenizer = _described(args, setup.model_args, task)
+    to_train, to_test = (_prompt_tokens(rows, tokenizer, args) for rows in (task.train, task.test))
+    size = _size(config, args, setup.model_args, peft_config) if config is not None else None
+    longest = [lengths[1] if lengths else 0 for lengths in (to_train, to_test)]
+    memory = None if size is None else estimate(size, args, *longest)
+    available = _available()
     named = [(reward_name(reward), reward) for reward in task.rewards]
     columns = getattr(task.train, "column_names", None)
     findings = check_batches(batches) + (check_columns(named, columns) if columns else [])
-    available = _available()
     if memory and available and memory.peak > 0.9 * available:
         findings.append(_too_large(memory.peak, available))
-    return Outline(
-        batches=batches,
-        credit=plan(args),
-        rewards=[name for name, _ in named],
-        prompt_tokens=tokens,
-        size=size,
-        memory=memory,
-        available=available,
-        saves_rollouts=bool(args.save_rollouts),
-        findings=findings,
-        tests=HeldOutTests.of(args, asked.script, task, batches),
-    )
+    print_rows([
+        *batch_rows(batches, to_train),
+        *test_rows(HeldOutTests.of(args, setup.script, task, batches)),
+        *model_rows(size, memory, available),
+        *credit_rows(plan(args), [name for name, _ in named], args.save_rollouts > 0),
+    ])  # fmt: skip
+    show(findings)
+
+
+def print_rows(rows: Sequence[Row], console: Any = None) -> None:
+    """Print rows of a plan as a table."""
+    table = Table(title="what this configuration means", title_justify="left", show_header=False)
+    table.add_column(no_wrap=True)
+    table.add_column()
+    for label, text in rows:
+        table.add_row(label, escape(visible(text)))
+    (console or terminal.console()).print(table)
 
 
 def _described(args: Any, model_args: Any, task: Any) -> tuple[Any, Any]:
@@ -86,10 +65,7 @@ def _described(args: Any, model_args: Any, task: Any) -> tuple[Any, Any]:
     name = model_args.model_name_or_path
     if not name:
         return task.tiny_outline() if task.tiny_outline is not None else (None, None)
-    where = {
-        "revision": model_args.model_revision,
-        "trust_remote_code": args.trust_remote_code,
-    }
+    where = {"revision": model_args.model_revision, "trust_remote_code": args.trust_remote_code}
     return AutoConfig.from_pretrained(name, **where), AutoTokenizer.from_pretrained(name, **where)
 
 
@@ -99,14 +75,13 @@ def _size(config: Any, args: Any, model_args: Any, peft_config: Any) -> ModelSiz
     return model_size(config, dtype, peft_config, bits)
 
 
-def _prompt_tokens(train: Any, tokenizer: Any, args: Any) -> tuple[float, int, int] | None:
+def _prompt_tokens(rows: Any, tokenizer: Any, args: Any) -> tuple[float, int, int] | None:
     """Count the tokens of some prompts, spread over the data; None where these are unknown."""
-    if tokenizer is None or not hasattr(train, "__len__") or not len(train):
+    if tokenizer is None or not hasattr(rows, "__len__") or not len(rows):
         return None
-    count = min(LOOKED_AT, len(train))
-    prompts = [train[i * len(train) // count]["prompt"] for i in range(count)]
-    lengths = [_tokens(tokenizer, prompt, args.chat_template_kwargs or {}) for prompt in prompts]
-    return sum(lengths) / count, max(lengths), count
+    options = args.chat_template_kwargs or {}
+    lengths = [_tokens(tokenizer, row["prompt"], options) for row in spread(rows, LOOKED_AT)]
+    return sum(lengths) / len(lengths), max(lengths), len(lengths)
 
 
 def _tokens(tokenizer: Any, prompt: Any, options: dict[str, Any]) -> int:
@@ -132,15 +107,3 @@ def _too_large(peak: int, available: int) -> Finding:
         "Lower --per_device_train_batch_size and raise --gradient_accumulation_steps by the same "
         "factor, train an adapter (--use_peft), or spread the model over devices (FSDP, ZeRO-3).",
     )
-
-
-def size_of(count: float) -> str:
-    """Write bytes in the unit that suits.
-
-    Example:
-        >>> [size_of(n) for n in (512, 3 * 2**20, 5.5 * 2**30)]
-        ['512 B', '3.0 MiB', '5.5 GiB']
-    """
-    power = next((p for p in range(4) if count < 1024 ** (p + 1)), 4)
-    digits = 1 if power else 0
-    return f"{count / 1024**power:.{digits}f} {('B', 'KiB', 'MiB', 'GiB', 'TiB')[power]}"

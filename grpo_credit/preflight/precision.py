@@ -1,12 +1,15 @@
 """Whether the weights that are trained have the digits for updates of the learning rate."""
 
 from collections.abc import Iterable
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from grpo_credit.preflight.findings import Finding
+
+if TYPE_CHECKING:
+    from grpo_credit.trainer.seams import Seams
 
 SOME, NEARLY_ALL = 0.1, 0.9
 
@@ -37,14 +40,11 @@ def lost_share(parameters: Iterable[Tensor], step: float) -> float:
     return lost / max(1, count)
 
 
-def check_precision(trainer: Any) -> list[Finding]:
+def check_precision(trainer: "Seams") -> list[Finding]:
     """Tell of updates that are rounded away.
 
     Looked at after the generation of the preflight, because TRL's continuous batching casts the
     weights then. Sharded training, which keeps weights of its own in float32, is left out.
-
-    Args:
-        trainer: whose model is not sharded yet, or never.
     """
     rate = trainer.args.learning_rate
     sharded = trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled

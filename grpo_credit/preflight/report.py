@@ -79,13 +79,13 @@ def _groups(sample: Sample) -> list[str]:
         return []
     groups = sample.groups
     shares = {size: mean_informative(groups, size) or 0.0 for size in SIZES}
-    told = ", ".join(
+    by_size = ", ".join(
         f"{'' if size <= sample.size else 'at least '}{share:.0%} for G={size}"
         for size, share in shares.items()
     )
     low, high = dead_shares(groups, sample.group)
     return [
-        f"groups expected to be informative (their rewards differ): {told}",
+        f"groups expected to be informative (their rewards differ): {by_size}",
         f"dead groups (their rewards are equal) with num_generations={sample.group}: {low:.0%} all "
         f"low, {high:.0%} all high",
     ]

@@ -24,14 +24,9 @@ class Relief(NamedTuple):
 class RewardSample:
     """What one reward function did.
 
-    Args:
-        name: as TRL logs it.
-        weight: in the sum.
-        scores: of all completions; NaN where it abstained.
-        calls: (completions, seconds) of each call; empty for a reward model.
-        failures: what it raised.
-        slow: patterns that ran out of time -> the completions on which they did.
-        relief: see `variants.relieve`.
+    Scores are of all completions, NaN where it abstained; `calls` are (completions, seconds), none
+    of a reward model; `failures` is what it raised, `slow` counts the completions on which a
+    pattern ran out of time, and `relief` is of `variants.relieve`.
     """
 
     name: str
@@ -45,20 +40,12 @@ class RewardSample:
 
 @dataclass(frozen=True)
 class Sample:
-    """Completions of a few prompts, over all ranks.
+    """Completions of a few prompts over all ranks, `size` of each prompt side by side.
 
-    Args:
-        size: completions of each prompt, which stand side by side.
-        lengths: tokens of each completion.
-        truncated: whether it ran into the limit.
-        special: whether special tokens are spelled out in its text.
-        rewards: what each reward function did.
-        longest: the limit, in tokens.
-        group: `num_generations` of the configuration.
-        generated: completions of a generation batch.
-        seconds: that generation took, without rewards.
-        at_once: completions that were generated in these seconds side by side.
-        first: the text of the first completion, as the rewards see it.
+    Of each completion: `lengths` in tokens, whether it is `truncated` at the `longest`, and whether
+    `special` tokens are spelled out in it. `first` is the text of the first one. `at_once` of them
+    were generated side by side in `seconds`, without rewards; `group` and `generated` are what the
+    configuration has: `num_generations` and the completions of a generation batch.
     """
 
     size: int

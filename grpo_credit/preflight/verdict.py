@@ -3,7 +3,7 @@
 import sys
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from grpo_credit.preflight.attack import TRIED, attacked
 from grpo_credit.preflight.batches import Batches, check_batches
@@ -23,6 +23,9 @@ from grpo_credit.preflight.sample import Sample
 from grpo_credit.records.ranks import is_main, on_main
 from grpo_credit.rewards import check_format, specimen_of
 
+if TYPE_CHECKING:
+    from grpo_credit.trainer.seams import Seams
+
 HOW = ("auto", "strict", "off")
 ROWS = 256  # of the data that are looked through for empty columns
 
@@ -30,14 +33,15 @@ ROWS = 256  # of the data that are looked through for empty columns
 class NotFit(Exception):
     """A strict preflight found an error."""
 
-    def tell(self) -> None:
-        """Say so in one line on stderr, on the main process."""
-        if is_main():
-            print(f"preflight: error: {self}", file=sys.stderr)
+
+def tell(refusal: Exception) -> None:
+    """Say in one line on stderr, on the main process, why nothing was trained."""
+    if is_main():
+        print(f"preflight: error: {refusal}", file=sys.stderr)
 
 
 def preflight(
-    trainer: Any, *, strict: bool = False, clock: Callable[[], float] = time.perf_counter
+    trainer: "Seams", *, strict: bool = False, clock: Callable[[], float] = time.perf_counter
 ) -> list[Finding]:
     """Sample a few groups and print what was found; call it on every rank, before training.
 
@@ -59,46 +63,46 @@ def preflight(
     findings: list[Finding] = on_main(_judge, trainer, sample)
     if is_main():
         print_report(sample, findings, Batches.of(trainer.args, trainer.train_dataset))
-    if strict and (found := errors(findings)):
-        kinds = ", ".join(finding.kind for finding in found)
+    if strict and (stopping := errors(findings)):
+        kinds = ", ".join(finding.kind for finding in stopping)
         raise NotFit(f"nothing was trained: {kinds}. --preflight auto goes on in spite of it.")
     return findings
 
 
-def read_how(asked: Any) -> str:
+def read_how(option: Any) -> str:
     """Return `auto`, `strict` or `off`; YAML reads a bare `off` as False.
 
     Raises:
         ValueError: for anything else.
     """
-    how = "off" if asked is False else asked
+    how = "off" if option is False else option
     if how not in HOW:
-        raise ValueError(f"preflight is {asked!r}, expected one of {', '.join(HOW)}.")
+        raise ValueError(f"preflight is {option!r}, expected one of {', '.join(HOW)}.")
     return how
 
 
-def _judge(trainer: Any, sample: Sample) -> list[Finding]:
+def _judge(trainer: "Seams", sample: Sample) -> list[Finding]:
     named = list(zip(trainer.reward_func_names, trainer.reward_funcs, strict=True))
     data = trainer.train_dataset
     columns = getattr(data, "column_names", None)
-    found = check_sample(sample)
-    found += check_batches(Batches.of(trainer.args, data))
-    found += check_precision(trainer)
+    findings = check_sample(sample)
+    findings += check_batches(Batches.of(trainer.args, data))
+    findings += check_precision(trainer)
     if columns:  # unknown for some streams
-        found += check_columns(named, columns)
+        findings += check_columns(named, columns)
         read = columns_read(named, columns)
         rows = spread(data.select_columns([*read]), ROWS) if read else []
-        found += check_values(read, rows) + check_golds(named, rows)
+        findings += check_values(read, rows) + check_golds(named, rows)
     few = spread(data, TRIED)
     for (name, reward), drawn in zip(named, sample.rewards, strict=True):
         if not drawn.failures and not drawn.relief:
-            found += _format(name, reward, trainer)
+            findings += _format(name, reward, trainer)
         if not drawn.failures:
-            found += attacked(name, reward, few, drawn.calls)
-    return found
+            findings += attacked(name, reward, few, drawn.calls)
+    return findings
 
 
-def _format(name: str, reward: Any, trainer: Any) -> list[Finding]:
+def _format(name: str, reward: Any, trainer: "Seams") -> list[Finding]:
     """Let `rewards.check_format` try a format reward out on what the tokenizer makes of it."""
     if getattr(reward, "columns", ()) or not callable(reward) or specimen_of(reward) is None:
         return []

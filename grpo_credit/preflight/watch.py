@@ -5,30 +5,22 @@ group, so that there are several calls to time, and an exception is noted instea
 on one rank it would leave the others waiting in their next collective operation.
 """
 
-import functools
 import inspect
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
-from grpo_credit.preflight.columns import reward_name
+from grpo_credit.preflight.columns import reward_name, without_partials
 from grpo_credit.rewards import checked_scores, slow_patterns
 
 Scores = list[float | None]
 SLOW = 0.25  # seconds of a call beyond which a reward is not tried out any further
 
 
-@dataclass
-class Call:
-    """A call of a reward function.
-
-    Args:
-        completions: what was scored.
-        columns: everything else that TRL handed over.
-        scores: what came back; zeros where it raised.
-        seconds: how long it took.
-    """
+class Call(NamedTuple):
+    """A call of a reward function; where it raised, the scores are zeros."""
 
     completions: list[Any]
     columns: dict[str, Any]
@@ -38,17 +30,11 @@ class Call:
 
 @dataclass
 class Watched:
-    """A reward function that is timed, and whose failures are noted.
+    """A reward function that is timed, `rows` completions to a call, and whose failures are noted.
 
-    Args:
-        reward: the function; what else it offers (`spans`, `columns`, ...) shows through.
-        rows: completions to a call.
-        clock: tells the time in seconds.
-
-    Attributes:
-        calls: so far.
-        failures: "ValueError: ... on completion ...", one for each call that failed.
-        slow: patterns that ran out of time -> the completions on which they did.
+    What else the reward offers (`spans`, `columns`, ...) shows through. `failures` has one
+    "ValueError: ... (completions from ...)" for each call that failed; `slow` counts, by pattern,
+    the completions on which it ran out of time.
     """
 
     reward: Any
@@ -67,24 +53,27 @@ class Watched:
         return scores
 
     def _scored(self, completions: list[Any], columns: dict[str, Any]) -> Scores:
+        with self._noted(completions, columns) as scores:
+            scores += self._checked(self.reward(completions=completions, **columns), completions)
+        return scores
+
+    @contextmanager
+    def _noted(self, completions: list[Any], columns: dict[str, Any]) -> Generator[Scores]:
+        """Note how long the body takes to fill in the scores, and what it raises."""
+        scores: Scores = []
         start = self.clock()
         try:
             with slow_patterns() as slow:
-                returned = self.reward(completions=completions, **columns)
+                yield scores
             self.slow += slow
-            scores = self._checked(returned, completions)
         except Exception as error:  # whatever it is, it is told
-            scores = self._failed(error, completions)
+            reason = f"{type(error).__name__}: {error!s:.300}"
+            self.failures.append(f"{reason} (completions from {completions[0]!r:.80})")
+            scores += [0.0] * len(completions)
         self.calls.append(Call(completions, columns, scores, self.clock() - start))
-        return scores
 
     def _checked(self, scores: Any, completions: list[Any]) -> Scores:
         return checked_scores(reward_name(self.reward), scores, len(completions))
-
-    def _failed(self, error: Exception, completions: list[Any]) -> Scores:
-        shown = f"{completions[0]!r:.80}"
-        self.failures.append(f"{type(error).__name__}: {error!s:.300} (completions from {shown})")
-        return [0.0] * len(completions)
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__") or "reward" not in self.__dict__:
@@ -97,15 +86,9 @@ class WatchedAsync(Watched):
 
     async def __call__(self, *, completions: list[Any], **columns: Any) -> Scores:  # ty: ignore[incompatible-method-override]
         """Score all completions at once."""
-        start = self.clock()
-        try:
-            with slow_patterns() as slow:
-                answer = await self.reward(completions=completions, **columns)
-            self.slow += slow
-            scores = self._checked(answer, completions)
-        except Exception as error:
-            scores = self._failed(error, completions)
-        self.calls.append(Call(completions, columns, scores, self.clock() - start))
+        with self._noted(completions, columns) as scores:
+            answer = await self.reward(completions=completions, **columns)
+            scores += self._checked(answer, completions)
         return scores
 
 
@@ -118,8 +101,7 @@ def watch(reward: Any, rows: int, clock: Callable[[], float]) -> Any:
 
 def is_async(reward: Any) -> bool:
     """Return whether a call gives a coroutine, for functions, partials and callable objects."""
-    while isinstance(reward, functools.partial):
-        reward = reward.func
+    reward = without_partials(reward)
     return inspect.iscoroutinefunction(reward) or inspect.iscoroutinefunction(type(reward).__call__)
 
 

@@ -9,16 +9,11 @@ as listed is damaged.
 import hashlib
 import json
 import math
-import os
 import re
 import shutil
-import zipfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
-
-from safetensors import SafetensorError, safe_open
-from transformers import utils as names
 
 from grpo_credit.records.files import free, read_json, replace_text, sync
 
@@ -27,19 +22,7 @@ REPLACED = "replaced-"  # the old one, while a checkpoint of the same step is wr
 UNFINISHED = f"it was not finished: it has no {LIST}"
 BLOCK, BLOCKS = 2**20, 64  # bytes; read of each file at most
 
-_STATE = "trainer_state.json"
 _NAME = re.compile(r"(?:replaced-)?checkpoint-(\d+)")
-_WEIGHTS = (
-    names.SAFE_WEIGHTS_NAME,
-    names.SAFE_WEIGHTS_INDEX_NAME,
-    names.WEIGHTS_NAME,
-    names.WEIGHTS_INDEX_NAME,
-    names.ADAPTER_SAFE_WEIGHTS_NAME,
-    names.ADAPTER_WEIGHTS_NAME,
-    "*/" + names.ADAPTER_SAFE_WEIGHTS_NAME,  # several adapters: one directory each
-    "pytorch_model_fsdp*",
-    "global_step*",  # DeepSpeed
-)
 _OF_THE_OPTIMIZER = ("*optimizer*", "global_step*")
 _OF_THE_SCHEDULER = ("scheduler.pt", "global_step*")
 
@@ -51,8 +34,8 @@ def step_of(checkpoint: Path) -> int:
 
 def found_in(directory: Path) -> list[Path]:
     """List the checkpoints of a run, whole or not, the last step first."""
-    found = [path for path in directory.iterdir() if _NAME.fullmatch(path.name) and path.is_dir()]
-    return sorted(found, key=lambda path: (step_of(path), path.name[0] == "c"), reverse=True)
+    paths = [path for path in directory.iterdir() if _NAME.fullmatch(path.name) and path.is_dir()]
+    return sorted(paths, key=lambda path: (step_of(path), path.name[0] == "c"), reverse=True)
 
 
 def seal(checkpoint: Path) -> None:
@@ -62,7 +45,7 @@ def seal(checkpoint: Path) -> None:
     of 64 blocks of 1 MiB that are evenly spread over it, the first and the last included.
     """
     _sync_all(checkpoint)
-    files = sorted(path for path in _files(checkpoint) if path != checkpoint / LIST)
+    files = sorted(p for p in checkpoint.rglob("*") if p.is_file() and p != checkpoint / LIST)
     listed = {path.relative_to(checkpoint).as_posix(): _described(path) for path in files}
     replace_text(checkpoint / LIST, json.dumps({"format": 1, "files": listed}, indent=1) + "\n")
     sync(checkpoint)
@@ -94,15 +77,14 @@ def save_model(trainer: Any, folder: Path) -> None:
 
 
 def damage(checkpoint: Path) -> str | None:
-    """Return what is wrong with the files of a checkpoint; None if nothing is.
+    """Return which file of a checkpoint is not as its list has it; None if all are.
 
-    Where it has a list, each file must be as listed. Where it has none, each must at least be
-    readable as what its name says: JSON, zip archives with right checksums (PyTorch's files), and
-    the header of safetensors; there must be weights and a trainer state.
+    Where there is no list, as in a checkpoint of TRL's trainer, nothing is known to be wrong.
     """
-    listed = checkpoint / LIST
+    if not (checkpoint / LIST).exists():
+        return None
     try:
-        return _unlike(checkpoint, listed) if listed.exists() else _unreadable(checkpoint)
+        return _unlike(checkpoint)
     except (OSError, ValueError) as error:
         return str(error)
 
@@ -126,44 +108,36 @@ def missing_state(checkpoint: Path, ranks: int) -> str | None:
 
 def lost_best(checkpoint: Path) -> str | None:
     """Return that the best checkpoint which a checkpoint refers to is not whole, if so."""
-    best = Path(
-        read_json(checkpoint / _STATE, 2**31).get("best_model_checkpoint") or checkpoint
-    ).name
+    state = read_json(checkpoint / "trainer_state.json", 2**31)
+    best = Path(state.get("best_model_checkpoint") or checkpoint).name
     if best == checkpoint.name:
         return None
     other = checkpoint.with_name(best)
-    wrong = damage(other) if other.is_dir() else "it is gone"
+    wrong = damage(other) if (other / LIST).exists() else "it is gone"
     return f"the best one so far, {best}, is needed at the end: {wrong}" if wrong else None
 
 
 def choose(directory: Path, run: Mapping[str, Any], tell: Callable[[str], None]) -> Path | None:
     """Return the last checkpoint of a run that can be resumed, and set the later ones aside.
 
-    Args:
-        directory: of the run.
-        run: its manifest; where "extra" has no "checkpoints", it was made before there were lists,
-            and the checkpoints that look whole get theirs now.
-        tell: is given a sentence for each one that is passed over, or gets its list.
-
-    Returns:
-        The checkpoint; None to begin at the first step, where none was ever whole.
+    None where none was ever whole: begin at the first step. `tell` is given a sentence for each one
+    that is passed over.
 
     Raises:
-        ValueError: if there were whole checkpoints, and all are damaged now; nothing is changed.
+        ValueError: if there were whole checkpoints, and all are damaged now, or the run is so old
+            that nothing tells which are whole; nothing is changed.
     """
     passed: dict[Path, str] = {}
     for checkpoint in found_in(directory):
         if (wrong := _wrong_with(checkpoint, run)) is None:
             _set_aside(passed, f"going on from {checkpoint.name}", tell)
-            taken = _named(checkpoint)
-            if not _lists(run):
-                _list_unlisted(directory, tell)
-            return taken
+            return _named(checkpoint)
         passed[checkpoint] = wrong
-    if any(wrong != UNFINISHED for wrong in passed.values()):
-        listed = "; ".join(f"{path.name}: {wrong}" for path, wrong in passed.items())
+    listed = "checkpoints" in run["extra"]  # since each whole checkpoint of a run has a list
+    if any(wrong != UNFINISHED or not listed for wrong in passed.values()):
+        reasons = "; ".join(f"{path.name}: {wrong}" for path, wrong in passed.items())
         raise ValueError(
-            f"no checkpoint in {directory} can be resumed ({listed}). Nothing was changed. Start "
+            f"no checkpoint in {directory} can be resumed ({reasons}). Nothing was changed. Start "
             "a new run in another --output_dir; or, to train this one again from its first step, "
             "move its checkpoints away."
         )
@@ -171,12 +145,8 @@ def choose(directory: Path, run: Mapping[str, Any], tell: Callable[[str], None])
     return None
 
 
-def _lists(run: Mapping[str, Any]) -> bool:
-    return "checkpoints" in run["extra"]
-
-
 def _wrong_with(checkpoint: Path, run: Mapping[str, Any]) -> str | None:
-    if _lists(run) and not (checkpoint / LIST).exists():
+    if not (checkpoint / LIST).exists():
         return UNFINISHED
     best = run["config"].get("load_best_model_at_end")
     return (
@@ -193,13 +163,6 @@ def _named(checkpoint: Path) -> Path:
     return named
 
 
-def _list_unlisted(directory: Path, tell: Callable[[str], None]) -> None:
-    for checkpoint in reversed(found_in(directory)):  # the trainer deletes the oldest by its time
-        if not (checkpoint / LIST).exists() and not damage(checkpoint):
-            seal(checkpoint)
-            tell(f"{checkpoint.name} had no list of its files; it can be read, so it counts whole")
-
-
 def _set_aside(passed: dict[Path, str], instead: str, tell: Callable[[str], None]) -> None:
     # Not "checkpoint-...": the trainer would take such a name for one to resume or rotate.
     for path, wrong in passed.items():
@@ -213,10 +176,6 @@ def _sync_all(folder: Path) -> None:
         sync(path)
 
 
-def _files(folder: Path) -> Iterator[Path]:
-    return (path for path in folder.rglob("*") if path.is_file())
-
-
 def _described(path: Path) -> dict[str, Any]:
     size = path.stat().st_size
     count = min(BLOCKS, math.ceil(size / BLOCK))
@@ -228,10 +187,10 @@ def _described(path: Path) -> dict[str, Any]:
     return {"bytes": size, "sha256": digest.hexdigest()}
 
 
-def _unlike(checkpoint: Path, listed: Path) -> str | None:
-    """Return which file is not as the list has it."""
+def _unlike(checkpoint: Path) -> str | None:
     try:
-        files = {name: (int(d["bytes"]), d) for name, d in read_json(listed)["files"].items()}
+        listed = read_json(checkpoint / LIST)["files"].items()
+        files = {name: (int(then["bytes"]), then) for name, then in listed}
     except (TypeError, KeyError, AttributeError):
         return f"{LIST} is no list of files"
     for name, (size, then) in files.items():
@@ -243,38 +202,3 @@ def _unlike(checkpoint: Path, listed: Path) -> str | None:
         if _described(path) != then:
             return f"the content of {name} is not what was written"
     return None
-
-
-def _unreadable(checkpoint: Path) -> str | None:
-    """Return which file cannot be what its name says, as far as that shows without a list."""
-    if not isinstance(read_json(checkpoint / _STATE, 2**31), dict):
-        return f"{_STATE} is no trainer state"
-    if not any(map(list, map(checkpoint.glob, _WEIGHTS))):
-        return "it has no weights"
-    torn = (path.name for path in sorted(_files(checkpoint)) if not _reads(path))
-    return next((f"{name} is torn, or a part of it is missing" for name in torn), None)
-
-
-def _reads(path: Path) -> bool:
-    kinds = {".json": _json_reads, ".safetensors": _safetensors_reads}
-    kinds |= dict.fromkeys((".pt", ".pth", ".bin"), _zip_reads)
-    try:
-        return kinds.get(path.suffix, os.path.exists)(path)
-    except (ValueError, SafetensorError, zipfile.BadZipFile):
-        return False
-
-
-def _json_reads(path: Path) -> bool:
-    content = read_json(path, 2**31)  # some tokenizers are larger than what is read elsewhere
-    shards = content.get("weight_map", {}) if path.name.endswith(".index.json") else {}
-    return all((path.parent / name).is_file() for name in set(shards.values()))
-
-
-def _safetensors_reads(path: Path) -> bool:
-    with safe_open(path, "pt"):
-        return True
-
-
-def _zip_reads(path: Path) -> bool:
-    with zipfile.ZipFile(path) as archive:
-        return archive.testzip() is None

@@ -9,7 +9,7 @@ import json
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from datetime import datetime
 from functools import partial
 from pathlib import Path
@@ -30,7 +30,7 @@ from grpo_credit.records.jsonfile import plain, write_json
 from grpo_credit.records.lock import Busy, entries, held_if_well, is_held, let_go
 from grpo_credit.records.manifest import read_manifest
 from grpo_credit.records.provenance import MANIFEST
-from grpo_credit.records.ranks import on_main
+from grpo_credit.records.ranks import decided_by_main
 from grpo_credit.records.shape import fit
 from grpo_credit.text import in_line
 
@@ -38,25 +38,13 @@ TABLES = ("completions", "credit", "rollouts")  # of the trainer: <name>_<step>.
 
 # What may differ between the attempts at one run: where it writes, what it shows and how often it
 # records. None of these reaches a gradient.
-MAY_CHANGE = frozenset(
-    {
-        *(
-            "resume",
-            "preflight",
-            "dry_run",
-            "traceback",
-            "resume_from_checkpoint",
-            "output_dir",
-            "run_name",
-        ),
-        *("project", "report_to"),
-        *("trackio_space_id", "trackio_bucket_id", "trackio_static_space_id", "hub_token"),
-        *("disable_tqdm", "log_level", "log_level_replica", "log_on_each_node"),
-        *("logging_steps", "logging_first_step", "save_steps", "save_total_limit"),
-        *("log_completions", "log_completions_hub_repo", "log_unique_prompts"),
-        "num_completions_to_print",
-    }
-)
+MAY_CHANGE = frozenset({
+    "resume", "preflight", "dry_run", "traceback", "resume_from_checkpoint", "output_dir",
+    "run_name", "project", "report_to", "trackio_space_id", "trackio_bucket_id",
+    "trackio_static_space_id", "hub_token", "disable_tqdm", "log_level", "log_level_replica",
+    "log_on_each_node", "logging_steps", "logging_first_step", "save_steps", "save_total_limit",
+    "log_completions", "log_completions_hub_repo", "log_unique_prompts", "num_completions_to_print",
+})  # fmt: skip
 
 _OURS = re.compile(rb'\{"step": (\d{1,15}),[ -~]*\}\n')  # a line as we write it
 _HEAD = '{\n  "format": '  # of a manifest
@@ -66,15 +54,16 @@ class RunExists(ValueError):
     """The directory holds something that this run must not touch."""
 
 
+@decided_by_main
 def claim(output_dir: Path | str, manifest: dict[str, Any], resume: bool) -> Path | None:
     """Take a directory for a run, or go on with the run that is in it.
 
     Call it on every rank, before the trainer is constructed: TRL's may write into the directory.
-    From then on the main process holds its lock (`lock.hold`), until `lock.let_go` or its end.
-    A resumed run keeps the manifests of its earlier attempts under "earlier"; lines of
-    metrics.jsonl and held_out.jsonl beyond the checkpoint move to metrics.jsonl.bak-<n> and so on,
-    tables beyond it to completions.bak-<n>, credit.bak-<n> and rollouts.bak-<n>; checkpoints that
-    are not whole become incomplete-checkpoint-<step>, which is told.
+    From then on the main process holds its lock, until `lock.let_go` or its end. A resumed run
+    keeps the manifests of its earlier attempts under "earlier"; lines of metrics.jsonl and
+    held_out.jsonl beyond the checkpoint move to metrics.jsonl.bak-<n> and so on, tables beyond it
+    to completions.bak-<n>, credit.bak-<n> and rollouts.bak-<n>; checkpoints that are not whole
+    become incomplete-checkpoint-<step>, which is told.
 
     Args:
         output_dir: the directory; made if it is not there.
@@ -91,20 +80,15 @@ def claim(output_dir: Path | str, manifest: dict[str, Any], resume: bool) -> Pat
             differently (the message lists the keys), its data have changed, or every checkpoint is
             damaged.
     """
-    return on_main(_claim, Path(output_dir), manifest, _resume if resume else _start)
-
-
-def _claim(
-    directory: Path, manifest: dict[str, Any], act: Callable[[Path, dict[str, Any]], Path | None]
-) -> Path | None:
-    _refuse(directory, resume=act is _resume)  # before a lock file is left in what is not ours
+    directory = Path(output_dir)
+    _refuse(directory, resume)  # before a lock file is left in what is not ours
     directory.mkdir(parents=True, exist_ok=True)
     try:
         with held_if_well(directory):
-            _refuse(directory, resume=act is _resume)
+            _refuse(directory, resume)
             for folder in filter(Path.is_dir, (directory, *(directory / name for name in TABLES))):
                 sweep(folder)
-            return act(directory, manifest)
+            return (_resume if resume else _start)(directory, manifest)
     except Busy as other:
         process = f"process {other}" if str(other) else "another process"
         raise RunExists(
@@ -121,8 +105,9 @@ def _refuse(directory: Path, resume: bool) -> None:
             f"nothing to resume: the run in {directory} never began, its {MANIFEST} is "
             "half written; start it without --resume"
         )
-    if not resume and (found := _found(directory)):
-        raise RunExists(f"{directory} holds {found}; {_way_out(directory)}")
+    if not resume and (content := _found(directory)):
+        go_on = "--resume to go on with it, or " if (directory / MANIFEST).is_file() else ""
+        raise RunExists(f"{directory} holds {content}; use {go_on}another --output_dir")
 
 
 def _never_began(directory: Path) -> bool:
@@ -148,22 +133,18 @@ def _start(directory: Path, manifest: dict[str, Any]) -> None:
     write_json(directory / MANIFEST, manifest)
 
 
+@decided_by_main
 def release(output_dir: Path | str, named: bool) -> None:
-    """Give back a directory that was just claimed, before anything was trained in it.
+    """Give back a directory that was claimed, before anything was trained; call it on every rank.
 
-    The manifest goes, and what the trainer's constructor made, if it is empty; then the directory
-    can be claimed again, under whatever configuration. A directory in which an earlier attempt
-    trained is left as it is. Call it on every rank.
-
-    Args:
-        output_dir: the directory.
-        named: whether the user named it; it stays then, empty.
+    Where an earlier attempt trained, its manifest comes back. Elsewhere the manifest goes, and what
+    the trainer's constructor made, if it is empty; then the directory can be claimed again, under
+    whatever configuration. It stays, empty, if the user `named` it.
     """
-    on_main(_release, Path(output_dir), named)
-
-
-def _release(directory: Path, named: bool) -> None:
+    directory = Path(output_dir)
     if (directory / METRICS).exists():
+        *before, last = read_manifest(directory)["earlier"]
+        write_json(directory / MANIFEST, last | ({"earlier": before} if before else {}))
         return
     (directory / MANIFEST).unlink()
     let_go(directory, remove=True)
@@ -188,31 +169,21 @@ def _found(directory: Path) -> str:
     return f"other files ({', '.join(names[:3])}{more})" if names else ""
 
 
-def _way_out(directory: Path) -> str:
-    if (directory / MANIFEST).is_file():
-        return "use --resume to go on with it, or another --output_dir"
-    return "use another --output_dir"
-
-
 def _resume(directory: Path, manifest: dict[str, Any]) -> Path | None:
-    old = _resumable(directory)
-    _refuse_other_configuration(directory, old, manifest)
-    _refuse_other_data(directory, old, manifest)
-    checkpoint = checkpoints.choose(directory, old, partial(print, file=sys.stderr, flush=True))
-    for name in (METRICS, HELD_OUT):
-        _drop_later_lines(directory / name, _step_of(checkpoint))
-    for name in TABLES:
-        _set_later_tables_aside(directory / name, _step_of(checkpoint))
-    earlier = [*old.pop("earlier", []), old]
-    write_json(directory / MANIFEST, {**manifest, "earlier": earlier})
-    return checkpoint
-
-
-def _resumable(directory: Path) -> dict[str, Any]:
     old = read_manifest(directory, whole=True)
     if old["status"] == "finished":
         raise ValueError(f"nothing to resume: the run in {directory} is finished")
-    return old
+    _refuse_other_configuration(directory, old, manifest)
+    _refuse_other_data(directory, old, manifest)
+    checkpoint = checkpoints.choose(directory, old, partial(print, file=sys.stderr, flush=True))
+    step = -1 if checkpoint is None else checkpoints.step_of(checkpoint)
+    for name in (METRICS, HELD_OUT):
+        _drop_later_lines(directory / name, step)
+    for name in TABLES:
+        _set_later_tables_aside(directory / name, step)
+    earlier = [*old.pop("earlier", []), old]
+    write_json(directory / MANIFEST, {**manifest, "earlier": earlier})
+    return checkpoint
 
 
 def _refuse_other_configuration(directory: Path, old: dict[str, Any], new: dict[str, Any]) -> None:
@@ -240,7 +211,7 @@ def _refuse_other_data(directory: Path, old: dict[str, Any], new: dict[str, Any]
 
 def _contents(run: dict[str, Any]) -> dict[str, str]:
     data = fit(dict[str, dict[str, Any] | None], run.get("datasets", {}), "datasets").items()
-    return {name: found["sha256"] for name, found in data if found and found.get("sha256")}
+    return {name: about["sha256"] for name, about in data if about and about.get("sha256")}
 
 
 def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
@@ -269,10 +240,6 @@ def _leaves(config: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, str
             yield name, json.dumps(value)
 
 
-def _step_of(checkpoint: Path | None) -> int:
-    return -1 if checkpoint is None else checkpoints.step_of(checkpoint)
-
-
 def _drop_later_lines(path: Path, step: int) -> None:
     """Cut a file after its last line up to a step; what is cut off goes to a file beside it first.
 
@@ -285,12 +252,12 @@ def _drop_later_lines(path: Path, step: int) -> None:
         return
     lines = enumerate(lines_from_end(path), 1)
     later = ((end, _is_up_to(line, step, path, n)) for n, (end, line) in lines)
-    kept = next((end for end, is_up_to in later if is_up_to), 0)
-    if kept < path.stat().st_size:
+    end_kept = next((end for end, is_up_to in later if is_up_to), 0)
+    if end_kept < path.stat().st_size:
         with path.open("r+b") as file:
-            file.seek(kept)
+            file.seek(end_kept)
             replace_content(free(path.with_name(f"{path.name}.bak"), first=1), file)
-            file.truncate(kept)
+            file.truncate(end_kept)
             os.fsync(file.fileno())
 
 
@@ -333,36 +300,30 @@ def choose(root: Path | str, stem: str, given: Path | str | None, resume: bool) 
         return Path(given)
     if not resume:
         return fresh_name(root, stem)
-    found = latest_unfinished(root, stem)
-    if found is None:
+    unfinished = latest_unfinished(root, stem)
+    if unfinished is None:
         raise ValueError(f"no unfinished run {Path(root) / stem}-*; start one without --resume.")
-    return found
+    return unfinished
 
 
+@decided_by_main
 def fresh_name(root: Path | str, stem: str) -> Path:
     """Name a new run directory, the same on every rank: root/stem-YYYYmmdd-HHMMSS, local time.
 
     The directory is not made; `-2`, `-3` is appended when the name is taken.
     """
-    return on_main(_fresh_name, Path(root), stem)
+    return free(Path(root) / f"{stem}-{datetime.now():%Y%m%d-%H%M%S}")
 
 
-def _fresh_name(root: Path, stem: str) -> Path:
-    return free(root / f"{stem}-{datetime.now():%Y%m%d-%H%M%S}")
-
-
+@decided_by_main
 def latest_unfinished(root: Path | str, stem: str) -> Path | None:
     """Find the newest run of a stem to resume, the same on every rank; None if there is none.
 
     Finished runs, runs that are still going on and directories without a readable manifest are
     passed over.
     """
-    return on_main(_latest_unfinished, Path(root), stem)
-
-
-def _latest_unfinished(root: Path, stem: str) -> Path | None:
     name = re.compile(re.escape(stem) + r"-(\d{8}-\d{6})(?:-(\d+))?")
-    runs = [(match, path) for path in root.glob("*") if (match := name.fullmatch(path.name))]
+    runs = [(m, path) for path in Path(root).glob("*") if (m := name.fullmatch(path.name))]
     runs.sort(key=lambda run: (run[0][1], int(run[0][2] or 1)), reverse=True)
     return next((path for _, path in runs if _is_unfinished(path)), None)
 

@@ -122,11 +122,11 @@ def expect_size(path: Path, largest: int) -> None:
         CreditError: with its name and size.
         OSError: if there is nothing of that name.
     """
-    found = path.stat()
-    if not stat.S_ISREG(found.st_mode):
+    status = path.stat()
+    if not stat.S_ISREG(status.st_mode):
         raise CreditError(f"{path} is no regular file.")
-    if found.st_size > largest:
-        raise CreditError(f"{path} has {found.st_size:,} bytes, expected at most {largest:,}.")
+    if status.st_size > largest:
+        raise CreditError(f"{path} has {status.st_size:,} bytes, expected at most {largest:,}.")
 
 
 def read_text(path: Path, largest: int = LARGEST) -> str:
@@ -138,10 +138,11 @@ def read_text(path: Path, largest: int = LARGEST) -> str:
     """
     expect_size(path, largest)
     with path.open("rb") as file:
-        return _decoded(file.read(largest), path)
+        return decoded(file.read(largest), path)
 
 
-def _decoded(content: bytes, where: object) -> str:
+def decoded(content: bytes, where: object) -> str:
+    """Return the text that bytes of UTF-8 are, or say where they are none."""
     try:
         return content.decode("utf-8")
     except UnicodeDecodeError as error:
@@ -149,15 +150,10 @@ def _decoded(content: bytes, where: object) -> str:
 
 
 def parse_json(text: str, where: object) -> Any:
-    """Parse JSON that may be anybody's.
-
-    Args:
-        text: the JSON.
-        where: names it in messages.
+    """Parse JSON of bounded depth, whose numbers Python reads; `where` names it.
 
     Raises:
-        CreditError: if it is none, nests deeper than `DEEPEST`, or holds a whole number that no
-            float can hold.
+        CreditError: if it is none, or beyond the limits above.
     """
     try:
         value = json.loads(text)
@@ -205,10 +201,10 @@ def parse_object(text: str, where: str) -> dict[str, Any]:
     Raises:
         CreditError: if it is anything else; and see `parse_json`.
     """
-    found = parse_json(text, where)
-    if not isinstance(found, dict):
+    value = parse_json(text, where)
+    if not isinstance(value, dict):
         raise CreditError(f"{where} is {text:.200}, expected a JSON object.")
-    return found
+    return value
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
@@ -251,9 +247,9 @@ def _parsed(lines: list[bytes], path: Path, first: int) -> list[dict[str, Any]]:
     with contextlib.suppress(ValueError, RecursionError):
         content = b",".join(lines)
         if max(map(_brackets, lines)) <= DEEPEST and not _has_long_number(content):
-            found = json.loads(f"[{content.decode('utf-8')}]")
-            if len(found) == len(lines) and all(map(_has_step, found)):
-                return found
+            values = json.loads(f"[{content.decode('utf-8')}]")
+            if len(values) == len(lines) and all(map(_has_step, values)):
+                return values
     return [parse_line(line, f"{path}:{n}") for n, line in enumerate(lines, first)]
 
 
@@ -271,14 +267,14 @@ def parse_line(line: bytes, where: object) -> dict[str, Any]:
     Raises:
         CreditError: if it is anything else.
     """
-    found = parse_json(_decoded(line, where), where)
-    if not _has_step(found):
-        raise CreditError(f'{where} is {found!r:.60}, expected an object with a whole "step".')
-    return found
+    value = parse_json(decoded(line, where), where)
+    if not _has_step(value):
+        raise CreditError(f'{where} is {value!r:.60}, expected an object with a whole "step".')
+    return value
 
 
-def _has_step(found: Any) -> bool:
-    step = found.get("step") if isinstance(found, dict) else None
+def _has_step(value: Any) -> bool:
+    step = value.get("step") if isinstance(value, dict) else None
     return type(step) is int and 0 <= step < _LAST_STEP
 
 

@@ -65,12 +65,6 @@ def plain(value: Any) -> Any:
     `to_dict` dictionaries, functions, classes and everything else their dotted name (never a
     `repr`, which may hold a memory address).
 
-    Args:
-        value: anything.
-
-    Returns:
-        None, bool, int, finite float, str, or lists and dictionaries of them.
-
     Example:
         >>> plain({"lr": float("nan"), "where": Path("runs"), "dtype": torch.bfloat16, "f": max})
         {'lr': None, 'where': 'runs', 'dtype': 'torch.bfloat16', 'f': 'builtins.max'}

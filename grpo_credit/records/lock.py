@@ -29,10 +29,7 @@ class Busy(ValueError):
 
 
 def hold(directory: Path, name: str = LOCK) -> bool:
-    """Take a directory for this process, until `let_go` or its end.
-
-    Returns:
-        Whether it is newly taken; False if this process has it already.
+    """Take a directory for this process, until `let_go` or its end; False if it has it already.
 
     Raises:
         Busy: another process has it.
@@ -97,8 +94,8 @@ def is_held(directory: Path, name: str = LOCK) -> bool:
 
 def entries(directory: Path) -> list[str]:
     """List what a directory holds besides what a writer that was killed may have left."""
-    found = directory.iterdir() if directory.exists() else ()
-    return sorted(path.name for path in found if path.name != LOCK and not is_temporary(path))
+    paths = directory.iterdir() if directory.exists() else ()
+    return sorted(path.name for path in paths if path.name != LOCK and not is_temporary(path))
 
 
 def _is_ours(path: Path) -> bool:

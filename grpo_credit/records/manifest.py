@@ -32,7 +32,7 @@ from grpo_credit.records.provenance import (
     now,
     one_line,
 )
-from grpo_credit.records.ranks import is_main, on_main, rank, world_size
+from grpo_credit.records.ranks import decided_by_main, is_main, rank, world_size
 from grpo_credit.records.shape import fit
 
 STATUSES = ("running", "finished", "interrupted", "failed")
@@ -50,7 +50,7 @@ def manifest(
     *,
     recipe: Path | str | None = None,
 ) -> dict[str, Any]:
-    """Describe a run before it starts.
+    """Describe a run before it starts, as a dictionary that strict JSON can hold.
 
     Args:
         command: the command line, usually `sys.argv`.
@@ -59,10 +59,8 @@ def manifest(
         seed: the seed of the run.
         extra: more entries of the caller's, under "extra".
         recipe: file whose repository is recorded; `command[0]` by default.
-
-    Returns:
-        A dictionary that strict JSON can hold, with status "running".
     """
+    gpus = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
     described = {
         "format": 1,
         "status": "running",
@@ -73,7 +71,14 @@ def manifest(
         "seed": seed,
         "git": git_state(Path(recipe or command[0])),
         "versions": versions(),
-        "hardware": hardware(),
+        "hardware": {
+            "platform": platform.platform(),
+            "machine": platform.machine(),
+            "cpus": os.cpu_count(),
+            "torch_threads": torch.get_num_threads(),
+            "memory_bytes": psutil.virtual_memory().total,
+            "gpus": gpus or None,
+        },
         "model": None,  # see `set_model`
         "datasets": {name: dataset_fingerprint(data) for name, data in datasets.items()},
         "config": config,
@@ -94,19 +99,6 @@ def _version(package: str) -> str | None:
         return None
 
 
-def hardware() -> dict[str, Any]:
-    """Describe the machine as this process sees it."""
-    gpus = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
-    return {
-        "platform": platform.platform(),
-        "machine": platform.machine(),
-        "cpus": os.cpu_count(),
-        "torch_threads": torch.get_num_threads(),
-        "memory_bytes": psutil.virtual_memory().total,
-        "gpus": gpus or None,
-    }
-
-
 def model_fingerprint(model: nn.Module) -> dict[str, Any]:
     """Identify the weights a run starts from, cheaply.
 
@@ -115,10 +107,6 @@ def model_fingerprint(model: nn.Module) -> dict[str, Any]:
     values, evenly spaced over the flattened parameter, first and last included. Parameters of up
     to 1,024 values are thus covered in full; a change of a few weights of a larger one may go
     unseen. Parameters on the meta device have no values.
-
-    Returns:
-        "class", "name_or_path" (null if the model has none), "parameters", "trainable" (numbers of
-        them), "dtypes", "sha256".
     """
     parameters = dict(model.named_parameters())
     return {
@@ -186,52 +174,49 @@ _RESUMED = {
 
 
 def read_manifest(directory: Path | str, *, whole: bool = False) -> dict[str, Any]:
-    """Read the manifest of a run directory.
-
-    Args:
-        directory: of the run.
-        whole: whether all must be there that decides whether a run can go on.
+    """Read the manifest of a run directory, `whole` if it must say what decides about going on.
 
     Raises:
         CreditError: if it is damaged.
         OSError: if there is none.
     """
     path = Path(directory) / MANIFEST
-    found = fit(_RESUMED if whole else {"status": str}, read_object(path), str(path))
-    fit(list[dict[str, Any]], found.get("earlier", []), f"{path}.earlier")
-    return found
+    manifest = fit(_RESUMED if whole else {"status": str}, read_object(path), str(path))
+    fit(list[dict[str, Any]], manifest.get("earlier", []), f"{path}.earlier")
+    return manifest
 
 
+class OtherWeights(ValueError):
+    """A resumed run needs weights that are not there any more."""
+
+
+@decided_by_main
 def set_model(directory: Path | str, model: nn.Module) -> None:
     """Record the fingerprint of the model before training; call it on every rank.
 
     Raises:
-        ValueError: if a resumed run holds on to weights that no checkpoint has (an adapter's base,
+        OtherWeights: if a resumed run needs weights that no checkpoint has (an adapter's base,
             the reference of a KL term), and they are not those that it began with.
     """
-    on_main(_set_model, Path(directory), model)
-
-
-def _set_model(directory: Path, model: nn.Module) -> None:
-    known, found = read_manifest(directory), model_fingerprint(model)
+    known, now_there = read_manifest(directory), model_fingerprint(model)
     began = [attempt["model"] for attempt in known.get("earlier", []) if attempt.get("model")]
-    held = found["trainable"] < found["parameters"] or known["config"].get("beta")
-    if began and held and began[0].get("sha256") != found["sha256"]:
-        raise ValueError(
-            f"the weights of {found['name_or_path']} are not those that the run in {directory} "
+    needed = now_there["trainable"] < now_there["parameters"] or known["config"].get("beta")
+    if began and needed and began[0].get("sha256") != now_there["sha256"]:
+        raise OtherWeights(
+            f"the weights of {now_there['name_or_path']} are not those that the run in {directory} "
             "began with, and it needs them beside its checkpoint. Resume it with the old ones; "
             "nothing that it left is lost."
         )
-    write_json(directory / MANIFEST, {**known, "model": hide_secrets(plain(found))})
+    _write(directory, known | {"model": hide_secrets(plain(now_there))})
 
 
 def set_preflight(directory: Path | str, errors: Sequence[str]) -> None:
     """Record, on the main process, that the preflight came to its end, and what errors it found."""
     if is_main():
-        known = read_manifest(directory)
-        write_json(Path(directory) / MANIFEST, {**known, "preflight": list(errors)})
+        _write(directory, read_manifest(directory) | {"preflight": list(errors)})
 
 
+@decided_by_main
 def preflight_errors(directory: Path | str) -> list[str] | None:
     """Return the errors that the run's last preflight found; None if none came to its end."""
     known = read_manifest(directory)
@@ -248,14 +233,9 @@ def set_status(
     """Record how a run stands: on the main process, and on any rank that it failed.
 
     The first failure stays. What happens to other ranks comes of it: they lose the connection, and
-    the main process may be killed while it waits for the rank that is gone.
-
-    Args:
-        directory: the run directory; a rank of another machine may not see it.
-        status: one of `STATUSES`.
-        global_step: optimizer steps done.
-        error: what ended a failed run; its kind and the first line of its text are kept, with the
-            rank where there are several.
+    the main process may be killed while it waits for the rank that is gone. A rank of another
+    machine may not see the directory. Of an `error` its kind and first line are kept, with the
+    rank.
 
     Raises:
         ValueError: if the status is not one of `STATUSES`.
@@ -267,14 +247,18 @@ def set_status(
     known = read_manifest(directory)
     if known["status"] == "failed":
         return
-    changes = {"status": status, "global_step": global_step}
-    changes["ended"] = None if status == "running" else now()
-    changes["error"] = None if error is None else _where() + one_line(error)
-    write_json(Path(directory) / MANIFEST, {**known, **changes})
+    where = f"rank {rank()}: " if world_size() > 1 else ""
+    changes = {
+        "status": status,
+        "global_step": global_step,
+        "ended": None if status == "running" else now(),
+        "error": None if error is None else where + one_line(error),
+    }
+    _write(directory, known | changes)
 
 
-def _where() -> str:
-    return f"rank {rank()}: " if world_size() > 1 else ""
+def _write(directory: Path | str, manifest: dict[str, Any]) -> None:
+    write_json(Path(directory) / MANIFEST, manifest)
 
 
 class Recorder:

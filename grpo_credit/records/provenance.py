@@ -100,10 +100,10 @@ def hide_secrets(value: Any, key: str = "") -> Any:
 def hide_in_text(text: str) -> str:
     """Replace what looks like a Hub token, the login part of a URL, or a secret in JSON."""
     try:
-        found = json.loads(text) if text.startswith("{") else None
+        value = json.loads(text) if text.startswith("{") else None
     except (ValueError, RecursionError):
-        found = None
-    if found is not None and (hidden := hide_secrets(found)) != found:
+        value = None
+    if value is not None and (hidden := hide_secrets(value)) != value:
         return json.dumps(hidden)
     return _SECRET_TEXT.sub(HIDDEN, text)
 

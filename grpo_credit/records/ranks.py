@@ -1,10 +1,14 @@
 """Which process am I, and how the others learn what the main one found."""
 
+import functools
 import os
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 import torch.distributed as dist
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
 def _started() -> bool:
@@ -26,18 +30,21 @@ def is_main() -> bool:
     return rank() == 0
 
 
+def decided_by_main(function: Callable[P, R]) -> Callable[P, R]:
+    """Have a function called on the main process alone; see `on_main`. Call it on every rank."""
+
+    @functools.wraps(function)
+    def call(*args: P.args, **options: P.kwargs) -> R:
+        return on_main(functools.partial(function, *args, **options))
+
+    return call
+
+
 def on_main(function: Callable[..., Any], *args: Any) -> Any:
     """Call a function on the main process and give every rank its result, or its exception.
 
-    A refusal must reach every rank: if the main process alone stopped, the others would wait for
-    it in their next collective operation.
-
-    Args:
-        function: what to call; its result or exception is pickled when there are several ranks.
-        *args: its arguments.
-
-    Returns:
-        The result of the call on the main process.
+    A refusal must reach every rank: if the main process alone stopped, the others would wait for it
+    in their next collective operation. With several ranks the result or exception is pickled.
 
     Raises:
         RuntimeError: if there are several ranks and no process group yet.
@@ -48,9 +55,7 @@ def on_main(function: Callable[..., Any], *args: Any) -> Any:
         raise RuntimeError(
             f"{world_size()} ranks, but no process group yet; make the training arguments first"
         )
-    outcome = [None, None]
-    if is_main():
-        outcome = _outcome(function, *args)
+    outcome = _outcome(function, *args) if is_main() else [None, None]
     dist.broadcast_object_list(outcome, src=0)
     result, error = outcome
     if error is not None:

@@ -21,12 +21,7 @@ def before_after(
 ) -> None:
     """Print a table of measurements before and after, and their change, on the main process.
 
-    Args:
-        before: label -> value, such as "format rate (sampled)" -> 0.02.
-        after: the same labels; one that is on one side only is shown as "-" on the other.
-        title: line above the table.
-        digits: digits after the point.
-        console: where to print; stdout by default.
+    A label, such as "format rate (sampled)", that is on one side only is shown as "-" on the other.
     """
     if not is_main():
         return

@@ -27,9 +27,7 @@ DAMAGE = (pa.ArrowException, OSError, ValueError, LookupError, TypeError, Arithm
 def open_table(path: Path, coded: Sequence[str] = ()) -> Generator[pq.ParquetFile]:
     """Open a parquet file if what it declares is within bounds.
 
-    Args:
-        path: the file.
-        coded: columns of texts that are read as dictionaries: each text once, whatever the rows.
+    Columns of texts that are `coded` are read as dictionaries: each text once, whatever the rows.
 
     Raises:
         CreditError: if it is not, or has columns whose size says nothing of what they hold.
@@ -49,8 +47,8 @@ def _expect_bounded(file: pq.ParquetFile, path: Path) -> None:
     columns = [group.column(n) for group in _groups(file) for n in range(group.num_columns)]
     room = _room(path)
     for what in ("num_values", "total_uncompressed_size"):
-        if (found := sum(max(getattr(column, what), 0) for column in columns)) > room:
-            raise CreditError(f"{path} has a {what} of {found:,}, expected at most {room:,}.")
+        if (total := sum(max(getattr(column, what), 0) for column in columns)) > room:
+            raise CreditError(f"{path} has a {what} of {total:,}, expected at most {room:,}.")
 
 
 def _groups(file: pq.ParquetFile) -> list[pq.RowGroupMetaData]:

@@ -15,14 +15,19 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from tqdm import tqdm
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import TrainerCallback
+from transformers import TrainerControl as Control
+from transformers import TrainerState as State
+from transformers import TrainingArguments as Arguments
 
 from grpo_credit.records.files import lines_from_end, parse_line
 from grpo_credit.records.jsonfile import append_line
 from grpo_credit.records.ranks import is_main, world_size
 from grpo_credit.records.shape import fit
 from grpo_credit.run import ending
-from grpo_credit.run.launcher import how_to_insist, launcher_pid
+from grpo_credit.run.launcher import launcher_pid
+
+Logs = dict[str, Any] | None
 
 
 class MetricsJsonl(TrainerCallback):
@@ -40,20 +45,13 @@ class MetricsJsonl(TrainerCallback):
         self.path = Path(path)
         self._zero = time.monotonic()
 
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_train_begin(self, args: Arguments, state: State, control: Control, **_: Any) -> None:
         """Start the clock, ahead by the seconds of earlier attempts."""
         if state.is_world_process_zero:
             self._zero = time.monotonic() - _last_time(self.path)
 
     def on_log(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        logs: dict[str, Any] | None = None,
-        **kwargs: Any,
+        self, args: Arguments, state: State, control: Control, logs: Logs = None, **_: Any
     ) -> None:
         """Append one line."""
         if not state.is_world_process_zero:
@@ -72,11 +70,10 @@ def _last_time(path: Path) -> float:
 
 
 class LiveLine(TrainerCallback):
-    """Show how training goes: a progress bar on a terminal, a plain line now and then elsewhere.
+    """Show on stderr how training goes: a bar on a terminal, a plain line now and then elsewhere.
 
-    Both go to stderr. The bar counts optimizer steps. The plain line, also used with
-    `disable_tqdm`, reads "step 10/80  reward 0.41  format 0.41  length 23.1  0.62 s/step", with
-    those of the four that the trainer logged.
+    The bar counts optimizer steps. The plain line, also used with `disable_tqdm`, reads
+    "step 10/80  reward 0.41  format 0.41  length 23.1  0.62 s/step", of what the trainer logged.
 
     Args:
         metric: one more that is shown; "rewards/format/mean" as "format". None for none.
@@ -85,67 +82,54 @@ class LiveLine(TrainerCallback):
     """
 
     def __init__(self, metric: str | None = None, every: int = 10) -> None:
-        self.metric = metric
-        self.every = every
+        self.metric, self.every = metric, every
         self._bar = tqdm(disable=True)
-        self._shown: int | None = None
+        self._last: int | None = None  # step of the last plain line
 
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_train_begin(self, args: Arguments, state: State, control: Control, **_: Any) -> None:
         """Open the bar, at the step of a resumed run."""
-        self._shown = None
-        shown = state.is_world_process_zero and not args.disable_tqdm and sys.stderr.isatty()
+        self._last = None
+        has_bar = state.is_world_process_zero and not args.disable_tqdm and sys.stderr.isatty()
         self._bar = tqdm(
             total=state.max_steps, initial=state.global_step, unit="step", dynamic_ncols=True,
-            disable=not shown,
+            disable=not has_bar,
         )  # fmt: skip
 
-    def on_step_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_step_end(self, args: Arguments, state: State, control: Control, **_: Any) -> None:
         """Move the bar."""
         self._bar.update(state.global_step - self._bar.n)
 
     def on_log(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        logs: dict[str, Any] | None = None,
-        **kwargs: Any,
+        self, args: Arguments, state: State, control: Control, logs: Logs = None, **_: Any
     ) -> None:
         """Show the numbers of a training log; logs of evaluations have no "loss"."""
-        logs = logs or {}
-        if not state.is_world_process_zero or "loss" not in logs:
+        if not state.is_world_process_zero or "loss" not in (logs := logs or {}):
             return
         if not self._bar.disable:
             self._bar.set_postfix_str(self._numbers(logs))
         elif self._is_due(state, control):
-            self._shown = state.global_step
+            self._last = state.global_step
             line = f"step {state.global_step}/{state.max_steps}  {self._numbers(logs)}"
             print(line.rstrip(), file=sys.stderr, flush=True)
 
-    def on_train_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_train_end(self, args: Arguments, state: State, control: Control, **_: Any) -> None:
         """Close the bar."""
         self._bar.close()
 
-    def _is_due(self, state: TrainerState, control: TrainerControl) -> bool:
-        if self._shown is None or control.should_training_stop:
+    def _is_due(self, state: State, control: Control) -> bool:
+        if self._last is None or control.should_training_stop:
             return True
-        return state.global_step // self.every > self._shown // self.every
+        return state.global_step // self.every > self._last // self.every
 
-    def _numbers(self, logs: dict[str, Any]) -> str:
+    def _numbers(self, logs: dict[Any, Any]) -> str:
         name = (self.metric or "").removeprefix("rewards/").removesuffix("/mean")
-        shown = (
+        texts: tuple[tuple[str | None, str], ...] = (
             ("reward", "reward {:.2f}"),
             (self.metric, name + " {:.2f}"),
             ("completions/mean_length", "length {:.1f}"),
             ("step_time", "{:.2f} s/step"),
         )
-        return "  ".join(text.format(float(logs[key])) for key, text in shown if key in logs)
+        return "  ".join(text.format(float(logs[key])) for key, text in texts if key in logs)
 
 
 class StopOnSignal(TrainerCallback):
@@ -190,9 +174,7 @@ class StopOnSignal(TrainerCallback):
         while self._old:
             signal.signal(*self._old.popitem())
 
-    def on_step_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> TrainerControl:
+    def on_step_end(self, args: Arguments, state: State, control: Control, **_: Any) -> Control:
         """Ask for the end of training if any rank was told to stop."""
         agreed = self._agree(args.device)
         if agreed:
@@ -202,9 +184,7 @@ class StopOnSignal(TrainerCallback):
             self._early = state.global_step < state.max_steps
         return control
 
-    def on_epoch_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_epoch_end(self, args: Arguments, state: State, control: Control, **_: Any) -> None:
         """Leave out what is due at the end of an epoch: here it is only interrupted."""
         if self._early and (state.epoch or 0) % 1:
             control.should_evaluate = control.should_save = False
@@ -250,5 +230,10 @@ class StopOnSignal(TrainerCallback):
         if is_main():
             ending.say(
                 f"{signal.Signals(signum).name}: stopping after this step; the checkpoint and the "
-                f"run directory stay usable; {how_to_insist(self._launcher)}"
+                f"run directory stay usable; {self._how_to_insist()}"
             )
+
+    def _how_to_insist(self) -> str:
+        # A launcher keeps a second Ctrl-C for itself, or passes each on twice; see `launcher`.
+        how = "press again" if self._launcher is None else f"`kill {os.getpid()}`"
+        return f"{how} to stop at once"

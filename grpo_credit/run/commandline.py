@@ -13,13 +13,7 @@ MISTAKES = (ValueError, OSError, ImportError, SyntaxError)
 
 
 def short_help(prog: str, description: str, *options: Any) -> str:
-    """Render the options of plain dataclasses, such as a recipe's own.
-
-    Args:
-        prog: name of the script.
-        description: what it does, and examples.
-        *options: dataclasses whose fields have `metadata["help"]`.
-    """
+    """Render the options of plain dataclasses, such as a recipe's own, by `metadata["help"]`."""
     parser = argparse.ArgumentParser(
         prog=prog,
         description=description,
@@ -45,12 +39,8 @@ def mistakes_in_one_line(
     """Turn what a user got wrong into one line on stderr and exit code 2.
 
     To be put around parsing and checking only: in training, an error is no mistake of the command
-    line and keeps its traceback.
-
-    Args:
-        prog: what was started.
-        arguments: its command line; with --traceback the error passes.
-        script: file of a recipe, whose own `raise` is meant for its user.
+    line and keeps its traceback. So it does with --traceback among the `arguments`. `script` is the
+    file of a recipe, whose own `raise` is meant for its user.
     """
     try:
         yield

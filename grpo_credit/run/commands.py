@@ -15,7 +15,7 @@ from grpo_credit.credit.userfile import load_recipe
 from grpo_credit.errors import TRACEBACK, CreditError
 from grpo_credit.preflight.attack import brief, earned
 from grpo_credit.preflight.columns import reward_name, spread
-from grpo_credit.preflight.verdict import NotFit, preflight
+from grpo_credit.preflight.verdict import NotFit, preflight, tell
 from grpo_credit.records.files import parse_object
 from grpo_credit.rewards import attack
 from grpo_credit.run.commandline import mistakes_in_one_line
@@ -26,12 +26,12 @@ from grpo_credit.terminal import console
 from grpo_credit.text import in_line
 
 
-def run_plan(asked: argparse.Namespace) -> int:
+def run_plan(args: argparse.Namespace) -> int:
     """Print what a recipe's options mean."""
-    return run_recipe(load_recipe(asked.recipe), [*_options(asked), "--dry_run"])
+    return run_recipe(load_recipe(args.recipe), [*_options(args), "--dry_run"])
 
 
-def run_preflight(asked: argparse.Namespace) -> int:
+def run_preflight(args: argparse.Namespace) -> int:
     """Sample from a recipe's model and print what was found; nothing is written or trained."""
 
     def look(trainer: Any) -> None:
@@ -41,7 +41,7 @@ def run_preflight(asked: argparse.Namespace) -> int:
             trainer.end()
 
     disable_progress_bar()  # of loading weights
-    recipe, options = load_recipe(asked.recipe), _options(asked)
+    recipe, options = load_recipe(args.recipe), _options(args)
     with mistakes_in_one_line(recipe.name, options, recipe.file):
         setup = prepare(recipe, options)
         setup.model()
@@ -50,13 +50,13 @@ def run_preflight(asked: argparse.Namespace) -> int:
         try:
             train(recipe, setup, SimpleNamespace(callbacks=[], train=look))
         except NotFit as error:
-            error.tell()
+            tell(error)
             return 2
     return 0
 
 
-def _options(asked: argparse.Namespace) -> list[str]:
-    return [*asked.options, *([TRACEBACK] if asked.traceback else [])]
+def _options(args: argparse.Namespace) -> list[str]:
+    return [*args.options, *([TRACEBACK] if args.traceback else [])]
 
 
 # What is attacked with where no data are named.
@@ -66,49 +66,49 @@ SUMS = [
 ]
 
 
-def run_attack(asked: argparse.Namespace) -> int:
+def run_attack(args: argparse.Namespace) -> int:
     """Print what the reward pays without the job; return 1 if it pays for anything."""
-    if asked.rows < 1:
-        raise CreditError(f"--rows is {asked.rows}, expected at least 1.")
-    reward, rows = _reward(asked), _rows(asked)
-    found = attack(reward, rows, gold=asked.gold, max_rows=asked.rows, hang=asked.hang)
-    _print_attacks(reward_name(reward), found, min(asked.rows, len(rows)), console())
-    return int(bool(found))
+    if args.rows < 1:
+        raise CreditError(f"--rows is {args.rows}, expected at least 1.")
+    reward, rows = _reward(args), _rows(args)
+    paid = attack(reward, rows, gold=args.gold, max_rows=args.rows, hang=args.hang)
+    _print_attacks(reward_name(reward), paid, min(args.rows, len(rows)), console())
+    return int(bool(paid))
 
 
-def _reward(asked: argparse.Namespace) -> Any:
-    made = import_object(asked.reward, "reward")
-    options = parse_object(asked.reward_kwargs, "--reward_kwargs")
+def _reward(args: argparse.Namespace) -> Any:
+    made = import_object(args.reward, "reward")
+    options = parse_object(args.reward_kwargs, "--reward_kwargs")
     if isinstance(made, type):
         try:
             return made(**options)
         except (TypeError, ValueError, ImportError) as error:
-            raise CreditError(f"{asked.reward} cannot be made: {error}") from None
+            raise CreditError(f"{args.reward} cannot be made: {error}") from None
     if options:
-        raise CreditError(f"{asked.reward} is no class, so it takes no --reward_kwargs.")
+        raise CreditError(f"{args.reward} is no class, so it takes no --reward_kwargs.")
     if not callable(made):
-        raise CreditError(f"{asked.reward} is {made!r:.80}, expected a reward function.")
+        raise CreditError(f"{args.reward} is {made!r:.80}, expected a reward function.")
     return made
 
 
-def _rows(asked: argparse.Namespace) -> Sequence[Mapping[str, Any]]:
-    if asked.dataset_name is None:
+def _rows(args: argparse.Namespace) -> Sequence[Mapping[str, Any]]:
+    if args.dataset_name is None:
         return SUMS
-    data = load_split(asked.dataset_name, asked.dataset_config, asked.dataset_train_split)
-    if rows := spread(data, asked.rows):
+    data = load_split(args.dataset_name, args.dataset_config, args.dataset_train_split)
+    if rows := spread(data, args.rows):
         return rows
-    raise CreditError(f"{asked.dataset_name} has no rows.")
+    raise CreditError(f"{args.dataset_name} has no rows.")
 
 
-def _print_attacks(name: str, found: Sequence[Any], rows: int, out: Any) -> None:
-    if not found:
+def _print_attacks(name: str, attacks: Sequence[Any], rows: int, out: Any) -> None:
+    if not attacks:
         out.print(f"{name}: no attack was paid, in {rows} rows. A policy tries more.")
         return
     table = Table(title=Text(f"what {name} pays without the job"), title_justify="left")
     for column in ("attack", "example", "earns", "right", "rows"):
         table.add_column(column, overflow="fold", justify="left" if column in "attack example" else
                          "right")  # fmt: skip
-    for paid in found:
+    for paid in attacks:
         example = in_line(paid.error or brief(paid.completion))
         table.add_row(
             paid.attack, Text(example), "raises" if paid.error else earned(paid.score),

@@ -6,15 +6,10 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from datasets import (
-    Dataset,
-    DatasetDict,
-    disable_progress_bars,
-    load_dataset,
-    load_from_disk,
-)
+from datasets import Dataset, DatasetDict, disable_progress_bars, load_dataset, load_from_disk
 from datasets.exceptions import DatasetGenerationError
 
+from grpo_credit.records.files import decoded, parse_json
 from grpo_credit.run.options import DataArguments
 
 READERS = {".json": "json", ".jsonl": "json", ".parquet": "parquet", ".csv": "csv"}
@@ -32,8 +27,9 @@ def is_blank(value: Any) -> bool:
     if isinstance(value, Mapping):  # a message, or a part of one, such as an image
         return "content" in value and is_blank(value["content"])
     if isinstance(value, list):
-        asked = [said for said in value if isinstance(said, Mapping) and said.get("role") == "user"]
-        return all(map(is_blank, asked or value))
+        messages = [each for each in value if isinstance(each, Mapping)]
+        of_user = [message for message in messages if message.get("role") == "user"]
+        return all(map(is_blank, of_user or value))
     if isinstance(value, str):
         return not value.strip()
     return value is None or (isinstance(value, float) and math.isnan(value))
@@ -50,22 +46,18 @@ def load_prompts(
     The rows to test on are drawn at random, the same ones in every run, whatever its seed, each
     with a question of its own (a question is what the first of the columns holds). None of these
     questions is trained on: where the train split has it, a row of the test split is not drawn;
-    where rows are held out of the train split, all that ask the same leave it.
+    where rows are held out of the train split, at most a fifth of its questions, all that ask the
+    same leave it.
 
     Args:
         asked: what is to be read. `dataset_name` is a folder written by `save_to_disk`, a .jsonl,
-            .parquet or .csv file, or whatever `datasets.load_dataset` takes. At most `test_prompts`
-            rows are drawn of the split `dataset_test_split`. Where there is none, or it is the
-            train split, they are held out of that, a fifth of its questions at most.
+            .parquet or .csv file, or whatever `datasets.load_dataset` takes.
         columns: that every row must have, and when a value of one is empty; the question first.
 
-    Returns:
-        The train data, and rows to test on.
-
     Raises:
-        ValueError: if a split or a column is missing, with those there are; if rows are empty in
-            a column, with their number and the first of them; if the file cannot be read, or has
-            too few rows or questions.
+        ValueError: if a split or a column is missing, with those there are; if rows are empty in a
+            column, with their number and the first of them; if the file cannot be read, or has too
+            few rows or questions.
     """
     name, held_out = asked.dataset_name or "", asked.test_prompts
     train_split, test_split = asked.dataset_train_split, asked.dataset_test_split
@@ -95,13 +87,13 @@ def _split(splits: Mapping[Any, Any], split: str, name: str) -> Dataset:
 
 def _hold_out(train: Dataset, question: str, count: int, name: str) -> tuple[Dataset, list[Any]]:
     """Part a split into what is trained on and what is tested on."""
-    asked = _first_rows(train, question)
-    if len(asked) < 2:
+    questions = _first_rows(train, question)
+    if len(questions) < 2:
         raise ValueError(
-            f"{name} has {len(train)} rows with {len(asked)} different values of {question!r}, "
+            f"{name} has {len(train)} rows with {len(questions)} different values of {question!r}, "
             "expected 2 or more: to train and to test."
         )
-    drawn = _drawn(asked, min(count, len(asked) // 5) or 1)
+    drawn = _drawn(questions, min(count, len(questions) // 5) or 1)
     left = [row for row, value in enumerate(train[question]) if str(value) not in drawn]
     return train.select(left), [train[row] for row in drawn.values()]
 
@@ -111,7 +103,7 @@ def _unseen(
 ) -> list[dict[str, Any]]:
     """Draw rows of a test split whose questions are not trained on."""
     seen = _first_rows(train, question)
-    new = {asked: row for asked, row in _first_rows(test, question).items() if asked not in seen}
+    new = {value: row for value, row in _first_rows(test, question).items() if value not in seen}
     if len(test) and not new:
         raise ValueError(
             f"every {question!r} of {name} is one to train on, too; name a split with others "
@@ -183,24 +175,47 @@ def _of_any_type(train: Any) -> Sequence[Any]:
 
 def _splits(name: str, config: str | None) -> Mapping[Any, Any]:
     disable_progress_bars()  # of reading a file; a recipe shows one live line
+    path = Path(name)
     try:
-        found = _read(name, config)
+        loaded = _read_file(path) if path.is_file() else _read_named(name, config)
     except DatasetGenerationError as error:
         reason = " ".join(str(error.__cause__ or error).split())
         raise ValueError(f"{name} cannot be read: {reason:.300}") from None
-    return found if isinstance(found, DatasetDict) else {"train": found}
+    return loaded if isinstance(loaded, DatasetDict) else {"train": loaded}
 
 
-def _read(name: str, config: str | None) -> Any:
+def _read_named(name: str, config: str | None) -> Any:
     path = Path(name)
-    if path.is_file():
-        if path.suffix not in READERS:
-            raise ValueError(f"{name} is no file of prompts; expected one of {', '.join(READERS)}.")
-        if not path.stat().st_size:
-            raise ValueError(f"{name} is empty; expected rows of prompts.")
-        return load_dataset(READERS[path.suffix], data_files=str(path))
     saved = path.is_dir() and any(path.glob("dataset_dict.json")) + any(path.glob("state.json"))
     try:
         return load_from_disk(name) if saved else load_dataset(name, config)
     except ValueError as error:  # no such configuration, or none named where there are several
         raise ValueError(f"{error} (--dataset_name {name}, --dataset_config)") from None
+    except OSError as error:
+        if path.exists():
+            raise
+        raise ValueError(
+            f"there is no file or folder {name!r} (--dataset_name), and no data set of that name "
+            f"was found elsewhere: {error}"
+        ) from None
+
+
+def _read_file(path: Path) -> Any:
+    if path.suffix not in READERS:
+        raise ValueError(f"{path} is no file of prompts; expected one of {', '.join(READERS)}.")
+    if not path.stat().st_size:
+        raise ValueError(f"{path} is empty; expected rows of prompts.")
+    if path.suffix != ".parquet":
+        _each_line(path, decoded)  # arrow takes any bytes, and fails when a value is used
+    try:
+        return load_dataset(READERS[path.suffix], data_files=str(path))
+    except (DatasetGenerationError, ValueError):
+        if path.suffix == ".jsonl":
+            _each_line(path, lambda line, where: parse_json(decoded(line, where), where))
+        raise
+
+
+def _each_line(path: Path, expect: Callable[[bytes, str], Any]) -> None:
+    with path.open("rb") as file:
+        for number, line in enumerate(file, 1):
+            expect(line, f"{path}:{number}")

@@ -28,17 +28,20 @@ def say(text: str) -> None:
         os.write(2, f"\n{text}\n".encode(errors="backslashreplace"))
 
 
+def is_program(script: str) -> bool:
+    """Return whether a script is what Python was started with, and not called by something else."""
+    program = getattr(sys.modules["__main__"], "__file__", None)
+    return program is not None and os.path.realpath(program) == os.path.realpath(script)
+
+
 class Ending:
     """Ends this process on SIGINT, SIGTERM or SIGHUP, if the script is its program.
 
     Use it as a context manager around all that the script does. The first signal says one line.
-    Before there is anything to keep (`keep` was not called) the process ends at once; afterwards
-    KeyboardInterrupt is raised, so that what is open is closed, and comes out of the context as
-    SystemExit with 128 + the signal. A second signal ends the process at once. A signal that was
-    ignored before stays ignored, and a program that only calls the recipe keeps its own handlers.
-
-    Args:
-        script: file of the recipe.
+    Before there is anything to `keep` the process ends at once; afterwards KeyboardInterrupt is
+    raised, so that what is open is closed, and comes out of the context as SystemExit with 128 +
+    the signal. A second signal ends the process at once. A signal that was ignored before stays
+    ignored, and a program that only calls the recipe keeps its own handlers.
     """
 
     def __init__(self, script: str) -> None:
@@ -47,16 +50,12 @@ class Ending:
         self._what, self._careful, self._since = "nothing was begun", False, 0.0
 
     def keep(self, what: str) -> None:
-        """Leave with care from here on.
-
-        Args:
-            what: is there then, for the user.
-        """
+        """Leave with care from here on, saying `what` is there then, for the user."""
         self._what, self._careful = what, True
 
     def __enter__(self) -> "Ending":
         """Install the handlers."""
-        if self._is_program():
+        if self._handles():
             for signum in SIGNALS:
                 if signal.getsignal(signum) not in (None, signal.SIG_IGN):
                     signal.signal(signum, self._handle)
@@ -64,20 +63,15 @@ class Ending:
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: object) -> None:
         """Turn what a signal raised, or made others raise, into the exit code."""
-        if self._is_program():  # Python takes a while to end: no traceback then
+        if self._handles():  # Python takes a while to end: no traceback then
             for signum in SIGNALS:
                 if signal.getsignal(signum) == self._handle:
                     signal.signal(signum, signal.SIG_DFL)
         if self.signum is not None and error is not None:
             raise SystemExit(128 + self.signum) from None
 
-    def _is_program(self) -> bool:
-        program = getattr(sys.modules["__main__"], "__file__", None)
-        return (
-            threading.current_thread() is threading.main_thread()
-            and program is not None
-            and os.path.realpath(program) == os.path.realpath(self._script)
-        )
+    def _handles(self) -> bool:
+        return threading.current_thread() is threading.main_thread() and is_program(self._script)
 
     def _handle(self, signum: int, frame: FrameType | None) -> None:
         if os.getpid() != self._pid:  # a forked child dies of it as it would without us

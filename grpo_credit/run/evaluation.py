@@ -1,10 +1,14 @@
 """How good the policy is on held-out prompts, judged by a checker that is not the reward."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 from transformers import TrainerCallback
+from transformers import TrainerControl as Control
+from transformers import TrainerState as State
+from transformers import TrainingArguments as Arguments
 from transformers.utils import logging
 
 from grpo_credit.records.files import read_lines
@@ -37,21 +41,15 @@ def measure(
 
     Training goes on as if nothing had been measured. Two strategies are tested by the same draws,
     but with a vLLM server (`grpo_credit.trainer.completing.draws`). Call it on every rank; the
-    checker runs on the main process alone.
-
-    Args:
-        trainer: completes prompts.
-        rows: held-out rows with a "prompt" and whatever the checker reads.
-        checker: completion, row -> named numbers, such as {"right": 1.0, "format rate": 1.0}.
-        samples: completions per prompt when sampling, k.
-        seed: of the samples.
+    checker runs on the main process alone, and the rows, with a "prompt" each, hold whatever it
+    reads.
 
     Returns:
         For a checker's "right" (0 or 1): "pass@1", of the greedy completion; "mean@k", the mean
         over k samples; "pass@k", the share of prompts with at least one right sample; and mean
         "characters, right" and "characters, wrong" of the samples, without the one that has none.
-        For every other name "<name> (greedy)" and "<name> (sampled)", means over the completions
-        of which the checker says it. The same on every rank.
+        For every other name "<name> (greedy)" and "<name> (sampled)", means over the completions of
+        which the checker says it. The same on every rank.
 
     Raises:
         Exception: what the checker raised, on every rank.
@@ -77,15 +75,9 @@ def _judge(
 
 
 def measured(verdict: Mapping[str, float], samples: int) -> list[str]:
-    """List the names that `measure` may return for a checker.
+    """List the names that `measure` may return for a checker, by one of its verdicts.
 
-    Args:
-        verdict: what the checker says of some completion; its names count.
-        samples: completions per prompt when sampling, k.
-
-    Returns:
-        The names, those of the right answers' lengths included, which are missing where no
-        completion has one.
+    Those of the right answers' lengths are missing there where no completion has one.
 
     Example:
         >>> measured({"form": 0.0}, 4)
@@ -106,7 +98,7 @@ def _right(
         return {}
     right = [verdict[RIGHT] for verdict in several]
     by_prompt = [right[first :: len(alone)] for first in range(len(alone))]
-    found = {
+    rates = {
         "pass@1": _mean(verdict[RIGHT] for verdict in alone),
         f"mean@{samples}": _mean(right),
         f"pass@{samples}": _mean(max(of_prompt) for of_prompt in by_prompt),
@@ -115,7 +107,7 @@ def _right(
         name: [len(t) for t, r in zip(texts, right, strict=True) if r == value]
         for name, value in LENGTHS.items()
     }
-    return found | {name: _mean(values) for name, values in lengths.items() if values}
+    return rates | {name: _mean(values) for name, values in lengths.items() if values}
 
 
 def _means(verdicts: list[Mapping[str, float]], how: str) -> dict[str, float]:
@@ -128,6 +120,7 @@ def _mean(values: Iterable[float]) -> float:
     return sum(every) / len(every)
 
 
+@dataclass(eq=False)
 class HeldOut(TrainerCallback):
     """Measure before training, every N optimizer steps, and at the end; keep it in a file.
 
@@ -143,67 +136,56 @@ class HeldOut(TrainerCallback):
         metric: the number that matters, a share of completions or prompts.
         samples: completions per prompt when sampling.
         every: optimizer steps between measurements; 0 for before and after only.
+        trainer: set once there is one.
     """
 
-    def __init__(
-        self,
-        path: Path,
-        rows: Sequence[Mapping[str, Any]],
-        checker: Checker,
-        metric: str,
-        samples: int = 4,
-        every: int = 0,
-    ) -> None:
-        self.path, self.rows, self.checker, self.metric = path, rows, checker, metric
-        self.samples, self.every = samples, every
-        self.trainer: Any = None  # set once there is one
-        self._warned = False
+    path: Path
+    rows: Sequence[Mapping[str, Any]]
+    checker: Checker
+    metric: str
+    samples: int = 4
+    every: int = 0
+    trainer: Any = None
+    _warned: bool = False
 
     def known(self, step: int) -> dict[str, float]:
         """Return what was measured at an optimizer step; nothing if it was not."""
-        for line in on_main(read_lines, self.path):
-            if line.pop("step") == step:
-                return line
-        return {}
+        lines = on_main(read_lines, self.path)
+        return next((line for line in lines if line.pop("step") == step), {})
 
     def at(self, step: int) -> dict[str, float]:
         """Return what was measured at an optimizer step, measuring now if it was not yet."""
         if not self.rows:
             return {}
-        if found := self.known(step):
-            return found
-        found = measure(self.trainer, self.rows, self.checker, self.samples)
+        if numbers := self.known(step):
+            return numbers
+        numbers = measure(self.trainer, self.rows, self.checker, self.samples)
         if is_main():
-            append_line(self.path, {"step": step, **found})
+            append_line(self.path, {"step": step, **numbers})
             self._warn(read_lines(self.path))
-        return found
+        return numbers
 
     def _warn(self, lines: Sequence[Mapping[str, float]]) -> None:
         values = {int(line["step"]): line[self.metric] for line in lines if self.metric in line}
         logged = self.trainer.state.log_history  # a checkpoint keeps it
         rewards = {log["step"]: log["reward"] for log in logged if log.get("reward") is not None}
-        said = falls_while_reward_rises(values, rewards, self.metric, len(self.rows))
-        if said and not self._warned:
+        warning = falls_while_reward_rises(values, rewards, self.metric, len(self.rows))
+        if warning and not self._warned:
             self._warned = True
-            logger.warning(said)
+            logger.warning(warning)
 
-    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+    def on_train_begin(self, args: Arguments, state: State, control: Control, **_: Any) -> None:
         """Measure before the first step, where a sharded model is put together already."""
         if state.global_step == 0:
             self.at(0)
 
-    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+    def on_step_end(self, args: Arguments, state: State, control: Control, **_: Any) -> None:
         """Measure, if it is this step's turn."""
         if self.every and state.global_step % self.every == 0:
             self.at(state.global_step)
 
     def on_evaluate(
-        self,
-        args: Any,
-        state: Any,
-        control: Any,
-        metrics: dict[str, float] | None = None,
-        **_: Any,
+        self, args: Arguments, state: State, control: Control, metrics: Any = None, **_: Any
     ) -> None:
         """Add the held-out numbers to the trainer's own, which choose the best checkpoint."""
         if metrics is not None:
@@ -213,20 +195,11 @@ class HeldOut(TrainerCallback):
 def falls_while_reward_rises(
     values: Mapping[int, float], rewards: Mapping[int, float], metric: str, prompts: int
 ) -> str | None:
-    """Say that the last value of a metric fell below its best while the reward rose since, if so.
+    """Return a warning if the last value of a metric fell below its best while the reward rose.
 
-    A fall counts from two standard errors of a share over `prompts` prompts: 2 √(v (1 − v) / n),
-    with v the best value. The reward's rise is that of its mean over the logged steps since the
-    best value, against the mean over as many up to it.
-
-    Args:
-        values: optimizer step -> held-out metric.
-        rewards: optimizer step -> training reward, as logged.
-        metric: its name.
-        prompts: held-out prompts, n.
-
-    Returns:
-        A warning, or None.
+    A fall counts from two standard errors of a share over n = `prompts`: 2 √(v (1 − v) / n), with
+    v the best value. The reward's rise is that of its mean over the logged steps since the best
+    value, against the mean over as many up to it. `values` and `rewards` are by optimizer step.
     """
     if len(values) < 2:
         return None

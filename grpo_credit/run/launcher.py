@@ -34,11 +34,8 @@ def launcher_pid() -> int | None:
 def fewer_than_asked(processes: int) -> str | None:
     """Return that `accelerate launch` started one process where several were meant, if it did.
 
-    It starts several where it finds accelerators, or is given a `--mpirun_hostfile`; on the CPU
-    it ignores `--num_processes`, and that of its configuration file, without a word.
-
-    Args:
-        processes: that are running.
+    It starts several where it finds accelerators, or is given a `--mpirun_hostfile`; on the CPU it
+    ignores `--num_processes`, and that of its configuration file, without a word.
     """
     words = _parents_words()
     program = _launching(words)
@@ -59,11 +56,11 @@ def _processes_meant(options: list[str]) -> int:
     from accelerate.commands.config.config_args import default_config_file, load_config_from_file
     from accelerate.commands.launch import launch_command_parser
 
-    told, _ = launch_command_parser().parse_known_args(options)
-    file = told.config_file or default_config_file
-    if told.num_processes is None and os.path.isfile(file):
+    args, _ = launch_command_parser().parse_known_args(options)
+    file = args.config_file or default_config_file
+    if args.num_processes is None and os.path.isfile(file):
         return load_config_from_file(file).num_processes
-    return told.num_processes or 1
+    return args.num_processes or 1
 
 
 def _parents_words() -> list[str]:
@@ -77,12 +74,3 @@ def _launching(words: list[str]) -> int | None:
     """Find the word that is a launcher: python -m module, or python path/program."""
     at = (i for i, w in enumerate(words[:5]) if w in _MODULES or Path(w).name in _PROGRAMS)
     return next(at, None)
-
-
-def how_to_insist(launcher: int | None) -> str:
-    """Return how to stop at once, after a first signal, under the launcher that is there."""
-    if launcher is None:
-        return "press again to stop at once"
-    if "TORCHELASTIC_RUN_ID" in os.environ:
-        return "press again to stop at once (torchrun ends what is left after 30 s)"
-    return f"`kill {os.getpid()}` to stop at once"

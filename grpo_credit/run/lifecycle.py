@@ -7,11 +7,11 @@ arguments come first, since constructing them starts the process group.
 import shlex
 import sys
 from collections.abc import Generator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from transformers import PrinterCallback, ProgressCallback
 from transformers.utils.logging import disable_progress_bar
@@ -20,14 +20,14 @@ from grpo_credit.credit.sources import own_sources
 from grpo_credit.errors import CreditError
 from grpo_credit.preflight.early import EarlyWarnings
 from grpo_credit.preflight.findings import Finding, errors
-from grpo_credit.preflight.verdict import NotFit, preflight
+from grpo_credit.preflight.verdict import NotFit, preflight, tell
 from grpo_credit.records import checkpoints, directory, manifest, summary
 from grpo_credit.records.files import HELD_OUT
 from grpo_credit.records.lock import let_go
 from grpo_credit.records.provenance import MANIFEST
-from grpo_credit.records.ranks import on_main
 from grpo_credit.run.callbacks import LiveLine, MetricsJsonl, StopOnSignal
-from grpo_credit.run.ending import Ending
+from grpo_credit.run.commandline import mistakes_in_one_line
+from grpo_credit.run.ending import Ending, is_program
 from grpo_credit.run.evaluation import HeldOut
 from grpo_credit.run.options import RunArguments, check_options
 from grpo_credit.run.recipe import Task
@@ -36,6 +36,9 @@ from grpo_credit.text import in_line
 from grpo_credit.trainer.completing import draws
 from grpo_credit.trainer.config import plan
 from grpo_credit.trainer.model_card import step_of
+
+if TYPE_CHECKING:
+    from grpo_credit import CreditGRPOConfig, CreditGRPOTrainer
 
 
 class Run:
@@ -48,7 +51,8 @@ class Run:
     Constructing it claims the directory, before the trainer writes there. When the block ends, the
     manifest says "finished", "interrupted" or "failed", and a table shows the held-out numbers. A
     signal leaves a checkpoint, and the block as SystemExit with 128 + the signal; a strict
-    preflight's error gives the directory back and leaves with 2.
+    preflight's error, or other weights than a resumed run needs, give the directory back and leave
+    with 2. So does, in the program itself, what is refused here.
 
     Args:
         args: a `CreditGRPOConfig`; `output_dir` is the run directory.
@@ -69,7 +73,7 @@ class Run:
 
     def __init__(
         self,
-        args: Any,
+        args: "CreditGRPOConfig",
         task: Task,
         options: RunArguments | None = None,
         *,
@@ -78,13 +82,15 @@ class Run:
         named: bool = True,
     ) -> None:
         self.args, self.task, self.options = args, task, options or RunArguments()
-        check_options(self.options)
         print_anything()
         disable_progress_bar()  # of loading weights; the live line stays
         file = file or getattr(sys.modules["__main__"], "__file__", "")
-        self.out, self._named, self._ending = Path(args.output_dir), named, Ending(file)
-        described = self._described(more or {}, file)
-        self.checkpoint = directory.claim(self.out, described, self.options.resume)
+        self.out, self._named, self._ending = Path(str(args.output_dir)), named, Ending(file)
+        refusal = mistakes_in_one_line(Path(file).name, sys.argv, file)
+        with refusal if is_program(file) else nullcontext():
+            check_options(self.options)
+            described = self._described(more or {}, file)
+            self.checkpoint = directory.claim(self.out, described, self.options.resume)
         args.eval_on_start = args.eval_on_start and self.checkpoint is None  # or it is logged twice
         self._record, self._stop, self._early = manifest.Recorder(), StopOnSignal(), EarlyWarnings()
         self._held_out = HeldOut(
@@ -109,7 +115,7 @@ class Run:
 
     # ---- the training ---------------------------------------------------------------------------
 
-    def train(self, trainer: Any) -> None:
+    def train(self, trainer: "CreditGRPOTrainer") -> None:
         """Look first, train from where the run stands, save the model, test it, write its card.
 
         TRL's own bar and lines give way to the live line.
@@ -129,16 +135,16 @@ class Run:
             self._held_out.at(step_of(trainer))
         trainer.create_model_card(model_name=in_line(self.out.name))
 
-    def _look_first(self, trainer: Any) -> None:
+    def _look_first(self, trainer: "CreditGRPOTrainer") -> None:
         """Do the preflight, unless it is off or was done; a sharded model has to wait."""
         if not self._is_to_be_looked_at():
             return
         if trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:
             self._early.pending = partial(self._look, trainer)  # put together when training begins
             return
-        found = self._look(trainer)
-        self._early.tell(found)
-        if errors(found):
+        findings = self._look(trainer)
+        self._early.tell(findings)
+        if errors(findings):
             trainer.accelerator.print(
                 "training goes on in spite of the errors; --preflight=strict would stop here"
             )
@@ -147,13 +153,13 @@ class Run:
         """Whether no attempt was looked at to the end, or a strict look would stop what was."""
         if self.options.preflight == "off" or self.checkpoint is not None:
             return False
-        found = on_main(manifest.preflight_errors, self.out)
-        return found is None or (self.options.preflight == "strict" and bool(found))
+        kinds = manifest.preflight_errors(self.out)
+        return kinds is None or (self.options.preflight == "strict" and bool(kinds))
 
     def _look(self, trainer: Any) -> list[Finding]:
-        found = preflight(trainer, strict=self.options.preflight == "strict")
-        manifest.set_preflight(self.out, [finding.kind for finding in errors(found)])
-        return found
+        findings = preflight(trainer, strict=self.options.preflight == "strict")
+        manifest.set_preflight(self.out, [finding.kind for finding in errors(findings)])
+        return findings
 
     # ---- what is around it ----------------------------------------------------------------------
 
@@ -180,10 +186,10 @@ class Run:
                         raise CreditError("nothing was trained: run.train(trainer) was not called.")
                 if self._stop.signum is None:
                     let_go(self.out, remove=True)  # nobody can go on with it
-            except NotFit as error:
+            except (NotFit, manifest.OtherWeights) as error:
                 self._record.trainer.accelerator.wait_for_everyone()  # each rank has recorded it
                 directory.release(self.out, self._named)
-                error.tell()
+                tell(error)
                 self._record.trainer.end()
                 code = 2
             except KeyboardInterrupt:  # a second signal while training stopped
@@ -215,7 +221,7 @@ class Run:
 
     def _left(self) -> dict[str, Path]:
         """Return where everything is that the run leaves."""
-        kept = {
+        names = {
             "model, tokenizer": "model",
             "metrics by step": directory.METRICS,
             "held-out numbers": HELD_OUT if self.task.test else None,
@@ -224,4 +230,4 @@ class Run:
             "rollouts by step": "rollouts" if self.args.save_rollouts else None,
             "manifest": MANIFEST,
         }
-        return {what: self.out / name for what, name in kept.items() if name}
+        return {what: self.out / name for what, name in names.items() if name}

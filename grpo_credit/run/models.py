@@ -10,32 +10,24 @@ from jinja2 import TemplateError
 from transformers import AutoConfig, AutoTokenizer
 from transformers.integrations import deepspeed
 from transformers.utils import logging
+from transformers.utils.hub import is_offline_mode
 
-from grpo_credit.records.ranks import on_main
+from grpo_credit.records.ranks import decided_by_main
 
 
+@decided_by_main
 def look_up_model(name: str, prompts: list[Any], *, weights: bool = True, **where: Any) -> None:
-    """See that a model and its tokenizer can be loaded and fit each other.
+    """See that a model and its tokenizer can be loaded and fit each other, as a run will do it.
 
-    All is done as a run will do it, except that the values of the weights are not read: `meta`
-    tensors have none. Of a pickle, torch reads tensors alone; nothing in it is run.
-
-    Args:
-        name: folder or hub name.
-        prompts: some prompts; conversations need a chat template.
-        weights: whether to look at the weights of a folder, too; those of a hub are downloaded when
-            the run loads them, and are what the hub says.
-        where: `revision`, `trust_remote_code`.
+    Only the values of the weights are not read: `meta` tensors have none. Of a pickle, torch reads
+    tensors alone; nothing in it is run. `weights` of a folder are looked at, too; those of a hub
+    are downloaded when the run loads them. `where` is `revision` and `trust_remote_code`.
 
     Raises:
         ValueError: there is no such model, its weights are missing, damaged or of another model,
-            its tokenizer has no end token or ids beyond the embeddings, or it cannot read
+            its tokenizer has no end token or ids beyond the embeddings, or cannot read
             conversations.
     """
-    on_main(_look_up, name, prompts, weights, where)
-
-
-def _look_up(name: str, prompts: list[Any], weights: bool, where: Mapping[str, Any]) -> None:
     config = _found(AutoConfig, name, where)
     tokenizer = tokenizer_of(name, **where)
     if prompts and isinstance(prompts[0], list) and not tokenizer.chat_template:
@@ -117,12 +109,12 @@ def _quietly() -> Generator[None, None, None]:
 @contextmanager
 def _unsharded() -> Generator[None, None, None]:
     """Load as without ZeRO-3, which refuses `meta` and would need every rank."""
-    found = deepspeed._hf_deepspeed_config_weak_ref
+    config = deepspeed._hf_deepspeed_config_weak_ref
     deepspeed.unset_hf_deepspeed_config()
     try:
         yield
     finally:
-        deepspeed._hf_deepspeed_config_weak_ref = found
+        deepspeed._hf_deepspeed_config_weak_ref = config
 
 
 def tokenizer_of(name: str, **where: Any) -> Any:
@@ -138,8 +130,12 @@ def _found(kind: Any, name: str, where: Mapping[str, Any]) -> Any:
     try:
         return kind.from_pretrained(name, **where)
     except Exception as error:  # of whatever kind: what is in the files decides
+        reason = _first(error)
+        if isinstance(error, OSError) and not Path(name).exists():
+            offline = "none of that name is in the hub's cache (HF_HUB_OFFLINE is set)"
+            reason = f"there is no such folder, and {offline if is_offline_mode() else reason}"
         raise ValueError(
-            f"no model or tokenizer {name!r} (--model_name_or_path): {_first(error)}"
+            f"no model or tokenizer {name!r} (--model_name_or_path): {reason}"
         ) from error
 
 
@@ -152,13 +148,8 @@ def _first(error: Exception) -> str:
 def opens(tag: str, prompt: list[dict[str, str]], args: Any, model_args: Any) -> bool:
     """Return whether the chat template itself opens a tag, as those of reasoning models do.
 
-    Then a completion begins inside the tag and must not open it again.
-
-    Args:
-        tag: such as "<think>".
-        prompt: a conversation such as the recipe's; a template may open the tag for some alone.
-        args: TRL's configuration.
-        model_args: its options of the model, which is named.
+    Then a completion begins inside the tag and must not open it again. A template may do so for
+    some conversations alone, so `prompt` is one such as the recipe's.
 
     Raises:
         ValueError: if there is no such model, or its template refuses the prompt.

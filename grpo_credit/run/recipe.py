@@ -7,16 +7,21 @@ trains. Everything a user can get wrong is checked before a model is loaded or a
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from grpo_credit.run.options import RecipeArguments, check_options
-from grpo_credit.trainer.parser import adapters, names_option, parse, switches_on
 
 if TYPE_CHECKING:
     from grpo_credit import CreditGRPOConfig
+    from grpo_credit.trainer.parser import ModelConfig
 
 DEFAULTS: dict[str, Any] = {
+    "num_generations": 8,
+    "per_device_train_batch_size": 8,
+    "gradient_accumulation_steps": 8,  # with TRL's 1 a step is one prompt
+    "logging_steps": 1,
     "report_to": [],
     "log_completions": True,
     "num_completions_to_print": 0,  # the tables are in the run directory
@@ -25,9 +30,10 @@ DEFAULTS: dict[str, Any] = {
 }
 LORA_DEFAULTS = {"lora_target_modules": ["all-linear"]}
 TINY_DEFAULTS = {  # of every tiny model: cheap steps, on a laptop, each of them to be looked at
+    "learning_rate": 3e-4,
     "lr_scheduler_type": "constant",
+    "gradient_accumulation_steps": 1,
     "gradient_checkpointing": False,
-    "logging_steps": 1,
     "save_steps": 20,
     "save_rollouts": 20,
     "ddp_find_unused_parameters": False,
@@ -93,11 +99,9 @@ class Recipe:
         return Path(self.file).name
 
     def check(self, arguments: list[str]) -> list[str]:
-        """Check a command line as a run would; write nothing.
+        """Check a command line as a run would; return the names of its held-out numbers.
 
-        Returns:
-            The names of the held-out numbers that a run would measure, by what the task's checker
-            says of an empty completion.
+        The names are those of what the checker says of an empty completion. Nothing is written.
 
         Raises:
             ValueError: (or OSError, ImportError) what a run would refuse.
@@ -114,8 +118,9 @@ class Setup:
 
     script: Any
     args: "CreditGRPOConfig"
-    model_args: Any
+    model_args: "ModelConfig"
     task: Task
+    given: Mapping[str, Any]  # the options that the user named
 
     def model(self) -> str:
         """Return the model to train: the one that is named, or the tiny one, which is then made."""
@@ -126,6 +131,8 @@ class Setup:
 
     def adapters(self) -> dict[str, Any]:
         """Return what the command line says of LoRA and quantization, for a trainer."""
+        from grpo_credit.trainer.parser import adapters
+
         return adapters(self.model_args)
 
     def eval_dataset(self) -> Any:
@@ -137,12 +144,11 @@ class Setup:
 
 def explain(setup: Setup) -> int:
     """Print what the configuration means; nothing is loaded, written or trained."""
-    from grpo_credit.preflight.plan import outline
-    from grpo_credit.preflight.plan_table import print_outline
+    from grpo_credit.preflight.plan import print_plan
     from grpo_credit.records.ranks import is_main
 
     if is_main():
-        print_outline(outline(setup, setup.adapters()["peft_config"]))
+        print_plan(setup, setup.adapters()["peft_config"])
     return 0
 
 
@@ -154,7 +160,7 @@ def prepare(recipe: Recipe, arguments: list[str]) -> Setup:
     from grpo_credit.run.models import look_up_model
     from grpo_credit.trainer.config import plan
 
-    script, args, model_args = _read(recipe, arguments)
+    script, args, model_args, given = _read(recipe, arguments)
     check_options(script)
     _check_warm_start(script, model_args.model_name_or_path)
     task = recipe.task(script, args, model_args)
@@ -174,7 +180,7 @@ def prepare(recipe: Recipe, arguments: list[str]) -> Setup:
     check_told(strategy.name, strategy.needs, named, args.reward_weights or [1.0] * len(named))
     if columns := getattr(task.train, "column_names", None):
         check_columns(named, [*columns, *sorted(GIVEN)])
-    return Setup(script, args, model_args, task)
+    return Setup(script, args, model_args, task, given)
 
 
 def _check_warm_start(script: RecipeArguments, model: str | None) -> None:
@@ -198,13 +204,22 @@ def _refuse_too_few(args: Any, train: Any) -> None:
         raise ValueError(f"{finding.message} {finding.remedy}")
 
 
-def _read(recipe: Recipe, arguments: list[str]) -> tuple[Any, Any, Any]:
+def _read(
+    recipe: Recipe, arguments: list[str]
+) -> tuple[Any, "CreditGRPOConfig", "ModelConfig", Mapping[str, Any]]:
     """Parse the command line; what nothing reads is a mistake."""
+    from grpo_credit.trainer.parser import parse
+
     warnings.filterwarnings("ignore", "`.*gradient_checkpointing.*` is deprecated", FutureWarning)
+    return parse(recipe.arguments, recipe.name, arguments, partial(_defaults, recipe))
+
+
+def _defaults(recipe: Recipe, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the defaults of a recipe, where a user named some of the options."""
     defaults = {**DEFAULTS, **recipe.defaults}
-    if not names_option(arguments, "model_name_or_path"):
+    if not given.get("model_name_or_path"):
         defaults |= {**TINY_DEFAULTS, **recipe.tiny_defaults}
-    if switches_on(arguments, "use_peft"):
+    if str(given.get("use_peft")).lower() in ("true", "yes", "t", "y", "1"):
         tenfold = f"{10 * defaults['learning_rate']:.6g}"  # 10 * 1e-6 is not 1e-5 in binary
         defaults |= LORA_DEFAULTS | {"learning_rate": float(tenfold)}
-    return parse(recipe.arguments, recipe.name, arguments, defaults)
+    return defaults

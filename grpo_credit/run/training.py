@@ -14,7 +14,6 @@ from grpo_credit.run.launcher import fewer_than_asked
 from grpo_credit.run.recipe import Recipe, Setup, explain, prepare
 from grpo_credit.terminal import print_anything
 from grpo_credit.trainer.options import CreditOptions
-from grpo_credit.trainer.parser import names_option
 
 if TYPE_CHECKING:
     from grpo_credit.run.lifecycle import Run
@@ -31,13 +30,13 @@ def run_recipe(recipe: Recipe, arguments: list[str]) -> int:
     with Ending(recipe.file) as ending:
         with mistakes_in_one_line(recipe.name, arguments, recipe.file):
             setup = prepare(recipe, arguments)
-            if said := fewer_than_asked(setup.args.world_size):
-                print(said, file=sys.stderr)
+            if warning := fewer_than_asked(setup.args.world_size):
+                print(warning, file=sys.stderr)
             if setup.script.dry_run:
                 return explain(setup)
             ending.keep("nothing was begun")
             setup.model()  # made before the directory is claimed: it may turn out to be impossible
-            run = claim(recipe, arguments, setup)
+            run = claim(recipe, setup)
         try:
             with run:
                 train(recipe, setup, run)
@@ -48,14 +47,14 @@ def run_recipe(recipe: Recipe, arguments: list[str]) -> int:
     return 0
 
 
-def claim(recipe: Recipe, arguments: list[str], setup: Setup) -> "Run":
+def claim(recipe: Recipe, setup: Setup) -> "Run":
     """Take a run directory, or the one to resume with its last checkpoint."""
     from grpo_credit.records import directory
     from grpo_credit.run.lifecycle import Run
     from grpo_credit.trainer.config import plan
 
     script, args = setup.script, setup.args
-    given = args.output_dir if names_option(arguments, "output_dir") else None
+    given = args.output_dir if "output_dir" in setup.given else None
     strategy = plan(args).strategy.name.replace("/", "-").replace(":", "-")
     stem = f"{Path(recipe.file).stem}-{strategy}"
     args.output_dir = str(directory.choose(RUNS, stem, given, script.resume))

@@ -8,18 +8,25 @@ from typing import Any
 from grpo_credit.credit.userfile import IN_A_SCRIPT
 
 
+def add_verb(verbs: Any, name: str, about: str, example: str) -> argparse.ArgumentParser:
+    """Add a verb to a command, described by what it does and an example."""
+    return verbs.add_parser(
+        name, help=about, description=f"{about[0].upper()}{about[1:]}.",
+        epilog=f"example:\n  {example}", formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
+
+
 def add_to(verbs: Any) -> None:
     """Add the verbs to a command."""
+    no_recipe = textwrap.fill(
+        f"A script that trains is no recipe and is not run. {IN_A_SCRIPT}", 78
+    )
     for name, about in (
         ("plan", "say what a recipe's options mean, without training"),
         ("preflight", "sample a few groups and say why a recipe would not learn"),
     ):
-        parser = verbs.add_parser(
-            name, help=about, description=f"{about[0].upper()}{about[1:]}.",
-            epilog=f"example:\n  grpo-credit {name} recipes/grpo_regex.py --credit=seq\n\n"
-            + textwrap.fill(f"A script that trains is no recipe and is not run. {IN_A_SCRIPT}", 78),
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-        )  # fmt: skip
+        example = f"grpo-credit {name} recipes/grpo_regex.py --credit=seq"
+        parser = add_verb(verbs, name, about, f"{example}\n\n{textwrap.fill(no_recipe, 78)}")
         parser.add_argument("recipe", type=Path, help="a recipe, such as recipes/grpo_regex.py")
         parser.add_argument(
             "options", nargs=argparse.REMAINDER,
@@ -30,13 +37,11 @@ def add_to(verbs: Any) -> None:
 
 
 def _add_attack(verbs: Any) -> None:
-    parser = verbs.add_parser(
-        "attack", help="find what a reward pays without the job being done",
-        description="Find what a reward pays without the job being done. The exit code is 1 if it "
-        "pays for anything of that kind, else 0.",
-        epilog="example:\n  grpo-credit attack my_rewards:right --dataset_name train.jsonl\n"
-        """  grpo-credit attack rewards:RegexReward --reward_kwargs '{"pattern": "<a>.+</a>"}'""",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+    parser = add_verb(
+        verbs, "attack", "find what a reward pays without the job being done",
+        "grpo-credit attack my_rewards:right --dataset_name train.jsonl\n"
+        """  grpo-credit attack rewards:RegexReward --reward_kwargs '{"pattern": "<a>.+</a>"}'"""
+        "\n\nThe exit code is 1 if it pays for anything of that kind, else 0.",
     )  # fmt: skip
     parser.add_argument("reward", help="pkg.mod:obj, called as by TRL; or a class that makes one")
     parser.add_argument(

@@ -11,7 +11,6 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
 from importlib.metadata import entry_points
 from types import FrameType
 
@@ -23,18 +22,15 @@ from grpo_credit.run import ending
 LAUNCHERS = ("accelerate", "torchrun")
 
 
-def launch(words: Sequence[str]) -> int:
-    """Run a launcher in this process; return the exit code of what it launched.
+def run_launcher(args: argparse.Namespace) -> int:
+    """Run a launcher's command line in this process; return the exit code of what it launched.
 
-    Args:
-        words: its command line, such as `accelerate launch recipe.py`.
-
-    Returns:
-        128 + signal if a signal ended it.
+    It is 128 + signal if a signal ended that.
 
     Raises:
         ValueError: another program.
     """
+    words = [*args.words, *([TRACEBACK] if args.traceback else [])]
     if not words or words[0] not in LAUNCHERS:
         raise ValueError(
             f"expected the command line of {' or '.join(LAUNCHERS)}, such as: "
@@ -55,7 +51,7 @@ def launch(words: Sequence[str]) -> int:
     finally:
         os.environ.pop("LOGLEVEL")
         os.environ.update({} if before is None else {"LOGLEVEL": before})
-    sys.argv = list(words)
+    sys.argv = words
     try:
         return main() or 0
     except subprocess.CalledProcessError as error:
@@ -83,8 +79,3 @@ def _pass_on(signum: int, frame: FrameType | None) -> None:
         os._exit(128 + signum)
     for child in launched:
         child.send_signal(signum)
-
-
-def run_launcher(asked: argparse.Namespace) -> int:
-    """Run a launcher; return the exit code of what it launched."""
-    return launch([*asked.words, *([TRACEBACK] if asked.traceback else [])])

@@ -79,7 +79,9 @@ class Resuming:
             checkpoints.seal(checkpoint)
             shutil.rmtree(replaced, ignore_errors=True)
             best = host.state.best_model_checkpoint
-            rotate_checkpoints(str(run), limit, best, use_mtime=True)
+            written = [path.stat().st_mtime for path in run.glob("checkpoint-*")]
+            # Within a second transformers orders by number in any case, with a warning.
+            rotate_checkpoints(str(run), limit, best, use_mtime=max(written) - min(written) >= 1)
 
     def _sync_tables(self) -> None:
         """Have TRL's tables on disk, as ours are: a resumed run does not write them again."""

@@ -31,6 +31,9 @@ class Seams(Protocol):
     tools: Any
     train_dataset: Any
     use_vllm: bool
+    is_fsdp_enabled: bool
+    is_deepspeed_enabled: bool
+    chat_template_kwargs: Any
     log_completions: bool
     aux_loss_enabled: bool
     pad_to_multiple_of: int | None
@@ -43,7 +46,7 @@ class Seams(Protocol):
     _entropy_bonus_enabled: bool
     _tokenizer: Any
     _logs: dict[str, Any]
-    _metrics: dict[str, dict[str, list[float]]]
+    _metrics: dict[str, Any]
     _step: int
     _buffered_inputs: list[dict[str, Any]] | None
 
@@ -62,6 +65,8 @@ class Seams(Protocol):
     def _generate_and_score_completions(self, inputs: Any) -> dict[str, Any]: ...
 
     def _tokenize_prompts(self, prompts: Any) -> tuple[Any, Any, Any]: ...
+
+    def _generate(self, prompts: Any) -> Any: ...
 
     def _generate_single_turn(
         self, prompt_ids: Any, images: Any, multimodal_fields: Any, num_generations: int

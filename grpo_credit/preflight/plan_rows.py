@@ -1,37 +1,23 @@
-"""A configuration's outline on the terminal."""
+"""The rows of a plan: what each part of a configuration comes to, in words."""
 
-from collections.abc import Iterator
-from itertools import chain
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
-from rich.markup import escape
-from rich.table import Table
-
-from grpo_credit import terminal
 from grpo_credit.preflight.batches import Batches
-from grpo_credit.preflight.findings import show
 from grpo_credit.preflight.held_out import HeldOutTests
-from grpo_credit.preflight.plan import Outline, size_of
-from grpo_credit.text import visible
+from grpo_credit.preflight.memory import Memory, ModelSize
+from grpo_credit.text import size_of
+
+if TYPE_CHECKING:
+    from grpo_credit.trainer.config import Plan
 
 _FORWARD = frozenset({"old_logps", "entropies", "sum_sq_probs", "privileged_logps"})
+Row = tuple[str, str]
+PromptTokens = tuple[float, int, int] | None  # mean, maximum and number of those counted
 
 
-def print_outline(found: Outline, console: Any = None) -> None:
-    """Print an outline as a table, and what is wrong already below it."""
-    out = console or terminal.console()
-    table = Table(title="what this configuration means", title_justify="left", show_header=False)
-    table.add_column(no_wrap=True)
-    table.add_column()
-    rows = (_batch_rows(found), _test_rows(found.tests), _model_rows(found), _credit_rows(found))
-    for label, text in chain.from_iterable(rows):
-        table.add_row(label, escape(visible(text)))
-    out.print(table)
-    show(found.findings, out)
-
-
-def _batch_rows(found: Outline) -> Iterator[tuple[str, str]]:
-    b = found.batches
+def batch_rows(b: Batches, prompt_tokens: PromptTokens) -> Iterator[Row]:
+    """Say what a step and a generation are made of, and how many of them there are."""
     yield (
         "optimizer step",
         f"{b.completions:,} completions of {number(b.completions / b.group)} prompts x {b.group} "
@@ -50,11 +36,12 @@ def _batch_rows(found: Outline) -> Iterator[tuple[str, str]]:
     yield (
         "tokens",
         f"of completions: at most {b.step_tokens:,} a step, {b.all_tokens:,} generated in all "
-        f"(max_completion_length {b.longest}){_prompts(found.prompt_tokens)}",
+        f"(max_completion_length {b.longest}){_prompts(prompt_tokens)}",
     )
 
 
-def _test_rows(t: HeldOutTests) -> Iterator[tuple[str, str]]:
+def test_rows(t: HeldOutTests) -> Iterator[Row]:
+    """Say what the held-out tests generate."""
     yield (
         "held-out test",
         f"{t.completions:,} completions of {t.prompts:,} prompts x (greedy + {t.samples} samples), "
@@ -82,15 +69,17 @@ def _policy(b: Batches) -> str:
     )
 
 
-def _prompts(tokens: tuple[float, int, int] | None) -> str:
+def _prompts(tokens: PromptTokens) -> str:
     if tokens is None:
         return ""
     mean, longest, count = tokens
     return f"; of a prompt: {mean:.0f} on average, {longest} at most ({count} looked at)"
 
 
-def _model_rows(found: Outline) -> Iterator[tuple[str, str]]:
-    size, memory = found.size, found.memory
+def model_rows(
+    size: ModelSize | None, memory: Memory | None, available: int | None
+) -> Iterator[Row]:
+    """Say what is trained and what memory that takes, of the `available` bytes of a device."""
     if size is None or memory is None:
         yield "parameters", "of the recipe's own tiny model, which is made when training starts"
         return
@@ -98,11 +87,11 @@ def _model_rows(found: Outline) -> Iterator[tuple[str, str]]:
     what = f"an adapter's, {share} of {size.parameters:,}" if size.adapter else "all"
     yield "parameters trained", f"{size.trained:,} ({what})"
     unknown = "unknown" if memory.optimizer is None else size_of(memory.optimizer)
-    kept = f"weights {size_of(memory.weights)}, gradients {size_of(memory.gradients)}, "
-    kept += f"optimizer {unknown}"
-    kept += f", reference model {size_of(memory.reference)}" if memory.reference else ""
-    yield "memory per process", f"counted: {kept}"
-    has = "" if found.available is None else f" of the device's {size_of(found.available)}"
+    counted = f"weights {size_of(memory.weights)}, gradients {size_of(memory.gradients)}, "
+    counted += f"optimizer {unknown}"
+    counted += f", reference model {size_of(memory.reference)}" if memory.reference else ""
+    yield "memory per process", f"counted: {counted}"
+    has = "" if available is None else f" of the device's {size_of(available)}"
     yield (
         "",
         f"estimated: activations {size_of(memory.activations)} in a micro-batch, cache "
@@ -111,18 +100,18 @@ def _model_rows(found: Outline) -> Iterator[tuple[str, str]]:
     )
 
 
-def _credit_rows(found: Outline) -> Iterator[tuple[str, str]]:
-    credit = found.credit
+def credit_rows(credit: "Plan", rewards: Sequence[str], saves: bool) -> Iterator[Row]:
+    """Say how rewards become credit, and what that costs, with rollouts that are saved or not."""
     yield "credit", str(credit)
     for rule in credit.strategy.rules:
         yield "", f"{rule.kind} {rule.name}: {rule.formula or rule.summary}"
-    yield "rewards", ", ".join(found.rewards)
-    yield "credit needs", _needs(credit.strategy.needs, found.saves_rollouts)
+    yield "rewards", ", ".join(rewards)
+    yield "credit needs", _needs(credit.strategy.needs, saves)
 
 
 def _needs(needs: frozenset[str], saves: bool) -> str:
-    forward, told = sorted(needs & _FORWARD), sorted(needs - _FORWARD)
-    parts = [f"{', '.join(told)}, told by the rewards"] if told else []
+    forward, from_rewards = sorted(needs & _FORWARD), sorted(needs - _FORWARD)
+    parts = [f"{', '.join(from_rewards)}, told by the rewards"] if from_rewards else []
     if forward:
         parts.append(
             f"{', '.join(forward)}: a forward pass over each generation"
