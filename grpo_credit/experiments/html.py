@@ -13,12 +13,14 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from grpo_credit.experiments.figures.palette import PALETTE
 from grpo_credit.experiments.figures.shading import LEVELS, shade
 from grpo_credit.experiments.words import signed
 from grpo_credit.text import visible
 
-FIGURES_CSS = "experiments/templates/figures.css"
-_KNOWN: dict[str, Any] = {"LEVELS": LEVELS, "shade": shade, "signed": signed, "visible": visible}
+_KNOWN: dict[str, Any] = {
+    "LEVELS": LEVELS, "PALETTE": PALETTE, "shade": shade, "signed": signed, "visible": visible,
+}  # fmt: skip
 
 
 def render(template: str, script: str = "", **content: Any) -> str:

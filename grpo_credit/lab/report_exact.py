@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from grpo_credit.experiments.figures.forest import Row, forest
+from grpo_credit.experiments.figures.forest import Forest, Row
 from grpo_credit.lab.direction import ROUNDING, Direction
 from grpo_credit.lab.exact import Measurement, Problem, success
 from grpo_credit.lab.output import Cell, Figure, Findings, Table, digits_of, disc, plus_minus
@@ -174,16 +174,14 @@ def _figures(setting: Setting, found: Sequence[Measurement]) -> list[Figure]:
     variances = [disc(m.strategy, m.variance, m.variance_error) for m in moving]
     return [
         Figure(
-            f"Directional error, {setting}",
             "How far the expected update is from the line along the gradient, relative to its part "
             "on that line: the tangent of the angle between them. Discs: estimates without the "
             "noise of the sample. Thin: intervals of 95 %.",
-            forest("directional error", "directional error", errors, reference=0),
+            Forest(f"Directional error, {setting}", "directional error", errors, reference=0),
         ),
         Figure(
-            f"Variance, {setting}",
             "Variance of one optimizer step, relative to its expectation squared; less is better.",
-            forest("variance", "relative variance", variances, reference=0),
+            Forest(f"Variance, {setting}", "relative variance", variances, reference=0),
         ),
     ]
 

@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from grpo_credit.experiments.figures.forest import Row, forest
+from grpo_credit.experiments.figures.forest import Forest, Row
 from grpo_credit.lab.batches import Sampling
 from grpo_credit.lab.output import ERROR, Cell, Figure, Findings, Table, disc, plus_minus
 from grpo_credit.lab.scores import Estimate, Scores
@@ -145,15 +145,13 @@ def _unfed(scored: Mapping[str, Scored]) -> list[Table]:
 def _figures(task: str, scored: Scored) -> list[Figure]:
     return [
         Figure(
-            f"{task}: AUROC",
             "The chance that of two tokens of a completion the one that decides has more |credit|, "
             "with its standard error. Dashed: chance.",
-            forest(f"{task}: AUROC", "AUROC", _discs(scored, "auroc"), reference=CHANCE),
+            Forest(f"{task}: AUROC", "AUROC", _discs(scored, "auroc"), reference=CHANCE),
         ),
         Figure(
-            f"{task}: sign",
             "Share of the deciding tokens whose credit has the true sign. Dashed: chance.",
-            forest(f"{task}: sign", "share of deciding tokens", _discs(scored, "sign"), CHANCE),
+            Forest(f"{task}: sign", "share of deciding tokens", _discs(scored, "sign"), CHANCE),
         ),
     ]
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from itertools import repeat
 from typing import Any
 
-from grpo_credit.experiments.figures.forest import forest
+from grpo_credit.experiments.figures.forest import Forest
 from grpo_credit.lab.output import Cell, Figure, Findings, Table, disc
 from grpo_credit.lab.replay import Replay, Replayed
 
@@ -25,9 +25,8 @@ def findings(found: Replay, command: str, settings: Mapping[str, Any]) -> Findin
         _tables(found.replayed, cosines),
         [
             Figure(
-                "Gradient norms",
                 "Where norms differ, so do the steps that SGD takes.",
-                forest("norms", "gradient norm", norms, reference=0),
+                Forest("Gradient norms", "gradient norm", norms, reference=0),
             )
         ],
         command,

@@ -7,18 +7,25 @@ from pathlib import Path
 from typing import Any
 
 from grpo_credit.experiments import html
-from grpo_credit.experiments.figures.sheet import literal
+from grpo_credit.experiments.figures.drawing import Plot, inline, save
+from grpo_credit.experiments.figures.palette import (
+    BASELINE,
+    MEAN,
+    OTHER,
+    RIGHT,
+    SEED,
+    WRONG,
+    strategy_line,
+)
 from grpo_credit.experiments.report.data import Report, shown
 from grpo_credit.experiments.report.limits import Limits
 from grpo_credit.experiments.report.markdown import markdown
-from grpo_credit.experiments.report.pictures import pictures
 from grpo_credit.experiments.report.series import AXES
 from grpo_credit.experiments.report.store import load
 from grpo_credit.experiments.report.view_completions import browser
 from grpo_credit.experiments.report.view_credit import shaded
 from grpo_credit.experiments.report.view_curves import learning, lengths
 from grpo_credit.experiments.report.view_diagnostics import (
-    colour,
     diagnostics,
     gradient_panel,
     gradient_table,
@@ -63,28 +70,44 @@ SECTIONS = {
 }
 
 
-def render(folder: Path, beside: Sequence[Path] = ()) -> Path:
+def render(folder: Path, beside: Sequence[Path] = (), formats: Sequence[str] = ()) -> Path:
     """Write report.html, report.md and figures/*.svg from a folder's data; return the page.
 
     Args:
         folder: where `grpo_credit.experiments.study.collect.collect` wrote the data.
         beside: folders of other studies of the same question, such as another task: Holm's
             correction is over the comparisons of all of them.
+        formats: of the figures, beside SVG: "pdf", "png".
 
     Raises:
         CreditError: if the data is missing, damaged or of another version.
     """
     others = {str(each): load(each).comparison.differences for each in beside}
     report = replace(load(folder), others=others)
-    drawn = pictures(report, literal(html.own(html.FIGURES_CSS)))
     (folder / FIGURES).mkdir(exist_ok=True)
     for each in (folder, folder / FIGURES):
         sweep(each)
-    for name, svg in drawn.items():
-        replace_text(folder / FIGURES / name, svg)
-    replace_text(folder / MARKDOWN, markdown(report, [f"{FIGURES}/{name}" for name in drawn]))
+    drawn = pictures(report, Limits())
+    for name, plots in drawn.items():
+        for suffix in {"svg", *formats}:
+            save(folder / FIGURES / f"{name}.{suffix}", plots)
+    replace_text(folder / MARKDOWN, markdown(report, [f"{FIGURES}/{name}.svg" for name in drawn]))
     replace_text(folder / PAGE, page(report))
     return folder / PAGE
+
+
+def pictures(report: Report, limits: Limits) -> dict[str, Sequence[Plot]]:
+    """Choose the plots that are files, too: name -> those of one sheet."""
+    curves, unit = report.finished_curves, visible(report.study.metric or "metric")
+    figures = (values_figure, differences_figure)
+    blocks = {
+        "curves": learning(report, curves, limits)[:1],
+        "lengths": lengths(report, curves, limits)[:1],
+    }
+    return {
+        "results": [figure(report.comparison, report.values, unit) for figure in figures],
+        **{name: block.axes["step"] for name, found in blocks.items() for block in found},
+    }
 
 
 def page(report: Report, limits: Limits | None = None) -> str:
@@ -107,6 +130,7 @@ def _rendered(report: Report, limits: Limits) -> str:
         collected=visible(moment(report.collected)),
         sections=SECTIONS,
         study=report.study,
+        inline=inline,
     )
 
 
@@ -124,7 +148,7 @@ def _results(report: Report, limits: Limits) -> dict[str, Any]:
         "total": len(report.cells),
         "problems": [visible(problem) for problem in report.problems],
         "values_figure": values_figure(comparison, values, unit),
-        "differences_figure": differences_figure(comparison, values, f"difference in {unit}"),
+        "differences_figure": differences_figure(comparison, values, unit),
         "strategies": strategies_table(report, comparison, report.finished_curves),
         "differences": differences_table(comparison),
     }
@@ -136,7 +160,9 @@ def _curves(report: Report, limits: Limits) -> dict[str, Any]:
         "axes": AXES,
         "learning": learning(report, curves, limits),
         "lengths": lengths(report, curves, limits),
-        "keys": [(visible(name), colour(place)) for place, name in enumerate(drawn)],
+        "learning_key": (SEED, MEAN, BASELINE, OTHER),
+        "lengths_key": (RIGHT, WRONG),
+        "strategies_key": [strategy_line(n, visible(name)) for n, name in enumerate(drawn)],
         "diagnostics": diagnostics(report, curves, limits),
         "ratio_table": gradient_table(report, curves),
         "gradient_panel": gradient_panel(report, curves, limits),
@@ -163,6 +189,7 @@ def _runs(report: Report, limits: Limits) -> dict[str, Any]:
 def write_report(asked: argparse.Namespace) -> int:
     """Write report.html and report.md from the data beside them; needs no torch."""
     for study in asked.studies:
-        page = render(study, [each for each in asked.studies if each != study])
+        beside = [each for each in asked.studies if each != study]
+        page = render(study, beside, asked.figures)
         print(f"wrote {in_line(page)}")
     return 0

@@ -11,7 +11,7 @@ import pyarrow as pa
 from scipy.special import stdtrit
 
 HELD_OUT = "held_out/"  # begins the names of curves of tests
-RIGHT, WRONG = "length/right", "length/wrong"
+LENGTH_RIGHT, LENGTH_WRONG = "length/right", "length/wrong"
 AXES = {"step": "optimizer steps", "tokens": "tokens", "seconds": "seconds of training"}
 COLUMNS = pa.schema(
     {

@@ -4,14 +4,14 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-from grpo_credit.experiments.figures.lines import Curve, Panel, panel, spans
+from grpo_credit.experiments.figures.palette import strategy_line
+from grpo_credit.experiments.figures.panel import Curve, Panel
 from grpo_credit.experiments.report.data import Report, shown
 from grpo_credit.experiments.report.limits import Limits
 from grpo_credit.experiments.report.series import AXES, Curves, Run, average, ratios
 from grpo_credit.experiments.words import Table, number
 from grpo_credit.text import visible
 
-COLOURS = 8  # of strategies; after them the dashes change
 GRADIENT = "grad_norm"
 DIAGNOSTICS = {
     "credit/effective_tokens": "effective tokens: (Σ|C|)² / ΣC²",
@@ -65,17 +65,13 @@ def _together(
     report: Report, limits: Limits, title: str, of: Callable[[str], Mapping[int, Run]], unit: str
 ) -> Panel:
     """Draw the means of all strategies into one panel."""
-    lines = []
-    for place, credit in enumerate(shown(report, limits)):
-        mean = average(of(credit), limits.points)
-        if mean:
-            lines.append(Curve.through(mean.x, mean.mean, colour(place)))
-    return Panel(title, panel(title, lines, [], *spans(lines), unit))
-
-
-def colour(place: int) -> str:
-    """Name the CSS classes of a strategy's line: colours and then dashes tell them apart."""
-    return f"mean s{place % COLOURS} d{place // COLOURS % 3}"
+    means = {credit: average(of(credit), limits.points) for credit in shown(report, limits)}
+    curves = [
+        Curve(mean.x, mean.mean, strategy_line(place, visible(credit)))
+        for place, (credit, mean) in enumerate(means.items())
+        if mean
+    ]
+    return Panel(title, unit, curves)
 
 
 def known(curves: Curves, name: str, credit: str) -> Mapping[int, Run]:

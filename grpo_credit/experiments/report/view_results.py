@@ -4,9 +4,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from markupsafe import Markup
-
-from grpo_credit.experiments.figures.forest import Row, forest
+from grpo_credit.experiments.figures.forest import Forest, Row
 from grpo_credit.experiments.report.curves import area_under_curve, median_steps, steps_to_threshold
 from grpo_credit.experiments.report.data import FINISHED, Cell, Report
 from grpo_credit.experiments.report.difference import Difference
@@ -77,7 +75,7 @@ def _look(cell: Cell) -> str:
 
 def values_figure(
     comparison: Comparison, values: Mapping[str, Mapping[int, float | None]], unit: str
-) -> Markup:
+) -> Forest:
     """Draw every run, the mean, and both intervals of each strategy."""
     rows = [
         Row(
@@ -90,12 +88,12 @@ def values_figure(
         )
         for result in comparison.results
     ]
-    return forest("Each strategy: runs, mean and intervals", unit, rows)
+    return Forest("Each strategy", unit, rows)
 
 
 def differences_figure(
     comparison: Comparison, values: Mapping[str, Mapping[int, float | None]], unit: str
-) -> Markup:
+) -> Forest:
     """Draw the paired differences to the baseline; a filled mean is a verdict."""
     rows = []
     for result in comparison.results:
@@ -114,8 +112,8 @@ def differences_figure(
                 strong=decided,
             )
         )
-    baseline = visible(comparison.baseline)
-    return forest(f"Paired differences to {baseline}", unit, rows, reference=0)
+    title = f"Difference to {visible(comparison.baseline)}, seed by seed"
+    return Forest(title, f"difference in {unit}", rows, reference=0)
 
 
 def _note(text: str, interval: Interval | None) -> str:

@@ -11,7 +11,14 @@ import numpy as np
 import pyarrow as pa
 
 from grpo_credit.experiments.report.data import Cell, Pairing
-from grpo_credit.experiments.report.series import RIGHT, WRONG, Key, Points, in_order, thinned
+from grpo_credit.experiments.report.series import (
+    LENGTH_RIGHT,
+    LENGTH_WRONG,
+    Key,
+    Points,
+    in_order,
+    thinned,
+)
 from grpo_credit.experiments.study.collect.metrics import Log
 from grpo_credit.records.files import step_of
 from grpo_credit.records.shape import HUGE
@@ -132,7 +139,7 @@ def length_curves(
     found: dict[Key, list[tuple[int, float]]] = defaultdict(list)
     for step in trained:
         right = step.rewards > threshold
-        for name, chosen in ((RIGHT, right), (WRONG, ~right)):
+        for name, chosen in ((LENGTH_RIGHT, right), (LENGTH_WRONG, ~right)):
             if chosen.any():
                 mean = float(step.lengths[chosen].sum() / step.counts[chosen].sum())
                 found[name, step.credit, step.seed].append((step.step, mean))
