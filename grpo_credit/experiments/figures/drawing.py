@@ -17,6 +17,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from grpo_credit.experiments.figures.palette import PALETTE
 from grpo_credit.records.files import aside
+from grpo_credit.text import visible
 
 POINT = 1 / 72  # inch; sizes are in points, which are the units of an SVG's view box
 _ANONYMOUS: dict[str, dict[str, Any]] = {  # no date and no version: equal plots are equal files
@@ -102,7 +103,7 @@ def save(path: Path, plots: Sequence[Plot], columns: int = 4) -> None:
         entries = {}
         for place, plot in enumerate(plots, 1):
             axes = figure.add_subplot(rows, columns, place)
-            axes.set_title(plot.title)
+            axes.set_title(visible(plot.title))
             plot.draw(axes)
             handles, labels = axes.get_legend_handles_labels()
             entries |= dict(zip(labels, handles, strict=True))
@@ -140,7 +141,7 @@ def _themed(svg: bytes, title: str) -> Markup:
         if style := parent.get("style"):
             style = re.sub(r"font-family: [^;]*(; )?", "", style)
             parent.set("style", re.sub(r"#\w{6}", lambda match: _VARIABLES[match[0]], style))
-    root.attrib |= {"role": "img", "aria-label": title}
+    root.attrib |= {"role": "img", "aria-label": visible(title)}
     return Markup(ElementTree.tostring(root, encoding="unicode"))
 
 

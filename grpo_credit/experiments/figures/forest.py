@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from matplotlib.axes import Axes
 
 from grpo_credit.experiments.figures.drawing import LIGHT, Frame, set_ticks
+from grpo_credit.text import visible
 
 Ends = tuple[float, float]
 ROW = 46  # points
@@ -58,7 +59,7 @@ class Forest:
     def draw(self, axes: Axes) -> None:
         """Draw one row a strategy."""
         axes.margins(x=0.05)
-        axes.set_xlabel(self.unit)
+        axes.set_xlabel(visible(self.unit))
         axes.spines.bottom.set_visible(False)
         set_ticks(axes)
         axes.yaxis.set_visible(False)
@@ -73,7 +74,7 @@ def _draw(row: Row, top: int, axes: Axes) -> None:
     """Draw a row below `top`, in rows: its words, and below them its numbers."""
     words, runs, line, below = (top + share for share in (0.24, 0.58, 0.66, 0.79))
     on_page = {"facecolor": LIGHT["page"], "edgecolor": "none", "pad": 1}  # not on the grid
-    axes.text(0, words, row.name, transform=axes.get_yaxis_transform(), va="center",
+    axes.text(0, words, visible(row.name), transform=axes.get_yaxis_transform(), va="center",
               fontweight="bold", bbox=on_page)  # fmt: skip
     axes.text(1, words, row.note, transform=axes.get_yaxis_transform(), va="center", ha="right",
               color=LIGHT["dim"], bbox=on_page)  # fmt: skip

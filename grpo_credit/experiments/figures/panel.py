@@ -9,6 +9,7 @@ from matplotlib.axes import Axes
 
 from grpo_credit.experiments.figures.drawing import LIGHT, Frame, set_ticks
 from grpo_credit.experiments.figures.palette import Line
+from grpo_credit.text import visible
 
 
 class Curve(NamedTuple):
@@ -47,7 +48,7 @@ class Panel:
     def draw(self, axes: Axes) -> None:
         """Draw the curves."""
         axes.margins(0, 0.05)
-        axes.set_xlabel(self.unit)
+        axes.set_xlabel(visible(self.unit))
         axes.grid(axis="x", visible=False)
         set_ticks(axes)
         for curve in self.curves:
@@ -74,7 +75,7 @@ def _draw(curve: Curve, axes: Axes) -> None:
     colour, marker = LIGHT[line.colour], "o" if len(x) == 1 else ""
     axes.plot(
         x, y, color=colour, linewidth=line.width, linestyle=line.dash, alpha=line.alpha,
-        label=line.label, marker=marker, clip_on=False,
+        label=visible(line.label), marker=marker, clip_on=False,
     )  # fmt: skip
     if half is not None:
         axes.fill_between(

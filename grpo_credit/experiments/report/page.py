@@ -1,6 +1,8 @@
 """The page: one HTML file that needs no network, and no script but for hover and filters."""
 
 import argparse
+import json
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -18,11 +20,11 @@ from grpo_credit.experiments.figures.palette import (
     strategy_line,
 )
 from grpo_credit.experiments.report.data import Report, shown
-from grpo_credit.experiments.report.limits import Limits
+from grpo_credit.experiments.report.limits import Limits, cut
 from grpo_credit.experiments.report.markdown import markdown
 from grpo_credit.experiments.report.series import AXES
 from grpo_credit.experiments.report.store import load
-from grpo_credit.experiments.report.view_completions import browser
+from grpo_credit.experiments.report.view_completions import browsed
 from grpo_credit.experiments.report.view_credit import shaded
 from grpo_credit.experiments.report.view_curves import learning, lengths
 from grpo_credit.experiments.report.view_diagnostics import (
@@ -31,6 +33,7 @@ from grpo_credit.experiments.report.view_diagnostics import (
     gradient_table,
 )
 from grpo_credit.experiments.report.view_results import (
+    SIGNS,
     differences_figure,
     differences_table,
     grid,
@@ -38,19 +41,18 @@ from grpo_credit.experiments.report.view_results import (
     values_figure,
 )
 from grpo_credit.experiments.report.view_run import (
-    anchors,
+    by_strategy,
     calibration_table,
+    code,
     cost_table,
     counted,
     listed,
-    manifest,
     seeds_vary,
-    sources,
     unlike,
 )
 from grpo_credit.experiments.words import moment
 from grpo_credit.records.files import replace_text, sweep
-from grpo_credit.text import in_line, visible
+from grpo_credit.text import in_line
 
 PAGE, MARKDOWN, FIGURES = "report.html", "report.md", "figures"
 LARGEST = 3_000_000  # bytes of the page
@@ -98,7 +100,7 @@ def render(folder: Path, beside: Sequence[Path] = (), formats: Sequence[str] = (
 
 def pictures(report: Report, limits: Limits) -> dict[str, Sequence[Plot]]:
     """Choose the plots that are files, too: name -> those of one sheet."""
-    curves, unit = report.finished_curves, visible(report.study.metric or "metric")
+    curves, unit = report.finished_curves, report.study.metric or "metric"
     figures = (values_figure, differences_figure)
     blocks = {
         "curves": learning(report, curves, limits)[:1],
@@ -126,17 +128,23 @@ def _rendered(report: Report, limits: Limits) -> str:
         f"{_TEMPLATES}/page.html",
         script=f"{_TEMPLATES}/page.js",
         **content,
-        title=f"{visible(Path(report.study.recipe).stem)}: credit strategies compared",
-        collected=visible(moment(report.collected)),
+        title=f"{Path(report.study.recipe).stem}: credit strategies compared",
+        collected=moment(report.collected),
         sections=SECTIONS,
+        report=report,
         study=report.study,
         inline=inline,
+        cut=lambda value: cut(_text(value), limits.text),
     )
+
+
+def _text(value: object) -> str:
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
 def _results(report: Report, limits: Limits) -> dict[str, Any]:
     comparison, values = report.comparison, report.values
-    unit = visible(report.study.metric or "metric")
+    unit = report.study.metric or "metric"
     return {
         "comparison": comparison,
         "several": sum(result.verdict is not None for result in comparison.results) > 1,
@@ -144,9 +152,11 @@ def _results(report: Report, limits: Limits) -> dict[str, Any]:
         "seeds_vary": seeds_vary(report.pairing),
         "counted": counted(report),
         "unlike": unlike(report, limits),
-        "grid": grid(report, anchors(report, limits), limits),
+        "grid": grid(report, limits),
+        "signs": SIGNS,
+        "statuses": Counter(cell.status for cell in report.cells),
         "total": len(report.cells),
-        "problems": [visible(problem) for problem in report.problems],
+        "problems": report.problems,
         "values_figure": values_figure(comparison, values, unit),
         "differences_figure": differences_figure(comparison, values, unit),
         "strategies": strategies_table(report, comparison, report.finished_curves),
@@ -162,7 +172,7 @@ def _curves(report: Report, limits: Limits) -> dict[str, Any]:
         "lengths": lengths(report, curves, limits),
         "learning_key": (SEED, MEAN, BASELINE, OTHER),
         "lengths_key": (RIGHT, WRONG),
-        "strategies_key": [strategy_line(n, visible(name)) for n, name in enumerate(drawn)],
+        "strategies_key": [strategy_line(n, name) for n, name in enumerate(drawn)],
         "diagnostics": diagnostics(report, curves, limits),
         "ratio_table": gradient_table(report, curves),
         "gradient_panel": gradient_panel(report, curves, limits),
@@ -172,16 +182,25 @@ def _curves(report: Report, limits: Limits) -> dict[str, Any]:
 
 
 def _runs(report: Report, limits: Limits) -> dict[str, Any]:
-    runs = listed(report, limits)
+    runs, lines, common = (
+        listed(report, limits),
+        browsed(report, limits),
+        report.manifest.get("common", {}),
+    )
     return {
         "examples": report.examples,
         "shaded": shaded(report, limits),
-        "browser": browser(report, limits),
+        "browsed": lines,
+        "completions_left_out": len(report.completions) - len(lines),
         "cost": cost_table(report),
-        "manifest": manifest(report, limits),
-        "sources": sources(report, limits),
+        "common": common,
+        "configured": sum(name.startswith("config.") for name in common),
+        "differs": report.manifest.get("differs", {}),
+        "by_strategy": by_strategy,
+        "code": code,
         "calibration": calibration_table(report),
         "runs": runs,
+        "anchors": defaultdict(str, {(c.credit, c.seed): anchor for anchor, c in runs.items()}),
         "runs_left_out": len(report.cells) - len(runs),
     }
 

@@ -7,7 +7,6 @@ from typing import Any
 from grpo_credit.experiments.figures.shading import Completion, Shaded, Token
 from grpo_credit.experiments.report.data import Report
 from grpo_credit.experiments.report.limits import Limits, cut, fitting, in_turn
-from grpo_credit.text import visible
 
 CREDIT = "credit "  # and the strategy's name: its column in credit.parquet
 
@@ -19,7 +18,7 @@ def shaded(report: Report, limits: Limits) -> Shaded:
     kept = fitting(rows, lambda row: _shades(row, names, limits), limits.shaded)
     scales = [_scale(kept, name, limits) for name in names]
     return Shaded(
-        [visible(name) for name in names],
+        names,
         scales,
         [_completion(row, names, limits) for row in sorted(kept, key=lambda r: r["step"])],
         len(report.credit) - len(kept),
@@ -54,7 +53,7 @@ def _completion(row: Mapping[str, Any], names: Sequence[str], limits: Limits) ->
     if last is not None:
         notes.append(f"reward settled after {last}")
     tokens = [
-        Token(visible(cut(text, limits.tokens)), counted, credit, settled=place == last)
+        Token(cut(text, limits.tokens), counted, credit, settled=place == last)
         for place, (text, counted, *credit) in enumerate(
             zip(texts[: limits.tokens], row["counted"], *credits, strict=False), start=1
         )
@@ -64,7 +63,7 @@ def _completion(row: Mapping[str, Any], names: Sequence[str], limits: Limits) ->
         group=row["group"],
         reward=row["reward"],
         advantage=row["advantage"],
-        prompt=visible(cut(json.loads(row["prompt"]), limits.text)),
+        prompt=cut(json.loads(row["prompt"]), limits.text),
         tokens=tokens,
         left_out=len(texts) - len(tokens),
         notes=notes,

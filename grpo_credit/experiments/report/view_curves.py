@@ -19,7 +19,6 @@ from grpo_credit.experiments.report.series import (
     average,
     thinned,
 )
-from grpo_credit.text import visible
 
 
 @dataclass(frozen=True)
@@ -48,7 +47,7 @@ def learning(report: Report, curves: Curves, limits: Limits) -> list[Block]:
     named.append(("reward", "Training reward", "What is optimised; not what is compared."))
     return [
         Block(
-            visible(title),
+            title,
             about,
             {axis: _panels(report, curves, name, axis, limits) for axis in AXES},
         )
@@ -76,7 +75,7 @@ def _panels(report: Report, curves: Curves, name: str, axis: str, limits: Limits
     }
     return [
         Panel(
-            f"{visible(credit)} · {_seeds(len(runs[credit]))}",
+            f"{credit} · {_seeds(len(runs[credit]))}",
             AXES[axis],
             [
                 *chain.from_iterable(each for other, each in behind.items() if other != credit),
@@ -145,4 +144,4 @@ def _pairs(report: Report, curves: Curves, right: str, wrong: str, limits: Limit
         for credit in shown(report, limits)
     }
     room = extent(chain.from_iterable(means.values()))
-    return [Panel(visible(credit), AXES["step"], each, room) for credit, each in means.items()]
+    return [Panel(credit, AXES["step"], each, room) for credit, each in means.items()]

@@ -10,7 +10,6 @@ from grpo_credit.experiments.report.data import Report, shown
 from grpo_credit.experiments.report.limits import Limits
 from grpo_credit.experiments.report.series import AXES, Curves, Run, average, ratios
 from grpo_credit.experiments.words import Table, number
-from grpo_credit.text import visible
 
 GRADIENT = "grad_norm"
 DIAGNOSTICS = {
@@ -43,7 +42,7 @@ def diagnostics(report: Report, curves: Curves, limits: Limits) -> list[Panel]:
         and not name.startswith(_NOT_PANELS)
         and name not in DIAGNOSTICS
     ]
-    titles = {**DIAGNOSTICS, **{name: visible(name) for name in own}}
+    titles = {**DIAGNOSTICS, **{name: name for name in own}}
     unit = AXES["step"]
     panels = [
         _together(
@@ -67,7 +66,7 @@ def _together(
     """Draw the means of all strategies into one panel."""
     means = {credit: average(of(credit), limits.points) for credit in shown(report, limits)}
     curves = [
-        Curve(mean.x, mean.mean, strategy_line(place, visible(credit)))
+        Curve(mean.x, mean.mean, strategy_line(place, credit))
         for place, (credit, mean) in enumerate(means.items())
         if mean
     ]
@@ -117,7 +116,7 @@ def gradient_table(report: Report, curves: Curves) -> Table:
         every = [value for _, y in runs.values() for value in y.tolist()]
         numbers = [_geometric(first), min(first, default=None), max(first, default=None)]
         cells = [number(value) for value in (*numbers, _geometric(every))]
-        rows.append([visible(credit), str(len(first)), *cells])
+        rows.append([credit, str(len(first)), *cells])
     return Table(columns, rows)
 
 

@@ -1,7 +1,6 @@
 """What came out: the grid of runs, the forest plot, the tables."""
 
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from grpo_credit.experiments.figures.forest import Forest, Row
@@ -13,8 +12,7 @@ from grpo_credit.experiments.report.limits import Limits
 from grpo_credit.experiments.report.series import HELD_OUT, Curves
 from grpo_credit.experiments.report.statistics import Cells, Comparison, Result
 from grpo_credit.experiments.report.verdict import decimals, probability
-from grpo_credit.experiments.words import NONE, Table, aligned, number, signed
-from grpo_credit.text import visible
+from grpo_credit.experiments.words import NONE, Table, number, signed
 
 SIGNS = {
     FINISHED: "✓", "failed": "✕", "damaged": "!", "interrupted": "‖", "running": "…",
@@ -24,53 +22,10 @@ UNLIKE = "≠"  # of a run whose rule or last step is not that of the others
 Values = Mapping[str, Cells]
 
 
-@dataclass(frozen=True)
-class Grid:
-    """Strategies × seeds.
-
-    Args:
-        seeds: the columns.
-        rows: strategy -> a cell for each seed: status, sign, text, anchor (empty without one).
-        counts: status -> number of runs.
-        left_out: strategies that are not shown.
-    """
-
-    seeds: Sequence[int]
-    rows: Mapping[str, Sequence[Mapping[str, str]]]
-    counts: Mapping[str, int]
-    left_out: int
-
-
-def grid(report: Report, anchors: Mapping[tuple[str, int], str], limits: Limits) -> Grid:
-    """Lay out how each run stands.
-
-    Args:
-        report: the study.
-        anchors: (strategy, seed) -> id of the run's own section on the page.
-        limits: how much to show.
-    """
-    rows: dict[str, list[dict[str, str]]] = {}
-    for cell in report.cells:
-        entry = {
-            "status": _look(cell),
-            "sign": UNLIKE if cell.unlike else SIGNS.get(cell.status, "!"),
-            "text": aligned(cell.value) if cell.status == FINISHED else visible(cell.status),
-            "why": visible(
-                f"{cell.credit}, seed {cell.seed}: {cell.reason or cell.unlike or cell.status}"
-            ),
-            "anchor": anchors.get((cell.credit, cell.seed), ""),
-        }
-        rows.setdefault(visible(cell.credit), []).append(entry)
-    shown = max(1, limits.cells // max(1, len(report.study.seeds)))
-    kept = dict(list(rows.items())[:shown])
-    counts = Counter(cell.status for cell in report.cells)
-    return Grid(report.study.seeds, kept, counts, len(rows) - len(kept))
-
-
-def _look(cell: Cell) -> str:
-    """Name the style of a cell of the grid."""
-    status = cell.status if cell.status in SIGNS else "damaged"
-    return f"{status} unlike" if cell.unlike else status
+def grid(report: Report, limits: Limits) -> dict[str, list[Cell]]:
+    """Return strategy -> its cells, one for each seed, while there is room for strategies."""
+    shown = report.study.credits[: max(1, limits.cells // len(report.study.seeds))]
+    return {name: [cell for cell in report.cells if cell.credit == name] for name in shown}
 
 
 def values_figure(
@@ -79,7 +34,7 @@ def values_figure(
     """Draw every run, the mean, and both intervals of each strategy."""
     rows = [
         Row(
-            visible(result.strategy),
+            result.strategy,
             _note(number(result.mean), result.t_interval),
             [value for value in values[result.strategy].values() if value is not None],
             result.mean,
@@ -103,7 +58,7 @@ def differences_figure(
         decided = result.verdict.outcome in ("better", "worse")
         rows.append(
             Row(
-                visible(result.strategy),
+                result.strategy,
                 _note(signed(difference.mean), difference.holm_interval),
                 _paired(values[result.strategy], values[comparison.baseline]),
                 difference.mean,
@@ -112,7 +67,7 @@ def differences_figure(
                 strong=decided,
             )
         )
-    title = f"Difference to {visible(comparison.baseline)}, seed by seed"
+    title = f"Difference to {comparison.baseline}, seed by seed"
     return Forest(title, f"difference in {unit}", rows, reference=0)
 
 
@@ -145,7 +100,7 @@ def strategies_table(report: Report, comparison: Comparison, curves: Curves) -> 
 def _numbers(report: Report, result: Result, speed: "Speed") -> list[str]:
     before = [cell.before for cell in report.cells if cell.credit == result.strategy]
     return [
-        visible(result.strategy),
+        result.strategy,
         str(result.n),
         number(result.mean),
         between(result.t_interval),
@@ -215,7 +170,7 @@ def differences_table(comparison: Comparison) -> Table:
 
 def _difference(strategy: str, outcome: str, found: Difference) -> list[str]:
     return [
-        visible(strategy),
+        strategy,
         outcome,
         str(found.n),
         signed(found.mean),
