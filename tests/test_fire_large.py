@@ -24,7 +24,7 @@ from grpo_credit.credit.saved import load_rollouts, save_rollouts
 from grpo_credit.experiments.report.page import page
 from grpo_credit.experiments.report.series import COLUMNS, Curves
 from grpo_credit.experiments.report.store import CURVES, load
-from grpo_credit.experiments.show.html import page as html
+from grpo_credit.experiments.show.command import page as html
 from grpo_credit.experiments.show.picture import picture
 from grpo_credit.experiments.show.terminal import print_picture
 from grpo_credit.experiments.study.collect import collect
