@@ -19,8 +19,9 @@ from grpo_credit.lab.enumerable import (
     parameters_of,
     probabilities,
 )
-from grpo_credit.lab.exact import Problem, Sampling, draw, measure
+from grpo_credit.lab.exact import Problem, draw, measure
 from grpo_credit.lab.report_exact import Setting, findings, verdict
+from grpo_credit.lab.sampling import Sampling
 from rewards import RegexReward
 
 SMALL = Language("ab", 3)

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 import pytest
 import torch
 
-from grpo_credit.lab.batches import Sampling, draw
+from grpo_credit.lab.batches import draw
 from grpo_credit.lab.process import END, solve, walk
+from grpo_credit.lab.sampling import Sampling
 from grpo_credit.lab.tasks import TASKS, Arithmetic, Format, Keys, PathStar
 from grpo_credit.lab.tasks.path_star import path_to_goal
 
@@ -133,7 +134,7 @@ def test_one_carry_is_forgotten_at_most():
 
 @pytest.mark.parametrize("name", TASKS)
 def test_what_a_rule_sees_is_true_of_the_policy(name):
-    batch = draw(TASKS[name](), Sampling(groups=24))
+    batch = draw(TASKS[name](), Sampling(10, 24))
     rollouts, mask = batch.rollouts, batch.rollouts.mask
     # the truth averages to 0 under the policy
     whole = batch.advantage.sum(1)
@@ -151,25 +152,25 @@ def test_what_a_rule_sees_is_true_of_the_policy(name):
 
 
 def test_entropies_are_those_of_the_tasks_choices():
-    batch = draw(Keys(), Sampling(groups=4))
+    batch = draw(Keys(), Sampling(10, 4))
     found = {round(float(h), 6) for h in batch.rollouts.entropies[batch.rollouts.mask]}
     key = 0.5 * math.log(2) + 0.5 * math.log(6)
     sure = 0.9 * math.log(1 / 0.9) + 0.1 * math.log(15 / 0.1)
     assert found == {round(h, 6) for h in (math.log(16), key, sure, 0.0)}
-    star = draw(PathStar(degree=4), Sampling(groups=4)).rollouts
+    star = draw(PathStar(degree=4), Sampling(10, 4)).rollouts
     torch.testing.assert_close(star.entropies[:, 1], torch.full((32,), math.log(4)).double())
     assert float(star.entropies[:, [0, 2, 3, 4, 5]].abs().max()) == 0
 
 
 def test_rewards_tell_what_they_do_in_a_trainer():
-    keys = draw(Keys(), Sampling(groups=3))
+    keys = draw(Keys(), Sampling(10, 3))
     assert keys.rollouts.spans["keys/keys"].equal(keys.decisive)  # each key decides
     last = (keys.decisive * torch.arange(1, 50)).amax(1)
     assert keys.rollouts.decided[:, 0].equal(last)
     paid = keys.rollouts.step_rewards.nan_to_num().double()
     torch.testing.assert_close(paid.sum(1), keys.rollouts.rewards)
     assert (~keys.rollouts.step_rewards.isnan()).equal(keys.decisive)
-    star = draw(PathStar(), Sampling(groups=8)).rollouts
+    star = draw(PathStar(), Sampling(10, 8)).rollouts
     wrong = star.rewards == 0
     assert set(star.decided[wrong, 0].tolist()) == {2}  # centre and a wrong node
     assert set(star.decided[~wrong, 0].tolist()) == {6}  # the right path must also end
@@ -187,7 +188,7 @@ def test_arithmetic_sees_the_last_number_alone():
 
 
 def test_completions_are_cut_off_at_the_longest_length():
-    batch = draw(Format(length=8), Sampling(groups=8)).rollouts
+    batch = draw(Format(length=8), Sampling(10, 8)).rollouts
     assert batch.truncated.any()
     assert (batch.lengths[batch.truncated] == 8).all()
     assert not batch.truncated[batch.lengths < 8].any()

@@ -209,8 +209,8 @@ def exact_gradient(
 def event_weights(language: Language, credit: Float[Tensor, "M T"]) -> Float[Tensor, " E"]:
     """Sum the credit of every completion's tokens by event."""
     events = len(language.prefixes) * (language.end + 1)
-    kept = torch.where(language.mask, credit, 0.0)
-    return kept.new_zeros(events).index_add(0, language.events.flatten(), kept.flatten())
+    counted = torch.where(language.mask, credit, 0.0)
+    return counted.new_zeros(events).index_add(0, language.events.flatten(), counted.flatten())
 
 
 def jacobian_product(policy: nn.Module, weights: Float[Tensor, " E"]) -> Float[Tensor, " D"]:

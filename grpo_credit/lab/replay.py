@@ -184,8 +184,8 @@ def read_tokens(saved: SavedRollouts, model: nn.Module, rows: Int[Tensor, " n"])
     logps = (logits[:, -width - 1 : -1].float() / saved.temperature).log_softmax(-1)
     own = logps.gather(2, ids[:, -width:, None].to(device)).squeeze(2)
     probs = logps.detach().exp()
-    found = own, torch.special.entr(probs).sum(2), probs.square().sum(2)
-    return Tokens(*(torch.where(rollouts.mask[rows], value.cpu(), 0.0) for value in found))
+    values = own, torch.special.entr(probs).sum(2), probs.square().sum(2)
+    return Tokens(*(torch.where(rollouts.mask[rows], value.cpu(), 0.0) for value in values))
 
 
 def gradient_mass(
@@ -244,5 +244,5 @@ def _quarters(values: Float[Tensor, "B T"], rollouts: Rollouts) -> Int[Tensor, "
 
 def _share(pull: Float[Tensor, "B T"], rollouts: Rollouts, which: Bool[Tensor, "B T"]) -> float:
     mass = rollouts.window_sum(pull.sum(1))
-    kept = rollouts.window_sum(torch.where(which, pull, 0.0).sum(1))
-    return float(kept / mass) if mass > 0 else 0.0
+    inside = rollouts.window_sum(torch.where(which, pull, 0.0).sum(1))
+    return float(inside / mass) if mass > 0 else 0.0

@@ -91,9 +91,9 @@ def check(completion: str, answer: str) -> Check:
         completion: Text without special tokens.
         answer: The expected number, compared as text.
     """
-    found = _answer_in(completion)
-    well_formed = found is not None
-    return Check(well_formed, correct=well_formed and found == answer)
+    given = _answer_in(completion)
+    well_formed = given is not None
+    return Check(well_formed, correct=well_formed and given == answer)
 
 
 def _answer_in(text: str) -> str | None:

@@ -53,8 +53,8 @@ class Forest:
 
     @property
     def frame(self) -> Frame:
-        """As high as the rows need."""
-        return Frame(400, ROW * len(self.rows) + 44, left=14, right=14, bottom=38, top=6)
+        """As high as the rows need; one row without any, since axes need a height."""
+        return Frame(400, ROW * max(1, len(self.rows)) + 44, left=14, right=14, bottom=38, top=6)
 
     def draw(self, axes: Axes) -> None:
         """Draw one row a strategy."""

@@ -93,8 +93,8 @@ def _list(entries: Mapping[str, str]) -> str:
 
 def _named(title: str, cells: Mapping[Cell, str]) -> str:
     """List runs with what is to be said of them."""
-    told = _list({f"{cell.credit}, seed {cell.seed}": text for cell, text in cells.items()})
-    return f"{title}\n\n{told}" if told else ""
+    entries = _list({f"{cell.credit}, seed {cell.seed}": text for cell, text in cells.items()})
+    return f"{title}\n\n{entries}" if entries else ""
 
 
 def _code(text: str) -> str:

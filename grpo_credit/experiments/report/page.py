@@ -108,7 +108,7 @@ def pictures(report: Report, limits: Limits) -> dict[str, Sequence[Plot]]:
     }
     return {
         "results": [figure(report.comparison, report.values, unit) for figure in figures],
-        **{name: block.axes["step"] for name, found in blocks.items() for block in found},
+        **{name: block.axes["step"] for name, chosen in blocks.items() for block in chosen},
     }
 
 
@@ -205,10 +205,10 @@ def _runs(report: Report, limits: Limits) -> dict[str, Any]:
     }
 
 
-def write_report(asked: argparse.Namespace) -> int:
+def write_report(args: argparse.Namespace) -> int:
     """Write report.html and report.md from the data beside them; needs no torch."""
-    for study in asked.studies:
-        beside = [each for each in asked.studies if each != study]
-        page = render(study, beside, asked.figures)
+    for study in args.studies:
+        beside = [each for each in args.studies if each != study]
+        page = render(study, beside, args.figures)
         print(f"wrote {in_line(page)}")
     return 0

@@ -15,13 +15,13 @@ def shaded(report: Report, limits: Limits) -> Shaded:
     """Choose completions, of every step in turn, and shade their tokens."""
     names = _strategies(report, limits)
     rows = in_turn(report.credit, lambda row: row["step"])[: limits.examples]
-    kept = fitting(rows, lambda row: _shades(row, names, limits), limits.shaded)
-    scales = [_scale(kept, name, limits) for name in names]
+    chosen = fitting(rows, lambda row: _shades(row, names, limits), limits.shaded)
+    scales = [_scale(chosen, name, limits) for name in names]
     return Shaded(
         names,
         scales,
-        [_completion(row, names, limits) for row in sorted(kept, key=lambda r: r["step"])],
-        len(report.credit) - len(kept),
+        [_completion(row, names, limits) for row in sorted(chosen, key=lambda r: r["step"])],
+        len(report.credit) - len(chosen),
     )
 
 

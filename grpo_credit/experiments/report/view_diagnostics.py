@@ -83,9 +83,11 @@ def known(curves: Curves, name: str, credit: str) -> Mapping[int, Run]:
     if not name.startswith(_OF_CREDIT):
         return runs
     empty = {seed: x[size == 0] for seed, (x, size) in curves.runs(SIZE, credit).items()}
-    kept = {seed: ~np.isin(x, empty.get(seed, [])) for seed, (x, _) in runs.items()}
+    useful = {seed: ~np.isin(x, empty.get(seed, [])) for seed, (x, _) in runs.items()}
     return {
-        seed: (x[kept[seed]], y[kept[seed]]) for seed, (x, y) in runs.items() if kept[seed].any()
+        seed: (x[useful[seed]], y[useful[seed]])
+        for seed, (x, y) in runs.items()
+        if useful[seed].any()
     }
 
 

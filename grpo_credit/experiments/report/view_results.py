@@ -168,18 +168,18 @@ def differences_table(comparison: Comparison) -> Table:
     return Table(columns, rows)
 
 
-def _difference(strategy: str, outcome: str, found: Difference) -> list[str]:
+def _difference(strategy: str, outcome: str, difference: Difference) -> list[str]:
     return [
         strategy,
         outcome,
-        str(found.n),
-        signed(found.mean),
-        between(found.holm_interval),
-        between(found.bootstrap),
-        probability(found.p_holm) if found.n > 1 else NONE,
-        probability(found.sign_flip_p) if found.n else NONE,
-        _note(number(found.improvement), found.improvement_interval),
-        NONE if found.win_rate is None else f"{100 * found.win_rate:.0f} %",
+        str(difference.n),
+        signed(difference.mean),
+        between(difference.holm_interval),
+        between(difference.bootstrap),
+        probability(difference.p_holm) if difference.n > 1 else NONE,
+        probability(difference.sign_flip_p) if difference.n else NONE,
+        _note(number(difference.improvement), difference.improvement_interval),
+        NONE if difference.win_rate is None else f"{100 * difference.win_rate:.0f} %",
     ]
 
 

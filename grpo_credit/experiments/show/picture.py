@@ -85,9 +85,9 @@ def picture(
     return Picture(list(chosen), scales, completions, len(shown) - len(drawn), title)
 
 
-def _strategies(saved: SavedRollouts, asked: Sequence[str]) -> dict[str, Strategy]:
-    if asked:
-        return {text: named(text, saved) for text in asked}
+def _strategies(saved: SavedRollouts, names: Sequence[str]) -> dict[str, Strategy]:
+    if names:
+        return {text: named(text, saved) for text in names}
     try:
         own = named(saved.credit, saved)
     except CreditError as error:

@@ -1,0 +1,33 @@
+"""How much is drawn, for every instrument that draws."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How windows are drawn.
+
+    Args:
+        windows: independent optimizer steps, each with its own prompts; at least 2.
+        groups: prompts per window.
+        num_generations: completions per prompt; at least 2.
+        scale_rewards: TRL's `"group"`, `"batch"` or `"none"`; `exact` alone scales.
+        seed: of prompts and completions; the same seed gives every rule the same ones.
+
+    Raises:
+        ValueError: if a number is too small.
+    """
+
+    windows: int
+    groups: int = 8
+    num_generations: int = 8
+    scale_rewards: str = "none"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.windows < 2 or self.groups < 1 or self.num_generations < 2:
+            raise ValueError(
+                f"there are {self.windows} windows of {self.groups} groups of "
+                f"{self.num_generations}; expected at least 2 windows, for standard errors, 1 "
+                "group, and 2 completions in it, to compare."
+            )
