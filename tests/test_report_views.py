@@ -95,7 +95,7 @@ def test_curves_of_other_runs_are_left_out():
 def test_a_run_that_failed_is_in_no_curve():
     made = report([*rows("reward", "b", 0, [(1, 0.5)]), *rows("reward", "b", 1, [(1, 9.0)])])
     assert list(made.finished_curves.runs("reward", "b")) == [0]
-    block = learning(made, made.finished_curves, Limits())[0]
+    block = learning(made, Limits())[0]
     assert (block.title, list(block.axes)) == ("Training reward", ["step", "tokens", "seconds"])
     assert [panel.title for panel in block.axes["step"]] == ["a · 0 seeds", "b · 1 seed"]
 
@@ -103,7 +103,7 @@ def test_a_run_that_failed_is_in_no_curve():
 def test_the_band_lies_around_the_mean():
     made = report([*rows("reward", "a", 0, [(1, 0.0), (2, 1.0)]),
                    *rows("reward", "a", 1, [(1, 2.0), (2, 1.0)])])  # fmt: skip
-    curves = learning(made, made.finished_curves, Limits())[0].axes["step"][0].curves
+    curves = learning(made, Limits())[0].axes["step"][0].curves
     (mean,) = (curve for curve in curves if curve.line is MEAN)
     assert (mean.x.tolist(), mean.y.tolist()) == ([1, 2], [1, 1])
     assert mean.half.tolist() == pytest.approx([12.7062047, 0.0])  # no spread at step 2
@@ -115,7 +115,7 @@ def test_gradient_norms_are_compared_at_the_first_step_and_over_all():
         *rows("grad_norm", "b", 0, [(1, 4.0), (2, 1.0)]),
     ])  # fmt: skip
     # over all steps √(4 · 1) = 2
-    assert gradient_table(made, made.finished_curves).rows[1] == ["b", "1", "4", "4", "4", "2"]
+    assert gradient_table(made).rows[1] == ["b", "1", "4", "4", "4", "2"]
 
 
 def test_shares_of_no_credit_are_no_points():
@@ -157,7 +157,7 @@ def test_how_fast_a_strategy_learns():
         *rows("held_out/right", "a", 1, [(0, 0.2), (2, 0.6)]),
         *rows("held_out/right", "b", 0, [(0, 0.2), (1, 0.8), (2, 0.9)]),
     ])  # fmt: skip
-    found = speeds(made, made.finished_curves)
+    found = speeds(made)
     # mean before: (0 + 0.2 + 0.2) / 3; best mean after: 0.9
     assert found.threshold == pytest.approx((0.4 / 3 + 0.9) / 2)
     assert found.heights["a"] == pytest.approx(0.3)  # 0.2 and 0.4
@@ -166,7 +166,7 @@ def test_how_fast_a_strategy_learns():
 
 
 def test_differences_are_strategy_minus_baseline():
-    (row,) = differences_figure(report().comparison, report().values, "d").rows
+    (row,) = differences_figure(report()).rows
     assert (row.note, row.dots, row.mean) == ("+0.5", [0.5], 0.5)  # 0.9 - 0.4: the seed of both
     assert not row.strong  # no verdict
 

@@ -21,6 +21,7 @@ from grpo_credit.text import visible
 
 _KNOWN: dict[str, Any] = {
     "LEVELS": LEVELS, "PALETTE": PALETTE, "shade": shade, "aligned": words.aligned,
+    "moment": words.moment,
     "number": words.number, "signed": words.signed, "size": words.size,
     "time_taken": words.time_taken,
 }  # fmt: skip

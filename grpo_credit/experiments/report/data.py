@@ -1,5 +1,6 @@
 """What a report is made of: the study, its runs, and what was read of them."""
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -159,6 +160,11 @@ class Report:
         for cell in self.cells:
             values[cell.credit][cell.seed] = cell.value
         return values
+
+    @property
+    def statuses(self) -> Counter[str]:
+        """Status -> number of runs."""
+        return Counter(cell.status for cell in self.cells)
 
     @cached_property
     def comparison(self) -> Comparison:

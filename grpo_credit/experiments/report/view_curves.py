@@ -36,9 +36,9 @@ class Block:
     axes: Mapping[str, Sequence[Panel]]
 
 
-def learning(report: Report, curves: Curves, limits: Limits) -> list[Block]:
+def learning(report: Report, limits: Limits) -> list[Block]:
     """Draw the held-out metric and the training reward, against every axis."""
-    metric = report.study.metric
+    metric, curves = report.study.metric, report.finished_curves
     named = (
         [(HELD_OUT + metric, f"Held out: {metric}", "What the comparison is about.")]
         if metric
@@ -102,8 +102,9 @@ def _mean(mean: Average, line: Line) -> Curve:
     return Curve(mean.x, mean.mean, line, mean.half)
 
 
-def lengths(report: Report, curves: Curves, limits: Limits) -> list[Block]:
+def lengths(report: Report, limits: Limits) -> list[Block]:
     """Draw the length of right and of wrong completions, in training and held out."""
+    curves = report.finished_curves
     threshold = "" if report.threshold is None else f"{report.threshold:.3g}"
     named = [
         (LENGTH_RIGHT, LENGTH_WRONG, "In training, tokens",

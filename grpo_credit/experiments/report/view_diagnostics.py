@@ -33,8 +33,9 @@ _OF_CREDIT = (
 _NOT_PANELS = ("credit/position_", "credit/length_", "credit/dead_groups")
 
 
-def diagnostics(report: Report, curves: Curves, limits: Limits) -> list[Panel]:
+def panels(report: Report, limits: Limits) -> list[Panel]:
     """Draw a panel for each number about credit, with the mean of every strategy."""
+    curves = report.finished_curves
     own = [
         name
         for name in curves.names
@@ -106,10 +107,11 @@ def _profiles(curves: Curves, stem: str) -> Callable[[str], Mapping[int, Run]]:
     return profile
 
 
-def gradient_table(report: Report, curves: Curves) -> Table:
+def gradient_table(report: Report) -> Table:
     """Compare the gradient norms of every strategy with the baseline's, seed by seed."""
     columns = ["strategy", "pairs", "ratio at step 1, geometric mean", "smallest at step 1",
                "largest at step 1", "ratio over all steps, geometric mean"]  # fmt: skip
+    curves = report.finished_curves
     baseline = curves.runs(GRADIENT, report.study.baseline)
     rows = []
     for credit in report.study.credits:
@@ -126,8 +128,9 @@ def _geometric(values: Sequence[float]) -> float | None:
     return float(np.exp(np.log(values).mean())) if len(values) else None
 
 
-def gradient_panel(report: Report, curves: Curves, limits: Limits) -> Panel | None:
+def gradient_panel(report: Report, limits: Limits) -> Panel | None:
     """Draw the gradient norm relative to the baseline's over training; None without any."""
+    curves = report.finished_curves
     baseline = curves.runs(GRADIENT, report.study.baseline)
 
     def logarithms(credit: str) -> Mapping[int, Run]:

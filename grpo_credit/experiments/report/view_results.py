@@ -9,8 +9,8 @@ from grpo_credit.experiments.report.data import FINISHED, Cell, Report
 from grpo_credit.experiments.report.difference import Difference
 from grpo_credit.experiments.report.intervals import Interval, mean
 from grpo_credit.experiments.report.limits import Limits
-from grpo_credit.experiments.report.series import HELD_OUT, Curves
-from grpo_credit.experiments.report.statistics import Cells, Comparison, Result
+from grpo_credit.experiments.report.series import HELD_OUT
+from grpo_credit.experiments.report.statistics import Result
 from grpo_credit.experiments.report.verdict import decimals, probability
 from grpo_credit.experiments.words import NONE, Table, number, signed
 
@@ -18,8 +18,6 @@ SIGNS = {
     FINISHED: "✓", "failed": "✕", "damaged": "!", "interrupted": "‖", "running": "…",
     "waiting": "·", "missing": "–",
 }  # fmt: skip
-UNLIKE = "≠"  # of a run whose rule or last step is not that of the others
-Values = Mapping[str, Cells]
 
 
 def grid(report: Report, limits: Limits) -> dict[str, list[Cell]]:
@@ -28,10 +26,9 @@ def grid(report: Report, limits: Limits) -> dict[str, list[Cell]]:
     return {name: [cell for cell in report.cells if cell.credit == name] for name in shown}
 
 
-def values_figure(
-    comparison: Comparison, values: Mapping[str, Mapping[int, float | None]], unit: str
-) -> Forest:
+def values_figure(report: Report) -> Forest:
     """Draw every run, the mean, and both intervals of each strategy."""
+    comparison, values = report.comparison, report.values
     rows = [
         Row(
             result.strategy,
@@ -43,13 +40,12 @@ def values_figure(
         )
         for result in comparison.results
     ]
-    return Forest("Each strategy", unit, rows)
+    return Forest("Each strategy", report.study.metric or "metric", rows)
 
 
-def differences_figure(
-    comparison: Comparison, values: Mapping[str, Mapping[int, float | None]], unit: str
-) -> Forest:
+def differences_figure(report: Report) -> Forest:
     """Draw the paired differences to the baseline; a filled mean is a verdict."""
+    comparison, values = report.comparison, report.values
     rows = []
     for result in comparison.results:
         difference = result.difference
@@ -68,7 +64,7 @@ def differences_figure(
             )
         )
     title = f"Difference to {comparison.baseline}, seed by seed"
-    return Forest(title, f"difference in {unit}", rows, reference=0)
+    return Forest(title, f"difference in {report.study.metric or 'metric'}", rows, reference=0)
 
 
 def _note(text: str, interval: Interval | None) -> str:
@@ -87,10 +83,10 @@ def _paired(
     return [mine - theirs for mine, theirs in pairs if mine is not None and theirs is not None]
 
 
-def strategies_table(report: Report, comparison: Comparison, curves: Curves) -> Table:
+def strategies_table(report: Report) -> Table:
     """Put the numbers of each strategy by itself into a table."""
+    comparison, speed = report.comparison, speeds(report)
     level = f"{100 * comparison.level:g} %"
-    speed = speeds(report, curves)
     columns = ["strategy", "n", "mean", f"{level} t interval", f"{level} bootstrap", "IQM",
                f"IQM, {level} bootstrap", "mean before", "mean height of the curve",
                f"median steps to {number(speed.threshold)}"]  # fmt: skip
@@ -128,8 +124,9 @@ class Speed:
     steps: Mapping[str, float | None]
 
 
-def speeds(report: Report, curves: Curves) -> Speed:
+def speeds(report: Report) -> Speed:
     """Measure how fast each strategy learns on the held-out curve."""
+    curves = report.finished_curves
     name, threshold = HELD_OUT + (report.study.metric or ""), _half_way(report)
     runs = {credit: list(curves.runs(name, credit).values()) for credit in report.study.credits}
     heights = {
@@ -155,14 +152,14 @@ def _half_way(report: Report) -> float | None:
     return (before + best) / 2
 
 
-def differences_table(comparison: Comparison) -> Table:
+def differences_table(report: Report) -> Table:
     """Put the paired differences into a table."""
     columns = ["strategy", "verdict", "pairs", "mean difference", "paired t interval (Holm level)",
                "paired bootstrap", "p, paired t, Holm", "p, sign flip",
                "P(improvement), bootstrap", "seeds won"]  # fmt: skip
     rows = [
         _difference(result.strategy, result.verdict.outcome, result.difference)
-        for result in comparison.results
+        for result in report.comparison.results
         if result.difference is not None and result.verdict is not None
     ]
     return Table(columns, rows)

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 from markupsafe import Markup
 
@@ -69,6 +70,12 @@ def listed(report: Report, limits: Limits) -> dict[str, Cell]:
     cells = {f"run-{place}": cell for place, cell in enumerate(report.cells)}
     order = sorted(cells, key=lambda anchor: cells[anchor].status == FINISHED)[: limits.runs]
     return {anchor: cell for anchor, cell in cells.items() if anchor in set(order)}
+
+
+def configuration(report: Report) -> dict[str, Any]:
+    """Return the options that all runs have in common."""
+    common = report.manifest.get("common", {})
+    return {name[7:]: value for name, value in common.items() if name.startswith("config.")}
 
 
 def code(text: str) -> Markup:
