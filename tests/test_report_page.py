@@ -7,12 +7,12 @@ import shutil
 import subprocess
 import sys
 from dataclasses import replace
-from html.parser import HTMLParser
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pytest
+from html_reader import Read
 from markupsafe import Markup, escape
 from saved_helpers import HOSTILE
 from study_helpers import copied, make_study
@@ -60,49 +60,16 @@ def text(report):
     return page(report)
 
 
-class Read(HTMLParser):
-    """What a browser makes of a page: tags, attributes, ids, links, text of elements by class."""
-
-    VOID = ("meta", "input")
-
-    def __init__(self, text):
-        super().__init__()
-        self.tags, self.open, self.classes, self.ids, self.links = [], [], [], [], []
-        self.scripts = 0
-        self.texts = {}
-        self.feed(text)
-
-    def handle_starttag(self, tag, attrs):
-        attrs = dict(attrs)
-        self.tags.append((tag, attrs))
-        self.scripts += tag == "script"
-        if "id" in attrs:
-            self.ids.append(attrs["id"])
-        if attrs.get("href", "").startswith("#"):
-            self.links.append(attrs["href"][1:])
-        if tag not in self.VOID:
-            self.open.append((tag, attrs.get("class", "")))
-
-    def handle_startendtag(self, tag, attrs):
-        self.tags.append((tag, dict(attrs)))
-
-    def handle_endtag(self, tag):
-        assert self.open.pop()[0] == tag
-
-    def handle_data(self, data):
-        key = self.open[-1] if self.open else ("", "")
-        self.texts.setdefault(key, []).append(data)
-
-
 # ---- the page ---------------------------------------------------------------------------------
 
 
 def test_every_section_is_there_in_order_and_linked(text):
     read = Read(text)
     assert read.open == []
-    assert [i for i in read.ids if i in SECTIONS] == list(SECTIONS)
-    assert set(SECTIONS) <= set(read.links) <= set(read.ids)
-    assert len(set(read.ids)) == len(read.ids)
+    ids, links = read.of("id"), {link[1:] for link in read.of("href")}
+    assert [i for i in ids if i in SECTIONS] == list(SECTIONS)
+    assert set(SECTIONS) <= links <= set(ids)
+    assert len(set(ids)) == len(ids)
 
 
 def test_the_page_asks_no_network_and_runs_no_script_but_its_own(text):
@@ -111,7 +78,7 @@ def test_the_page_asks_no_network_and_runs_no_script_but_its_own(text):
     assert not re.search(r"url\(|@import|http", style)
     assert not [a for _, a in read.tags if "src" in a or a.get("href", "#")[0] != "#"]
     assert not [name for _, attrs in read.tags for name in attrs if name.startswith("on")]
-    assert read.scripts == 1
+    assert [tag for tag, _ in read.tags].count("script") == 1
     script = text[text.index("<script>") + 8 : text.index("</script>")]
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     policy = next(a["content"] for t, a in read.tags if t == "meta" and "http-equiv" in a)
@@ -124,7 +91,7 @@ def test_the_page_asks_no_network_and_runs_no_script_but_its_own(text):
 def test_hostile_completions_are_shown_as_text(text):
     text.encode("utf-8")  # no lone surrogate is left
     assert not re.search(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e]", text)
-    shown = "".join(piece for pieces in Read(text).texts.values() for piece in pieces)
+    shown = "".join(own for *_, own in Read(text).elements)
     for piece in HOSTILE[:-1]:
         assert visible(piece).strip() in shown, piece
     assert "(99,600 more characters)" in shown  # of a token of 100,000
@@ -137,10 +104,10 @@ def test_hostile_names_are_shown_as_text(report):
     study = replace(report.study, credits=credits, baseline=STRANGE, metric="</script><b>")
     renamed = replace(report, study=study, cells=cells, examples=None, credit=[])
     read = Read(page(renamed))
-    assert read.scripts == 1
+    assert [tag for tag, _ in read.tags].count("script") == 1
     assert read.open == []
-    for kind in (("th", ""), ("p", "verdict")):
-        assert STRANGE in "".join(read.texts[kind])
+    for kind in (["th"], ["p", "verdict"]):
+        assert STRANGE in "".join(read.texts(*kind))
     assert "<b>" not in markdown(renamed)
     assert r'uniform&lt;b&gt;"x"&lt;/b&gt;\|\*' in markdown(renamed)
 
@@ -205,7 +172,7 @@ def test_a_single_finished_run_has_a_page(tmp_path):
     text = page(study_of(tmp_path, seeds=(0, 1), states=states))
     assert "1 of 6 runs finished, 5 waiting." in text
     assert "no seed has a value for both" in text
-    assert set(SECTIONS) <= set(Read(text).ids)
+    assert set(SECTIONS) <= set(Read(text).of("id"))
 
 
 def test_a_study_of_failures_has_a_page(tmp_path):
@@ -214,7 +181,7 @@ def test_a_study_of_failures_has_a_page(tmp_path):
     text = page(drawn)
     assert "0 of 6 runs finished, 6 failed." in text
     assert text.count('class="bar">ValueError: it broke') == 6
-    assert set(SECTIONS) <= set(Read(text).ids)
+    assert set(SECTIONS) <= set(Read(text).of("id"))
     assert "0 of 6 runs finished" in markdown(drawn)
 
 
@@ -253,7 +220,7 @@ def test_a_page_that_is_still_too_large_shows_less(report, text, monkeypatch):
     monkeypatch.setattr(f"{PAGE}.LARGEST", len(text.encode()) * 3 // 4)
     smaller = page(report)
     assert len(smaller.encode()) < len(text.encode()) * 3 // 4
-    assert set(SECTIONS) <= set(Read(smaller).ids)
+    assert set(SECTIONS) <= set(Read(smaller).of("id"))
 
 
 # ---- markdown and the command -----------------------------------------------------------------

@@ -6,7 +6,6 @@ import sys
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 from tqdm import tqdm
@@ -15,6 +14,7 @@ from transformers import AutoModelForCausalLM
 from grpo_credit.credit.parse import resolve_text
 from grpo_credit.credit.registry import import_object
 from grpo_credit.credit.saved import find_rollouts, load_rollouts
+from grpo_credit.credit.strategy import Strategy
 from grpo_credit.errors import CreditError
 from grpo_credit.lab import (
     exact,
@@ -25,8 +25,8 @@ from grpo_credit.lab import (
     report_replay,
 )
 from grpo_credit.lab.enumerable import Language, TabularPolicy, TransformerPolicy
-from grpo_credit.lab.output import refuse_taken, show, write
-from grpo_credit.lab.sampling import Sampling
+from grpo_credit.lab.output import Findings, refuse_taken, show, write
+from grpo_credit.lab.sampling import Progress, Sampling
 from grpo_credit.lab.tasks import TASKS
 from grpo_credit.rewards import RegexReward
 from grpo_credit.text import in_line
@@ -49,12 +49,12 @@ def run_exact(args: argparse.Namespace) -> int:
     return _finish(report_exact.findings(problems, measured, args.policy, command()), args)
 
 
-def _bar(label: str) -> Any:
+def _bar(label: str) -> Progress:
     seconds = 0.1 if sys.stderr.isatty() else 10  # between two lines of a log
     return lambda steps: tqdm(steps, desc=label, mininterval=seconds)
 
 
-def _problems(args: argparse.Namespace) -> dict[str, Any]:
+def _problems(args: argparse.Namespace) -> dict[str, exact.Problem]:
     """Make the policy, and a problem for each thing that earns a reward, by its name."""
     language = Language(args.alphabet, args.length)
     policies = {
@@ -71,7 +71,7 @@ def _problems(args: argparse.Namespace) -> dict[str, Any]:
     return {pattern: exact.Problem(language, policy, reward) for pattern, reward in rewards.items()}
 
 
-def _samplings(args: argparse.Namespace) -> dict[tuple[int, str], Any]:
+def _samplings(args: argparse.Namespace) -> dict[tuple[int, str], Sampling]:
     """Make a sampling for every scaling and group size, of about as many completions each."""
     return {
         (size, scale): Sampling(
@@ -120,7 +120,7 @@ def command() -> str:
     return shlex.join(["grpo-credit", *sys.argv[1:]])
 
 
-def _prepared(args: argparse.Namespace) -> dict[str, Any]:
+def _prepared(args: argparse.Namespace) -> dict[str, Strategy]:
     """Refuse what would fail in the end; resolve the strategies, each with its options."""
     if args.out is not None:
         refuse_taken(args.out)
@@ -136,7 +136,7 @@ def _mistakes() -> Generator[None]:
         raise CreditError(str(error)) from None
 
 
-def _finish(findings: Any, args: argparse.Namespace) -> int:
+def _finish(findings: Findings, args: argparse.Namespace) -> int:
     show(findings, Console())
     if args.out is not None:
         print(f"wrote {in_line(write(findings, args.out))}")

@@ -10,7 +10,6 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from math import comb, factorial, prod
-from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -21,7 +20,7 @@ from grpo_credit.credit.rollouts import Rollouts, group_advantages
 from grpo_credit.credit.strategy import CreditError, Strategy
 from grpo_credit.lab.direction import Direction, exact_direction, paired, sampled_direction
 from grpo_credit.lab.enumerable import Language, exact_gradient, jacobian, probabilities
-from grpo_credit.lab.sampling import Sampling
+from grpo_credit.lab.sampling import Progress, Sampling
 from grpo_credit.trainer.reward_annotations import NEEDS, Annotations
 
 CPU = torch.device("cpu")
@@ -40,7 +39,7 @@ class Problem:
 
     language: Language
     policy: nn.Module
-    reward: Any
+    reward: Callable[..., list[float | None]]
 
     @property
     def name(self) -> str:
@@ -154,7 +153,7 @@ def measure(
     problem: Problem,
     strategies: Mapping[str, Strategy],
     sampling: Sampling,
-    progress: Any = iter,
+    progress: Progress = iter,
 ) -> list[Measurement]:
     """Measure strategies on the same windows.
 

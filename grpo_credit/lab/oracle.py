@@ -5,7 +5,7 @@ Q(s, a) - V(s): by how much writing it changed the expected reward. A rule sees 
 training; its |credit| is held against the tokens that decide, its sign against theirs.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from jaxtyping import Float
@@ -15,7 +15,7 @@ from grpo_credit.credit.needs import TOLD_BY, tells
 from grpo_credit.credit.strategy import Strategy
 from grpo_credit.lab.batches import Batch, draw
 from grpo_credit.lab.process import Task
-from grpo_credit.lab.sampling import Sampling
+from grpo_credit.lab.sampling import Progress, Sampling
 from grpo_credit.lab.scores import Estimate, Scores, score
 
 Rule = Callable[[Batch], Tensor]
@@ -41,7 +41,7 @@ def measure(
     task: Task,
     strategies: Mapping[str, Strategy],
     sampling: Sampling,
-    progress: Callable[[Iterable[int]], Iterable[int]] = iter,
+    progress: Progress = iter,
 ) -> dict[str, dict[str, Estimate]]:
     """Score strategies, and the references `truth` and `random`, on the same batches.
 

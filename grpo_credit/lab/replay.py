@@ -4,20 +4,22 @@ The update of a strategy is Σ C[i, t] ∇ log π(o[i, t]), one pass backward th
 strategy (in two halves of the groups, so that what they agree on can be told from noise).
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
+from transformers import PreTrainedModel
 
 from grpo_credit.credit.allocations.baselines import squared_score
 from grpo_credit.credit.diagnostics import mass_by_length, mass_by_position
 from grpo_credit.credit.rollouts import Rollouts
 from grpo_credit.credit.saved import SavedRollouts, credit_of
 from grpo_credit.credit.strategy import CreditError, Strategy
+from grpo_credit.lab.sampling import Progress
 
 _FILE = "the file of rollouts"
 
@@ -99,11 +101,11 @@ class Replay:
 
 def replay(
     saved: SavedRollouts,
-    model: nn.Module,
+    model: PreTrainedModel,
     strategies: Mapping[str, Strategy],
     *,
     rows: int = 8,
-    progress: Any = iter,
+    progress: Progress = iter,
 ) -> Replay:
     """Compute the gradient of each strategy on the saved window.
 
@@ -206,7 +208,7 @@ def _rows_of(rollouts: Rollouts, half: int) -> Int[Tensor, " n"]:
     return used[rollouts.group[used].unique(return_inverse=True)[1] % 2 == half]
 
 
-def _flat(grads: Any, parameters: list[nn.Parameter]) -> Float[Tensor, " D"]:
+def _flat(grads: Sequence[Tensor | None], parameters: list[nn.Parameter]) -> Float[Tensor, " D"]:
     whole = [
         torch.zeros_like(p) if g is None else g for g, p in zip(grads, parameters, strict=True)
     ]

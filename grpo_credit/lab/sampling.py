@@ -1,6 +1,16 @@
 """How much is drawn, for every instrument that draws."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Protocol, TypeVar
+
+Item = TypeVar("Item")
+
+
+class Progress(Protocol):
+    """What wraps a loop to show how far it is, such as `tqdm`; `iter` shows nothing."""
+
+    def __call__(self, items: Iterable[Item], /) -> Iterable[Item]: ...  # noqa: D102
 
 
 @dataclass(frozen=True)

@@ -6,11 +6,10 @@ Whatever happens to this process, the directory says how each cell stands: `cell
 import signal
 import time
 from collections import deque
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType
-from typing import Any
 
 from grpo_credit.experiments.study.cells import Cell, State, at_work, look, save
 from grpo_credit.experiments.study.engines import Engine, Handle
@@ -42,7 +41,9 @@ class Runner:
         view: called with the board; `make_view`.
     """
 
-    def __init__(self, cells: Sequence[Cell], engine: Engine, view: Any) -> None:
+    def __init__(
+        self, cells: Sequence[Cell], engine: Engine, view: Callable[[Board], View]
+    ) -> None:
         self.engine = engine
         looked = {cell: look(cell) for cell in cells}
         self.states: dict[Cell, State] = {cell: state for cell, (state, _) in looked.items()}
