@@ -6,7 +6,7 @@ strategy (in two halves of the groups, so that what they agree on can be told fr
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
