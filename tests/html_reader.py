@@ -13,7 +13,7 @@ class Read(HTMLParser):
 
     def handle_starttag(self, tag, attrs):
         self.elements.append([tag, dict(attrs), ""])
-        if tag not in ("meta", "input"):
+        if tag not in ("meta", "input", "br"):
             self.open.append(self.elements[-1])
 
     def handle_endtag(self, tag):

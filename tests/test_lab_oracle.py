@@ -110,7 +110,7 @@ def test_the_same_seed_gives_the_same_batches():
 
 @pytest.mark.parametrize("few", [{"windows": 1}, {"groups": 0}, {"num_generations": 1}])
 def test_too_few_to_compare_are_refused(few):
-    with pytest.raises(ValueError, match="expected at least 2 windows, for standard errors, 1 gro"):
+    with pytest.raises(ValueError, match="expected at least 2 of them, for standard errors, 1 gro"):
         Sampling(**{"windows": 2, **few})
 
 

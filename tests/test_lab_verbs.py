@@ -153,7 +153,7 @@ def test_findings_are_not_overwritten(arguments, tmp_path, capsys):
     [
         (
             ["oracle", "--batches", "1"],
-            "there are 1 batches of 16 groups of 8; expected at least 2",
+            "there are 1 windows (batches) of 16 groups of 8; expected at least 2",
         ),
         (["oracle", "--credit", "tree_tt/seq"], "tree_td"),
         (["oracle", "--credit", 'trace/seq {"decay"'], "credit_kwargs is not JSON"),
@@ -163,7 +163,7 @@ def test_findings_are_not_overwritten(arguments, tmp_path, capsys):
             "make 5,592,405 completions, more than the 50,000 that can be listed",
         ),
         (["exact", "--alphabet", "aa"], "expected different characters"),
-        (["exact", "--windows", "1"], "there are 1 windows of 8 groups of 8; expected at least 2"),
+        (["exact", "--windows", "1"], "there are 1 windows (batches) of 8 groups of 8; expected"),
         (["exact", "--num_generations", "0"], "of 64 groups of 0; expected at least 2 windows"),
         (["exact", "--reward", "test_lab_verbs:shy"], "the reward abstains on 'a'"),
         (["replay", "x", "--rows", "0"], "--rows is 0, expected at least 1 completion per pass"),

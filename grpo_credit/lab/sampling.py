@@ -37,7 +37,7 @@ class Sampling:
     def __post_init__(self) -> None:
         if self.windows < 2 or self.groups < 1 or self.num_generations < 2:
             raise ValueError(
-                f"there are {self.windows} windows of {self.groups} groups of "
-                f"{self.num_generations}; expected at least 2 windows, for standard errors, 1 "
+                f"there are {self.windows} windows (batches) of {self.groups} groups of "
+                f"{self.num_generations}; expected at least 2 of them, for standard errors, 1 "
                 "group, and 2 completions in it, to compare."
             )

@@ -148,7 +148,7 @@ def _themed(svg: bytes, title: str) -> Markup:
 def set_ticks(axes: Axes) -> None:
     """Put a few round numbers along both axes."""
     for axis in (axes.xaxis, axes.yaxis):
-        axis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10]))
+        axis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
         axis.set_major_formatter(FuncFormatter(lambda value, place: compact(value)))
 
 
