@@ -164,7 +164,7 @@ def test_findings_are_not_overwritten(arguments, tmp_path, capsys):
         ),
         (["exact", "--alphabet", "aa"], "expected different characters"),
         (["exact", "--windows", "1"], "there are 1 windows (batches) of 8 groups of 8; expected"),
-        (["exact", "--num_generations", "0"], "of 64 groups of 0; expected at least 2 windows"),
+        (["exact", "--num_generations", "0"], "of 64 groups of 0; expected at least 2 of"),
         (["exact", "--reward", "test_lab_verbs:shy"], "the reward abstains on 'a'"),
         (["replay", "x", "--rows", "0"], "--rows is 0, expected at least 1 completion per pass"),
         (["replay", "x"], "holds no rollouts_<step>.parquet"),
