@@ -66,6 +66,8 @@ def _parser() -> argparse.ArgumentParser:
         "studies", type=Path, nargs="+", metavar="DIR",
         help="directory with report.json; of several, all comparisons are counted together (Holm)",
     )  # fmt: skip
+    report.add_argument("--figures", nargs="+", choices=("pdf", "png"), default=[],
+                        help="write figures in these formats, too, beside SVG")  # fmt: skip
     report.set_defaults(verb="grpo_credit.experiments.report.page:write_report")
     run = add_verb(
         verbs, "run", "run a launcher so that Ctrl-C and mistakes end in one line",

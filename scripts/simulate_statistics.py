@@ -11,7 +11,7 @@ shapes, every call that a mean is higher. A share p of N simulations has a stand
 
 import argparse
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from scipy.special import stdtr
@@ -72,20 +72,11 @@ MAKERS: tuple[Make, ...] = (gaussian, bounded, saturated, collapsing, coin)
 UNLIKE: tuple[Make, ...] = (long_tail, rare_failures)  # equal means, the first row is another shape
 
 
-@dataclass(frozen=True)
-class Made:
+class Made(NamedTuple):
     """A study: the comparisons of the report, and the differences that they are of."""
 
     found: list[Difference]
     raw: list[np.ndarray]
-
-
-@dataclass(frozen=True)
-class Rule:
-    """A way to call winners: of a study, the comparisons that are called."""
-
-    name: str
-    calls: Callable[[Made], list[bool]]
 
 
 def verdict(made: Made) -> list[bool]:
@@ -122,17 +113,17 @@ def by_interval(differences: Iterable[Difference], field: str) -> list[bool]:
     return [interval is not None and interval.excludes(0) for interval in found]
 
 
-RULES = (
-    Rule("the verdict", verdict),
-    Rule("and Hall's t", skew_too),
-    Rule("t alone, Holm", lambda made: [each.p_holm <= SETTINGS.alpha for each in made.found]),
-    Rule(
-        "sign flips, Holm",
-        lambda made: [p <= SETTINGS.alpha for p in holm([e.sign_flip_p for e in made.found])],
-    ),
-    Rule("95 % t interval", lambda made: by_interval(made.found, "interval")),
-    Rule("95 % bootstrap", lambda made: by_interval(made.found, "bootstrap")),
-)
+# A way to call winners, and the comparisons of a study that it calls.
+RULES: dict[str, Callable[[Made], list[bool]]] = {
+    "the verdict": verdict,
+    "and Hall's t": skew_too,
+    "t alone, Holm": lambda made: [each.p_holm <= SETTINGS.alpha for each in made.found],
+    "sign flips, Holm": lambda made: [
+        p <= SETTINGS.alpha for p in holm([each.sign_flip_p for each in made.found])
+    ],
+    "95 % t interval": lambda made: by_interval(made.found, "interval"),
+    "95 % bootstrap": lambda made: by_interval(made.found, "bootstrap"),
+}
 
 
 def study(runs: np.ndarray) -> Made:
@@ -144,12 +135,7 @@ def study(runs: np.ndarray) -> Made:
 
 def false_claims(make: Make, strategies: int, seeds: int, sims: int) -> list[float]:
     """Return the share of studies with one false claim or more, under each rule."""
-    rng = np.random.default_rng(seeds * 100 + strategies)
-    called = np.zeros(len(RULES))
-    for _ in range(sims):
-        made = study(make(rng, (strategies + 1, seeds)))
-        called += [any(rule.calls(made)) for rule in RULES]
-    return (called / sims).tolist()
+    return called(lambda rng: make(rng, (strategies + 1, seeds)), any, sims, (strategies, seeds))
 
 
 def power(effect: float, strategies: int, seeds: int, sims: int) -> list[float]:
@@ -161,14 +147,27 @@ def power(effect: float, strategies: int, seeds: int, sims: int) -> list[float]:
         seeds: Pairs.
         sims: Studies.
     """
-    rng = np.random.default_rng(seeds * 100 + strategies)
-    called = np.zeros(len(RULES))
-    for _ in range(sims):
+
+    def better(rng: np.random.Generator) -> np.ndarray:
         runs = gaussian(rng, (strategies + 1, seeds))
         runs[1] += effect * 2**0.5  # the difference of two runs has a standard deviation of √2
-        made = study(runs)
-        called += [rule.calls(made)[0] for rule in RULES]
-    return (called / sims).tolist()
+        return runs
+
+    return called(better, lambda calls: calls[0], sims, (strategies, seeds))
+
+
+def called(
+    runs: Callable[[np.random.Generator], np.ndarray],
+    counts: Callable[[list[bool]], bool],
+    sims: int,
+    size: tuple[int, int],
+) -> list[float]:
+    """Return the share of studies whose calls count, under each rule."""
+    rng, shares = np.random.default_rng(size[1] * 100 + size[0]), np.zeros(len(RULES))
+    for _ in range(sims):
+        made = study(runs(rng))
+        shares += [counts(rule(made)) for rule in RULES.values()]
+    return (shares / sims).tolist()
 
 
 def coverage(make: Make, seeds: int, sims: int) -> list[float]:
@@ -218,7 +217,7 @@ def print_false_claims(
     """Print the share of studies with a false claim."""
     table(
         title,
-        ("values", "seeds", "comparisons", *(rule.name for rule in RULES)),
+        ("values", "seeds", "comparisons", *RULES),
         (
             (make.__name__, n, m, *false_claims(make, m, n, sims))
             for make in makers
@@ -238,7 +237,7 @@ def print_power(sims: int) -> None:
     """Print the share of studies that find a difference."""
     table(
         "Studies that call the one better strategy",
-        ("effect / s.d.", "seeds", "comparisons", *(rule.name for rule in RULES)),
+        ("effect / s.d.", "seeds", "comparisons", *RULES),
         (
             (effect, n, m, *power(effect, m, n, sims))
             for effect in (1, 2)

@@ -2,7 +2,6 @@
 
 import io
 import json
-import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -21,10 +20,12 @@ from study_helpers import make_study
 from grpo_credit import CreditError, Rollouts
 from grpo_credit.credit import saved
 from grpo_credit.credit.saved import load_rollouts, save_rollouts
+from grpo_credit.experiments.report.limits import Limits
 from grpo_credit.experiments.report.page import page
 from grpo_credit.experiments.report.series import COLUMNS, Curves
 from grpo_credit.experiments.report.store import CURVES, load
-from grpo_credit.experiments.show.html import page as html
+from grpo_credit.experiments.report.view_curves import learning
+from grpo_credit.experiments.show.command import page as html
 from grpo_credit.experiments.show.picture import picture
 from grpo_credit.experiments.show.terminal import print_picture
 from grpo_credit.experiments.study.collect import collect
@@ -97,11 +98,11 @@ def test_damaged_tokens_cost_a_study_the_rows_of_their_step(tmp_path):
 def test_a_page_has_a_few_points_of_a_long_curve_and_says_so(study):
     report = load(study)
     long = Curves.join(long_curve(cell.credit, cell.seed, "reward") for cell in report.cells)
-    text = page(replace(report, curves=long))
-    drawn = re.findall(r'<polyline[^>]* points="([^"]*)"', text)
-    assert max(len(points.split()) for points in drawn) == 48
-    assert "Of longer curves 48 points are drawn" in text
-    assert "Of longer curves" not in page(report)
+    report, few = replace(report, curves=long), report
+    panels = learning(report, Limits())[0].axes["step"]
+    assert max(len(curve.x) for panel in panels for curve in panel.curves) == 48
+    assert "Of longer curves 48 points are drawn" in page(report)
+    assert "Of longer curves" not in page(few)
 
 
 def test_the_axes_of_a_runs_curves_are_held_once():

@@ -16,11 +16,11 @@ from grpo_credit.lab.enumerable import (
     TransformerPolicy,
     exact_gradient,
     jacobian,
-    parameters_of,
     probabilities,
 )
-from grpo_credit.lab.exact import Problem, Sampling, draw, measure
+from grpo_credit.lab.exact import Problem, draw, measure
 from grpo_credit.lab.report_exact import Setting, findings, verdict
+from grpo_credit.lab.sampling import Sampling
 from rewards import RegexReward
 
 SMALL = Language("ab", 3)
@@ -59,7 +59,7 @@ def test_probabilities_are_products_and_sum_to_one(policy):
 def test_the_exact_gradient_is_that_of_the_enumerated_expectation(policy):
     rewards = torch.rand(15, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     expectation = (probabilities(SMALL, policy()) * rewards).sum()
-    grads = torch.autograd.grad(expectation, parameters_of(policy))
+    grads = torch.autograd.grad(expectation, [*policy.parameters()])
     expected = torch.cat([g.flatten() for g in grads])
     torch.testing.assert_close(exact_gradient(SMALL, policy, rewards), expected)
 
@@ -68,7 +68,7 @@ def test_the_exact_gradient_is_that_of_the_enumerated_expectation(policy):
 def test_the_jacobian_has_the_gradient_of_each_event(policy):
     found = jacobian(policy)
     for event in (0, 4, 20):
-        grads = torch.autograd.grad(policy().flatten()[event], parameters_of(policy))
+        grads = torch.autograd.grad(policy().flatten()[event], [*policy.parameters()])
         torch.testing.assert_close(found[event], torch.cat([g.flatten() for g in grads]))
 
 
@@ -91,7 +91,7 @@ def test_the_transformers_gradient_is_its_tables_through_the_logits():
     transformer = TransformerPolicy(SMALL)
     rewards = torch.rand(15, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     by_table = exact_gradient(SMALL, tabulated(transformer), rewards).view_as(transformer())
-    grads = torch.autograd.grad(transformer(), parameters_of(transformer), by_table)
+    grads = torch.autograd.grad(transformer(), [*transformer.parameters()], by_table)
     expected = torch.cat([g.flatten() for g in grads])
     torch.testing.assert_close(exact_gradient(SMALL, transformer, rewards), expected)
 

@@ -6,9 +6,10 @@ import torch
 from grpo_credit import Rollouts, resolve_credit
 from grpo_credit.credit.needs import tells
 from grpo_credit.credit.parse import resolve_text
-from grpo_credit.lab.batches import Batch, Sampling, draw
+from grpo_credit.lab.batches import Batch, draw
 from grpo_credit.lab.oracle import by_chance, measure, missing, truth
 from grpo_credit.lab.report_oracle import Scored, findings
+from grpo_credit.lab.sampling import Sampling
 from grpo_credit.lab.scores import Scores, auroc, pick, score
 from grpo_credit.lab.tasks import TASKS, Keys, PathStar
 from grpo_credit.lab.verbs import ORACLE
@@ -96,17 +97,21 @@ def test_a_batch_in_which_nothing_decides_has_no_score():
 
 
 def test_the_same_seed_gives_the_same_batches():
-    first, again = draw(PathStar(), Sampling(), 1), draw(PathStar(), Sampling(), 1)
+    sampling, others = Sampling(10, 16), Sampling(10, 16, seed=1)
+    first, again = draw(PathStar(), sampling, 1), draw(PathStar(), sampling, 1)
     assert first.rollouts.texts == again.rollouts.texts
-    for other in (draw(PathStar(), Sampling(), 2), draw(PathStar(), Sampling(seed=1), 1)):
+    for other in (
+        draw(PathStar(), sampling, 2),
+        draw(PathStar(), others, 1),
+    ):
         assert other.rollouts.texts != first.rollouts.texts
     assert first.rollouts.group.bincount().tolist() == [8] * 16
 
 
-@pytest.mark.parametrize("few", [{"batches": 1}, {"groups": 0}, {"num_generations": 1}])
+@pytest.mark.parametrize("few", [{"windows": 1}, {"groups": 0}, {"num_generations": 1}])
 def test_too_few_to_compare_are_refused(few):
-    with pytest.raises(ValueError, match="expected at least 2 batches, for standard errors, 1 gro"):
-        Sampling(**few)
+    with pytest.raises(ValueError, match="expected at least 2 of them, for standard errors, 1 gro"):
+        Sampling(**{"windows": 2, **few})
 
 
 # ---- the rules --------------------------------------------------------------------------------
@@ -118,30 +123,30 @@ def scored(request):
     rules = {name: resolve_text(name) for name in ORACLE}
     lacks = {name: missing(task, rule) for name, rule in rules.items()}
     fed = {name: rule for name, rule in rules.items() if not lacks[name]}
-    return request.param, Scored(measure(task, fed, Sampling(batches=5)), lacks)
+    return request.param, Scored(measure(task, fed, Sampling(5, 16)), lacks)
 
 
 def test_the_truth_ranks_first(scored):
     _, found = scored
     assert found.ranked[0] == "truth"
-    best = found.found["truth"]
+    best = found.scores["truth"]
     assert [best[s].mean for s in Scores._fields] == pytest.approx([1] * 5)
     for rule in found.measured:
-        assert best["auroc"].mean >= found.found[rule]["auroc"].mean
-        assert found.found[rule]["correlation"].mean < 1 - 1e-4, rule
+        assert best["auroc"].mean >= found.scores[rule]["auroc"].mean
+        assert found.scores[rule]["correlation"].mean < 1 - 1e-4, rule
 
 
 def test_chance_is_at_one_half(scored):
     _, found = scored
     for name in ("auroc", "sign"):
-        mean, error = found.found["random"][name]
+        mean, error = found.scores["random"][name]
         assert 0 < error < 0.05
         assert abs(mean - 0.5) < 0.1  # not by `error`, which five batches know badly
 
 
 def test_even_credit_is_at_one_half_exactly(scored):
     _, found = scored
-    assert found.found["seq"]["auroc"] == (0.5, 0)
+    assert found.scores["seq"]["auroc"] == (0.5, 0)
 
 
 WHAT_IS_NOT_TOLD = {
@@ -155,7 +160,7 @@ WHAT_IS_NOT_TOLD = {
 def test_what_a_task_does_not_tell_is_reported(scored):
     name, found = scored
     assert {r: needs for r, needs in found.lacks.items() if needs} == WHAT_IS_NOT_TOLD[name]
-    report = findings({name: found}, Sampling(), "x")
+    report = findings({name: found}, Sampling(10, 16), "x")
     for rule, (need,) in WHAT_IS_NOT_TOLD[name].items():
         assert {"credit": rule, "task": name, "not told": need} in report.tables[-1].rows
         assert f"{rule} ({need})" in report.sentences[-1]
@@ -164,7 +169,7 @@ def test_what_a_task_does_not_tell_is_reported(scored):
 def test_rules_that_know_the_cause_find_it(scored):
     """What is known of the tasks by construction, with room for chance."""
     name, found = scored
-    auroc = {rule: scores["auroc"].mean for rule, scores in found.found.items()}
+    auroc = {rule: scores["auroc"].mean for rule, scores in found.scores.items()}
     if name == "keys":
         assert auroc["spans/seq"] > 0.9  # 1 but for groups without a difference
         assert auroc["entropy_top/seq"] < 0.5  # filler is less certain
@@ -181,14 +186,14 @@ def test_rules_that_know_the_cause_find_it(scored):
 
 def test_the_aggregation_does_not_matter_within_completions():
     names = ("tree_td/seq", "tree_td/length", "tree_td/dapo")
-    found = measure(Keys(), {n: resolve_credit(n) for n in names}, Sampling(batches=2))
+    found = measure(Keys(), {n: resolve_credit(n) for n in names}, Sampling(2, 16))
     one, two, three = (found[name] for name in names)
     for score_name in ("auroc", "precision", "recall", "sign"):
         assert one[score_name] == two[score_name] == three[score_name]
 
 
 def test_errors_are_those_of_independent_batches():
-    sampling = Sampling(batches=3, groups=2)
+    sampling = Sampling(3, 2)
     strategy = resolve_credit("tree_td/seq")
     found = measure(PathStar(), {"x": strategy}, sampling)["x"]["correlation"]
     each = [draw(PathStar(), sampling, number) for number in range(3)]

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 import pytest
 import torch
 
-from grpo_credit.lab.batches import Sampling, draw
+from grpo_credit.lab.batches import draw
 from grpo_credit.lab.process import END, solve, walk
+from grpo_credit.lab.sampling import Sampling
 from grpo_credit.lab.tasks import TASKS, Arithmetic, Format, Keys, PathStar
 from grpo_credit.lab.tasks.path_star import path_to_goal
 
@@ -97,7 +98,7 @@ def test_the_forgotten_carry_costs_all_that_was_to_be_had():
 
 def test_the_arm_alone_decides():
     task = PathStar(degree=3, nodes=3)
-    start = ("s,a|a,b|s,c|c,d|s,e|e,f/s,b=", ("ab", "cd", "ef"), 0)
+    start = ("s a | a b | s c | c d | s e | e f / s b =", ("sab", "scd", "sef"), 0)
     assert truth_of(task, start, "sab") == pytest.approx([0, 2 / 3, 0, 0])
     assert truth_of(task, start, "sef") == pytest.approx([0, -1 / 3, 0, 0])
 
@@ -133,7 +134,7 @@ def test_one_carry_is_forgotten_at_most():
 
 @pytest.mark.parametrize("name", TASKS)
 def test_what_a_rule_sees_is_true_of_the_policy(name):
-    batch = draw(TASKS[name](), Sampling(groups=24))
+    batch = draw(TASKS[name](), Sampling(10, 24))
     rollouts, mask = batch.rollouts, batch.rollouts.mask
     # the truth averages to 0 under the policy
     whole = batch.advantage.sum(1)
@@ -151,25 +152,25 @@ def test_what_a_rule_sees_is_true_of_the_policy(name):
 
 
 def test_entropies_are_those_of_the_tasks_choices():
-    batch = draw(Keys(), Sampling(groups=4))
+    batch = draw(Keys(), Sampling(10, 4))
     found = {round(float(h), 6) for h in batch.rollouts.entropies[batch.rollouts.mask]}
     key = 0.5 * math.log(2) + 0.5 * math.log(6)
     sure = 0.9 * math.log(1 / 0.9) + 0.1 * math.log(15 / 0.1)
     assert found == {round(h, 6) for h in (math.log(16), key, sure, 0.0)}
-    star = draw(PathStar(degree=4), Sampling(groups=4)).rollouts
+    star = draw(PathStar(degree=4), Sampling(10, 4)).rollouts
     torch.testing.assert_close(star.entropies[:, 1], torch.full((32,), math.log(4)).double())
     assert float(star.entropies[:, [0, 2, 3, 4, 5]].abs().max()) == 0
 
 
 def test_rewards_tell_what_they_do_in_a_trainer():
-    keys = draw(Keys(), Sampling(groups=3))
+    keys = draw(Keys(), Sampling(10, 3))
     assert keys.rollouts.spans["keys/keys"].equal(keys.decisive)  # each key decides
     last = (keys.decisive * torch.arange(1, 50)).amax(1)
     assert keys.rollouts.decided[:, 0].equal(last)
     paid = keys.rollouts.step_rewards.nan_to_num().double()
     torch.testing.assert_close(paid.sum(1), keys.rollouts.rewards)
     assert (~keys.rollouts.step_rewards.isnan()).equal(keys.decisive)
-    star = draw(PathStar(), Sampling(groups=8)).rollouts
+    star = draw(PathStar(), Sampling(10, 8)).rollouts
     wrong = star.rewards == 0
     assert set(star.decided[wrong, 0].tolist()) == {2}  # centre and a wrong node
     assert set(star.decided[~wrong, 0].tolist()) == {6}  # the right path must also end
@@ -187,7 +188,7 @@ def test_arithmetic_sees_the_last_number_alone():
 
 
 def test_completions_are_cut_off_at_the_longest_length():
-    batch = draw(Format(length=8), Sampling(groups=8)).rollouts
+    batch = draw(Format(length=8), Sampling(10, 8)).rollouts
     assert batch.truncated.any()
     assert (batch.lengths[batch.truncated] == 8).all()
     assert not batch.truncated[batch.lengths < 8].any()
@@ -195,7 +196,7 @@ def test_completions_are_cut_off_at_the_longest_length():
 
 def test_a_walk_ends_where_the_policy_ends_it():
     task = PathStar(degree=2, nodes=2)
-    solved = solve(task, [("s,a|s,b/s,a=", ("a", "b"), 0)])
+    solved = solve(task, [("s a | s b / s a =", ("sa", "sb"), 0)])
     written = walk(solved, solved.starts.repeat(50), 7, torch.Generator().manual_seed(0))
     assert written.mask.sum(1).tolist() == [3] * 50  # centre, arm, end
     assert {task.alphabet[i] for i in written.tokens[:, 1].tolist()} == {"a", "b"}
@@ -204,11 +205,10 @@ def test_a_walk_ends_where_the_policy_ends_it():
 def test_a_path_is_found_from_its_goal():
     for seed in range(5):
         task = PathStar(degree=3, nodes=5)
-        graph, arms, _ = task.start(random.Random(seed))
-        centre = graph[-4]
-        assert path_to_goal(graph) == centre + arms[0]
-        assert len({*centre, *"".join(arms)}) == 13
-        assert graph.count("|") == 11
+        prompt, paths, _ = task.start(random.Random(seed))
+        assert [path for path in paths if path[-1] == prompt[-3]] == [path_to_goal(prompt)]
+        assert len(set("".join(paths))) == 13
+        assert prompt.count("|") == 11
 
 
 @dataclass(frozen=True)
@@ -222,7 +222,9 @@ def test_impossible_tasks_are_refused():
         solve(Leaky(), [Leaky().start(random.Random(0))])
     with pytest.raises(ValueError, match="terms is 10, expected 2 to 9: sums have two digits"):
         Arithmetic(terms=10)
-    with pytest.raises(ValueError, match="9 arms of 8 nodes make 64 nodes; expected at least 2 ar"):
+    with pytest.raises(
+        ValueError, match="nodes is 52, expected 64 or more: a source and 9 arms of"
+    ):
         PathStar(degree=9, nodes=8)
     with pytest.raises(ValueError, match="has no automaton; expected a regular pattern"):
         Format(pattern=r"(a)\1").moves(0)

@@ -13,11 +13,9 @@ from grpo_credit.tiny import build_model
 from grpo_credit.tiny.next_token import (
     SHAPE,
     course,
-    free_running_accuracy,
     lesson,
     next_token_model,
     settings,
-    teacher_forced_accuracy,
 )
 from grpo_credit.tiny.path_star import STYLES, PathStar, dataset, edges_of, problems
 from grpo_credit.tiny.training import IGNORED, train
@@ -157,28 +155,6 @@ def test_a_share_outside_of_0_to_1_is_refused(tmp_path):
         next_token_model(STAR, cache_dir=tmp_path, plan_share=1.5)
 
 
-def test_accuracy_counts_by_place_after_right_tokens():
-    tokenizer = PathStar().build_tokenizer()
-    rows = problems(PathStar(), 8, 0, "test")
-    answers = tokenizer([row["path"] for row in rows]).input_ids
-
-    class Stubborn:
-        """Knows the path, but in every second row not its second node."""
-
-        device = torch.device("cpu")
-
-        def __call__(self, input_ids):
-            logits = torch.zeros(*input_ids.shape, len(tokenizer))
-            for row, answer in enumerate(answers):
-                for place, token in enumerate(answer):
-                    wrong = place == 1 and row % 2
-                    guess = tokenizer.unk_token_id if wrong else token
-                    logits[row, input_ids.shape[1] - len(answer) - 1 + place, guess] = 1
-            return type("Output", (), {"logits": logits})
-
-    assert teacher_forced_accuracy(Stubborn(), tokenizer, rows) == [1.0, 0.5, 1.0]
-
-
 def test_plans_are_taught_alone_before_they_are_mixed():
     few = settings(seed=0, steps=20)
     taught = lesson(STAR, few, course(0.25)).batches(TOKENIZER)
@@ -204,6 +180,31 @@ def test_models_of_different_tasks_have_different_folders(tmp_path):
 TESTED = 1000
 CHANCE = 0.5
 ERROR = 4 * math.sqrt(CHANCE * (1 - CHANCE) / TESTED)  # four standard errors of a share: 0.063
+
+
+def encoded(tokenizer, rows, style):
+    answers = [STYLES[style](row["path"].split()) for row in rows]
+    prompts = [row["prompt"] for row in rows]
+    return (torch.tensor(tokenizer(texts).input_ids) for texts in (prompts, answers))
+
+
+@torch.no_grad()
+def teacher_forced_accuracy(model, tokenizer, rows, style="direct"):
+    """Return for each token of an answer how often it is the likeliest after the right ones."""
+    questions, answers = encoded(tokenizer, rows, style)
+    logits = model(input_ids=torch.cat([questions, answers], dim=1)).logits
+    likeliest = logits[:, questions.shape[1] - 1 : -1].argmax(-1)
+    return (likeliest == answers).float().mean(0).tolist()
+
+
+@torch.no_grad()
+def free_running_accuracy(model, tokenizer, rows, style="direct"):
+    """Return for each token of an answer how often greedy generation gets it right."""
+    questions, answers = encoded(tokenizer, rows, style)
+    count = {"max_new_tokens": answers.shape[1], "min_new_tokens": answers.shape[1]}
+    mask = torch.ones_like(questions)
+    written = model.generate(questions, attention_mask=mask, do_sample=False, **count)
+    return (written[:, questions.shape[1] :] == answers).float().mean(0).tolist()
 
 
 def until_known(model, tokenizer, star, style, batches):

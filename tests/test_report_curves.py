@@ -28,22 +28,10 @@ def test_missing_points_are_bridged():
     assert area_under_curve([0, 1, 2], [0.0, math.nan, 1.0]) == 0.5
 
 
-def test_a_span_cuts_within_segments():
-    # between 5 and 30: heights 0.2, 0.4, 0.2, 0.5 at 5, 10, 20, 30
-    expected = (5 * 0.3 + 10 * 0.3 + 10 * 0.35) / 25
-    assert area_under_curve(STEPS, CURVE, span=(5, 30)) == pytest.approx(expected)
-
-
-def test_a_curve_that_does_not_cover_the_span_has_no_area():
-    assert area_under_curve(STEPS, [None, *CURVE[1:]], span=(0, 40)) is None
-    assert area_under_curve(STEPS, [*CURVE[:3], math.inf], span=(0, 40)) is None
+def test_a_curve_without_values_has_no_area_and_with_one_its_height():
     assert area_under_curve([], []) is None
     assert area_under_curve(STEPS, [None] * 4) is None
-
-
-def test_the_area_over_a_point_is_the_height():
-    assert area_under_curve([7], [0.3]) == 0.3
-    assert area_under_curve(STEPS, CURVE, span=(5, 5)) == pytest.approx(0.2)
+    assert area_under_curve([6, 7], [math.inf, 0.3]) == 0.3
 
 
 @given(st.lists(st.floats(0, 1), min_size=2, max_size=9), st.floats(0.1, 9), st.floats(-5, 5))
@@ -63,15 +51,6 @@ def test_steps_to_a_threshold():
     assert steps_to_threshold(STEPS, CURVE, 0.81) is None
 
 
-def test_a_running_mean_must_reach_the_threshold():
-    # means of two: 0.2 at 10, 0.3 at 20, 0.5 at 40; no step before the window is full
-    assert steps_to_threshold(STEPS, CURVE, 0.25, window=2) == 20
-    assert steps_to_threshold(STEPS, CURVE, 0.0, window=2) == 10
-    assert steps_to_threshold(STEPS, CURVE, 0.0, window=5) is None
-    # the missing value is left out: 0.4 and 0.8 are neighbours
-    assert steps_to_threshold(STEPS, [0.0, 0.4, None, 0.8], 0.6, window=2) == 40
-
-
 def test_a_threshold_is_reached_from_above_where_lower_is_better():
     assert steps_to_threshold([1, 2, 3], [9, 5, 2], 5, higher_is_better=False) == 2
     assert steps_to_threshold([1, 2, 3], [9, 5, 2], 1, higher_is_better=False) is None
@@ -89,5 +68,3 @@ def test_curves_that_are_none_are_refused(function):
         function([1, 2, 3], [0.1, 0.2])
     with pytest.raises(ValueError, match="steps do not increase"):
         function([1, 2, 2], [0.1, 0.2, 0.3])
-    with pytest.raises(ValueError, match="window 0, expected at least 1"):
-        steps_to_threshold([1], [1.0], 0.5, window=0)

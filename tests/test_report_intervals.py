@@ -20,26 +20,12 @@ SCORES = [0.62, 0.71, 0.55, 0.93, 0.68, 0.66]
 numbers = st.lists(st.floats(-1e3, 1e3).map(lambda x: round(x, 3)), min_size=2, max_size=12)
 
 
-def test_students_interval_by_hand():
-    # of 0 and 2: mean 1, s / √2 = 1, one degree of freedom, Cauchy: tan(π (p - 1/2)) at p = 0.9
-    two = t_interval([0.0, 2.0], 0.8)
-    assert two.high - 1 == pytest.approx(math.tan(0.4 * math.pi), rel=1e-12)
-    # of 0, 1 and 2: s / √3 = 1 / √3, two degrees: (2p - 1) / √(2 p (1 - p)) at p = 0.9
-    three = t_interval([0.0, 1.0, 2.0], 0.8)
-    assert 1 - three.low == pytest.approx(0.8 / math.sqrt(0.18) / math.sqrt(3), rel=1e-12)
-
-
 @pytest.mark.parametrize("count", range(1, 14))
 def test_iqm_is_scipys_trimmed_mean(count):
     values = np.random.default_rng(count).normal(size=(3, count))
     expected = scipy.stats.trim_mean(values, 0.25, axis=1)
     np.testing.assert_allclose(iqm(values), expected, rtol=1e-12)
     np.testing.assert_allclose(iqm(values.T, axis=0), expected, rtol=1e-12)
-
-
-def test_iqm_by_hand_and_is_the_mean_of_three():
-    assert iqm([9, 1, 2, 3, 4, 5, -70, 8]) == pytest.approx((2 + 3 + 4 + 5) / 4)  # 2 cut off each
-    assert iqm([0.0, 1.0, 5.0]) == 2
 
 
 def test_the_t_interval_is_scipys():
@@ -60,11 +46,6 @@ def test_the_bootstrap_is_scipys_on_the_same_resamples(statistic):
     assert found.kind == "percentile bootstrap"
 
 
-def test_a_seed_makes_the_bootstrap_repeatable():
-    assert bootstrap_interval(SCORES, seed=1) == bootstrap_interval(SCORES, seed=1)
-    assert bootstrap_interval(SCORES, seed=1) != bootstrap_interval(SCORES, seed=2)
-
-
 @pytest.mark.parametrize("make", [t_interval, bootstrap_interval])
 def test_constant_values_have_no_width_and_say_so(make):
     found = make([1.0] * 6)
@@ -83,12 +64,6 @@ def test_one_value_has_no_interval(make):
 def test_values_that_differ_by_rounding_are_constant():
     assert t_interval([0.1 + 0.2, 0.3, 0.3]).degenerate
     assert not t_interval([0.3, 0.3, 0.3 + 1e-9]).degenerate
-
-
-def test_two_values_have_an_interval():
-    # mean 1/2, s/√2 = 1/2, t = 12.7062 with one degree
-    found = t_interval([0.0, 1.0])
-    assert (found.low, found.high) == pytest.approx((0.5 - 6.3531, 0.5 + 6.3531), abs=1e-4)
 
 
 def test_resamples_that_agree_have_no_width_though_the_values_differ():

@@ -137,14 +137,7 @@ def test_t_alone_makes_no_winner():
 
 
 def test_comparisons_share_the_chance_of_a_false_claim():
-    amounts = [
-        0.01,
-        0.09,
-        0.04,
-        0.10,
-        0.02,
-        0.03,
-    ]  # mean 0.0483, s/√6 = 0.0155, t = 3.12, p = 0.026
+    amounts = [0.01, 0.09, 0.04, 0.1, 0.02, 0.03]  # mean 0.0483, s/√6 = 0.0155, p = 0.026
     alone = only(plus(*amounts))
     assert alone.verdict.outcome == "better"
     together = compare(
@@ -307,17 +300,6 @@ def test_importing_the_report_is_light():
         "    importlib.import_module(module.name)\n"
         "heavy = {'torch', 'trl', 'transformers', 'scipy.stats', 'rewards'}\n"
         "print(sorted(heavy & set(sys.modules)))"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[]"
-
-
-def test_the_statistics_import_numpy_and_special_functions_alone():
-    names = "intervals paired curves difference verdict statistics"
-    code = (
-        f"import importlib, sys\nfor name in {names.split()}:\n"
-        "    importlib.import_module(f'grpo_credit.experiments.report.{name}')\n"
-        "print(sorted({'torch', 'trl', 'scipy.stats', 'pandas', 'jinja2'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

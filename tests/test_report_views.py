@@ -1,7 +1,5 @@
 """What the page draws and tabulates, in numbers."""
 
-import math
-import re
 from dataclasses import replace
 
 import numpy as np
@@ -9,20 +7,16 @@ import pyarrow as pa
 import pytest
 
 from grpo_credit.experiments.design import Study
-from grpo_credit.experiments.figures.axes import span
-from grpo_credit.experiments.figures.forest import Row, forest
-from grpo_credit.experiments.figures.lines import Band, Curve, panel
+from grpo_credit.experiments.figures.palette import MEAN, strategy_line
 from grpo_credit.experiments.figures.shading import shade
-from grpo_credit.experiments.figures.sheet import literal, sheet
-from grpo_credit.experiments.html import FIGURES_CSS, own
 from grpo_credit.experiments.report.data import Cell, Examples, Pairing, Report, shown
 from grpo_credit.experiments.report.limits import Limits
 from grpo_credit.experiments.report.series import COLUMNS, Curves, average, ratios
 from grpo_credit.experiments.report.view_credit import shaded
 from grpo_credit.experiments.report.view_curves import learning
-from grpo_credit.experiments.report.view_diagnostics import colour, gradient_table, known
+from grpo_credit.experiments.report.view_diagnostics import gradient_table, known
 from grpo_credit.experiments.report.view_results import differences_figure, speeds
-from grpo_credit.experiments.report.view_run import anchors, cost_table, listed
+from grpo_credit.experiments.report.view_run import cost_table, listed
 
 STUDY = Study("r.py", ["a", "b"], [0, 1], [], "a", "right", True, "ablate")
 CELLS = [
@@ -101,7 +95,7 @@ def test_curves_of_other_runs_are_left_out():
 def test_a_run_that_failed_is_in_no_curve():
     made = report([*rows("reward", "b", 0, [(1, 0.5)]), *rows("reward", "b", 1, [(1, 9.0)])])
     assert list(made.finished_curves.runs("reward", "b")) == [0]
-    block = learning(made, made.finished_curves, Limits())[0]
+    block = learning(made, Limits())[0]
     assert (block.title, list(block.axes)) == ("Training reward", ["step", "tokens", "seconds"])
     assert [panel.title for panel in block.axes["step"]] == ["a · 0 seeds", "b · 1 seed"]
 
@@ -109,20 +103,10 @@ def test_a_run_that_failed_is_in_no_curve():
 def test_the_band_lies_around_the_mean():
     made = report([*rows("reward", "a", 0, [(1, 0.0), (2, 1.0)]),
                    *rows("reward", "a", 1, [(1, 2.0), (2, 1.0)])])  # fmt: skip
-    svg = learning(made, made.finished_curves, Limits())[0].axes["step"][0].svg
-    shown = {
-        kind: re.findall(rf'class="{kind}" points="([^"]*)"', svg) for kind in ("band", "mean")
-    }
-    (x1, high), (x2, same), *_, (_, low) = pairs(shown["band"][0])
-    (left, first), (right, last) = pairs(shown["mean"][0])
-    assert (x1, x2) == (left, right)
-    assert high < first < low  # upwards is less
-    assert first - high == pytest.approx(low - first, abs=0.2)
-    assert same == last  # no spread at step 2
-
-
-def pairs(points):
-    return [tuple(map(float, point.split(","))) for point in points.split()]
+    curves = learning(made, Limits())[0].axes["step"][0].curves
+    (mean,) = (curve for curve in curves if curve.line is MEAN)
+    assert (mean.x.tolist(), mean.y.tolist()) == ([1, 2], [1, 1])
+    assert mean.half.tolist() == pytest.approx([12.7062047, 0.0])  # no spread at step 2
 
 
 def test_gradient_norms_are_compared_at_the_first_step_and_over_all():
@@ -131,7 +115,7 @@ def test_gradient_norms_are_compared_at_the_first_step_and_over_all():
         *rows("grad_norm", "b", 0, [(1, 4.0), (2, 1.0)]),
     ])  # fmt: skip
     # over all steps √(4 · 1) = 2
-    assert gradient_table(made, made.finished_curves).rows[1] == ["b", "1", "4", "4", "4", "2"]
+    assert gradient_table(made).rows[1] == ["b", "1", "4", "4", "4", "2"]
 
 
 def test_shares_of_no_credit_are_no_points():
@@ -152,9 +136,11 @@ def test_shares_of_no_credit_are_no_points():
 
 
 def test_lines_of_strategies_differ_by_colour_and_then_by_dash():
-    assert [colour(place) for place in (0, 7, 8)] == ["mean s0 d0", "mean s7 d0", "mean s0 d1"]
-    kinds = {colour(place) for place in range(24)}
-    assert len(kinds) == 24
+    lines = [strategy_line(place, "")[:4] for place in (0, 7, 8)]
+    assert [(colour, dash) for colour, _, _, dash in lines] == [
+        ("s0", "solid"), ("s7", "solid"), ("s0", "dashed"),
+    ]  # fmt: skip
+    assert len({strategy_line(place, "") for place in range(24)}) == 24
 
 
 def test_the_baseline_is_among_the_strategies_with_curves():
@@ -171,7 +157,7 @@ def test_how_fast_a_strategy_learns():
         *rows("held_out/right", "a", 1, [(0, 0.2), (2, 0.6)]),
         *rows("held_out/right", "b", 0, [(0, 0.2), (1, 0.8), (2, 0.9)]),
     ])  # fmt: skip
-    found = speeds(made, made.finished_curves)
+    found = speeds(made)
     # mean before: (0 + 0.2 + 0.2) / 3; best mean after: 0.9
     assert found.threshold == pytest.approx((0.4 / 3 + 0.9) / 2)
     assert found.heights["a"] == pytest.approx(0.3)  # 0.2 and 0.4
@@ -180,12 +166,9 @@ def test_how_fast_a_strategy_learns():
 
 
 def test_differences_are_strategy_minus_baseline():
-    svg = differences_figure(report().comparison, report().values, "d")
-    assert ">+0.5<" in svg  # 0.9 - 0.4, the seed that both have
-    runs = re.findall(r'class="run" cx="([\d.]+)"', svg)
-    mean = re.findall(r'class="mean open" cx="([\d.]+)"', svg)
-    assert runs == mean  # of one pair
-    assert 'class="mean open"' in svg  # no verdict
+    (row,) = differences_figure(report()).rows
+    assert (row.note, row.dots, row.mean) == ("+0.5", [0.5], 0.5)  # 0.9 - 0.4: the seed of both
+    assert not row.strong  # no verdict
 
 
 def test_cost_is_averaged_over_finished_runs():
@@ -207,8 +190,7 @@ def test_the_time_of_a_step_has_its_range_and_needs_both_runs_to_be_finished():
 
 def test_runs_that_did_not_finish_are_listed_first_when_there_is_no_room_for_all():
     made = report()
-    assert [run.title for run in listed(made, Limits(runs=2))] == ["a, seed 0", "b, seed 1"]
-    assert anchors(made, Limits(runs=2)) == {("a", 0): "run-0", ("b", 1): "run-3"}
+    assert listed(made, Limits(runs=2)) == {"run-0": CELLS[0], "run-3": CELLS[3]}
 
 
 # ---- completions ------------------------------------------------------------------------------
@@ -257,47 +239,3 @@ def test_completions_of_every_step_are_shown_and_the_rest_counted():
 def test_a_step_without_a_strategys_credit_is_shown_without_shades():
     made = report(credit=[example(1, 0), example(9, 0, **{"credit b": None})])
     assert shades(shaded(made, Limits()), 1)[:2] == [["p4", "z"], ["n8", "z"]]
-
-
-# ---- figures ----------------------------------------------------------------------------------
-
-
-def test_a_panel_draws_points_where_they_belong():
-    svg = panel("t", [Curve([(0, 0.0), (10, 1.0)], "mean")], [], (0, 10), (0, 1), "steps")
-    assert 'points="40.0,158.0 292.0,10.0"' in svg  # left and bottom, right and top
-    alone = panel("t", [Curve([(5, 0.5)], "mean")], [], (0, 10), (0, 1), "steps")
-    assert '<circle class="mean alone" cx="166.0" cy="84.0"' in alone
-    band = panel("t", [], [Band([(0, 0.0, 1.0), (10, 0.0, 1.0)], "band")], (0, 10), (0, 1), "")
-    assert 'points="40.0,10.0 292.0,10.0 292.0,158.0 40.0,158.0"' in band
-
-
-def test_a_forest_has_room_for_zero_and_intervals():
-    row = Row("<b>", "&", [1.0, 2.0], 1.5, (0.5, 2.5), None, strong=False)
-    svg = forest("<t>", "<u>", [row], reference=0)
-    assert "<b>" not in svg
-    assert "<u>" not in svg
-    assert 'aria-label="&lt;t&gt;"' in svg
-    ends = [float(x) for x in re.findall(r'class="wide" x1="([\d.]+)" x2="([\d.]+)"', svg)[0]]
-    # 5 % of room around 0 ... 2.5, between 14 and 386: 0.5 is at (0.5 + 0.125) / 2.75
-    assert ends == pytest.approx([14 + 372 * 0.625 / 2.75, 14 + 372 * 2.625 / 2.75], abs=0.06)
-    assert forest("t", "u", []).startswith("<svg")
-
-
-def test_axes_of_equal_and_of_no_numbers_have_a_width():
-    for values in ([], [1.0] * 3, [0.0], [math.nan], [1e-9] * 2, [-5.0] * 2, [1e12] * 2):
-        low, high = span(values)
-        assert low < high, values
-
-
-def test_a_sheet_escapes_its_titles():
-    drawn = sheet("<t>", [("<b>", forest("t", "u", []))] * 3, (100, 50), 2, ".x {}")
-    assert "<b>" not in drawn
-    assert 'viewBox="0 0 248 196"' in drawn  # 16 + 2 · (100 + 16), 16 + 2 · (50 + 24 + 16)
-
-
-def test_the_colours_of_a_file_are_written_out_for_programs_without_variables():
-    css = literal(own(FIGURES_CSS))
-    assert "var(" not in css
-    light, dark = css.split("@media (prefers-color-scheme: dark)")
-    assert ".forest .mean { fill: #0067a5; stroke: #ffffff;" in light
-    assert ".forest .mean { fill: #5db4f0; stroke: #14171b;" in dark

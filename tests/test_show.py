@@ -3,10 +3,10 @@
 import io
 import math
 import re
-from html.parser import HTMLParser
 
 import pytest
 import torch
+from html_reader import Read
 from rich.console import Console
 from saved_helpers import HOSTILE, PROMPTS, TOKENS, rollouts
 
@@ -14,7 +14,7 @@ from grpo_credit import CreditError, cli, compute_credit
 from grpo_credit.credit.saved import save_rollouts
 from grpo_credit.experiments.figures.shading import LEVELS, level
 from grpo_credit.experiments.show import picture
-from grpo_credit.experiments.show.html import page
+from grpo_credit.experiments.show.command import page
 from grpo_credit.experiments.show.terminal import print_picture
 from grpo_credit.text import visible
 
@@ -168,33 +168,6 @@ def test_what_is_hidden_becomes_a_symbol(text, expected):
     assert visible(text) == expected
 
 
-class Read(HTMLParser):
-    """What a browser makes of a page: its tags with attributes, and the text of each `<i>`."""
-
-    def __init__(self, text):
-        super().__init__()
-        self.tags, self.open, self.shaded, self.cells = [], [], [], []
-        self.feed(text)
-
-    def handle_starttag(self, tag, attrs):
-        self.tags.append((tag, dict(attrs)))
-        if tag not in ("meta",):
-            self.open.append(tag)
-        if tag == "i":
-            self.shaded.append([dict(attrs), ""])
-        if tag == "td":
-            self.cells.append("")
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag
-
-    def handle_data(self, data):
-        if self.open and self.open[-1] == "i":
-            self.shaded[-1][1] += data
-        if self.open and self.open[-1] == "td":
-            self.cells[-1] += data
-
-
 def test_the_page_shows_hostile_completions_as_text(run):
     read = Read(page(picture(run, rows=5)))
     assert read.open == []
@@ -208,7 +181,7 @@ def test_the_page_shows_hostile_completions_as_text(run):
         "lang", "charset", "name", "content", "http-equiv", "class", "title", "dir", "tabindex",
         "role", "aria-label", "data-name", "data-scale",
     }  # fmt: skip
-    texts = [text for attrs, text in read.shaded if "title" in attrs]
+    texts = [text for tag, attrs, text in read.elements if tag == "i" and "title" in attrs]
     expected = [visible(t) for row in (0, 3, 4, 1, 2) for _ in range(2) for t in TOKENS[row]]
     assert texts == expected
 
@@ -225,9 +198,10 @@ def test_the_page_needs_no_network_and_no_script(run):
 def test_every_number_is_on_the_page_as_text(run):
     read = Read(page(picture(run, credit=["seq"], group=0)))
     # rows 0 and 1: place, token, credit; 1/6 and -1/6
-    assert read.cells[:3] == ["0", visible(HOSTILE[0]), "+0.167"]
-    assert read.cells[-3:] == ["1", "b", "-0.167"]
-    shades = [attrs for attrs, text in read.shaded if text in ("a", "b")]
+    cells = [text for tag, _, text in read.elements if tag == "td"]
+    assert cells[:3] == ["0", visible(HOSTILE[0]), "+0.167"]
+    assert cells[-3:] == ["1", "b", "-0.167"]
+    shades = [attrs for tag, attrs, text in read.elements if tag == "i" and text in ("a", "b")]
     assert shades == [{"class": "n8", "title": "-0.167"}] * 2
 
 
@@ -238,9 +212,10 @@ def test_masked_tokens_are_marked_and_have_no_number(tmp_path):
     save_rollouts(path, masked, PROMPTS, TOKENS, "seq")
     drawn = picture(tmp_path, credit=["seq"], group=1)
     read = Read(page(drawn))
-    marked = [text for attrs, text in read.shaded if attrs.get("title") == "not counted"]
+    marked = [t for _, attrs, t in read.elements if attrs.get("title") == "not counted"]
     assert marked == ["d"]
-    assert read.cells[read.cells.index("d") + 1] == ""
+    cells = [text for tag, _, text in read.elements if tag == "td"]
+    assert cells[cells.index("d") + 1] == ""
     assert "c{" not in printed(drawn)  # row 2 has no advantage
     assert "e{+100}" in printed(drawn)
 

@@ -107,17 +107,17 @@ def test_entry_loads_and_says_how_it_was_made(built):
     assert metrics["settings"]["steps"] == STEPS
 
 
-FILES = ["model.safetensors", "tokenizer.json", "config.json", "complete.json"]
+FILES = ["model.safetensors", "complete.json"]
 
 
 def flip(path):
     data = bytearray(path.read_bytes())
-    data[len(data) // 2] ^= 1
+    data[16] ^= 1
     path.write_bytes(data)
 
 
 def truncate(path):
-    path.write_bytes(path.read_bytes()[:-2])
+    path.write_bytes(path.read_bytes()[:-3])
 
 
 @pytest.mark.parametrize("hurt", [flip, truncate, Path.unlink])
@@ -129,8 +129,8 @@ def test_damaged_entry_is_rebuilt_and_reported(copied, trainings, capsys, name, 
     assert cache_module.damage(copied) is None
     said = capsys.readouterr().err.splitlines()
     assert len(said) == 1
-    assert "rebuilding" in said[0]
-    assert name in said[0]
+    assert said[0].startswith(f"grpo-credit: rebuilding {copied}: ")
+    assert "complete.json" in said[0]
 
 
 def test_half_written_folders_are_ignored(built, trainings, tmp_path):

@@ -162,8 +162,8 @@ def load_study(path: Path) -> Study:
         raise CreditError(f"{path} has schema {content.get('schema')}, expected {SCHEMA}.")
     younger = {f.name for f in fields(Study) if f.default is not MISSING}  # than some studies
     kinds = {n: k for n, k in get_type_hints(Study).items() if n in content or n not in younger}
-    found = fit(kinds, content, str(path))
-    return Study(**{name: found[name] for name in kinds})
+    values = fit(kinds, content, str(path))
+    return Study(**{name: values[name] for name in kinds})
 
 
 def _refuse_other_files(out: Path) -> None:

@@ -1,7 +1,8 @@
 """Pages: one Jinja environment and one base page, whatever they show.
 
-A template's name is its path in the package. What is not `Markup` is escaped; nothing is loaded
-from a network, and no script runs but the one that the page's own policy names by its hash.
+A template's name is its path in the package. What is not `Markup` is made visible and escaped;
+nothing is loaded from a network, and no script runs but the one that the page's own policy names by
+its hash.
 """
 
 import base64
@@ -13,12 +14,17 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from grpo_credit.experiments import words
+from grpo_credit.experiments.figures.palette import PALETTE
 from grpo_credit.experiments.figures.shading import LEVELS, shade
-from grpo_credit.experiments.words import signed
 from grpo_credit.text import visible
 
-FIGURES_CSS = "experiments/templates/figures.css"
-_KNOWN: dict[str, Any] = {"LEVELS": LEVELS, "shade": shade, "signed": signed, "visible": visible}
+_KNOWN: dict[str, Any] = {
+    "LEVELS": LEVELS, "PALETTE": PALETTE, "shade": shade, "aligned": words.aligned,
+    "moment": words.moment,
+    "number": words.number, "signed": words.signed, "size": words.size,
+    "time_taken": words.time_taken,
+}  # fmt: skip
 
 
 def render(template: str, script: str = "", **content: Any) -> str:
@@ -39,6 +45,10 @@ def own(name: str) -> Markup:
     return Markup(_environment().get_template(name).render())
 
 
+def _seen(value: object) -> object:
+    return visible(value) if isinstance(value, str) and not isinstance(value, Markup) else value
+
+
 @cache
 def _environment() -> Environment:
     environment = Environment(
@@ -47,6 +57,7 @@ def _environment() -> Environment:
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
+        finalize=_seen,
     )
     environment.globals.update(_KNOWN)
     return environment

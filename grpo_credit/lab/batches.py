@@ -12,38 +12,11 @@ from torch import Tensor
 from grpo_credit.credit.rollouts import Rollouts, group_advantages
 from grpo_credit.lab.enumerable import character_tokenizer
 from grpo_credit.lab.process import Solved, Task, Walk, solve, walk
+from grpo_credit.lab.sampling import Sampling
 from grpo_credit.trainer.reward_annotations import NEEDS, Annotations
 
 CPU = torch.device("cpu")
 DECISIVE = 0.01  # of a reward of 1: what moves the expected reward by less decides nothing
-
-
-@dataclass(frozen=True)
-class Sampling:
-    """How batches are drawn.
-
-    Args:
-        batches: independent batches, each with its own prompts; at least 2.
-        groups: prompts per batch.
-        num_generations: completions per prompt; at least 2.
-        seed: of prompts and completions; the same seed gives every rule the same ones.
-
-    Raises:
-        ValueError: if a number is too small.
-    """
-
-    batches: int = 10
-    groups: int = 16
-    num_generations: int = 8
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        if self.batches < 2 or self.groups < 1 or self.num_generations < 2:
-            raise ValueError(
-                f"there are {self.batches} batches of {self.groups} groups of "
-                f"{self.num_generations}; expected at least 2 batches, for standard errors, 1 "
-                "group, and 2 completions in it, to compare."
-            )
 
 
 @dataclass(frozen=True)
@@ -95,7 +68,7 @@ def _rollouts(
     texts = ["".join(task.alphabet[i] for i in row if i < end) for row in ids.tolist()]
     rewards = torch.tensor(task.reward(completions=texts, prompts=prompts), dtype=torch.float64)
     rows = [row[:n] for row, n in zip(ids.tolist(), mask.sum(1).tolist(), strict=True)]
-    told = Annotations(
+    annotated = Annotations(
         [(task.name, task.reward)], [1.0], texts, rows, task.length,
         character_tokenizer(task.alphabet), {"prompts": prompts},
     ).find(NEEDS, CPU)  # fmt: skip
@@ -116,5 +89,5 @@ def _rollouts(
         old_logps=torch.where(mask, probs[states, tokens].log(), 0.0),
         entropies=torch.where(mask, entropies[states], 0.0),
         sum_sq_probs=torch.where(mask, squares[states], 1.0),
-        **told,
+        **annotated,
     )

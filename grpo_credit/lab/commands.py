@@ -6,7 +6,6 @@ import sys
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 from tqdm import tqdm
@@ -15,9 +14,9 @@ from transformers import AutoModelForCausalLM
 from grpo_credit.credit.parse import resolve_text
 from grpo_credit.credit.registry import import_object
 from grpo_credit.credit.saved import find_rollouts, load_rollouts
+from grpo_credit.credit.strategy import Strategy
 from grpo_credit.errors import CreditError
 from grpo_credit.lab import (
-    batches,
     exact,
     oracle,
     replay,
@@ -26,17 +25,18 @@ from grpo_credit.lab import (
     report_replay,
 )
 from grpo_credit.lab.enumerable import Language, TabularPolicy, TransformerPolicy
-from grpo_credit.lab.output import refuse_taken, show, write
+from grpo_credit.lab.output import Findings, refuse_taken, show, write
+from grpo_credit.lab.sampling import Progress, Sampling
 from grpo_credit.lab.tasks import TASKS
 from grpo_credit.rewards import RegexReward
 from grpo_credit.text import in_line
 
 
-def run_exact(asked: argparse.Namespace) -> int:
+def run_exact(args: argparse.Namespace) -> int:
     """Measure strategies on an enumerable policy."""
-    strategies = _prepared(asked)
+    strategies = _prepared(args)
     with _mistakes():
-        problems, samplings = _problems(asked), _samplings(asked)
+        problems, samplings = _problems(args), _samplings(args)
         for problem in problems.values():
             problem.rewards()  # abstentions
     measured = {
@@ -46,74 +46,72 @@ def run_exact(asked: argparse.Namespace) -> int:
         for pattern, problem in problems.items()
         for (size, scale), sampling in samplings.items()
     }
-    return _finish(report_exact.findings(problems, measured, asked.policy, command()), asked)
+    return _finish(report_exact.findings(problems, measured, args.policy, command()), args)
 
 
-def _bar(label: str) -> Any:
+def _bar(label: str) -> Progress:
     seconds = 0.1 if sys.stderr.isatty() else 10  # between two lines of a log
     return lambda steps: tqdm(steps, desc=label, mininterval=seconds)
 
 
-def _problems(asked: argparse.Namespace) -> dict[str, Any]:
+def _problems(args: argparse.Namespace) -> dict[str, exact.Problem]:
     """Make the policy, and a problem for each thing that earns a reward, by its name."""
-    language = Language(asked.alphabet, asked.length)
+    language = Language(args.alphabet, args.length)
     policies = {
-        "tabular": lambda: TabularPolicy(language, asked.seed, asked.spread, asked.stop),
-        "transformer": lambda: TransformerPolicy(language, asked.seed),
+        "tabular": lambda: TabularPolicy(language, args.seed, args.spread, args.stop),
+        "transformer": lambda: TransformerPolicy(language, args.seed),
     }
-    policy = policies[asked.policy]()
-    if asked.reward:
-        return {
-            asked.reward: exact.Problem(language, policy, import_object(asked.reward, "reward"))
-        }
+    policy = policies[args.policy]()
+    if args.reward:
+        return {args.reward: exact.Problem(language, policy, import_object(args.reward, "reward"))}
     rewards = {
-        pattern: RegexReward(pattern, alphabet=asked.alphabet, name="pattern")
-        for pattern in asked.pattern
+        pattern: RegexReward(pattern, alphabet=args.alphabet, name="pattern")
+        for pattern in args.pattern
     }
     return {pattern: exact.Problem(language, policy, reward) for pattern, reward in rewards.items()}
 
 
-def _samplings(asked: argparse.Namespace) -> dict[tuple[int, str], Any]:
+def _samplings(args: argparse.Namespace) -> dict[tuple[int, str], Sampling]:
     """Make a sampling for every scaling and group size, of about as many completions each."""
     return {
-        (size, scale): exact.Sampling(
-            asked.windows, max(1, asked.completions // max(1, size)), size, scale, asked.seed
+        (size, scale): Sampling(
+            args.windows, max(1, args.completions // max(1, size)), size, scale, args.seed
         )
-        for scale in asked.scale_rewards
-        for size in asked.num_generations
+        for scale in args.scale_rewards
+        for size in args.num_generations
     }
 
 
-def run_oracle(asked: argparse.Namespace) -> int:
+def run_oracle(args: argparse.Namespace) -> int:
     """Score strategies on tasks whose deciding tokens are known."""
-    strategies = _prepared(asked)
+    strategies = _prepared(args)
     with _mistakes():
-        sampling = batches.Sampling(asked.batches, asked.groups, asked.num_generations, asked.seed)
+        sampling = Sampling(args.batches, args.groups, args.num_generations, seed=args.seed)
     scored = {}
-    for name in dict.fromkeys(asked.task):
+    for name in dict.fromkeys(args.task):
         task = TASKS[name]()
         lacks = {credit: oracle.missing(task, strategy) for credit, strategy in strategies.items()}
         fed = {credit: strategies[credit] for credit, needs in lacks.items() if not needs}
         scored[name] = report_oracle.Scored(oracle.measure(task, fed, sampling, _bar(name)), lacks)
-    return _finish(report_oracle.findings(scored, sampling, command()), asked)
+    return _finish(report_oracle.findings(scored, sampling, command()), args)
 
 
-def run_replay(asked: argparse.Namespace) -> int:
+def run_replay(args: argparse.Namespace) -> int:
     """Compare the gradients of strategies on a window that a run has saved."""
-    strategies = _prepared(asked)
-    if asked.rows < 1:
-        raise CreditError(f"--rows is {asked.rows}, expected at least 1 completion per pass.")
-    path = asked.run if asked.run.is_file() else find_rollouts(asked.run, asked.step)
+    strategies = _prepared(args)
+    if args.rows < 1:
+        raise CreditError(f"--rows is {args.rows}, expected at least 1 completion per pass.")
+    path = args.run if args.run.is_file() else find_rollouts(args.run, args.step)
     saved = load_rollouts(path)
-    name = asked.model or str(asked.run / "model")
-    if asked.model is None and not Path(name).is_dir():
+    name = args.model or str(args.run / "model")
+    if args.model is None and not Path(name).is_dir():
         raise CreditError(f"there is no {name}; name the weights with --model.")
     model = AutoModelForCausalLM.from_pretrained(
         name, dtype="float32", trust_remote_code=False
     ).eval()
-    found = replay.replay(saved, model, strategies, rows=asked.rows, progress=tqdm)
+    replayed = replay.replay(saved, model, strategies, rows=args.rows, progress=tqdm)
     return _finish(
-        report_replay.findings(found, command(), {"rollouts": path, "model": name}), asked
+        report_replay.findings(replayed, command(), {"rollouts": path, "model": name}), args
     )
 
 
@@ -122,11 +120,11 @@ def command() -> str:
     return shlex.join(["grpo-credit", *sys.argv[1:]])
 
 
-def _prepared(asked: argparse.Namespace) -> dict[str, Any]:
+def _prepared(args: argparse.Namespace) -> dict[str, Strategy]:
     """Refuse what would fail in the end; resolve the strategies, each with its options."""
-    if asked.out is not None:
-        refuse_taken(asked.out)
-    return {name: resolve_text(name) for name in asked.credit}
+    if args.out is not None:
+        refuse_taken(args.out)
+    return {name: resolve_text(name) for name in args.credit}
 
 
 @contextmanager
@@ -138,8 +136,8 @@ def _mistakes() -> Generator[None]:
         raise CreditError(str(error)) from None
 
 
-def _finish(found: Any, asked: argparse.Namespace) -> int:
-    show(found, Console())
-    if asked.out is not None:
-        print(f"wrote {in_line(write(found, asked.out))}")
+def _finish(findings: Findings, args: argparse.Namespace) -> int:
+    show(findings, Console())
+    if args.out is not None:
+        print(f"wrote {in_line(write(findings, args.out))}")
     return 0

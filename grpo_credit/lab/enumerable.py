@@ -178,19 +178,10 @@ class TransformerPolicy(nn.Module):
         return torch.stack([by_prefix[p] for p in language.prefixes]).log_softmax(dim=1)
 
 
-def completion_logps(language: Language, logps: Float[Tensor, "P V"]) -> Float[Tensor, "M T"]:
-    """Look up the log-probability of every token of every completion; 0 after its end."""
-    return torch.where(language.mask, logps.flatten()[language.events], 0.0)
-
-
 def probabilities(language: Language, logps: Float[Tensor, "P V"]) -> Float[Tensor, " M"]:
     """Return the probability of every completion; they sum to 1."""
-    return completion_logps(language, logps).sum(dim=1).exp()
-
-
-def parameters_of(policy: nn.Module) -> list[nn.Parameter]:
-    """Return what the policy is differentiated by."""
-    return [p for p in policy.parameters() if p.requires_grad]
+    by_token = torch.where(language.mask, logps.flatten()[language.events], 0.0)
+    return by_token.sum(dim=1).exp()
 
 
 def exact_gradient(
@@ -203,28 +194,20 @@ def exact_gradient(
     The rewards are one per completion of the language; the gradient is flat over all parameters.
     """
     weights = probabilities(language, policy().detach()) * rewards
-    return jacobian_product(policy, event_weights(language, weights[:, None] * language.mask))
+    return event_weights(language, weights[:, None] * language.mask) @ jacobian(policy)
 
 
 def event_weights(language: Language, credit: Float[Tensor, "M T"]) -> Float[Tensor, " E"]:
     """Sum the credit of every completion's tokens by event."""
     events = len(language.prefixes) * (language.end + 1)
-    kept = torch.where(language.mask, credit, 0.0)
-    return kept.new_zeros(events).index_add(0, language.events.flatten(), kept.flatten())
-
-
-def jacobian_product(policy: nn.Module, weights: Float[Tensor, " E"]) -> Float[Tensor, " D"]:
-    """Return Σ_e weights[e] ∇ log π(e), flat over all parameters."""
-    total = (policy().flatten() * weights).sum()
-    grads = torch.autograd.grad(total, parameters_of(policy))
-    return torch.cat([g.flatten() for g in grads])
+    counted = torch.where(language.mask, credit, 0.0)
+    return counted.new_zeros(events).index_add(0, language.events.flatten(), counted.flatten())
 
 
 def jacobian(policy: nn.Module) -> Float[Tensor, "E D"]:
     """Return ∇ log π(e) for every event e."""
     logps = policy().flatten()
     basis = torch.eye(len(logps), dtype=logps.dtype)
-    grads = torch.autograd.grad(
-        logps, parameters_of(policy), grad_outputs=basis, is_grads_batched=True
-    )
+    parameters = [p for p in policy.parameters() if p.requires_grad]
+    grads = torch.autograd.grad(logps, parameters, grad_outputs=basis, is_grads_batched=True)
     return torch.cat([g.flatten(1) for g in grads], dim=1)

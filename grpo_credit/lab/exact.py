@@ -10,7 +10,6 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from math import comb, factorial, prod
-from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -21,6 +20,7 @@ from grpo_credit.credit.rollouts import Rollouts, group_advantages
 from grpo_credit.credit.strategy import CreditError, Strategy
 from grpo_credit.lab.direction import Direction, exact_direction, paired, sampled_direction
 from grpo_credit.lab.enumerable import Language, exact_gradient, jacobian, probabilities
+from grpo_credit.lab.sampling import Progress, Sampling
 from grpo_credit.trainer.reward_annotations import NEEDS, Annotations
 
 CPU = torch.device("cpu")
@@ -39,7 +39,7 @@ class Problem:
 
     language: Language
     policy: nn.Module
-    reward: Any
+    reward: Callable[..., list[float | None]]
 
     @property
     def name(self) -> str:
@@ -67,7 +67,7 @@ class Problem:
         prefix = language.events // (language.end + 1)
         entropies, squares = -(logps.exp() * logps).sum(1), logps.exp().square().sum(1)
         lengths = language.mask.sum(1).tolist()
-        told = Annotations(
+        annotated = Annotations(
             [(self.name, self.reward)],
             [1.0],
             list(language.texts),
@@ -89,38 +89,8 @@ class Problem:
             old_logps=by_event,
             entropies=entropies[prefix],
             sum_sq_probs=squares[prefix],
-            **told,
+            **annotated,
         )
-
-
-@dataclass(frozen=True)
-class Sampling:
-    """How windows are drawn.
-
-    Args:
-        windows: how many optimizer steps are simulated.
-        groups: prompts per window.
-        num_generations: completions per group.
-        scale_rewards: TRL's `"group"`, `"batch"` or `"none"`.
-        seed: of the draws; the same seed gives every strategy the same windows.
-
-    Raises:
-        ValueError: if there is too little to compare.
-    """
-
-    windows: int = 2000
-    groups: int = 8
-    num_generations: int = 8
-    scale_rewards: str = "none"
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        if self.windows < 2 or self.groups < 1 or self.num_generations < 2:
-            raise ValueError(
-                f"there are {self.windows} windows of {self.groups} groups of "
-                f"{self.num_generations}; expected at least 2 windows, for standard errors, 1 "
-                "group, and 2 completions in it, to compare."
-            )
 
 
 @dataclass(frozen=True)
@@ -183,7 +153,7 @@ def measure(
     problem: Problem,
     strategies: Mapping[str, Strategy],
     sampling: Sampling,
-    progress: Any = iter,
+    progress: Progress = iter,
 ) -> list[Measurement]:
     """Measure strategies on the same windows.
 

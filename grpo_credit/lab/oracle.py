@@ -5,7 +5,7 @@ Q(s, a) - V(s): by how much writing it changed the expected reward. A rule sees 
 training; its |credit| is held against the tokens that decide, its sign against theirs.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from jaxtyping import Float
@@ -13,8 +13,9 @@ from torch import Tensor
 
 from grpo_credit.credit.needs import TOLD_BY, tells
 from grpo_credit.credit.strategy import Strategy
-from grpo_credit.lab.batches import Batch, Sampling, draw
+from grpo_credit.lab.batches import Batch, draw
 from grpo_credit.lab.process import Task
+from grpo_credit.lab.sampling import Progress, Sampling
 from grpo_credit.lab.scores import Estimate, Scores, score
 
 Rule = Callable[[Batch], Tensor]
@@ -40,7 +41,7 @@ def measure(
     task: Task,
     strategies: Mapping[str, Strategy],
     sampling: Sampling,
-    progress: Callable[[Iterable[int]], Iterable[int]] = iter,
+    progress: Progress = iter,
 ) -> dict[str, dict[str, Estimate]]:
     """Score strategies, and the references `truth` and `random`, on the same batches.
 
@@ -55,12 +56,12 @@ def measure(
     """
     rules = {"truth": truth, "random": by_chance(sampling.seed)}
     rules |= {name: _rule(strategy) for name, strategy in strategies.items()}
-    found: dict[str, list[Scores]] = {name: [] for name in rules}
-    for number in progress(range(sampling.batches)):
+    scores: dict[str, list[Scores]] = {name: [] for name in rules}
+    for number in progress(range(sampling.windows)):
         batch = draw(task, sampling, number)
         for name, rule in rules.items():
-            found[name].append(score(rule(batch), batch))
-    return {name: _estimates(scores) for name, scores in found.items()}
+            scores[name].append(score(rule(batch), batch))
+    return {name: _estimates(scores) for name, scores in scores.items()}
 
 
 def missing(task: Task, strategy: Strategy) -> list[str]:

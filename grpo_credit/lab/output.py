@@ -9,13 +9,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from markupsafe import Markup
 from rich.box import SIMPLE
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table as RichTable
 
-from grpo_credit.experiments.figures.forest import Row
+from grpo_credit.experiments.figures.drawing import inline
+from grpo_credit.experiments.figures.forest import Forest, Row
 from grpo_credit.experiments.html import render
 from grpo_credit.experiments.words import Table as Written
 from grpo_credit.experiments.words import number
@@ -80,14 +80,12 @@ class Figure:
     """A drawing with its words.
 
     Args:
-        title: above it.
         caption: below it.
-        svg: as `grpo_credit.experiments.figures` draws it, its labels escaped there.
+        plot: with its title.
     """
 
-    title: str
     caption: str
-    svg: Markup
+    plot: Forest
 
 
 @dataclass(frozen=True)
@@ -166,7 +164,9 @@ def write(findings: Findings, folder: Path) -> Path:
                 {name: to_cell(cell) for name, cell in row.items()} for row in table.rows
             )
     page = folder / "page.html"
-    replace_text(page, render("lab/page.html", title=findings.title, findings=findings))
+    replace_text(
+        page, render("lab/page.html", title=findings.title, findings=findings, inline=inline)
+    )
     replace_text(folder / "lab.json", _json(findings))
     return page
 

@@ -4,7 +4,7 @@ The update of a strategy is Σ C[i, t] ∇ log π(o[i, t]), one pass backward th
 strategy (in two halves of the groups, so that what they agree on can be told from noise).
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -12,12 +12,14 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
+from transformers import PreTrainedModel
 
 from grpo_credit.credit.allocations.baselines import squared_score
 from grpo_credit.credit.diagnostics import mass_by_length, mass_by_position
 from grpo_credit.credit.rollouts import Rollouts
 from grpo_credit.credit.saved import SavedRollouts, credit_of
 from grpo_credit.credit.strategy import CreditError, Strategy
+from grpo_credit.lab.sampling import Progress
 
 _FILE = "the file of rollouts"
 
@@ -99,11 +101,11 @@ class Replay:
 
 def replay(
     saved: SavedRollouts,
-    model: nn.Module,
+    model: PreTrainedModel,
     strategies: Mapping[str, Strategy],
     *,
     rows: int = 8,
-    progress: Any = iter,
+    progress: Progress = iter,
 ) -> Replay:
     """Compute the gradient of each strategy on the saved window.
 
@@ -184,8 +186,8 @@ def read_tokens(saved: SavedRollouts, model: nn.Module, rows: Int[Tensor, " n"])
     logps = (logits[:, -width - 1 : -1].float() / saved.temperature).log_softmax(-1)
     own = logps.gather(2, ids[:, -width:, None].to(device)).squeeze(2)
     probs = logps.detach().exp()
-    found = own, torch.special.entr(probs).sum(2), probs.square().sum(2)
-    return Tokens(*(torch.where(rollouts.mask[rows], value.cpu(), 0.0) for value in found))
+    values = own, torch.special.entr(probs).sum(2), probs.square().sum(2)
+    return Tokens(*(torch.where(rollouts.mask[rows], value.cpu(), 0.0) for value in values))
 
 
 def gradient_mass(
@@ -206,7 +208,7 @@ def _rows_of(rollouts: Rollouts, half: int) -> Int[Tensor, " n"]:
     return used[rollouts.group[used].unique(return_inverse=True)[1] % 2 == half]
 
 
-def _flat(grads: Any, parameters: list[nn.Parameter]) -> Float[Tensor, " D"]:
+def _flat(grads: Sequence[Tensor | None], parameters: list[nn.Parameter]) -> Float[Tensor, " D"]:
     whole = [
         torch.zeros_like(p) if g is None else g for g, p in zip(grads, parameters, strict=True)
     ]
@@ -244,5 +246,5 @@ def _quarters(values: Float[Tensor, "B T"], rollouts: Rollouts) -> Int[Tensor, "
 
 def _share(pull: Float[Tensor, "B T"], rollouts: Rollouts, which: Bool[Tensor, "B T"]) -> float:
     mass = rollouts.window_sum(pull.sum(1))
-    kept = rollouts.window_sum(torch.where(which, pull, 0.0).sum(1))
-    return float(kept / mass) if mass > 0 else 0.0
+    inside = rollouts.window_sum(torch.where(which, pull, 0.0).sum(1))
+    return float(inside / mass) if mass > 0 else 0.0

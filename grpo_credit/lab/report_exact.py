@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from grpo_credit.experiments.figures.forest import Row, forest
+from grpo_credit.experiments.figures.forest import Forest, Row
 from grpo_credit.lab.direction import ROUNDING, Direction
 from grpo_credit.lab.exact import Measurement, Problem, success
 from grpo_credit.lab.output import Cell, Figure, Findings, Table, digits_of, disc, plus_minus
@@ -48,10 +48,13 @@ def findings(
         f"{len(problem.language.texts):,} completions."
         for pattern, problem in problems.items()
     ]
-    for setting, found in measured.items():
-        said = "" if len(measured) == 1 else f"{setting}: "
-        sentences += [f"{said}{_source(found[0])}", *(said + sentence(m, found[0]) for m in found)]
-    windows = {str(setting): len(found[0].influence) for setting, found in measured.items()}
+    for setting, results in measured.items():
+        prefix = "" if len(measured) == 1 else f"{setting}: "
+        sentences += [
+            f"{prefix}{_source(results[0])}",
+            *(prefix + sentence(m, results[0]) for m in results),
+        ]
+    windows = {str(setting): len(results[0].influence) for setting, results in measured.items()}
     settings = {
         "alphabet": some.language.alphabet,
         "length": some.language.length,
@@ -62,16 +65,16 @@ def findings(
         "Expected updates against the exact gradient",
         sentences,
         _tables(measured),
-        [figure for setting, found in measured.items() for figure in _figures(setting, found)],
+        [figure for setting, results in measured.items() for figure in _figures(setting, results)],
         command,
         settings,
     )
 
 
-def _source(found: Measurement) -> str:
+def _source(measurement: Measurement) -> str:
     """Return where the figures come from."""
-    count = f"{len(found.influence):,}"
-    if found.exact:
+    count = f"{len(measurement.influence):,}"
+    if measurement.exact:
         return f"All {count} different windows are listed: the figures are exact."
     return (
         f"The gradient is exact; expected updates and variances are estimated from {count} sampled "
@@ -80,24 +83,24 @@ def _source(found: Measurement) -> str:
     )
 
 
-def sentence(found: Measurement, baseline: Measurement) -> str:
+def sentence(measurement: Measurement, baseline: Measurement) -> str:
     """Return what was seen of a strategy, with its uncertainty."""
-    direction = found.direction
-    said = f"{found.strategy}: {verdict(found)}"
+    direction = measurement.direction
+    text = f"{measurement.strategy}: {verdict(measurement)}"
     if not (direction.moves and baseline.direction.moves):
-        return f"{said}."
+        return f"{text}."
     if direction.high > direction.low:
         digits = digits_of(direction.uncertainty)
-        said += f" [{direction.low:.{digits}f}, {direction.high:.{digits}f}]"
-    said += f" (signed cosine {direction.cosine:+.4f})"
-    if found is baseline:
-        return f"{said}; factor {plus_minus(direction.factor, direction.factor_error)}."
-    return f"{said}; {_compared(found, baseline)}."
+        text += f" [{direction.low:.{digits}f}, {direction.high:.{digits}f}]"
+    text += f" (signed cosine {direction.cosine:+.4f})"
+    if measurement is baseline:
+        return f"{text}; factor {plus_minus(direction.factor, direction.factor_error)}."
+    return f"{text}; {_compared(measurement, baseline)}."
 
 
-def verdict(found: Measurement) -> str:
+def verdict(measurement: Measurement) -> str:
     """Say in words whether, and how far, an expected update leaves the gradient's direction."""
-    direction = found.direction
+    direction = measurement.direction
     if not direction.moves:
         return "no step along the gradient seen"
     if direction.factor < 0:
@@ -120,8 +123,8 @@ def _size(value: float, direction: Direction) -> str:
     return f"{value:.{digits_of(direction.uncertainty)}f}" if known else f"{value:.3g}"
 
 
-def _compared(found: Measurement, baseline: Measurement) -> str:
-    ratio, error = found.compare(baseline)
+def _compared(measurement: Measurement, baseline: Measurement) -> str:
+    ratio, error = measurement.compare(baseline)
     change = plus_minus(100 * abs(ratio - 1), 100 * error)
     if abs(ratio - 1) > max(2 * error, ROUNDING):
         return f"{change} % {'more' if ratio > 1 else 'less'} variance than {baseline.strategy}"
@@ -135,55 +138,53 @@ def _tables(measured: Mapping[Setting, Sequence[Measurement]]) -> list[Table]:
         Table(
             name,
             str(setting),
-            [_row(setting, m, found[0]) for m in found],
+            [_row(setting, m, results[0]) for m in results],
             SHOWN,
             {"cosine": "+.4f"},
         )
-        for name, (setting, found) in zip(names, measured.items(), strict=True)
+        for name, (setting, results) in zip(names, measured.items(), strict=True)
     ]
 
 
-def _row(setting: Setting, found: Measurement, baseline: Measurement) -> dict[str, Cell]:
-    direction = found.direction
+def _row(setting: Setting, measurement: Measurement, baseline: Measurement) -> dict[str, Cell]:
+    direction = measurement.direction
     known = direction.moves
     comparable = known and baseline.direction.moves
-    ratio, ratio_error = found.compare(baseline) if comparable else (None, None)
+    ratio, ratio_error = measurement.compare(baseline) if comparable else (None, None)
     return {
-        "credit": found.strategy,
-        "verdict": verdict(found),
+        "credit": measurement.strategy,
+        "verdict": verdict(measurement),
         "cosine": direction.cosine if known else None,
         "directional error": direction.error if known else None,
         "directional error ±": direction.uncertainty if known else None,
         "low": direction.low if known else None,
         "high": direction.high if known else None,
-        "variance": found.variance if known else None,
-        "variance ±": found.variance_error if known else None,
+        "variance": measurement.variance if known else None,
+        "variance ±": measurement.variance_error if known else None,
         "variance / first": ratio,
         "variance / first ±": ratio_error,
         "factor": direction.factor,
         "factor ±": direction.factor_error,
-        "windows": len(found.influence),
-        "exact": "yes" if found.exact else "no",
+        "windows": len(measurement.influence),
+        "exact": "yes" if measurement.exact else "no",
         **setting._asdict(),
     }
 
 
-def _figures(setting: Setting, found: Sequence[Measurement]) -> list[Figure]:
-    moving = [m for m in found if m.direction.moves]
+def _figures(setting: Setting, results: Sequence[Measurement]) -> list[Figure]:
+    moving = [m for m in results if m.direction.moves]
     errors = [_error(m.strategy, m.direction) for m in moving]
     variances = [disc(m.strategy, m.variance, m.variance_error) for m in moving]
     return [
         Figure(
-            f"Directional error, {setting}",
             "How far the expected update is from the line along the gradient, relative to its part "
             "on that line: the tangent of the angle between them. Discs: estimates without the "
             "noise of the sample. Thin: intervals of 95 %.",
-            forest("directional error", "directional error", errors, reference=0),
+            Forest(f"Directional error, {setting}", "directional error", errors, reference=0),
         ),
         Figure(
-            f"Variance, {setting}",
             "Variance of one optimizer step, relative to its expectation squared; less is better.",
-            forest("variance", "relative variance", variances, reference=0),
+            Forest(f"Variance, {setting}", "relative variance", variances, reference=0),
         ),
     ]
 

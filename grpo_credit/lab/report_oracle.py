@@ -4,9 +4,9 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from grpo_credit.experiments.figures.forest import Row, forest
-from grpo_credit.lab.batches import Sampling
+from grpo_credit.experiments.figures.forest import Forest, Row
 from grpo_credit.lab.output import ERROR, Cell, Figure, Findings, Table, disc, plus_minus
+from grpo_credit.lab.sampling import Sampling
 from grpo_credit.lab.scores import Estimate, Scores
 
 REFERENCES = ("truth", "random")
@@ -24,17 +24,17 @@ class Scored:
     """What came of the rules on a task.
 
     Args:
-        found: rule -> score -> estimate, with the references.
-        lacks: strategy -> what it needs and the task does not tell; nothing for those in `found`.
+        scores: rule -> score -> estimate, with the references.
+        lacks: strategy -> what it needs and the task does not tell; nothing for those in `scores`.
     """
 
-    found: Mapping[str, Mapping[str, Estimate]]
+    scores: Mapping[str, Mapping[str, Estimate]]
     lacks: Mapping[str, list[str]]
 
     @property
     def ranked(self) -> list[str]:
         """The rules by AUROC, those alike by correlation with the truth; the best first."""
-        return sorted(self.found, key=lambda rule: _rank(self.found[rule]))
+        return sorted(self.scores, key=lambda rule: _rank(self.scores[rule]))
 
     @property
     def measured(self) -> list[str]:
@@ -49,17 +49,17 @@ def _rank(scores: Mapping[str, Estimate]) -> tuple[float, float]:
 def findings(scored: Mapping[str, Scored], sampling: Sampling, command: str) -> Findings:
     """Put scores by task into words, tables and figures."""
     tables = [
-        Table(f"oracle_{task}", f"{task}: who finds the tokens that decide", _rows(found), SHOWN)
-        for task, found in scored.items()
+        Table(f"oracle_{task}", f"{task}: who finds the tokens that decide", _rows(each), SHOWN)
+        for task, each in scored.items()
     ]
     return Findings(
         "Credit rules against tokens that are known to decide",
-        [*_overall(scored), *(_sentence(task, found) for task, found in scored.items())],
+        [*_overall(scored), *(_sentence(task, each) for task, each in scored.items())],
         [*tables, *_unfed(scored)],
-        [figure for task, found in scored.items() for figure in _figures(task, found)],
+        [figure for task, each in scored.items() for figure in _figures(task, each)],
         command,
         {
-            "batches": sampling.batches,
+            "batches": sampling.windows,
             "groups": sampling.groups,
             "num_generations": sampling.num_generations,
             "seed": sampling.seed,
@@ -83,26 +83,27 @@ def _overall(scored: Mapping[str, Scored]) -> list[str]:
 
 
 def _mean(scored: Mapping[str, Scored], rule: str) -> Estimate:
-    found = [s.found[rule]["auroc"] for s in scored.values()]
-    error = math.sqrt(sum(e.error**2 for e in found)) / len(found)
-    return Estimate(sum(e.mean for e in found) / len(found), error)
+    estimates = [s.scores[rule]["auroc"] for s in scored.values()]
+    error = math.sqrt(sum(e.error**2 for e in estimates)) / len(estimates)
+    return Estimate(sum(e.mean for e in estimates) / len(estimates), error)
 
 
 def _sentence(task: str, scored: Scored) -> str:
     """Return which rule does best on a task, and which no better than chance."""
-    said = f"{task}: "
+    text = f"{task}: "
     if scored.measured:
         best = scored.measured[0]
-        scores = scored.found[best]
-        said += (
+        scores = scored.scores[best]
+        chance = scored.scores["random"]
+        text += (
             f"{best} does best, AUROC {_pm(scores['auroc'])}, and gives {_pm(scores['sign'])} of "
-            f"the deciding tokens the right sign (by chance {_pm(scored.found['random']['auroc'])} "
-            f"and {_pm(scored.found['random']['sign'])}). "
+            f"the deciding tokens the right sign (by chance {_pm(chance['auroc'])} and "
+            f"{_pm(chance['sign'])}). "
         )
-        blind = [rule for rule in scored.measured if not _above_chance(scored.found[rule])]
-        said += f"Not seen to be better than chance: {', '.join(blind) or 'none'}."
+        blind = [rule for rule in scored.measured if not _above_chance(scored.scores[rule])]
+        text += f"Not seen to be better than chance: {', '.join(blind) or 'none'}."
     unfed = [f"{rule} ({', '.join(needs)})" for rule, needs in scored.lacks.items() if needs]
-    return said + (
+    return text + (
         f" Not measured, as the task does not tell: {', '.join(unfed)}." if unfed else ""
     )
 
@@ -117,7 +118,7 @@ def _pm(estimate: Estimate) -> str:
 
 
 def _rows(scored: Scored) -> list[dict[str, Cell]]:
-    return [_row(rule, scored.found[rule]) for rule in scored.ranked]
+    return [_row(rule, scored.scores[rule]) for rule in scored.ranked]
 
 
 def _row(rule: str, scores: Mapping[str, Estimate]) -> dict[str, Cell]:
@@ -135,8 +136,8 @@ def _unfed(scored: Mapping[str, Scored]) -> list[Table]:
     """List the strategies that were not measured on a task."""
     rows: list[dict[str, Cell]] = [
         {"credit": rule, "task": task, "not told": ", ".join(needs)}
-        for task, found in scored.items()
-        for rule, needs in found.lacks.items()
+        for task, each in scored.items()
+        for rule, needs in each.lacks.items()
         if needs
     ]
     return [Table("oracle_unfed", "Not measured: what a task does not tell", rows)] if rows else []
@@ -145,23 +146,21 @@ def _unfed(scored: Mapping[str, Scored]) -> list[Table]:
 def _figures(task: str, scored: Scored) -> list[Figure]:
     return [
         Figure(
-            f"{task}: AUROC",
             "The chance that of two tokens of a completion the one that decides has more |credit|, "
             "with its standard error. Dashed: chance.",
-            forest(f"{task}: AUROC", "AUROC", _discs(scored, "auroc"), reference=CHANCE),
+            Forest(f"{task}: AUROC", "AUROC", _discs(scored, "auroc"), reference=CHANCE),
         ),
         Figure(
-            f"{task}: sign",
             "Share of the deciding tokens whose credit has the true sign. Dashed: chance.",
-            forest(f"{task}: sign", "share of deciding tokens", _discs(scored, "sign"), CHANCE),
+            Forest(f"{task}: sign", "share of deciding tokens", _discs(scored, "sign"), CHANCE),
         ),
     ]
 
 
 def _discs(scored: Scored, score: str) -> list[Row]:
-    found = {rule: scored.found[rule][score] for rule in scored.ranked}
+    estimates = {rule: scored.scores[rule][score] for rule in scored.ranked}
     return [
         disc(rule, estimate.mean, 0.0 if math.isnan(estimate.error) else estimate.error)
-        for rule, estimate in found.items()
+        for rule, estimate in estimates.items()
         if not math.isnan(estimate.mean)
     ]

@@ -4,30 +4,29 @@ from collections.abc import Mapping, Sequence
 from itertools import repeat
 from typing import Any
 
-from grpo_credit.experiments.figures.forest import forest
+from grpo_credit.experiments.figures.forest import Forest
 from grpo_credit.lab.output import Cell, Figure, Findings, Table, disc
 from grpo_credit.lab.replay import Replay, Replayed
 
-MASS = "share of |C| · ‖∂ log π / ∂ logits‖"  # `grpo_credit.lab.replay.gradient_mass`
+_MASS = "share of |C| · ‖∂ log π / ∂ logits‖"  # `grpo_credit.lab.replay.gradient_mass`
 
 
-def findings(found: Replay, command: str, settings: Mapping[str, Any]) -> Findings:
+def findings(replay: Replay, command: str, settings: Mapping[str, Any]) -> Findings:
     """Put the gradients of several strategies on one window into words, tables and a figure."""
-    first, cosines = found.replayed[0], found.cosines().tolist()
-    norms = [disc(r.strategy, r.norm) for r in found.replayed]
+    first, cosines = replay.replayed[0], replay.cosines().tolist()
+    norms = [disc(r.strategy, r.norm) for r in replay.replayed]
     return Findings(
         "Strategies on one saved window",
         [
-            f"{found.completions} completions, {found.tokens} counted tokens. "
-            f"{_drift(found.drift)}",
-            *map(_sentence, found.replayed[1:], repeat(first), cosines[0][1:]),
+            f"{replay.completions} completions, {replay.tokens} counted tokens. "
+            f"{_drift(replay.drift)}",
+            *map(_sentence, replay.replayed[1:], repeat(first), cosines[0][1:]),
         ],
-        _tables(found.replayed, cosines),
+        _tables(replay.replayed, cosines),
         [
             Figure(
-                "Gradient norms",
                 "Where norms differ, so do the steps that SGD takes.",
-                forest("norms", "gradient norm", norms, reference=0),
+                Forest("Gradient norms", "gradient norm", norms, reference=0),
             )
         ],
         command,
@@ -47,7 +46,7 @@ def _tables(replayed: Sequence[Replayed], cosines: Sequence[Sequence[float]]) ->
         for name, row in zip(names, cosines, strict=True)
     ]
     shares: list[dict[str, Cell]] = [
-        {MASS: share, **{r.strategy: r.shares[share] for r in replayed}} for share in first.shares
+        {_MASS: share, **{r.strategy: r.shares[share] for r in replayed}} for share in first.shares
     ]
     order = {name: str(place) for place, name in enumerate(names, 1)}
     beside = "Cosine between gradients; columns in the order of the rows"
@@ -59,17 +58,17 @@ def _tables(replayed: Sequence[Replayed], cosines: Sequence[Sequence[float]]) ->
     return [
         Table("replay", "Gradients", numbers),
         Table("cosines", beside, rows, {"cosine": "cosine", **order}, signs),
-        Table("shares", where, shares, {MASS: MASS, **order}, plain),
+        Table("shares", where, shares, {_MASS: _MASS, **order}, plain),
     ]
 
 
-def _sentence(found: Replayed, first: Replayed, cosine: float) -> str:
-    ratio = _ratio(found.norm, first.norm)
+def _sentence(replayed: Replayed, first: Replayed, cosine: float) -> str:
+    ratio = _ratio(replayed.norm, first.norm)
     size = "-" if ratio is None else f"{ratio:.3g}"
     return (
-        f"{found.strategy}: its gradient is {size} times as long as that of {first.strategy}, at a "
-        f"cosine of {cosine:.3f} to it; signal to noise between two halves of the groups "
-        f"{found.snr:.2f} against {first.snr:.2f}."
+        f"{replayed.strategy}: its gradient is {size} times as long as that of {first.strategy}, "
+        f"at a cosine of {cosine:.3f} to it; signal to noise between two halves of the groups "
+        f"{replayed.snr:.2f} against {first.snr:.2f}."
     )
 
 

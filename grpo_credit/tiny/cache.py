@@ -32,8 +32,8 @@ def cache_root() -> Path:
 def cached(entry: Path, build: Callable[[Path], dict[str, Any]]) -> Path:
     """Return the folder `entry`, building it first if it is absent or damaged.
 
-    A folder is used only if its manifest `complete.json` holds the right sha256 of every file. It
-    is built aside and moved into place in one step. Of several processes one builds, the others
+    A folder is used only if its manifest `complete.json` holds the right sha256 of its files. It is
+    built aside and moved into place in one step. Of several processes one builds, the others
     wait; a complete folder is used without a lock, hence also from a read-only place.
 
     Args:
@@ -56,11 +56,11 @@ def cached(entry: Path, build: Callable[[Path], dict[str, Any]]) -> Path:
 
 def damage(entry: Path) -> str | None:
     """Return what is wrong with a cached folder, None if every file is as it was built."""
-    manifest = _manifest(entry)
-    if manifest is None:
+    try:
+        intact = read_json(entry / MANIFEST)["sha256"] == _digest(entry)
+    except (OSError, ValueError, TypeError, KeyError):
         return f"{MANIFEST} is missing or damaged"
-    wrong = [name for name, digest in manifest["files"].items() if _sha256(entry / name) != digest]
-    return f"{', '.join(wrong)} missing or changed" if wrong else None
+    return None if intact else f"its files are not those of {MANIFEST}"
 
 
 def _absent_or_damaged(entry: Path) -> bool:
@@ -76,36 +76,21 @@ def _publish(entry: Path, build: Callable[[Path], dict[str, Any]]) -> None:
     with tempfile.TemporaryDirectory(prefix=f".{entry.name}-", dir=entry.parent) as scratch:
         built = Path(scratch, "entry")
         built.mkdir()
-        _seal(built, build(built))
+        metrics = build(built)
+        manifest = {"sha256": _digest(built), "metrics": metrics}
+        (built / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
         if entry.exists():  # os.replace refuses to replace a folder that has files
             shutil.rmtree(entry)
         os.replace(built, entry)
 
 
-def _seal(folder: Path, metrics: dict[str, Any]) -> None:
-    """Write the manifest: sha256 of each file, metrics, and a digest of the manifest itself."""
-    files = {path.name: _sha256(path) for path in sorted(folder.iterdir())}
-    manifest = {"files": files, "metrics": metrics}
-    text = json.dumps({**manifest, "manifest": _digest(manifest)}, indent=2)
-    (folder / MANIFEST).write_text(text + "\n", encoding="utf-8")
-
-
-def _manifest(entry: Path) -> dict[str, Any] | None:
-    """Return the manifest if it is there and agrees with its own digest."""
-    try:
-        manifest = read_json(entry / MANIFEST)
-    except (OSError, ValueError):
-        return None
-    intact = isinstance(manifest, dict) and manifest.pop("manifest", None) == _digest(manifest)
-    return manifest if intact else None
-
-
-def _digest(manifest: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
-
-
-def _sha256(path: Path) -> str | None:
-    return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else None
+def _digest(folder: Path) -> str:
+    """Return a sha256 over the names and the bytes of all files but the manifest."""
+    digest = hashlib.sha256()
+    for path in sorted(folder.iterdir()):
+        if path.name != MANIFEST:
+            digest.update(path.name.encode() + hashlib.sha256(path.read_bytes()).digest())
+    return digest.hexdigest()
 
 
 def _require_writable(root: Path) -> None:

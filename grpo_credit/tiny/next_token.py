@@ -1,4 +1,4 @@
-"""Next-token training on path-star graphs, and how right each token of the answer is.
+"""Next-token training on path-star graphs.
 
 A small model for a small task; the paper trains 6 layers of width 384, and larger ones, on graphs
 with more labels.
@@ -9,10 +9,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from itertools import islice, repeat
 from pathlib import Path
-from typing import Any
 
-import torch
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from grpo_credit.tiny.model import build_model
 from grpo_credit.tiny.path_star import STYLES, PathStar, draws
@@ -22,7 +20,6 @@ STEPS = 700
 SHAPE = {"hidden_size": 64, "layers": 2, "heads": 4}
 PREPARED = 0.65  # of the steps, where some answers are to be planned
 Course = Sequence[tuple[float, Mapping[str, float]]]  # share of the steps, shares of the styles
-Rows = Sequence[Mapping[str, Any]]
 
 
 def next_token_model(
@@ -118,54 +115,3 @@ def _styles_by_step(course: Course, steps: int) -> Iterator[Mapping[str, float]]
     for share, styles in course:
         yield from repeat(styles, round((done + share) * steps) - round(done * steps))
         done += share
-
-
-@torch.no_grad()
-def teacher_forced_accuracy(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    rows: Rows,
-    style: str = "direct",
-) -> list[float]:
-    """Return for each token of an answer how often it is the likeliest after the right ones.
-
-    Args:
-        model: A causal language model.
-        tokenizer: Its tokenizer.
-        rows: Problems of one family, with "prompt" and "path".
-        style: How the answer is written, a name in `path_star.STYLES`.
-    """
-    questions, answers = map(torch.tensor, _encoded(tokenizer, rows, style))
-    ids = torch.cat([questions, answers], dim=1).to(model.device)
-    likeliest = model(input_ids=ids).logits[:, questions.shape[1] - 1 : -1].argmax(-1)
-    return (likeliest.cpu() == answers).float().mean(0).tolist()
-
-
-@torch.no_grad()
-def free_running_accuracy(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    rows: Rows,
-    style: str = "direct",
-) -> list[float]:
-    """Return for each token of an answer how often greedy generation gets it right.
-
-    The arguments are those of `teacher_forced_accuracy`.
-    """
-    questions, answers = map(torch.tensor, _encoded(tokenizer, rows, style))
-    generator: Any = model  # which models can generate is not in their types
-    written = generator.generate(
-        questions.to(model.device),
-        attention_mask=torch.ones_like(questions),
-        max_new_tokens=answers.shape[1],
-        min_new_tokens=answers.shape[1],
-        do_sample=False,
-    )
-    return (written[:, questions.shape[1] :].cpu() == answers).float().mean(0).tolist()
-
-
-def _encoded(
-    tokenizer: PreTrainedTokenizerBase, rows: Rows, style: str
-) -> tuple[list[list[int]], list[list[int]]]:
-    answers = [STYLES[style](row["path"].split()) for row in rows]
-    return tokenizer([row["prompt"] for row in rows]).input_ids, tokenizer(answers).input_ids

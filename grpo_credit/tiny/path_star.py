@@ -22,7 +22,7 @@ planned answer is ours.
 """
 
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice, pairwise
 from typing import Any
@@ -116,7 +116,9 @@ def draws(star: PathStar, seed: int, split: str) -> Iterator[Row]:
     """Yield the rows of `problems` one after another, without end."""
     rng, words = split_random(split, seed), star.words
     while True:
-        yield _row(_arms(star, words, rng, split), rng)
+        arms = draw_arms(star, words, rng)
+        if split_of(" ".join(sorted(f"{a}-{b}" for a, b in _edges(arms)))) == split:
+            yield ask_for_path(arms, rng)
 
 
 def dataset(star: PathStar, n: int, seed: int, split: str) -> Dataset:
@@ -130,21 +132,19 @@ def edges_of(prompt: str) -> list[tuple[str, str]]:
     return [(start, end) for start, end in pairs]
 
 
-def _arms(star: PathStar, words: list[str], rng: random.Random, split: str) -> list[list[str]]:
-    """Draw the paths from the source to the end of each arm, as a graph of the split."""
+def draw_arms(star: PathStar, words: Sequence[str], rng: random.Random) -> list[list[str]]:
+    """Draw a graph: the paths from the source to the end of each arm."""
     step = star.length - 1
-    while True:
-        source, *others = rng.sample(words, star.labels)
-        arms = [[source, *others[i : i + step]] for i in range(0, len(others), step)]
-        if split_of(" ".join(sorted(f"{a}-{b}" for a, b in _edges(arms)))) == split:
-            return arms
+    source, *others = rng.sample(words, star.labels)
+    return [[source, *others[i : i + step]] for i in range(0, len(others), step)]
 
 
 def _edges(arms: list[list[str]]) -> list[tuple[str, str]]:
     return [edge for arm in arms for edge in pairwise(arm)]
 
 
-def _row(arms: list[list[str]], rng: random.Random) -> Row:
+def ask_for_path(arms: list[list[str]], rng: random.Random) -> Row:
+    """Ask for the path to the end of one arm; see `problems` for what a row holds."""
     path = rng.choice(arms)
     edges = [f"{start} {end}" for start, end in _edges(arms)]
     rng.shuffle(edges)

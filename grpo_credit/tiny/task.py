@@ -9,7 +9,6 @@ token included): rules that divide credit by length have something to disagree a
 
 import hashlib
 import random
-from collections.abc import Callable
 from typing import NamedTuple
 
 from datasets import Dataset
@@ -85,37 +84,26 @@ def _terms(rng: random.Random, split: str) -> list[int]:
 
 
 def check(completion: str, answer: str) -> Check:
-    """Judge a completion by one scan from left to right, independently of any regex reward.
+    """Judge a completion by its tags, independently of any regex reward.
 
     Args:
         completion: Text without special tokens.
         answer: The expected number, compared as text.
     """
-    found = _answer_in(completion)
-    well_formed = found is not None
-    return Check(well_formed, correct=well_formed and found == answer)
+    given = _answer_in(completion)
+    well_formed = given is not None
+    return Check(well_formed, correct=well_formed and given == answer)
 
 
 def _answer_in(text: str) -> str | None:
     """Return the answer of a well-formed completion, None for any other."""
-    at = _after_literal(text, 0, "<think>")
-    at = _after_run(text, at, lambda c: c not in "<>")
-    start = _after_literal(text, at, "</think><answer>")
-    stop = _after_run(text, start, lambda c: c in "0123456789")
-    complete = _after_literal(text, stop, "</answer>") == len(text)
-    return text[start:stop] if complete else None
+    thought, _, rest = text.partition("</think><answer>")
+    work, answer = thought.removeprefix("<think>"), rest.removesuffix("</answer>")
+    if len(work) == len(thought) or len(answer) == len(rest):
+        return None  # a tag is missing
+    return answer if work and answer and not set(work) & set("<>") and is_number(answer) else None
 
 
-def _after_literal(text: str, at: int | None, literal: str) -> int | None:
-    """Return the position after `literal` at `at`; None if it is not there or `at` is None."""
-    return at + len(literal) if at is not None and text.startswith(literal, at) else None
-
-
-def _after_run(text: str, at: int | None, allowed: Callable[[str], bool]) -> int | None:
-    """Return the position after one or more allowed characters; None without any."""
-    if at is None:
-        return None
-    stop = at
-    while stop < len(text) and allowed(text[stop]):
-        stop += 1
-    return stop if stop > at else None
+def is_number(text: str) -> bool:
+    """Return whether a text consists of the digits 0 to 9."""
+    return set(text) <= set("0123456789")

@@ -1,1 +1,1 @@
-"""Figures as inline SVG, without a script: the page's own style gives them light and dark."""
+"""Plots, drawn by matplotlib: inside a page in its light and dark colours, or as a file."""

@@ -2,14 +2,14 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from html import escape
 
-from markupsafe import Markup
+from matplotlib.axes import Axes
 
-from grpo_credit.experiments.figures.axes import Axis, Span, drawing, label, span, stroke, ticks
-from grpo_credit.experiments.figures.lines import compact
+from grpo_credit.experiments.figures.drawing import LIGHT, Frame, set_ticks
+from grpo_credit.text import visible
 
-WIDTH, ROW, TOP, BOTTOM, MARGIN = 400, 46, 6, 38, 14
+Ends = tuple[float, float]
+ROW = 46  # points
 
 
 @dataclass(frozen=True)
@@ -30,66 +30,62 @@ class Row:
     note: str
     dots: Sequence[float]
     mean: float | None
-    wide: Span | None
-    thin: Span | None
+    wide: Ends | None
+    thin: Ends | None
     strong: bool = True
 
 
-def forest(title: str, unit: str, rows: Sequence[Row], reference: float | None = None) -> Markup:
-    """Draw one row a strategy on a common axis.
+@dataclass(frozen=True)
+class Forest:
+    """Rows on a common axis.
 
     Args:
-        title: Said to screen readers.
+        title: Above it.
         unit: Below the axis.
         rows: From top to bottom.
         reference: Number to include and mark; None for none.
-
-    Returns:
-        An `<svg>` element.
     """
-    held = [] if reference is None else [reference]
-    axis = Axis(*span([*_numbers(rows), *held]), MARGIN, WIDTH - MARGIN)
-    tall = height(len(rows))
-    bottom = tall - BOTTOM
-    body = [
-        stroke("grid", axis(v), TOP, axis(v), bottom)
-        + label("tick", axis(v), bottom + 15, compact(v))
-        for v in ticks(axis.low, axis.high)
-    ]
-    body += [stroke("reference", axis(v), TOP, axis(v), bottom) for v in held]
-    body += [_row(row, axis, TOP + ROW * place) for place, row in enumerate(rows)]
-    body.append(label("unit", WIDTH / 2, tall - 5, unit))
-    return drawing(title, WIDTH, tall, body, "forest")
+
+    title: str
+    unit: str
+    rows: Sequence[Row]
+    reference: float | None = None
+
+    @property
+    def frame(self) -> Frame:
+        """As high as the rows need; one row without any, since axes need a height."""
+        return Frame(400, ROW * max(1, len(self.rows)) + 44, left=14, right=14, bottom=38, top=6)
+
+    def draw(self, axes: Axes) -> None:
+        """Draw one row a strategy."""
+        axes.margins(x=0.05)
+        axes.set_xlabel(visible(self.unit))
+        axes.spines.bottom.set_visible(False)
+        set_ticks(axes)
+        axes.yaxis.set_visible(False)
+        if self.reference is not None:
+            axes.axvline(self.reference, color=LIGHT["dim"], linewidth=1, linestyle="dashed")
+        for place, row in enumerate(self.rows):
+            _draw(row, place, axes)
+        axes.set_ylim(max(1, len(self.rows)), 0)
 
 
-def height(rows: int) -> int:
-    """Return the height of a plot with so many rows."""
-    return TOP + ROW * rows + BOTTOM
-
-
-def _numbers(rows: Sequence[Row]) -> list[float]:
-    ends = [end for row in rows for pair in (row.wide, row.thin) if pair for end in pair]
-    means = [row.mean for row in rows if row.mean is not None]
-    return [*ends, *means, *(dot for row in rows for dot in row.dots)]
-
-
-def _row(row: Row, axis: Axis, top: float) -> str:
-    y = top + 30
-    parts = [
-        label("label", MARGIN, top + 15, row.name),
-        label("note", WIDTH - MARGIN, top + 15, row.note),
-    ]
-    parts += [
-        f'<circle class="run" cx="{axis(dot):.1f}" cy="{y - 4:.1f}" r="2.5"/>' for dot in row.dots
-    ]
+def _draw(row: Row, top: int, axes: Axes) -> None:
+    """Draw a row below `top`, in rows: its words, and below them its numbers."""
+    words, runs, line, below = (top + share for share in (0.24, 0.58, 0.66, 0.79))
+    on_page = {"facecolor": LIGHT["page"], "edgecolor": "none", "pad": 1}  # not on the grid
+    axes.text(0, words, visible(row.name), transform=axes.get_yaxis_transform(), va="center",
+              fontweight="bold", bbox=on_page)  # fmt: skip
+    axes.text(1, words, row.note, transform=axes.get_yaxis_transform(), va="center", ha="right",
+              color=LIGHT["dim"], bbox=on_page)  # fmt: skip
+    axes.plot(row.dots, [runs] * len(row.dots), "o", color=LIGHT["dim"], alpha=0.55,
+              markersize=5, markeredgewidth=0, clip_on=False)  # fmt: skip
     if row.thin:
-        parts.append(stroke("thin", axis(row.thin[0]), y + 6, axis(row.thin[1]), y + 6))
+        axes.plot(row.thin, [below] * 2, color=LIGHT["dim"], linewidth=1.5, clip_on=False)
     if row.wide:
-        parts.append(stroke("wide", axis(row.wide[0]), y, axis(row.wide[1]), y))
+        axes.plot(row.wide, [line] * 2, color=LIGHT["accent"], linewidth=3,
+                  solid_capstyle="round", clip_on=False)  # fmt: skip
     if row.mean is not None:
-        kind = "mean" if row.strong else "mean open"
-        parts.append(
-            f'<circle class="{kind}" cx="{axis(row.mean):.1f}" cy="{y:.1f}" r="5">'
-            f"<title>{escape(row.name)}: {row.mean:.4g}</title></circle>"
-        )
-    return "".join(parts)
+        fill, edge, width = ("accent", "page", 1) if row.strong else ("page", "accent", 2)
+        axes.plot(row.mean, line, "o", markersize=10, markerfacecolor=LIGHT[fill],
+                  markeredgecolor=LIGHT[edge], markeredgewidth=width, clip_on=False)  # fmt: skip

@@ -29,7 +29,7 @@ class Token:
     """A token as it is shown.
 
     Args:
-        text: with symbols for what cannot be seen.
+        text: as it was written.
         counted: whether it is part of what is trained on.
         credit: one number per strategy.
         settled: whether the reward was settled with it.
@@ -50,7 +50,7 @@ class Completion:
         group: of completions of the same prompt.
         reward: NaN for none.
         advantage: of the completion.
-        prompt: with symbols for what cannot be seen.
+        prompt: as one text.
         tokens: the first ones.
         left_out: tokens that are not shown.
         notes: what else is to be known.

@@ -8,12 +8,10 @@ import numpy as np
 Curve = Sequence[float | None] | np.ndarray
 
 
-def area_under_curve(
-    steps: Sequence[float], values: Curve, span: tuple[float, float] | None = None
-) -> float | None:
+def area_under_curve(steps: Sequence[float], values: Curve) -> float | None:
     """Return the mean height of a curve.
 
-        1 / (s_b - s_a) · ∫ value ds    between s_a and s_b, straight lines between the points
+        1 / (s_k - s_1) · ∫ value ds    from the first value to the last, straight lines between
 
     In the unit of the values, whatever the grid. Missing values (None, NaN, infinite) are bridged
     by the straight line between their neighbours.
@@ -21,12 +19,9 @@ def area_under_curve(
     Args:
         steps: Steps, tokens or seconds `(k,)`, increasing.
         values: The curve `(k,)`.
-        span: From where to where; by default from the first value to the last. Curves that are
-            compared need the same span.
 
     Returns:
-        The mean height; the height itself where the span is a point. None where there is no value,
-        or where the values do not cover the span: a run that stopped early is not compared.
+        The mean height; the height itself of a single value, None where there is none.
 
     Raises:
         ValueError: If the steps do not increase, or are not as many as the values.
@@ -36,60 +31,38 @@ def area_under_curve(
         0.875
     """
     at, height = _points(steps, values)
-    if not len(at):
-        return None
-    start, stop = span or (at[0], at[-1])
-    if start < at[0] or stop > at[-1]:
-        return None
-    inside = np.unique(np.concatenate([[start, stop], at[(at > start) & (at < stop)]]))
-    curve = np.interp(inside, at, height)
-    if start == stop:
-        return float(curve[0])
-    return float((np.diff(inside) * (curve[1:] + curve[:-1]) / 2).sum() / (stop - start))
+    if len(at) < 2:
+        return float(height[0]) if len(at) else None
+    return float((np.diff(at) * (height[1:] + height[:-1]) / 2).sum() / (at[-1] - at[0]))
 
 
 def steps_to_threshold(
-    steps: Sequence[float],
-    values: Curve,
-    threshold: float,
-    *,
-    higher_is_better: bool = True,
-    window: int = 1,
+    steps: Sequence[float], values: Curve, threshold: float, *, higher_is_better: bool = True
 ) -> float | None:
     """Return the first step at which a curve reaches a threshold.
 
-        min { s_j : mean of the last `window` values up to s_j ≥ threshold }    (≤, lower is better)
-
-    A noisy curve touches a threshold by luck: a window of several points asks it to stay. Missing
-    values are left out, so that a window holds as many values as it says.
+        min { s_j : value_j ≥ threshold }    (≤, lower is better)
 
     Args:
         steps: Steps, tokens or seconds `(k,)`, increasing.
-        values: The curve `(k,)`.
+        values: The curve `(k,)`; missing values are left out.
         threshold: In the unit of the values.
         higher_is_better: Whether to reach it from below.
-        window: Values in the running mean, at least 1. No step before the window is full counts.
 
     Returns:
         The step; None if the threshold is never reached. Such a run is not a missing one: leaving
         it out would flatter the strategy. See `median_steps`.
 
     Raises:
-        ValueError: If the window is below 1, the steps do not increase, or lengths differ.
+        ValueError: If the steps do not increase, or are not as many as the values.
 
     Example:
-        >>> steps_to_threshold([10, 20, 30, 40], [0.2, 0.9, 0.3, 0.8], threshold=0.55, window=2)
+        >>> steps_to_threshold([10, 20, 30], [0.2, 0.9, 0.3], threshold=0.55)
         20.0
     """
-    if window < 1:
-        raise ValueError(f"window {window}, expected at least 1 value")
     at, height = _points(steps, values)
-    if len(at) < window:
-        return None
-    running = np.lib.stride_tricks.sliding_window_view(height, window).mean(axis=1)
-    sign = 1 if higher_is_better else -1
-    reached = np.flatnonzero(sign * running >= sign * threshold)
-    return float(at[window - 1 :][reached[0]]) if len(reached) else None
+    reached = at[height >= threshold] if higher_is_better else at[height <= threshold]
+    return float(reached[0]) if len(reached) else None
 
 
 def median_steps(reached: Sequence[float | None]) -> float | None:

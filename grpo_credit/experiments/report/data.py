@@ -1,5 +1,6 @@
 """What a report is made of: the study, its runs, and what was read of them."""
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -155,10 +156,15 @@ class Report:
     @property
     def values(self) -> dict[str, dict[int, float | None]]:
         """Strategy -> seed -> held-out number; None where there is none."""
-        found: dict[str, dict[int, float | None]] = {name: {} for name in self.study.credits}
+        values: dict[str, dict[int, float | None]] = {name: {} for name in self.study.credits}
         for cell in self.cells:
-            found[cell.credit][cell.seed] = cell.value
-        return found
+            values[cell.credit][cell.seed] = cell.value
+        return values
+
+    @property
+    def statuses(self) -> Counter[str]:
+        """Status -> number of runs."""
+        return Counter(cell.status for cell in self.cells)
 
     @cached_property
     def comparison(self) -> Comparison:
@@ -176,5 +182,5 @@ def shown(report: Report, limits: Limits) -> list[str]:
     """Choose the strategies with curves: the first ones, and the baseline."""
     study = report.study
     rest = [credit for credit in study.credits if credit != study.baseline]
-    kept = {study.baseline, *rest[: limits.strategies - 1]}
-    return [credit for credit in study.credits if credit in kept]
+    chosen = {study.baseline, *rest[: limits.strategies - 1]}
+    return [credit for credit in study.credits if credit in chosen]

@@ -49,8 +49,8 @@ def present(values: Sequence[float | None] | np.ndarray) -> np.ndarray:
 
 def mean(values: Iterable[float | None]) -> float | None:
     """Average the numbers that there are; None without any."""
-    found = [value for value in values if value is not None]
-    return sum(found) / len(found) if found else None
+    numbers = [value for value in values if value is not None]
+    return sum(numbers) / len(numbers) if numbers else None
 
 
 def iqm(values: Numbers, axis: int = -1) -> np.ndarray:

@@ -23,7 +23,6 @@ def markdown(report: Report, figures: Sequence[str] = ()) -> str:
     """
     study, comparison = report.study, report.comparison
     finished = [cell for cell in report.cells if cell.status == FINISHED]
-    curves = report.finished_curves
     parts = [
         f"# {plain(study.recipe)}: credit strategies compared",
         f"**{plain(comparison.verdict)}**",
@@ -44,12 +43,12 @@ def markdown(report: Report, figures: Sequence[str] = ()) -> str:
         ),
         *(f"![{name}]({name})" for name in figures),
         "## Each strategy",
-        table(strategies_table(report, comparison, curves)),
+        table(strategies_table(report)),
         f"## Against {plain(study.baseline)}, in pairs of the same seed",
-        table(differences_table(comparison)),
+        table(differences_table(report)),
         "\n".join(f"* {plain(limit)}" for limit in comparison.limits),
         "## Gradient norm relative to the baseline's",
-        table(gradient_table(report, curves)),
+        table(gradient_table(report)),
         "## Cost",
         table(cost_table(report)),
         "## To repeat it",
@@ -93,8 +92,8 @@ def _list(entries: Mapping[str, str]) -> str:
 
 def _named(title: str, cells: Mapping[Cell, str]) -> str:
     """List runs with what is to be said of them."""
-    told = _list({f"{cell.credit}, seed {cell.seed}": text for cell, text in cells.items()})
-    return f"{title}\n\n{told}" if told else ""
+    entries = _list({f"{cell.credit}, seed {cell.seed}": text for cell, text in cells.items()})
+    return f"{title}\n\n{entries}" if entries else ""
 
 
 def _code(text: str) -> str:

@@ -1,53 +1,41 @@
 """The page: one HTML file that needs no network, and no script but for hover and filters."""
 
 import argparse
+import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from grpo_credit.experiments import html
-from grpo_credit.experiments.figures.sheet import literal
-from grpo_credit.experiments.report.data import Report, shown
-from grpo_credit.experiments.report.limits import Limits
+from grpo_credit.experiments.figures import palette
+from grpo_credit.experiments.figures.drawing import Plot, inline, save
+from grpo_credit.experiments.report import (
+    view_completions,
+    view_credit,
+    view_curves,
+    view_diagnostics,
+    view_results,
+    view_run,
+)
+from grpo_credit.experiments.report.data import Report
+from grpo_credit.experiments.report.limits import Limits, cut
 from grpo_credit.experiments.report.markdown import markdown
-from grpo_credit.experiments.report.pictures import pictures
-from grpo_credit.experiments.report.series import AXES
 from grpo_credit.experiments.report.store import load
-from grpo_credit.experiments.report.view_completions import browser
-from grpo_credit.experiments.report.view_credit import shaded
-from grpo_credit.experiments.report.view_curves import learning, lengths
-from grpo_credit.experiments.report.view_diagnostics import (
-    colour,
-    diagnostics,
-    gradient_panel,
-    gradient_table,
-)
-from grpo_credit.experiments.report.view_results import (
-    differences_figure,
-    differences_table,
-    grid,
-    strategies_table,
-    values_figure,
-)
-from grpo_credit.experiments.report.view_run import (
-    anchors,
-    calibration_table,
-    cost_table,
-    counted,
-    listed,
-    manifest,
-    seeds_vary,
-    sources,
-    unlike,
-)
-from grpo_credit.experiments.words import moment
 from grpo_credit.records.files import replace_text, sweep
-from grpo_credit.text import in_line, visible
+from grpo_credit.text import in_line
 
 PAGE, MARKDOWN, FIGURES = "report.html", "report.md", "figures"
 LARGEST = 3_000_000  # bytes of the page
 _TEMPLATES = "experiments/report/templates"
+_VIEWS = {  # what templates choose from
+    "completions": view_completions,
+    "credit": view_credit,
+    "curves": view_curves,
+    "diagnostics": view_diagnostics,
+    "lines": palette,
+    "results": view_results,
+    "runs": view_run,
+}
 SECTIONS = {
     "verdict": "Verdict",
     "coverage": "Coverage",
@@ -63,28 +51,42 @@ SECTIONS = {
 }
 
 
-def render(folder: Path, beside: Sequence[Path] = ()) -> Path:
+def render(folder: Path, beside: Sequence[Path] = (), formats: Sequence[str] = ()) -> Path:
     """Write report.html, report.md and figures/*.svg from a folder's data; return the page.
 
     Args:
         folder: where `grpo_credit.experiments.study.collect.collect` wrote the data.
         beside: folders of other studies of the same question, such as another task: Holm's
             correction is over the comparisons of all of them.
+        formats: of the figures, beside SVG: "pdf", "png".
 
     Raises:
         CreditError: if the data is missing, damaged or of another version.
     """
     others = {str(each): load(each).comparison.differences for each in beside}
     report = replace(load(folder), others=others)
-    drawn = pictures(report, literal(html.own(html.FIGURES_CSS)))
     (folder / FIGURES).mkdir(exist_ok=True)
     for each in (folder, folder / FIGURES):
         sweep(each)
-    for name, svg in drawn.items():
-        replace_text(folder / FIGURES / name, svg)
-    replace_text(folder / MARKDOWN, markdown(report, [f"{FIGURES}/{name}" for name in drawn]))
+    drawn = pictures(report, Limits())
+    for name, plots in drawn.items():
+        for suffix in {"svg", *formats}:
+            save(folder / FIGURES / f"{name}.{suffix}", plots)
+    replace_text(folder / MARKDOWN, markdown(report, [f"{FIGURES}/{name}.svg" for name in drawn]))
     replace_text(folder / PAGE, page(report))
     return folder / PAGE
+
+
+def pictures(report: Report, limits: Limits) -> dict[str, Sequence[Plot]]:
+    """Choose the plots that are files, too: name -> those of one sheet."""
+    blocks = {
+        "curves": view_curves.learning(report, limits)[:1],
+        "lengths": view_curves.lengths(report, limits)[:1],
+    }
+    return {
+        "results": [view_results.values_figure(report), view_results.differences_figure(report)],
+        **{name: block.axes["step"] for name, chosen in blocks.items() for block in chosen},
+    }
 
 
 def page(report: Report, limits: Limits | None = None) -> str:
@@ -98,71 +100,31 @@ def page(report: Report, limits: Limits | None = None) -> str:
 
 
 def _rendered(report: Report, limits: Limits) -> str:
-    content = _results(report, limits) | _curves(report, limits) | _runs(report, limits)
+    listed = view_run.listed(report, limits)
     return html.render(
         f"{_TEMPLATES}/page.html",
         script=f"{_TEMPLATES}/page.js",
-        **content,
-        title=f"{visible(Path(report.study.recipe).stem)}: credit strategies compared",
-        collected=visible(moment(report.collected)),
+        **_VIEWS,
+        title=f"{Path(report.study.recipe).stem}: credit strategies compared",
         sections=SECTIONS,
+        report=report,
         study=report.study,
+        limits=limits,
+        listed=listed,
+        anchors={(cell.credit, cell.seed): anchor for anchor, cell in listed.items()},
+        inline=inline,
+        cut=lambda value: cut(_text(value), limits.text),
     )
 
 
-def _results(report: Report, limits: Limits) -> dict[str, Any]:
-    comparison, values = report.comparison, report.values
-    unit = visible(report.study.metric or "metric")
-    return {
-        "comparison": comparison,
-        "several": sum(result.verdict is not None for result in comparison.results) > 1,
-        "pairing": report.pairing,
-        "seeds_vary": seeds_vary(report.pairing),
-        "counted": counted(report),
-        "unlike": unlike(report, limits),
-        "grid": grid(report, anchors(report, limits), limits),
-        "total": len(report.cells),
-        "problems": [visible(problem) for problem in report.problems],
-        "values_figure": values_figure(comparison, values, unit),
-        "differences_figure": differences_figure(comparison, values, f"difference in {unit}"),
-        "strategies": strategies_table(report, comparison, report.finished_curves),
-        "differences": differences_table(comparison),
-    }
+def _text(value: object) -> str:
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
-def _curves(report: Report, limits: Limits) -> dict[str, Any]:
-    curves, drawn = report.finished_curves, shown(report, limits)
-    return {
-        "axes": AXES,
-        "learning": learning(report, curves, limits),
-        "lengths": lengths(report, curves, limits),
-        "keys": [(visible(name), colour(place)) for place, name in enumerate(drawn)],
-        "diagnostics": diagnostics(report, curves, limits),
-        "ratio_table": gradient_table(report, curves),
-        "gradient_panel": gradient_panel(report, curves, limits),
-        "points": limits.points if curves.longest > limits.points else None,
-        "strategies_left_out": len(report.study.credits) - len(drawn),
-    }
-
-
-def _runs(report: Report, limits: Limits) -> dict[str, Any]:
-    runs = listed(report, limits)
-    return {
-        "examples": report.examples,
-        "shaded": shaded(report, limits),
-        "browser": browser(report, limits),
-        "cost": cost_table(report),
-        "manifest": manifest(report, limits),
-        "sources": sources(report, limits),
-        "calibration": calibration_table(report),
-        "runs": runs,
-        "runs_left_out": len(report.cells) - len(runs),
-    }
-
-
-def write_report(asked: argparse.Namespace) -> int:
+def write_report(args: argparse.Namespace) -> int:
     """Write report.html and report.md from the data beside them; needs no torch."""
-    for study in asked.studies:
-        page = render(study, [each for each in asked.studies if each != study])
+    for study in args.studies:
+        beside = [each for each in args.studies if each != study]
+        page = render(study, beside, args.figures)
         print(f"wrote {in_line(page)}")
     return 0

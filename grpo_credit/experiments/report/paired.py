@@ -24,13 +24,13 @@ def differences(values: Numbers, baseline: Numbers) -> np.ndarray:
     0.3 - 0.2 and 0.8 - 0.7 are not the same float: left alone, a spread of 1e-17 would look like
     certainty.
     """
-    found, rounding = _subtract(np.subtract, values, baseline)
-    if len(found) and np.ptp(found) <= rounding:
-        found[:] = found[0]
-    return found
+    deltas, rounding = _subtract(np.subtract, values, baseline)
+    if len(deltas) and np.ptp(deltas) <= rounding:
+        deltas[:] = deltas[0]
+    return deltas
 
 
-def paired_t_p(found: Numbers) -> float:
+def paired_t_p(deltas: Numbers) -> float:
     """Return the two-sided p of the paired t test, or its counterpart for equal differences.
 
         p = 2 P(T_{n-1} > |mean| √n / s),    without a spread: p = min(1, 2 / 3^n)
@@ -41,21 +41,21 @@ def paired_t_p(found: Numbers) -> float:
     P(d) ≤ 1/3, and over all d the probability of n equal ones is at most 2 / 3^n.
 
     Args:
-        found: Differences `(n,)`, from `differences`.
+        deltas: Differences `(n,)`, from `differences`.
 
     Returns:
         A probability; 1 for fewer than two pairs, or when all differences are zero.
     """
-    found = np.asarray(found, dtype=float)
-    if len(found) < 2 or not found.any():
+    deltas = np.asarray(deltas, dtype=float)
+    if len(deltas) < 2 or not deltas.any():
         return 1.0
-    if all_equal(found):
-        return 2 / 3 ** len(found)
-    t = abs(float(found.mean())) / standard_error(found)
-    return 2 * float(stdtr(len(found) - 1, -t))
+    if all_equal(deltas):
+        return 2 / 3 ** len(deltas)
+    t = abs(float(deltas.mean())) / standard_error(deltas)
+    return 2 * float(stdtr(len(deltas) - 1, -t))
 
 
-def sign_flip_p(found: Numbers, seed: int = 0) -> float:
+def sign_flip_p(deltas: Numbers, seed: int = 0) -> float:
     """Return the two-sided p of the paired permutation test, which assumes symmetric differences.
 
         p = share of the sign patterns s ∈ {-1, 1}^n with |Σ s_i d_i| ≥ |Σ d_i|
@@ -66,7 +66,7 @@ def sign_flip_p(found: Numbers, seed: int = 0) -> float:
     All patterns are visited up to 16 pairs; beyond, 99,999 are drawn and p = (1 + hits) / 100,000.
 
     Args:
-        found: Differences `(n,)`.
+        deltas: Differences `(n,)`.
         seed: Of the draws.
 
     Returns:
@@ -76,11 +76,11 @@ def sign_flip_p(found: Numbers, seed: int = 0) -> float:
         >>> sign_flip_p([1.0, 2.0, 3.0])  # only +++ and --- reach 6, out of 8
         0.25
     """
-    found = np.asarray(found, dtype=float)
-    observed = abs(found.sum()) - SAME * np.abs(found).sum()
+    deltas = np.asarray(deltas, dtype=float)
+    observed = abs(deltas.sum()) - SAME * np.abs(deltas).sum()
     # not scipy's permutation_test: the same p, a hundred times slower at 16 pairs
-    hits = np.abs(_signs(len(found), seed) @ found) >= observed
-    if len(found) <= ENUMERATED_PAIRS:
+    hits = np.abs(_signs(len(deltas), seed) @ deltas) >= observed
+    if len(deltas) <= ENUMERATED_PAIRS:
         return float(hits.mean())
     return float((1 + hits.sum()) / (1 + SIGN_PATTERNS))
 
@@ -191,7 +191,7 @@ def improvement_interval(
     )
 
 
-def win_rate(found: Numbers) -> float:
+def win_rate(deltas: Numbers) -> float:
     """Return the share of the pairs with the same seed that are won; a tie is half a win.
 
         mean of 1[d > 0] + 1[d = 0] / 2
@@ -201,17 +201,17 @@ def win_rate(found: Numbers) -> float:
     Raises:
         ValueError: If there is no pair.
     """
-    if not len(found):
+    if not len(deltas):
         raise ValueError("no pairs, expected at least one seed that both strategies have")
-    return float((np.sign(found) + 1).mean() / 2)
+    return float((np.sign(deltas) + 1).mean() / 2)
 
 
 def _wins(values: Numbers, baseline: Numbers) -> np.ndarray:
     """Return 1, 1/2 or 0 for every pair of runs, `(n, m)`."""
     if not len(values) or not len(baseline):
         raise ValueError(f"{len(values)} and {len(baseline)} runs, expected at least one of each")
-    found, _ = _subtract(np.subtract.outer, values, baseline)
-    return (np.sign(found) + 1) / 2
+    deltas, _ = _subtract(np.subtract.outer, values, baseline)
+    return (np.sign(deltas) + 1) / 2
 
 
 def _subtract(
@@ -220,8 +220,8 @@ def _subtract(
     """Return differences, zero where they are rounding, and how large that can be."""
     values, baseline = np.asarray(values, dtype=float), np.asarray(baseline, dtype=float)
     rounding = SAME * max(np.abs(values).max(initial=0), np.abs(baseline).max(initial=0))
-    found = how(values, baseline)
-    return np.where(np.abs(found) <= rounding, 0.0, found), rounding
+    deltas = how(values, baseline)
+    return np.where(np.abs(deltas) <= rounding, 0.0, deltas), rounding
 
 
 def _signs(pairs: int, seed: int) -> np.ndarray:

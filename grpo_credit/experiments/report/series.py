@@ -11,7 +11,7 @@ import pyarrow as pa
 from scipy.special import stdtrit
 
 HELD_OUT = "held_out/"  # begins the names of curves of tests
-RIGHT, WRONG = "length/right", "length/wrong"
+LENGTH_RIGHT, LENGTH_WRONG = "length/right", "length/wrong"
 AXES = {"step": "optimizer steps", "tokens": "tokens", "seconds": "seconds of training"}
 COLUMNS = pa.schema(
     {
@@ -95,12 +95,12 @@ class Curves:
         The rows of a run may be spread over them, in any order but that of points of one step, of
         which the last one holds.
         """
-        found: dict[Key, list[Points]] = defaultdict(list)
+        pieces: dict[Key, list[Points]] = defaultdict(list)
         shared: dict[tuple[str, bytes], np.ndarray] = {}
         for table in tables:
             for key, piece in _pieces(table):
-                found[key].append(_sharing(piece, shared))
-        return cls({key: _sharing(Points.joined(found.pop(key)), shared) for key in list(found)})
+                pieces[key].append(_sharing(piece, shared))
+        return cls({key: _sharing(Points.joined(pieces.pop(key)), shared) for key in list(pieces)})
 
     def tables(self) -> Iterator[pa.Table]:
         """Yield the rows of each run, as `join` reads them."""
@@ -126,11 +126,11 @@ class Curves:
 
     def steps(self, *names: str) -> int:
         """Return the largest number of steps of a run that has any of some curves."""
-        found: dict[tuple[str, int], list[np.ndarray]] = defaultdict(list)
+        grids: dict[tuple[str, int], list[np.ndarray]] = defaultdict(list)
         for (name, credit), runs in self._points.items():
             for seed, points in runs.items() if name in names else ():
-                found[credit, seed].append(points.step)
-        return max((len(np.unique(np.concatenate(own))) for own in found.values()), default=0)
+                grids[credit, seed].append(points.step)
+        return max((len(np.unique(np.concatenate(own))) for own in grids.values()), default=0)
 
     @property
     def longest(self) -> int:
@@ -152,13 +152,13 @@ class Curves:
             credit: the strategy.
             axis: a key of `AXES`. Points without a place on it are left out.
         """
-        found = {}
+        runs = {}
         for seed, points in self._points.get((name, credit), {}).items():
             x = getattr(points, axis).astype(float)
             known = np.isfinite(x)
             if known.any():
-                found[seed] = (x[known], points.value[known])
-        return found
+                runs[seed] = (x[known], points.value[known])
+        return runs
 
 
 def _pieces(table: pa.Table | pa.RecordBatch) -> Iterator[tuple[Key, Points]]:
@@ -260,11 +260,11 @@ def ratios(runs: Mapping[int, Run], baseline: Mapping[int, Run]) -> dict[int, Ru
     Returns:
         seed -> (x, ratio); without the places where either is not positive.
     """
-    found = {}
+    divided = {}
     for seed in runs.keys() & baseline.keys():
         x, mine, theirs = np.intersect1d(runs[seed][0], baseline[seed][0], return_indices=True)
         above, below = runs[seed][1][mine], baseline[seed][1][theirs]
         valid = (above > 0) & (below > 0)
         if valid.any():
-            found[seed] = (x[valid], above[valid] / below[valid])
-    return dict(sorted(found.items()))
+            divided[seed] = (x[valid], above[valid] / below[valid])
+    return dict(sorted(divided.items()))

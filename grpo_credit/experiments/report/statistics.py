@@ -126,21 +126,21 @@ def compare(
     pairs = {
         name: _pair(cells, values[baseline]) for name, cells in values.items() if name != baseline
     }
-    found = compare_pairs(pairs, settings, chain.from_iterable(others.values()))
-    verdicts = {name: decide(difference, settings) for name, difference in found.items()}
+    differences = compare_pairs(pairs, settings, chain.from_iterable(others.values()))
+    verdicts = {name: decide(difference, settings) for name, difference in differences.items()}
     seeds = sorted({seed for cells in values.values() for seed in cells})
     results = tuple(
-        _result(name, cells, seeds, found.get(name), verdicts.get(name), settings)
+        _result(name, cells, seeds, differences.get(name), verdicts.get(name), settings)
         for name, cells in values.items()
     )
     return Comparison(
         baseline=baseline,
         higher_is_better=higher_is_better,
         level=level,
-        comparisons=max((each.comparisons for each in found.values()), default=0),
+        comparisons=max((each.comparisons for each in differences.values()), default=0),
         results=results,
         verdict=summarise(baseline, verdicts),
-        limits=(*_gaps(results, settings), *limits(found, settings, others)),
+        limits=(*_gaps(results, settings), *limits(differences, settings, others)),
     )
 
 
@@ -153,16 +153,16 @@ def _result(
     settings: Settings,
 ) -> Result:
     """Put together what is known of one strategy."""
-    found = present([cells[seed] for seed in sorted(cells)])  # drawn alike in any order
+    numbers = present([cells[seed] for seed in sorted(cells)])  # drawn alike in any order
     return Result(
         strategy=name,
-        n=len(found),
+        n=len(numbers),
         missing=tuple(seed for seed in seeds if not _has(cells, seed)),
-        mean=float(found.mean()) if len(found) else None,
-        iqm=float(iqm(found)) if len(found) else None,
-        t_interval=t_interval(found, settings.level),
-        bootstrap=bootstrap_interval(found, np.mean, **settings.draw),
-        iqm_bootstrap=bootstrap_interval(found, iqm, **settings.draw),
+        mean=float(numbers.mean()) if len(numbers) else None,
+        iqm=float(iqm(numbers)) if len(numbers) else None,
+        t_interval=t_interval(numbers, settings.level),
+        bootstrap=bootstrap_interval(numbers, np.mean, **settings.draw),
+        iqm_bootstrap=bootstrap_interval(numbers, iqm, **settings.draw),
         difference=difference,
         verdict=verdict,
     )
@@ -208,9 +208,9 @@ def compare_pairs(
     Returns:
         Strategy to its difference.
     """
-    found = {name: paired.differences(*pair) for name, pair in pairs.items()}
-    alone = {name: _alone(each, settings) for name, each in found.items()}
-    tested = [name for name, each in found.items() if len(each) > 1]
+    deltas = {name: paired.differences(*pair) for name, pair in pairs.items()}
+    alone = {name: _alone(each, settings) for name, each in deltas.items()}
+    tested = [name for name, each in deltas.items() if len(each) > 1]
     elsewhere = [each for each in others if each.n > 1]
     t = [*(alone[name]["p"] for name in tested), *(each.p for each in elsewhere)]
     flips = [
@@ -227,46 +227,46 @@ def compare_pairs(
             flip_step=flip_steps[name],
             p_holm=p_holm[name],
             holm_interval=_labelled(
-                t_interval(found[name], 1 - settings.alpha / steps[name]),
+                t_interval(deltas[name], 1 - settings.alpha / steps[name]),
                 f", widened for {steps[name]} of {len(t)} comparisons",
             ),
             **alone[name],
-            **_how_often(pair, found[name], settings),
+            **_how_often(pair, deltas[name], settings),
         )
         for name, pair in pairs.items()
     }
 
 
 def _of(
-    names: Iterable[str], tested: Sequence[str], untested: float, found: Sequence[Any]
+    names: Iterable[str], tested: Sequence[str], untested: float, results: Sequence[Any]
 ) -> dict[str, Any]:
     """Give each strategy what was found; those of other studies come last, and are left out."""
-    return dict.fromkeys(names, untested) | dict(zip(tested, found, strict=False))
+    return dict.fromkeys(names, untested) | dict(zip(tested, results, strict=False))
 
 
-def _alone(found: np.ndarray, settings: Settings) -> dict[str, Any]:
+def _alone(deltas: np.ndarray, settings: Settings) -> dict[str, Any]:
     """Return the numbers that do not depend on other comparisons."""
     return {
-        "n": len(found),
-        "mean": float(found.mean()) if len(found) else None,
-        "interval": _labelled(t_interval(found, settings.level)),
-        "bootstrap": _labelled(bootstrap_interval(found, **settings.draw)),
-        "p": paired.paired_t_p(found),
-        "sign_flip_p": paired.sign_flip_p(found, settings.seed),
-        "smallest_p": paired.smallest_p(len(found)),
+        "n": len(deltas),
+        "mean": float(deltas.mean()) if len(deltas) else None,
+        "interval": _labelled(t_interval(deltas, settings.level)),
+        "bootstrap": _labelled(bootstrap_interval(deltas, **settings.draw)),
+        "p": paired.paired_t_p(deltas),
+        "sign_flip_p": paired.sign_flip_p(deltas, settings.seed),
+        "smallest_p": paired.smallest_p(len(deltas)),
     }
 
 
-def _how_often(pair: Pair, found: np.ndarray, settings: Settings) -> dict[str, Any]:
+def _how_often(pair: Pair, deltas: np.ndarray, settings: Settings) -> dict[str, Any]:
     """Return how often the strategy is better, in the direction of the metric."""
-    if not len(found):
+    if not len(deltas):
         return {"improvement": None, "improvement_interval": None, "win_rate": None}
     sign = 1 if settings.higher_is_better else -1
     values, baseline = (sign * each for each in pair)
     return {
         "improvement": paired.probability_of_improvement(values, baseline),
         "improvement_interval": paired.improvement_interval(values, baseline, **settings.draw),
-        "win_rate": paired.win_rate(sign * found),
+        "win_rate": paired.win_rate(sign * deltas),
     }
 
 

@@ -179,9 +179,9 @@ def _old_curves(path: Path) -> Iterator[pa.RecordBatch]:
 
 
 def _expect_columns(schema: pa.Schema, path: Path) -> None:
-    found, expected = ", ".join(schema.names), ", ".join(COLUMNS.names)
-    if found != expected:
-        raise CreditError(f"{path} has columns {found}; expected {expected}.")
+    names, expected = ", ".join(schema.names), ", ".join(COLUMNS.names)
+    if names != expected:
+        raise CreditError(f"{path} has columns {names}; expected {expected}.")
     for field, wanted in zip(schema, COLUMNS, strict=True):
         if not pa.types.is_string(wanted.type) and not pa.types.is_primitive(field.type):
             raise CreditError(f"{path} has {field.name} of {field.type}; expected {wanted.type}.")

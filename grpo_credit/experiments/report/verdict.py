@@ -133,12 +133,14 @@ def _floor(pairs: int, together: int, settings: Settings) -> str:
     """Return how small the p of a number of pairs can get, and whether that is enough."""
     floor = smallest_p(pairs)
     adjusted = min(1, floor * together)
-    said = f"With {count(pairs)}, the exact sign-flip test cannot go below p = {probability(floor)}"
+    sentence = (
+        f"With {count(pairs)}, the exact sign-flip test cannot go below p = {probability(floor)}"
+    )
     if floor > settings.alpha:
-        return f"{said}: too few for a verdict."
+        return f"{sentence}: too few for a verdict."
     if adjusted > settings.alpha:
-        return f"{said}, {probability(adjusted)} after Holm: Student's t decides among those."
-    return f"{said}."
+        return f"{sentence}, {probability(adjusted)} after Holm: Student's t decides among those."
+    return f"{sentence}."
 
 
 def _widened(

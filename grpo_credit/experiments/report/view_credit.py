@@ -7,7 +7,6 @@ from typing import Any
 from grpo_credit.experiments.figures.shading import Completion, Shaded, Token
 from grpo_credit.experiments.report.data import Report
 from grpo_credit.experiments.report.limits import Limits, cut, fitting, in_turn
-from grpo_credit.text import visible
 
 CREDIT = "credit "  # and the strategy's name: its column in credit.parquet
 
@@ -16,13 +15,13 @@ def shaded(report: Report, limits: Limits) -> Shaded:
     """Choose completions, of every step in turn, and shade their tokens."""
     names = _strategies(report, limits)
     rows = in_turn(report.credit, lambda row: row["step"])[: limits.examples]
-    kept = fitting(rows, lambda row: _shades(row, names, limits), limits.shaded)
-    scales = [_scale(kept, name, limits) for name in names]
+    chosen = fitting(rows, lambda row: _shades(row, names, limits), limits.shaded)
+    scales = [_scale(chosen, name, limits) for name in names]
     return Shaded(
-        [visible(name) for name in names],
+        names,
         scales,
-        [_completion(row, names, limits) for row in sorted(kept, key=lambda r: r["step"])],
-        len(report.credit) - len(kept),
+        [_completion(row, names, limits) for row in sorted(chosen, key=lambda r: r["step"])],
+        len(report.credit) - len(chosen),
     )
 
 
@@ -54,7 +53,7 @@ def _completion(row: Mapping[str, Any], names: Sequence[str], limits: Limits) ->
     if last is not None:
         notes.append(f"reward settled after {last}")
     tokens = [
-        Token(visible(cut(text, limits.tokens)), counted, credit, settled=place == last)
+        Token(cut(text, limits.tokens), counted, credit, settled=place == last)
         for place, (text, counted, *credit) in enumerate(
             zip(texts[: limits.tokens], row["counted"], *credits, strict=False), start=1
         )
@@ -64,7 +63,7 @@ def _completion(row: Mapping[str, Any], names: Sequence[str], limits: Limits) ->
         group=row["group"],
         reward=row["reward"],
         advantage=row["advantage"],
-        prompt=visible(cut(json.loads(row["prompt"]), limits.text)),
+        prompt=cut(json.loads(row["prompt"]), limits.text),
         tokens=tokens,
         left_out=len(texts) - len(tokens),
         notes=notes,

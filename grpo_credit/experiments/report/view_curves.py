@@ -2,22 +2,23 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 
-from grpo_credit.experiments.figures.lines import Band, Curve, Panel, panel, spans
+from grpo_credit.experiments.figures.palette import BASELINE, MEAN, OTHER, RIGHT, SEED, WRONG, Line
+from grpo_credit.experiments.figures.panel import Curve, Panel, extent
 from grpo_credit.experiments.report.data import Report, shown
 from grpo_credit.experiments.report.limits import Limits
 from grpo_credit.experiments.report.series import (
     AXES,
     HELD_OUT,
-    RIGHT,
-    WRONG,
+    LENGTH_RIGHT,
+    LENGTH_WRONG,
     Average,
     Curves,
     Run,
     average,
     thinned,
 )
-from grpo_credit.text import visible
 
 
 @dataclass(frozen=True)
@@ -35,9 +36,9 @@ class Block:
     axes: Mapping[str, Sequence[Panel]]
 
 
-def learning(report: Report, curves: Curves, limits: Limits) -> list[Block]:
+def learning(report: Report, limits: Limits) -> list[Block]:
     """Draw the held-out metric and the training reward, against every axis."""
-    metric = report.study.metric
+    metric, curves = report.study.metric, report.finished_curves
     named = (
         [(HELD_OUT + metric, f"Held out: {metric}", "What the comparison is about.")]
         if metric
@@ -46,7 +47,7 @@ def learning(report: Report, curves: Curves, limits: Limits) -> list[Block]:
     named.append(("reward", "Training reward", "What is optimised; not what is compared."))
     return [
         Block(
-            visible(title),
+            title,
             about,
             {axis: _panels(report, curves, name, axis, limits) for axis in AXES},
         )
@@ -57,59 +58,56 @@ def learning(report: Report, curves: Curves, limits: Limits) -> list[Block]:
 
 def _panels(report: Report, curves: Curves, name: str, axis: str, limits: Limits) -> list[Panel]:
     """Draw a panel a strategy: its runs, mean and band, and the other means behind."""
-    credits = shown(report, limits)
-    runs = {credit: curves.runs(name, credit, axis) for credit in credits}
-    means = {credit: average(each, limits.points) for credit, each in runs.items()}
-    every = [_line(mean, "other") for mean in means.values() if mean]
-    every += [_run(run, limits) for each in runs.values() for run in _some(each, limits)]
-    bands = [_band(mean, "band") for mean in means.values() if mean]
-    across, up = spans(every, bands)
-    panels = []
-    for credit in credits:
-        behind = [
-            _line(mean, "baseline" if other == report.study.baseline else "other")
-            for other, mean in means.items()
-            if mean and other != credit
+    runs = {credit: curves.runs(name, credit, axis) for credit in shown(report, limits)}
+    averages = {credit: average(each, limits.points) for credit, each in runs.items()}
+    seeds = {
+        credit: [_run(run, limits) for run in list(each.values())[: limits.seeds]]
+        for credit, each in runs.items()
+    }
+    means = {credit: [_mean(mean, MEAN)] if mean else [] for credit, mean in averages.items()}
+    room = extent(chain(*seeds.values(), *means.values()))
+    behind = {
+        credit: [
+            Curve(mean.x, mean.y, BASELINE if credit == report.study.baseline else OTHER)
+            for mean in each
         ]
-        lines = [*behind, *(_run(run, limits) for run in _some(runs[credit], limits))]
-        own = means[credit]
-        if own:
-            lines.append(_line(own, "mean"))
-        title = f"{visible(credit)}: {visible(name)}"
-        svg = panel(title, lines, [_band(own, "band")] if own else [], across, up, AXES[axis])
-        panels.append(Panel(f"{visible(credit)} · {_seeds(len(runs[credit]))}", svg))
-    return panels
+        for credit, each in means.items()
+    }
+    return [
+        Panel(
+            f"{credit} · {_seeds(len(runs[credit]))}",
+            AXES[axis],
+            [
+                *chain.from_iterable(each for other, each in behind.items() if other != credit),
+                *seeds[credit],
+                *means[credit],
+            ],
+            room,
+        )
+        for credit in runs
+    ]
 
 
 def _seeds(count: int) -> str:
     return f"{count} seed{'' if count == 1 else 's'}"
 
 
-def _some(runs: Mapping[int, Run], limits: Limits) -> list[Run]:
-    return list(runs.values())[: limits.seeds]
-
-
 def _run(run: Run, limits: Limits) -> Curve:
-    chosen = thinned(len(run[0]), limits.points)
-    return Curve.through(run[0][chosen], run[1][chosen], "seed")
+    x, y = run
+    places = thinned(len(x), limits.points)
+    return Curve(x[places], y[places], SEED)
 
 
-def _line(mean: Average, kind: str) -> Curve:
-    return Curve.through(mean.x, mean.mean, kind)
+def _mean(mean: Average, line: Line) -> Curve:
+    return Curve(mean.x, mean.mean, line, mean.half)
 
 
-def _band(mean: Average, kind: str) -> Band:
-    if mean.half is None:
-        return Band([], kind)
-    low, high = (mean.mean - mean.half).tolist(), (mean.mean + mean.half).tolist()
-    return Band(list(zip(mean.x.tolist(), low, high, strict=True)), kind)
-
-
-def lengths(report: Report, curves: Curves, limits: Limits) -> list[Block]:
+def lengths(report: Report, limits: Limits) -> list[Block]:
     """Draw the length of right and of wrong completions, in training and held out."""
+    curves = report.finished_curves
     threshold = "" if report.threshold is None else f"{report.threshold:.3g}"
     named = [
-        (RIGHT, WRONG, "In training, tokens",
+        (LENGTH_RIGHT, LENGTH_WRONG, "In training, tokens",
          f"Completions that were trained on. Right: the reward is above {threshold}, the middle "
          "between the lowest and the highest reward of the study."),
         (f"{HELD_OUT}characters, right", f"{HELD_OUT}characters, wrong", "Held out, characters",
@@ -132,25 +130,19 @@ def _read_of(curves: Curves, right: str, wrong: str) -> str:
     steps, logged = curves.steps(right, wrong), curves.steps("reward")
     return (
         f" Read at {steps:,} of {logged:,} logged steps."
-        if right == RIGHT and steps < logged
+        if right == LENGTH_RIGHT and steps < logged
         else ""
     )
 
 
 def _pairs(report: Report, curves: Curves, right: str, wrong: str, limits: Limits) -> list[Panel]:
-    parts: dict[str, tuple[list[Curve], list[Band]]] = {}
-    for credit in shown(report, limits):
-        found = {
-            kind: average(curves.runs(name, credit), limits.points)
-            for kind, name in (("right", right), ("wrong", wrong))
-        }
-        parts[credit] = (
-            [_line(mean, f"mean {kind}") for kind, mean in found.items() if mean],
-            [_band(mean, f"band {kind}") for kind, mean in found.items() if mean],
-        )
-    every = [curve for lines, _ in parts.values() for curve in lines]
-    across, up = spans(every, [band for _, bands in parts.values() for band in bands])
-    return [
-        Panel(visible(credit), panel(f"{visible(credit)}: length", *part, across, up, AXES["step"]))
-        for credit, part in parts.items()
-    ]
+    means = {
+        credit: [
+            _mean(mean, line)
+            for name, line in ((right, RIGHT), (wrong, WRONG))
+            if (mean := average(curves.runs(name, credit), limits.points))
+        ]
+        for credit in shown(report, limits)
+    }
+    room = extent(chain.from_iterable(means.values()))
+    return [Panel(credit, AXES["step"], each, room) for credit, each in means.items()]

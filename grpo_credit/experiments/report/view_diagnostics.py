@@ -4,14 +4,13 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-from grpo_credit.experiments.figures.lines import Curve, Panel, panel, spans
+from grpo_credit.experiments.figures.palette import strategy_line
+from grpo_credit.experiments.figures.panel import Curve, Panel
 from grpo_credit.experiments.report.data import Report, shown
 from grpo_credit.experiments.report.limits import Limits
 from grpo_credit.experiments.report.series import AXES, Curves, Run, average, ratios
 from grpo_credit.experiments.words import Table, number
-from grpo_credit.text import visible
 
-COLOURS = 8  # of strategies; after them the dashes change
 GRADIENT = "grad_norm"
 DIAGNOSTICS = {
     "credit/effective_tokens": "effective tokens: (Σ|C|)² / ΣC²",
@@ -34,8 +33,9 @@ _OF_CREDIT = (
 _NOT_PANELS = ("credit/position_", "credit/length_", "credit/dead_groups")
 
 
-def diagnostics(report: Report, curves: Curves, limits: Limits) -> list[Panel]:
+def panels(report: Report, limits: Limits) -> list[Panel]:
     """Draw a panel for each number about credit, with the mean of every strategy."""
+    curves = report.finished_curves
     own = [
         name
         for name in curves.names
@@ -43,7 +43,7 @@ def diagnostics(report: Report, curves: Curves, limits: Limits) -> list[Panel]:
         and not name.startswith(_NOT_PANELS)
         and name not in DIAGNOSTICS
     ]
-    titles = {**DIAGNOSTICS, **{name: visible(name) for name in own}}
+    titles = {**DIAGNOSTICS, **{name: name for name in own}}
     unit = AXES["step"]
     panels = [
         _together(
@@ -65,17 +65,13 @@ def _together(
     report: Report, limits: Limits, title: str, of: Callable[[str], Mapping[int, Run]], unit: str
 ) -> Panel:
     """Draw the means of all strategies into one panel."""
-    lines = []
-    for place, credit in enumerate(shown(report, limits)):
-        mean = average(of(credit), limits.points)
-        if mean:
-            lines.append(Curve.through(mean.x, mean.mean, colour(place)))
-    return Panel(title, panel(title, lines, [], *spans(lines), unit))
-
-
-def colour(place: int) -> str:
-    """Name the CSS classes of a strategy's line: colours and then dashes tell them apart."""
-    return f"mean s{place % COLOURS} d{place // COLOURS % 3}"
+    means = {credit: average(of(credit), limits.points) for credit in shown(report, limits)}
+    curves = [
+        Curve(mean.x, mean.mean, strategy_line(place, credit))
+        for place, (credit, mean) in enumerate(means.items())
+        if mean
+    ]
+    return Panel(title, unit, curves)
 
 
 def known(curves: Curves, name: str, credit: str) -> Mapping[int, Run]:
@@ -88,9 +84,11 @@ def known(curves: Curves, name: str, credit: str) -> Mapping[int, Run]:
     if not name.startswith(_OF_CREDIT):
         return runs
     empty = {seed: x[size == 0] for seed, (x, size) in curves.runs(SIZE, credit).items()}
-    kept = {seed: ~np.isin(x, empty.get(seed, [])) for seed, (x, _) in runs.items()}
+    useful = {seed: ~np.isin(x, empty.get(seed, [])) for seed, (x, _) in runs.items()}
     return {
-        seed: (x[kept[seed]], y[kept[seed]]) for seed, (x, y) in runs.items() if kept[seed].any()
+        seed: (x[useful[seed]], y[useful[seed]])
+        for seed, (x, y) in runs.items()
+        if useful[seed].any()
     }
 
 
@@ -109,10 +107,11 @@ def _profiles(curves: Curves, stem: str) -> Callable[[str], Mapping[int, Run]]:
     return profile
 
 
-def gradient_table(report: Report, curves: Curves) -> Table:
+def gradient_table(report: Report) -> Table:
     """Compare the gradient norms of every strategy with the baseline's, seed by seed."""
     columns = ["strategy", "pairs", "ratio at step 1, geometric mean", "smallest at step 1",
                "largest at step 1", "ratio over all steps, geometric mean"]  # fmt: skip
+    curves = report.finished_curves
     baseline = curves.runs(GRADIENT, report.study.baseline)
     rows = []
     for credit in report.study.credits:
@@ -121,7 +120,7 @@ def gradient_table(report: Report, curves: Curves) -> Table:
         every = [value for _, y in runs.values() for value in y.tolist()]
         numbers = [_geometric(first), min(first, default=None), max(first, default=None)]
         cells = [number(value) for value in (*numbers, _geometric(every))]
-        rows.append([visible(credit), str(len(first)), *cells])
+        rows.append([credit, str(len(first)), *cells])
     return Table(columns, rows)
 
 
@@ -129,8 +128,9 @@ def _geometric(values: Sequence[float]) -> float | None:
     return float(np.exp(np.log(values).mean())) if len(values) else None
 
 
-def gradient_panel(report: Report, curves: Curves, limits: Limits) -> Panel | None:
+def gradient_panel(report: Report, limits: Limits) -> Panel | None:
     """Draw the gradient norm relative to the baseline's over training; None without any."""
+    curves = report.finished_curves
     baseline = curves.runs(GRADIENT, report.study.baseline)
 
     def logarithms(credit: str) -> Mapping[int, Run]:

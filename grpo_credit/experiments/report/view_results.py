@@ -1,87 +1,37 @@
 """What came out: the grid of runs, the forest plot, the tables."""
 
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
-from markupsafe import Markup
-
-from grpo_credit.experiments.figures.forest import Row, forest
+from grpo_credit.experiments.figures.forest import Forest, Row
 from grpo_credit.experiments.report.curves import area_under_curve, median_steps, steps_to_threshold
 from grpo_credit.experiments.report.data import FINISHED, Cell, Report
 from grpo_credit.experiments.report.difference import Difference
 from grpo_credit.experiments.report.intervals import Interval, mean
 from grpo_credit.experiments.report.limits import Limits
-from grpo_credit.experiments.report.series import HELD_OUT, Curves
-from grpo_credit.experiments.report.statistics import Cells, Comparison, Result
+from grpo_credit.experiments.report.series import HELD_OUT
+from grpo_credit.experiments.report.statistics import Result
 from grpo_credit.experiments.report.verdict import decimals, probability
-from grpo_credit.experiments.words import NONE, Table, aligned, number, signed
-from grpo_credit.text import visible
+from grpo_credit.experiments.words import NONE, Table, number, signed
 
 SIGNS = {
     FINISHED: "✓", "failed": "✕", "damaged": "!", "interrupted": "‖", "running": "…",
     "waiting": "·", "missing": "–",
 }  # fmt: skip
-UNLIKE = "≠"  # of a run whose rule or last step is not that of the others
-Values = Mapping[str, Cells]
 
 
-@dataclass(frozen=True)
-class Grid:
-    """Strategies × seeds.
-
-    Args:
-        seeds: the columns.
-        rows: strategy -> a cell for each seed: status, sign, text, anchor (empty without one).
-        counts: status -> number of runs.
-        left_out: strategies that are not shown.
-    """
-
-    seeds: Sequence[int]
-    rows: Mapping[str, Sequence[Mapping[str, str]]]
-    counts: Mapping[str, int]
-    left_out: int
+def grid(report: Report, limits: Limits) -> dict[str, list[Cell]]:
+    """Return strategy -> its cells, one for each seed, while there is room for strategies."""
+    shown = report.study.credits[: max(1, limits.cells // len(report.study.seeds))]
+    return {name: [cell for cell in report.cells if cell.credit == name] for name in shown}
 
 
-def grid(report: Report, anchors: Mapping[tuple[str, int], str], limits: Limits) -> Grid:
-    """Lay out how each run stands.
-
-    Args:
-        report: the study.
-        anchors: (strategy, seed) -> id of the run's own section on the page.
-        limits: how much to show.
-    """
-    rows: dict[str, list[dict[str, str]]] = {}
-    for cell in report.cells:
-        entry = {
-            "status": _look(cell),
-            "sign": UNLIKE if cell.unlike else SIGNS.get(cell.status, "!"),
-            "text": aligned(cell.value) if cell.status == FINISHED else visible(cell.status),
-            "why": visible(
-                f"{cell.credit}, seed {cell.seed}: {cell.reason or cell.unlike or cell.status}"
-            ),
-            "anchor": anchors.get((cell.credit, cell.seed), ""),
-        }
-        rows.setdefault(visible(cell.credit), []).append(entry)
-    shown = max(1, limits.cells // max(1, len(report.study.seeds)))
-    kept = dict(list(rows.items())[:shown])
-    counts = Counter(cell.status for cell in report.cells)
-    return Grid(report.study.seeds, kept, counts, len(rows) - len(kept))
-
-
-def _look(cell: Cell) -> str:
-    """Name the style of a cell of the grid."""
-    status = cell.status if cell.status in SIGNS else "damaged"
-    return f"{status} unlike" if cell.unlike else status
-
-
-def values_figure(
-    comparison: Comparison, values: Mapping[str, Mapping[int, float | None]], unit: str
-) -> Markup:
+def values_figure(report: Report) -> Forest:
     """Draw every run, the mean, and both intervals of each strategy."""
+    comparison, values = report.comparison, report.values
     rows = [
         Row(
-            visible(result.strategy),
+            result.strategy,
             _note(number(result.mean), result.t_interval),
             [value for value in values[result.strategy].values() if value is not None],
             result.mean,
@@ -90,13 +40,12 @@ def values_figure(
         )
         for result in comparison.results
     ]
-    return forest("Each strategy: runs, mean and intervals", unit, rows)
+    return Forest("Each strategy", report.study.metric or "metric", rows)
 
 
-def differences_figure(
-    comparison: Comparison, values: Mapping[str, Mapping[int, float | None]], unit: str
-) -> Markup:
+def differences_figure(report: Report) -> Forest:
     """Draw the paired differences to the baseline; a filled mean is a verdict."""
+    comparison, values = report.comparison, report.values
     rows = []
     for result in comparison.results:
         difference = result.difference
@@ -105,7 +54,7 @@ def differences_figure(
         decided = result.verdict.outcome in ("better", "worse")
         rows.append(
             Row(
-                visible(result.strategy),
+                result.strategy,
                 _note(signed(difference.mean), difference.holm_interval),
                 _paired(values[result.strategy], values[comparison.baseline]),
                 difference.mean,
@@ -114,8 +63,8 @@ def differences_figure(
                 strong=decided,
             )
         )
-    baseline = visible(comparison.baseline)
-    return forest(f"Paired differences to {baseline}", unit, rows, reference=0)
+    title = f"Difference to {comparison.baseline}, seed by seed"
+    return Forest(title, f"difference in {report.study.metric or 'metric'}", rows, reference=0)
 
 
 def _note(text: str, interval: Interval | None) -> str:
@@ -134,10 +83,10 @@ def _paired(
     return [mine - theirs for mine, theirs in pairs if mine is not None and theirs is not None]
 
 
-def strategies_table(report: Report, comparison: Comparison, curves: Curves) -> Table:
+def strategies_table(report: Report) -> Table:
     """Put the numbers of each strategy by itself into a table."""
+    comparison, speed = report.comparison, speeds(report)
     level = f"{100 * comparison.level:g} %"
-    speed = speeds(report, curves)
     columns = ["strategy", "n", "mean", f"{level} t interval", f"{level} bootstrap", "IQM",
                f"IQM, {level} bootstrap", "mean before", "mean height of the curve",
                f"median steps to {number(speed.threshold)}"]  # fmt: skip
@@ -147,7 +96,7 @@ def strategies_table(report: Report, comparison: Comparison, curves: Curves) -> 
 def _numbers(report: Report, result: Result, speed: "Speed") -> list[str]:
     before = [cell.before for cell in report.cells if cell.credit == result.strategy]
     return [
-        visible(result.strategy),
+        result.strategy,
         str(result.n),
         number(result.mean),
         between(result.t_interval),
@@ -175,8 +124,9 @@ class Speed:
     steps: Mapping[str, float | None]
 
 
-def speeds(report: Report, curves: Curves) -> Speed:
+def speeds(report: Report) -> Speed:
     """Measure how fast each strategy learns on the held-out curve."""
+    curves = report.finished_curves
     name, threshold = HELD_OUT + (report.study.metric or ""), _half_way(report)
     runs = {credit: list(curves.runs(name, credit).values()) for credit in report.study.credits}
     heights = {
@@ -202,31 +152,31 @@ def _half_way(report: Report) -> float | None:
     return (before + best) / 2
 
 
-def differences_table(comparison: Comparison) -> Table:
+def differences_table(report: Report) -> Table:
     """Put the paired differences into a table."""
     columns = ["strategy", "verdict", "pairs", "mean difference", "paired t interval (Holm level)",
                "paired bootstrap", "p, paired t, Holm", "p, sign flip",
                "P(improvement), bootstrap", "seeds won"]  # fmt: skip
     rows = [
         _difference(result.strategy, result.verdict.outcome, result.difference)
-        for result in comparison.results
+        for result in report.comparison.results
         if result.difference is not None and result.verdict is not None
     ]
     return Table(columns, rows)
 
 
-def _difference(strategy: str, outcome: str, found: Difference) -> list[str]:
+def _difference(strategy: str, outcome: str, difference: Difference) -> list[str]:
     return [
-        visible(strategy),
+        strategy,
         outcome,
-        str(found.n),
-        signed(found.mean),
-        between(found.holm_interval),
-        between(found.bootstrap),
-        probability(found.p_holm) if found.n > 1 else NONE,
-        probability(found.sign_flip_p) if found.n else NONE,
-        _note(number(found.improvement), found.improvement_interval),
-        NONE if found.win_rate is None else f"{100 * found.win_rate:.0f} %",
+        str(difference.n),
+        signed(difference.mean),
+        between(difference.holm_interval),
+        between(difference.bootstrap),
+        probability(difference.p_holm) if difference.n > 1 else NONE,
+        probability(difference.sign_flip_p) if difference.n else NONE,
+        _note(number(difference.improvement), difference.improvement_interval),
+        NONE if difference.win_rate is None else f"{100 * difference.win_rate:.0f} %",
     ]
 
 

@@ -82,13 +82,12 @@ def picture(
     completions = _fitting(saved, matrices, shown)
     drawn = shown[: len(completions)]
     scales = [float(matrix[drawn].abs().max()) for matrix in matrices]
-    names = [visible(name) for name in chosen]
-    return Picture(names, scales, completions, len(shown) - len(drawn), visible(title))
+    return Picture(list(chosen), scales, completions, len(shown) - len(drawn), title)
 
 
-def _strategies(saved: SavedRollouts, asked: Sequence[str]) -> dict[str, Strategy]:
-    if asked:
-        return {text: named(text, saved) for text in asked}
+def _strategies(saved: SavedRollouts, names: Sequence[str]) -> dict[str, Strategy]:
+    if names:
+        return {text: named(text, saved) for text in names}
     try:
         own = named(saved.credit, saved)
     except CreditError as error:
@@ -138,11 +137,11 @@ def _completion(
     rollouts, texts = saved.rollouts, saved.tokens[row]
     per_token = zip(*(matrix[row].tolist() for matrix in matrices), strict=True)
     columns = zip(texts, rollouts.mask[row].tolist(), per_token, strict=False)
-    prompt = cut(visible(prompt_text(saved.prompts[row])), _PROMPT)
+    prompt = cut(prompt_text(saved.prompts[row]), _PROMPT)
     size = _bytes(prompt) + 400 + 100 * len(matrices)
     tokens: list[Token] = []
     for text, counted, credit in columns:
-        token = Token(visible(text), counted, list(credit))
+        token = Token(text, counted, list(credit))
         size += (len(matrices) + 1) * _bytes(token.text) + 60 * len(matrices) + 50
         if size > room:
             break
@@ -162,4 +161,4 @@ def _completion(
 
 
 def _bytes(text: str) -> int:
-    return len(escape(text).encode())
+    return len(escape(visible(text)).encode())

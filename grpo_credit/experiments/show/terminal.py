@@ -8,6 +8,7 @@ from rich.text import Text
 
 from grpo_credit.experiments.figures.shading import LEVELS, Token, level
 from grpo_credit.experiments.show.picture import Picture
+from grpo_credit.text import visible
 
 _POSITIVE, _NEGATIVE = (0, 114, 178), (213, 94, 0)  # told apart by the colour-blind as well
 _DEEPEST = 0.65  # of a colour on white, so that black text stays readable
@@ -20,14 +21,14 @@ def print_picture(picture: Picture, console: Console) -> None:
     strategy's scale.
     """
     plain = console.no_color or console.color_system is None
-    console.print(Text(f"{picture.title}\n", "bold"))
+    console.print(Text(f"{visible(picture.title)}\n", "bold"))
     for name, scale in zip(picture.strategies, picture.scales, strict=True):
         console.print(_legend(name, scale, plain))
     for completion in picture.completions:
         console.print(Text(f"\n{completion.heading}", "bold"))
-        console.print(Text(completion.prompt, "dim"))
+        console.print(Text(visible(completion.prompt), "dim"))
         for number, name in enumerate(picture.strategies):
-            console.print(Text(f"{name}:", "italic"))
+            console.print(Text(f"{visible(name)}:", "italic"))
             console.print(_tokens(completion.tokens, number, picture.scales[number], plain))
         if completion.left_out:
             console.print(Text(f"{completion.left_out:,} more tokens", "dim"))
@@ -36,7 +37,7 @@ def print_picture(picture: Picture, console: Console) -> None:
 
 
 def _legend(name: str, scale: float, plain: bool) -> Text:
-    text = Text(f"{name}: ")
+    text = Text(f"{visible(name)}: ")
     if plain:
         return text.append(f"{{100}} is a credit of {scale:.3g}")
     text.append(f"{-scale:.3g} ")
@@ -49,7 +50,7 @@ def _tokens(tokens: Sequence[Token], strategy: int, scale: float, plain: bool) -
     text = Text()
     for token in tokens:
         credit = token.credit[strategy]
-        text.append(token.text, _style(level(credit, scale)) if token.counted else "dim")
+        text.append(visible(token.text), _style(level(credit, scale)) if token.counted else "dim")
         if plain and credit:
             text.append(f"{{{100 * credit / scale:+.0f}}}")
     return text

@@ -11,7 +11,7 @@ from grpo_credit import terminal
 from grpo_credit.experiments.design import Study, merged, read_study, write_study
 from grpo_credit.experiments.study.cells import cells_of, is_finished
 from grpo_credit.experiments.study.check import ask
-from grpo_credit.experiments.study.commandline import Asked, fail, hint_for, make_parser, read
+from grpo_credit.experiments.study.commandline import Request, fail, hint_for, make_parser, read
 from grpo_credit.experiments.study.engines import Engine, make_engine
 from grpo_credit.experiments.study.process import ignore_alone
 from grpo_credit.experiments.study.runner import Runner
@@ -41,13 +41,13 @@ def main(arguments: Sequence[str], command: Sequence[str]) -> int:
         return 0
     ignore_alone()
     try:
-        asked = read(arguments)
+        request = read(arguments)
         with patience("asking the recipe about its options"):
-            check(asked)
-        engine = make_engine(asked.engine, asked.jobs, asked.engine_options, asked.out)
-        alone(asked.out)
-        study = settled(read_study(asked.out), asked)
-        write_study(asked.out, study, command)
+            check(request)
+        engine = make_engine(request.engine, request.jobs, request.engine_options, request.out)
+        alone(request.out)
+        study = settled(read_study(request.out), request)
+        write_study(request.out, study, command)
     except MISTAKES as error:
         if TRACEBACK in arguments:
             reveal(error)
@@ -56,17 +56,17 @@ def main(arguments: Sequence[str], command: Sequence[str]) -> int:
     except KeyboardInterrupt:  # nothing has begun
         return 130
     try:
-        code = run_study(study, asked.out, engine)
-        if code > 128 and not any(map(is_finished, cells_of(study, asked.out))):
+        code = run_study(study, request.out, engine)
+        if code > 128 and not any(map(is_finished, cells_of(study, request.out))):
             return code
-        return max(code, write_report(asked.out, study.credits))
+        return max(code, write_report(request.out, study.credits))
     except KeyboardInterrupt:  # a page can wait: the same command writes it
         return 130
     finally:
-        let_go(asked.out, LOCK)
+        let_go(request.out, LOCK)
 
 
-def write_report(out: Path, said: Sequence[str] = ()) -> int:
+def write_report(out: Path, trusted: Sequence[str] = ()) -> int:
     """Collect what the cells left and write the page; see `collect`.
 
     Returns:
@@ -78,7 +78,7 @@ def write_report(out: Path, said: Sequence[str] = ()) -> int:
         from grpo_credit.experiments.words import number
 
         try:
-            report = collect(out, said)
+            report = collect(out, trusted)
             page = render(out)
         except (ValueError, OSError) as error:
             return fail(error)
@@ -91,8 +91,8 @@ def write_report(out: Path, said: Sequence[str] = ()) -> int:
         say(f"without a number: {name}{more}; {reason}")
     width = max(map(len, report.study.credits))
     for result in report.comparison.results:
-        told = result.verdict.sentence if result.verdict else "baseline"
-        say(f"{result.strategy:<{width}}  {number(result.mean):>7}  {told}")
+        sentence = result.verdict.sentence if result.verdict else "baseline"
+        say(f"{result.strategy:<{width}}  {number(result.mean):>7}  {sentence}")
     say(f"report: {page}")
     return int(bool(damaged))
 
@@ -102,22 +102,22 @@ def say(text: str) -> None:
     Console(soft_wrap=True).print(in_line(text), markup=False, highlight=False)
 
 
-def settled(old: Study | None, asked: Asked) -> Study:
+def settled(old: Study | None, request: Request) -> Study:
     """Return the study that is to be run in a directory that holds `old`."""
-    return merged(old, asked.study, asked.out) if old else asked.study
+    return merged(old, request.study, request.out) if old else request.study
 
 
-def check(asked: Asked) -> None:
+def check(request: Request) -> None:
     """Make sure that the recipe would run what is new; nothing is written.
 
     Raises:
         ValueError: another study is in the directory, what the recipe refuses, or a metric that it
             does not measure.
     """
-    old = read_study(asked.out)
-    study = settled(old, asked)
+    old = read_study(request.out)
+    study = settled(old, request)
     known = old.credits if old else ()
-    first = [cell for cell in cells_of(study, asked.out) if cell.seed == study.seeds[0]]
+    first = [cell for cell in cells_of(study, request.out) if cell.seed == study.seeds[0]]
     new = [cell.arguments() for cell in first if cell.credit not in known]
     if not new:
         return

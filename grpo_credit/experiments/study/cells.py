@@ -129,14 +129,14 @@ class State:
             "seconds": ended.seconds,
             "peak_memory_bytes": ended.peak_memory_bytes,
         }
-        told = manifest_status(cell)
-        stopped = told == "interrupted" or stopping
-        self.status = "finished" if told == "finished" else "interrupted" if stopped else "failed"
+        says = manifest_status(cell)
+        stopped = says == "interrupted" or stopping
+        self.status = "finished" if says == "finished" else "interrupted" if stopped else "failed"
         if self.status == "failed":
-            self.tail = [*last_lines(cell.log, log_start), how_it_ended(ended, told)]
+            self.tail = [*last_lines(cell.log, log_start), how_it_ended(ended, says)]
 
 
-def how_it_ended(ended: Ended, told: str | None) -> str:
+def how_it_ended(ended: Ended, manifest: str | None) -> str:
     """Say in words how a process ended that did not finish its run."""
     if ended.error:
         return ended.error
@@ -145,7 +145,7 @@ def how_it_ended(ended: Ended, told: str | None) -> str:
     if ended.exit_code is not None and ended.exit_code < 0:
         return f"killed by signal {-ended.exit_code}"
     if ended.exit_code == 0:
-        return f"exit code 0, but the manifest of the run says {told!r}"
+        return f"exit code 0, but the manifest of the run says {manifest!r}"
     return f"exit code {ended.exit_code}"
 
 
@@ -199,11 +199,11 @@ def look(cell: Cell) -> tuple[State, list[str]]:
     if wrong := _damage(cell.run):
         aside = _set_aside(cell.run)
         notes.append(f"{cell.run} is damaged ({wrong}); it is now {aside.name}, the cell runs anew")
-    told = manifest_status(cell)
-    if told == "finished":
+    manifest = manifest_status(cell)
+    if manifest == "finished":
         _finish(cell, state)
     elif state.status in ("running", "finished"):  # the runner was killed, or the run is gone
-        state.status = "interrupted" if told else "waiting"
+        state.status = "interrupted" if manifest else "waiting"
     return state, notes
 
 

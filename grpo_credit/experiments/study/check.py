@@ -42,12 +42,12 @@ def ask(recipe: str, command_lines: Sequence[Sequence[str]]) -> list[str]:
     if done.returncode != 0:
         last = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
         raise ValueError(f"{recipe} cannot be asked about its options: {last}")
-    answered = json.loads(done.stdout)
-    if answered["wrong"]:
-        error = ValueError(answered["wrong"])
+    answer = json.loads(done.stdout)
+    if answer["wrong"]:
+        error = ValueError(answer["wrong"])
         error.add_note(done.stderr)
         raise error
-    return answered["metrics"]
+    return answer["metrics"]
 
 
 def answer(recipe: str, command_lines: Sequence[list[str]]) -> dict[str, Any]:
@@ -55,10 +55,10 @@ def answer(recipe: str, command_lines: Sequence[list[str]]) -> dict[str, Any]:
     metrics: list[str] = []
     name = ""  # what is wrong with the file itself says it
     try:
-        found = load_recipe(Path(recipe))
+        checked = load_recipe(Path(recipe))
         name = f"{Path(recipe).name}: "
         for line in command_lines:
-            metrics = found.check(line)
+            metrics = checked.check(line)
     except MISTAKES as error:
         traceback.print_exc()
         return {"wrong": f"{name}{in_one_line(error, recipe)}", "metrics": []}
@@ -67,5 +67,5 @@ def answer(recipe: str, command_lines: Sequence[list[str]]) -> dict[str, Any]:
 
 if __name__ == "__main__":
     with contextlib.redirect_stdout(sys.stderr):
-        found = answer(sys.argv[1], json.load(sys.stdin))
-    print(json.dumps(found))
+        answered = answer(sys.argv[1], json.load(sys.stdin))
+    print(json.dumps(answered))

@@ -27,7 +27,7 @@ added later. Every other option is the recipe's; after `--` even one that has a 
 
 
 @dataclass(frozen=True)
-class Asked:
+class Request:
     """A study, and how it is to be run.
 
     Args:
@@ -45,7 +45,7 @@ class Asked:
     engine_options: dict[str, Any] = field(default_factory=dict)
 
 
-def read(arguments: Sequence[str]) -> Asked:
+def read(arguments: Sequence[str]) -> Request:
     """Read a command line and its YAML file.
 
     Raises:
@@ -54,33 +54,33 @@ def read(arguments: Sequence[str]) -> Asked:
     """
     parser = make_parser()
     before, theirs = _split(arguments)
-    asked, unknown = parser.parse_known_args(before)
+    args, unknown = parser.parse_known_args(before)
     from_file: list[str] = []
-    if asked.config is not None:
-        words, from_file = _words(Path(asked.config), parser, before)
-        asked, unknown = parser.parse_known_args([*words, *before])
+    if args.config is not None:
+        words, from_file = _words(Path(args.config), parser, before)
+        args, unknown = parser.parse_known_args([*words, *before])
     for name in ("recipe", "credit", "seeds", "out"):
-        if getattr(asked, name) is None:
+        if getattr(args, name) is None:
             raise ValueError(f"--{name} is missing; --help shows an example.")
     study = Study(
-        recipe=asked.recipe,
-        credits=tuple(" ".join(credit.split()) for credit in asked.credit),
-        seeds=_seeds(asked.seeds),
+        recipe=args.recipe,
+        credits=tuple(" ".join(credit.split()) for credit in args.credit),
+        seeds=_seeds(args.seeds),
         options=(*from_file, *unknown, *theirs),
-        baseline=asked.baseline or "",
-        metric=asked.metric,
-        higher_is_better=not asked.lower_is_better,
-        own_warm_starts=asked.own_warm_starts,
+        baseline=args.baseline or "",
+        metric=args.metric,
+        higher_is_better=not args.lower_is_better,
+        own_warm_starts=args.own_warm_starts,
     )
-    refuse_unwritable(asked.out, "--out")
-    if asked.jobs is not None and asked.jobs < 1:
-        raise ValueError(f"--jobs is {asked.jobs}, expected at least 1.")
-    return Asked(
+    refuse_unwritable(args.out, "--out")
+    if args.jobs is not None and args.jobs < 1:
+        raise ValueError(f"--jobs is {args.jobs}, expected at least 1.")
+    return Request(
         study,
-        Path(asked.out),
-        asked.engine,
-        asked.jobs,
-        parse_object(asked.engine_options, "--engine_options"),
+        Path(args.out),
+        args.engine,
+        args.jobs,
+        parse_object(args.engine_options, "--engine_options"),
     )
 
 
@@ -144,13 +144,13 @@ def _seeds(given: Sequence[int]) -> tuple[int, ...]:
 
 
 def _words(
-    path: Path, parser: argparse.ArgumentParser, said: Sequence[str]
+    path: Path, parser: argparse.ArgumentParser, typed: Sequence[str]
 ) -> tuple[list[str], list[str]]:
     """Return a YAML file as words of our command line and of the recipe's."""
     content = read_yaml(path)
-    refuse_code_of(path, content, said)
+    refuse_code_of(path, content, typed)
     for key in ("recipe", "engine_options"):  # a script; and lines of a job's script
-        if key in content and not any(word.startswith(f"--{key}") for word in said):
+        if key in content and not any(word.startswith(f"--{key}") for word in typed):
             raise ValueError(
                 f"{path} names the {key} {content[key]!r:.80}, and a file's word runs nothing; if "
                 f"you trust it, say it on the command line (--{key})."
@@ -160,8 +160,8 @@ def _words(
         raise ValueError(f"options in {path} are {options!r:.60}, expected a mapping or a list.")
     theirs = _flags(options) if isinstance(options, dict) else [str(each) for each in options]
     for name, equals, value in (word.partition("=") for word in theirs):
-        found = {name.lstrip("-").replace("-", "_"): value if equals else True}
-        refuse_code_of(path, options if isinstance(options, dict) else found, said)
+        option = {name.lstrip("-").replace("-", "_"): value if equals else True}
+        refuse_code_of(path, options if isinstance(options, dict) else option, typed)
     known = [action.dest for action in parser._actions if action.dest not in ("help", "config")]
     for key in content:
         if key not in known:

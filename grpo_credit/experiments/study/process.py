@@ -104,7 +104,7 @@ def run_to_end(job: Job) -> Ended:
     A KeyboardInterrupt, by which engines cancel, lets the job make a checkpoint first.
     """
     signal.signal(signal.SIGINT, signal.default_int_handler)  # its cluster may have ignored it
-    process, asked = Process(job), False
+    process, stopping = Process(job), False
     while True:
         try:
             ended = process.poll()
@@ -112,11 +112,11 @@ def run_to_end(job: Job) -> Ended:
                 return ended
             time.sleep(TICK_S)
         except KeyboardInterrupt:
-            if asked:
+            if stopping:
                 process.kill()
             else:
                 process.stop()
-            asked = True
+            stopping = True
 
 
 def ignore(signum: int, frame: FrameType | None) -> None:

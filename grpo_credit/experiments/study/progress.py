@@ -51,8 +51,8 @@ def last_logged(path: Path) -> dict[str, Any]:
     try:
         last = (line for _, line in islice(lines_from_end(path), _LAST_LINES))
         about = (line for line in last if line.endswith(b"\n") and b'"reward"' in line)
-        found = ({**dict.fromkeys(_LINE), **parse_line(line, path)} for line in about)
-        return next((fit(_LINE, line, path.name) for line in found), {})
+        lines = ({**dict.fromkeys(_LINE), **parse_line(line, path)} for line in about)
+        return next((fit(_LINE, line, path.name) for line in lines), {})
     except (OSError, CreditError):
         return {}
 

@@ -6,11 +6,10 @@ Whatever happens to this process, the directory says how each cell stands: `cell
 import signal
 import time
 from collections import deque
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType
-from typing import Any
 
 from grpo_credit.experiments.study.cells import Cell, State, at_work, look, save
 from grpo_credit.experiments.study.engines import Engine, Handle
@@ -27,7 +26,7 @@ class Started:
 
     handle: Handle
     log_start: int
-    asked: bool = False  # to stop
+    stopping: bool = False  # to stop
 
 
 class Runner:
@@ -42,10 +41,12 @@ class Runner:
         view: called with the board; `make_view`.
     """
 
-    def __init__(self, cells: Sequence[Cell], engine: Engine, view: Any) -> None:
+    def __init__(
+        self, cells: Sequence[Cell], engine: Engine, view: Callable[[Board], View]
+    ) -> None:
         self.engine = engine
-        found = {cell: look(cell) for cell in cells}
-        self.states: dict[Cell, State] = {cell: state for cell, (state, _) in found.items()}
+        looked = {cell: look(cell) for cell in cells}
+        self.states: dict[Cell, State] = {cell: state for cell, (state, _) in looked.items()}
         open_ = [cell for cell in cells if self.states[cell].status not in ("finished", "running")]
         self._waiting = deque(open_)
         self._elsewhere = [cell for cell in cells if self.states[cell].status == "running"]
@@ -59,7 +60,7 @@ class Runner:
         self.insisted = False
         self._since, self._killed = 0.0, False
         self._started: dict[Cell, Started] = {}
-        for cell, (_, notes) in found.items():
+        for cell, (_, notes) in looked.items():
             for note in notes:
                 self.view.tell(note)
             self._save(cell)
@@ -178,12 +179,12 @@ class Runner:
 
     def _stop(self) -> None:
         """Pass the signal on: first for a checkpoint and the end, then for the end."""
-        new = [started for started in self._started.values() if not started.asked]
+        new = [started for started in self._started.values() if not started.stopping]
         if new:
             self.view.tell("stopping: the cells make their checkpoints; again to stop at once")
         for started in new:
             started.handle.stop()
-            started.asked = True
+            started.stopping = True
         if self.insisted and not self._killed:
             self._killed = True
             for started in self._started.values():

@@ -64,11 +64,11 @@ class Format:
     def moves(self, state: int) -> Moves:
         """Keep the format open, or slip."""
         everything = {**self._steps[state], END: state}
-        kept = [token for token in everything if self._keeps(state, token)]
-        slip = self.slip if kept else 1.0
+        keeping = [token for token in everything if self._keeps(state, token)]
+        slip = self.slip if keeping else 1.0
         chances = dict.fromkeys(everything, slip / len(everything))
-        for token in kept:
-            chances[token] += (1 - slip) / len(kept)
+        for token in keeping:
+            chances[token] += (1 - slip) / len(keeping)
         return {token: (chances[token], after) for token, after in everything.items()}
 
     def _keeps(self, state: int, token: str) -> bool:

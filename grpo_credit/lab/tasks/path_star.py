@@ -4,42 +4,37 @@ import random
 import string
 from dataclasses import dataclass, field
 from functools import cached_property
-from itertools import pairwise
 
 from grpo_credit.lab.process import END, Moves
 from grpo_credit.lab.tasks.prompt_regex import PromptRegex
+from grpo_credit.tiny import path_star
 
 
 @dataclass(frozen=True)
 class PathStar:
-    """Follow one arm of a star from its centre to the named end.
+    """Follow one arm of a star from its source to the named goal.
 
-    A graph of `degree` arms that share the centre; the path has `nodes` nodes, centre and end
-    included. The policy is that of next-token training on such paths (it knows how to follow an
-    arm, and chooses one blindly): the centre, any of the arms, and then along it. The reward is 1
-    for the arm that ends at the goal.
+    The graphs are those of `grpo_credit.tiny.path_star`, with a letter for each node. The policy is
+    that of next-token training on such paths (it knows how to follow an arm, and chooses one
+    blindly): the source, any of the arms, and then along it. The reward is 1 for the arm that ends
+    at the goal.
 
     Truth: the second token decides, [right arm] - 1 / degree; the others are forced.
 
     Args:
         degree: arms.
         nodes: of a path.
-
-    Source: Bachmann and Nagarajan 2024, The pitfalls of next-token prediction, arXiv:2403.06963.
     """
 
     degree: int = 4
     nodes: int = 5
     name: str = field(default="path_star", init=False)
     alphabet: str = field(default=string.ascii_letters, init=False)
+    family: path_star.PathStar = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        needed = 1 + self.degree * (self.nodes - 1)
-        if self.degree < 2 or self.nodes < 2 or needed > len(self.alphabet):
-            raise ValueError(
-                f"{self.degree} arms of {self.nodes} nodes make {needed} nodes; expected at least "
-                f"2 arms, 2 nodes, and {len(self.alphabet)} in all."
-            )
+        family = path_star.PathStar(self.degree, self.nodes, len(self.alphabet))
+        object.__setattr__(self, "family", family)
 
     @property
     def length(self) -> int:
@@ -52,44 +47,38 @@ class PathStar:
         return PromptRegex(self.name, path_to_goal)
 
     def start(self, rng: random.Random) -> tuple[str, tuple[str, ...], int]:
-        """Draw a graph. A state: edges and ends, the arms that are open, the nodes written."""
-        centre, *others = rng.sample(self.alphabet, 1 + self.degree * (self.nodes - 1))
-        arms = ["".join(others[arm :: self.degree]) for arm in range(self.degree)]
-        edges = [f"{a},{b}" for arm in arms for a, b in pairwise(centre + arm)]
-        rng.shuffle(edges)
-        return f"{'|'.join(edges)}/{centre},{arms[0][-1]}=", tuple(arms), 0
+        """Draw a graph. A state: the prompt, the paths that are open, the nodes written."""
+        arms = path_star.draw_arms(self.family, self.alphabet, rng)
+        return path_star.ask_for_path(arms, rng)["prompt"], tuple(map("".join, arms)), 0
 
     def prompt(self, start: tuple[str, tuple[str, ...], int]) -> str:
-        """Write edges, centre and goal."""
+        """Write edges, source and goal."""
         return start[0]
 
     def moves(self, state: tuple[str, tuple[str, ...], int]) -> Moves:
-        """Write the centre, choose an arm, follow it."""
-        graph, arms, written = state
-        if written == 0:
-            return {graph[-4]: (1.0, (graph, arms, 1))}
+        """Write the source, choose an arm, follow it."""
+        prompt, paths, written = state
         if written == self.nodes:
             return {END: (1.0, state)}
-        return {arm[written - 1]: (1 / len(arms), (graph, (arm,), written + 1)) for arm in arms}
+        if written != 1:
+            return {paths[0][written]: (1.0, (prompt, paths, written + 1))}
+        return {path[1]: (1 / len(paths), (prompt, (path,), 2)) for path in paths}
 
     def value(self, state: tuple[str, tuple[str, ...], int]) -> float:
         """Return 1 for the arm that ends at the goal."""
-        graph, (arm, *_), _ = state
-        return float(arm[-1] == graph[-2])
+        prompt, (path, *_), _ = state
+        return float(path[-1] == prompt.split()[-2])
 
 
 def path_to_goal(prompt: str) -> str:
-    """Walk from the goal back to the start; every node but that has one parent.
+    """Walk from the goal back to the source; every node but that has one parent.
 
     Example:
-        >>> path_to_goal("a,b|c,d|a,c|b,e/a,d=")
+        >>> path_to_goal("a b | c d | a c | b e / a d =")
         'acd'
     """
-    edges, ends = prompt.rstrip("=").split("/")
-    parent = {pair[2]: pair[0] for pair in edges.split("|")}
-    start, node = ends[0], ends[2]
-    path = node
-    while node != start:
-        node = parent[node]
-        path = node + path
+    parent = {end: start for start, end in path_star.edges_of(prompt)}
+    *_, source, path, _ = prompt.split()
+    while path[0] != source:
+        path = parent[path[0]] + path
     return path

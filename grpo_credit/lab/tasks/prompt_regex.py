@@ -33,5 +33,5 @@ class PromptRegex(TextReward):
 
     def decided(self, completions: Sequence[Completion], prompts: Sequence[str]) -> list[Decided]:
         """Say after how many characters each score was settled."""
-        asked = zip(completions, prompts, strict=True)
-        return [self.of(prompt).decided([completion])[0] for completion, prompt in asked]
+        pairs = zip(completions, prompts, strict=True)
+        return [self.of(prompt).decided([completion])[0] for completion, prompt in pairs]

@@ -36,7 +36,7 @@ from grpo_credit.records.shape import fit
 __all__ = ["collect"]
 
 
-def collect(out: Path, said: Sequence[str] = ()) -> Report:
+def collect(out: Path, trusted: Sequence[str] = ()) -> Report:
     """Read the runs of a study and write the data of its report beside them.
 
     Unfinished, failed and damaged runs are part of it, each with its reason; nothing that the runs
@@ -44,8 +44,8 @@ def collect(out: Path, said: Sequence[str] = ()) -> Report:
 
     Args:
         out: the directory of the study.
-        said: strategies that the user named; code (`pkg.mod:obj`) that the study's files name, and
-            these do not, is not imported.
+        trusted: strategies that the user named; code (`pkg.mod:obj`) that the study's files name,
+            and these do not, is not imported.
 
     Returns:
         The report's data, as `grpo_credit.experiments.report.store.load` reads it.
@@ -68,7 +68,7 @@ def collect(out: Path, said: Sequence[str] = ()) -> Report:
     threshold = midpoint(trained)
     curves = read_curves(out, cells, logs, problems)
     curves |= length_curves(trained, threshold, cells, logs)
-    examples, credit = _examples(out, study, cells, problems, said)
+    examples, credit = _examples(out, study, cells, problems, trusted)
     report = Report(
         study=study,
         cells=cells,
@@ -89,19 +89,19 @@ def collect(out: Path, said: Sequence[str] = ()) -> Report:
 
 
 def _examples(
-    out: Path, study: Study, cells: Sequence[Cell], problems: list[str], said: Sequence[str]
+    out: Path, study: Study, cells: Sequence[Cell], problems: list[str], trusted: Sequence[str]
 ) -> tuple[Examples | None, list[dict[str, Any]]]:
     if not any(out.glob("cells/*/*/rollouts/*")):
         return None, []
     from grpo_credit.credit.registry import named_by  # torch takes 200 MB
     from grpo_credit.experiments.study.collect.examples import find_examples
 
-    with named_by(out / STUDY, said):
+    with named_by(out / STUDY, trusted):
         return find_examples(out, study, cells, problems)
 
 
-def _unlike(run: tuple[str, int], *told: Mapping[tuple[str, int], str]) -> str | None:
-    return "; ".join(each[run] for each in told if run in each) or None
+def _unlike(run: tuple[str, int], *deviations: Mapping[tuple[str, int], str]) -> str | None:
+    return "; ".join(each[run] for each in deviations if run in each) or None
 
 
 def _calibration(out: Path, problems: list[str]) -> dict[str, Any] | None:

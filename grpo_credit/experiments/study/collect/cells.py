@@ -38,8 +38,8 @@ def find_metric(out: Path, study: Study) -> Study:
     if study.metric is not None:
         return study
     for path in sorted(out.glob(f"cells/*/seed-*/{MANIFEST}")):
-        found = read_run(path.parent)
-        if found.get("status") == FINISHED and (name := found["extra"].get("metric")):
+        manifest = read_run(path.parent)
+        if manifest.get("status") == FINISHED and (name := manifest["extra"].get("metric")):
             return replace(study, metric=name)
     return study
 
@@ -58,7 +58,7 @@ def read_cells(out: Path, study: Study, problems: list[str]) -> tuple[list[Cell]
         The cells; and run directory, from the study's -> what the trainer logged there.
     """
     records = {path: _record(out, path, problems) for path in sorted(out.glob(_RECORDS))}
-    folders = {found["credit"]: path.parent for path, found in records.items() if found}
+    folders = {record["credit"]: path.parent for path, record in records.items() if record}
     cells, logs = [], {}
     for credit, seed in itertools.product(study.credits, study.seeds):
         run = folders.get(credit, out / "nothing") / f"seed-{seed}"
@@ -72,10 +72,10 @@ def read_cells(out: Path, study: Study, problems: list[str]) -> tuple[list[Cell]
 def _record(out: Path, path: Path, problems: list[str]) -> dict[str, Any]:
     """Read what the runner noted of a cell; nothing where that is damaged."""
     try:
-        found = fit({"credit": str, "attempts": list[Any]}, read_object(path), path.name)
-        for number, attempt in enumerate(found["attempts"]):
+        record = fit({"credit": str, "attempts": list[Any]}, read_object(path), path.name)
+        for number, attempt in enumerate(record["attempts"]):
             fit(_ATTEMPT, {**dict.fromkeys(_ATTEMPT), **attempt}, f"{path.name}: attempt {number}")
-        return found
+        return record
     except DAMAGE as error:
         problems.append(f"{path.relative_to(out)} cannot be read: {error}".replace(f"{out}/", ""))
         return {}
@@ -85,13 +85,13 @@ def _cell(
     cell: Cell, run: Path, study: Study, records: Mapping[Path, Mapping[str, Any]], log: Log
 ) -> Cell:
     record = records.get(run.with_name(f"{run.name}.json"), {})
-    told = read_run(run).get("status")
-    status = str(record.get("status", told or cell.status))
+    manifest_says = read_run(run).get("status")
+    status = str(record.get("status", manifest_says or cell.status))
     cell = replace(cell, status=status, **_attempts(record.get("attempts", [])))
-    if told == FINISHED:
+    if manifest_says == FINISHED:
         return _finished(replace(cell, status=FINISHED), run, study, log)
     if cell.status == FINISHED:
-        return _damaged(cell, f"its manifest.json says {told!r}, not {FINISHED!r}")
+        return _damaged(cell, f"its manifest.json says {manifest_says!r}, not {FINISHED!r}")
     reason = _REASONS.get(cell.status) or _failure(record, run)
     cell = replace(cell, reason=reason, tail=_tail(record))
     try:
@@ -129,11 +129,11 @@ def read_run(run: Path) -> dict[str, Any]:
     are attempts with such an "extra", its "model" a dictionary with a "sha256".
     """
     try:
-        found = {"earlier": [], "model": None, **read_object(run / MANIFEST)}
-        attempts = fit(list[dict[str, Any]], found["earlier"], "earlier")
-        model = fit(dict[str, Any] | None, found["model"], "model") or {}
+        manifest = {"earlier": [], "model": None, **read_object(run / MANIFEST)}
+        attempts = fit(list[dict[str, Any]], manifest["earlier"], "earlier")
+        model = fit(dict[str, Any] | None, manifest["model"], "model") or {}
         fit(str | None, model.get("sha256"), "model.sha256")
-        return {**_attempt(found), "earlier": [*map(_attempt, attempts)], "model": model}
+        return {**_attempt(manifest), "earlier": [*map(_attempt, attempts)], "model": model}
     except (OSError, CreditError):
         return {}
 

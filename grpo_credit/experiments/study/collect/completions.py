@@ -34,9 +34,9 @@ def read_completions(
     for credit in dict.fromkeys(cell.credit for cell in cells):
         own = [cell for cell in cells if cell.credit == credit]
         for cell in sorted(own, key=lambda cell: cell.status != FINISHED):
-            found = _of_run(out, cell, logs, problems)
-            if found:
-                rows += found
+            lines = _of_run(out, cell, logs, problems)
+            if lines:
+                rows += lines
                 break
     return rows
 

@@ -27,7 +27,7 @@ def read_curves(
             of it.
         problems: grows by a sentence for each file that cannot be read.
     """
-    found: dict[Key, Points] = {}
+    curves: dict[Key, Points] = {}
     for cell in cells:
         if cell.path is None:
             continue
@@ -36,18 +36,18 @@ def read_curves(
             if log.wrong is not None:
                 raise log.wrong
             tests = points(read_lines(out / cell.path / HELD_OUT), series.HELD_OUT)
-            found |= of_run(cell, log, [log.curves, tests])
+            curves |= of_run(cell, log, [log.curves, tests])
         except DAMAGE as error:
             why = named_line(error).replace(f"{out}/", "")
             problems.append(f"{cell.path} has curves that cannot be read: {why}")
         log.curves = {}
-    return found
+    return curves
 
 
 def of_run(cell: Cell, log: Log, parts: Sequence[Pieces]) -> dict[Key, Points]:
     """Join the pieces of a run's curves; of a step that is there twice the later one holds."""
     axes: dict[bytes, tuple[np.ndarray, ...]] = {}  # most curves of a run have the same
-    found = {}
+    curves = {}
     for name in dict.fromkeys(chain.from_iterable(parts)):
         pieces = [piece for part in parts for piece in part.get(name, ())]
         step, value = (np.concatenate(column) for column in zip(*pieces, strict=True))
@@ -55,5 +55,5 @@ def of_run(cell: Cell, log: Log, parts: Sequence[Pieces]) -> dict[Key, Points]:
         step = step[order]
         if (key := step.tobytes()) not in axes:
             axes[key] = (step, *log.clock(step))
-        found[name, cell.credit, cell.seed] = Points(*axes[key], value[order])
-    return found
+        curves[name, cell.credit, cell.seed] = Points(*axes[key], value[order])
+    return curves

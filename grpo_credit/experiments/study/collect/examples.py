@@ -52,13 +52,13 @@ def _load(out: Path, cell: Cell, problems: list[str]) -> dict[Path, SavedRollout
     """Load the first and the last step that a run kept."""
     folder = out / cell.path / "rollouts" if cell.path else out / "nothing"
     paths = sorted(folder.glob("rollouts_*.parquet"), key=step_of)
-    found = {}
+    steps = {}
     for path in dict.fromkeys([*paths[:1], *paths[-1:]]):
         try:
-            found[path] = load_rollouts(path)
+            steps[path] = load_rollouts(path)
         except (CreditError, OSError) as error:
             problems.append(str(error).replace(f"{out}/", ""))
-    return found
+    return steps
 
 
 def _examples(
@@ -85,16 +85,16 @@ def _examples(
 def _credits(
     path: Path, saved: SavedRollouts, names: Sequence[str], examples: Examples
 ) -> dict[str, Tensor]:
-    found = {}
+    credits = {}
     for name in names:
         try:
             strategy = named(name, saved)
-            found[name] = credit_of(name, strategy, saved, path)
+            credits[name] = credit_of(name, strategy, saved, path)
         except CreditError as error:
             examples.left_out.setdefault(name, str(error).replace(str(path), path.name))
         else:
             examples.milliseconds[name] = _milliseconds(strategy, saved.rollouts)
-    return found
+    return credits
 
 
 def _milliseconds(strategy: Strategy, rollouts: Rollouts) -> float:

@@ -56,13 +56,13 @@ class Log:
         """
         if not self.last:
             return {}
-        found = {
+        numbers = {
             "step": self.last["step"],
             "tokens": max(self.counts, default=None),
             "train_seconds": self.last["time_s"],
             "step_seconds": median(self.paces) if self.paces else None,
         }
-        return fit(dict.fromkeys(found, float | None), found, METRICS)
+        return fit(dict.fromkeys(numbers, float | None), numbers, METRICS)
 
     def clock(self, steps: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return tokens and seconds at the last logged step up to each; 0 before the first one."""
@@ -117,17 +117,17 @@ def _expect_clock(lines: Sequence[Line]) -> None:
 
 def points(lines: Iterable[Line], prefix: str = "") -> Pieces:
     """Return what changes with training; the last line of a run sums up (train_...)."""
-    lines, found = list(lines), defaultdict(list)
+    lines, curves = list(lines), defaultdict(list)
     steps = np.array([line["step"] for line in lines])
     for name in dict.fromkeys(chain.from_iterable(lines)):
         if name not in _NOT_CURVES and not name.startswith("train_"):
             values = _numbers(list(map(methodcaller("get", name), lines)))
             known, key = np.abs(values) <= HUGE, prefix + encodable(name)
             if known.all():
-                found[key].append((steps, values))  # the same steps, not a copy
+                curves[key].append((steps, values))  # the same steps, not a copy
             elif known.any():
-                found[key].append((steps[known], values[known]))
-    return found
+                curves[key].append((steps[known], values[known]))
+    return curves
 
 
 def _numbers(values: Sequence[Any]) -> np.ndarray:

@@ -21,8 +21,10 @@ Manifests = Mapping[Run, Mapping[str, Any]]
 
 def read_manifests(out: Path, cells: Sequence[Cell]) -> dict[Run, dict[str, Any]]:
     """Read the manifests that there are."""
-    found = {(c.credit, c.seed): read_run(out / c.path) for c in cells if c.path is not None}
-    return {run: manifest for run, manifest in found.items() if manifest}  # the cell tells of it
+    manifests = {(c.credit, c.seed): read_run(out / c.path) for c in cells if c.path is not None}
+    return {
+        run: manifest for run, manifest in manifests.items() if manifest
+    }  # the cell tells of it
 
 
 def describe(manifests: Manifests) -> dict[str, Any]:
@@ -31,13 +33,13 @@ def describe(manifests: Manifests) -> dict[str, Any]:
     Entries are flat: "versions.torch", "config.learning_rate". What differs is given as text -> the
     runs that say it.
     """
-    flat = {_named(run): _flat(found) for run, found in manifests.items()}
+    flat = {_named(run): _flat(manifest) for run, manifest in manifests.items()}
     names = list(dict.fromkeys(name for entries in flat.values() for name in entries))
-    said = {name: _said(flat, name) for name in names}
+    answers = {name: _said(flat, name) for name in names}
     return {
         "runs": len(flat),
-        "common": {n: json.loads(next(iter(s))) for n, s in said.items() if len(s) == 1},
-        "differs": {n: s for n, s in said.items() if len(s) > 1 and n != _WEIGHTS},
+        "common": {n: json.loads(next(iter(s))) for n, s in answers.items() if len(s) == 1},
+        "differs": {n: s for n, s in answers.items() if len(s) > 1 and n != _WEIGHTS},
     }
 
 
@@ -51,8 +53,8 @@ def own_rules(manifests: Manifests) -> tuple[list[Source], dict[Run, str]]:
         trained by another version than most.
     """
     versions: dict[str, dict[str | None, tuple[Mapping[str, Any], list[Run]]]] = {}
-    for run, found in manifests.items():
-        for entry in _rules(found):
+    for run, manifest in manifests.items():
+        for entry in _rules(manifest):
             of_rule = versions.setdefault(entry["rule"], {})
             runs = of_rule.setdefault(entry["sha256"], (entry, []))[1]
             runs.extend([run] if run not in runs else [])
@@ -77,17 +79,17 @@ def _deviation(entry: Mapping[str, Any], usual: int) -> str:
 
 
 def _source(entry: Mapping[str, Any], runs: Sequence[Run]) -> Source:
-    said = {f.name: entry[f.name] for f in fields(Source) if f.name != "runs"}
-    return Source(**said, runs=[_named(run) for run in runs])
+    parts = {f.name: entry[f.name] for f in fields(Source) if f.name != "runs"}
+    return Source(**parts, runs=[_named(run) for run in runs])
 
 
 def weights(manifests: Manifests) -> dict[int, set[str]]:
     """Return seed -> fingerprints of the weights that its runs started from."""
-    found: dict[int, set[str]] = {}
+    starts: dict[int, set[str]] = {}
     for (_, seed), manifest in manifests.items():
         if fingerprint := manifest["model"].get("sha256"):
-            found.setdefault(seed, set()).add(fingerprint)
-    return found
+            starts.setdefault(seed, set()).add(fingerprint)
+    return starts
 
 
 def _named(run: Run) -> str:
@@ -95,21 +97,21 @@ def _named(run: Run) -> str:
 
 
 def _flat(manifest: Mapping[str, Any]) -> dict[str, str]:
-    found = {}
+    entries = {}
     for name, entry in manifest.items():
         if name in _OWN:
             continue
         if isinstance(entry, dict):
             inner = {n: v for n, v in entry.items() if name != "config" or n not in _OWN_OPTIONS}
-            found |= {f"{name}.{n}": json.dumps(v) for n, v in inner.items()}
+            entries |= {f"{name}.{n}": json.dumps(v) for n, v in inner.items()}
         else:
-            found[name] = json.dumps(entry)
-    return found
+            entries[name] = json.dumps(entry)
+    return entries
 
 
 def _said(flat: Mapping[str, Mapping[str, str]], name: str) -> dict[str, list[str]]:
     """Return what the runs say of an entry -> the runs that say it."""
-    said: dict[str, list[str]] = {}
+    runs_by_text: dict[str, list[str]] = {}
     for run, entries in flat.items():
-        said.setdefault(entries.get(name, "null"), []).append(run)
-    return said
+        runs_by_text.setdefault(entries.get(name, "null"), []).append(run)
+    return runs_by_text

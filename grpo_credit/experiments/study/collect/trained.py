@@ -11,7 +11,14 @@ import numpy as np
 import pyarrow as pa
 
 from grpo_credit.experiments.report.data import Cell, Pairing
-from grpo_credit.experiments.report.series import RIGHT, WRONG, Key, Points, in_order, thinned
+from grpo_credit.experiments.report.series import (
+    LENGTH_RIGHT,
+    LENGTH_WRONG,
+    Key,
+    Points,
+    in_order,
+    thinned,
+)
 from grpo_credit.experiments.study.collect.metrics import Log
 from grpo_credit.records.files import step_of
 from grpo_credit.records.shape import HUGE
@@ -60,13 +67,13 @@ def read_trained(out: Path, cells: Sequence[Cell], problems: list[str]) -> list[
 
 def _of_run(out: Path, cell: Cell, most: int, problems: list[str]) -> list[Step]:
     paths = sorted((out / str(cell.path) / "credit").glob("credit_*.parquet"), key=step_of)
-    found: list[Step] = []
+    steps: list[Step] = []
     for path in (paths[place] for place in thinned(len(paths), most)):
         try:
-            found.append(_step(path, cell, first=not found))
+            steps.append(_step(path, cell, first=not steps))
         except DAMAGE as error:
             problems.append(f"{path.relative_to(out)} cannot be read: {error}")
-    return found
+    return steps
 
 
 def _step(path: Path, cell: Cell, first: bool) -> Step:
@@ -129,14 +136,14 @@ def length_curves(
     if threshold is None:
         return {}
     log_of = {(cell.credit, cell.seed): logs[cell.path] for cell in cells if cell.path}
-    found: dict[Key, list[tuple[int, float]]] = defaultdict(list)
+    points_of: dict[Key, list[tuple[int, float]]] = defaultdict(list)
     for step in trained:
         right = step.rewards > threshold
-        for name, chosen in ((RIGHT, right), (WRONG, ~right)):
+        for name, chosen in ((LENGTH_RIGHT, right), (LENGTH_WRONG, ~right)):
             if chosen.any():
                 mean = float(step.lengths[chosen].sum() / step.counts[chosen].sum())
-                found[name, step.credit, step.seed].append((step.step, mean))
-    return {key: _curve(points, log_of[key[1:]]) for key, points in found.items()}
+                points_of[name, step.credit, step.seed].append((step.step, mean))
+    return {key: _curve(points, log_of[key[1:]]) for key, points in points_of.items()}
 
 
 def _curve(points: Sequence[tuple[int, float]], log: Log) -> Points:
@@ -163,16 +170,16 @@ def pairing(trained: Iterable[Step], weights: Mapping[int, set[str]]) -> Pairing
         kept = first[step.seed].get(step.credit)
         if kept is None or step.step < kept.step:
             first[step.seed][step.credit] = step
-    found = Pairing(
+    pairing = Pairing(
         [], sorted(s for s, starts in weights.items() if len(starts) > 1), _groups(weights)
     )
     for seed, runs in sorted(first.items()):
         steps = {step.step for step in runs.values()}
-        if seed not in found.unlike and len(runs) > 1 and len(steps) == 1:
+        if seed not in pairing.unlike and len(runs) > 1 and len(steps) == 1:
             alike = len({step.tokens for step in runs.values()}) == 1
             if alike or steps == {FIRST}:
-                (found.alike if alike else found.unlike).append(seed)
-    return replace(found, unlike=sorted(found.unlike))
+                (pairing.alike if alike else pairing.unlike).append(seed)
+    return replace(pairing, unlike=sorted(pairing.unlike))
 
 
 def _groups(weights: Mapping[int, set[str]]) -> list[list[int]]:
