@@ -225,7 +225,7 @@ def test_ranks_take_whole_prompts_of_like_size():
     assert dealt(told) == [[[0, 1, 6, 7], [2, 3, 4, 5]]]  # 18 + 12 tokens, 16 + 14
     roomy = replace(ROOMY, pass_cost=1)
     three = plan(rows.take(slice(6)), np.array([True] * 6), roomy, packs=True, ranks=2)
-    assert dealt(three) == [[[0, 1, 4], [5, 2, 3]]]  # the last one is split
+    assert dealt(three) == [[[0, 1, 2], [3, 4, 5]]]  # the second one is split
 
 
 def test_ranks_take_padded_rows_in_turn():

@@ -116,7 +116,8 @@ class PassEngine:
         self._parameters = count_parameters(host.model)
         self._attention = attention_of(host.model, self.batching.compiled)
         self._every_pair = self._attention is not None and self._attention.every_pair
-        self._packs_now = False  # whether the pass at hand is one packed row
+        self._packs_now = False  # whether the pass at hand is to be one packed row
+        self._packed = False  # whether it was
         self._tried = Extent()  # between which widths our own passes were tried
         self._said: Batching | None = None
         self._metrics: list[PassMetrics] = []  # of the optimizer step so far
@@ -307,12 +308,18 @@ class PassEngine:
 
     @contextmanager
     def _packing(self, packed: bool) -> Generator[None, None, None]:
-        """Let the pass within be one packed row, or not."""
-        self._packs_now = packed
+        """Let the pass within be one packed row, or not.
+
+        Raises:
+            RuntimeError: if it was to be one and was not, and so had more tokens than TRL's.
+        """
+        self._packs_now, self._packed = packed, False
         try:
             yield
         finally:
             self._packs_now = False
+        if packed and not self._packed:
+            raise RuntimeError("_get_per_token_logps_and_entropies of your own calls no super()")
 
     # ---- scoring ------------------------------------------------------------------------------
 
@@ -341,6 +348,7 @@ class PassEngine:
             ids, mask, width = as_input(rows)
             runs = model
             if self._packs_now and self._attention is not None:
+                self._packed = True
                 runs = Packed(model, width, self._attention, self._packed_length)
             return score(runs, ids, mask, width, batch_size=batch_size, **options)
 

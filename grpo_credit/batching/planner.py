@@ -152,8 +152,8 @@ def padded_tokens(rows: Lengths, budget: Budget) -> np.ndarray:
     Prompts and completions are padded apart: k · (longest prompt + longest completion).
     """
     halves = np.maximum(rows.prompt, budget.prompt_columns), rows.completion
-    widest = sum(np.maximum.accumulate(budget.padded(half)[::-1]) for half in halves)
-    return (widest.T * np.arange(1, len(rows.prompt) + 1)).T
+    prompt, completion = (np.maximum.accumulate(budget.padded(half)[::-1]) for half in halves)
+    return np.arange(1, len(prompt) + 1)[:, None] * (prompt + completion)
 
 
 def packed_tokens(rows: Lengths, budget: Budget) -> np.ndarray:
@@ -280,7 +280,7 @@ def _filled_up(lengths: Lengths, run: np.ndarray, least: int, ranks: int) -> np.
     """Choose the shortest rows without credit that make as many for every rank, `least` in all."""
     count = int(run.sum())
     wanted = max(-(-count // ranks) * ranks, least) - count
-    order = lengths.longest_first()
+    order = lengths.longest_first(1).ravel()
     dead = order[~run[order]]
     filled = np.zeros_like(run)
     filled[dead[len(dead) - wanted :]] = True

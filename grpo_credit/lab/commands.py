@@ -6,6 +6,7 @@ import sys
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from tqdm import tqdm
@@ -63,7 +64,8 @@ def _problems(args: argparse.Namespace) -> dict[str, exact.Problem]:
     }
     policy = policies[args.policy]()
     if args.reward:
-        return {args.reward: exact.Problem(language, policy, import_object(args.reward, "reward"))}
+        reward: Any = import_object(args.reward, "reward")
+        return {args.reward: exact.Problem(language, policy, reward)}
     rewards = {
         pattern: RegexReward(pattern, alphabet=args.alphabet, name="pattern")
         for pattern in args.pattern
