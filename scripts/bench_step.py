@@ -2,19 +2,20 @@
 
     OMP_NUM_THREADS=1 python scripts/bench_step.py
     OMP_NUM_THREADS=1 python scripts/bench_step.py --workload reference dead --json bench.json
-    python scripts/bench_step.py --device cuda
+    OMP_NUM_THREADS=1 python scripts/bench_step.py --no-gradient-checkpointing --lora
+    OMP_NUM_THREADS=1 python scripts/bench_step.py --growth
+    python scripts/bench_step.py --device cuda --attention flex_attention
 
 64 completions, which TRL runs as 8 micro-batches of 8 rows, with gradient checkpointing as TRL's
-default is (`--no-gradient-checkpointing`, `--lora`); two iterations of each generation batch with a
-learning rate of 0. The second iteration is timed, from the first
-`training_step` to the last: forward, backward, our credit and our cut, no generation. `no grad` is
-the pass for the old log-probabilities. Seconds are the processor's on the CPU, so that other
-programs disturb little, and the wall's on a GPU. The two trainers take turns; a ratio is the median
-of ours over the median of TRL's. `memory` is the ratio of what a step allocates at its peak beyond
-what was there when it began. Tokens are those that the backbone runs, padding included, with the
-number of its passes. `needed` are those that any exact method must run, each completion with credit
-and the prompts of these once; `ideal` is needed over TRL's. `gradient` is the relative difference
-to TRL's gradient, the largest of the strategies asked for.
+default is; two iterations of each generation batch with a learning rate of 0. The second iteration
+is timed, from the first `training_step` to the last: forward, backward, our credit and our passes,
+no generation. `no grad` is the pass for the old log-probabilities. Seconds are the processor's on
+the CPU, so that other programs disturb little, and the wall's on a GPU. The two trainers take
+turns; a ratio is the median of ours over the median of TRL's. `memory` is the ratio of what a step
+allocates at its peak beyond what was there when it began. Tokens are those that the backbone runs,
+padding included, with the number of its passes. `needed` are those that any exact method must run,
+each completion with credit and the prompts of these once; `ideal` is needed over TRL's. `gradient`
+is the relative difference to TRL's gradient, the largest of the strategies asked for.
 
 CPU: a Llama of 6 layers, 256 wide, in float32. CUDA: the shape of Qwen2.5-0.5B in bfloat16, every
 length times 4. Weights are random, nothing is downloaded.
@@ -197,9 +198,8 @@ def print_growth(credit: str, setting: Setting) -> None:
             CreditGRPOTrainer, CreditGRPOConfig, load, setting,
             credit=credit, efficient_batching="auto",
         )  # fmt: skip
-        for _ in range(2):
-            meter.trainer.train()
-        points.append((load.rows * load.longest, min(meter.seconds)))
+        meter.trainer.train()
+        points.append((load.rows * load.longest, meter.seconds[0]))
         print("{:,} counted tokens: {:.2f} s".format(*points[-1]), flush=True)
     exponent, _ = statistics.linear_regression(
         *zip(*(map(math.log, p) for p in points), strict=True)

@@ -65,6 +65,8 @@ def test_workloads_have_the_lengths_that_they_are_named_for(bench, scale):
     assert set(flat["equal"]) == {128 * scale}
     assert set(flat["long_prompt"]) == {64 * scale}
     assert set(loads["long_prompt"].prompts) == {512 * scale}
+    assert set(loads["agent"].prompts) == {1500 * scale}
+    assert (loads["agent"].group, loads["agent"].rows, min(flat["agent"]) // scale) == (16, 64, 31)
     tail = sorted(flat["long_tail"])
     assert tail[-1] == 256 * scale >= 4 * tail[-2]
     assert sum(tail[:-1]) / 63 == pytest.approx(32 * scale, rel=0.03)
