@@ -20,6 +20,8 @@ def test_the_gradient_is_trls(name):
     assert mine.batching.recuts or mine.batching.left_out, "no reason why TRL's micro-batches"
     assert all(getattr(mine.batching, one) for one in case.does), f"needless: {mine.batching}"
     assert mine.batching.packs is (name in PACKED)
+    for cause in ("sliding", "ALiBi"):
+        assert cause not in name or cause in str(mine.batching)
 
 
 @pytest.mark.parametrize("name", [name for name, case in CASES.items() if case.error is not None])

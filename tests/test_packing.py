@@ -179,7 +179,8 @@ def test_attention_by_trees_is_that_of_the_whole_mask():
 def test_nobody_computes_with_a_mask_that_is_not_there():
     mask = TreeMask.of(layout()[2])
     assert (mask.shape, mask.dtype, mask.ndim) == ((1, 1, 8, 8), torch.bool, 4)
-    for use in (lambda: mask[:, :, :4], lambda: mask & mask, lambda: mask.to(torch.float32)):
+    assert mask.to("meta").trees is mask.detach().trees is mask.trees
+    for use in (lambda: mask[:, :, :4], lambda: mask & mask, lambda: mask.expand(2, 1, 8, 8)):
         with pytest.raises(NotImplementedError, match="of the mask of a packed row"):
             use()
 
@@ -188,6 +189,8 @@ def test_flash_attention_is_told_where_rows_end():
     ids, mask, _ = layout()
     told = variable_lengths(Packing.of(ids, mask, 2, shares_prompts=False))
     assert told["cu_seq_lens_q"].tolist() == [0, 4, 7, 9]
+    filled = Packing.of(ids, mask, 2, shares_prompts=False, rounded=lambda n: n + 3)
+    assert variable_lengths(filled)["cu_seq_lens_k"].tolist() == [0, 4, 7, 9, 12]
     assert told["cu_seq_lens_q"].dtype == torch.int32
     assert told["max_length_k"] == 4
     assert told["attention_mask"] is None

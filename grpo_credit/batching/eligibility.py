@@ -139,6 +139,25 @@ def _reasons(applies: dict[str, bool]) -> tuple[str, ...]:
     return tuple(reason for reason, does in applies.items() if does)
 
 
+def likely_cause(model: Any) -> str:
+    """Name what about a model may forbid packed rows, as its configuration tells; "" if nothing.
+
+    Args:
+        model: may be wrapped by an adapter.
+    """
+    config, peft = model.config.get_text_config(), getattr(model, "active_peft_config", None)
+    layers = {*(getattr(config, "layer_types", None) or ())}
+    stateful = getattr(getattr(model, "base_model", model), "_is_stateful", False)
+    return ", ".join(_reasons({
+        "the adapter's tokens before the prompt": bool(peft and peft.is_prompt_learning),
+        "the sliding window": "sliding_attention" in layers or bool(
+            not layers and getattr(config, "sliding_window", None)
+        ),
+        "recurrent layers": stateful or any("mamba" in n or "linear" in n for n in layers),
+        "ALiBi": config.model_type in ("bloom", "mpt") or getattr(config, "alibi", False) is True,
+    }))  # fmt: skip
+
+
 # ---- what the model allows --------------------------------------------------------------------
 
 
@@ -198,16 +217,19 @@ class Trial:
         shortest = self._lengths[:, self._tried].amin(dim=1).tolist()
         return Extent(*widths, sum(widths), *shortest)
 
-    def __call__(self, chosen: Batching, reference: Callable[..., Reference]) -> Batching:
+    def __call__(
+        self, chosen: Batching, reference: Callable[..., Reference], cause: str = ""
+    ) -> Batching:
         """Leave out of a batching what the model does not allow.
 
         Args:
             chosen: what the configuration allows.
             reference: makes a `Reference` of a pass.
+            cause: `likely_cause` of the model.
         """
         theirs = reference(self.as_trl)
         if chosen.packs and (refused := self._refused(theirs, trims=True, packed=True)):
-            chosen = chosen.without("packs", refused)
+            chosen = chosen.without("packs", f"{cause}: {refused}" if cause else refused)
         if chosen.compiled:
             return chosen if chosen.packs else as_trl(*chosen.left_out, COMPILED)
         if chosen.trims_prompts:

@@ -244,7 +244,8 @@ class PassEngine:
         if self._tried.holds(extent):
             return
         trial = Trial(self._score_alone, rows, batch_size)
-        self.batching = trial(self.batching, self._reference)
+        cause = eligibility.likely_cause(self._host.model)
+        self.batching = trial(self.batching, self._reference, cause)
         self._tried = self._tried.joined(extent).joined(trial.extent)
 
     def _say_batching(self) -> None:

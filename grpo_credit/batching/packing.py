@@ -193,10 +193,14 @@ class TreeMask(Tensor):
         """Attend by trees; let nobody compute with a mask that is not there."""
         if func is attend:
             return attend_by_trees(*args, **(kwargs or {}))
-        if func.__name__ not in ("__get__", "__set__", "dim", "size"):
+        if func.__name__ not in ("__get__", "__set__", "dim", "size", "to", "detach"):
             raise NotImplementedError(f"{func.__name__} of the mask of a packed row")
         with torch._C.DisableTorchFunctionSubclass():
-            return func(*args, **(kwargs or {}))
+            result = func(*args, **(kwargs or {}))
+        if func.__name__ in ("to", "detach"):
+            result = result.as_subclass(cls)
+            result.trees = args[0].trees
+        return result
 
 
 def attend_by_trees(
@@ -279,9 +283,10 @@ def by_mask(implementation: str, dtype: torch.dtype) -> Callable[[Packing], dict
 
 def variable_lengths(packing: Packing) -> dict[str, Any]:
     """Tell flash attention where the rows end, each of which has its own prompt."""
-    lengths = torch.tensor([0, *(tree.tokens for tree in packing.trees)])
-    ends = lengths.cumsum(0).to(packing.row.device, torch.int32)
-    longest = int(lengths.max())
+    lengths = [tree.tokens for tree in packing.trees]
+    lengths.append(len(packing.row) - sum(lengths))  # what fills up
+    ends = torch.tensor([0, *filter(None, lengths)]).cumsum(0).to(packing.row.device, torch.int32)
+    longest = max(lengths)
     return {
         "attention_mask": None, "cu_seq_lens_q": ends, "cu_seq_lens_k": ends,
         "max_length_q": longest, "max_length_k": longest,
