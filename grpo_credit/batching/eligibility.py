@@ -17,7 +17,7 @@ from grpo_credit.batching.packing import attention_of
 from grpo_credit.batching.rows import Rows, take
 from grpo_credit.batching.trial import Reference
 
-TRIED = 3  # rows of a trial
+TRIED = 4  # rows of a trial
 BESIDE = 5  # rows in TRL's micro-batch beside them, at most: what rows share, few show
 PLAIN_TRAINING = {DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU}
 SEEN_BY_USERS = ("_prepare_inputs", "compute_loss", "_compute_loss", "training_step")
@@ -178,14 +178,14 @@ class Trial:
 
     def __init__(self, score: Callable[[Rows, bool], Tensor], rows: Rows, batch_size: int) -> None:
         tried = _longest_and_most_trimmed(rows)
-        others = {name: rows[name][: min(BESIDE, max(0, batch_size - 1 - TRIED))] for name in tried}
+        others = {name: rows[name][: min(BESIDE, max(0, batch_size - TRIED))] for name in tried}
         self._rows = {name: torch.cat([others[name], tried[name]]) for name in tried}
         self._score = score
         every = torch.arange(len(self._rows["prompt_ids"]))
         self._as_trl, self._tried = every.split(batch_size), every[-TRIED:]
         widths = [self._rows[name].size(1) for name in ("prompt_ids", "completion_ids")]
-        longest = int(self._rows["completion_mask"][-TRIED - 1].sum())
-        self._longest = every[-TRIED - 1].repeat(batch_size * sum(widths) // longest)
+        longest = int(self._rows["completion_mask"][-TRIED].sum())
+        self._longest = every[-TRIED].repeat(batch_size * sum(widths) // longest)
         # rows of a pass of our own: padded rows of one micro-batch do not show what several share
         self._groupings = {False: [1] if batch_size > 1 else [1, TRIED], True: [1, TRIED]}
         masks = self._rows["prompt_mask"], self._rows["completion_mask"]

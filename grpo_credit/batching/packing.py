@@ -103,6 +103,7 @@ class Packing:
         of_completion = ~np.isin(np.arange(len(size)), starts)
         piece = np.repeat(np.arange(len(size)), size)
         column = np.arange(len(piece)) + (first - np.cumsum(size) + size)[piece]
+        column[tokens:] = 0  # there may be more of them than columns
         predicts = np.flatnonzero(of_completion[piece])
         place = np.full((len(prompts), completion), len(piece))
         place[row[piece[predicts]], column[predicts] - (width - 1)] = predicts
@@ -193,7 +194,7 @@ class TreeMask(Tensor):
         """Attend by trees; let nobody compute with a mask that is not there."""
         if func is attend:
             return attend_by_trees(*args, **(kwargs or {}))
-        if func.__name__ not in ("__get__", "__set__", "dim", "size"):
+        if func.__name__ not in ("__get__", "__set__", "dim", "size", "is_floating_point"):
             raise NotImplementedError(f"{func.__name__} of the mask of a packed row")
         with torch._C.DisableTorchFunctionSubclass():
             return func(*args, **(kwargs or {}))
