@@ -164,7 +164,7 @@ def test_attention_by_trees_is_that_of_the_whole_mask():
     """Also for prompts with completions of very unlike lengths, which are run apart."""
     ids, mask = torch.cat(batch()[::2], dim=1), torch.cat(batch()[1::2], dim=1)
     packing = Packing.of(ids, mask, 7)
-    assert max(len(tree.runs) for tree in packing.trees) > 1
+    assert max(len(tree.runs(len(packing.row))) for tree in packing.trees) > 1
     torch.manual_seed(0)
     parts = torch.randn(3, 1, 2, len(packing.row), 4, dtype=torch.double)
     parts.requires_grad_()

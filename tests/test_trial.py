@@ -13,6 +13,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 from workloads import LONG, Workload
 
 from grpo_credit.batching.eligibility import Batching, Extent, Trial, extent_of
+from grpo_credit.batching.planner import Lengths
 from grpo_credit.batching.trial import (
     Reference,
     _multiplies_in_tf32,
@@ -141,10 +142,12 @@ def test_the_rows_that_are_tried_are_the_most_trimmed_ones_that_can_be():
         seen.append(tuple(tuple(part[f"{half}_ids"].shape) for half in ("prompt", "completion")))
         return part["completion_ids"].float()
 
-    trial = Trial(score, rows(), batch_size=4)
+    room = lambda part: 64 - Lengths.of(part).packed  # noqa: E731
+    trial = Trial(score, rows(), 4, room)
     trial.as_trl(), trial.ours(True, 1)
     assert seen == [
-        ((4, 9), (4, 7)),  # a micro-batch of TRL, the longest row and these:
+        ((4, 9), (4, 7)),  # a micro-batch of TRL, and these:
+        ((1, 9), (1, 7)),  # the longest, which a window may cut in no other
         ((1, 2), (1, 7)),  # half of the shortest prompt, and the longest completion
         ((1, 9), (1, 1)),  # the longest prompt, and one token of a completion
         ((1, 2), (1, 2)),  # both halves
@@ -152,14 +155,15 @@ def test_the_rows_that_are_tried_are_the_most_trimmed_ones_that_can_be():
     assert trial.extent == Extent(9, 7, 16, 2, 1)
     seen.clear()
     trial.ours(False, 1)
-    assert [prompt for prompt, _ in seen] == [(1, 9)] * 3
+    assert [prompt for prompt, _ in seen] == [(1, 9)] * 4
     seen.clear()
-    single = Trial(score, rows(), batch_size=1)
-    single.as_trl(), single.ours(True, 3)
-    assert [completion for _, completion in seen] == [*[(1, 7)] * 4, (3, 7)]
+    single = Trial(score, rows(), 1, lambda part: room(part) - 48)
+    single.as_trl(), single.ours(True, 4)
+    assert [completion for _, completion in seen] == [*[(1, 7)] * 4, (4, 7)]
     seen.clear()
-    trial.ours(True, 3, packed=True)  # 4 x 16 tokens hold nine of the longest, which stand before
-    assert seen == [((9 + 3, 9), (9 + 3, 7))]
+    # 64 tokens hold them, 15 + 8 + 2 + 1, and five of the longest, which stand before
+    trial.ours(True, 4, packed=True), single.ours(True, 4, packed=True)
+    assert seen == [((5 + 4, 9), (5 + 4, 7)), ((4, 9), (4, 7))]
 
 
 def test_widths_that_outgrow_what_was_tried_are_known():
@@ -188,7 +192,7 @@ def test_what_the_model_does_not_allow_is_left_out(score, expected, batch_size):
     model = nn.ParameterList([weight])
     trial = Trial(
         lambda part, _: weight * score(part["completion_ids"].float(), part["prompt_ids"].size(1)),
-        rows(), batch_size,
+        rows(), batch_size, lambda part: -len(part["prompt_ids"]),
     )  # fmt: skip
     assert expected in str(trial(CHOSEN, lambda passes: Reference(model, passes)))
 

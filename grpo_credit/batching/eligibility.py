@@ -168,28 +168,36 @@ class Trial:
     the right: the longest prompt, one token of a completion; one on both sides, with the prompt of
     the first. They come last in their micro-batch, so that random numbers alone would differ. In a
     packed row as many of the longest stand before them as a pass may hold, so that no completion
-    will be further from its prompt.
+    will be further from its prompt. The longest prompt with the longest completion comes first: a
+    window that cuts it alone would not be seen in the others.
 
     Args:
         score: runs a pass, packed or not: log-probabilities (n, T) of rows as they are.
         rows: prompts and completions of a window, padded as TRL pads them.
         batch_size: rows of a micro-batch of TRL.
+        room: says how many more tokens a packed row of some rows may have.
     """
 
-    def __init__(self, score: Callable[[Rows, bool], Tensor], rows: Rows, batch_size: int) -> None:
+    def __init__(
+        self,
+        score: Callable[[Rows, bool], Tensor],
+        rows: Rows,
+        batch_size: int,
+        room: Callable[[Rows], int],
+    ) -> None:
         tried = _longest_and_most_trimmed(rows)
         others = {name: rows[name][: min(BESIDE, max(0, batch_size - TRIED))] for name in tried}
         self._rows = {name: torch.cat([others[name], tried[name]]) for name in tried}
         self._score = score
         every = torch.arange(len(self._rows["prompt_ids"]))
         self._as_trl, self._tried = every.split(batch_size), every[-TRIED:]
-        widths = [self._rows[name].size(1) for name in ("prompt_ids", "completion_ids")]
-        longest = int(self._rows["completion_mask"][-TRIED].sum())
-        self._longest = every[-TRIED].repeat(batch_size * sum(widths) // longest)
         # rows of a pass of our own: padded rows of one micro-batch do not show what several share
         self._groupings = {False: [1] if batch_size > 1 else [1, TRIED], True: [1, TRIED]}
         masks = self._rows["prompt_mask"], self._rows["completion_mask"]
         self._lengths = torch.stack([mask.sum(dim=1) for mask in masks])
+        one_more = {name: torch.cat([tried[name][:1], tried[name]]) for name in tried}
+        left = room(tried)
+        self._longest = every[-TRIED].repeat(max(0, left // (left - room(one_more))))
 
     @property
     def extent(self) -> Extent:

@@ -6,6 +6,7 @@ number of passes (`planner` plans which rows are in which, `packing` runs them a
 `PassEngine.run`, the last one by `Trainer` as ever. Passes without gradient are cut likewise.
 """
 
+import math
 from collections import defaultdict
 from collections.abc import Callable, Generator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -243,7 +244,11 @@ class PassEngine:
         extent = extent_of(rows)
         if self._tried.holds(extent):
             return
-        trial = Trial(self._score_alone, rows, batch_size)
+        budget = self._budget(rows, batch_size)
+        most = min(budget.tokens, math.isqrt(budget.pairs)) if budget.pairs else budget.tokens
+        trial = Trial(
+            self._score_alone, rows, batch_size, lambda tried: most - self._lengths(tried).packed
+        )
         self.batching = trial(self.batching, self._reference)
         self._tried = self._tried.joined(extent).joined(trial.extent)
 

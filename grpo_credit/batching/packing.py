@@ -19,6 +19,7 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 from torch.nn.attention.bias import causal_lower_right
 from torch.nn.functional import pad
+from torch.utils.checkpoint import checkpoint
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 
 from grpo_credit.batching.rows import number_prompts
@@ -37,12 +38,16 @@ class Tree(NamedTuple):
         """Tokens of both."""
         return self.prompt + sum(self.completions)
 
-    @property
-    def runs(self) -> list[list[int]]:
-        """Completions one after another, in runs of which none is half as long as the first."""
+    def runs(self, most: int) -> list[list[int]]:
+        """Return completions one after another, in runs of which none is half as long as the first.
+
+        Args:
+            most: tokens of a run together with a copy of the prompt for each, unless it is of one.
+        """
         runs: list[list[int]] = []
         for tokens in self.completions:
-            if not runs or not runs[-1][0] / 2 < tokens <= runs[-1][0]:
+            full = not runs or (len(runs[-1]) + 1) * (self.prompt + runs[-1][0]) > most
+            if full or not runs[-1][0] / 2 < tokens <= runs[-1][0]:
                 runs.append([])
             runs[-1].append(tokens)
         return runs
@@ -205,6 +210,9 @@ def attend_by_trees(
 ) -> Tensor:
     """Compute the attention of a packed row: of each prompt, then of all its completions.
 
+    Their calls copy the prompt for each of them: no more than S tokens at once, and again in the
+    backward pass instead of keeping them, so that keys and values take no more memory than padded.
+
     Args:
         query: (1, heads, S, _), like the others.
         key: likewise.
@@ -212,17 +220,24 @@ def attend_by_trees(
         attn_mask: of the row.
         options: of PyTorch's function.
     """
-    trees = attn_mask.trees
-    sizes = [n for tree in trees for n in (tree.prompt, *map(sum, tree.runs))]
+    kind = query.device.type
+    if torch.is_autocast_enabled(kind):  # which comes too late for a causal bias
+        lower = torch.get_autocast_dtype(kind)
+        query, key, value = query.to(lower), key.to(lower), value.to(lower)
+    trees = [(tree.prompt, tree.runs(query.size(2))) for tree in attn_mask.trees]
+    sizes = [n for tokens, runs in trees for n in (tokens, *map(sum, runs))]
     rest = query.size(2) - sum(sizes)
     parts = zip(*(x.split([*sizes, rest], dim=2) for x in (query, key, value)), strict=True)
     out = []
-    for tree in trees:
+    drops = bool(options.get("dropout_p"))
+    for tokens, runs in trees:
         prompt = next(parts)
-        if tree.prompt:
+        if tokens:
             out.append(attend(*prompt, **{**options, "is_causal": True}))
-        for lengths, own in zip(tree.runs, parts, strict=False):
-            out.append(_attend_after(prompt, own, lengths, options))
+        for lengths, own in zip(runs, parts, strict=False):
+            given = prompt, own, lengths, options
+            after = checkpoint(_attend_after, *given, use_reentrant=False, preserve_rng_state=drops)
+            out.append(after)
     return torch.cat([*out, next(parts)[2]], dim=2)  # what fills up is seen by nobody
 
 

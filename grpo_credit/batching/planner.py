@@ -120,6 +120,12 @@ class Lengths(NamedTuple):
         numbers = number_prompts(rows["prompt_ids"], rows["prompt_mask"])
         return cls(*(value.cpu().numpy() for value in (*tokens, numbers)))
 
+    @property
+    def packed(self) -> int:
+        """Tokens of all rows in one packed row."""
+        first = np.unique(self.prompt_of, return_index=True)[1]
+        return int(self.completion.sum() + (self.prompt[first] - 1).sum())
+
     def take(self, index: Any) -> "Lengths":
         """Pick rows."""
         return Lengths(*(value[index] for value in self))
