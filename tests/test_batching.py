@@ -258,6 +258,17 @@ def test_a_given_number_of_passes_is_kept():
     assert [part.shape for part in everything.rows] == [(2, 2), (2, 2)]
 
 
+def test_more_passes_than_the_best_are_no_larger():
+    """As where another rank needs more: padded, three rows with the longest would be 180 tokens."""
+    rows = lengths([20] * 12, [40] + [2] * 11)
+    budget = Budget(tokens=120, pass_cost=64)
+    for passes in (None, 4, 5, 12):
+        told = plan(rows, every(rows), budget, packs=False, passes=passes)
+        assert passes in (None, len(told.rows))
+        assert np.isfinite(told.cost)  # of none that is too large
+        assert sum(map(len, told.rows)) == 12
+
+
 @pytest.mark.parametrize(
     ("passes", "turns", "expected"),
     [(1, 4, [0, 0, 0, 1]), (4, 4, [1, 1, 1, 1]), (5, 2, [2, 3]), (3, 1, [3])],

@@ -14,6 +14,7 @@ from grpo_credit.batching.packing import (
     Attention,
     Packed,
     Packing,
+    Tree,
     TreeMask,
     attention_of,
     by_mask,
@@ -60,11 +61,13 @@ def test_rows_of_any_shape_score_as_in_trl(rows):
 
 
 @pytest.mark.parametrize("few_sizes", [False, True])
-def test_rows_that_are_filled_up_score_as_in_trl(few_sizes):
+@pytest.mark.parametrize("rows", [batch(), batch(of=(0, 1, 2) * 10, completions=(7,) * 30)])
+def test_rows_that_are_filled_up_score_as_in_trl(rows, few_sizes):
+    """Also with more tokens than a padded row has columns."""
     sdpa = Attention(by_mask("sdpa", torch.float32), every_pair=True)  # as for a compiled model
     for attention in (None, sdpa):
         check(
-            build(), batch(), attention=attention,
+            build(), rows, attention=attention,
             rounded=lambda n: int(packed_length(n, 8, few_sizes=few_sizes)),
         )  # fmt: skip
 
@@ -107,6 +110,41 @@ def test_dropout_of_adapters_has_trls_gradient_in_the_mean():
 def test_bfloat16_scores_as_in_trl_within_its_precision(cast):
     check(build(attention="eager", cast_lm_head_to_fp32=cast).bfloat16(), batch(), 2.0**-6)
     check(build(cast_lm_head_to_fp32=cast).bfloat16(), batch(), 2.0**-6)
+
+
+def test_rows_are_packed_under_autocast():
+    """Rotary positions are float32 and values bfloat16, where the norm has weights in float32."""
+    model, rows = build(), batch()
+    with torch.autocast("cpu", torch.bfloat16):
+        expected, packed = trl_scores(model, *rows)[0], packed_scores(model, *rows)[0]
+    assert difference(packed.detach(), expected.detach()) <= 2.0**-6
+
+
+def kept_for_backward(score):
+    """Count the bytes of all that a forward pass keeps."""
+    kept = {}
+
+    def keep(tensor):
+        storage = tensor.untyped_storage()
+        kept[storage.data_ptr()] = storage.nbytes(), tensor  # alive, so that no place is reused
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        score()
+    return sum(size for size, _ in kept.values())
+
+
+def test_a_full_pass_keeps_no_more_than_trls_beside_its_mask():
+    """Forty completions of four tokens after one prompt of 90, as many as two rows of TRL."""
+    model, prompt = build(), torch.arange(90)[None] % 40 + 2
+
+    def rows(count):
+        prompts, completions = prompt.expand(count, -1), torch.full((count, 4), 7)
+        return prompts, torch.ones_like(prompts), completions, torch.ones_like(completions)
+
+    count = (2 * (90 + 4) - 89) // 4
+    trls = kept_for_backward(lambda: trl_scores(model, *rows(2)))
+    assert kept_for_backward(lambda: packed_scores(model, *rows(count))) <= 1.2 * trls
 
 
 def test_every_token_is_run_once_and_padding_never():
@@ -176,9 +214,17 @@ def test_attention_by_trees_is_that_of_the_whole_mask():
     torch.testing.assert_close(*slopes, rtol=1e-10, atol=1e-10)
 
 
+def test_completions_that_copy_their_prompt_are_no_longer_than_the_row():
+    tree = Tree(90, [4] * 24)
+    assert tree.runs(186) == [[4]] * 24  # a second copy would make 2 x 94
+    assert tree.runs(188) == [[4, 4]] * 12
+    assert Tree(0, [4, 3, 2, 1]).runs(10) == [[4, 3], [2], [1]]
+
+
 def test_nobody_computes_with_a_mask_that_is_not_there():
     mask = TreeMask.of(layout()[2])
     assert (mask.shape, mask.dtype, mask.ndim) == ((1, 1, 8, 8), torch.bool, 4)
+    assert not torch.is_floating_point(mask)  # asked by FSDP, which casts what is
     for use in (lambda: mask[:, :, :4], lambda: mask & mask, lambda: mask.to(torch.float32)):
         with pytest.raises(NotImplementedError, match="of the mask of a packed row"):
             use()

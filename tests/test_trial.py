@@ -9,7 +9,7 @@ from harness import TOKENIZER, difference, ours, policy, trl
 from packing_helpers import build
 from torch import nn
 from torch.nn.functional import dropout
-from transformers import GPT2Config, GPT2LMHeadModel
+from transformers import GPT2Config, GPT2LMHeadModel, MistralConfig, MistralForCausalLM
 from workloads import LONG, Workload
 
 from grpo_credit.batching.eligibility import Batching, Extent, Trial, extent_of
@@ -261,6 +261,36 @@ def test_an_adapter_with_a_kl_term_is_packed(caplog):
     mine, theirs = ours(**options), trl(**options)
     assert max(map(difference, mine.gradients, theirs.gradients)) <= 1e-5
     assert "packs prompts and completions in one row | left out: skipping" in caplog.text
+
+
+def test_a_window_that_cuts_the_longest_row_alone_is_seen(monkeypatch, caplog):
+    """Prompts of 28 tokens and completions of 12: other rows of a trial have 30 at most."""
+
+    def windowed():
+        torch.manual_seed(3)
+        sizes = {"vocab_size": len(TOKENIZER), "hidden_size": 16, "intermediate_size": 24}
+        model = MistralForCausalLM(
+            MistralConfig(**sizes, num_hidden_layers=1, num_attention_heads=2,
+                          num_key_value_heads=1, sliding_window=34)
+        )  # fmt: skip
+        for parameter in model.parameters():
+            nn.init.normal_(parameter, std=0.3)
+        return model
+
+    monkeypatch.setattr("harness.policy", windowed)
+    options = {"arguments": WORK.arguments, "loss_type": "grpo", "max_steps": 1}
+    mine, theirs = ours(**options), trl(**options)
+    assert max(map(difference, mine.gradients, theirs.gradients)) <= 1e-5
+    assert "left out: packing rows (log-probabilities differ by" in caplog.text
+
+
+def test_a_reference_model_is_tried_as_well(caplog):
+    """It is loaded by its name, and may have another attention."""
+    options = {"arguments": WORK.arguments, "loss_type": "grpo", "max_steps": 2, "beta": 0.1,
+               "model_init_kwargs": {"attn_implementation": "eager"}}  # fmt: skip
+    mine, theirs = ours(**options), trl(**options)
+    assert max(map(difference, mine.gradients, theirs.gradients)) <= 1e-5
+    assert "packing rows (failed with NotImplementedError: add of the mask" in caplog.text
 
 
 def test_random_passes_keep_trls(monkeypatch, caplog):

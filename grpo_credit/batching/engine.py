@@ -11,6 +11,7 @@ from collections import defaultdict
 from collections.abc import Callable, Generator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
@@ -61,6 +62,7 @@ class Host(Protocol):
 
     args: Any
     model: Any
+    ref_model: Any
     accelerator: Any
     plan: Any
     pad_to_multiple_of: int | None
@@ -244,13 +246,18 @@ class PassEngine:
         extent = extent_of(rows)
         if self._tried.holds(extent):
             return
-        budget = self._budget(rows, batch_size)
+        budget, host = self._budget(rows, batch_size), self._host
         most = min(budget.tokens, math.isqrt(budget.pairs)) if budget.pairs else budget.tokens
-        trial = Trial(
-            self._score_alone, rows, batch_size, lambda tried: most - self._lengths(tried).packed
-        )
-        self.batching = trial(self.batching, self._reference)
-        self._tried = self._tried.joined(extent).joined(trial.extent)
+        for model in (host.model, host.ref_model):  # which may differ in more than its weights
+            if model is None or not self.batching.recuts:
+                continue
+            trial = Trial(
+                partial(self._score_alone, model), rows, batch_size,
+                lambda tried: most - self._lengths(tried).packed,
+            )  # fmt: skip
+            self.batching = trial(self.batching, partial(self._reference, model))
+            self._tried = self._tried.joined(trial.extent)
+        self._tried = self._tried.joined(extent)
 
     def _say_batching(self) -> None:
         """Say what is done to passes, once and where it changes."""
@@ -259,19 +266,18 @@ class PassEngine:
             say(f"grpo-credit: {self.batching}")
         self._said = self.batching
 
-    def _score_alone(self, rows: Rows, packed: bool) -> Tensor:
+    def _score_alone(self, model: Any, rows: Rows, packed: bool) -> Tensor:
         with self._packing(packed):
-            return self._host._get_per_token_logps_and_entropies(self._host.model, *as_input(rows))[
-                0
-            ]
+            return self._host._get_per_token_logps_and_entropies(model, *as_input(rows))[0]
 
-    def _reference(self, score: Callable[[], Tensor]) -> Reference:
+    def _reference(self, model: Any, score: Callable[[], Tensor]) -> Reference:
         args = self._host.args
         checkpoints = args.gradient_checkpointing_kwargs or {}
         reentrant = args.gradient_checkpointing and checkpoints.get("use_reentrant")
         # neither gives a gradient to `autograd.grad`
-        with_gradient = not (eligibility.is_sharded(self._host) or reentrant)
-        return Reference(self._host.model, score, with_gradient=with_gradient, agree=_first_reason)
+        trains = model is self._host.model
+        with_gradient = trains and not (eligibility.is_sharded(self._host) or reentrant)
+        return Reference(model, score, with_gradient=with_gradient, agree=_first_reason)
 
     # ---- cutting ------------------------------------------------------------------------------
 

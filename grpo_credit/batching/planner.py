@@ -258,7 +258,7 @@ def plan(
         budget: of one rank's pass.
         packs: whether rows may be packed.
         ranks: number of processes.
-        passes: this many exactly, of nearly as many rows each, instead of the least cost.
+        passes: this many exactly, of nearly as many rows each if the best cut has more.
     """
     rows = np.flatnonzero(run | _filled_up(lengths, run, ranks * (passes or 1), ranks))
     own = lengths.take(rows)
@@ -274,10 +274,12 @@ def plan(
 def _passes(
     own: Lengths, dealt: np.ndarray, budget: Budget, passes: int | None, *, packed: bool
 ) -> Passes:
-    if passes is None:
-        parts = [dealt[part] for part in cut(own.take(dealt), budget, packed=packed)]
-    else:
+    parts = [dealt[part] for part in cut(own.take(dealt), budget, packed=packed)]
+    if passes is not None and len(parts) > passes:
         parts = np.array_split(dealt, passes)
+    while passes is not None and len(parts) < passes:  # halves fit where the whole does
+        most = max(range(len(parts)), key=lambda part: len(parts[part]))
+        parts[most : most + 1] = np.array_split(parts[most], 2)
     costs = [_costs(own.take(part), budget, packed=packed)[-1] for part in parts]
     return Passes(float(sum(costs)), packed, parts)
 
