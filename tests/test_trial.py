@@ -46,7 +46,7 @@ IDS = torch.arange(12).view(3, 4)
 
 def refused(change, other=lambda model: model(IDS[2:]), **options):
     model = Linear(change)
-    return Reference(model, lambda: model(IDS)[2:], **options).refuses(lambda: other(model))
+    return Reference(model, lambda: [model(IDS)[2:]], **options).refuses(lambda: [other(model)])
 
 
 def drawn_from(generator):
@@ -114,8 +114,8 @@ def test_known_dropout_is_off_and_nothing_is_left_behind():
 
     model = Dropping()
     state, mean = torch.get_rng_state(), model.norm.running_mean.clone()
-    trial = Reference(model, lambda: model(IDS)[:1])
-    assert trial.refuses(lambda: model(IDS[:1])) is None
+    trial = Reference(model, lambda: [model(IDS)[:1]])
+    assert trial.refuses(lambda: [model(IDS[:1])]) is None
     assert torch.equal(torch.get_rng_state(), state)
     assert torch.equal(model.norm.running_mean, mean)
     assert (model.drop.p, model.attention_dropout, model.widest) == (0.5, 0.5, 0)
@@ -136,7 +136,7 @@ def rows(prompts=(9, 4, 6), completions=(7, 3, 5)):
 
 
 def test_the_rows_that_are_tried_are_the_most_trimmed_ones_that_can_be():
-    seen = []
+    seen, run = [], lambda *passes: [[*each] for each in passes]
 
     def score(part, _):
         seen.append(tuple(tuple(part[f"{half}_ids"].shape) for half in ("prompt", "completion")))
@@ -144,7 +144,7 @@ def test_the_rows_that_are_tried_are_the_most_trimmed_ones_that_can_be():
 
     room = lambda part: 64 - Lengths.of(part).packed  # noqa: E731
     trial = Trial(score, rows(), 4, room)
-    trial.as_trl(), trial.ours(True, 1)
+    run(trial.as_trl(), trial.ours(True, 1))
     assert seen == [
         ((4, 9), (4, 7)),  # a micro-batch of TRL, and these:
         ((1, 9), (1, 7)),  # the longest, which a window may cut in no other
@@ -154,15 +154,15 @@ def test_the_rows_that_are_tried_are_the_most_trimmed_ones_that_can_be():
     ]
     assert trial.extent == Extent(9, 7, 16, 2, 1)
     seen.clear()
-    trial.ours(False, 1)
+    run(trial.ours(False, 1))
     assert [prompt for prompt, _ in seen] == [(1, 9)] * 4
     seen.clear()
     single = Trial(score, rows(), 1, lambda part: room(part) - 48)
-    single.as_trl(), single.ours(True, 4)
+    run(single.as_trl(), single.ours(True, 4))
     assert [completion for _, completion in seen] == [*[(1, 7)] * 4, (4, 7)]
     seen.clear()
     # 64 tokens hold them, 15 + 8 + 2 + 1, and five of the longest, which stand before
-    trial.ours(True, 4, packed=True), single.ours(True, 4, packed=True)
+    run(trial.ours(True, 4, packed=True), single.ours(True, 4, packed=True))
     assert seen == [((5 + 4, 9), (5 + 4, 7)), ((4, 9), (4, 7))]
 
 

@@ -3,7 +3,7 @@
 `choose` says what TRL's own loss allows; what the model allows is tried on it, by `Trial`.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, NamedTuple
@@ -230,22 +230,21 @@ class Trial:
         runs = (partial(self.ours, trims, n, packed) for n in self._groupings[packed])
         return next(filter(None, map(theirs.refuses, runs)), None)
 
-    def as_trl(self) -> Tensor:
+    def as_trl(self) -> Iterator[Tensor]:
         """Score the rows in passes of TRL's size and width."""
-        return torch.cat([self._scored(index) for index in self._as_trl])[-TRIED:]
+        for index in self._as_trl:
+            yield self._scored(index)[-TRIED:]
 
-    def ours(self, trims_prompts: bool, rows: int, packed: bool = False) -> Tensor:
+    def ours(self, trims_prompts: bool, rows: int, packed: bool = False) -> Iterator[Tensor]:
         """Score the rows in passes of so many, packed or as wide as their longest."""
-        scored = []
-        for own in self._tried.split(rows):
-            if packed and rows > 1:
-                own = torch.cat([self._longest, own])
+        width = self._rows["completion_ids"].size(1)
+        for tried in self._tried.split(rows):
+            own = torch.cat([self._longest, tried]) if packed and rows > 1 else tried
             prompt, completion = self._lengths[:, own].amax(dim=1).tolist()
             if packed or not trims_prompts:
                 prompt = self._rows["prompt_ids"].size(1)
-            scored.append(self._scored(own, prompt, completion, packed=packed))
-        width = self._rows["completion_ids"].size(1)
-        return torch.cat([pad(logps, (0, width - logps.size(1))) for logps in scored])[-TRIED:]
+            logps = self._scored(own, prompt, completion, packed=packed)[-rows:]
+            yield pad(logps, (0, width - logps.size(1)))
 
     def _scored(self, index: Tensor, *widths: int, packed: bool = False) -> Tensor:
         full = [self._rows[name].size(1) for name in ("prompt_ids", "completion_ids")]

@@ -44,7 +44,7 @@ from grpo_credit.batching.rows import (
     join,
     take,
 )
-from grpo_credit.batching.trial import Reference
+from grpo_credit.batching.trial import Reference, Score
 
 logger = logging.get_logger(__name__)
 
@@ -270,7 +270,7 @@ class PassEngine:
         with self._packing(packed):
             return self._host._get_per_token_logps_and_entropies(model, *as_input(rows))[0]
 
-    def _reference(self, model: Any, score: Callable[[], Tensor]) -> Reference:
+    def _reference(self, model: Any, score: Score) -> Reference:
         args = self._host.args
         checkpoints = args.gradient_checkpointing_kwargs or {}
         reentrant = args.gradient_checkpointing and checkpoints.get("use_reentrant")
