@@ -53,7 +53,8 @@ def cost(rows, part, budget, packed=False):
     else:
         tokens = count * (own.prompt.max() + own.completion.max())
     pairs = tokens**2 if packed and budget.pairs else 0
-    if count > 1 and not (tokens <= budget.tokens and pairs <= budget.pairs):
+    most = budget.packed_tokens if packed else budget.tokens
+    if count > 1 and not (tokens <= most and pairs <= budget.pairs):
         return np.inf
     return tokens + pairs / budget.token_pairs + budget.pass_cost
 
@@ -155,11 +156,12 @@ def dealt(told):
 
 
 def test_packed_rows_count_a_prompt_once():
-    # a prompt of 20 with 9 and 1, one of 6 with 8 and 1: 19 + 10 + 5 + 9 = 43 tokens in one row
+    # a prompt of 20 with 9 and 1, one of 6 with 8 and 1: 19 + 10 + 5 + 9 = 43 tokens in one row,
+    # which are two thirds of 65
     rows = lengths([20, 6, 20, 6], [9, 8, 1, 1], [0, 1, 0, 1])
-    told = plan(rows, every(rows), Budget(43, pass_cost=1), packs=True)
+    told = plan(rows, every(rows), Budget(65, pass_cost=1), packs=True)
     assert (told.cost, told.packed, dealt(told)) == (44.0, True, [[[0, 2, 1, 3]]])
-    two = plan(rows, every(rows), Budget(42, pass_cost=1), packs=True)
+    two = plan(rows, every(rows), Budget(64, pass_cost=1), packs=True)
     assert dealt(two) == [[[0, 2]], [[1, 3]]]  # none runs twice
 
 
@@ -221,7 +223,7 @@ def test_every_row_is_dealt_once_and_every_rank_has_as_many_passes(rows, ranks, 
 
 def test_ranks_take_whole_prompts_of_like_size():
     rows = lengths([20] * 8, [9, 9, 8, 8, 7, 7, 6, 6], [0, 0, 1, 1, 2, 2, 3, 3])
-    told = plan(rows, every(rows), Budget(80, pass_cost=1), packs=True, ranks=2)
+    told = plan(rows, every(rows), Budget(120, pass_cost=1), packs=True, ranks=2)
     assert dealt(told) == [[[0, 1, 6, 7], [2, 3, 4, 5]]]  # 18 + 12 tokens, 16 + 14
     roomy = replace(ROOMY, pass_cost=1)
     three = plan(rows.take(slice(6)), np.array([True] * 6), roomy, packs=True, ranks=2)
@@ -256,6 +258,17 @@ def test_a_given_number_of_passes_is_kept():
     assert dealt(told) == [[[0]], [[5]], [[6]], [[7]]]
     everything = plan(rows, every(rows), ROOMY, packs=True, ranks=2, passes=2)
     assert [part.shape for part in everything.rows] == [(2, 2), (2, 2)]
+
+
+def test_more_passes_than_the_best_are_no_larger():
+    """As where another rank needs more: padded, three rows with the longest would be 180 tokens."""
+    rows = lengths([20] * 12, [40] + [2] * 11)
+    budget = Budget(tokens=120, pass_cost=64)
+    for passes in (None, 4, 5, 12):
+        told = plan(rows, every(rows), budget, packs=False, passes=passes)
+        assert passes in (None, len(told.rows))
+        assert np.isfinite(told.cost)  # of none that is too large
+        assert sum(map(len, told.rows)) == 12
 
 
 @pytest.mark.parametrize(

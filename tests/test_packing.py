@@ -5,21 +5,31 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from packing_helpers import CONFIGS, batch, build, difference, gradient, packed_scores, trl_scores
+from packing_helpers import (
+    CONFIGS,
+    GROUPED,
+    batch,
+    build,
+    difference,
+    gradient,
+    packed_scores,
+    trl_scores,
+)
 from peft import LoraConfig, PromptTuningConfig, get_peft_model
 from torchrun import launch
-from transformers import AttentionInterface, AttentionMaskInterface
+from transformers import AttentionInterface, AttentionMaskInterface, LlamaConfig
 
 from grpo_credit.batching.packing import (
     Attention,
     Packed,
     Packing,
+    Tree,
     TreeMask,
     attention_of,
     by_mask,
     variable_lengths,
 )
-from grpo_credit.batching.planner import packed_length
+from grpo_credit.batching.planner import Budget, packed_length
 
 WINDOWS = {name for name in CONFIGS if "window" in name}
 
@@ -60,11 +70,13 @@ def test_rows_of_any_shape_score_as_in_trl(rows):
 
 
 @pytest.mark.parametrize("few_sizes", [False, True])
-def test_rows_that_are_filled_up_score_as_in_trl(few_sizes):
+@pytest.mark.parametrize("rows", [batch(), batch(of=(0, 1, 2) * 10, completions=(7,) * 30)])
+def test_rows_that_are_filled_up_score_as_in_trl(rows, few_sizes):
+    """Also with more tokens than a padded row has columns."""
     sdpa = Attention(by_mask("sdpa", torch.float32), every_pair=True)  # as for a compiled model
     for attention in (None, sdpa):
         check(
-            build(), batch(), attention=attention,
+            build(), rows, attention=attention,
             rounded=lambda n: int(packed_length(n, 8, few_sizes=few_sizes)),
         )  # fmt: skip
 
@@ -107,6 +119,44 @@ def test_dropout_of_adapters_has_trls_gradient_in_the_mean():
 def test_bfloat16_scores_as_in_trl_within_its_precision(cast):
     check(build(attention="eager", cast_lm_head_to_fp32=cast).bfloat16(), batch(), 2.0**-6)
     check(build(cast_lm_head_to_fp32=cast).bfloat16(), batch(), 2.0**-6)
+
+
+def test_rows_are_packed_under_autocast():
+    """Rotary positions are float32 and values bfloat16, where the norm has weights in float32."""
+    model, rows = build(), batch()
+    with torch.autocast("cpu", torch.bfloat16):
+        expected, packed = trl_scores(model, *rows)[0], packed_scores(model, *rows)[0]
+    assert difference(packed.detach(), expected.detach()) <= 2.0**-6
+
+
+def kept_for_backward(score):
+    """Count the bytes of all that a forward pass keeps."""
+    kept = {}
+
+    def keep(tensor):
+        storage = tensor.untyped_storage()
+        kept[storage.data_ptr()] = storage.nbytes(), tensor  # alive, so that no place is reused
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        score()
+    return sum(size for size, _ in kept.values())
+
+
+@pytest.mark.parametrize(("prompt", "completion"), [(90, 4), (30, 30), (60, 20), (8, 40)])
+def test_a_full_pass_keeps_no_more_than_trls(monkeypatch, prompt, completion):
+    """As many completions of one prompt as a pass may have where TRL runs eight rows."""
+    monkeypatch.setitem(CONFIGS, "llama", LlamaConfig(**GROUPED | {"hidden_size": 128}))
+    model, ids = build(), torch.arange(prompt)[None] % 40 + 2
+
+    def rows(count):
+        prompts, completions = ids.expand(count, -1), torch.full((count, completion), 7)
+        return prompts, torch.ones_like(prompts), completions, torch.ones_like(completions)
+
+    budget = Budget(8 * (prompt + completion), pass_cost=0)
+    trls = kept_for_backward(lambda: trl_scores(model, *rows(8)))
+    count = (budget.packed_tokens - prompt + 1) // completion
+    assert kept_for_backward(lambda: packed_scores(model, *rows(count))) <= 1.05 * trls
 
 
 def test_every_token_is_run_once_and_padding_never():
@@ -160,11 +210,13 @@ def test_a_mask_shows_each_token_its_prompt_and_its_own_completion():
     assert added.min() == torch.finfo(torch.float32).min
 
 
-def test_attention_by_trees_is_that_of_the_whole_mask():
+@pytest.mark.parametrize("run", [1, 64])
+def test_attention_by_trees_is_that_of_the_whole_mask(monkeypatch, run):
     """Also for prompts with completions of very unlike lengths, which are run apart."""
     ids, mask = torch.cat(batch()[::2], dim=1), torch.cat(batch()[1::2], dim=1)
     packing = Packing.of(ids, mask, 7)
-    assert max(len(tree.runs) for tree in packing.trees) > 1
+    monkeypatch.setattr("grpo_credit.batching.packing.RUN", run)
+    assert (max(len(tree.runs) for tree in packing.trees) > 1) is (run == 1)
     torch.manual_seed(0)
     parts = torch.randn(3, 1, 2, len(packing.row), 4, dtype=torch.double)
     parts.requires_grad_()
@@ -176,10 +228,16 @@ def test_attention_by_trees_is_that_of_the_whole_mask():
     torch.testing.assert_close(*slopes, rtol=1e-10, atol=1e-10)
 
 
+def test_runs_are_no_longer_than_their_prompt():
+    assert Tree(90, [40, 40, 20, 91, 5]).runs == [[40, 40], [20], [91], [5]]
+    assert Tree(0, [30, 30, 30, 70]).runs == [[30, 30], [30], [70]]
+
+
 def test_nobody_computes_with_a_mask_that_is_not_there():
     mask = TreeMask.of(layout()[2])
     assert (mask.shape, mask.dtype, mask.ndim) == ((1, 1, 8, 8), torch.bool, 4)
     assert mask.to("meta").trees is mask.detach().trees is mask.trees
+    assert not torch.is_floating_point(mask)  # asked by FSDP, which casts what is
     for use in (lambda: mask[:, :, :4], lambda: mask & mask, lambda: mask.expand(2, 1, 8, 8)):
         with pytest.raises(NotImplementedError, match="of the mask of a packed row"):
             use()

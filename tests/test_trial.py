@@ -9,10 +9,11 @@ from harness import TOKENIZER, difference, ours, policy, trl
 from packing_helpers import build
 from torch import nn
 from torch.nn.functional import dropout
-from transformers import GPT2Config, GPT2LMHeadModel
+from transformers import GPT2Config, GPT2LMHeadModel, MistralConfig, MistralForCausalLM
 from workloads import LONG, Workload
 
 from grpo_credit.batching.eligibility import Batching, Extent, Trial, extent_of
+from grpo_credit.batching.planner import Lengths
 from grpo_credit.batching.trial import (
     Reference,
     _multiplies_in_tf32,
@@ -45,7 +46,7 @@ IDS = torch.arange(12).view(3, 4)
 
 def refused(change, other=lambda model: model(IDS[2:]), **options):
     model = Linear(change)
-    return Reference(model, lambda: model(IDS)[2:], **options).refuses(lambda: other(model))
+    return Reference(model, lambda: [model(IDS)[2:]], **options).refuses(lambda: [other(model)])
 
 
 def drawn_from(generator):
@@ -113,8 +114,8 @@ def test_known_dropout_is_off_and_nothing_is_left_behind():
 
     model = Dropping()
     state, mean = torch.get_rng_state(), model.norm.running_mean.clone()
-    trial = Reference(model, lambda: model(IDS)[:1])
-    assert trial.refuses(lambda: model(IDS[:1])) is None
+    trial = Reference(model, lambda: [model(IDS)[:1]])
+    assert trial.refuses(lambda: [model(IDS[:1])]) is None
     assert torch.equal(torch.get_rng_state(), state)
     assert torch.equal(model.norm.running_mean, mean)
     assert (model.drop.p, model.attention_dropout, model.widest) == (0.5, 0.5, 0)
@@ -135,31 +136,34 @@ def rows(prompts=(9, 4, 6), completions=(7, 3, 5)):
 
 
 def test_the_rows_that_are_tried_are_the_most_trimmed_ones_that_can_be():
-    seen = []
+    seen, run = [], lambda *passes: [[*each] for each in passes]
 
     def score(part, _):
         seen.append(tuple(tuple(part[f"{half}_ids"].shape) for half in ("prompt", "completion")))
         return part["completion_ids"].float()
 
-    trial = Trial(score, rows(), batch_size=4)
-    trial.as_trl(), trial.ours(True, 1)
+    room = lambda part: 64 - Lengths.of(part).packed  # noqa: E731
+    trial = Trial(score, rows(), 4, room)
+    run(trial.as_trl(), trial.ours(True, 1))
     assert seen == [
-        ((4, 9), (4, 7)),  # a micro-batch of TRL, the longest row and these:
+        ((4, 9), (4, 7)),  # a micro-batch of TRL, and these:
+        ((1, 9), (1, 7)),  # the longest, which a window may cut in no other
         ((1, 2), (1, 7)),  # half of the shortest prompt, and the longest completion
         ((1, 9), (1, 1)),  # the longest prompt, and one token of a completion
         ((1, 2), (1, 2)),  # both halves
     ]
     assert trial.extent == Extent(9, 7, 16, 2, 1)
     seen.clear()
-    trial.ours(False, 1)
-    assert [prompt for prompt, _ in seen] == [(1, 9)] * 3
+    run(trial.ours(False, 1))
+    assert [prompt for prompt, _ in seen] == [(1, 9)] * 4
     seen.clear()
-    single = Trial(score, rows(), batch_size=1)
-    single.as_trl(), single.ours(True, 3)
-    assert [completion for _, completion in seen] == [*[(1, 7)] * 4, (3, 7)]
+    single = Trial(score, rows(), 1, lambda part: room(part) - 48)
+    run(single.as_trl(), single.ours(True, 4))
+    assert [completion for _, completion in seen] == [*[(1, 7)] * 4, (4, 7)]
     seen.clear()
-    trial.ours(True, 3, packed=True)  # 4 x 16 tokens hold nine of the longest, which stand before
-    assert seen == [((9 + 3, 9), (9 + 3, 7))]
+    # 64 tokens hold them, 15 + 8 + 2 + 1, and five of the longest, which stand before
+    run(trial.ours(True, 4, packed=True), single.ours(True, 4, packed=True))
+    assert seen == [((5 + 4, 9), (5 + 4, 7)), ((4, 9), (4, 7))]
 
 
 def test_widths_that_outgrow_what_was_tried_are_known():
@@ -188,7 +192,7 @@ def test_what_the_model_does_not_allow_is_left_out(score, expected, batch_size):
     model = nn.ParameterList([weight])
     trial = Trial(
         lambda part, _: weight * score(part["completion_ids"].float(), part["prompt_ids"].size(1)),
-        rows(), batch_size,
+        rows(), batch_size, lambda part: -len(part["prompt_ids"]),
     )  # fmt: skip
     assert expected in str(trial(CHOSEN, lambda passes: Reference(model, passes)))
 
@@ -257,6 +261,36 @@ def test_an_adapter_with_a_kl_term_is_packed(caplog):
     mine, theirs = ours(**options), trl(**options)
     assert max(map(difference, mine.gradients, theirs.gradients)) <= 1e-5
     assert "packs prompts and completions in one row | left out: skipping" in caplog.text
+
+
+def test_a_window_that_cuts_the_longest_row_alone_is_seen(monkeypatch, caplog):
+    """Prompts of 28 tokens and completions of 12: other rows of a trial have 30 at most."""
+
+    def windowed():
+        torch.manual_seed(3)
+        sizes = {"vocab_size": len(TOKENIZER), "hidden_size": 16, "intermediate_size": 24}
+        model = MistralForCausalLM(
+            MistralConfig(**sizes, num_hidden_layers=1, num_attention_heads=2,
+                          num_key_value_heads=1, sliding_window=34)
+        )  # fmt: skip
+        for parameter in model.parameters():
+            nn.init.normal_(parameter, std=0.3)
+        return model
+
+    monkeypatch.setattr("harness.policy", windowed)
+    options = {"arguments": WORK.arguments, "loss_type": "grpo", "max_steps": 1}
+    mine, theirs = ours(**options), trl(**options)
+    assert max(map(difference, mine.gradients, theirs.gradients)) <= 1e-5
+    assert "left out: packing rows (the sliding window: log-probabilities differ" in caplog.text
+
+
+def test_a_reference_model_is_tried_as_well(caplog):
+    """It is loaded by its name, and may have another attention."""
+    options = {"arguments": WORK.arguments, "loss_type": "grpo", "max_steps": 2, "beta": 0.1,
+               "model_init_kwargs": {"attn_implementation": "eager"}}  # fmt: skip
+    mine, theirs = ours(**options), trl(**options)
+    assert max(map(difference, mine.gradients, theirs.gradients)) <= 1e-5
+    assert "packing rows (failed with NotImplementedError: add of the mask" in caplog.text
 
 
 def test_random_passes_keep_trls(monkeypatch, caplog):

@@ -3,7 +3,7 @@
 `choose` says what TRL's own loss allows; what the model allows is tried on it, by `Trial`.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, NamedTuple
@@ -17,7 +17,7 @@ from grpo_credit.batching.packing import attention_of
 from grpo_credit.batching.rows import Rows, take
 from grpo_credit.batching.trial import Reference
 
-TRIED = 3  # rows of a trial
+TRIED = 4  # rows of a trial
 BESIDE = 5  # rows in TRL's micro-batch beside them, at most: what rows share, few show
 PLAIN_TRAINING = {DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU}
 SEEN_BY_USERS = ("_prepare_inputs", "compute_loss", "_compute_loss", "training_step")
@@ -187,28 +187,36 @@ class Trial:
     the right: the longest prompt, one token of a completion; one on both sides, with the prompt of
     the first. They come last in their micro-batch, so that random numbers alone would differ. In a
     packed row as many of the longest stand before them as a pass may hold, so that no completion
-    will be further from its prompt.
+    will be further from its prompt. The longest prompt with the longest completion comes first: a
+    window that cuts it alone would not be seen in the others.
 
     Args:
         score: runs a pass, packed or not: log-probabilities (n, T) of rows as they are.
         rows: prompts and completions of a window, padded as TRL pads them.
         batch_size: rows of a micro-batch of TRL.
+        room: says how many more tokens a packed row of some rows may have.
     """
 
-    def __init__(self, score: Callable[[Rows, bool], Tensor], rows: Rows, batch_size: int) -> None:
+    def __init__(
+        self,
+        score: Callable[[Rows, bool], Tensor],
+        rows: Rows,
+        batch_size: int,
+        room: Callable[[Rows], int],
+    ) -> None:
         tried = _longest_and_most_trimmed(rows)
-        others = {name: rows[name][: min(BESIDE, max(0, batch_size - 1 - TRIED))] for name in tried}
+        others = {name: rows[name][: min(BESIDE, max(0, batch_size - TRIED))] for name in tried}
         self._rows = {name: torch.cat([others[name], tried[name]]) for name in tried}
         self._score = score
         every = torch.arange(len(self._rows["prompt_ids"]))
         self._as_trl, self._tried = every.split(batch_size), every[-TRIED:]
-        widths = [self._rows[name].size(1) for name in ("prompt_ids", "completion_ids")]
-        longest = int(self._rows["completion_mask"][-TRIED - 1].sum())
-        self._longest = every[-TRIED - 1].repeat(batch_size * sum(widths) // longest)
         # rows of a pass of our own: padded rows of one micro-batch do not show what several share
         self._groupings = {False: [1] if batch_size > 1 else [1, TRIED], True: [1, TRIED]}
         masks = self._rows["prompt_mask"], self._rows["completion_mask"]
         self._lengths = torch.stack([mask.sum(dim=1) for mask in masks])
+        one_more = {name: torch.cat([tried[name][:1], tried[name]]) for name in tried}
+        left = room(tried)
+        self._longest = every[-TRIED].repeat(max(0, left // (left - room(one_more))))
 
     @property
     def extent(self) -> Extent:
@@ -244,22 +252,21 @@ class Trial:
         runs = (partial(self.ours, trims, n, packed) for n in self._groupings[packed])
         return next(filter(None, map(theirs.refuses, runs)), None)
 
-    def as_trl(self) -> Tensor:
+    def as_trl(self) -> Iterator[Tensor]:
         """Score the rows in passes of TRL's size and width."""
-        return torch.cat([self._scored(index) for index in self._as_trl])[-TRIED:]
+        for index in self._as_trl:
+            yield self._scored(index)[-TRIED:]
 
-    def ours(self, trims_prompts: bool, rows: int, packed: bool = False) -> Tensor:
+    def ours(self, trims_prompts: bool, rows: int, packed: bool = False) -> Iterator[Tensor]:
         """Score the rows in passes of so many, packed or as wide as their longest."""
-        scored = []
-        for own in self._tried.split(rows):
-            if packed and rows > 1:
-                own = torch.cat([self._longest, own])
+        width = self._rows["completion_ids"].size(1)
+        for tried in self._tried.split(rows):
+            own = torch.cat([self._longest, tried]) if packed and rows > 1 else tried
             prompt, completion = self._lengths[:, own].amax(dim=1).tolist()
             if packed or not trims_prompts:
                 prompt = self._rows["prompt_ids"].size(1)
-            scored.append(self._scored(own, prompt, completion, packed=packed))
-        width = self._rows["completion_ids"].size(1)
-        return torch.cat([pad(logps, (0, width - logps.size(1))) for logps in scored])[-TRIED:]
+            logps = self._scored(own, prompt, completion, packed=packed)[-rows:]
+            yield pad(logps, (0, width - logps.size(1)))
 
     def _scored(self, index: Tensor, *widths: int, packed: bool = False) -> Tensor:
         full = [self._rows[name].size(1) for name in ("prompt_ids", "completion_ids")]

@@ -6,10 +6,12 @@ number of passes (`planner` plans which rows are in which, `packing` runs them a
 `PassEngine.run`, the last one by `Trainer` as ever. Passes without gradient are cut likewise.
 """
 
+import math
 from collections import defaultdict
 from collections.abc import Callable, Generator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
@@ -42,7 +44,7 @@ from grpo_credit.batching.rows import (
     join,
     take,
 )
-from grpo_credit.batching.trial import Reference
+from grpo_credit.batching.trial import Reference, Score
 
 logger = logging.get_logger(__name__)
 
@@ -60,6 +62,7 @@ class Host(Protocol):
 
     args: Any
     model: Any
+    ref_model: Any
     accelerator: Any
     plan: Any
     pad_to_multiple_of: int | None
@@ -118,7 +121,8 @@ class PassEngine:
         self._every_pair = self._attention is not None and self._attention.every_pair
         self._packs_now = False  # whether the pass at hand is to be one packed row
         self._packed = False  # whether it was
-        self._tried = Extent()  # between which widths our own passes were tried
+        # between which widths our own passes were tried, without gradient and with it
+        self._tried = {False: Extent(), True: Extent()}
         self._said: Batching | None = None
         self._metrics: list[PassMetrics] = []  # of the optimizer step so far
 
@@ -163,7 +167,7 @@ class PassEngine:
         elif late := _first_reason(eligibility.seen_by_users(self._host)):
             self.batching = as_trl(late)
         else:
-            self._settle(joined.rows, sizes[0])
+            self._settle(joined.rows, sizes[0], with_gradient=True)
         return joined
 
     def _passes(
@@ -233,20 +237,32 @@ class PassEngine:
 
     # ---- what is exact ------------------------------------------------------------------------
 
-    def _settle(self, rows: Rows, batch_size: int) -> None:
+    def _settle(self, rows: Rows, batch_size: int, *, with_gradient: bool) -> None:
         """Try on the model what is done to passes, at first and where widths outgrow the last try.
 
         Args:
             rows: prompts and completions of a window, on every rank.
             batch_size: rows of a micro-batch of TRL.
+            with_gradient: whether gradients are compared, too; TRL scores without room for them.
         """
         extent = extent_of(rows)
-        if self._tried.holds(extent):
+        if self._tried[with_gradient].holds(extent):
             return
-        trial = Trial(self._score_alone, rows, batch_size)
-        cause = eligibility.likely_cause(self._host.model)
-        self.batching = trial(self.batching, self._reference, cause)
-        self._tried = self._tried.joined(extent).joined(trial.extent)
+        budget, host = self._budget(rows, batch_size), self._host
+        most = min(budget.packed_tokens, math.isqrt(budget.pairs or budget.tokens**2))
+        for model in (host.model, host.ref_model):  # which may differ in more than its weights
+            if model is None or not self.batching.recuts:
+                continue
+            trial = Trial(
+                partial(self._score_alone, model), rows, batch_size,
+                lambda tried: most - self._lengths(tried).packed,
+            )  # fmt: skip
+            cause = eligibility.likely_cause(model)
+            reference = partial(self._reference, model, with_gradient)
+            self.batching = trial(self.batching, reference, cause)
+            extent = extent.joined(trial.extent)
+        for kind in {False, with_gradient}:
+            self._tried[kind] = self._tried[kind].joined(extent)
 
     def _say_batching(self) -> None:
         """Say what is done to passes, once and where it changes."""
@@ -255,19 +271,18 @@ class PassEngine:
             say(f"grpo-credit: {self.batching}")
         self._said = self.batching
 
-    def _score_alone(self, rows: Rows, packed: bool) -> Tensor:
+    def _score_alone(self, model: Any, rows: Rows, packed: bool) -> Tensor:
         with self._packing(packed):
-            return self._host._get_per_token_logps_and_entropies(self._host.model, *as_input(rows))[
-                0
-            ]
+            return self._host._get_per_token_logps_and_entropies(model, *as_input(rows))[0]
 
-    def _reference(self, score: Callable[[], Tensor]) -> Reference:
+    def _reference(self, model: Any, with_gradient: bool, score: Score) -> Reference:
         args = self._host.args
         checkpoints = args.gradient_checkpointing_kwargs or {}
         reentrant = args.gradient_checkpointing and checkpoints.get("use_reentrant")
         # neither gives a gradient to `autograd.grad`
-        with_gradient = not (eligibility.is_sharded(self._host) or reentrant)
-        return Reference(self._host.model, score, with_gradient=with_gradient, agree=_first_reason)
+        cannot = eligibility.is_sharded(self._host) or reentrant
+        with_gradient &= model is self._host.model and not cannot
+        return Reference(model, score, with_gradient=with_gradient, agree=_first_reason)
 
     # ---- cutting ------------------------------------------------------------------------------
 
@@ -277,9 +292,7 @@ class PassEngine:
         return Budget(
             tokens=batch_size * (prompt + completion),
             pass_cost=pass_cost(self._host.accelerator.device.type, self._parameters),
-            pairs=batch_size * (prompt + completion) ** 2
-            if self._attention and self._attention.every_pair
-            else 0,
+            pairs=batch_size * (prompt + completion) ** 2 if self._every_pair else 0,
             token_pairs=token_pairs(self._host.model, self._parameters),
             prompt_columns=0 if self.batching.trims_prompts else prompt,
             multiple=int(self._host.pad_to_multiple_of or 1),
@@ -375,17 +388,14 @@ class PassEngine:
         Returns:
             What `score` gives, (B, T); 0 where a pass was trimmed.
         """
-        if not self.batching.recuts:
+        if not self.batching.recuts or not self._try_to_score(rows, batch_size, plain):
             return score(rows, batch_size)
         budget, lengths = self._budget(rows, batch_size), self._lengths(rows)
         every, packs = np.ones(len(lengths.prompt), dtype=bool), self.batching.packs
         planned = plan(lengths, every, budget, packs=packs)
-        tried = plain and has_no_holes(rows) and self._tried.holds(extent_of(rows))
-        numbers = self._of_ranks(len(planned.rows) if tried else 0)
-        if min(numbers) == 0:  # what is untried, an optimizer step will try
-            return score(rows, batch_size)
-        if len(planned.rows) < max(numbers):
-            planned = plan(lengths, every, budget, packs=packs, passes=max(numbers))
+        most = max(self._of_ranks(len(planned.rows)))
+        if len(planned.rows) < most:
+            planned = plan(lengths, every, budget, packs=packs, passes=most)
         width, out = rows["completion_ids"].size(1), []
         for index in map(np.ravel, planned.rows):
             with self._packing(planned.packed):
@@ -396,6 +406,19 @@ class PassEngine:
                 if whole is not None and value is not None:
                     whole[at, : value.size(1)] = value
         return tuple(out)
+
+    def _try_to_score(self, rows: Rows, batch_size: int, plain: bool) -> bool:
+        """Return, on every rank, whether rows may be cut anew; try it where it is untried.
+
+        It is tried before anything is scored, so that a run that is resumed scores as it would
+        have. In evaluation nothing is tried.
+        """
+        tried = self._tried[False].holds(extent_of(rows))
+        known = self._of_ranks((1 + tried) * (plain and has_no_holes(rows)))
+        if min(known) == 1 and self._host.model.training and (joined := join([rows])) is not None:
+            self._settle(joined.rows, batch_size, with_gradient=False)
+            return self.batching.recuts
+        return min(known) == 2
 
     def _of_ranks(self, number: int) -> list[int]:
         """Return a number of each rank."""

@@ -23,6 +23,10 @@ from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 
 from grpo_credit.batching.rows import number_prompts
 
+RUN = 64  # tokens; shorter calls take as long
+METADATA = {"__get__", "__set__", "dim", "size", "is_floating_point"}  # what may be asked of a mask
+CARRIED = {"to", "detach"}  # what leaves it a mask
+
 attend: Any = torch.nn.functional.scaled_dot_product_attention
 
 
@@ -39,10 +43,14 @@ class Tree(NamedTuple):
 
     @property
     def runs(self) -> list[list[int]]:
-        """Completions one after another, in runs of which none is half as long as the first."""
+        """Completions one after another, in runs no longer than the prompt, or than `RUN` tokens.
+
+        A run is one call, which copies the prompt and computes pairs of its completions in vain: at
+        most as many tokens, and pairs, as it has itself.
+        """
         runs: list[list[int]] = []
         for tokens in self.completions:
-            if not runs or not runs[-1][0] / 2 < tokens <= runs[-1][0]:
+            if not runs or sum(runs[-1]) + tokens > max(self.prompt, RUN):
                 runs.append([])
             runs[-1].append(tokens)
         return runs
@@ -103,6 +111,7 @@ class Packing:
         of_completion = ~np.isin(np.arange(len(size)), starts)
         piece = np.repeat(np.arange(len(size)), size)
         column = np.arange(len(piece)) + (first - np.cumsum(size) + size)[piece]
+        column[tokens:] = 0  # there may be more of them than columns
         predicts = np.flatnonzero(of_completion[piece])
         place = np.full((len(prompts), completion), len(piece))
         place[row[piece[predicts]], column[predicts] - (width - 1)] = predicts
@@ -171,7 +180,7 @@ class Packed:
 class TreeMask(Tensor):
     """The mask of a packed row, by which PyTorch's attention goes tree by tree.
 
-    It takes no memory, and no pair of tokens is computed that does not see each other; as
+    It takes no memory, and few pairs of tokens are computed that do not see each other; as
     `torch.nn.attention.bias.CausalBias` does, it stands where a mask may.
     """
 
@@ -193,11 +202,11 @@ class TreeMask(Tensor):
         """Attend by trees; let nobody compute with a mask that is not there."""
         if func is attend:
             return attend_by_trees(*args, **(kwargs or {}))
-        if func.__name__ not in ("__get__", "__set__", "dim", "size", "to", "detach"):
+        if func.__name__ not in METADATA | CARRIED:
             raise NotImplementedError(f"{func.__name__} of the mask of a packed row")
         with torch._C.DisableTorchFunctionSubclass():
             result = func(*args, **(kwargs or {}))
-        if func.__name__ in ("to", "detach"):
+        if func.__name__ in CARRIED:
             result = result.as_subclass(cls)
             result.trees = args[0].trees
         return result
@@ -206,7 +215,7 @@ class TreeMask(Tensor):
 def attend_by_trees(
     query: Tensor, key: Tensor, value: Tensor, attn_mask: TreeMask, **options: Any
 ) -> Tensor:
-    """Compute the attention of a packed row: of each prompt, then of all its completions.
+    """Compute the attention of a packed row: of each prompt, then of its completions, run by run.
 
     Args:
         query: (1, heads, S, _), like the others.
@@ -215,42 +224,34 @@ def attend_by_trees(
         attn_mask: of the row.
         options: of PyTorch's function.
     """
+    kind, parts = query.device.type, (query, key, value)
+    if torch.is_autocast_enabled(kind):  # which comes too late for a causal bias
+        parts = tuple(part.to(torch.get_autocast_dtype(kind)) for part in parts)
     trees = attn_mask.trees
     sizes = [n for tree in trees for n in (tree.prompt, *map(sum, tree.runs))]
     rest = query.size(2) - sum(sizes)
-    parts = zip(*(x.split([*sizes, rest], dim=2) for x in (query, key, value)), strict=True)
+    pieces = zip(*(part.split([*sizes, rest], dim=2) for part in parts), strict=True)
     out = []
     for tree in trees:
-        prompt = next(parts)
+        prompt = next(pieces)
         if tree.prompt:
             out.append(attend(*prompt, **{**options, "is_causal": True}))
-        for lengths, own in zip(tree.runs, parts, strict=False):
-            out.append(_attend_after(prompt, own, lengths, options))
-    return torch.cat([*out, next(parts)[2]], dim=2)  # what fills up is seen by nobody
+        for lengths, (own, *after) in zip(tree.runs, pieces, strict=False):
+            keys, values = map(torch.cat, zip(prompt[1:], after, strict=True), (2, 2))
+            shown = {**options, "attn_mask": _shown(tree.prompt, lengths, own.device)}
+            out.append(attend(own, keys, values, **shown))
+    return torch.cat([*out, next(pieces)[2]], dim=2)  # what fills up is seen by nobody
 
 
-def _attend_after(
-    prompt: tuple[Tensor, ...], own: tuple[Tensor, ...], lengths: list[int], options: dict[str, Any]
-) -> Tensor:
-    """Attend from completions, padded to the longest, to their prompt and themselves."""
-    width, rows = max(lengths), len(lengths)
-    ragged = min(lengths) < width
-    if ragged:
-        columns, begins = np.arange(width), np.cumsum([0, *lengths[:-1]])[:, None]
-        there = columns < np.array(lengths)[:, None]
-        padded = torch.from_numpy(np.where(there, columns + begins, 0).ravel()).to(own[0].device)
-        own = tuple(part.index_select(2, padded) for part in own)
-    query, key, value = (part[0].unflatten(1, (rows, width)).transpose(0, 1) for part in own)
-    key, value = (
-        torch.cat([before.expand(rows, -1, -1, -1), after], dim=2)
-        for before, after in ((prompt[1], key), (prompt[2], value))
-    )
-    bias = causal_lower_right(width, key.size(2))
-    out = attend(query, key, value, **{**options, "attn_mask": bias})
-    out = out.transpose(0, 1).flatten(1, 2)[None]
-    if ragged:
-        out = out.index_select(2, torch.from_numpy(np.flatnonzero(there)).to(out.device))
-    return out
+def _shown(prompt: int, lengths: list[int], device: torch.device) -> Tensor:
+    """Return the mask (tokens, prompt + tokens) of a run."""
+    tokens = sum(lengths)
+    if len(lengths) == 1:
+        return causal_lower_right(tokens, prompt + tokens)
+    number = torch.tensor(lengths, device=device)
+    of = torch.arange(len(lengths), device=device).repeat_interleave(number, output_size=tokens)
+    own = (of[:, None] == of).tril()
+    return torch.cat([own.new_ones(tokens, prompt), own], dim=1)
 
 
 def by_trees(packing: Packing) -> dict[str, Any]:

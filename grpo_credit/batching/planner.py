@@ -73,6 +73,7 @@ class Budget:
 
     Args:
         tokens: of all its rows, padding included, at most; one row that has more is let through.
+            A packed row has two thirds of it at most.
         pass_cost: of one more pass, in tokens; see `pass_cost`.
         pairs: of tokens that a packed row may have, seen or not, where each is computed; else 0.
         token_pairs: pairs of tokens that take as long as a token.
@@ -89,6 +90,11 @@ class Budget:
     prompt_columns: int = 0
     multiple: int = 1
     few_sizes: bool = False
+
+    @property
+    def packed_tokens(self) -> int:
+        """Tokens of a packed row, at most: keys and values of prompts are copied, run by run."""
+        return self.tokens * 2 // 3
 
     def padded(self, widths: Any) -> Any:
         """Round widths of padded rows up; an empty half keeps a column, as TRL's code needs one."""
@@ -119,6 +125,12 @@ class Lengths(NamedTuple):
         tokens = (rows[name].sum(dim=1).clamp(min=1) for name in ("prompt_mask", "completion_mask"))
         numbers = number_prompts(rows["prompt_ids"], rows["prompt_mask"])
         return cls(*(value.cpu().numpy() for value in (*tokens, numbers)))
+
+    @property
+    def packed(self) -> int:
+        """Tokens of all rows in one packed row."""
+        first = np.unique(self.prompt_of, return_index=True)[1]
+        return int(self.completion.sum() + (self.prompt[first] - 1).sum())
 
     def take(self, index: Any) -> "Lengths":
         """Pick rows."""
@@ -207,7 +219,7 @@ def cut(rows: Lengths, budget: Budget, *, packed: bool) -> list[slice]:
 def _costs(rows: Lengths, budget: Budget, *, packed: bool) -> np.ndarray:
     """Return the cost of the last k rows as a pass, k = 1, 2 ...; infinite if they do not fit."""
     tokens = (packed_tokens if packed else padded_tokens)(rows, budget).max(axis=1)
-    fits = tokens <= budget.tokens
+    fits = tokens <= (budget.packed_tokens if packed else budget.tokens)
     cost = tokens + budget.pass_cost
     if packed and budget.pairs:
         fits, cost = fits & (tokens**2 <= budget.pairs), cost + tokens**2 / budget.token_pairs
@@ -252,7 +264,7 @@ def plan(
         budget: of one rank's pass.
         packs: whether rows may be packed.
         ranks: number of processes.
-        passes: this many exactly, of nearly as many rows each, instead of the least cost.
+        passes: this many exactly, of nearly as many rows each if the best cut has more.
     """
     rows = np.flatnonzero(run | _filled_up(lengths, run, ranks * (passes or 1), ranks))
     own = lengths.take(rows)
@@ -268,10 +280,12 @@ def plan(
 def _passes(
     own: Lengths, dealt: np.ndarray, budget: Budget, passes: int | None, *, packed: bool
 ) -> Passes:
-    if passes is None:
-        parts = [dealt[part] for part in cut(own.take(dealt), budget, packed=packed)]
-    else:
+    parts = [dealt[part] for part in cut(own.take(dealt), budget, packed=packed)]
+    if passes is not None and len(parts) > passes:
         parts = np.array_split(dealt, passes)
+    while passes is not None and len(parts) < passes:  # halves fit where the whole does
+        most = max(range(len(parts)), key=lambda part: len(parts[part]))
+        parts[most : most + 1] = np.array_split(parts[most], 2)
     costs = [_costs(own.take(part), budget, packed=packed)[-1] for part in parts]
     return Passes(float(sum(costs)), packed, parts)
 

@@ -5,7 +5,7 @@ numbers positions, and on what its rows have in common. Configurations do not te
 is tried: `Reference` compares log-probabilities and a gradient.
 """
 
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -17,7 +17,7 @@ EXACT = 1e-5  # relative difference that is asked of float32
 TESTED_NUMBERS = 2**24  # of a gradient, at most: 64 MB in float32
 FAILED = "failed"  # how the reason of a pass that raised begins
 
-Score = Callable[[], Tensor]  # runs a pass: log-probabilities (n, T), 0 at padding
+Score = Callable[[], Iterable[Tensor]]  # runs passes: log-probabilities (n, T), 0 at padding
 
 
 class Measured(NamedTuple):
@@ -97,14 +97,19 @@ class Reference:
 
 
 def _measure(score: Score, parameters: list[nn.Parameter]) -> Measured:
-    logps = score()
-    if not parameters:
-        return Measured(logps.float(), logps.new_zeros(0).float())
-    weights = torch.arange(logps.numel(), device=logps.device).cos().view_as(logps)
-    gradients = torch.autograd.grad(
-        (weights * logps).sum(), parameters, allow_unused=True, materialize_grads=True
-    )
-    return Measured(logps.detach().float(), torch.cat([g.flatten().float() for g in gradients]))
+    """Measure pass by pass, so that no more than one is kept for its gradient."""
+    found, gradient, before = [], torch.zeros(()), 0
+    for logps in score():
+        found.append(logps.detach().float())
+        if parameters:
+            weights = torch.arange(before, before + logps.numel(), device=logps.device).cos()
+            gradients = torch.autograd.grad(
+                (weights.view_as(logps) * logps).sum(), parameters,
+                allow_unused=True, materialize_grads=True,
+            )  # fmt: skip
+            flat = torch.cat([g.flatten().float() for g in gradients])
+            gradient, before = gradient.to(flat) + flat, before + logps.numel()
+    return Measured(torch.cat(found), gradient)
 
 
 def relative_difference(a: Tensor, b: Tensor) -> float:
