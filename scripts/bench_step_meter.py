@@ -91,8 +91,11 @@ class Meter(TrainerCallback):
         (self.with_grad if torch.is_grad_enabled() else self.no_grad).add(kwargs["input_ids"])
 
     def timed_score(self, *args: Any, **kwargs: Any) -> Any:
-        """Score, and time it where it is without gradient."""
-        if torch.is_grad_enabled():
+        """Score, and time it where it is without gradient: with a batch size, fifth of its inputs.
+
+        A trial has none; it comes before the first scoring.
+        """
+        if torch.is_grad_enabled() or (len(args) < 5 and kwargs.get("batch_size") is None):
             return self.score(*args, **kwargs)
         self.no_grad, start = Passes(), self.now()
         result = self.score(*args, **kwargs)
