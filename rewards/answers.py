@@ -6,6 +6,7 @@ Finding and comparing are apart: `NumericAnswer(AfterMarker("####"))`, `ExactAns
 
 import math
 import numbers
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from decimal import Decimal
 from fractions import Fraction
@@ -27,7 +28,7 @@ from .numerals import DECIMALS, exact, number, unit_pattern
 from .patience import in_time
 
 
-class AnswerReward(ColumnReward):
+class AnswerReward(ColumnReward, ABC):
     """Base of the rewards that compare an answer with a column; a subclass says how in `read`.
 
         R = 1 if read(answer) equals read(gold) for a gold of the column, else 0
@@ -90,9 +91,9 @@ class AnswerReward(ColumnReward):
         """Return whether an answer says the same as one of the golds, which have been read."""
         return self.read(answer) in golds
 
+    @abstractmethod
     def read(self, text: str) -> Any:
         """Return what a text says, None if nothing."""
-        raise NotImplementedError
 
 
 class ExactAnswer(AnswerReward):

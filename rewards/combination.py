@@ -9,6 +9,7 @@ Combinations are rewards themselves, so they nest, and pickle where their parts 
 import functools
 import inspect
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -22,7 +23,7 @@ Prompts = Sequence[Any] | None
 Columns = Mapping[str, Any]
 
 
-class Combination:
+class Combination(ABC):
     """Base of the rewards made of rewards.
 
     Args:
@@ -41,9 +42,9 @@ class Combination:
         self.columns = tuple(dict.fromkeys(name for part in parts for name in columns_of(part)))
         self.__name__ = name
 
+    @abstractmethod
     def __call__(self, completions: Completions, **columns: Any) -> list[float | None]:
         """Score completions; `columns` are all that TRL passes to a reward."""
-        raise NotImplementedError
 
     def spans(self, completions: Completions, prompts: Prompts = None) -> list[Spans]:
         """Name the spans of all parts; parts that use the same name share it."""

@@ -4,6 +4,7 @@ Everything is linear in the length of the completion but `ByPattern`, which has 
 """
 
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -15,7 +16,7 @@ from .patience import granted, in_time, ran_out
 
 
 @dataclass
-class Extract:
+class Extract(ABC):
     """Where the answer is in a text; a subclass says how in `find`.
 
     Args:
@@ -46,9 +47,9 @@ class Extract:
         """Return the span of the answer; None, too, where a pattern runs out of time."""
         return in_time(lambda: self(text))
 
+    @abstractmethod
     def find(self, text: str) -> Iterable[Span]:
         """Return the span of each different answer in the text; no two may overlap."""
-        raise NotImplementedError
 
     def rivals(self, places: dict[str, Span], read: Callable[[str], Hashable]) -> dict[str, Span]:
         """Return which of several different answers, and where they are, are to be compared."""

@@ -40,7 +40,7 @@ def batch_rows(b: Batches, prompt_tokens: PromptTokens) -> Iterator[Row]:
     )
 
 
-def test_rows(t: HeldOutTests) -> Iterator[Row]:
+def held_out_rows(t: HeldOutTests) -> Iterator[Row]:
     """Say what the held-out tests generate."""
     yield (
         "held-out test",
