@@ -300,15 +300,18 @@ def test_tokens_before_the_prompt_are_no_packed_row():
         packed_scores(tuned, *batch())
 
 
-def test_outputs_that_are_not_by_token_are_left_alone():
+@pytest.mark.parametrize("rows", [batch(), batch(prompts=(1, 1, 1))], ids=["long", "one token"])
+def test_outputs_that_are_not_by_token_are_left_alone(rows):
+    """The loss is over the tokens of completions, and not over what fills a row up."""
     model = build()
-    ids, mask = torch.cat(batch()[::2], dim=1), torch.cat(batch()[1::2], dim=1)
+    ids, mask = torch.cat(rows[::2], dim=1), torch.cat(rows[1::2], dim=1)
     labels = ids.masked_fill(mask == 0, -100)
     labels[:, :-7] = -100
     inputs = {"input_ids": ids, "attention_mask": mask, "labels": labels, "fused_lm_head": True}
-    plain, packed = model(**inputs), Packed(model, 7, attention_of(model, False), int)(**inputs)
+    plain = model(**inputs)
+    packed = Packed(model, 7, attention_of(model, False), lambda tokens: tokens + 5)(**inputs)
     assert packed.loss.shape == plain.loss.shape == ()
-    assert float(packed.loss) == pytest.approx(float(plain.loss), rel=1e-5)
+    assert float(packed.loss.detach()) == pytest.approx(float(plain.loss.detach()), rel=1e-5)
     assert packed.log_probs.shape == plain.log_probs.shape
 
 

@@ -13,7 +13,7 @@ from trl import GRPOTrainer
 from workloads import LONG, WORKLOADS, Workload
 
 from grpo_credit import CreditError, CreditGRPOConfig, allocation
-from grpo_credit.batching import eligibility, engine, planner
+from grpo_credit.batching import cutting, eligibility, engine, planner
 
 SEEN = []
 
@@ -159,7 +159,7 @@ def test_the_cost_of_a_pass_is_that_of_the_whole_model(monkeypatch):
     """Shards differ in size between ranks, which must plan the same passes."""
     monkeypatch.delitem(planner.PASS_COST, "cpu")
     whole = sum(p.numel() for p in policy().parameters())
-    costs, inner = [], engine.PassEngine._budget
+    costs, inner = [], cutting.Cutter.budget
 
     def sharded(self, *args):
         kept = [p.data for p in self._host.model.parameters()]
@@ -171,7 +171,7 @@ def test_the_cost_of_a_pass_is_that_of_the_whole_model(monkeypatch):
         costs.append(found.pass_cost)
         return found
 
-    monkeypatch.setattr(engine.PassEngine, "_budget", sharded)
+    monkeypatch.setattr(cutting.Cutter, "budget", sharded)
     ours(loss_type="grpo", max_steps=1)
     assert {*costs} == {round(2.8e13 / (6 * whole))}
 
@@ -312,19 +312,31 @@ def test_yaml_reads_off_as_false():
     assert CreditGRPOConfig("out", efficient_batching=False).efficient_batching == "off"
 
 
-def test_the_first_scoring_of_a_run_is_cut_as_all_others(monkeypatch):
-    """A resumed run's first is one in the middle of the unbroken run, which must be equal to it."""
+@pytest.fixture
+def scored(monkeypatch):
+    """Record how passes without gradient are run: the mode, and the rows of TRL's own pass."""
     found = []
     inner = GRPOTrainer._get_per_token_logps_and_entropies
 
     @functools.wraps(inner)
-    def recorded(self, model, input_ids, *args, batch_size=None, **kwargs):
-        if not torch.is_grad_enabled() and self.model.training:
-            found.append(batch_size)
-        return inner(self, model, input_ids, *args, batch_size=batch_size, **kwargs)
+    def recorded(self, *args, batch_size=None, **kwargs):
+        if not torch.is_grad_enabled():
+            found.append((self.model.training, batch_size))
+        return inner(self, *args, batch_size=batch_size, **kwargs)
 
     monkeypatch.setattr(GRPOTrainer, "_get_per_token_logps_and_entropies", recorded)
+    return found
+
+
+def test_the_first_scoring_of_a_run_is_cut_as_all_others(scored):
+    """A resumed run's first is one in the middle of the unbroken run, which must be equal to it."""
     trace = ours(credit="seq", arguments=WORKLOADS["reference"].arguments, num_iterations=2,
                  max_steps=4)  # fmt: skip
     assert trace.batching.packs
-    assert set(found) == {None}  # the trial's and ours; TRL's own passes have a size
+    assert set(scored) == {(True, None)}  # the trial's and ours; TRL's own passes have a size
+
+
+def test_an_evaluation_before_any_trial_is_scored_as_in_trl(scored):
+    ours(credit="noted/seq", max_steps=1, eval_strategy="steps", eval_steps=9,
+         eval_on_start=True, per_device_eval_batch_size=4)  # fmt: skip
+    assert (False, 4) in scored

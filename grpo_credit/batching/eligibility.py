@@ -96,7 +96,7 @@ def choose(trainer: Any) -> Batching:
         "DataParallel cuts micro-batches itself": args.n_gpu > 1,
     }):  # fmt: skip
         return as_trl(*reasons)
-    compiled = trainer.accelerator.state.dynamo_plugin.backend != DynamoBackend.NO
+    compiled = is_compiled(trainer)
     counts_passes = trainer.accelerator.distributed_type == DistributedType.DEEPSPEED
     reasons = _reasons({
         f"skipping (beta={args.beta} gives every row a KL term)": args.beta != 0,
@@ -114,6 +114,11 @@ def choose(trainer: Any) -> Batching:
         implementation = trainer.model.config._attn_implementation
         chosen = chosen.without("packs", f"the attention {implementation!r} was not tried")
     return chosen
+
+
+def is_compiled(trainer: Any) -> bool:
+    """Return whether the model of a trainer is compiled, shape by shape."""
+    return trainer.accelerator.state.dynamo_plugin.backend != DynamoBackend.NO
 
 
 def is_sharded(trainer: Any) -> bool:

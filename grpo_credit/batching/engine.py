@@ -6,45 +6,27 @@ number of passes (`planner` plans which rows are in which, `packing` runs them a
 `PassEngine.run`, the last one by `Trainer` as ever. Passes without gradient are cut likewise.
 """
 
-import math
 from collections import defaultdict
 from collections.abc import Callable, Generator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
-from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
-from accelerate.utils import gather, gather_object
+from accelerate.utils import gather
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 from transformers.utils import logging
 
-from grpo_credit.batching import eligibility
-from grpo_credit.batching.eligibility import Batching, Extent, Trial, as_trl, extent_of
+from grpo_credit.batching.cutting import Cutter
+from grpo_credit.batching.eligibility import Batching
+from grpo_credit.batching.exactness import Exactness
+from grpo_credit.batching.host import Host
 from grpo_credit.batching.metrics import Counts, PassMetrics, merge
-from grpo_credit.batching.packing import Packed, attention_of
-from grpo_credit.batching.planner import (
-    Budget,
-    Lengths,
-    count_parameters,
-    packed_length,
-    pass_cost,
-    plan,
-    spread,
-    token_pairs,
-)
-from grpo_credit.batching.rows import (
-    Joined,
-    Rows,
-    as_input,
-    counted,
-    has_no_holes,
-    join,
-    take,
-)
-from grpo_credit.batching.trial import Reference, Score
+from grpo_credit.batching.packing import Packed
+from grpo_credit.batching.planner import plan, spread
+from grpo_credit.batching.rows import Joined, Rows, as_input, counted, has_no_holes, join
 
 logger = logging.get_logger(__name__)
 
@@ -55,26 +37,6 @@ KEPT = (
 )
 
 Values = tuple[Tensor | None, ...]  # by completion token, (b, T)
-
-
-class Host(Protocol):
-    """What the engine needs of a trainer whose constructor has ended; all but `plan` is TRL's."""
-
-    args: Any
-    model: Any
-    ref_model: Any
-    accelerator: Any
-    plan: Any
-    pad_to_multiple_of: int | None
-    _metrics: dict[str, dict[str, list[float]]]
-
-    def overrides(self, method: str) -> bool:
-        """Return whether a user has put a method of their own in place of the trainer's."""
-        ...
-
-    def _get_per_token_logps_and_entropies(
-        self, model: Any, input_ids: Tensor, attention_mask: Tensor, logits_to_keep: int
-    ) -> tuple[Tensor, Tensor | None, Tensor | None]: ...
 
 
 @dataclass(frozen=True)
@@ -114,17 +76,16 @@ class PassEngine:
 
     def __init__(self, host: Host) -> None:
         self._host = host
-        self.batching: Batching = eligibility.choose(host)
-        # now, because each rank may later hold a shard of another size, and all must plan alike
-        self._parameters = count_parameters(host.model)
-        self._attention = attention_of(host.model, self.batching.compiled)
-        self._every_pair = self._attention is not None and self._attention.every_pair
+        self._cutter = Cutter(host)
+        self._exactness = Exactness(host, self._cutter, self._score_alone)
         self._packs_now = False  # whether the pass at hand is to be one packed row
         self._packed = False  # whether it was
-        # between which widths our own passes were tried, without gradient and with it
-        self._tried = {False: Extent(), True: Extent()}
-        self._said: Batching | None = None
         self._metrics: list[PassMetrics] = []  # of the optimizer step so far
+
+    @property
+    def batching(self) -> Batching:
+        """What is done to the passes, and why not more."""
+        return self._exactness.batching
 
     # ---- a window in microsteps -----------------------------------------------------------------
 
@@ -141,7 +102,7 @@ class PassEngine:
         if not self._host.model.training:
             return None
         joined = self._joined(batches, live) if self.batching.recuts else None
-        self._say_batching()
+        self._exactness.say()
         if joined is None or not self.batching.recuts:
             return None
         if joined.shifted and not self.batching.trims_prompts:
@@ -164,10 +125,8 @@ class PassEngine:
         joined = join(named)
         if joined is None:
             logger.warning_once(KEPT)
-        elif late := _first_reason(eligibility.seen_by_users(self._host)):
-            self.batching = as_trl(late)
         else:
-            self._settle(joined.rows, sizes[0], with_gradient=True)
+            self._exactness.settle(joined.rows, sizes[0], with_gradient=True)
         return joined
 
     def _passes(
@@ -176,9 +135,9 @@ class PassEngine:
         """Plan the passes of all ranks; return this rank's, and what no pass runs."""
         run = rows.pop("live").bool().cpu().numpy() | (not self.batching.skips)
         accelerator = self._host.accelerator
-        budget = self._budget(rows, batch_size)
+        budget = self._cutter.budget(rows, batch_size, self.batching)
         planned = plan(
-            self._lengths(rows), run, budget,
+            self._cutter.lengths(rows), run, budget,
             packs=self.batching.packs, ranks=accelerator.num_processes,
             passes=microsteps if self.batching.one_pass_per_microstep else None,
         )  # fmt: skip
@@ -186,7 +145,10 @@ class PassEngine:
         passes = []
         for dealt in planned.rows:
             index = dealt[:, accelerator.process_index]
-            own, counts = self._cut_out(rows, index, budget, planned.packed), _counts(tokens, dealt)
+            own, counts = (
+                self._cutter.cut_out(rows, index, budget, planned.packed),
+                _counts(tokens, dealt),
+            )
             passes.append(Pass({**scalars, **own}, counts, planned.packed))
         left = np.delete(np.arange(len(tokens)), np.concatenate(planned.rows).ravel())
         return passes, _counts(tokens, left)
@@ -235,90 +197,9 @@ class PassEngine:
             self._host._metrics["train"] = kept
             self._metrics.append(PassMetrics(one.counts, found))
 
-    # ---- what is exact ------------------------------------------------------------------------
-
-    def _settle(self, rows: Rows, batch_size: int, *, with_gradient: bool) -> None:
-        """Try on the model what is done to passes, at first and where widths outgrow the last try.
-
-        Args:
-            rows: prompts and completions of a window, on every rank.
-            batch_size: rows of a micro-batch of TRL.
-            with_gradient: whether gradients are compared, too; TRL scores without room for them.
-        """
-        extent = extent_of(rows)
-        if self._tried[with_gradient].holds(extent):
-            return
-        budget, host = self._budget(rows, batch_size), self._host
-        most = min(budget.packed_tokens, math.isqrt(budget.pairs or budget.tokens**2))
-        for model in (host.model, host.ref_model):  # which may differ in more than its weights
-            if model is None or not self.batching.recuts:
-                continue
-            trial = Trial(
-                partial(self._score_alone, model), rows, batch_size,
-                lambda tried: most - self._lengths(tried).packed,
-            )  # fmt: skip
-            cause = eligibility.likely_cause(model)
-            reference = partial(self._reference, model, with_gradient)
-            self.batching = trial(self.batching, reference, cause)
-            extent = extent.joined(trial.extent)
-        for kind in {False, with_gradient}:
-            self._tried[kind] = self._tried[kind].joined(extent)
-
-    def _say_batching(self) -> None:
-        """Say what is done to passes, once and where it changes."""
-        if self._host.accelerator.is_main_process and self.batching != self._said:
-            say = logger.warning if self.batching.left_out else logger.info
-            say(f"grpo-credit: {self.batching}")
-        self._said = self.batching
-
     def _score_alone(self, model: Any, rows: Rows, packed: bool) -> Tensor:
         with self._packing(packed):
             return self._host._get_per_token_logps_and_entropies(model, *as_input(rows))[0]
-
-    def _reference(self, model: Any, with_gradient: bool, score: Score) -> Reference:
-        args = self._host.args
-        checkpoints = args.gradient_checkpointing_kwargs or {}
-        reentrant = args.gradient_checkpointing and checkpoints.get("use_reentrant")
-        # neither gives a gradient to `autograd.grad`
-        cannot = eligibility.is_sharded(self._host) or reentrant
-        with_gradient &= model is self._host.model and not cannot
-        return Reference(model, score, with_gradient=with_gradient, agree=_first_reason)
-
-    # ---- cutting ------------------------------------------------------------------------------
-
-    def _budget(self, rows: Rows, batch_size: int) -> Budget:
-        """Give a pass what a micro-batch of TRL with these widths takes."""
-        prompt, completion = (rows[f"{half}_ids"].size(1) for half in ("prompt", "completion"))
-        return Budget(
-            tokens=batch_size * (prompt + completion),
-            pass_cost=pass_cost(self._host.accelerator.device.type, self._parameters),
-            pairs=batch_size * (prompt + completion) ** 2 if self._every_pair else 0,
-            token_pairs=token_pairs(self._host.model, self._parameters),
-            prompt_columns=0 if self.batching.trims_prompts else prompt,
-            multiple=int(self._host.pad_to_multiple_of or 1),
-            few_sizes=self.batching.compiled,
-        )
-
-    def _cut_out(self, rows: Rows, index: np.ndarray, budget: Budget, packed: bool) -> Rows:
-        """Pick the rows of a pass, trimmed; those that are packed keep the columns of prompts."""
-        at = torch.from_numpy(index).to(rows["completion_ids"].device)
-        prompt, completion = (
-            int(rows[f"{half}_mask"][at].sum(dim=1).max()) for half in ("prompt", "completion")
-        )
-        if packed:
-            return take(rows, at, rows["prompt_ids"].size(1), max(1, completion))
-        prompt = max(prompt, budget.prompt_columns)
-        return take(rows, at, *(int(budget.padded(width)) for width in (prompt, completion)))
-
-    def _lengths(self, rows: Rows) -> Lengths:
-        lengths = Lengths.of(rows)
-        if self._attention is None or self._attention.shares_prompts:
-            return lengths
-        return lengths._replace(prompt_of=np.arange(len(lengths.prompt)))
-
-    def _packed_length(self, tokens: int) -> int:
-        multiple = int(self._host.pad_to_multiple_of or 1)
-        return int(packed_length(tokens, multiple, few_sizes=self.batching.compiled))
 
     @contextmanager
     def _packing(self, packed: bool) -> Generator[None, None, None]:
@@ -360,10 +241,10 @@ class PassEngine:
 
         def one_pass(rows: Rows, batch_size: int | None = None) -> Values:
             ids, mask, width = as_input(rows)
-            runs = model
-            if self._packs_now and self._attention is not None:
+            runs, cutter = model, self._cutter
+            if self._packs_now and cutter.attention is not None:
                 self._packed = True
-                runs = Packed(model, width, self._attention, self._packed_length)
+                runs = Packed(model, width, cutter.attention, cutter.packed_length)
             return score(runs, ids, mask, width, batch_size=batch_size, **options)
 
         if batch_size is None or not everyone:
@@ -390,7 +271,10 @@ class PassEngine:
         """
         if not self.batching.recuts or not self._try_to_score(rows, batch_size, plain):
             return score(rows, batch_size)
-        budget, lengths = self._budget(rows, batch_size), self._lengths(rows)
+        budget, lengths = (
+            self._cutter.budget(rows, batch_size, self.batching),
+            self._cutter.lengths(rows),
+        )
         every, packs = np.ones(len(lengths.prompt), dtype=bool), self.batching.packs
         planned = plan(lengths, every, budget, packs=packs)
         most = max(self._of_ranks(len(planned.rows)))
@@ -399,7 +283,7 @@ class PassEngine:
         width, out = rows["completion_ids"].size(1), []
         for index in map(np.ravel, planned.rows):
             with self._packing(planned.packed):
-                values = score(self._cut_out(rows, index, budget, planned.packed))
+                values = score(self._cutter.cut_out(rows, index, budget, planned.packed))
             out = out or [v if v is None else v.new_zeros(len(every), width) for v in values]
             at = torch.from_numpy(index).to(rows["completion_ids"].device)
             for whole, value in zip(out, values, strict=True):
@@ -413,21 +297,15 @@ class PassEngine:
         It is tried before anything is scored, so that a run that is resumed scores as it would
         have. In evaluation nothing is tried.
         """
-        tried = self._tried[False].holds(extent_of(rows))
-        known = self._of_ranks((1 + tried) * (plain and has_no_holes(rows)))
+        known = self._of_ranks((1 + self._exactness.knows(rows)) * (plain and has_no_holes(rows)))
         if min(known) == 1 and self._host.model.training and (joined := join([rows])) is not None:
-            self._settle(joined.rows, batch_size, with_gradient=False)
+            self._exactness.settle(joined.rows, batch_size, with_gradient=False)
             return self.batching.recuts
         return min(known) == 2
 
     def _of_ranks(self, number: int) -> list[int]:
         """Return a number of each rank."""
         return gather(torch.tensor([number], device=self._host.accelerator.device)).tolist()
-
-
-def _first_reason(reason: str | None) -> str | None:
-    """Return the first rank's reason, on every rank; None if none has one."""
-    return next((told for told in gather_object([reason]) if told), None)
 
 
 def _without_exchange(model: Any) -> AbstractContextManager[Any]:

@@ -96,6 +96,11 @@ class Budget:
         """Tokens of a packed row, at most: keys and values of prompts are copied, run by run."""
         return self.tokens * 2 // 3
 
+    @property
+    def longest_packed(self) -> int:
+        """The longest packed row, in tokens, of whose pairs there may be too many."""
+        return min(self.packed_tokens, math.isqrt(self.pairs or self.tokens**2))
+
     def padded(self, widths: Any) -> Any:
         """Round widths of padded rows up; an empty half keeps a column, as TRL's code needs one."""
         return np.maximum(-(-widths // self.multiple), 1) * self.multiple
