@@ -2,7 +2,8 @@
 
 import pytest
 import torch
-from architectures import CASES, PACKED, largest_difference, trained_by_ours, trained_by_trl
+from architecture_cases import CASES, PACKED
+from architectures import largest_difference, trained_by_ours, trained_by_trl
 
 
 def assert_same_gradient(case, mine, theirs):
