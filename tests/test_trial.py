@@ -12,7 +12,8 @@ from torch.nn.functional import dropout
 from transformers import GPT2Config, GPT2LMHeadModel, MistralConfig, MistralForCausalLM
 from workloads import LONG, Workload
 
-from grpo_credit.batching.eligibility import Batching, Extent, Trial, extent_of
+from grpo_credit.batching.eligibility import Batching
+from grpo_credit.batching.exactness import Extent, Trial, extent_of
 from grpo_credit.batching.planner import Lengths
 from grpo_credit.batching.trial import (
     Reference,

@@ -2,7 +2,7 @@
 
 `Trainer` runs `training_step` once per accumulation step. Here each of these *microsteps* holds any
 number of passes (`planner` plans which rows are in which, `packing` runs them as one row,
-`eligibility` says what leaves the gradient as it is): all but the last of a microstep are backed by
+`exactness` says what leaves the gradient as it is): all but the last of a microstep are backed by
 `PassEngine.run`, the last one by `Trainer` as ever. Passes without gradient are cut likewise.
 """
 
