@@ -7,7 +7,7 @@ from itertools import accumulate, pairwise
 import torch
 
 from grpo_credit import Rollouts
-from grpo_credit.credit.rollouts import group_advantages
+from grpo_credit.credit.advantages import group_advantages
 
 NAN = float("nan")
 COLUMNS = 7

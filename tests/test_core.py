@@ -9,8 +9,9 @@ from drawn import close, random_rollouts
 from harness import OPTIONS, shipped
 
 from grpo_credit import CreditError, Rollouts, chain, compute_credit, resolve_credit
+from grpo_credit.credit.advantages import group_advantages
 from grpo_credit.credit.conformance import check, examine, examples
-from grpo_credit.credit.rollouts import OPTIONAL, group_advantages
+from grpo_credit.credit.rollouts import OPTIONAL
 from grpo_credit.credit.strategy import Rule
 
 

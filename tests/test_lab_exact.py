@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from grpo_credit import CreditError, allocation, chain, compute_credit, resolve_credit
-from grpo_credit.credit.rollouts import group_advantages
+from grpo_credit.credit.advantages import group_advantages
 from grpo_credit.lab.direction import sampled_direction
 from grpo_credit.lab.enumerable import (
     Language,

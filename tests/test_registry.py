@@ -118,7 +118,7 @@ def test_a_strategy_may_be_named_in_many_ways(given, name):
         (":half", "expected 'pkg.mod:obj' with both names whole"),
         ("my_rules:", "expected 'pkg.mod:obj' with both names whole"),
         (".my_rules:half", "expected 'pkg.mod:obj' with both names whole"),
-        ("grpo_credit.credit.rollouts:SCALE_EPS", "is a float, expected a function of Rollouts"),
+        ("grpo_credit.credit.advantages:SCALE_EPS", "is a float, expected a function of Rollouts"),
     ],
 )
 def test_a_wrong_name_is_explained(credit, message):

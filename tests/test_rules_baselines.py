@@ -9,9 +9,9 @@ import torch
 from drawn import close, double, one_group, random_rollouts, scored
 
 from grpo_credit import CreditError, compute_credit
+from grpo_credit.credit.advantages import group_advantages
 from grpo_credit.credit.allocations.automaton import automaton
 from grpo_credit.credit.allocations.baselines import loo, opo, token_baseline
-from grpo_credit.credit.rollouts import group_advantages
 
 SEEDS = range(12)
 

@@ -7,7 +7,7 @@ import torch
 from drawn import NAN, close
 
 from grpo_credit import Rollouts, compute_credit
-from grpo_credit.credit.rollouts import group_advantages
+from grpo_credit.credit.advantages import group_advantages
 
 
 class Game:

@@ -12,7 +12,8 @@ from trl import GRPOConfig, GRPOTrainer
 
 from grpo_credit import CreditError, CreditGRPOConfig, CreditGRPOTrainer, allocation
 from grpo_credit.credit import diagnostics
-from grpo_credit.credit.rollouts import OPTIONAL, group_advantages
+from grpo_credit.credit.advantages import group_advantages
+from grpo_credit.credit.rollouts import OPTIONAL
 from grpo_credit.credit.saved import load_rollouts
 from grpo_credit.trainer.collector import RolloutCollector
 from grpo_credit.trainer.credit_tables import load_credit

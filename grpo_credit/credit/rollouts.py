@@ -15,7 +15,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn.functional import pad
 
-SCALE_EPS = 1e-4  # TRL divides by (standard deviation + 1e-4)
+from grpo_credit.credit.advantages import group_advantages
 
 # What more padding holds, for every field that has a value per token.
 PADDING = {
@@ -280,6 +280,44 @@ class Rollouts:
             scale_rewards=scale_rewards,
         )
 
+    @classmethod
+    def from_documents(
+        cls,
+        lengths: Sequence[int],
+        *,
+        max_length: int | None = None,
+        token_ids: Sequence[Sequence[int]] | None = None,
+        dtype: torch.dtype = torch.float32,
+    ) -> "Rollouts":
+        """Build what supervised training knows: documents of the data, each with advantage 1.
+
+        A document is a group of its own, no reward scored it (NaN), and none is `truncated`.
+
+        Args:
+            lengths: tokens of each document that are predicted and counted; its first token and
+                masked ones, such as a prompt's, are not, and have no column.
+            max_length: `L_max`, in tokens; the longest document if not given.
+            token_ids: the ids of these tokens; otherwise every token has its position as id.
+            dtype: of every floating-point field.
+
+        Returns:
+            Rollouts whose window is all documents, once each.
+
+        Raises:
+            ValueError: if there is no document, or one is longer than `max_length`.
+
+        Example:
+            >>> Rollouts.from_documents([2, 3]).advantages
+            tensor([1., 1.])
+        """
+        ones = [1.0] * len(lengths)
+        longest = max(1, *lengths) if max_length is None else max_length
+        built = cls.from_lists(
+            lengths, [None] * len(ones), num_generations=1, max_completion_length=longest,
+            advantages=ones, completion_ids=token_ids, dtype=dtype,
+        )  # fmt: skip
+        return replace(built, truncated=torch.zeros_like(built.truncated))
+
     # ---- changing the layout, never the content -----------------------------------------------
 
     def rows(self, index: Tensor) -> "Rollouts":
@@ -345,56 +383,3 @@ def _cat_spans(parts: Sequence[Rollouts]) -> dict[str, Tensor] | None:
         name: torch.cat([spans.get(name, n) for spans, n in zip(every, none, strict=True)])
         for name in names
     }
-
-
-def group_advantages(
-    rewards: Float[Tensor, " B"],
-    group: Int[Tensor, " B"],
-    scale_rewards: str = "group",
-    generation: Int[Tensor, " B"] | None = None,
-) -> Float[Tensor, " B"]:
-    """Compute the group-relative advantage as TRL 1.16 does.
-
-        A_i = (R_i - mean_g) / (std + 1e-4)
-
-    `std` is unbiased, over the group (`"group"`), over all rows of one generation (`"batch"`), or
-    absent (`"none"`). NaN rewards (abstentions) are left out of mean and std and get advantage 0,
-    and so does every member of a group without two scored completions.
-
-    Args:
-        rewards: of each row.
-        group: of each row.
-        scale_rewards: as above.
-        generation: of each row; one for all if not given.
-
-    Raises:
-        ValueError: if `scale_rewards` is none of the three.
-
-    Source: Shao et al. 2024, arXiv:2402.03300, section 4.1.2; `"none"` is Liu et al. 2025,
-    arXiv:2503.20783.
-    """
-    if scale_rewards not in ("group", "batch", "none"):
-        raise ValueError(
-            f"scale_rewards is {scale_rewards!r}, expected 'group', 'batch' or 'none'."
-        )
-    centred, std = _centred_and_std(rewards, group)
-    if scale_rewards == "none":
-        return centred
-    if scale_rewards == "batch":
-        everything = torch.zeros_like(group) if generation is None else generation
-        _, std = _centred_and_std(rewards, everything)
-    return centred / (std + SCALE_EPS)
-
-
-def _centred_and_std(
-    values: Float[Tensor, " B"], among: Int[Tensor, " B"]
-) -> tuple[Float[Tensor, " B"], Float[Tensor, " B"]]:
-    """Subtract the mean of a row's like, and give their unbiased deviation; NaN is left out."""
-    _, like = among.unique(return_inverse=True)
-
-    def over(per_row: Tensor) -> Tensor:
-        return values.new_zeros(len(values)).index_add(0, like, per_row)[like]
-
-    count = over((~values.isnan()).to(values.dtype)).clamp(min=1)
-    centred = (values - over(values.nan_to_num(nan=0.0)) / count).nan_to_num(nan=0.0)
-    return centred, (over(centred**2) / (count - 1).clamp(min=1)).sqrt()

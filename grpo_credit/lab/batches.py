@@ -9,7 +9,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from grpo_credit.credit.rollouts import Rollouts, group_advantages
+from grpo_credit.credit.advantages import group_advantages
+from grpo_credit.credit.rollouts import Rollouts
 from grpo_credit.lab.enumerable import character_tokenizer
 from grpo_credit.lab.process import Solved, Task, Walk, solve, walk
 from grpo_credit.lab.sampling import Sampling

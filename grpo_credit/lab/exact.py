@@ -15,8 +15,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from grpo_credit.credit.advantages import group_advantages
 from grpo_credit.credit.needs import check_told
-from grpo_credit.credit.rollouts import Rollouts, group_advantages
+from grpo_credit.credit.rollouts import Rollouts
 from grpo_credit.credit.strategy import CreditError, Strategy
 from grpo_credit.lab.direction import Direction, exact_direction, paired, sampled_direction
 from grpo_credit.lab.enumerable import Language, exact_gradient, jacobian, probabilities

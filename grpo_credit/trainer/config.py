@@ -15,6 +15,7 @@ from trl import GRPOConfig
 from grpo_credit.credit.conformance import examples
 from grpo_credit.credit.parse import DEFAULT_AGGREGATION, parse_credit_kwargs, resolve_with
 from grpo_credit.credit.strategy import CreditError, Strategy
+from grpo_credit.trainer.hardware import fit_to_hardware
 from grpo_credit.trainer.options import CreditOptions
 
 logger = logging.get_logger(__name__)
@@ -65,13 +66,9 @@ class CreditGRPOConfig(CreditOptions, GRPOConfig):
     )
 
     def __post_init__(self) -> None:
-        self._fit_to_hardware()
+        fit_to_hardware(self)
         super().__post_init__()
-        if self.credit is not None and not isinstance(self.credit, str):
-            raise CreditError(
-                f"credit is {self.credit!r}; a configuration holds names only, so pass a function "
-                "to the trainer: CreditGRPOTrainer(..., credit=function)."
-            )
+        refuse_functions(self.credit, "CreditGRPOTrainer")
         self._check_batching()
         if not 0 < self.credit_scale < math.inf:
             raise CreditError(
@@ -90,20 +87,18 @@ class CreditGRPOConfig(CreditOptions, GRPOConfig):
                 f"efficient_batching is {self.efficient_batching!r}, expected 'auto' or 'off'."
             )
 
-    def _fit_to_hardware(self) -> None:
-        accelerator = torch.accelerator.is_available()
-        if not accelerator:
-            self.use_cpu = True
-        if self.bf16 is None:
-            on_gpu = accelerator and not self.use_cpu and not self.fp16
-            self.bf16 = bool(on_gpu and _supports_bf16())
 
+def refuse_functions(credit: object, trainer: str) -> None:
+    """Refuse a function where only a name can be saved and read again.
 
-def _supports_bf16() -> bool:
-    kind = torch.accelerator.current_accelerator()
-    if kind is None or kind.type not in ("cuda", "xpu", "npu"):
-        return False  # MPS: TrainingArguments refuses bf16 there
-    return bool(getattr(torch, kind.type).is_bf16_supported())
+    Raises:
+        CreditError: naming the trainer that takes it.
+    """
+    if credit is not None and not isinstance(credit, str):
+        raise CreditError(
+            f"credit is {credit!r}; a configuration holds names only, so pass a function "
+            f"to the trainer: {trainer}(..., credit=function)."
+        )
 
 
 # ---- what will be trained ---------------------------------------------------------------------
@@ -171,7 +166,7 @@ def plan(
     loss_type = args.loss_type if ours or args.loss_type != "dapo" else None
     level = args.importance_sampling_level
     level = level if ours or level != "token" else None
-    credit, options = _asked(args, credit, credit_kwargs)
+    credit, options = asked(args, credit, credit_kwargs)
     _refuse_bnpo(loss_type)
     strategy = resolve_with(credit, options, _aggregation_of(loss_type))
     if credit is not None:
@@ -185,7 +180,12 @@ def plan(
     return Plan(strategy, surrogate, ratio, column, credit is not None)
 
 
-def _asked(args: GRPOConfig, credit: Any, credit_kwargs: Any) -> tuple[Any, dict[str, Any]]:
+def asked(args: Any, credit: Any, credit_kwargs: Any) -> tuple[Any, dict[str, Any]]:
+    """Return the strategy that is asked for and its options, from the trainer or its configuration.
+
+    Raises:
+        CreditError: if both name a strategy, and not the same.
+    """
     named = getattr(args, "credit", None)
     if credit is not None and named is not None and credit != named:
         raise CreditError(

@@ -7,10 +7,11 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from grpo_credit.credit.advantages import group_advantages
 from grpo_credit.credit.allocations.baselines import above_mean, group_sum, scored
 from grpo_credit.credit.allocations.traces import mean_one
 from grpo_credit.credit.registry import allocation
-from grpo_credit.credit.rollouts import Rollouts, group_advantages
+from grpo_credit.credit.rollouts import Rollouts
 from grpo_credit.errors import CreditError
 
 FLOOR = 1e-3  # nats; below it entropies are taken as equal, since 1/H would blow up rounding errors

@@ -4,8 +4,9 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from grpo_credit.credit.advantages import group_advantages
 from grpo_credit.credit.registry import allocation
-from grpo_credit.credit.rollouts import Rollouts, group_advantages
+from grpo_credit.credit.rollouts import Rollouts
 
 
 @allocation(needs=["spans"], linear=False, paper="after GDPO, arXiv:2601.05242")

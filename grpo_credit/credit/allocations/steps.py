@@ -5,8 +5,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.functional import pad
 
+from grpo_credit.credit.advantages import group_advantages
 from grpo_credit.credit.registry import allocation
-from grpo_credit.credit.rollouts import Rollouts, group_advantages
+from grpo_credit.credit.rollouts import Rollouts
 
 
 @allocation(needs=["step_rewards"], linear=False, paper="DeepSeekMath, arXiv:2402.03300")
