@@ -1,4 +1,4 @@
-"""Which token earned this reward? Pluggable credit assignment for TRL's GRPOTrainer.
+"""Which token earned this reward? Pluggable credit assignment for TRL's trainers.
 
 Names are loaded when they are first used: importing this package imports neither torch nor trl.
 """
@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from grpo_credit.run.lifecycle import Run
     from grpo_credit.trainer.config import CreditGRPOConfig
     from grpo_credit.trainer.credit_tables import load_credit
+    from grpo_credit.trainer.sft import CreditSFTTrainer
+    from grpo_credit.trainer.sft_config import CreditSFTConfig
     from grpo_credit.trainer.trainer import CreditGRPOTrainer
 
 __version__ = "0.1.0"
@@ -22,6 +24,8 @@ __all__ = [
     "CreditError",
     "CreditGRPOConfig",
     "CreditGRPOTrainer",
+    "CreditSFTConfig",
+    "CreditSFTTrainer",
     "Rollouts",
     "Run",
     "aggregation",
@@ -39,6 +43,8 @@ _HOME = {
     "CreditError": "errors",
     "CreditGRPOConfig": "trainer.config",
     "CreditGRPOTrainer": "trainer.trainer",
+    "CreditSFTConfig": "trainer.sft_config",
+    "CreditSFTTrainer": "trainer.sft",
     "Rollouts": "credit.rollouts",
     "Run": "run.lifecycle",
     "aggregation": "credit.registry",

@@ -1,0 +1,248 @@
+"""Supervised training: the credit of documents, however a step is cut, padded or packed."""
+
+import functools
+from types import SimpleNamespace
+
+import pytest
+import torch
+from datasets import Dataset
+from harness import ROUNDING, TOKENIZER, difference, shipped
+from sft_helpers import (
+    FOUR,
+    FREE,
+    PACKED,
+    PADDED,
+    SIZES,
+    documents,
+    predicted,
+    slow,
+    trained,
+    trainer,
+    weights_of,
+)
+from torchrun import launch
+from trl import SFTConfig, SFTTrainer
+
+from grpo_credit import CreditError, CreditSFTConfig, CreditSFTTrainer, Rollouts, compute_credit
+from grpo_credit.credit.documents import check_documents
+from grpo_credit.credit.parse import resolve_with
+from grpo_credit.trainer.seams import SeamError
+from grpo_credit.trainer.sft_config import check_parallelism
+from grpo_credit.trainer.sft_loss import Weighed, check_supervised_loss, documents_of
+
+expected = functools.cache(lambda name: slow(weights_of(name)))
+DIGITS = torch.tensor(TOKENIZER.encode("0123456789"))
+
+
+def digits_twice(rollouts):
+    """Give digits twice the weight of other tokens, and every document the same."""
+    twice = 1 + torch.isin(rollouts.completion_ids, DIGITS).double()
+    return twice * rollouts.mask / rollouts.num_completions
+
+
+def assert_close(loss, gradient, reference):
+    assert loss == pytest.approx(reference[0], rel=ROUNDING)
+    assert difference(gradient, reference[1]) <= ROUNDING
+
+
+@pytest.mark.parametrize("layout", [*PADDED, *PACKED, *FREE], ids=str)
+def test_loss_and_gradient_are_those_of_slow_sums(layout):
+    for name in FOUR:
+        if name == "uniform" and "padding_free" in layout:
+            continue  # refused: TRL wants max_length=None there
+        run = trained(**layout, credit=name)
+        assert_close(run.losses.train[0], run.trace.gradients[0], expected(name))
+
+
+@pytest.mark.slow
+def test_two_processes_give_the_same(tmp_path):
+    launch(2, "sft_two_processes.py", tmp_path)
+    said = torch.load(tmp_path / "said.pt")
+    theirs, own_mean = said.pop((0, None)), said.pop((0, "own mean"))
+    assert len(said) == 19
+    for (_, name), (loss, gradient) in said.items():
+        assert_close(loss, gradient, expected(name))
+    assert difference(own_mean[1], expected("length")[1]) <= ROUNDING
+    assert said[0, "dapo"][0] == theirs[0]
+    assert torch.equal(said[0, "dapo"][1], theirs[1])
+
+
+@pytest.mark.parametrize("layout", [PADDED[2], PACKED[0], FREE[1]], ids=str)
+@pytest.mark.parametrize("credit", [None, "dapo"])
+def test_without_credit_and_with_dapo_training_is_trls_to_the_last_bit(layout, credit):
+    options = {**layout, "max_steps": 3, "optim": "adamw_torch"}
+    theirs = trained(**options, cls=SFTTrainer, config=SFTConfig)
+    ours = trained(**options, credit=credit)
+    assert ours.losses.train == theirs.losses.train
+    assert all(map(torch.equal, ours.trace.gradients, theirs.trace.gradients))
+    assert len(theirs.trace.gradients) == 3
+    assert all(map(torch.equal, ours.model.parameters(), theirs.model.parameters()))
+
+
+def test_entropy_accuracy_and_evaluation_stay_trls():
+    evaluated = {"given": {"eval_dataset": Dataset.from_list(documents())}}
+    theirs = trained(**evaluated, cls=SFTTrainer, config=SFTConfig, learning_rate=0.0)
+    ours = trained(**evaluated, credit="seq", learning_rate=0.0)
+    for key in ("entropy", "mean_token_accuracy", "num_tokens"):
+        assert ours.losses.logs[0][key] == theirs.losses.logs[0][key]
+    assert ours.evaluate()["eval_loss"] == theirs.evaluate()["eval_loss"]
+
+
+@pytest.mark.parametrize("layout", [PADDED[1], PACKED[0]], ids=str)
+@pytest.mark.parametrize(
+    ("credit", "options"),
+    [("trace/length", {"decay": 0.9}), ("delta_l", {"alpha": 0.5}), (digits_twice, {})],
+)
+def test_other_rules_and_ones_own_weigh_each_token(layout, credit, options):
+    lengths = [len(ids) for ids in predicted()]
+    window = Rollouts.from_documents(lengths, token_ids=predicted(), dtype=torch.float64)
+    matrix = compute_credit(credit, window, **options)
+    weights = [row[: len(ids)].tolist() for row, ids in zip(matrix, predicted(), strict=True)]
+    assert len({round(w, 12) for own in weights for w in own}) > 1
+    run = trained(**layout, given={"credit": credit, "credit_kwargs": options})
+    assert_close(run.losses.train[0], run.trace.gradients[0], slow(weights))
+
+
+# ---- documents ----------------------------------------------------------------------------------
+
+
+def test_position_ids_tell_documents_apart_and_padding_is_none():
+    row = torch.tensor([[5, 6, 7, 8, 9, -100, -100], [1, -100, 2, 3, 4, 5, 6]])
+    places = torch.tensor([[0, 1, 2, 0, 1, 0, 0], [0, 1, 2, 3, 4, 5, 6]])
+    labels = row.masked_fill(places == 0, -100)
+    where, ids = documents_of({"labels": labels, "position_ids": places})
+    assert ids == [[6, 7], [9], [2, 3, 4, 5, 6]]
+    assert torch.equal(labels[:, 1:][where], torch.tensor([i for own in ids for i in own]))
+    assert documents_of({"labels": row})[1] == [[6, 7, 8, 9], [2, 3, 4, 5, 6]]
+
+
+def test_a_step_without_a_predicted_token_trains_nothing():
+    masked = [{"input_ids": [3, 4, 5], "labels": [-100] * 3}] * 2
+    run = trained(
+        rows=2, max_length=None, credit="seq", given={"train_dataset": Dataset.from_list(masked)}
+    )
+    assert run.losses.train == [0.0]
+    assert not run.trace.gradients[0].any()
+
+
+def test_documents_are_rows_with_advantage_1_and_no_reward():
+    made = Rollouts.from_documents([2, 0, 3], max_length=4, token_ids=[[7, 8], [], [9, 9, 9]])
+    assert made.completion_ids.tolist() == [[7, 8, 0], [0, 0, 0], [9, 9, 9]]
+    assert made.lengths.tolist() == [2, 0, 3]
+    assert made.advantages.tolist() == [1, 1, 1]
+    assert made.group.tolist() == [0, 1, 2]
+    assert made.rewards.isnan().all()
+    assert not Rollouts.from_documents([2]).truncated.any()
+    with pytest.raises(ValueError, match="lengths span 2 to 5, expected 0 to"):
+        Rollouts.from_documents([2, 5], max_length=4)
+
+
+# ---- refusals -----------------------------------------------------------------------------------
+
+
+def test_of_the_rules_those_that_need_no_rewards_and_groups_are_taken():
+    taken = set()
+    for rule in shipped():
+        options = {"function": "rules:digits_so_far"} if rule.name == "potential" else {}
+        options = {"lam": 1.0} if rule.name == "softmax_length" else options
+        try:
+            check_documents(resolve_with(rule.name, options))
+        except CreditError as error:
+            assert rule.name in str(error).partition("' ")[0]  # noqa: PT017 (others are taken)
+            continue
+        taken.add(rule.name)
+    assert taken == {*FOUR, "delta_l", "even", "trace", "potential"}
+
+
+def of_rewards(rollouts):
+    """Weigh by the reward, which no document has."""
+    return rollouts.rewards.nan_to_num()[:, None] * rollouts.mask
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"credit": "loo"}, "'loo/dapo' looks at rewards or groups, and of a document only"),
+        ({"credit": "prompt"}, "'even/prompt' looks at rewards or groups"),
+        ({"credit": "entropy_top"}, "'entropy_top/dapo' needs entropies, and of a document only"),
+        ({"given": {"credit": of_rewards}}, "'of_rewards' looks at rewards or groups"),
+        ({"credit": "lenght"}, "unknown strategy 'lenght'. Did you mean 'length'"),
+        ({"credit": of_rewards}, r"pass a function to the trainer: CreditSFTTrainer\("),
+        ({"credit_kwargs": {"alpha": 1}}, "are options of no strategy; set credit"),
+        ({"credit": "seq", "loss_type": "dft"}, "loss_type='dft' cannot go with credit='even/seq'"),
+        ({"credit": "seq", "label_smoothing_factor": 0.1}, "label_smoothing_factor=0.1 cannot go"),
+        (
+            {"credit": "seq", "given": {"compute_loss_func": lambda *_, **__: 0}},
+            "compute_loss_func cannot go with credit='even/seq': it computes the loss itself",
+        ),
+        (
+            {"credit": "seq", "packing": True, "packing_strategy": "wrapped"},
+            "packing_strategy='wrapped' forgets where documents end, which 'even/seq' weighs by",
+        ),
+        (
+            {"credit": "uniform", "padding_free": True, "max_length": None},
+            "'even/uniform' weighs by L_max, but max_length is None; set max_length, or use",
+        ),
+    ],
+)
+def test_what_cannot_be_is_refused_by_name(options, message):
+    with pytest.raises(CreditError, match=message):
+        trainer(**options)
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"), [("sp", "sequence"), ("cp", "context"), ("tp", "tensor")]
+)
+def test_ranks_that_share_documents_are_refused(monkeypatch, kind, name):
+    from types import SimpleNamespace
+
+    made = trainer(credit="seq")
+    enabled = {f"{k}_enabled": k == kind for k in ("sp", "cp", "tp")}
+    monkeypatch.setattr(
+        type(made.accelerator), "parallelism_config", SimpleNamespace(**enabled), raising=False
+    )
+    with pytest.raises(CreditError, match=f"^{name} parallelism .* ranks then share documents"):
+        check_parallelism(made)
+
+
+def test_wrapped_rows_are_trained_by_a_mean_over_tokens():
+    options = {"rows": 2, "packing": True, "packing_strategy": "wrapped", "max_length": 10}
+    ours, theirs = trained(**options, credit="dapo"), trained(**options, cls=SFTTrainer)
+    assert sum(SIZES) // 10 == 8
+    assert torch.equal(ours.trace.gradients[0], theirs.trace.gradients[0])
+
+
+def test_a_plain_configuration_and_a_strategy_of_the_trainer():
+    run = trained(config=SFTConfig, given={"credit": "seq"})
+    assert_close(run.losses.train[0], run.trace.gradients[0], expected("seq"))
+    with pytest.raises(CreditError, match="give it once"):
+        trainer(credit="seq", given={"credit": "length"})
+    assert CreditSFTConfig("out").bf16 is False
+
+
+def test_a_subclass_that_loses_the_credit_is_stopped():
+    class Lost(CreditSFTTrainer):
+        def compute_loss(self, model, inputs, *args, **kwargs):
+            del inputs["credit"]
+            return super().compute_loss(model, inputs, *args, **kwargs)
+
+    with pytest.raises(CreditError, match="Lost has trained without its credit: get_batch_samples"):
+        trained(cls=Lost, credit="seq")
+
+
+def test_a_loss_that_weights_do_not_go_through_is_no_seam():
+    class Squared(SFTTrainer):
+        def compute_loss(self, model, *args, **kwargs):
+            return model(fused_lm_head=True).log_probs.square().sum()
+
+    with pytest.raises(SeamError, match=r"Squared\.compute_loss that weights go .* it gave 13\.06"):
+        check_supervised_loss(Squared)
+    with pytest.raises(SeamError, match=r"no object\.get_batch_samples, which"):
+        check_supervised_loss(object)
+    wide = Weighed(
+        lambda **_: SimpleNamespace(log_probs=torch.ones(1, 3)),
+        torch.ones(1, 2).bool(),
+        torch.ones(2),
+    )
+    with pytest.raises(SeamError, match=r"no log_probs of \(1, 2\) in its fused head"):
+        wide(fused_lm_head=True)
