@@ -7,6 +7,7 @@ import pytest
 import torch
 from datasets import Dataset
 from harness import ROUNDING, TOKENIZER, difference, shipped
+from peft import LoraConfig, PromptTuningConfig
 from sft_helpers import (
     FOUR,
     FREE,
@@ -201,19 +202,25 @@ def test_what_cannot_be_is_refused_by_name(options, message):
         trainer(**options)
 
 
-@pytest.mark.parametrize(
-    ("kind", "name"), [("sp", "sequence"), ("cp", "context"), ("tp", "tensor")]
-)
-def test_ranks_that_share_documents_are_refused(monkeypatch, kind, name):
-    from types import SimpleNamespace
+@pytest.mark.parametrize("kind", ["sequence", "context", "tensor"])
+def test_ranks_that_share_documents_are_refused(kind):
+    enabled = {f"{k[0]}p_enabled": k == kind for k in ("sequence", "context", "tensor")}
+    accelerator = SimpleNamespace(parallelism_config=SimpleNamespace(**enabled))
+    with pytest.raises(CreditError, match=f"^{kind} parallelism .* ranks then share documents"):
+        check_parallelism(SimpleNamespace(accelerator=accelerator))
 
+
+def test_virtual_tokens_are_refused():
+    soft = PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=2)
+    with pytest.raises(CreditError, match="PromptTuningConfig puts virtual tokens before a docum"):
+        trainer(credit="seq", given={"peft_config": soft})
+
+
+def test_a_model_that_is_trained_by_the_mean_of_each_micro_batch_is_refused():
     made = trainer(credit="seq")
-    enabled = {f"{k}_enabled": k == kind for k in ("sp", "cp", "tp")}
-    monkeypatch.setattr(
-        type(made.accelerator), "parallelism_config", SimpleNamespace(**enabled), raising=False
-    )
-    with pytest.raises(CreditError, match=f"^{name} parallelism .* ranks then share documents"):
-        check_parallelism(made)
+    made.model_accepts_loss_kwargs = False
+    with pytest.raises(CreditError, match="needs batches with labels and a model that takes num_"):
+        made.train()
 
 
 def test_wrapped_rows_are_trained_by_a_mean_over_tokens():
