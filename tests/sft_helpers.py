@@ -12,7 +12,7 @@ from grpo_credit import CreditSFTConfig, CreditSFTTrainer
 
 LIMIT = 24
 FOUR = ("uniform", "length", "seq", "dapo")
-SIZES = (2, 20, 5, 11, 3, 17, 5, 14)  # tokens; they fill four packed rows of 24, and are 55 predicted
+SIZES = (2, 20, 5, 11, 3, 17, 5, 14)  # tokens: four packed rows of 24; 55 are predicted
 PADDED = [{"rows": rows, "steps": 8 // rows} for rows in (8, 4, 2, 1)]
 PACKED = [{"rows": rows, "steps": 4 // rows, "packing": True} for rows in (4, 1)]
 FREE = [{"rows": r, "steps": 8 // r, "padding_free": True, "max_length": None} for r in (8, 2)]

@@ -312,6 +312,11 @@ class Rollouts:
         """
         ones = [1.0] * len(lengths)
         longest = max(1, *lengths) if max_length is None else max_length
+        if max(lengths, default=0) > longest:
+            raise ValueError(
+                f"a document has {max(lengths)} predicted tokens, expected at most "
+                f"max_length={max_length}; truncate it, or raise max_length."
+            )
         built = cls.from_lists(
             lengths, [None] * len(ones), num_generations=1, max_completion_length=longest,
             advantages=ones, completion_ids=token_ids, dtype=dtype,
