@@ -147,7 +147,7 @@ def test_documents_are_rows_with_advantage_1_and_no_reward():
     assert made.group.tolist() == [0, 1, 2]
     assert made.rewards.isnan().all()
     assert not Rollouts.from_documents([2]).truncated.any()
-    with pytest.raises(ValueError, match="has 5 predicted tokens, expected at most max_length=4; trunc"):
+    with pytest.raises(ValueError, match="has 5 predicted tokens, expected at most max_length=4;"):
         Rollouts.from_documents([2, 5], max_length=4)
 
 
