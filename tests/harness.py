@@ -19,10 +19,10 @@ from transformers import PreTrainedModel, TrainerCallback
 from trl import GRPOConfig, GRPOTrainer
 
 from grpo_credit import CreditGRPOConfig, CreditGRPOTrainer, list_credit
-from grpo_credit.batching.eligibility import Batching
 from grpo_credit.credit.strategy import Rule
 from grpo_credit.tiny.model import build_model
 from grpo_credit.tiny.tokenizer import build_tokenizer
+from grpo_credit.trainer.passes.eligibility import Batching
 
 PROMPTS = [f"{i}+{i + 1}=" for i in range(1, 9)]
 GROUP = 4

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from grpo_credit.batching.metrics import Counts, PassMetrics, merge
+from grpo_credit.trainer.passes.metrics import Counts, PassMetrics, merge
 
 SOME = Counts(rows=1, tokens=30)
 MORE = Counts(rows=3, tokens=10)

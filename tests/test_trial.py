@@ -12,10 +12,10 @@ from torch.nn.functional import dropout
 from transformers import GPT2Config, GPT2LMHeadModel, MistralConfig, MistralForCausalLM
 from workloads import LONG, Workload
 
-from grpo_credit.batching.eligibility import Batching
-from grpo_credit.batching.exactness import Extent, Trial, extent_of
 from grpo_credit.batching.planner import Lengths
-from grpo_credit.batching.trial import (
+from grpo_credit.trainer.passes.eligibility import Batching
+from grpo_credit.trainer.passes.exactness import Extent, Trial, extent_of
+from grpo_credit.trainer.passes.trial import (
     Reference,
     _multiplies_in_tf32,
     relative_difference,
@@ -314,11 +314,11 @@ def test_what_was_tried_is_tried_again_where_widths_outgrow_it(monkeypatch, capl
 
 
 def test_the_gradient_is_of_the_smallest_parameters_of_a_large_model(monkeypatch):
-    monkeypatch.setattr("grpo_credit.batching.trial.TESTED_NUMBERS", 100)
+    monkeypatch.setattr("grpo_credit.trainer.passes.trial.TESTED_NUMBERS", 100)
     model = build()
     assert {p.dim() for p in smallest_parameters(model)} == {1}  # five norms of 16
     assert sum(p.numel() for p in smallest_parameters(model)) == 80
-    monkeypatch.setattr("grpo_credit.batching.trial.TESTED_NUMBERS", 1)
+    monkeypatch.setattr("grpo_credit.trainer.passes.trial.TESTED_NUMBERS", 1)
     assert len(smallest_parameters(model)) == 1
 
 

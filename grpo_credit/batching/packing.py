@@ -11,7 +11,7 @@ for that token, and its completions.
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -83,7 +83,7 @@ class Packing:
         *,
         shares_prompts: bool = True,
         rounded: Callable[[int], int] = int,
-    ) -> Self:
+    ) -> "Packing":
         """Lay out padded rows.
 
         Args:

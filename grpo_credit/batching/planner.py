@@ -3,7 +3,7 @@
 The credit of a window is computed before its first forward pass, with totals of the whole window,
 so that the gradient is a plain sum over rows. Any way of cutting the rows into passes gives it, and
 rows without credit may be left out. Everything here is planning on numbers, the same on every rank;
-`grpo_credit.batching.engine` carries it out.
+`grpo_credit.trainer.passes.engine` carries it out.
 """
 
 import math

@@ -20,7 +20,6 @@ from typing import Any
 from torch import Tensor
 from trl import GRPOConfig, GRPOTrainer
 
-from grpo_credit.batching.engine import PassEngine
 from grpo_credit.batching.rows import as_rows
 from grpo_credit.credit import needs
 from grpo_credit.credit.strategy import Strategy
@@ -30,6 +29,7 @@ from grpo_credit.trainer.config import Plan, announce, default_config, plan
 from grpo_credit.trainer.loss import CreditLoss, check_loss
 from grpo_credit.trainer.micro_batches import CreditWindow
 from grpo_credit.trainer.model_card import complete_card
+from grpo_credit.trainer.passes.engine import PassEngine
 from grpo_credit.trainer.resuming import Resuming
 from grpo_credit.trainer.scoring import add_sum_sq_probs
 from grpo_credit.trainer.seams import check_attributes, check_class

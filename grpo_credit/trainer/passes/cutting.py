@@ -3,8 +3,6 @@
 import numpy as np
 import torch
 
-from grpo_credit.batching.eligibility import Batching, is_compiled
-from grpo_credit.batching.host import Host
 from grpo_credit.batching.packing import attention_of
 from grpo_credit.batching.planner import (
     Budget,
@@ -15,6 +13,8 @@ from grpo_credit.batching.planner import (
     token_pairs,
 )
 from grpo_credit.batching.rows import Rows, take
+from grpo_credit.trainer.passes.eligibility import Batching, is_compiled
+from grpo_credit.trainer.passes.host import Host
 
 
 class Cutter:

@@ -10,12 +10,12 @@ from torch import Tensor
 from torch.nn.functional import pad
 from transformers.utils import logging
 
-from grpo_credit.batching import eligibility
-from grpo_credit.batching.cutting import Cutter
-from grpo_credit.batching.eligibility import COMPILED, Batching, as_trl
-from grpo_credit.batching.host import Host
 from grpo_credit.batching.rows import Rows, take
-from grpo_credit.batching.trial import Reference, Score
+from grpo_credit.trainer.passes import eligibility
+from grpo_credit.trainer.passes.cutting import Cutter
+from grpo_credit.trainer.passes.eligibility import COMPILED, Batching, as_trl
+from grpo_credit.trainer.passes.host import Host
+from grpo_credit.trainer.passes.trial import Reference, Score
 
 logger = logging.get_logger(__name__)
 

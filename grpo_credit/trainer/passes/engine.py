@@ -19,14 +19,14 @@ from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 from transformers.utils import logging
 
-from grpo_credit.batching.cutting import Cutter
-from grpo_credit.batching.eligibility import Batching
-from grpo_credit.batching.exactness import Exactness
-from grpo_credit.batching.host import Host
-from grpo_credit.batching.metrics import Counts, PassMetrics, merge
 from grpo_credit.batching.packing import Packed
 from grpo_credit.batching.planner import plan, spread
 from grpo_credit.batching.rows import Joined, Rows, as_input, counted, has_no_holes, join
+from grpo_credit.trainer.passes.cutting import Cutter
+from grpo_credit.trainer.passes.eligibility import Batching
+from grpo_credit.trainer.passes.exactness import Exactness
+from grpo_credit.trainer.passes.host import Host
+from grpo_credit.trainer.passes.metrics import Counts, PassMetrics, merge
 
 logger = logging.get_logger(__name__)
 
