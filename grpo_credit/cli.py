@@ -135,13 +135,9 @@ def _add_show(verbs: Any) -> None:
         """'NAME {"alpha": 0.75}'""",
     )  # fmt: skip
     show.add_argument("--rows", type=int, default=8, help="completions to show (default: 8)")
-    show.add_argument("--group", type=int, help="show this group only (default: one of each)")
-    show.add_argument(
-        "--sort", choices=("credit", "reward"), default="credit",
-        help="what comes first: the largest sum of |credit| by the first strategy, or the highest "
-        "reward (default: credit)",
-    )  # fmt: skip
+    show.add_argument("--group", type=int, help="show this group only (default: all with credit)")
     show.add_argument("--html", type=Path, metavar="FILE", help="write a page instead of printing")
+    show.add_argument("--svg", type=Path, metavar="FILE", help="write a figure instead of printing")
     show.set_defaults(verb="grpo_credit.experiments.show.command:show_credit")
 
 

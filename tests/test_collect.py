@@ -14,8 +14,8 @@ from study_helpers import CREDITS, METRIC, make_study, metrics_line, write_lines
 from grpo_credit import CreditError, compute_credit
 from grpo_credit.credit.saved import save_rollouts
 from grpo_credit.experiments.report.data import Pairing
+from grpo_credit.experiments.show.choice import choose
 from grpo_credit.experiments.study.collect import collect
-from grpo_credit.experiments.study.collect.examples import choose
 
 
 @pytest.fixture(scope="module")

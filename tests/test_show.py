@@ -3,6 +3,7 @@
 import io
 import math
 import re
+from xml.etree import ElementTree
 
 import pytest
 import torch
@@ -41,17 +42,36 @@ def test_the_runs_own_strategy_is_shown_beside_even(run):
     shown = {completion.row: completion for completion in drawn.completions}
     assert shown[3].tokens[0].credit == pytest.approx([2 / 6, 2 / 18])
     assert shown[1].tokens[1].credit == pytest.approx([-1 / 6, -1 / 18])
-    assert shown[4].tokens == []
+    assert picture(run, group=2).completions[0].tokens == []
 
 
-def test_rows_are_of_different_groups_and_the_heaviest_first(run):
-    # Σ|A|: 11, 2 | 0, 2 | 0; row 5 is not in the window
-    assert [c.row for c in picture(run).completions] == [0, 3, 4, 1, 2]
-    assert [c.row for c in picture(run, rows=2).completions] == [0, 3]
+def test_of_each_group_the_best_stands_beside_the_worst(run):
+    # rewards: 1, 0 | none, 0.5 | 0.25, which has no token; row 5 is not in the window
+    assert [c.row for c in picture(run).completions] == [0, 1, 3, 2]
+    assert [c.row for c in picture(run, rows=3).completions] == [0, 1, 3]
     assert [c.row for c in picture(run, group=1).completions] == [3, 2]
-    # rewards: 1, 0 | none, 0.5 | 0.25
-    assert [c.row for c in picture(run, by="reward").completions] == [0, 3, 4, 1, 2]
-    assert [c.row for c in picture(run, by="reward", rows=1).completions] == [0]
+
+
+def test_groups_without_credit_are_counted_and_shown_if_asked_for(run):
+    drawn = picture(run)
+    assert drawn.about_dead == "1 more group has no credit; --group=N shows one."
+    assert drawn.about_dead in page(drawn)
+    assert drawn.about_dead in printed(drawn)
+    asked = picture(run, group=2)
+    assert ([c.row for c in asked.completions], asked.about_dead) == ([4], "")
+
+
+def test_a_bar_ends_the_token_that_settled_the_reward(tmp_path):
+    (tmp_path / "rollouts").mkdir()
+    settled = rollouts(decided=torch.tensor([[11], [1], [3], [1], [0], [4]]))
+    path = tmp_path / "rollouts" / "rollouts_1.parquet"
+    save_rollouts(path, settled, PROMPTS, TOKENS, "seq")
+    drawn = picture(tmp_path, credit=["seq"], group=0)
+    assert "reward settled after 1" in drawn.completions[1].heading
+    assert "-100[a│b]" in printed(drawn)
+    assert {"class": "n8 settled", "title": "-0.167"} in [
+        a for _, a, _ in Read(page(drawn)).elements
+    ]
 
 
 def test_the_scale_is_that_of_what_is_shown(run):
@@ -174,7 +194,7 @@ def test_the_page_shows_hostile_completions_as_text(run):
     tags = {tag for tag, _ in read.tags}
     assert tags == {
         "html", "head", "meta", "title", "style", "body", "h1", "h2", "p", "div", "i", "pre",
-        "article", "details", "summary", "table", "thead", "tbody", "tr", "th", "td",
+        "strong", "article", "details", "summary", "table", "thead", "tbody", "tr", "th", "td",
     }  # fmt: skip
     attributes = {name for _, attrs in read.tags for name in attrs}
     assert attributes == {
@@ -182,7 +202,7 @@ def test_the_page_shows_hostile_completions_as_text(run):
         "role", "aria-label", "data-name", "data-scale",
     }  # fmt: skip
     texts = [text for tag, attrs, text in read.elements if tag == "i" and "title" in attrs]
-    expected = [visible(t) for row in (0, 3, 4, 1, 2) for _ in range(2) for t in TOKENS[row]]
+    expected = [visible(t) for row in (0, 1, 3, 2) for _ in range(2) for t in TOKENS[row]]
     assert texts == expected
 
 
@@ -216,8 +236,8 @@ def test_masked_tokens_are_marked_and_have_no_number(tmp_path):
     assert marked == ["d"]
     cells = [text for tag, _, text in read.elements if tag == "td"]
     assert cells[cells.index("d") + 1] == ""
-    assert "c{" not in printed(drawn)  # row 2 has no advantage
-    assert "e{+100}" in printed(drawn)
+    assert "[c" not in printed(drawn)  # row 2 has no advantage
+    assert "+100[e]" in printed(drawn)
 
 
 def printed(drawn, **console):
@@ -242,10 +262,20 @@ def test_the_terminal_shows_hostile_completions_as_text(run):
     assert shown.count("A") >= 2 * 100_000  # once per strategy
 
 
-def test_without_colours_a_number_follows_each_token(run):
+def test_without_colours_a_number_stands_before_each_run_of_one_credit(run):
     shown = printed(picture(run, credit=["seq"], group=0, rows=2), color_system=None)
-    assert "a{-100}b{-100}" in shown
-    assert "{100} is a credit of 0.167" in shown
+    assert "-100[ab]" in shown
+    assert "+100[...] is a credit of 0.167" in shown
+
+
+def test_a_figure_has_colours_and_asks_for_nothing(run, tmp_path):
+    assert cli.main(["show", str(run), "--credit", "seq", "--svg", str(tmp_path / "x.svg")]) == 0
+    drawing = ElementTree.parse(tmp_path / "x.svg")
+    fills = {fill for e in drawing.iter() if (fill := e.get("fill"))}
+    assert {"#e49659", "#59a3cd"} <= fills  # as in the terminal
+    text = (tmp_path / "x.svg").read_text(encoding="utf-8")
+    assert text.count("http") == 1  # the name space
+    assert "<script" not in text
 
 
 def test_with_colours_the_sign_shows_without_them_too(run):
@@ -269,7 +299,7 @@ def test_an_abstention_is_no_number(run):
 
 def test_show_prints_or_writes(run, capsys):
     assert cli.main(["show", str(run), "--credit", "seq", "length", "--rows", "1"]) == 0
-    assert "length: {100} is a credit of" in capsys.readouterr().out
+    assert "length: +100[...] is a credit of" in capsys.readouterr().out
     target = run / "page.html"
     assert cli.main(["show", str(run), "--step", "9", "--html", str(target)]) == 0
     assert "wrote" in capsys.readouterr().out

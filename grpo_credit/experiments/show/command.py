@@ -4,7 +4,7 @@ import argparse
 
 from grpo_credit.experiments.html import render
 from grpo_credit.experiments.show.picture import Picture, picture
-from grpo_credit.experiments.show.terminal import print_picture
+from grpo_credit.experiments.show.terminal import as_svg, print_picture
 from grpo_credit.records.files import replace_text
 from grpo_credit.terminal import console
 from grpo_credit.text import in_line
@@ -12,14 +12,13 @@ from grpo_credit.text import in_line
 
 def show_credit(args: argparse.Namespace) -> int:
     """Print completions shaded by credit, or write them as a page."""
-    drawn = picture(
-        args.run, args.step, args.credit, rows=args.rows, group=args.group, by=args.sort
-    )
-    if args.html is None:
+    drawn = picture(args.run, args.step, args.credit, rows=args.rows, group=args.group)
+    files = {args.html: page, args.svg: as_svg}
+    for file in filter(None, files):
+        replace_text(file, files[file](drawn))
+        print(f"wrote {in_line(file)}")
+    if not any(files):
         print_picture(drawn, console())
-    else:
-        replace_text(args.html, page(drawn))
-        print(f"wrote {in_line(args.html)}")
     return 0
 
 

@@ -1,6 +1,5 @@
 """What is to be shown: which completions of a step, and their credit under each strategy."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from operator import itemgetter
@@ -15,7 +14,8 @@ from grpo_credit.credit.rollouts import Rollouts
 from grpo_credit.credit.saved import SavedRollouts, credit_of, find_rollouts, load_rollouts
 from grpo_credit.credit.strategy import CreditError, Strategy
 from grpo_credit.experiments.figures.shading import Completion, Shaded, Token
-from grpo_credit.experiments.report.limits import cut, fitting, in_turn
+from grpo_credit.experiments.report.limits import cut, fitting
+from grpo_credit.experiments.show.choice import choose, settled_at
 from grpo_credit.records.files import step_of
 from grpo_credit.text import prompt_text, visible
 
@@ -31,9 +31,17 @@ class Picture(Shaded):
 
     Args:
         title: run and step.
+        dead: groups without credit, which are not shown.
     """
 
     title: str = ""
+    dead: int = 0
+
+    @property
+    def about_dead(self) -> str:
+        """Return how many groups have no credit; nothing where each has some."""
+        some = f"{self.dead:,} more group{' has' if self.dead == 1 else 's have'}"
+        return f"{some} no credit; --group=N shows one." if self.dead else ""
 
     @property
     def notice(self) -> str:
@@ -54,7 +62,6 @@ def picture(
     *,
     rows: int = 8,
     group: int | None = None,
-    by: str = "credit",
 ) -> Picture:
     """Compute the credit of a step's saved rollouts and choose the completions to show.
 
@@ -63,9 +70,9 @@ def picture(
         step: optimizer step; the last one saved if None.
         credit: strategies, with options as `'NAME {"alpha": 0.75}'`; the run's own and `even/dapo`
             if there are none.
-        rows: how many completions. They are of different groups as long as there are groups.
+        rows: how many completions: of each group its best beside its worst, groups with the
+            largest spread of rewards first.
         group: of this group only.
-        by: what comes first: `"credit"`, the largest Σ|C| under the first strategy, or `"reward"`.
 
     Raises:
         CreditError: nothing is saved, unknown step, group or strategy, or one that needs a field
@@ -77,12 +84,12 @@ def picture(
     with named_by(path, credit):
         chosen = _strategies(saved, credit)
         matrices = [credit_of(name, strategy, saved, path) for name, strategy in chosen.items()]
-    shown = _select(saved.rollouts, matrices[0], rows, group, by)
+    shown, dead = _select(saved.rollouts, matrices[0], rows, group)
     title = f"{run.resolve().name}, step {step_of(path)}"
     completions = _fitting(saved, matrices, shown)
     drawn = shown[: len(completions)]
     scales = [float(matrix[drawn].abs().max()) for matrix in matrices]
-    return Picture(list(chosen), scales, completions, len(shown) - len(drawn), title)
+    return Picture(list(chosen), scales, completions, len(shown) - len(drawn), title, dead)
 
 
 def _strategies(saved: SavedRollouts, names: Sequence[str]) -> dict[str, Strategy]:
@@ -106,9 +113,9 @@ def named(text: str, saved: SavedRollouts) -> Strategy:
 
 
 def _select(
-    rollouts: Rollouts, credit: Tensor, count: int, group: int | None, by: str
-) -> list[int]:
-    """Order the window's completions; take the first of each group, then the second of each."""
+    rollouts: Rollouts, credit: Tensor, count: int, group: int | None
+) -> tuple[list[int], int]:
+    """Choose rows, of a group or of all with credit; and count the groups without any."""
     used = rollouts.window_count > 0
     if group is not None:
         used &= rollouts.group == group
@@ -117,10 +124,11 @@ def _select(
             f"no completions to show of group {group}, rows {count}; expected at least 1 row, and "
             f"a group from {int(rollouts.group.min())} to {int(rollouts.group.max())}."
         )
-    key = {"credit": credit.abs().sum(dim=1), "reward": rollouts.rewards.nan_to_num(-math.inf)}[by]
-    rows = used.nonzero().flatten()
-    order = rows[key[rows].argsort(descending=True, stable=True)].tolist()
-    return in_turn(order, lambda row: int(rollouts.group[row]))[:count]
+    groups = {int(number) for number in rollouts.group[used]}
+    live = {int(number) for number in rollouts.group[used & credit.any(dim=1)]} or groups
+    order = dict.fromkeys([*choose(rollouts, len(used)), *used.nonzero().flatten().tolist()])
+    rows = [row for row in order if used[row] and int(rollouts.group[row]) in live]
+    return rows[:count], len(groups - live)
 
 
 def _fitting(saved: SavedRollouts, matrices: list[Tensor], rows: list[int]) -> list[Completion]:
@@ -139,14 +147,17 @@ def _completion(
     columns = zip(texts, rollouts.mask[row].tolist(), per_token, strict=False)
     prompt = cut(prompt_text(saved.prompts[row]), _PROMPT)
     size = _bytes(prompt) + 400 + 100 * len(matrices)
-    tokens: list[Token] = []
+    last, tokens = settled_at(rollouts, row), list[Token]()
     for text, counted, credit in columns:
-        token = Token(text, counted, list(credit))
+        token = Token(text, counted, list(credit), settled=len(tokens) + 1 == last)
         size += (len(matrices) + 1) * _bytes(token.text) + 60 * len(matrices) + 50
         if size > room:
             break
         tokens.append(token)
     times = int(rollouts.window_count[row])
+    notes = [f"used {times} times"] if times > 1 else []
+    if last is not None:
+        notes.append(f"reward settled after {last}")
     made = Completion(
         row=row,
         group=int(rollouts.group[row]),
@@ -155,7 +166,7 @@ def _completion(
         prompt=prompt,
         tokens=tokens,
         left_out=len(texts) - len(tokens),
-        notes=[f"used {times} times"] if times > 1 else [],
+        notes=notes,
     )
     return made, size
 

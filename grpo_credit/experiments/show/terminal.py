@@ -1,9 +1,13 @@
 """A picture in the terminal."""
 
+import io
+import math
 from collections.abc import Sequence
+from itertools import groupby
 
 from rich.console import Console
 from rich.style import Style
+from rich.terminal_theme import DEFAULT_TERMINAL_THEME
 from rich.text import Text
 
 from grpo_credit.experiments.figures.shading import LEVELS, Token, level
@@ -11,14 +15,35 @@ from grpo_credit.experiments.show.picture import Picture
 from grpo_credit.text import visible
 
 _POSITIVE, _NEGATIVE = (0, 114, 178), (213, 94, 0)  # told apart by the colour-blind as well
+SETTLED = "│"
 _DEEPEST = 0.65  # of a colour on white, so that black text stays readable
+
+SVG = """\
+<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}">
+<style>
+.{unique_id}-matrix {{ font: {char_height}px monospace; line-height: {line_height}px; }}
+{styles}
+</style>
+<defs>
+<clipPath id="{unique_id}-clip-terminal">
+<rect width="{terminal_width}" height="{terminal_height}"/>
+</clipPath>
+{lines}
+</defs>
+<rect width="{width}" height="{height}" rx="8" fill="#ffffff"/>
+<g transform="translate({terminal_x}, {terminal_y})" clip-path="url(#{unique_id}-clip-terminal)">
+{backgrounds}
+<g class="{unique_id}-matrix">{matrix}</g>
+</g>
+</svg>
+"""
 
 
 def print_picture(picture: Picture, console: Console) -> None:
     """Print every completion once per strategy.
 
-    Without colours (a pipe, NO_COLOR), a number follows each token that has credit: percent of the
-    strategy's scale.
+    Without colours (a pipe, NO_COLOR), tokens of one credit are a run in brackets, and before it
+    stands the credit in percent of the strategy's scale. A bar ends what settled the reward.
     """
     plain = console.no_color or console.color_system is None
     console.print(Text(f"{visible(picture.title)}\n", "bold"))
@@ -32,14 +57,23 @@ def print_picture(picture: Picture, console: Console) -> None:
             console.print(_tokens(completion.tokens, number, picture.scales[number], plain))
         if completion.left_out:
             console.print(Text(f"{completion.left_out:,} more tokens", "dim"))
-    if picture.notice:
-        console.print(Text(f"\n{picture.notice}", "bold"))
+    for notice in filter(None, (picture.about_dead, picture.notice)):
+        console.print(Text(f"\n{notice}", "bold"))
+
+
+def as_svg(picture: Picture) -> str:
+    """Return the picture of a terminal 80 columns wide, on white."""
+    console = Console(
+        record=True, width=80, file=io.StringIO(), force_terminal=True, color_system="truecolor",
+    )  # fmt: skip
+    print_picture(picture, console)
+    return console.export_svg(title="", theme=DEFAULT_TERMINAL_THEME, code_format=SVG)
 
 
 def _legend(name: str, scale: float, plain: bool) -> Text:
     text = Text(f"{visible(name)}: ")
     if plain:
-        return text.append(f"{{100}} is a credit of {scale:.3g}")
+        return text.append(f"+100[...] is a credit of {scale:.3g}")
     text.append(f"{-scale:.3g} ")
     for shade in range(-LEVELS, LEVELS + 1):
         text.append("  ", _style(shade))
@@ -48,12 +82,22 @@ def _legend(name: str, scale: float, plain: bool) -> Text:
 
 def _tokens(tokens: Sequence[Token], strategy: int, scale: float, plain: bool) -> Text:
     text = Text()
-    for token in tokens:
-        credit = token.credit[strategy]
-        text.append(visible(token.text), _style(level(credit, scale)) if token.counted else "dim")
-        if plain and credit:
-            text.append(f"{{{100 * credit / scale:+.0f}}}")
+    for percent, run in groupby(tokens, lambda token: _percent(token.credit[strategy], scale)):
+        if plain and percent:
+            text.append(f"{percent:+}[")
+        for token in run:
+            shade = level(token.credit[strategy], scale)
+            text.append(visible(token.text), _style(shade) if token.counted else "dim")
+            if token.settled:
+                text.append(SETTLED)
+        if plain and percent:
+            text.append("]")
     return text
+
+
+def _percent(credit: float, scale: float) -> int:
+    """Return the share of a scale, rounded away from 0."""
+    return int(math.copysign(math.ceil(100 * abs(credit) / scale), credit)) if credit else 0
 
 
 def _style(shade: int) -> Style:

@@ -2,7 +2,6 @@
 
 import json
 import time
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,9 +13,9 @@ from grpo_credit.credit.saved import SavedRollouts, credit_of, load_rollouts
 from grpo_credit.credit.strategy import Strategy
 from grpo_credit.errors import CreditError
 from grpo_credit.experiments.report.data import FINISHED, Cell, Examples, Study
+from grpo_credit.experiments.show.choice import choose, settled_at
 from grpo_credit.experiments.show.picture import named
 from grpo_credit.records.files import step_of
-from grpo_credit.records.shape import is_usable
 from grpo_credit.text import prompt_text
 
 ROWS = 16  # completions of each step
@@ -107,36 +106,6 @@ def _milliseconds(strategy: Strategy, rollouts: Rollouts) -> float:
     return 1000 * min(times)
 
 
-def choose(rollouts: Rollouts, count: int) -> list[int]:
-    """Choose completions that differ: of every group in turn, its best and then its worst.
-
-    Groups with the largest spread of rewards come first. Completions outside the window, and those
-    that no reward scored, are left out.
-    """
-    rewards = rollouts.rewards.tolist()
-    scored = [
-        row
-        for row, used in enumerate((rollouts.window_count > 0).tolist())
-        if used and is_usable(rewards[row])
-    ]
-    groups: dict[int, list[int]] = {}
-    for row in sorted(scored, key=lambda row: -rewards[row]):
-        groups.setdefault(int(rollouts.group[row]), []).append(row)
-    taken: Counter[int] = Counter()
-    order = []
-    for group in sorted(groups, key=lambda g: rewards[groups[g][-1]] - rewards[groups[g][0]]):
-        for row in _ends(groups[group]):
-            order.append((taken[group] // 2, row))
-            taken[group] += 1
-    return [row for _, row in sorted(order, key=lambda entry: entry[0])][:count]
-
-
-def _ends(rows: list[int]) -> list[int]:
-    """Order rows from both ends: the first, the last, the second, the last but one."""
-    mixed = [row for pair in zip(rows, reversed(rows), strict=True) for row in pair]
-    return list(dict.fromkeys(mixed))
-
-
 def _row(step: int, saved: SavedRollouts, credits: dict[str, Tensor], row: int) -> dict[str, Any]:
     rollouts, tokens = saved.rollouts, saved.tokens[row]
     end = len(tokens)
@@ -148,17 +117,8 @@ def _row(step: int, saved: SavedRollouts, credits: dict[str, Tensor], row: int) 
         "reward": float(rollouts.rewards[row]),
         "advantage": float(rollouts.advantages[row]),
         "truncated": bool(rollouts.truncated[row]),
-        "decided": _decided(rollouts, row),
+        "decided": settled_at(rollouts, row),
         "tokens": json.dumps(tokens),
         "counted": rollouts.mask[row, :end].tolist(),
         **{CREDIT + name: matrix[row, :end].tolist() for name, matrix in credits.items()},
     }
-
-
-def _decided(rollouts: Rollouts, row: int) -> int | None:
-    """Return how many tokens settled the reward: the last of its functions; None if unknown."""
-    if rollouts.decided is None:
-        return None
-    counts = [weight != 0 for weight in rollouts.reward_weights]
-    settled = [int(at) for at, used in zip(rollouts.decided[row], counts, strict=True) if used]
-    return max(settled, default=None)
