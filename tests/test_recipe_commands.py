@@ -14,7 +14,7 @@ from grpo_credit.run.recipe import _read
 
 ROOT = Path(__file__).parent.parent
 PAGES = [
-    ROOT / "README.md", ROOT / "docs" / "preflight.md", *sorted((ROOT / "recipes").glob("*.md")),
+    ROOT / "README.md", *sorted(ROOT.glob("docs/**/*.md")), *sorted(ROOT.glob("recipes/*.md")),
     *sorted((ROOT / "recipes").glob("*.py")), *sorted((ROOT / "recipes" / "configs").glob("*")),
 ]  # fmt: skip
 LAUNCH = re.compile(r"accelerate launch (?:--config_file \S+ )?(recipes/\w+\.py)(.*)")
