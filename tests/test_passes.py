@@ -13,7 +13,8 @@ from trl import GRPOTrainer
 from workloads import LONG, WORKLOADS, Workload
 
 from grpo_credit import CreditError, CreditGRPOConfig, allocation
-from grpo_credit.batching import cutting, eligibility, engine, planner
+from grpo_credit.batching import planner
+from grpo_credit.trainer.passes import cutting, eligibility, engine
 
 SEEN = []
 
