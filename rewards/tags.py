@@ -252,7 +252,7 @@ class TagFormat(TextReward):
 
         own, prefilled = _Place(), _Place(block=0)
         readings = {False: (own,), True: (prefilled,), None: (own, prefilled)}
-        classes, char_of = _classes(set("".join(self._literals)))
+        classes, char_of = _classes(sorted(set("".join(self._literals))))
         return Automaton.explore(
             classes,
             readings[inside],
@@ -326,7 +326,7 @@ class TagFormat(TextReward):
         return f"TagFormat({self.tags!r}, name={self.__name__!r})"
 
 
-def _classes(characters: set[str]) -> "tuple[CharClasses, dict[int, str]]":
+def _classes(characters: Sequence[str]) -> "tuple[CharClasses, dict[int, str]]":
     """Tell some characters apart, blanks (" ") and the rest ("."); give each class a character."""
     import numpy as np
 
