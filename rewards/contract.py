@@ -260,7 +260,11 @@ def rows_of(reward: Any, columns: Mapping[str, Any], count: int) -> list[dict[st
     names = reward.columns
     for name in names:
         if name not in columns:
-            raise ValueError(missing_column(reward.__name__, name, sorted(columns)))
+            raise ValueError(
+                f"reward {reward.__name__!r} needs the column {name!r}; the data have "
+                f"{', '.join(sorted(columns)) or 'none'}. Rename a column of the data set, or name "
+                "the right one when making the reward."
+            )
         one_each(reward.__name__, name, columns[name], count)
     return [{name: columns[name][row] for name in names} for row in range(count)]
 
@@ -278,12 +282,3 @@ def one_each(reward: str, column: str, values: Any, count: int) -> Any:
             f"reward {reward!r}; expected one per completion."
         )
     return values
-
-
-def missing_column(reward: str, column: str, there: Sequence[str]) -> str:
-    """Word the error of a column that a reward needs and the data do not have."""
-    return (
-        f"reward {reward!r} needs the column {column!r}; the data have "
-        f"{', '.join(there) or 'none'}. Rename a column of the data set, or name the right one "
-        "when making the reward."
-    )

@@ -104,7 +104,7 @@ class TagFormat(TextReward):
         super().__init__(name)
         steps = _checked_steps(tags)
         self.tags = tuple(name for step in steps for name in step)
-        self._optional = [_is_optional(step, optional) for step in steps]
+        self._optional = [any(name in optional for name in step) for step in steps]
         _check_optional(optional, self.tags, self._optional)
         if prefilled not in ("auto", None, self.tags[0]):
             raise ValueError(
@@ -357,10 +357,6 @@ def _checked_steps(tags: Sequence[str | Sequence[str]]) -> list[tuple[str, ...]]
     if not all(steps) or not names or len(set(names)) < len(names):
         raise ValueError(f"tags is {tuple(tags)!r}, expected one or more names, each once.")
     return steps
-
-
-def _is_optional(step: Sequence[str], optional: Collection[str]) -> bool:
-    return any(name in optional for name in step)
 
 
 def _check_optional(optional: Collection[str], names: Sequence[str], steps: list[bool]) -> None:
