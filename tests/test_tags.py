@@ -305,13 +305,6 @@ def test_spans_of_chat_are_in_its_last_message():
 # --- ready formats, options, errors
 
 
-def test_think_format_is_one_block_and_an_answer_without_a_tag():
-    right = ["<think>a</think>b", "\n<think>\na\n</think>\n\nb\nc", "a</think>b"]
-    wrong = ["<think>a</think>", "<think>a</think> \n", "<think></think>b", "b<think>a</think>c"]
-    wrong += ["<think>a</think>b</think>", "<think>a</think><think>a</think>b", "b", ""]
-    assert think_format(right + wrong) == [1.0] * 3 + [0.0] * 8
-
-
 def test_a_specimen_is_right():
     for options in OPTIONS:
         reward = TagFormat(("t", "a"), **options)
@@ -365,11 +358,6 @@ def test_invalid_tags_are_refused():
 def test_only_the_first_tag_can_be_prefilled():
     with pytest.raises(ValueError, match="prefilled is 'answer', expected 'auto', None or the fir"):
         TagFormat(prefilled="answer")
-
-
-def test_a_completion_of_another_type_is_refused():
-    with pytest.raises(TypeError, match="completion is 3, expected a string"):
-        think_format([3])
 
 
 def test_a_format_names_itself():
