@@ -30,6 +30,7 @@ from .patience import BUDGET, at_most, slow_patterns
 Completion = str | list[dict[str, Any]]
 LogMetric = Callable[[str, float], None]
 LogExtra = Callable[[str, list[Any]], None]
+TRLS = ("prompts", "completion_ids")  # columns that TRL adds to those of the data set
 Spans = dict[str, list[tuple[int, int]]]  # name -> (first character, one past the last)
 
 
@@ -260,10 +261,11 @@ def rows_of(reward: Any, columns: Mapping[str, Any], count: int) -> list[dict[st
     names = reward.columns
     for name in names:
         if name not in columns:
+            own = f"TRL passes them; outside TRL pass {name}=, one per completion."
+            other = "Rename a column of the data set, or name the right one when making the reward."
             raise ValueError(
                 f"reward {reward.__name__!r} needs the column {name!r}; the data have "
-                f"{', '.join(sorted(columns)) or 'none'}. Rename a column of the data set, or name "
-                "the right one when making the reward."
+                f"{', '.join(sorted(columns)) or 'none'}. {own if name in TRLS else other}"
             )
         one_each(reward.__name__, name, columns[name], count)
     return [{name: columns[name][row] for name in names} for row in range(count)]

@@ -4,8 +4,7 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Literal
 
-from .contract import Completion, Spans, listed, texts_of
-from .lengths import token_ids
+from .contract import Completion, Spans, TextReward, listed, texts_of
 
 _WORD = re.compile(r"\S+")
 _LETTER = re.compile(r"[^\W\d_]")
@@ -14,7 +13,7 @@ _LONG = 24  # characters; a word of more is one without spaces, or none
 _STRETCHES = 8  # of a long word, that weigh as much as an n-gram
 
 
-class Repetition:
+class Repetition(TextReward):
     """Penalize repeated n-grams, in proportion.
 
         R = max_penalty · (1 − distinct n-grams / n-grams)
@@ -66,6 +65,7 @@ class Repetition:
         skip_counters: bool = False,
         name: str = "repetition",
     ) -> None:
+        super().__init__(name)
         if unit not in ("words", "tokens"):
             raise ValueError(f"unit is {unit!r}, expected one of words, tokens.")
         if not -float("inf") < max_penalty <= 0:
@@ -78,20 +78,12 @@ class Repetition:
         self.unit = unit
         self.skip_counters = skip_counters
         self.columns = ("completion_ids",) if unit == "tokens" else ()
-        self.__name__ = name
 
-    def __call__(
-        self,
-        completions: Sequence[Completion],
-        *,
-        completion_ids: Sequence[Sequence[int]] | None = None,
-        **_: Any,
-    ) -> list[float]:
-        """Score completions; see the class."""
+    def _scores(
+        self, completions: Sequence[Completion], rows: Sequence[dict[str, Any]]
+    ) -> list[float | None]:
         if self.unit == "tokens":
-            listed(self.__name__, "completions", completions)
-            ids = token_ids(self.__name__, completion_ids, len(completions))
-            rates = [repetition_rate(row, self.ngram_size) for row in ids]
+            rates = [repetition_rate(row["completion_ids"], self.ngram_size) for row in rows]
         else:
             rates = [
                 _rate_in_words(_words(text, self.skip_counters), self.ngram_size)

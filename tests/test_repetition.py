@@ -100,7 +100,7 @@ def test_counters_hide_a_loop_unless_they_are_skipped():
 def test_columns_follow_the_unit():
     assert Repetition().columns == ()
     assert Repetition(unit="tokens").columns == ("completion_ids",)
-    with pytest.raises(ValueError, match="'repetition' counts tokens and got no completion_ids"):
+    with pytest.raises(ValueError, match="'repetition' needs the column 'completion_ids'"):
         Repetition(unit="tokens")(["a"])
 
 
