@@ -162,15 +162,13 @@ def _same(calls: Sequence[Call | None], golds: Sequence[Call]) -> bool:
     """Return whether calls are the same, in any order."""
     left = list(calls)
     for gold in golds:
-        at = next((n for n, call in enumerate(left) if call and _equal(call, gold)), None)
+        named = ((n, call) for n, call in enumerate(left) if call and call.name == gold.name)
+        same = {"const": gold.arguments}
+        at = next((n for n, call in named if follows(call.arguments, same)), None)
         if at is None:
             return False
         del left[at]
     return not left
-
-
-def _equal(call: Call, gold: Call) -> bool:
-    return call.name == gold.name and follows(call.arguments, {"const": gold.arguments})
 
 
 def _function(tool: Any) -> dict[str, Any]:

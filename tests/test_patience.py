@@ -33,6 +33,8 @@ def explosive(**options):
 @pytest.fixture(autouse=True)
 def untold():
     patience._tell.cache_clear()
+    yield
+    patience._tell.cache_clear()
 
 
 def test_texts_get_their_own_limit_or_what_is_left_and_always_a_moment(monkeypatch):

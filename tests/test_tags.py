@@ -126,15 +126,6 @@ def test_auto_without_prompts_is_the_better_of_both_readings():
     assert TagFormat(("t", "a"))(NEAR_RIGHT) == list(map(max, *readings))
 
 
-def test_text_prompts_decide_under_auto():
-    own, ended = "<think>a</think><answer>b</answer>", "a</think><answer>b</answer>"
-    prompts = ["2+2?", "2+2?<think>", "<think> first", "2+2?<think>\n"]
-    assert think_answer_format([own] * 4, prompts=prompts) == [1.0, 0.0, 1.0, 0.0]
-    assert think_answer_format([ended] * 4, prompts=prompts) == [0.0, 1.0, 0.0, 1.0]
-    # "a" can begin a prefilled body; after a prompt that opened nothing it is text outside
-    assert think_answer_format.decided([ended] * 2, prompts[:2]) == [Decided(1), Decided(None)]
-
-
 def test_conversations_hide_whether_the_tag_is_prefilled():
     prompt = [{"role": "user", "content": "Think inside <think>"}]  # a template renders more
     for text in ("<think>a</think><answer>b</answer>", "a</think><answer>b</answer>"):
