@@ -5,8 +5,9 @@ from itertools import chain
 
 from .automaton import Automaton
 
-_REMEMBERED = 20_000  # steps between sets of costs; a policy's texts share nearly all of theirs
-Costs = frozenset[tuple[int, int]]  # state of the automaton, fewest errors with which it is reached
+_REMEMBERED = 20_000  # sets of costs; a policy's texts share nearly all of theirs
+_HOPELESS = 1  # the number of the set without a state
+Costs = dict[int, int]  # state of the automaton -> the fewest errors with which it is reached
 
 
 class Edits:
@@ -24,24 +25,42 @@ class Edits:
     def __init__(self, automaton: Automaton, most: int) -> None:
         self.automaton, self.most = automaton, most
         self._following = [sorted({*row} - {automaton.dead}) for row in automaton.table]
-        self._after = functools.lru_cache(_REMEMBERED)(self._step)
-        self._same = functools.lru_cache(_REMEMBERED)(lambda costs: costs)  # compared by identity
-        self._start = self._with_missing({0: 0})
+        self._forget()
 
     def of(self, text: str) -> int | None:
         """Return the number for one text, None if it is more than `most`."""
-        costs = self._start
+        if len(self._sets) > _REMEMBERED:
+            self._forget()
+        here, steps = 0, self._steps
         for kind in chain.from_iterable(self.automaton.blocks(text)):
-            costs = self._after(costs, kind)
-            if not costs:
+            try:
+                here = steps[here][kind]
+            except KeyError:
+                after = steps[here][kind] = self._number(self._step(self._sets[here], kind))
+                here = after
+            if here == _HOPELESS:
                 return None
         accepting = self.automaton.accepting
-        return min((errors for state, errors in costs if accepting[state]), default=None)
+        return min((e for state, e in self._sets[here].items() if accepting[state]), default=None)
+
+    def _forget(self) -> None:
+        self._sets: list[Costs] = []
+        self._numbers: dict[frozenset[tuple[int, int]], int] = {}
+        self._steps: list[dict[int, int]] = []  # of each set: class -> the next set, once met
+        self._number(self._with_missing({0: 0}))
+        self._number({})
+
+    def _number(self, costs: Costs) -> int:
+        number = self._numbers.setdefault(frozenset(costs.items()), len(self._sets))
+        if number == len(self._sets):
+            self._sets.append(costs)
+            self._steps.append({})
+        return number
 
     def _step(self, costs: Costs, kind: int) -> Costs:
         """Read a character: as it is, as one too many, or in place of another."""
-        reached: dict[int, int] = {}
-        for state, errors in costs:
+        reached: Costs = {}
+        for state, errors in costs.items():
             _reach(reached, self.automaton.table[state][kind], errors)
             if errors < self.most:
                 for after in (state, *self._following[state]):
@@ -49,16 +68,16 @@ class Edits:
         reached.pop(self.automaton.dead, None)
         return self._with_missing(reached)
 
-    def _with_missing(self, costs: dict[int, int]) -> Costs:
+    def _with_missing(self, costs: Costs) -> Costs:
         """Go on by characters that the text leaves out."""
         for errors in range(self.most):
             for state in [state for state, e in costs.items() if e == errors]:
                 for after in self._following[state]:
                     _reach(costs, after, errors + 1)
-        return self._same(frozenset(costs.items()))
+        return costs
 
 
-def _reach(costs: dict[int, int], state: int, errors: int) -> None:
+def _reach(costs: Costs, state: int, errors: int) -> None:
     costs[state] = min(errors, costs.get(state, errors))
 
 
