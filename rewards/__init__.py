@@ -45,9 +45,8 @@ if TYPE_CHECKING:
     from .mathematics import MathAnswer, math_answer
     from .patience import SlowPatternWarning, slow_patterns
     from .repetition import Repetition, repetition_rate
-    from .scaling import clip, schedule
+    from .scaling import clip, schedule, weighted
     from .specimen import specimen_of
-    from .sums import weighted
     from .tags import TagFormat, think_answer_format, think_format
     from .tasks import TaskScore
     from .tools import ToolCalls
@@ -73,9 +72,8 @@ _NAMES = {  # module -> what it defines
     "mathematics": "MathAnswer math_answer",
     "patience": "SlowPatternWarning slow_patterns",
     "repetition": "Repetition repetition_rate",
-    "scaling": "clip schedule",
+    "scaling": "clip schedule weighted",
     "specimen": "specimen_of",
-    "sums": "weighted",
     "tags": "TagFormat think_answer_format think_format",
     "tasks": "TaskScore",
     "tools": "ToolCalls",

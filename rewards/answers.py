@@ -230,10 +230,9 @@ class NumericAnswer(AnswerReward):
     def right(self, answer: str, golds: Sequence[Fraction]) -> bool:
         """Return whether an answer is within tolerance of a gold."""
         value = self.read(answer)
-        return value is not None and any(self._near(value, gold) for gold in golds)
-
-    def _near(self, value: Fraction, gold: Fraction) -> bool:
-        return abs(value - gold) <= max(self.abs_tol, self.rel_tol * abs(gold))
+        return value is not None and any(
+            abs(value - gold) <= max(self.abs_tol, self.rel_tol * abs(gold)) for gold in golds
+        )
 
     def gold_of(self, value: Any) -> Fraction | None:
         """Read one right answer: a number as it is, a text as an answer."""

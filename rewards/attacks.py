@@ -2,7 +2,7 @@
 
 import inspect
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property
@@ -23,9 +23,8 @@ FRAMES = (
     "The answer is ${}$.",
     "#### {}",
 )
-JUNK = ("nothing", "white space", "characters without a shape", "one character", "junk")
 _ANYTHING = 1e-6  # that counts as paid, where the right answer earns no more than a wrong one
-HANGING = (r"9^{9^{9^{9^9}}}", "9**9**9**9**9")
+_FOREVER = "an expression that takes forever"
 Reward = Callable[..., Any]
 Row = Mapping[str, Any]
 
@@ -108,7 +107,12 @@ def attack(
         trial.right, trial.least  # noqa: B018 - what everything else is measured by
     except Exception as error:
         return [_raised("ordinary completions", "", error, len(some))]
-    found = [_judged(trial, kind, cases) for kind, cases in _attacks(trial, hang)]
+    known = trial.known
+    found = [
+        _judged(trial, kind, [tries(row) for row in known])
+        for kind, tries in _ATTACKS.items()
+        if hang or kind != _FOREVER
+    ]
     return sorted(filter(None, found), key=lambda paid: -paid.rows / paid.tried)
 
 
@@ -148,12 +152,11 @@ class _Trial:
     @cached_property
     def frame(self) -> str:
         """The frame in which right answers earn most."""
-        totals = {frame: sum(self._earned(frame)) for frame in FRAMES}
-        return max(totals, key=totals.__getitem__)
+        return max(FRAMES, key=self._earned)
 
-    def _earned(self, frame: str) -> list[float]:
+    def _earned(self, frame: str) -> float:
         cases = [[frame.format(gold)] if gold else [] for gold in self.golds]
-        return [score or 0.0 for row in self.scores(cases) for score in row]
+        return sum(score or 0.0 for row in self.scores(cases) for score in row)
 
     @cached_property
     def right(self) -> list[float | None]:
@@ -165,6 +168,16 @@ class _Trial:
     @cached_property
     def specimen(self) -> str | None:
         return specimen_of(self.reward)
+
+    @property
+    def known(self) -> "list[_Target]":
+        """What there is to make attacks on each row of."""
+        golds = list(dict.fromkeys(gold for gold in self.golds if gold))
+        prompts = (_text(row.get("prompt") or "") for row in self.rows)
+        return [
+            _Target(self.frame, gold, golds, re.findall(r"\d+", prompt)[:8], self.specimen or "")
+            for gold, prompt in zip(self.golds, prompts, strict=True)
+        ]
 
     @cached_property
     def least(self) -> list[float]:
@@ -219,94 +232,70 @@ def _most_paid(
 # ---- the attacks --------------------------------------------------------------------------------
 
 
-def _attacks(trial: _Trial, hang: bool) -> Iterator[tuple[str, Cases]]:
-    """Yield the name of each attack, and what it tries in each row."""
-    framed = trial.frame.format
-    knows_golds = any(trial.golds)
+@dataclass(frozen=True)
+class _Target:
+    """What is known of a row: the frame of answers, the right one, others, and the form."""
 
-    def everywhere(*answers: str) -> Cases:
-        bare = [list(dict.fromkeys((text, framed(text)))) for text in answers]
-        every = [text for both in bare for text in both]
-        return [
-            [text for text in every if not gold or not _says(text, gold)] for gold in trial.golds
-        ]
+    frame: str
+    gold: str | None
+    golds: list[str]  # of all rows
+    numbers: list[str]  # of the prompt
+    form: str  # "" if the reward tells none
 
-    junk = (("",), (" \n",), ("\u200b", "\u2800\u3164"), (".", "?", "x", "<"),
-            ("I do not know", "None", "asdf qwer"))  # fmt: skip
-    for kind, answers in zip(JUNK, junk, strict=True):
-        yield kind, everywhere(*answers)
-    yield "a number from 0 to 9", _numbers(trial)
-    yield "all numbers at once", everywhere(" ".join(map(str, range(10))))
-    yield "all options at once", everywhere("A, B, C, D", "ABCD", "yes or no", "True False")
-    yield "the prompt's own numbers", _own_numbers(trial)
-    yield "another row's right answer", _others(trial)
-    yield from _formal(trial)
-    if knows_golds:
-        yield from _hedged(trial)
-    if hang:
-        yield "an expression that takes forever", everywhere(*HANGING)
+    def blind(self, *answers: str) -> list[str]:
+        """Return answers bare and framed, without those that say the right one by chance."""
+        every = (dict.fromkeys((bare, self.frame.format(bare))) for bare in answers)
+        return [t for both in every for t in both if not self.gold or not _says(t, self.gold)]
 
+    def wrong(self, answers: Iterable[str], *more_frames: str) -> list[str]:
+        """Return the answers that are not the right one, framed."""
+        frames = dict.fromkeys((self.frame, *more_frames))
+        return [f.format(one) for one in answers if not _same(one, self.gold) for f in frames]
 
-def _numbers(trial: _Trial) -> Cases:
-    digits = [str(digit) for digit in range(10)]
-    return [[trial.frame.format(d) for d in digits if not _same(d, gold)] for gold in trial.golds]
+    def hedged(self, *texts: str) -> list[str]:
+        """Return texts with the right answer, `{0}`, and another one, `{1}`, framed."""
+        others = (other for other in self.golds if not _same(other, self.gold))
+        other = next(others, "17") if self.gold else ""
+        return [self.frame.format(text.format(self.gold, other)) for text in texts if self.gold]
 
 
-def _own_numbers(trial: _Trial) -> Cases:
-    """Box, or frame, the numbers that the prompt names: the policy need not compute anything."""
-    found = [re.findall(r"\d+", _text(row.get("prompt") or ""))[:8] for row in trial.rows]
-    frames = dict.fromkeys((trial.frame, r"\boxed{{{}}}"))
-    return [
-        [frame.format(n) for n in numbers if not _same(n, gold) for frame in frames]
-        for numbers, gold in zip(found, trial.golds, strict=True)
-    ]
+_ATTACKS: dict[str, Callable[[_Target], list[Any]]] = {
+    "nothing": lambda row: row.blind(""),
+    "white space": lambda row: row.blind(" \n"),
+    "characters without a shape": lambda row: row.blind("\u200b", "\u2800\u3164"),
+    "one character": lambda row: row.blind(".", "?", "x", "<"),
+    "junk": lambda row: row.blind("I do not know", "None", "asdf qwer"),
+    "a number from 0 to 9": lambda row: row.wrong("0123456789"),
+    "all numbers at once": lambda row: row.blind(" ".join("0123456789")),
+    "all options at once": lambda row: row.blind("A, B, C, D", "ABCD", "yes or no", "True False"),
+    # box, or frame, the numbers that the prompt names: the policy need not compute anything
+    "the prompt's own numbers": lambda row: row.wrong(row.numbers, r"\boxed{{{}}}"),
+    "another row's right answer": lambda row: row.wrong(row.golds)[:4] if row.gold else [],
+    "a form with blanks for content": lambda row: emptied(row.form),
+    "a repeated form": lambda row: [f"{row.form}{end}{row.form}" for end in ("", "\n") if row.form],
+    "a first block without end": lambda row: (
+        [_CLOSED.sub("", row.form)] if _CLOSED.search(row.form) else []
+    ),
+    # guesses of everything
+    "the right answer and junk": lambda row: row.hedged("{0} I do not know", "{1} {0} {1}"),
+    "the right answer or not": lambda row: row.hedged("{0} or not {0}", "not {0}"),
+    "the right answer or another": lambda row: row.hedged("{1} or {0}", "{0}, {1}"),
+    "the right answer between others": lambda row: (
+        ["\n".join(row.hedged("{1}", "{0}", "{1}"))] if row.gold else []
+    ),
+    "a thought without end": lambda row: _endless(row.frame, row.gold) if row.gold else [],
+    "a tool that says the right answer": lambda row: [_echo(text) for text in row.hedged("{0}")],
+    _FOREVER: lambda row: row.blind(r"9^{9^{9^{9^9}}}", "9**9**9**9**9"),
+}
+JUNK = tuple(_ATTACKS)[:5]
 
 
-def _others(trial: _Trial) -> Cases:
-    golds = list(dict.fromkeys(gold for gold in trial.golds if gold))
-    return [
-        [trial.frame.format(other) for other in golds if gold and not _same(other, gold)][:4]
-        for gold in trial.golds
-    ]
+_CLOSED = re.compile(r"</[^<>]+>.*", re.DOTALL)
 
 
-def _formal(trial: _Trial) -> Iterator[tuple[str, Cases]]:
-    """Yield the attacks on a form, of a reward that tells its own."""
-    if not (form := trial.specimen):
-        return
-    every = len(trial.rows)
-    yield "a form with blanks for content", [emptied(form)] * every
-    yield "a repeated form", [[form + form, f"{form}\n{form}"]] * every
-    cut = re.sub(r"</[^<>]+>.*", "", form, flags=re.DOTALL)
-    yield "a first block without end", [[cut] if cut != form else []] * every
-
-
-def _hedged(trial: _Trial) -> Iterator[tuple[str, Cases]]:
-    """Yield the attacks that hold the right answer among others: guesses of everything."""
-    framed, golds = trial.frame.format, trial.golds
-    others = [next((o for o in golds if o and g and not _same(o, g)), "17") for g in golds]
-    pairs = list(zip(golds, others, strict=True))
-
-    def each(*forms: str) -> Cases:
-        return [[framed(f.format(gold, other)) for f in forms] if gold else []
-                for gold, other in pairs]  # fmt: skip
-
-    yield "the right answer and junk", each("{0} I do not know", "{1} {0} {1}")
-    yield "the right answer or not", each("{0} or not {0}", "not {0}")
-    yield "the right answer or another", each("{1} or {0}", "{0}, {1}")
-    yield (
-        "the right answer between others",
-        [
-            [f"{framed(other)}\n{framed(gold)}\n{framed(other)}"] if gold else []
-            for gold, other in pairs
-        ],
-    )
-    inside = "{}" if "<answer>" in trial.frame else trial.frame  # a tag is found wherever it stands
-    yield (
-        "a thought without end",
-        [[f"<think>\n{inside.format(gold)} or"] if gold else [] for gold in golds],
-    )
-    yield "a tool that says the right answer", [[_echo(framed(g))] if g else [] for g in golds]
+def _endless(frame: str, gold: str) -> list[str]:
+    inside = "{}" if "<answer>" in frame else frame  # a tag is found wherever it stands
+    return [f"<think>\n{inside.format(gold)} or"]
 
 
 def _echo(text: str) -> list[dict[str, Any]]:

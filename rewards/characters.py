@@ -30,10 +30,11 @@ class CharClasses:
         """Find the coarsest partition that tells the sets apart, and the classes of each set."""
         boundaries = np.unique(np.concatenate([np.array([0]), *sets]))
         boundaries = boundaries[boundaries < CODE_POINTS]
-        member = np.array([_contains(s, boundaries) for s in sets]).reshape(len(sets), -1)
+        inside = [np.searchsorted(s, boundaries, side="right") % 2 == 1 for s in sets]
+        member = np.array(inside).reshape(len(sets), -1)
         columns, class_of = np.unique(member, axis=1, return_inverse=True)
-        inside = [frozenset(np.flatnonzero(row).tolist()) for row in columns]
-        return cls(boundaries, class_of.reshape(-1)), inside
+        kinds = [frozenset(np.flatnonzero(row).tolist()) for row in columns]
+        return cls(boundaries, class_of.reshape(-1)), kinds
 
     @property
     def count(self) -> int:
@@ -88,7 +89,3 @@ def blank() -> CharSet:
     member = np.zeros(max(CODES) + 2, dtype=np.int8)
     member[CODES] = 1
     return np.flatnonzero(np.diff(member, prepend=0))
-
-
-def _contains(members: CharSet, codes: np.ndarray) -> np.ndarray:
-    return np.searchsorted(members, codes, side="right") % 2 == 1

@@ -49,7 +49,7 @@ class Choices:
         """Return the letters that a text names, sorted; None if it is unclear which."""
         if len(text) <= SHORT:
             text = folded(text)
-        text = _BLANKS.sub(_blank, undressed(text)).strip()
+        text = _BLANKS.sub(lambda run: "\n" if "\n" in run[0] else " ", undressed(text)).strip()
         bare = text.strip("()[]{}*_.:,$\"' \t\r\n。：，、").upper()
         if len(bare) == 1 and bare in self.letters:
             return bare
@@ -81,10 +81,6 @@ class Choices:
         later = self._later.findall(text, taken.end()) if taken else []
         others = {letter.upper() for letter in (*later, *self._stated.findall(text))} - {named}
         return bool(others or (taken and taken["outright"] and not later))
-
-
-def _blank(blanks: Any) -> str:
-    return "\n" if "\n" in blanks[0] else " "
 
 
 def _compiled(pattern: str, letters: str, *, small: bool = False) -> Any:

@@ -3,7 +3,7 @@
 A part is any reward or function with TRL's signature, async or not; all it is called with is passed
 on. Async parts are waited for one after the other; each asks for its completions at once.
 Combinations are rewards themselves, so they nest, and pickle where their parts do. They are made in
-`gates`, `sums` and `scaling`.
+`gates` and `scaling`.
 """
 
 import functools
@@ -38,7 +38,12 @@ class Combination(ABC):
     """
 
     def __init__(self, *parts: Reward, name: str) -> None:
-        self.parts = tuple(_checked(part) for part in parts)
+        for part in parts:
+            if not callable(part) or isinstance(part, type):
+                raise TypeError(
+                    f"part is {part!r:.80}, expected a reward: a function or an object."
+                )
+        self.parts = parts
         self.columns = tuple(dict.fromkeys(name for part in parts for name in columns_of(part)))
         self.__name__ = name
 
@@ -159,12 +164,6 @@ def log_mean(columns: Columns, metric: str, scores: Sequence[float | None]) -> N
     given = [score for score in scores if score is not None]
     if log_metric is not None and given:
         log_metric(metric, sum(given) / len(given))
-
-
-def _checked(part: Any) -> Reward:
-    if not callable(part) or isinstance(part, type):
-        raise TypeError(f"part is {part!r:.80}, expected a reward: a function or an object.")
-    return part
 
 
 def _awaited(awaitable: Awaitable[Any]) -> Any:

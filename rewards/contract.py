@@ -30,6 +30,7 @@ from .patience import BUDGET, at_most, slow_patterns
 Completion = str | list[dict[str, Any]]
 LogMetric = Callable[[str, float], None]
 LogExtra = Callable[[str, list[Any]], None]
+TRLS = ("prompts", "completion_ids")  # columns that TRL adds to those of the data set
 Spans = dict[str, list[tuple[int, int]]]  # name -> (first character, one past the last)
 
 
@@ -260,7 +261,12 @@ def rows_of(reward: Any, columns: Mapping[str, Any], count: int) -> list[dict[st
     names = reward.columns
     for name in names:
         if name not in columns:
-            raise ValueError(missing_column(reward.__name__, name, sorted(columns)))
+            own = f"TRL passes them; outside TRL pass {name}=, one per completion."
+            other = "Rename a column of the data set, or name the right one when making the reward."
+            raise ValueError(
+                f"reward {reward.__name__!r} needs the column {name!r}; the data have "
+                f"{', '.join(sorted(columns)) or 'none'}. {own if name in TRLS else other}"
+            )
         one_each(reward.__name__, name, columns[name], count)
     return [{name: columns[name][row] for name in names} for row in range(count)]
 
@@ -278,12 +284,3 @@ def one_each(reward: str, column: str, values: Any, count: int) -> Any:
             f"reward {reward!r}; expected one per completion."
         )
     return values
-
-
-def missing_column(reward: str, column: str, there: Sequence[str]) -> str:
-    """Word the error of a column that a reward needs and the data do not have."""
-    return (
-        f"reward {reward!r} needs the column {column!r}; the data have "
-        f"{', '.join(there) or 'none'}. Rename a column of the data set, or name the right one "
-        "when making the reward."
-    )

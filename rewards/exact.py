@@ -1,5 +1,6 @@
 """Reward a completion that is a text of the data set, or one of several, to the letter."""
 
+import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -76,29 +77,21 @@ class ExactText(ColumnReward):
         if self.column not in columns:
             return [Decided(None, exact=False) for _ in texts]
         rows = rows_of(self, columns, len(texts))
-        pairs = zip(texts, rows, strict=True)
-        return [_decided(text, self._gold_of(row) or []) for text, row in pairs]
-
-
-def _decided(text: str, golds: Sequence[str]) -> Decided:
-    ends = [_wrong_from(text, gold) for gold in golds]
-    return Decided(None if None in ends else max([0, *filter(None, ends)]))
+        ends = [
+            [_wrong_from(text, gold) for gold in self._gold_of(row) or ()]
+            for text, row in zip(texts, rows, strict=True)
+        ]
+        return [Decided(None if None in each else max([0, *filter(None, each)])) for each in ends]
 
 
 def _wrong_from(text: str, gold: str) -> int | None:
     """Return after how many characters a text cannot become a gold, None if it still can."""
     blanks = lead(text)
     body = text[blanks:]
-    same = _common(body, gold)
+    same = len(os.path.commonprefix([body, gold]))  # noqa: RUF071 - of characters
     if same == len(gold):  # blanks may follow, and nothing else
         same += lead(body[same:])
     return blanks + same + 1 if same < len(body) else None
-
-
-def _common(one: str, other: str) -> int:
-    """Return how many characters two texts begin with alike."""
-    pairs = zip(one, other, strict=False)
-    return next((n for n, (a, b) in enumerate(pairs) if a != b), min(len(one), len(other)))
 
 
 def _automaton(golds: Sequence[str] | None) -> "Automaton | None":

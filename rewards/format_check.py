@@ -78,7 +78,11 @@ def check_format(
     specimen = specimen_of(reward) if specimen is None else specimen
     if specimen is None:
         return [_NO_SPECIMEN if getattr(reward, "automaton", None) is None else _NEVER]
-    rendered = [_render(tokenizer, prompt, template_options) for prompt in prompts]
+    options = {"tokenize": False, "add_generation_prompt": True, **template_options}
+    rendered = [
+        prompt if isinstance(prompt, str) else tokenizer.apply_chat_template(prompt, **options)
+        for prompt in prompts
+    ]
     trial = _Trial(reward, tokenizer, prompts, rendered, specimen)
     try:
         if wrong := _abstains(trial) or _not_accepted(trial):
@@ -103,14 +107,6 @@ _NEVER = Finding(
     "the pattern matches nothing: no completion can earn the reward. Try it on a completion that "
     "should earn it (specimen=).",
 )
-
-
-def _render(tokenizer: Any, prompt: Prompt, options: dict[str, Any]) -> str:
-    if isinstance(prompt, str):
-        return prompt
-    return tokenizer.apply_chat_template(
-        prompt, tokenize=False, add_generation_prompt=True, **options
-    )
 
 
 class _RewardRaisedError(Exception):
@@ -245,16 +241,13 @@ def _cannot_fire(trial: _Trial) -> str | None:
     wrong = [row for row in rows if not trial.earns(trial.right(row), row)]
     if not wrong or trial.full is None:
         return None
-    row = wrong[0]
+    row, tag = wrong[0], trial.last_tag(wrong[0])
     return (
-        f"{len(wrong)} of {len(rows)} prompts, rendered, {_ending(trial.last_tag(row))}, so that "
+        f"{len(wrong)} of {len(rows)} prompts, rendered, "
+        f"{f'end with {tag}' if tag else 'open no tag'}, so that "
         f"{trial.right(row)!r} is a right completion; it earns {trial.score(trial.right(row), row)}"
-        f" instead of {trial.full}. {_remedy(trial.last_tag(row))}"
+        f" instead of {trial.full}. {_remedy(tag)}"
     )
-
-
-def _ending(tag: str | None) -> str:
-    return f"end with {tag}" if tag else "open no tag"
 
 
 def _remedy(tag: str | None) -> str:
@@ -297,7 +290,9 @@ def _parsed_away(trial: _Trial) -> str | None:
 
 
 def _special_tokens(trial: _Trial) -> str | None:
-    lost = [token for token in _specials(trial.tokenizer) if token in trial.right()]
+    added = trial.tokenizer.added_tokens_decoder.values()
+    special = {*trial.tokenizer.all_special_tokens, *(t.content for t in added if t.special)}
+    lost = [token for token in sorted(special) if token in trial.right()]
     if not lost:
         return None
     return (
@@ -305,11 +300,6 @@ def _special_tokens(trial: _Trial) -> str | None:
         "without special tokens, so the reward never sees them. Drop them from the format, or add "
         "them to the tokenizer as ordinary tokens (special=False)."
     )
-
-
-def _specials(tokenizer: Any) -> list[str]:
-    added = tokenizer.added_tokens_decoder.values()
-    return sorted({*tokenizer.all_special_tokens, *(t.content for t in added if t.special)})
 
 
 def _lost_in_tokens(trial: _Trial) -> str | None:

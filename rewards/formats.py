@@ -154,14 +154,12 @@ class RegexReward(TextReward):
             return
         machine = self._machine()
         _expect(
-            machine is None or machine.remaining[0] is not None or self._never_matches(),
+            machine is None
+            or machine.remaining[0] is not None
+            or self._machine(strip=False).remaining[0] is None,
             f"the pattern {self.pattern.pattern!r} matches nothing that is stripped: it needs "
             "white space at an end, which is taken off first. Pass strip=False, or drop it there.",
         )
-
-    def _never_matches(self) -> bool:
-        machine = self._machine(strip=False)
-        return machine is not None and machine.remaining[0] is None
 
     def score(self, text: str) -> float:
         """Score one text; 0 where the time ran out."""

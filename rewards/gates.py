@@ -2,7 +2,6 @@
 
 import functools
 import math
-from collections.abc import Sequence
 from numbers import Real
 from typing import Any
 
@@ -23,12 +22,10 @@ from .combination import (
 )
 from .contract import Decided, LogExtra, listed, rows_of
 from .lengths import refuse_abstention
-from .scaling import Schedule
+from .scaling import schedule
 
 
-def gate(
-    reward: Reward, by: Reward, *, at_least: float = 1.0, name: str | None = None
-) -> "Combination":
+class gate(Combination):
     r"""Give a reward only where another one is earned.
 
         R = reward if by ≥ at_least, else min(0, the least that reward gives)
@@ -66,11 +63,10 @@ def gate(
 
     Source: none; DeepSeek-R1 (arXiv:2501.12948, section 2.2.2) adds the reward for the form.
     """
-    return _Gate(reward, by, at_least, name)
 
-
-class _Gate(Combination):
-    def __init__(self, reward: Reward, by: Reward, at_least: float, name: str | None) -> None:
+    def __init__(
+        self, reward: Reward, by: Reward, *, at_least: float = 1.0, name: str | None = None
+    ) -> None:
         super().__init__(reward, by, name=name or f"{name_of(reward)}_gated_by_{name_of(by)}")
         self.reward, self.by = self.parts
         if not isinstance(at_least, Real) or math.isnan(at_least):
@@ -82,10 +78,12 @@ class _Gate(Combination):
 
     @property
     def score_range(self) -> tuple[float, float]:
+        """The least and the greatest score."""
         low, high = score_range_of(self.reward)
         return min(0.0, low), max(0.0, high)
 
     def __call__(self, completions: Completions, **columns: Any) -> list[float | None]:
+        """Score completions; see the class."""
         listed(self.__name__, "completions", completions)
         rows_of(self, columns, len(completions))  # or `reward` misses none until something passes
         verdicts = [self._verdict(score) for score in scores_of(self.by, completions, columns)]
@@ -102,7 +100,12 @@ class _Gate(Combination):
         self, rows: list[int], completions: Completions, columns: Columns
     ) -> list[float | None]:
         count = len(completions)
-        taken = {name: _take(value, rows, count) for name, value in columns.items()}
+        taken: dict[str, Any] = {
+            name: [value[row] for row in rows]
+            if isinstance(value, list) and len(value) == count
+            else value
+            for name, value in columns.items()
+        }
         if log_extra := columns.get("log_extra"):
             taken["log_extra"] = functools.partial(self._log_padded, log_extra, rows, count)
         if rows:
@@ -124,17 +127,13 @@ class _Gate(Combination):
         log_extra(column, [at.get(row) for row in range(count)])
 
     def decided(self, completions: Completions, prompts: Prompts = None) -> list[Decided]:
+        """Say when each score is decided; see the class."""
         verdicts: list[bool | None] = [None] * len(completions)
         if _sees_text_alone(self.by):
             scores = scores_of(self.by, completions, {"prompts": prompts} if prompts else {})
             verdicts = [bool(self._verdict(score)) for score in scores]
         parts = (decided_of(part, completions, prompts) for part in self.parts)
         return [_gated(*row) for row in zip(verdicts, *parts, strict=True)]
-
-
-def _take(value: Any, rows: Sequence[int], count: int) -> Any:
-    is_column = isinstance(value, list) and len(value) == count
-    return [value[row] for row in rows] if is_column else value
 
 
 def _gated(passed: bool | None, reward: Decided, by: Decided) -> Decided:
@@ -148,7 +147,7 @@ def _gated(passed: bool | None, reward: Decided, by: Decided) -> Decided:
 
 def _sees_text_alone(reward: Reward) -> bool:
     """Whether a reward that knows when it is decided can be called with completions alone."""
-    if columns_of(reward) or isinstance(reward, Schedule):
+    if columns_of(reward) or isinstance(reward, schedule):
         return False
     if isinstance(reward, Combination):
         return all(map(_sees_text_alone, reward.parts))

@@ -207,7 +207,7 @@ class Guarded:
         together = self._called(completions, columns)
         if (error := together[0].error) is None:
             return together
-        silent = {name: _ignore for name in ("log_metric", "log_extra") if name in columns}
+        silent = {name: lambda *_: None for name in ("log_metric", "log_extra") if name in columns}
         outcomes = [
             self._called([completion], {**columns, **silent, **_singles(row)})[0]
             for completion, row in zip(completions, rows, strict=True)
@@ -328,10 +328,6 @@ def _singles(row: Mapping[str, Any]) -> dict[str, list[Any]]:
 
 def _blank(completion: Completion) -> Completion:
     return "" if isinstance(completion, str) else [{"role": "assistant", "content": ""}]
-
-
-def _ignore(*_: Any) -> None:
-    """Log nothing."""
 
 
 def _refuse_async(reward: Any, name: str) -> None:

@@ -154,14 +154,16 @@ class LLMJudge:
             return
         from openai import AsyncOpenAI, OpenAIError
 
+        system = {"role": "system", "content": self.system}
         turns = asyncio.Semaphore(self.concurrency)
         errors: list[str] = []
 
         async def grade(question: str) -> None:
             async with turns:
                 try:
+                    messages: Any = [system, {"role": "user", "content": question}]
                     reply = await client.chat.completions.create(
-                        model=self.model, messages=self._messages(question), **self.options
+                        model=self.model, messages=messages, **self.options
                     )
                     self._grades[question] = self._read(reply)
                 except (OpenAIError, ValueError) as error:
@@ -175,12 +177,6 @@ class LLMJudge:
                 "%s: %d of %d questions got no grade and abstain; the first: %.300r",
                 self.__name__, len(errors), len(questions), errors[0],
             )  # fmt: skip
-
-    def _messages(self, question: str) -> Any:
-        return [
-            {"role": "system", "content": self.system},
-            {"role": "user", "content": question},
-        ]
 
     def _read(self, reply: Any) -> float:
         """Return the grade of a reply, from 0 to 1.

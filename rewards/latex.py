@@ -180,10 +180,6 @@ _NAMED = (
 _SCALE = re.compile(rf"\s?(?:\\text\s*\{{\s*)?\b({'|'.join(SCALES)})\b(?:\s*\}})?", re.IGNORECASE)
 
 
-def _scaled(match: re.Match[str]) -> str:
-    return rf"\times 10^{{{SCALES[match[1].lower()]}}}"
-
-
 def _unboxed(match: Any) -> str:
     """Return what is in a box; a sum in brackets, for what is attached to it."""
     return f" ({match[2]}) " if _SUM.fullmatch(match[2]) else f" {match[2]} "
@@ -224,7 +220,7 @@ _STEPS: list[tuple[Any, Any]] = [  # patterns, and what takes the place of what 
     (re.compile(r"(?<![\d.,}])\d{1,3}(?: \d{3})+(?![\d])"), lambda m: m[0].replace(" ", "")),
     (re.compile(r"(?<![\w.])(\d+(?:\.\d+)?)[eE]([+-]?\d+)(?![\w.])"), r"\1\\times 10^{\2}"),
     (re.compile(r"(?<![\w.^}])(\d+) (\d+)/(\d+)(?![\w.])"), r"\1\\frac{\2}{\3}"),
-    (_SCALE, _scaled),
+    (_SCALE, lambda m: rf"\times 10^{{{SCALES[m[1].lower()]}}}"),
     (re.compile(r"\s?(?:\\text\s*\{\s*)?\b(?:percent(?:age)?|per cent|pct)\b(?:\s*\})?"), r"\\%"),
     (re.compile(rf"(?<=[\d}})])(?: (?!{CHANGING})(?:{_NAMED})|(?:{_SHORT}))$"), r"\\text{\g<0>}"),
     (re.compile(r"\\[dtc]frac"), r"\\frac"),

@@ -7,11 +7,11 @@ from numbers import Real
 from typing import Any
 
 from .combination import Combination, Reward, name_of, score_range_of, scores_of, unwrapped
-from .contract import Completion, expected, listed, one_each
+from .contract import Completion, TextReward, expected, listed, rows_of
 from .guarded import Guarded
 
 
-class SoftOverlong:
+class SoftOverlong(TextReward):
     """Penalize completions that come close to the limit.
 
         R = 0                                   up to max − cache tokens
@@ -47,6 +47,7 @@ class SoftOverlong:
     def __init__(
         self, max_completion_length: int, soft_punish_cache: int, name: str = "soft_overlong"
     ) -> None:
+        super().__init__(name)
         self.max_completion_length = _checked_limit(max_completion_length)
         expected("soft_punish_cache", soft_punish_cache, *_NUMBER)
         if not 0 <= soft_punish_cache <= max_completion_length:
@@ -55,19 +56,11 @@ class SoftOverlong:
                 "tokens (max_completion_length)."
             )
         self.soft_punish_cache = soft_punish_cache
-        self.__name__ = name
 
-    def __call__(
-        self,
-        completions: Sequence[Completion],
-        *,
-        completion_ids: Sequence[Sequence[int]] | None = None,
-        **_: Any,
-    ) -> list[float]:
-        """Score completions; see the class."""
-        listed(self.__name__, "completions", completions)
-        ids = token_ids(self.__name__, completion_ids, len(completions))
-        return [self._score(len(row)) for row in ids]
+    def _scores(
+        self, completions: Sequence[Completion], rows: Sequence[dict[str, Any]]
+    ) -> list[float | None]:
+        return [self._score(len(row["completion_ids"])) for row in rows]
 
     def _score(self, length: int) -> float:
         free = self.max_completion_length - self.soft_punish_cache
@@ -92,12 +85,12 @@ class _OfVerdict(Combination):
         """Return of each completion whether it is right, and how many tokens it has.
 
         Raises:
-            ValueError: if a verdict is neither 0 nor 1, or there are no `completion_ids`.
+            ValueError: if a verdict is neither 0 nor 1, or a column is missing.
         """
-        listed(self.__name__, "completions", completions)
-        ids = token_ids(self.__name__, columns.get("completion_ids"), len(completions))
+        count = len(listed(self.__name__, "completions", completions))
+        lengths = [len(row["completion_ids"]) for row in rows_of(self, columns, count)]
         verdicts = map(self._verdict, scores_of(self.parts[0], completions, columns))
-        return list(zip(verdicts, map(len, ids), strict=True))
+        return list(zip(verdicts, lengths, strict=True))
 
     def _verdict(self, score: float | None) -> bool | None:
         if score not in (0.0, 1.0, None):
@@ -242,20 +235,13 @@ class GroupLength(_OfVerdict):
 
     def __call__(self, completions: Sequence[Completion], **columns: Any) -> list[float | None]:
         """Score completions; see the class."""
-        self._check_groups(
-            columns.get("prompts"), len(listed(self.__name__, "completions", completions))
-        )
+        rows_of(self, columns, len(listed(self.__name__, "completions", completions)))
+        self._check_groups(columns["prompts"])
         judged, size = self._judged(completions, columns), self.num_generations
         groups = [judged[start : start + size] for start in range(0, len(judged), size)]
         return [score for group in groups for score in _scores_in_group(group)]
 
-    def _check_groups(self, prompts: Sequence[Any] | None, count: int) -> None:
-        if prompts is None or len(listed(self.__name__, "prompts", prompts)) != count:
-            raise ValueError(
-                f"reward {self.__name__!r} compares completions of one prompt and got "
-                f"{'no' if prompts is None else len(prompts)} prompts, expected {count}. TRL "
-                "passes them; outside TRL pass prompts=, one per completion."
-            )
+    def _check_groups(self, prompts: Sequence[Any]) -> None:
         runs = [len(list(run)) for _, run in itertools.groupby(prompts)]
         if any(run % self.num_generations for run in runs):
             raise ValueError(
@@ -297,22 +283,6 @@ def _abstains_on_failure(reward: Any) -> bool:
     if isinstance(reward, Guarded):
         return "abstain" in (reward.on_timeout, reward.on_error)
     return isinstance(reward, Combination) and any(map(_abstains_on_failure, reward.parts))
-
-
-def token_ids(
-    reward: str, completion_ids: Sequence[Sequence[int]] | None, count: int
-) -> Sequence[Sequence[int]]:
-    """Return the token ids of `count` completions as they came, once they are known to be there.
-
-    Raises:
-        ValueError: if there are none, or another number of lists.
-    """
-    if completion_ids is None:
-        raise ValueError(
-            f"reward {reward!r} counts tokens and got no completion_ids. TRL passes them; outside "
-            "TRL pass completion_ids=, one list of token ids per completion."
-        )
-    return one_each(reward, "completion_ids", completion_ids, count)
 
 
 _NUMBER = Real, "a number, without quotes around"

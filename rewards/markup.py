@@ -68,16 +68,12 @@ def plain(text: str, decimal: str) -> str:
     if "\\" in text or "{,}" in text:
         for pattern, replacement in _LATEX:
             text = pattern.sub(replacement, text)
-    if _is_money(text) and _MILLIONS.search(text):  # $5m
+    # dollars in pairs are around a formula
+    if (text.count("$") % 2 == 1 or _CURRENCY.search(text)) and _MILLIONS.search(text):  # $5m
         return ""
     for pattern, replacement in _SYMBOLS:
         text = pattern.sub(replacement, text)
     return _UNIT_POWER.sub(_unit_power, undressed(text))
-
-
-def _is_money(text: str) -> bool:
-    """Return whether there is a currency; dollars in pairs are around a formula."""
-    return text.count("$") % 2 == 1 or bool(_CURRENCY.search(text))
 
 
 def folded(text: str, fraction: str = r"  \1/\2  ") -> str:

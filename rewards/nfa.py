@@ -113,14 +113,10 @@ class Nfa:
         self._at_start[entry] = after
         return entry
 
-    def _end_of_string(self, _: Any, after: int) -> int:
+    def _end_of_text(self, node: Any, after: int) -> int:
         entry = self._node()
-        self._asserts[entry] = _NOTHING, after
-        return entry
-
-    def _end_of_last_line(self, _: Any, after: int) -> int:
-        entry = self._node()
-        self._asserts[entry] = _LAST_NEWLINE, after
+        last_line = type(node).__name__ == "EndOfStringLine"
+        self._asserts[entry] = _LAST_NEWLINE if last_line else _NOTHING, after
         return entry
 
     # running
@@ -178,8 +174,8 @@ _BUILDERS: dict[str, Callable[[Nfa, Any, int], int]] = {
     "String": Nfa._string,
     "Literal": Nfa._string,
     "StartOfString": Nfa._start_of_string,
-    "EndOfString": Nfa._end_of_string,
-    "EndOfStringLine": Nfa._end_of_last_line,
+    "EndOfString": Nfa._end_of_text,
+    "EndOfStringLine": Nfa._end_of_text,
 } | dict.fromkeys(
     ("Any", "AnyAll", "Character", "Property", "Range",
      "SetUnion", "SetDiff", "SetInter", "SetSymDiff"),

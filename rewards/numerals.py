@@ -81,13 +81,8 @@ def _number(text: str, decimal: str, unit: Any) -> Fraction | None:
     if len(lefts) >= SIDES or not all(map(_may_equal, lefts)):
         return None
     value = _one_side(right, decimal, unit)
-    return None if _says_another(value, lefts, decimal) else value
-
-
-def _says_another(value: Fraction | None, lefts: Sequence[str], decimal: str) -> bool:
-    """Return whether another side of an equation is a number of another value."""
     others = (_one_side(left, decimal, None) for left in lefts if _DIGIT.search(left))
-    return any(other not in (None, value) for other in others)
+    return None if any(other not in (None, value) for other in others) else value
 
 
 def _may_equal(left: str) -> bool:

@@ -126,9 +126,8 @@ class Worker:
             raise WorkerError("its process wrote without being asked")
         self._inbox += read
         outcome = read_answer(self._inbox, self._number)
-        return {} if outcome is None else self._answered(outcome)
-
-    def _answered(self, outcome: Outcome) -> dict[bytes, Outcome]:
+        if outcome is None:
+            return {}
         outcome = outcome._replace(seconds=self.seconds)
         done = {} if self.item is None else {self.item: outcome}
         self.judged += 1

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from .combination import Combination, unwrapped
 from .contract import Completion
-from .scaling import Schedule
+from .scaling import schedule
 
 if TYPE_CHECKING:
     from .automaton import Automaton
@@ -53,6 +53,6 @@ def as_given(prompt: Any, text: str) -> Completion:
 
 def unscheduled(reward: Any) -> Any:
     """Return a reward without what scales it: what it earns depends on the step, its form not."""
-    while isinstance(reward, Schedule):
+    while isinstance(reward, schedule):
         reward = reward.parts[0]
     return reward

@@ -104,7 +104,7 @@ class TagFormat(TextReward):
         super().__init__(name)
         steps = _checked_steps(tags)
         self.tags = tuple(name for step in steps for name in step)
-        self._optional = [_is_optional(step, optional) for step in steps]
+        self._optional = [any(name in optional for name in step) for step in steps]
         _check_optional(optional, self.tags, self._optional)
         if prefilled not in ("auto", None, self.tags[0]):
             raise ValueError(
@@ -252,7 +252,7 @@ class TagFormat(TextReward):
 
         own, prefilled = _Place(), _Place(block=0)
         readings = {False: (own,), True: (prefilled,), None: (own, prefilled)}
-        classes, char_of = _classes(set("".join(self._literals)))
+        classes, char_of = _classes(sorted(set("".join(self._literals))))
         return Automaton.explore(
             classes,
             readings[inside],
@@ -326,7 +326,7 @@ class TagFormat(TextReward):
         return f"TagFormat({self.tags!r}, name={self.__name__!r})"
 
 
-def _classes(characters: set[str]) -> "tuple[CharClasses, dict[int, str]]":
+def _classes(characters: Sequence[str]) -> "tuple[CharClasses, dict[int, str]]":
     """Tell some characters apart, blanks (" ") and the rest ("."); give each class a character."""
     import numpy as np
 
@@ -357,10 +357,6 @@ def _checked_steps(tags: Sequence[str | Sequence[str]]) -> list[tuple[str, ...]]
     if not all(steps) or not names or len(set(names)) < len(names):
         raise ValueError(f"tags is {tuple(tags)!r}, expected one or more names, each once.")
     return steps
-
-
-def _is_optional(step: Sequence[str], optional: Collection[str]) -> bool:
-    return any(name in optional for name in step)
 
 
 def _check_optional(optional: Collection[str], names: Sequence[str], steps: list[bool]) -> None:

@@ -85,14 +85,15 @@ class ToolCalls(ColumnReward):
 
     def _score(self, completion: Completion, row: Mapping[str, Any]) -> float | None:
         calls = [_read(call) for call in _calls(completion)]
-        formed = all(call is not None and self._fits(call) for call in calls)
+        formed = all(map(self._fits, calls))
         if self.column is None:
             return float(formed and bool(calls))
         golds = self._gold_of(row)
         return None if golds is None else float(formed and _same(calls, golds))
 
-    def _fits(self, call: Call) -> bool:
-        return call.name in self.schemas and follows(call.arguments, self.schemas[call.name])
+    def _fits(self, call: Call | None) -> bool:
+        known = call is not None and call.name in self.schemas
+        return known and follows(call.arguments, self.schemas[call.name])
 
     def gold(self, value: Any) -> list[Call] | None:
         """Read the right calls; None if the column's value says nothing."""
@@ -161,15 +162,13 @@ def _same(calls: Sequence[Call | None], golds: Sequence[Call]) -> bool:
     """Return whether calls are the same, in any order."""
     left = list(calls)
     for gold in golds:
-        at = next((n for n, call in enumerate(left) if call and _equal(call, gold)), None)
+        named = ((n, call) for n, call in enumerate(left) if call and call.name == gold.name)
+        same = {"const": gold.arguments}
+        at = next((n for n, call in named if follows(call.arguments, same)), None)
         if at is None:
             return False
         del left[at]
     return not left
-
-
-def _equal(call: Call, gold: Call) -> bool:
-    return call.name == gold.name and follows(call.arguments, {"const": gold.arguments})
 
 
 def _function(tool: Any) -> dict[str, Any]:

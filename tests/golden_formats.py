@@ -91,6 +91,7 @@ CASES = [
     Case("no tags", "4", "00000000", 0),
     Case("no thinking", "<answer>b</answer>", "00000000", 2),
     Case("no answer", "<think>a</think>", "00000001", 2),
+    Case("no answer: whitespace", "<think>a</think> \n", "00000001", 2),
     Case("answer untagged", "<think>a</think>b", "00000101", 2),
     Case("empty thinking", "<think></think><answer>b</answer>", "00000001", 3),
     Case("blank thinking", "<think> \n</think><answer>b</answer>", "00000011", 3),

@@ -108,6 +108,7 @@ def test_what_cannot_be_read_is_no_rival_after_a_marker():
     reward = NumericAnswer(AfterMarker("Answer:"))
     texts = ["Answer: what is asked\nAnswer: 18", "Answer: 17\nAnswer: 18", "Answer: none"]
     assert reward(texts, answer=[18] * 3) == [1.0, 0.0, 0.0]
+    assert NumericAnswer(AfterMarker())(["#### 18\n#### 17 or 18"], answer=[18]) == [1.0]
     last = NumericAnswer(AfterMarker("Answer:", unique=False))
     assert last(["Answer: 17\nAnswer: 18\nAnswer: it is"], answer=[18]) == [1.0]
 

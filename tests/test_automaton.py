@@ -12,6 +12,7 @@ import regex
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from rewards import think_answer_format
 from rewards.automaton import Automaton, NotRegular, TooLarge, automaton_of
 
 LEAVES = st.sampled_from(
@@ -249,9 +250,11 @@ def test_fingerprints_tell_automata_apart_and_are_the_same_elsewhere():
     patterns = ["a", "b", "[^a]", "a|b", "a*", "a+", r"\d+,x*"]
     found = [Automaton.of_pattern(pattern).fingerprint for pattern in patterns]
     assert len(set(found)) == len(patterns)
+    found.append(think_answer_format.automaton.fingerprint)
     code = (
-        "from rewards import Automaton\n"
-        f"print([Automaton.of_pattern(pattern).fingerprint for pattern in {patterns}])"
+        "from rewards import Automaton, think_answer_format as tags\n"
+        f"found = [Automaton.of_pattern(pattern).fingerprint for pattern in {patterns}]\n"
+        "print([*found, tags.automaton.fingerprint])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == str(found)

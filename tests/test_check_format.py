@@ -278,12 +278,9 @@ def test_errors_come_first():
     assert [line.split(":")[0] for line in found] == ["error", "warning"]
 
 
-def test_no_prompt_is_refused():
+def test_what_is_no_list_of_prompts_is_refused():
     with pytest.raises(ValueError, match="there is no prompt, expected some of the data set's"):
         check_format(think_format, tokenizer(), [])
-
-
-def test_one_text_in_place_of_prompts_is_refused():
     with pytest.raises(ValueError, match=r"prompts is '2\+2\?', expected a list.*pass \[prompt\]"):
         check_format(think_format, tokenizer(), "2+2?")
 

@@ -31,11 +31,6 @@ def test_only_the_text_itself_scores_blanks_around_aside():
     assert REWARD([[{"role": "assistant", "content": "7"}]], path=["7"]) == [1.0]
 
 
-def test_a_missing_column_is_named():
-    with pytest.raises(ValueError, match="reward 'path' needs the column 'path'; the data have "):
-        REWARD(["a"], answer=["a"])
-
-
 @settings(deadline=None, max_examples=300)
 @given(text=TEXTS, golds=st.lists(TEXTS.filter(str.strip), min_size=1, max_size=3))
 def test_score_and_decision_are_those_of_the_automaton_of_the_texts(text, golds):

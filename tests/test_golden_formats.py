@@ -46,9 +46,9 @@ def test_the_trl_column_is_what_trl_does(case):
 @pytest.mark.parametrize("case", CASES, ids=IDS)
 def test_a_text_prompt_decides_whether_the_tag_is_prefilled(case):
     own, _, prefilled, *_ = map(float, case.scores)
-    prompts = ["2+2?", "2+2?<think>", "2+2?<think>\n "]
-    scores = think_answer_format([case.text] * 3, prompts=prompts, completion_ids=[[]] * 3)
-    assert scores == [own, prefilled, prefilled]
+    prompts = ["2+2?", "<think> first", "2+2?<think>", "2+2?<think>\n "]
+    scores = think_answer_format([case.text] * 4, prompts=prompts, completion_ids=[[]] * 4)
+    assert scores == [own, own, prefilled, prefilled]
 
 
 @pytest.mark.parametrize(("text", "chars"), DECIDED)

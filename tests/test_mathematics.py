@@ -1,8 +1,5 @@
-import functools
-import pickle
 import subprocess
 import sys
-import threading
 from decimal import Decimal
 from fractions import Fraction
 
@@ -362,22 +359,6 @@ def test_endless_formulas_are_killed_and_counted_and_the_pool_recovers():
     assert metrics["reward/math/ms_p95"] >= 2000
     assert reward([r"\boxed{\frac{4}{2}}", r"\boxed{3}"], solution=["2", "2"]) == [1.0, 0.0]
     reward.close()
-
-
-def test_it_works_where_signals_do_not(reward):
-    answers = []
-    ask = functools.partial(reward, [r"\boxed{\frac{2}{6}}"], solution=[r"$\frac{1}{3}$"])
-    thread = threading.Thread(target=lambda: answers.extend(ask()))
-    thread.start()
-    thread.join()
-    assert answers == [1.0]
-
-
-def test_it_survives_pickling(reward):
-    copy = pickle.loads(pickle.dumps(reward))
-    assert copy.__name__ == "math_answer"
-    assert copy([r"\boxed{3}"], solution=["3"]) == [1.0]
-    copy.close()
 
 
 def run(code):

@@ -182,6 +182,7 @@ def test_an_invalid_pattern_names_position_and_remedy(pattern, message):
     [
         ({"mode": "match"}, "mode is 'match', expected one of fullmatch, search, count"),
         ({"timeout": 0}, "timeout is 0, expected more than 0 seconds"),
+        ({"budget": 0}, "budget is 0, expected more than 0 seconds"),
         ({"mode": "count"}, "limit is None with mode 'count'; it goes with mode 'count', which"),
         ({"limit": 3}, "limit is 3 with mode 'fullmatch'"),
         ({"mode": "count", "limit": 0}, "limit is 0, expected 1 or more"),
@@ -201,6 +202,8 @@ def test_what_would_be_misread_is_refused():
         RegexReward("(?r)ab")
     with pytest.raises(ValueError, match="a group is called 'match', which names the whole match"):
         RegexReward("(?P<match>a)")
+    with pytest.raises(TypeError, match=r"pattern is b'a', expected a string \(str\)"):
+        RegexReward(b"a")
 
 
 def test_nothing_is_viable_of_a_pattern_that_never_matches():
@@ -296,11 +299,6 @@ def test_fuzzy_matching_keeps_the_flags_of_the_pattern():
         assert RegexReward(pattern, flags=flags, partial="fuzzy")(["ab", "a"]) == [1, 0.375]
     assert RegexReward("(?s)a.b", partial="fuzzy")(["a\nb", "a\nx"]) == [1, 0.375]
     assert RegexReward("a #", partial="fuzzy")(["a #", "a x"]) == [1, 0.375]
-
-
-def test_a_pattern_of_bytes_is_refused():
-    with pytest.raises(TypeError, match=r"pattern is b'a', expected a string \(str\)"):
-        RegexReward(b"a")
 
 
 SHORT_ONES = [

@@ -7,13 +7,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rewards import AfterMarker, ChoiceAnswer, ExactAnswer, InBox, NumericAnswer, WholeText
+from rewards import ChoiceAnswer, ExactAnswer, NumericAnswer, WholeText
 
 NUMERIC, GERMAN = NumericAnswer(WholeText()), NumericAnswer(WholeText(), decimal=",")
 PRECISE = NumericAnswer(WholeText(), rel_tol=0)
 EXACT = ExactAnswer(WholeText())
 CHOICE, INDEXED = ChoiceAnswer(WholeText()), ChoiceAnswer(WholeText(), index_base=0)
-MARKED = NumericAnswer(AfterMarker())
 NAN = float("nan")
 
 
@@ -153,24 +152,6 @@ def test_any_number_of_a_list_is_right():
 
 
 # ---- after a marker, in a box -----------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("text", "right"),
-    [
-        ("#### Step 1\nadd\n#### Step 2\n#### 18", 1),
-        ("#### Sub heading\n#### 18", 1),
-        ("####\n18", 1),
-        ("#### 17\n#### 18", 0),
-        ("#### 18\n#### 17 or 18", 1),  # the second says nothing
-    ],
-)
-def test_a_heading_is_no_rival_answer(text, right):
-    assert score(MARKED, text, 18) == right
-
-
-def test_a_box_that_is_cut_off_takes_the_one_before_it_back():
-    assert score(NumericAnswer(InBox()), r"\boxed{42} then \boxed{7", 42) == 0
 
 
 # ---- choices ----------------------------------------------------------------------------------

@@ -126,15 +126,6 @@ def test_auto_without_prompts_is_the_better_of_both_readings():
     assert TagFormat(("t", "a"))(NEAR_RIGHT) == list(map(max, *readings))
 
 
-def test_text_prompts_decide_under_auto():
-    own, ended = "<think>a</think><answer>b</answer>", "a</think><answer>b</answer>"
-    prompts = ["2+2?", "2+2?<think>", "<think> first", "2+2?<think>\n"]
-    assert think_answer_format([own] * 4, prompts=prompts) == [1.0, 0.0, 1.0, 0.0]
-    assert think_answer_format([ended] * 4, prompts=prompts) == [0.0, 1.0, 0.0, 1.0]
-    # "a" can begin a prefilled body; after a prompt that opened nothing it is text outside
-    assert think_answer_format.decided([ended] * 2, prompts[:2]) == [Decided(1), Decided(None)]
-
-
 def test_conversations_hide_whether_the_tag_is_prefilled():
     prompt = [{"role": "user", "content": "Think inside <think>"}]  # a template renders more
     for text in ("<think>a</think><answer>b</answer>", "a</think><answer>b</answer>"):
@@ -305,13 +296,6 @@ def test_spans_of_chat_are_in_its_last_message():
 # --- ready formats, options, errors
 
 
-def test_think_format_is_one_block_and_an_answer_without_a_tag():
-    right = ["<think>a</think>b", "\n<think>\na\n</think>\n\nb\nc", "a</think>b"]
-    wrong = ["<think>a</think>", "<think>a</think> \n", "<think></think>b", "b<think>a</think>c"]
-    wrong += ["<think>a</think>b</think>", "<think>a</think><think>a</think>b", "b", ""]
-    assert think_format(right + wrong) == [1.0] * 3 + [0.0] * 8
-
-
 def test_a_specimen_is_right():
     for options in OPTIONS:
         reward = TagFormat(("t", "a"), **options)
@@ -365,11 +349,6 @@ def test_invalid_tags_are_refused():
 def test_only_the_first_tag_can_be_prefilled():
     with pytest.raises(ValueError, match="prefilled is 'answer', expected 'auto', None or the fir"):
         TagFormat(prefilled="answer")
-
-
-def test_a_completion_of_another_type_is_refused():
-    with pytest.raises(TypeError, match="completion is 3, expected a string"):
-        think_format([3])
 
 
 def test_a_format_names_itself():

@@ -4,8 +4,9 @@ The update of a strategy is Σ C[i, t] ∇ log π(o[i, t]), one pass backward th
 strategy (in two halves of the groups, so that what they agree on can be told from noise).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any, NamedTuple
 
 import torch
@@ -132,15 +133,18 @@ def replay(
     passes = [(half, part) for half in (0, 1) for part in _rows_of(rollouts, half).split(rows)]
     for half, part in progress(passes):
         tokens = read_tokens(saved, model, part)
-        drifts += _drift(rollouts, tokens.logps.detach(), part)
+        if rollouts.old_logps is not None:
+            drift = tokens.logps.detach() - rollouts.old_logps[part]
+            drifts += drift[rollouts.mask[part]].abs().tolist()
         for values, seen in zip(whole, tokens, strict=True):
             values[part] = seen.detach().double()
         for name, credit in credits.items():
             weights = credit[part] * rollouts.window_count[part, None]
             grads = torch.autograd.grad(
-                (tokens.logps * weights).sum(), parameters, retain_graph=True, allow_unused=True
-            )
-            sums[name][half] += _flat(grads, parameters)
+                (tokens.logps * weights).sum(), parameters, retain_graph=True,
+                allow_unused=True, materialize_grads=True,
+            )  # fmt: skip
+            sums[name][half] += torch.cat([g.flatten().double().cpu() for g in grads])
     return Replay(
         [
             Replayed(name, both.sum(0), (both[0], both[1]), shares(credits[name], whole, rollouts))
@@ -155,17 +159,13 @@ def replay(
 def _expect_known(saved: SavedRollouts, model: Any) -> None:
     """Refuse token ids that the model has no embedding for: the rollouts are of another model."""
     size = model.get_input_embeddings().num_embeddings
-    ids = [saved.rollouts.completion_ids.flatten(), *map(torch.tensor, saved.prompt_ids)]
-    odd = [int(each[(each < 0) | (each >= size)][0]) for each in ids if not _within(each, size)]
+    ids = chain(saved.rollouts.completion_ids.flatten().tolist(), *saved.prompt_ids)
+    odd = [token for token in ids if not 0 <= token < size]
     if odd:
         raise CreditError(
             f"the rollouts have the token id {odd[0]}, but the model knows {size:,} tokens; name "
             "the model that the run trained."
         )
-
-
-def _within(ids: Tensor, size: int) -> bool:
-    return bool(((ids >= 0) & (ids < size)).all())
 
 
 def read_tokens(saved: SavedRollouts, model: nn.Module, rows: Int[Tensor, " n"]) -> Tokens:
@@ -206,19 +206,6 @@ def _rows_of(rollouts: Rollouts, half: int) -> Int[Tensor, " n"]:
     """Deal the window's groups to two halves in turn, and return the rows of one."""
     used = (rollouts.window_count > 0).nonzero().flatten()
     return used[rollouts.group[used].unique(return_inverse=True)[1] % 2 == half]
-
-
-def _flat(grads: Sequence[Tensor | None], parameters: list[nn.Parameter]) -> Float[Tensor, " D"]:
-    whole = [
-        torch.zeros_like(p) if g is None else g for g, p in zip(grads, parameters, strict=True)
-    ]
-    return torch.cat([g.flatten().double().cpu() for g in whole])
-
-
-def _drift(rollouts: Rollouts, logps: Float[Tensor, "n T"], rows: Int[Tensor, " n"]) -> list[float]:
-    if rollouts.old_logps is None:
-        return []
-    return (logps - rollouts.old_logps[rows])[rollouts.mask[rows]].abs().tolist()
 
 
 def shares(credit: Float[Tensor, "B T"], tokens: Tokens, rollouts: Rollouts) -> dict[str, float]:

@@ -49,7 +49,12 @@ def _rank(scores: Mapping[str, Estimate]) -> tuple[float, float]:
 def findings(scored: Mapping[str, Scored], sampling: Sampling, command: str) -> Findings:
     """Put scores by task into words, tables and figures."""
     tables = [
-        Table(f"oracle_{task}", f"{task}: who finds the tokens that decide", _rows(each), SHOWN)
+        Table(
+            f"oracle_{task}",
+            f"{task}: who finds the tokens that decide",
+            [_row(rule, each.scores[rule]) for rule in each.ranked],
+            SHOWN,
+        )
         for task, each in scored.items()
     ]
     return Findings(
@@ -100,7 +105,8 @@ def _sentence(task: str, scored: Scored) -> str:
             f"the deciding tokens the right sign (by chance {_pm(chance['auroc'])} and "
             f"{_pm(chance['sign'])}). "
         )
-        blind = [rule for rule in scored.measured if not _above_chance(scored.scores[rule])]
+        aurocs = {rule: scored.scores[rule]["auroc"] for rule in scored.measured}
+        blind = [rule for rule, (mean, error) in aurocs.items() if not mean - CHANCE > 2 * error]
         text += f"Not seen to be better than chance: {', '.join(blind) or 'none'}."
     unfed = [f"{rule} ({', '.join(needs)})" for rule, needs in scored.lacks.items() if needs]
     return text + (
@@ -108,17 +114,8 @@ def _sentence(task: str, scored: Scored) -> str:
     )
 
 
-def _above_chance(scores: Mapping[str, Estimate]) -> bool:
-    auroc = scores["auroc"]
-    return auroc.mean - CHANCE > 2 * auroc.error
-
-
 def _pm(estimate: Estimate) -> str:
     return plus_minus(*estimate)
-
-
-def _rows(scored: Scored) -> list[dict[str, Cell]]:
-    return [_row(rule, scored.scores[rule]) for rule in scored.ranked]
 
 
 def _row(rule: str, scores: Mapping[str, Estimate]) -> dict[str, Cell]:
