@@ -299,7 +299,7 @@ def test_a_damaged_file_of_a_run_costs_a_study_no_more_than_that_run(tmp_path, m
 
 def test_a_damaged_cell_is_set_aside_by_the_runner(tmp_path):
     out = make_study(tmp_path / "study", ("uniform",), (0, 1), own_warm_starts=False,
-                     match_grad_norm=False, started="2026", git=None)  # fmt: skip
+                     started="2026", git=None)  # fmt: skip
     cell = cells_of(read_study(out), out)[0]
     shutil.copytree(out / "cells" / "s0", cell.run.parent)
     pristine = shutil.copytree(cell.run.parent, tmp_path / "pristine")
@@ -315,7 +315,7 @@ def test_a_damaged_cell_is_set_aside_by_the_runner(tmp_path):
 
 def test_no_leaf_of_study_json_breaks_the_reading_of_a_study(tmp_path):
     out = make_study(tmp_path / "study", ("uniform", "seq"), (0, 1), own_warm_starts=False,
-                     match_grad_norm=False, started="2026", git=None)  # fmt: skip
+                     started="2026", git=None)  # fmt: skip
     path = out / "study.json"
     content = json.loads(path.read_text())
     for _, changed in mutations(content, 60):

@@ -5,6 +5,8 @@ import math
 import shutil
 from dataclasses import replace
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from study_helpers import collected, copied, make_study
 
@@ -55,11 +57,11 @@ def test_a_strategy_may_be_called_nan(out):
 def test_no_nan_reaches_the_json(out):
     report = load(out)
     cells = [replace(report.cells[0], value=math.nan, seconds=math.inf), *report.cells[1:]]
-    text = dump(replace(report, cells=cells, calibration={"seq": -math.inf}))
+    text = dump(replace(report, cells=cells, threshold=-math.inf))
     content = json.loads(text, parse_constant=lambda name: pytest.fail(f"{name} in JSON"))
     assert content["cells"][0]["value"] is None
     assert content["cells"][0]["seconds"] is None
-    assert content["calibration"] == {"seq": None}
+    assert content["threshold"] is None
 
 
 def test_the_comparison_is_in_the_json_for_other_programs(out):
@@ -141,18 +143,9 @@ def test_a_damaged_table_is_named(out):
         load(out)
 
 
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("", "cannot be read: Empty CSV"),
-        ("credit,seed\n", "has columns credit, seed; expected credit, seed, step, tokens"),
-        ("credit,seed,step,tokens,seconds,name,value\nu,0,1,2,3,r,high\n", "cannot be read"),
-    ],
-)
-def test_damaged_curves_are_named(out, text, message):
-    (out / CURVES).unlink()
-    (out / "curves.csv").write_text(text)
-    with pytest.raises(CreditError, match=message):
+def test_damaged_curves_are_named(out):
+    pq.write_table(pa.table({"credit": ["a"], "name": ["reward"]}), out / CURVES)
+    with pytest.raises(CreditError, match="has columns credit, name; expected credit, seed, step"):
         load(out)
 
 

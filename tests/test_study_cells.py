@@ -253,7 +253,7 @@ def test_a_terminal_shows_a_table_and_a_pipe_shows_lines(cell, monkeypatch):
         console = Console(width=100, file=io.StringIO(), force_terminal=terminal)
         board = view.Board({cell: State("running")}, [], 1)
         board.began[cell] = time.monotonic()
-        chosen = view.make_view(board, console)
+        chosen = view.View(board, console)
         chosen.tell("[bold]news[/bold]")
         chosen.update()
         chosen.close()

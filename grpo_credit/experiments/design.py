@@ -141,7 +141,7 @@ def read_study(out: Path) -> Study | None:
     if content.get("match_grad_norm"):
         raise ValueError(
             f"{path} is of a study whose credit was scaled by --match_grad_norm, which is no more; "
-            "`grpo-credit report` still reads it, and more cells need another --out."
+            "use another --out."
         )
     try:
         study = load_study(path)

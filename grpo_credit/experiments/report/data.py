@@ -7,7 +7,7 @@ from functools import cached_property
 from typing import Any
 
 from grpo_credit.experiments.design import Study
-from grpo_credit.experiments.report.difference import Difference
+from grpo_credit.experiments.report.difference import Difference, Settings
 from grpo_credit.experiments.report.limits import Limits
 from grpo_credit.experiments.report.series import Curves
 from grpo_credit.experiments.report.statistics import Comparison, compare
@@ -130,7 +130,6 @@ class Report:
         examples: where the completions in credit.parquet come from; None without any.
         sources: of the rules that are a user's own, a version each.
         manifest: what is common to all runs, and what differs.
-        calibration: of the gradient norms, if there was one.
         collected: when, UTC.
         curves: of every run.
         credit: rows of credit.parquet.
@@ -146,7 +145,6 @@ class Report:
     examples: Examples | None
     sources: list[Source]
     manifest: dict[str, Any]
-    calibration: dict[str, Any] | None
     collected: str
     curves: Curves = field(compare=False)
     credit: list[dict[str, Any]]
@@ -170,7 +168,7 @@ class Report:
     def comparison(self) -> Comparison:
         """The strategies against the baseline."""
         study = self.study
-        return compare(self.values, study.baseline, study.higher_is_better, others=self.others)
+        return compare(self.values, study.baseline, Settings(study.higher_is_better), self.others)
 
     @cached_property
     def finished_curves(self) -> Curves:

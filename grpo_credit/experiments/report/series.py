@@ -4,7 +4,6 @@ import math
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -89,7 +88,7 @@ class Curves:
                 self._points.setdefault((name, credit), {})[seed] = own
 
     @classmethod
-    def join(cls, tables: Iterable[pa.Table | pa.RecordBatch]) -> "Curves":
+    def join(cls, tables: Iterable[pa.Table]) -> "Curves":
         """Read tables with the columns credit, seed, step, tokens, seconds, name and value.
 
         The rows of a run may be spread over them, in any order but that of points of one step, of
@@ -161,29 +160,14 @@ class Curves:
         return runs
 
 
-def _pieces(table: pa.Table | pa.RecordBatch) -> Iterator[tuple[Key, Points]]:
+def _pieces(table: pa.Table) -> Iterator[tuple[Key, Points]]:
     """Yield what a table has of each curve, in the order of its rows."""
-    columns = {f.name: _column(table, f.name, f.type) for f in COLUMNS}
-    credits, names = columns["credit"], columns["name"]
-    keys = (names.indices.to_numpy(), columns["seed"], credits.indices.to_numpy())
-    order = np.lexsort(keys)  # stable
-    changes = np.any([np.diff(key[order]) != 0 for key in keys], axis=0)
-    numbers = [columns[f.name] for f in fields(Points)]
-    for rows in np.split(order, np.flatnonzero(changes) + 1):
-        if len(rows):
-            name, seed, credit = (key[rows[0]] for key in keys)
-            key = (names.dictionary[name].as_py(), credits.dictionary[credit].as_py(), int(seed))
-            yield key, Points(*(column[rows] for column in numbers))
-
-
-def _column(table: pa.Table | pa.RecordBatch, name: str, kind: pa.DataType) -> Any:
-    column = table.column(name)
-    column = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
-    if column.null_count and name not in AXES:
-        raise ValueError(f"{name} is missing in {column.null_count} rows")
-    if pa.types.is_string(kind):
-        return column.dictionary_encode()
-    return column.to_numpy(zero_copy_only=False)
+    for name in set(COLUMNS.names) - set(AXES):
+        if missing := table.column(name).null_count:
+            raise ValueError(f"{name} is missing in {missing} rows")
+    runs = table.to_pandas().groupby(["name", "credit", "seed"], observed=True, sort=False)
+    for (name, credit, seed), rows in runs:
+        yield (name, credit, int(seed)), Points(*(rows[f.name].to_numpy() for f in fields(Points)))
 
 
 def _sharing(points: Points, known: dict[tuple[str, bytes], np.ndarray]) -> Points:
@@ -201,10 +185,10 @@ def _rows(name: str, credit: str, seed: int, points: Points) -> pa.Table:
     return pa.table([values[f.name] for f in COLUMNS], COLUMNS)
 
 
-def average(runs: Mapping[int, Run], points: int, level: float = 0.95) -> Average | None:
+def average(runs: Mapping[int, Run], points: int) -> Average | None:
     """Average runs at common places.
 
-        mean ± t_{(1 + level)/2, n-1} · s / √n    at each place by itself
+        mean ± t_{0.975, n-1} · s / √n    at each place by itself
 
     The places are those of the runs where all have the same, otherwise evenly spaced where all have
     values, with straight lines between the points of a run.
@@ -212,7 +196,6 @@ def average(runs: Mapping[int, Run], points: int, level: float = 0.95) -> Averag
     Args:
         runs: seed -> run.
         points: how many places at most.
-        level: of the band.
 
     Returns:
         The average; None where there is no run, or no place that all have.
@@ -224,7 +207,7 @@ def average(runs: Mapping[int, Run], points: int, level: float = 0.95) -> Averag
     if len(runs) == 1:
         return Average(x, values[0], None, 1)
     error = values.std(axis=0, ddof=1) / math.sqrt(len(runs))
-    half = stdtrit(len(runs) - 1, (1 + level) / 2) * error
+    half = stdtrit(len(runs) - 1, 0.975) * error
     return Average(x, values.mean(axis=0), half, len(runs))
 
 

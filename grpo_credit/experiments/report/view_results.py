@@ -129,15 +129,12 @@ def speeds(report: Report) -> Speed:
     curves = report.finished_curves
     name, threshold = HELD_OUT + (report.study.metric or ""), _half_way(report)
     runs = {credit: list(curves.runs(name, credit).values()) for credit in report.study.credits}
-    heights = {
-        credit: mean(area_under_curve(x.tolist(), y) for x, y in each)
-        for credit, each in runs.items()
-    }
+    heights = {c: mean(area_under_curve(*run) for run in each) for c, each in runs.items()}
     if threshold is None:
         return Speed(None, heights, {})
     up = report.study.higher_is_better
     reached = {
-        credit: [steps_to_threshold(x.tolist(), y, threshold, higher_is_better=up) for x, y in each]
+        credit: [steps_to_threshold(*run, threshold, higher_is_better=up) for run in each]
         for credit, each in runs.items()
     }
     return Speed(threshold, heights, {c: median_steps(steps) for c, steps in reached.items()})

@@ -133,12 +133,3 @@ def counted(report: Report) -> str:
     return (
         f"Holm's correction is over the {number} comparisons of this study." if number > 1 else ""
     )
-
-
-def calibration_table(report: Report) -> Table | None:
-    """Put the scales that make the first gradients equally long into a table, if there are any."""
-    scales = (report.calibration or {}).get("scale")
-    if not isinstance(scales, dict):
-        return None
-    rows = [[name, f"{scale:.4g}"] for name, scale in scales.items()]
-    return Table(["strategy", "its credit is multiplied by"], rows)

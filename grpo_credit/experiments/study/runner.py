@@ -6,10 +6,12 @@ Whatever happens to this process, the directory says how each cell stands: `cell
 import signal
 import time
 from collections import deque
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType
+
+from rich.console import Console
 
 from grpo_credit.experiments.study.cells import Cell, State, at_work, look, save
 from grpo_credit.experiments.study.engines import Engine, Handle
@@ -38,12 +40,10 @@ class Runner:
     Args:
         cells: what is to be finished.
         engine: starts the processes.
-        view: called with the board; `make_view`.
+        console: where it is told how they stand.
     """
 
-    def __init__(
-        self, cells: Sequence[Cell], engine: Engine, view: Callable[[Board], View]
-    ) -> None:
+    def __init__(self, cells: Sequence[Cell], engine: Engine, console: Console) -> None:
         self.engine = engine
         looked = {cell: look(cell) for cell in cells}
         self.states: dict[Cell, State] = {cell: state for cell, (state, _) in looked.items()}
@@ -55,7 +55,7 @@ class Runner:
         # their last bits, and a study that goes on shall end as an undisturbed one.
         self._threads = engine.threads(at_once)
         self.board = Board(self.states, self._waiting, at_once)
-        self.view: View = view(self.board)
+        self.view = View(self.board, console)
         self.signum: int | None = None
         self.insisted = False
         self._since, self._killed = 0.0, False

@@ -64,30 +64,47 @@ class Board:
         return (running + mean * len(self.queue)) / max(at_once, 1)
 
 
-class LiveView:
-    """A table that is drawn again every second."""
+class View:
+    """On a terminal a table, drawn again every second; elsewhere lines, at first and every minute.
+
+    Args:
+        board: what is shown.
+        console: where.
+    """
 
     def __init__(self, board: Board, console: Console) -> None:
-        self._board, self._drawn = board, 0.0
+        self._board, self._console, self._shown = board, console, -math.inf
         self._live = Live(console=console, auto_refresh=False, vertical_overflow="crop")
-        self._live.start()
+        if console.is_terminal:
+            self._live.start()
 
     def tell(self, text: str) -> None:
-        """Print above the table."""
-        self._live.console.print(in_line(text), markup=False, highlight=False, soft_wrap=True)
+        """Print a line, above the table where there is one."""
+        self._console.print(in_line(text), markup=False, highlight=False, soft_wrap=True)
 
     def update(self) -> None:
-        """Draw the table."""
-        if time.monotonic() - self._drawn >= REDRAW_S:
-            self._draw(self._live.console.height - 6)
+        """Show how the study stands, if it is time."""
+        if time.monotonic() - self._shown < (REDRAW_S if self._live.is_started else LINE_S):
+            return
+        self._shown = time.monotonic()
+        if self._live.is_started:
+            self._draw(self._console.height - 6)
+            return
+        self.tell(self._board.summary())
+        for cell in self._board.began:
+            at = read_progress(cell.run)
+            reward = "" if at.reward is None else f"  reward {at.reward:.3f}"
+            self.tell(f"  {visible_name(cell)}  step {steps(at)}{reward}")
 
     def close(self) -> None:
-        """Leave the whole table on the terminal."""
+        """Leave how the study stands, every cell in the table."""
+        if not self._live.is_started:
+            self.tell(self._board.summary())
+            return
         self._draw(len(self._board.states))
         self._live.stop()
 
     def _draw(self, rows: int) -> None:
-        self._drawn = time.monotonic()
         self._live.update(table(self._board, max(rows, 1)), refresh=True)
 
 
@@ -116,39 +133,6 @@ def _row(board: Board, cell: Cell, state: State) -> Sequence[str]:
     reward = "-" if at.reward is None else f"{at.reward:.3f}"
     shown_left = "" if left is None else duration(round(left))
     return visible_name(cell), state.status, steps(at), reward, duration(round(took)), shown_left
-
-
-class PlainView:
-    """A line for what happens; at first and every minute, how it stands."""
-
-    def __init__(self, board: Board, console: Console) -> None:
-        self._board, self._console, self._said = board, console, -math.inf
-
-    def tell(self, text: str) -> None:
-        """Print a line."""
-        self._console.print(in_line(text), markup=False, highlight=False, soft_wrap=True)
-
-    def update(self) -> None:
-        """Print how the study stands, if a minute has passed."""
-        if time.monotonic() - self._said >= LINE_S:
-            self._said = time.monotonic()
-            self.tell(self._board.summary())
-            for cell in self._board.began:
-                at = read_progress(cell.run)
-                reward = "" if at.reward is None else f"  reward {at.reward:.3f}"
-                self.tell(f"  {visible_name(cell)}  step {steps(at)}{reward}")
-
-    def close(self) -> None:
-        """Print how the study stands."""
-        self.tell(self._board.summary())
-
-
-View = LiveView | PlainView
-
-
-def make_view(board: Board, console: Console) -> View:
-    """Choose the view that the console can show."""
-    return LiveView(board, console) if console.is_terminal else PlainView(board, console)
 
 
 def visible_name(cell: Cell) -> str:

@@ -30,8 +30,6 @@ from grpo_credit.experiments.study.collect.trained import (
     pairing,
     read_trained,
 )
-from grpo_credit.records.files import read_object
-from grpo_credit.records.shape import fit
 
 __all__ = ["collect"]
 
@@ -78,7 +76,6 @@ def collect(out: Path, trusted: Sequence[str] = ()) -> Report:
         examples=examples,
         sources=sources,
         manifest=describe(manifests),
-        calibration=_calibration(out, problems),
         collected=datetime.now(UTC).isoformat(timespec="seconds"),
         curves=Curves(curves),
         credit=credit,
@@ -102,14 +99,3 @@ def _examples(
 
 def _unlike(run: tuple[str, int], *deviations: Mapping[tuple[str, int], str]) -> str | None:
     return "; ".join(each[run] for each in deviations if run in each) or None
-
-
-def _calibration(out: Path, problems: list[str]) -> dict[str, Any] | None:
-    path = out / "calibration.json"
-    if not path.is_file():
-        return None
-    try:
-        return fit({"scale": dict[str, float]}, read_object(path), path.name)
-    except CreditError as error:
-        problems.append(str(error).replace(f"{out}/", ""))
-        return None
