@@ -19,7 +19,7 @@ from study_helpers import copied, make_study
 
 from grpo_credit import cli
 from grpo_credit.experiments.design import Study
-from grpo_credit.experiments.report.data import Cell, Pairing, Report
+from grpo_credit.experiments.report.data import Pairing, Report, RunResult
 from grpo_credit.experiments.report.markdown import markdown, plain
 from grpo_credit.experiments.report.page import LARGEST, SECTIONS, page, render
 from grpo_credit.experiments.report.series import Curves
@@ -182,7 +182,9 @@ def large_report():
     credits, seeds = [f"rule_{n}/seq" for n in range(24)], list(range(12))
     study = Study("r.py", credits, seeds, [], credits[0], "right", True, "ablate")
     cells = [
-        Cell(c, s, "finished", path="x", value=0.1 * s, step=90) for c in credits for s in seeds
+        RunResult(c, s, "finished", path="x", value=0.1 * s, step=90)
+        for c in credits
+        for s in seeds
     ]
     steps = np.arange(90)
     parts = [

@@ -9,7 +9,7 @@ import pytest
 from grpo_credit.experiments.design import Study
 from grpo_credit.experiments.figures.palette import MEAN, strategy_line
 from grpo_credit.experiments.figures.shading import shade
-from grpo_credit.experiments.report.data import Cell, Examples, Pairing, Report, shown
+from grpo_credit.experiments.report.data import Examples, Pairing, Report, RunResult, shown
 from grpo_credit.experiments.report.limits import Limits
 from grpo_credit.experiments.report.series import COLUMNS, Curves, average, ratios
 from grpo_credit.experiments.report.view_credit import shaded
@@ -20,12 +20,12 @@ from grpo_credit.experiments.report.view_run import cost_table, listed
 
 STUDY = Study("r.py", ["a", "b"], [0, 1], [], "a", "right", True, "ablate")
 CELLS = [
-    Cell("a", 0, "finished", value=0.4, before=0.0, step=2, tokens=100.0, train_seconds=10.0,
+    RunResult("a", 0, "finished", value=0.4, before=0.0, step=2, tokens=100.0, train_seconds=10.0,
          seconds=20.0, step_seconds=1.0, peak_memory_bytes=2e9),
-    Cell("a", 1, "finished", value=0.6, before=0.2, step=2, tokens=300.0, train_seconds=10.0,
+    RunResult("a", 1, "finished", value=0.6, before=0.2, step=2, tokens=300.0, train_seconds=10.0,
          seconds=40.0, step_seconds=2.0, peak_memory_bytes=1e9),
-    Cell("b", 0, "finished", value=0.9, before=0.2, step=2, step_seconds=2.0),
-    Cell("b", 1, "failed", "it broke", step_seconds=9.0, tail="it broke"),
+    RunResult("b", 0, "finished", value=0.9, before=0.2, step=2, step_seconds=2.0),
+    RunResult("b", 1, "failed", "it broke", step_seconds=9.0, tail="it broke"),
 ]  # fmt: skip
 
 

@@ -26,7 +26,7 @@ from grpo_credit.credit.strategy import CreditError, Strategy
 
 
 @dataclass(frozen=True)
-class Finding:
+class LawVerdict:
     """What came of one law.
 
     Args:
@@ -71,14 +71,14 @@ def check(credit: Named, **options: Any) -> dict[str, str]:
     return {law.__name__: counterexample(law, strategy) or "holds" for law in binding}
 
 
-def examine(strategy: Strategy) -> Iterator[Finding]:
+def examine(strategy: Strategy) -> Iterator[LawVerdict]:
     """Run every law on a strategy, those that it declares itself free of included.
 
     A whole-credit callable has no allocation and no aggregation to promise anything about.
     """
     for law, promised, declaration in _laws(strategy):
         sentence, broken = inspect.getdoc(law) or "", counterexample(law, strategy)
-        yield Finding(law.__name__, sentence, promised, broken, declaration)
+        yield LawVerdict(law.__name__, sentence, promised, broken, declaration)
 
 
 def _laws(strategy: Strategy) -> Iterator[tuple[Law, bool, str]]:

@@ -16,7 +16,7 @@ FINISHED = "finished"
 
 
 @dataclass(frozen=True)
-class Cell:
+class RunResult:
     """One run: a strategy with a seed.
 
     Args:
@@ -138,7 +138,7 @@ class Report:
     """
 
     study: Study
-    cells: list[Cell]
+    cells: list[RunResult]
     problems: list[str]
     threshold: float | None
     pairing: Pairing

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Mapping, Sequence
 
-from grpo_credit.experiments.report.data import FINISHED, Cell, Report
+from grpo_credit.experiments.report.data import FINISHED, Report, RunResult
 from grpo_credit.experiments.report.view_diagnostics import gradient_table
 from grpo_credit.experiments.report.view_results import differences_table, strategies_table
 from grpo_credit.experiments.report.view_run import cost_table, counted, seeds_vary
@@ -90,7 +90,7 @@ def _list(entries: Mapping[str, str]) -> str:
     return "\n".join(f"* {plain(name)}: {plain(text)}" for name, text in entries.items())
 
 
-def _named(title: str, cells: Mapping[Cell, str]) -> str:
+def _named(title: str, cells: Mapping[RunResult, str]) -> str:
     """List runs with what is to be said of them."""
     entries = _list({f"{cell.credit}, seed {cell.seed}": text for cell, text in cells.items()})
     return f"{title}\n\n{entries}" if entries else ""

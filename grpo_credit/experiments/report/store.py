@@ -21,7 +21,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from grpo_credit.errors import CreditError
-from grpo_credit.experiments.report.data import Cell, Report
+from grpo_credit.experiments.report.data import Report, RunResult
 from grpo_credit.experiments.report.series import COLUMNS, Curves
 from grpo_credit.experiments.report.view_credit import CREDIT as CREDIT_COLUMN
 from grpo_credit.records.files import aside, parse_json, read_json, replace_text
@@ -70,7 +70,7 @@ def _csv(frame: pd.DataFrame) -> str:
     )
 
 
-def _encodable(cell: Cell) -> dict[str, Any]:
+def _encodable(cell: RunResult) -> dict[str, Any]:
     return {n: encodable(v) if isinstance(v, str) else v for n, v in asdict(cell).items()}
 
 

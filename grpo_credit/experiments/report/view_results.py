@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from grpo_credit.experiments.figures.forest import Forest, Row
 from grpo_credit.experiments.report.curves import area_under_curve, median_steps, steps_to_threshold
-from grpo_credit.experiments.report.data import FINISHED, Cell, Report
+from grpo_credit.experiments.report.data import FINISHED, Report, RunResult
 from grpo_credit.experiments.report.difference import Difference
 from grpo_credit.experiments.report.intervals import Interval, mean
 from grpo_credit.experiments.report.limits import Limits
@@ -20,7 +20,7 @@ SIGNS = {
 }  # fmt: skip
 
 
-def grid(report: Report, limits: Limits) -> dict[str, list[Cell]]:
+def grid(report: Report, limits: Limits) -> dict[str, list[RunResult]]:
     """Return strategy -> its cells, one for each seed, while there is room for strategies."""
     shown = report.study.credits[: max(1, limits.cells // len(report.study.seeds))]
     return {name: [cell for cell in report.cells if cell.credit == name] for name in shown}

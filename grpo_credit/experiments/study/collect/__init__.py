@@ -8,7 +8,7 @@ from typing import Any
 
 from grpo_credit.errors import CreditError
 from grpo_credit.experiments.design import STUDY, Study, load_study
-from grpo_credit.experiments.report.data import Cell, Examples, Report
+from grpo_credit.experiments.report.data import Examples, Report, RunResult
 from grpo_credit.experiments.report.series import Curves
 from grpo_credit.experiments.report.store import write
 from grpo_credit.experiments.study.collect.cells import (
@@ -86,7 +86,7 @@ def collect(out: Path, trusted: Sequence[str] = ()) -> Report:
 
 
 def _examples(
-    out: Path, study: Study, cells: Sequence[Cell], problems: list[str], trusted: Sequence[str]
+    out: Path, study: Study, cells: Sequence[RunResult], problems: list[str], trusted: Sequence[str]
 ) -> tuple[Examples | None, list[dict[str, Any]]]:
     if not any(out.glob("cells/*/*/rollouts/*")):
         return None, []

@@ -10,7 +10,7 @@ from typing import Any
 
 from grpo_credit.errors import CreditError, named_line
 from grpo_credit.experiments.design import Study
-from grpo_credit.experiments.report.data import FINISHED, Cell
+from grpo_credit.experiments.report.data import FINISHED, RunResult
 from grpo_credit.experiments.study.collect.metrics import Log, read_log
 from grpo_credit.records.files import HELD_OUT, read_lines, read_object
 from grpo_credit.records.provenance import MANIFEST
@@ -44,7 +44,9 @@ def find_metric(out: Path, study: Study) -> Study:
     return study
 
 
-def read_cells(out: Path, study: Study, problems: list[str]) -> tuple[list[Cell], dict[str, Log]]:
+def read_cells(
+    out: Path, study: Study, problems: list[str]
+) -> tuple[list[RunResult], dict[str, Log]]:
     """Return a cell for every strategy and seed of the study, whatever there is of it.
 
     A run is finished when its own manifest says so; the record beside it tells the rest.
@@ -64,7 +66,7 @@ def read_cells(out: Path, study: Study, problems: list[str]) -> tuple[list[Cell]
         run = folders.get(credit, out / "nothing") / f"seed-{seed}"
         path = run.relative_to(out).as_posix() if run.is_dir() else None
         log = read_log(run) if path else Log()
-        cells.append(_cell(Cell(credit, seed, "missing", path=path), run, study, records, log))
+        cells.append(_cell(RunResult(credit, seed, "missing", path=path), run, study, records, log))
         logs |= {path: log} if path else {}
     return cells, logs
 
@@ -82,8 +84,8 @@ def _record(out: Path, path: Path, problems: list[str]) -> dict[str, Any]:
 
 
 def _cell(
-    cell: Cell, run: Path, study: Study, records: Mapping[Path, Mapping[str, Any]], log: Log
-) -> Cell:
+    cell: RunResult, run: Path, study: Study, records: Mapping[Path, Mapping[str, Any]], log: Log
+) -> RunResult:
     record = records.get(run.with_name(f"{run.name}.json"), {})
     manifest_says = read_run(run).get("status")
     status = str(record.get("status", manifest_says or cell.status))
@@ -146,7 +148,7 @@ def _attempt(manifest: Mapping[str, Any]) -> dict[str, Any]:
     return {**manifest, "extra": {**extra, "rules": rules}}
 
 
-def _finished(cell: Cell, run: Path, study: Study, log: Log) -> Cell:
+def _finished(cell: RunResult, run: Path, study: Study, log: Log) -> RunResult:
     """Add the numbers of a finished run; it is damaged where they are not all there."""
     try:
         tests = {line.pop("step"): line for line in read_lines(run / HELD_OUT)}
@@ -163,12 +165,12 @@ def _finished(cell: Cell, run: Path, study: Study, log: Log) -> Cell:
     return replace(cell, value=float(value), before=float(before) if known else None)
 
 
-def other_ends(cells: Sequence[Cell]) -> dict[tuple[str, int], str]:
+def other_ends(cells: Sequence[RunResult]) -> dict[tuple[str, int], str]:
     """Say of which finished runs the last step is not that of most; of all where there is no most.
 
     Example:
         >>> seeds = enumerate((4, 4, 5))
-        >>> other_ends([Cell("seq", seed, FINISHED, step=step) for seed, step in seeds])
+        >>> other_ends([RunResult("seq", seed, FINISHED, step=step) for seed, step in seeds])
         {('seq', 2): 'it ended at step 5, others at step 4'}
     """
     steps = Counter(cell.step for cell in cells if cell.status == FINISHED)
@@ -188,5 +190,5 @@ def _known(metric: str | None, after: Mapping[str, Any]) -> str:
     return f"; it has {', '.join(after)}.{did_you_mean(metric or '', after)}"
 
 
-def _damaged(cell: Cell, reason: str) -> Cell:
+def _damaged(cell: RunResult, reason: str) -> RunResult:
     return replace(cell, status="damaged", reason=reason)

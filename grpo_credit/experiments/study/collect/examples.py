@@ -13,7 +13,7 @@ from grpo_credit.credit.rollouts import Rollouts
 from grpo_credit.credit.saved import SavedRollouts, credit_of, load_rollouts
 from grpo_credit.credit.strategy import Strategy
 from grpo_credit.errors import CreditError
-from grpo_credit.experiments.report.data import FINISHED, Cell, Examples, Study
+from grpo_credit.experiments.report.data import FINISHED, Examples, RunResult, Study
 from grpo_credit.experiments.show.picture import named
 from grpo_credit.records.files import step_of
 from grpo_credit.records.shape import is_usable
@@ -25,7 +25,7 @@ _REPEATS = 3
 
 
 def find_examples(
-    out: Path, study: Study, cells: Sequence[Cell], problems: list[str]
+    out: Path, study: Study, cells: Sequence[RunResult], problems: list[str]
 ) -> tuple[Examples | None, list[dict[str, Any]]]:
     """Take an early and a late step of one run and compute the credit of every strategy on it.
 
@@ -48,7 +48,7 @@ def find_examples(
     return None, []
 
 
-def _load(out: Path, cell: Cell, problems: list[str]) -> dict[Path, SavedRollouts]:
+def _load(out: Path, cell: RunResult, problems: list[str]) -> dict[Path, SavedRollouts]:
     """Load the first and the last step that a run kept."""
     folder = out / cell.path / "rollouts" if cell.path else out / "nothing"
     paths = sorted(folder.glob("rollouts_*.parquet"), key=step_of)
@@ -62,7 +62,7 @@ def _load(out: Path, cell: Cell, problems: list[str]) -> dict[Path, SavedRollout
 
 
 def _examples(
-    cell: Cell, steps: dict[Path, SavedRollouts], study: Study, problems: list[str]
+    cell: RunResult, steps: dict[Path, SavedRollouts], study: Study, problems: list[str]
 ) -> tuple[Examples, list[dict[str, Any]]]:
     examples = Examples(
         cell.credit,
