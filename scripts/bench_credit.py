@@ -17,6 +17,7 @@ import json
 import math
 import statistics
 import time
+import timeit
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -137,12 +138,8 @@ def annotate(
 
 def shortest(work: Callable[[], Any], repeats: int) -> float:
     """Return the least processor time of several, in seconds, after one more to warm up."""
-    times = []
-    for _ in range(repeats + 1):
-        start = time.process_time()
-        work()
-        times.append(time.process_time() - start)
-    return min(times[1:])
+    _, *times = timeit.repeat(work, timer=time.process_time, number=1, repeat=repeats + 1)
+    return min(times)
 
 
 def exponent(sizes: list[int], times: list[float]) -> float:

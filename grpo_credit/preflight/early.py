@@ -49,8 +49,8 @@ class EarlyWarnings(TrainerCallback):
         new = [f for f in self._findings(args) if f.kind not in self.told]
         self.tell(new)
         if new:
-            show([f._replace(message=f"in the first {done} steps, {f.message}") for f in new],
-                 _stderr())  # fmt: skip
+            told = [f._replace(message=f"in the first {done} steps, {f.message}") for f in new]
+            show(told, console(stderr=True))
 
     def _findings(self, args: Any) -> list[Finding]:
         names = [key.split("/")[1] for key in self._logs[-1] if _is_mean_of_reward(key)]
@@ -73,7 +73,3 @@ class EarlyWarnings(TrainerCallback):
 
 def _is_mean_of_reward(key: str) -> bool:
     return key.startswith("rewards/") and key.endswith("/mean")
-
-
-def _stderr() -> Any:
-    return console(stderr=True)

@@ -31,13 +31,11 @@ class Average:
         mean: `(k,)`.
         half: `(k,)`, half the width of Student's interval of the mean at each x by itself; None for
             a single run.
-        runs: how many.
     """
 
     x: np.ndarray
     mean: np.ndarray
     half: np.ndarray | None
-    runs: int
 
 
 @dataclass(frozen=True)
@@ -205,10 +203,10 @@ def average(runs: Mapping[int, Run], points: int) -> Average | None:
         return None
     values = np.stack([np.interp(x, *run) for run in runs.values()])
     if len(runs) == 1:
-        return Average(x, values[0], None, 1)
+        return Average(x, values[0], None)
     error = values.std(axis=0, ddof=1) / math.sqrt(len(runs))
     half = stdtrit(len(runs) - 1, 0.975) * error
-    return Average(x, values.mean(axis=0), half, len(runs))
+    return Average(x, values.mean(axis=0), half)
 
 
 def _common(runs: list[Run], points: int) -> np.ndarray | None:

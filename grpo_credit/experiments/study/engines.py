@@ -61,7 +61,8 @@ class LocalEngine:
     """
 
     def __init__(self, jobs: int | None, options: Mapping[str, Any], out: Path) -> None:
-        _refuse_options(options, "local")
+        if options:
+            raise ValueError(f"--engine local takes no --engine_options; got {dict(options)}.")
         self._devices = visible_gpus()
         linux = sys.platform == "linux"
         self._cores = len(os.sched_getaffinity(0)) if linux else os.cpu_count() or 1
@@ -216,11 +217,6 @@ def needed(module: str, extra: str) -> Any:
             f"--engine {extra} needs {module!r} ({error}); install it with "
             f"pip install 'grpo-credit[{extra}]'."
         ) from None
-
-
-def _refuse_options(options: Mapping[str, Any], engine: str) -> None:
-    if options:
-        raise ValueError(f"--engine {engine} takes no --engine_options; got {dict(options)}.")
 
 
 def make_engine(name: str, jobs: int | None, options: Mapping[str, Any], out: Path) -> Engine:

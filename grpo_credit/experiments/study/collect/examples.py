@@ -1,10 +1,10 @@
 """The same completions under every strategy: credit computed anew from saved rollouts."""
 
 import json
-import time
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from timeit import repeat
 from typing import Any
 
 from torch import Tensor
@@ -99,12 +99,7 @@ def _credits(
 
 def _milliseconds(strategy: Strategy, rollouts: Rollouts) -> float:
     """Return the shortest of some times to compute the credit of a step."""
-    times = []
-    for _ in range(_REPEATS):
-        start = time.perf_counter()
-        strategy.credit(rollouts)
-        times.append(time.perf_counter() - start)
-    return 1000 * min(times)
+    return 1000 * min(repeat(lambda: strategy.credit(rollouts), number=1, repeat=_REPEATS))
 
 
 def choose(rollouts: Rollouts, count: int) -> list[int]:
