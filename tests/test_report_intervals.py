@@ -93,14 +93,6 @@ def test_intervals_move_and_stretch_with_the_values(values, shift, scale):
         assert found.high == pytest.approx(scale * expected.high + shift, abs=1e-9 * largest)
 
 
-@given(numbers)
-def test_t_intervals_are_centred_and_wider_at_higher_levels(values):
-    inner, outer = t_interval(values, 0.5), t_interval(values, 0.99)
-    assert outer.low <= inner.low <= inner.high <= outer.high
-    mean = np.mean(values)
-    assert outer.high - mean == pytest.approx(mean - outer.low, abs=1e-9 * (1 + abs(mean)))
-
-
 def covered(intervals, truth):
     """Return the share of intervals that hold the truth."""
     return np.mean([not interval.excludes(truth) for interval in intervals])

@@ -122,11 +122,6 @@ def test_a_torn_report_is_refused(out, content, message):
         load(out)
 
 
-def test_a_folder_without_a_report_is_refused(tmp_path):
-    with pytest.raises(CreditError, match=r"holds no report\.json; expected the directory of a"):
-        load(tmp_path)
-
-
 @pytest.mark.parametrize("name", ["curves.parquet", "credit.parquet", "completions.parquet"])
 def test_a_missing_table_is_named(out, name):
     (out / name).unlink()
