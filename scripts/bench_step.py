@@ -263,7 +263,8 @@ def main() -> None:
     if asked.growth:
         print_growth(timed, setting)
         return
-    about = {"processor": device_name(asked.device), "threads": torch.get_num_threads()}
+    name = torch.cuda.get_device_name() if asked.device == "cuda" else "CPU"
+    about = {"processor": name, "threads": torch.get_num_threads()}
     about |= {"torch": torch.__version__, "credit": timed, **asdict(setting)}
     results = {}
     for name in asked.workload:
@@ -276,11 +277,6 @@ def main() -> None:
     print(f"one optimizer step, {timed}, {setting}")
     rows = {name: row(found) for name, found in results.items()}
     print(pd.DataFrame.from_dict(rows, orient="index").to_string(float_format="{:.3f}".format))
-
-
-def device_name(device: str) -> str:
-    """Name the hardware."""
-    return torch.cuda.get_device_name() if device == "cuda" else "CPU"
 
 
 if __name__ == "__main__":

@@ -169,7 +169,7 @@ def test_cost_is_averaged_over_finished_runs():
     found = cost_table(report(examples=examples)).rows
     # (100/10 + 300/10) / 2 tokens a second; 30 ms of (1 + 2)/2 s
     same, twice = "1.00 × (1.00 to 1.00)", "2.00 × (2.00 to 2.00)"
-    assert found[0] == ["a", "2", "30 s", "20", "2.00 GB", "1.5 s", same, "30 ms", "2 %"]
+    assert found[0] == ["a", "2", "30 s", "20", "1.9 GiB", "1.5 s", same, "30 ms", "2 %"]
     assert found[1] == ["b", "1", "–", "–", "–", "2 s", twice, "–", "–"]
 
 

@@ -113,7 +113,8 @@ def _options(rule: Rule, sections: Mapping[str, str]) -> Iterator[tuple[str, Ren
     explained = dict(_ARGUMENT.findall(sections.get("Args", "")))
     label = "options"
     for name, option in rule.options.items():
-        yield label, Text(f"{name}: {_written(option_type(rule, name))}{_default(option)}")
+        default = ", required" if option.default is option.empty else f" = {option.default!r}"
+        yield label, Text(f"{name}: {_written(option_type(rule, name))}{default}")
         if about := explained.get(name):
             yield "", Padding(Text(_joined(about)), (0, 0, 0, 2), expand=False)
         label = ""
@@ -140,10 +141,6 @@ def _example(name: str, rule: Rule) -> str:
     required = [f'"{n}": …' for n, option in rule.options.items() if option.default is option.empty]
     given = f" --credit_kwargs '{{{', '.join(required)}}}'" if required else ""
     return f"grpo-credit check {name}{given}"
-
-
-def _default(option: inspect.Parameter) -> str:
-    return ", required" if option.default is option.empty else f" = {option.default!r}"
 
 
 def _value(option: inspect.Parameter) -> str:

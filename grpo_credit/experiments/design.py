@@ -70,7 +70,8 @@ class Study:
                 f"{', '.join(self.credits)}."
             )
         _refuse_owned(self.options)
-        if self.own_warm_starts and any(map(_is_warm_start, self.options)):
+        named = {word.partition("=")[0].replace("-", "_") for word in self.options}
+        if self.own_warm_starts and f"__{WARM_START}" in named:
             raise CreditError(
                 f"--{WARM_START} is set for each seed by --own_warm_starts; drop one."
             )
@@ -78,10 +79,6 @@ class Study:
     def options_of(self, seed: int) -> tuple[str, ...]:
         """Return the recipe's options of a seed's runs, without the seed itself."""
         return (*self.options, *([f"--{WARM_START}={seed}"] if self.own_warm_starts else []))
-
-
-def _is_warm_start(word: str) -> bool:
-    return word.partition("=")[0].replace("-", "_") == f"__{WARM_START}"
 
 
 def _refuse_twice(what: str, keys: Sequence[Any], shown: Sequence[Any]) -> None:

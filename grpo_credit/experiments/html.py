@@ -45,10 +45,6 @@ def own(name: str) -> Markup:
     return Markup(_environment().get_template(name).render())
 
 
-def _seen(value: object) -> object:
-    return visible(value) if isinstance(value, str) and not isinstance(value, Markup) else value
-
-
 @cache
 def _environment() -> Environment:
     environment = Environment(
@@ -57,7 +53,9 @@ def _environment() -> Environment:
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
-        finalize=_seen,
+        finalize=lambda value: (
+            visible(value) if isinstance(value, str) and not isinstance(value, Markup) else value
+        ),
     )
     environment.globals.update(_KNOWN)
     return environment

@@ -15,7 +15,10 @@ def shaded(report: Report, limits: Limits) -> Shaded:
     """Choose completions, of every step in turn, and shade their tokens."""
     names = _strategies(report, limits)
     rows = in_turn(report.credit, lambda row: row["step"])[: limits.examples]
-    chosen = fitting(rows, lambda row: _shades(row, names, limits), limits.shaded)
+    width = max(1, len(names))
+    chosen = fitting(
+        rows, lambda row: width * min(len(row["counted"]), limits.tokens), limits.shaded
+    )
     scales = [_scale(chosen, name, limits) for name in names]
     return Shaded(
         names,
@@ -31,10 +34,6 @@ def _strategies(report: Report, limits: Limits) -> list[str]:
     known = [name for name in report.study.credits if CREDIT + name in columns]
     known.sort(key=lambda name: name != report.study.baseline)
     return known[: limits.strategies]
-
-
-def _shades(row: Mapping[str, Any], names: Sequence[str], limits: Limits) -> int:
-    return max(1, len(names)) * min(len(row["counted"]), limits.tokens)
 
 
 def _scale(rows: Sequence[Mapping[str, Any]], name: str, limits: Limits) -> float:

@@ -84,7 +84,8 @@ def reward_names(logged: Iterable[str]) -> list[str]:
 
 
 def _row(cell: RunResult, step: int, line: dict[str, Any], names: Sequence[str]) -> dict[str, Any]:
-    rewards = {n: _number(line[n]) for n in names if _is_number(line.get(n, ""))}
+    given = {name: line.get(name, "") for name in names}
+    rewards = {n: _number(v) for n, v in given.items() if v is None or isinstance(v, int | float)}
     return {
         "credit": cell.credit,
         "seed": cell.seed,
@@ -94,10 +95,6 @@ def _row(cell: RunResult, step: int, line: dict[str, Any], names: Sequence[str])
         "rewards": json.dumps(rewards),
         "advantage": _number(line["advantage"]),
     }
-
-
-def _is_number(value: Any) -> bool:
-    return value is None or isinstance(value, int | float)
 
 
 def _number(value: float | None) -> float | None:

@@ -3,6 +3,7 @@
 import json
 from collections import Counter
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from timeit import repeat
 from typing import Any
@@ -11,17 +12,16 @@ from torch import Tensor
 
 from grpo_credit.credit.rollouts import Rollouts
 from grpo_credit.credit.saved import SavedRollouts, credit_of, load_rollouts
-from grpo_credit.credit.strategy import Strategy
 from grpo_credit.errors import CreditError
 from grpo_credit.experiments.report.data import FINISHED, Examples, RunResult, Study
+from grpo_credit.experiments.report.view_credit import CREDIT
 from grpo_credit.experiments.show.picture import named
 from grpo_credit.records.files import step_of
 from grpo_credit.records.shape import is_usable
 from grpo_credit.text import prompt_text
 
 ROWS = 16  # completions of each step
-CREDIT = "credit "  # and the strategy's name: its column
-_REPEATS = 3
+_REPEATS = 3  # of which the shortest time counts
 
 
 def find_examples(
@@ -93,13 +93,9 @@ def _credits(
         except CreditError as error:
             examples.left_out.setdefault(name, str(error).replace(str(path), path.name))
         else:
-            examples.milliseconds[name] = _milliseconds(strategy, saved.rollouts)
+            call = partial(strategy.credit, saved.rollouts)
+            examples.milliseconds[name] = 1000 * min(repeat(call, number=1, repeat=_REPEATS))
     return credits
-
-
-def _milliseconds(strategy: Strategy, rollouts: Rollouts) -> float:
-    """Return the shortest of some times to compute the credit of a step."""
-    return 1000 * min(repeat(lambda: strategy.credit(rollouts), number=1, repeat=_REPEATS))
 
 
 def choose(rollouts: Rollouts, count: int) -> list[int]:
