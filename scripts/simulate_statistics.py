@@ -17,8 +17,14 @@ from typing import NamedTuple
 import numpy as np
 from scipy.special import stdtr
 
-from grpo_credit.experiments.report.difference import Difference, Settings
-from grpo_credit.experiments.report.intervals import Interval, bootstrap_interval, iqm, t_interval
+from grpo_credit.experiments.report.difference import Difference
+from grpo_credit.experiments.report.intervals import (
+    Interval,
+    Settings,
+    bootstrap_interval,
+    iqm,
+    t_interval,
+)
 from grpo_credit.experiments.report.paired import differences, holm
 from grpo_credit.experiments.report.statistics import compare_pairs
 from grpo_credit.experiments.report.verdict import decide
@@ -182,8 +188,8 @@ def coverage(make: Make, seeds: int, sims: int) -> list[float]:
         values = make(rng, (1, seeds))[0]
         found = (
             t_interval(values),
-            bootstrap_interval(values, resamples=SETTINGS.resamples),
-            bootstrap_interval(values, iqm, resamples=SETTINGS.resamples),
+            bootstrap_interval(values, settings=SETTINGS),
+            bootstrap_interval(values, iqm, SETTINGS),
         )
         covered += [
             interval is not None and (interval.degenerate or interval.low <= truth <= interval.high)

@@ -25,8 +25,8 @@ from grpo_credit import CreditError
 from grpo_credit.experiments.design import read_study
 from grpo_credit.experiments.report.page import page
 from grpo_credit.experiments.report.store import load
-from grpo_credit.experiments.show import picture
 from grpo_credit.experiments.show.command import page as shown
+from grpo_credit.experiments.show.picture import picture
 from grpo_credit.experiments.study.cells import cells_of, look
 from grpo_credit.experiments.study.collect import collect
 from grpo_credit.experiments.study.progress import read_progress

@@ -5,7 +5,6 @@ import json
 import subprocess
 import sys
 from dataclasses import replace
-from importlib import import_module
 
 import numpy as np
 import pandas as pd
@@ -237,7 +236,7 @@ def run(tmp_path_factory):
 
 @pytest.mark.parametrize("rows", [8, 600])
 def test_a_page_is_bounded_and_says_what_it_leaves_out(run, monkeypatch, rows):
-    monkeypatch.setattr(import_module("grpo_credit.experiments.show.picture"), "LARGEST", 60_000)
+    monkeypatch.setattr("grpo_credit.experiments.show.picture.LARGEST", 60_000)
     drawn = picture(run, rows=rows)
     text = html(drawn)
     assert len(text.encode()) < 60_000 + 5_000  # its head

@@ -10,12 +10,14 @@ from hypothesis import strategies as st
 
 from grpo_credit.experiments.report.intervals import (
     Interval,
+    Settings,
     bootstrap_interval,
     iqm,
     present,
     t_interval,
 )
 
+FEW, SOME = Settings(resamples=50), Settings(resamples=1_000)
 SCORES = [0.62, 0.71, 0.55, 0.93, 0.68, 0.66]
 numbers = st.lists(st.floats(-1e3, 1e3).map(lambda x: round(x, 3)), min_size=2, max_size=12)
 
@@ -37,7 +39,7 @@ def test_the_t_interval_is_scipys():
 
 @pytest.mark.parametrize("statistic", [np.mean, iqm])
 def test_the_bootstrap_is_scipys_on_the_same_resamples(statistic):
-    found = bootstrap_interval(SCORES, statistic, 0.9, resamples=2_000, seed=3)
+    found = bootstrap_interval(SCORES, statistic, Settings(level=0.9, resamples=2_000, seed=3))
     expected = scipy.stats.bootstrap(
         (SCORES,), statistic, n_resamples=2_000, confidence_level=0.9, method="percentile",
         rng=np.random.default_rng(3), axis=-1,
@@ -87,7 +89,7 @@ def test_missing_values_are_dropped():
 def test_intervals_move_and_stretch_with_the_values(values, shift, scale):
     moved = [scale * value + shift for value in values]
     largest = max(map(abs, [*moved, scale * 1e3, shift]))
-    for make in (t_interval, lambda given: bootstrap_interval(given, iqm, resamples=50)):
+    for make in (t_interval, lambda given: bootstrap_interval(given, iqm, FEW)):
         found, expected = make(moved), make(values)
         assert found.low == pytest.approx(scale * expected.low + shift, abs=1e-9 * largest)
         assert found.high == pytest.approx(scale * expected.high + shift, abs=1e-9 * largest)
@@ -110,6 +112,6 @@ def test_bootstrap_intervals_of_three_seeds_cover_far_less_than_they_say():
     # The smallest value is drawn three times with probability 1/27 = 0.037 > 0.025, and so the
     # interval is [min, max]: outside of it lies the median, here the mean, with probability 2/8.
     samples = np.random.default_rng(0).normal(size=(2_000, 3))
-    found = covered([bootstrap_interval(each, resamples=1_000) for each in samples], truth=0)
+    found = covered([bootstrap_interval(each, settings=SOME) for each in samples], truth=0)
     error = math.sqrt(0.75 * 0.25 / 2_000)  # 0.0097
     assert abs(found - 0.75) < 3 * error

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from grpo_credit.experiments.report import paired
+from grpo_credit.experiments.report.intervals import Settings
 
 X = np.array([0.71, 0.64, 0.83, 0.90, 0.58, 0.77, 0.69])
 Y = np.array([0.65, 0.66, 0.70, 0.81, 0.55, 0.70, 0.61])
@@ -135,7 +136,7 @@ def test_the_win_rate_keeps_seeds_together():
 
 
 def test_the_interval_of_improvement_is_scipys_within_the_error_of_drawing():
-    found = paired.improvement_interval(X, Y, 0.9, resamples=20_000)
+    found = paired.improvement_interval(X, Y, Settings(level=0.9, resamples=20_000))
     expected = scipy.stats.bootstrap(
         (X, Y), lambda x, y, axis: np.mean(
             (np.sign(x[..., :, None] - y[..., None, :]) + 1) / 2, axis=(-2, -1)

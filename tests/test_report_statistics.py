@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from grpo_credit.experiments.report.difference import Settings
+from grpo_credit.experiments.report.intervals import Settings
 from grpo_credit.experiments.report.statistics import compare, compare_pairs
 from grpo_credit.experiments.report.verdict import decide
 

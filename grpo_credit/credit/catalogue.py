@@ -13,6 +13,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from grpo_credit.credit.laws import PROMISES
 from grpo_credit.credit.parse import DEFAULT_AGGREGATION, DEFAULT_ALLOCATION, option_type
 from grpo_credit.credit.registry import find, list_credit
 from grpo_credit.credit.strategy import Rule
@@ -38,15 +39,7 @@ COSTS = {
     "step_rewards": "told by the rewards: rewards of the steps of a completion",
     "texts": "the completions as text",
 }
-LAWS = {
-    "aggregation": {"sign_free": "does not look at the advantages"},
-    "allocation": {
-        "conserves_mass": "conserves mass: Σ_t A[i, t] = L_i · A_i",
-        "keeps_sign": "keeps sign: no token gets the sign opposite to its completion's",
-        "linear": "linear: A[i, t] = A_i · w[i, t], so that it may follow others in a chain",
-    },
-    "credit": {},
-}
+_OF_KIND = {"aggregation": ["sign_free"], "allocation": ["linear", "conserves_mass", "keeps_sign"]}
 _SECTION = re.compile(r"^(Args|Returns|Raises|Example|Degenerate cases|Deviation|Source):", re.M)
 _ARGUMENT = re.compile(r"^ {4}(\w+): (.*(?:\n {8}.*)*)", re.M)
 
@@ -123,7 +116,11 @@ def _options(rule: Rule, sections: Mapping[str, str]) -> Iterator[tuple[str, Ren
 
 
 def _facts(rule: Rule, sections: Mapping[str, str]) -> Iterator[tuple[str, Text]]:
-    promises = [text for law, text in LAWS[rule.kind].items() if getattr(rule, law)]
+    promises = [
+        f"{law.replace('_', ' ')}: {inspect.getdoc(PROMISES[law])}"
+        for law in _OF_KIND.get(rule.kind, ())
+        if getattr(rule, law)
+    ]
     facts = {
         "needs": "\n".join(f"{n}: {COSTS[n]}" for n in sorted(rule.needs)) or "nothing more",
         "promises": "\n".join(promises) or "nothing",

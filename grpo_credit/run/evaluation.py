@@ -36,7 +36,6 @@ def measure(
     rows: Sequence[Mapping[str, Any]],
     checker: Checker,
     samples: int = 4,
-    seed: int = 0,
 ) -> dict[str, float]:
     """Average what a checker says over greedy and over sampled completions.
 
@@ -57,7 +56,7 @@ def measure(
     """
     prompts = [row["prompt"] for row in rows]
     greedy = trainer.complete(prompts, greedy=True)
-    sampled = trainer.complete(prompts * samples, seed=seed)
+    sampled = trainer.complete(prompts * samples)
     return on_main(_judge, checker, rows, greedy, sampled)
 
 

@@ -7,7 +7,8 @@ from functools import cached_property
 from typing import Any
 
 from grpo_credit.experiments.design import Study
-from grpo_credit.experiments.report.difference import Difference, Settings
+from grpo_credit.experiments.report.difference import Difference
+from grpo_credit.experiments.report.intervals import Settings
 from grpo_credit.experiments.report.limits import Limits
 from grpo_credit.experiments.report.series import Curves
 from grpo_credit.experiments.report.statistics import Comparison, compare

@@ -7,8 +7,10 @@ from scipy.special import stdtr
 
 from grpo_credit.experiments.report.intervals import (
     SAME,
+    USUAL,
     Interval,
     Numbers,
+    Settings,
     all_equal,
     percentiles,
     standard_error,
@@ -163,12 +165,7 @@ def probability_of_improvement(values: Numbers, baseline: Numbers) -> float:
 
 
 def improvement_interval(
-    values: Numbers,
-    baseline: Numbers,
-    level: float = 0.95,
-    *,
-    resamples: int = 10_000,
-    seed: int = 0,
+    values: Numbers, baseline: Numbers, settings: Settings = USUAL
 ) -> Interval | None:
     """Return the percentile bootstrap interval of `probability_of_improvement`.
 
@@ -178,14 +175,12 @@ def improvement_interval(
     wins = _wins(values, baseline)
     if min(wins.shape) < 2:
         return None
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(settings.seed)
     rows, columns = (
-        rng.multinomial(count, np.full(count, 1 / count), resamples).astype(float)
+        rng.multinomial(count, np.full(count, 1 / count), settings.resamples).astype(float)
         for count in wins.shape
     )
-    return percentiles(
-        ((rows @ wins) * columns).sum(axis=1) / wins.size, level, "percentile bootstrap"
-    )
+    return percentiles(((rows @ wins) * columns).sum(axis=1) / wins.size, settings.level)
 
 
 def win_rate(deltas: Numbers) -> float:

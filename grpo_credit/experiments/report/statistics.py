@@ -9,9 +9,11 @@ from typing import Any
 import numpy as np
 
 from grpo_credit.experiments.report import paired
-from grpo_credit.experiments.report.difference import Difference, Pair, Settings
+from grpo_credit.experiments.report.difference import Difference, Pair
 from grpo_credit.experiments.report.intervals import (
+    USUAL,
     Interval,
+    Settings,
     bootstrap_interval,
     iqm,
     present,
@@ -20,7 +22,6 @@ from grpo_credit.experiments.report.intervals import (
 from grpo_credit.experiments.report.verdict import Verdict, decide, limits, summarise
 
 BySeed = Mapping[int, float | None]  # metric; None, NaN and infinities are missing
-_USUAL = Settings()
 _STOPPING = (
     "Where bad runs are those that fail, a strategy without them looks better than it is; and "
     "whoever stops a study, or adds seeds to it, by what the verdict says so far makes false "
@@ -89,7 +90,7 @@ class Comparison:
 def compare(
     values: Mapping[str, BySeed],
     baseline: str,
-    settings: Settings = _USUAL,
+    settings: Settings = USUAL,
     others: Mapping[str, Iterable[Difference]] = MappingProxyType({}),
 ) -> Comparison:
     """Compare strategies with a baseline over paired seeds.
@@ -144,8 +145,8 @@ def _result(
         mean=float(numbers.mean()) if len(numbers) else None,
         iqm=float(iqm(numbers)) if len(numbers) else None,
         t_interval=t_interval(numbers, settings.level),
-        bootstrap=bootstrap_interval(numbers, np.mean, **settings.draw),
-        iqm_bootstrap=bootstrap_interval(numbers, iqm, **settings.draw),
+        bootstrap=bootstrap_interval(numbers, np.mean, settings),
+        iqm_bootstrap=bootstrap_interval(numbers, iqm, settings),
         difference=difference,
         verdict=verdict,
     )
@@ -233,7 +234,7 @@ def _alone(deltas: np.ndarray, settings: Settings) -> dict[str, Any]:
         "n": len(deltas),
         "mean": float(deltas.mean()) if len(deltas) else None,
         "interval": _labelled(t_interval(deltas, settings.level)),
-        "bootstrap": _labelled(bootstrap_interval(deltas, **settings.draw)),
+        "bootstrap": _labelled(bootstrap_interval(deltas, settings=settings)),
         "p": paired.paired_t_p(deltas),
         "sign_flip_p": paired.sign_flip_p(deltas, settings.seed),
         "smallest_p": paired.smallest_p(len(deltas)),
@@ -248,7 +249,7 @@ def _how_often(pair: Pair, deltas: np.ndarray, settings: Settings) -> dict[str, 
     values, baseline = (sign * each for each in pair)
     return {
         "improvement": paired.probability_of_improvement(values, baseline),
-        "improvement_interval": paired.improvement_interval(values, baseline, **settings.draw),
+        "improvement_interval": paired.improvement_interval(values, baseline, settings),
         "win_rate": paired.win_rate(sign * deltas),
     }
 
