@@ -132,7 +132,7 @@ def plan(jobs, cells, folder):
     """Return how many cells run at once and the threads that each is told to use."""
     quiet = Console(file=io.StringIO())
     runner = Runner(cells, engines.LocalEngine(jobs, {}, folder), quiet)
-    return runner.board.slots, int(runner._environment()["OMP_NUM_THREADS"])
+    return runner.view.slots, int(runner._environment()["OMP_NUM_THREADS"])
 
 
 @pytest.fixture
