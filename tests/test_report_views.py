@@ -11,9 +11,9 @@ from grpo_credit.experiments.figures.palette import MEAN, strategy_line
 from grpo_credit.experiments.figures.shading import shade
 from grpo_credit.experiments.report.data import Examples, Pairing, Report, RunResult, shown
 from grpo_credit.experiments.report.limits import Limits
-from grpo_credit.experiments.report.series import COLUMNS, Curves, average, ratios
+from grpo_credit.experiments.report.series import COLUMNS, Curves, ratios
 from grpo_credit.experiments.report.view_credit import shaded
-from grpo_credit.experiments.report.view_curves import learning
+from grpo_credit.experiments.report.view_curves import average, learning
 from grpo_credit.experiments.report.view_diagnostics import gradient_table, known
 from grpo_credit.experiments.report.view_results import differences_figure, speeds
 from grpo_credit.experiments.report.view_run import cost_table, listed
@@ -64,15 +64,15 @@ def test_the_band_around_the_mean_is_students_interval_at_each_point():
 
 
 def test_runs_at_different_places_are_joined_by_straight_lines_where_all_are():
-    found = average({0: run((0, 0.0), (4, 4.0)), 1: run((2, 0.0), (6, 0.0))}, points=3)
+    found = average({0: run((0, 0.0), (4, 4.0)), 1: run((2, 0.0), (6, 0.0))}, 3, MEAN)
     assert found.x.tolist() == [2, 3, 4]
-    assert found.mean.tolist() == [1, 1.5, 2]
+    assert found.y.tolist() == [1, 1.5, 2]
 
 
 def test_a_single_run_has_no_band_and_none_no_average():
-    assert average({0: run((1, 0.5))}, points=9).half is None
-    assert average({}, points=9) is None
-    assert average({0: run((0, 1.0), (1, 1.0)), 1: run((2, 1.0), (3, 1.0))}, points=9) is None
+    assert average({0: run((1, 0.5))}, 9, MEAN).half is None
+    assert average({}, 9, MEAN) is None
+    assert average({0: run((0, 1.0), (1, 1.0)), 1: run((2, 1.0), (3, 1.0))}, 9, MEAN) is None
 
 
 def test_ratios_are_of_the_same_seed_and_step():

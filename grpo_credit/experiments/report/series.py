@@ -1,13 +1,11 @@
 """Curves over seeds: each run's, their mean, and a band around it."""
 
-import math
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 
 import numpy as np
 import pyarrow as pa
-from scipy.special import stdtrit
 
 HELD_OUT = "held_out/"  # begins the names of curves of tests
 LENGTH_RIGHT, LENGTH_WRONG = "length/right", "length/wrong"
@@ -20,22 +18,6 @@ COLUMNS = pa.schema(
 )  # fmt: skip
 Key = tuple[str, str, int]  # name, strategy, seed
 Run = tuple[np.ndarray, np.ndarray]  # x and y, both (k,), in the order of x
-
-
-@dataclass(frozen=True)
-class Average:
-    """The mean of several runs.
-
-    Args:
-        x: `(k,)`.
-        mean: `(k,)`.
-        half: `(k,)`, half the width of Student's interval of the mean at each x by itself; None for
-            a single run.
-    """
-
-    x: np.ndarray
-    mean: np.ndarray
-    half: np.ndarray | None
 
 
 @dataclass(frozen=True)
@@ -181,42 +163,6 @@ def _rows(name: str, credit: str, seed: int, points: Points) -> pa.Table:
     values |= {"credit": pa.repeat(credit, count), "name": pa.repeat(name, count)}
     values["seed"] = pa.repeat(pa.scalar(seed, pa.int64()), count)
     return pa.table([values[f.name] for f in COLUMNS], COLUMNS)
-
-
-def average(runs: Mapping[int, Run], points: int) -> Average | None:
-    """Average runs at common places.
-
-        mean ± t_{0.975, n-1} · s / √n    at each place by itself
-
-    The places are those of the runs where all have the same, otherwise evenly spaced where all have
-    values, with straight lines between the points of a run.
-
-    Args:
-        runs: seed -> run.
-        points: how many places at most.
-
-    Returns:
-        The average; None where there is no run, or no place that all have.
-    """
-    x = _common(list(runs.values()), points)
-    if x is None:
-        return None
-    values = np.stack([np.interp(x, *run) for run in runs.values()])
-    if len(runs) == 1:
-        return Average(x, values[0], None)
-    error = values.std(axis=0, ddof=1) / math.sqrt(len(runs))
-    half = stdtrit(len(runs) - 1, 0.975) * error
-    return Average(x, values.mean(axis=0), half)
-
-
-def _common(runs: list[Run], points: int) -> np.ndarray | None:
-    if not runs:
-        return None
-    first = runs[0][0]
-    if all(np.array_equal(first, x) for x, _ in runs):
-        return first[thinned(len(first), points)]
-    start, stop = max(x[0] for x, _ in runs), min(x[-1] for x, _ in runs)
-    return np.linspace(start, stop, points) if start < stop else None
 
 
 def thinned(count: int, points: int) -> np.ndarray:
