@@ -303,7 +303,7 @@ def test_a_damaged_cell_is_set_aside_by_the_runner(tmp_path):
     cell = cells_of(read_study(out), out)[0]
     shutil.copytree(out / "cells" / "s0", cell.run.parent)
     pristine = shutil.copytree(cell.run.parent, tmp_path / "pristine")
-    record = json.loads((pristine / "seed-0.json").read_text()) | {"tail": []}
+    record = json.loads((pristine / "seed-0.json").read_text())
     for _, changed in mutations(record, 30):
         shutil.rmtree(cell.run.parent)
         shutil.copytree(pristine, cell.run.parent)
@@ -368,7 +368,7 @@ def test_no_cell_of_a_csv_file_is_a_formula_and_the_names_come_back(tmp_path):
     out = make_study(tmp_path / "study", ("uniform", "=seq"), (0, 1),
                      states={("=seq", 1): "failed"})  # fmt: skip
     record = out / "cells" / "s1" / "seed-1.json"
-    told = json.loads(record.read_text()) | {"tail": '=HYPERLINK("http://x")'}
+    told = json.loads(record.read_text()) | {"tail": ['=HYPERLINK("http://x")']}
     record.write_text(json.dumps(told))
     report = collect(out)
     text = (out / "runs.csv").read_text()

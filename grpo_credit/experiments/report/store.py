@@ -21,7 +21,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from grpo_credit.errors import CreditError
-from grpo_credit.experiments.report.data import Report
+from grpo_credit.experiments.report.data import Report, RunResult
 from grpo_credit.experiments.report.series import COLUMNS, Curves
 from grpo_credit.experiments.report.view_credit import CREDIT as CREDIT_COLUMN
 from grpo_credit.records.files import aside, parse_json, read_json, replace_text
@@ -57,23 +57,21 @@ def write(report: Report, folder: Path) -> None:
     _write_table(report.credit, folder / CREDIT)
     _write_table(report.completions, folder / COMPLETIONS)
     _write_curves(report.curves, folder / CURVES)
-    replace_text(folder / RUNS, _csv(pd.DataFrame(map(asdict, report.cells))))
+    replace_text(folder / RUNS, _csv(pd.DataFrame(map(_encodable, report.cells))))
     replace_text(folder / REPORT, dump(report))
 
 
 def _csv(frame: pd.DataFrame) -> str:
     """Write a table whose texts no spreadsheet takes for formulas."""
     texts = frame.select_dtypes(exclude="number").columns
-    cells = {
-        name: {
-            text: to_cell(encodable(text) if isinstance(text, str) else text)
-            for text in frame[name].unique()
-        }
-        for name in texts
-    }
+    cells = {name: {text: to_cell(text) for text in frame[name].unique()} for name in texts}
     return frame.assign(**{n: frame[n].map(known) for n, known in cells.items()}).to_csv(
         index=False
     )
+
+
+def _encodable(cell: RunResult) -> dict[str, Any]:
+    return {n: encodable(v) if isinstance(v, str) else v for n, v in asdict(cell).items()}
 
 
 def dump(report: Report) -> str:

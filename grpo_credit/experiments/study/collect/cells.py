@@ -74,7 +74,8 @@ def read_cells(
 def _record(out: Path, path: Path, problems: list[str]) -> dict[str, Any]:
     """Read what the runner noted of a cell; nothing where that is damaged."""
     try:
-        record = fit({"credit": str, "attempts": list[Any]}, read_object(path), path.name)
+        kinds = {"credit": str, "attempts": list[Any], "tail": list[str]}
+        record = fit(kinds, {"tail": [], **read_object(path)}, path.name)
         for number, attempt in enumerate(record["attempts"]):
             fit(_ATTEMPT, {**dict.fromkeys(_ATTEMPT), **attempt}, f"{path.name}: attempt {number}")
         return record
@@ -94,8 +95,9 @@ def _cell(
         return _finished(replace(cell, status=FINISHED), run, study, log)
     if cell.status == FINISHED:
         return _damaged(cell, f"its manifest.json says {manifest_says!r}, not {FINISHED!r}")
-    reason = _REASONS.get(cell.status) or _failure(record, run)
-    cell = replace(cell, reason=reason, tail=_tail(record))
+    tail = "\n".join(record.get("tail", ()))
+    reason = _REASONS.get(cell.status) or _failure(tail, run)
+    cell = replace(cell, reason=reason, tail=tail or None)
     try:
         return replace(cell, **log.progress())
     except DAMAGE:  # how far it came is not known, but why it has no number is
@@ -113,15 +115,10 @@ def _attempts(attempts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     }
 
 
-def _failure(record: Mapping[str, Any], run: Path) -> str:
+def _failure(tail: str, run: Path) -> str:
     """Say in a line why a run failed: its own word, or the last line of its log."""
-    last = (_tail(record) or "").strip().splitlines()
-    return str(read_run(run).get("error") or (last or ["it left no word"])[-1])
-
-
-def _tail(record: Mapping[str, Any]) -> str | None:
-    tail = record.get("tail") or None
-    return "\n".join(map(str, tail)) if isinstance(tail, list) else tail
+    last = tail.strip().splitlines() or ["it left no word"]
+    return str(read_run(run).get("error") or last[-1])
 
 
 def read_run(run: Path) -> dict[str, Any]:
