@@ -5,7 +5,6 @@ import re
 import types
 import typing
 from collections.abc import Iterator, Mapping
-from typing import Any
 
 from rich.console import Console, RenderableType
 from rich.markup import escape
@@ -144,7 +143,7 @@ def _value(option: inspect.Parameter) -> str:
     return option.default if isinstance(option.default, str) else repr(option.default)
 
 
-def _written(kind: Any) -> str:
+def _written(kind: object) -> str:
     if isinstance(kind, types.UnionType) or typing.get_origin(kind) is typing.Union:
         return " | ".join(map(_written, typing.get_args(kind)))
     if typing.get_origin(kind) is typing.Literal:

@@ -59,7 +59,7 @@ def resolve_credit(
 
 
 def resolve_with(
-    credit: Named, options: Mapping[str, Any], default_aggregation: str = DEFAULT_AGGREGATION
+    credit: Named, options: Mapping[str, object], default_aggregation: str = DEFAULT_AGGREGATION
 ) -> Strategy:
     """Do the same with options that may have any name, such as those that a file holds."""
     if isinstance(credit, Strategy):

@@ -81,7 +81,7 @@ class Study:
         return (*self.options, *([f"--{WARM_START}={seed}"] if self.own_warm_starts else []))
 
 
-def _refuse_twice(what: str, keys: Sequence[Any], shown: Sequence[Any]) -> None:
+def _refuse_twice(what: str, keys: Sequence[object], shown: Sequence[object]) -> None:
     for place, key in enumerate(keys):
         if key in keys[:place]:
             raise CreditError(f"the {what} {shown[place]!r} is named twice.")
@@ -198,7 +198,7 @@ def merged(old: Study, new: Study, out: Path) -> Study:
     return replace(new, **grown)
 
 
-def _shown(value: Any) -> str:
+def _shown(value: object) -> str:
     return " ".join(map(str, value)) or "none" if isinstance(value, list | tuple) else str(value)
 
 

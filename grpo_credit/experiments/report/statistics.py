@@ -222,7 +222,7 @@ def compare_pairs(
 
 
 def _of(
-    names: Iterable[str], tested: Sequence[str], untested: float, results: Sequence[Any]
+    names: Iterable[str], tested: Sequence[str], untested: float, results: Sequence[object]
 ) -> dict[str, Any]:
     """Give each strategy what was found; those of other studies come last, and are left out."""
     return dict.fromkeys(names, untested) | dict(zip(tested, results, strict=False))

@@ -183,7 +183,7 @@ def _writer(file: BinaryIO) -> pq.ParquetWriter:
     )
 
 
-def _write_table(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
+def _write_table(rows: Sequence[Mapping[str, object]], path: Path) -> None:
     columns = dict.fromkeys(name for row in rows for name in row)
     table = pa.table({name: [row.get(name) for row in rows] for name in columns})
     with aside(path) as temporary, temporary.open("wb") as file:  # pyarrow opens UTF-8 names alone
