@@ -9,7 +9,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from grpo_credit.experiments.report.intervals import (
-    Interval,
     Settings,
     bootstrap_interval,
     iqm,
@@ -72,13 +71,6 @@ def test_resamples_that_agree_have_no_width_though_the_values_differ():
     found = bootstrap_interval([1.0] * 40 + [0.0], iqm)
     assert found.degenerate
     assert "the resamples are equal" in found.note
-
-
-def test_an_interval_excludes_what_lies_outside():
-    interval = Interval(0.1, 0.2, 0.95, "made up")
-    assert interval.excludes(0)
-    assert not interval.excludes(0.1)
-    assert interval.excludes(0.3)
 
 
 def test_missing_values_are_dropped():
