@@ -4,6 +4,7 @@ Some laws bind every strategy. Others are promises: they are asked of a rule tha
 (`conserves_mass`, `keeps_sign`), or does not declare otherwise (`linear=False`, `sign_free=False`).
 
 Example:
+    >>> from grpo_credit import resolve_credit
     >>> [found.law for found in examine(resolve_credit("seq")) if found.failed]
     []
 """
