@@ -17,14 +17,14 @@ import json
 import math
 import statistics
 import time
+import timeit
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import torch
-from rich.console import Console
-from rich.table import Table
 from tokenizers import Tokenizer, decoders, models
 from torch import Tensor
 from torch.nn.functional import pad
@@ -138,12 +138,8 @@ def annotate(
 
 def shortest(work: Callable[[], Any], repeats: int) -> float:
     """Return the least processor time of several, in seconds, after one more to warm up."""
-    times = []
-    for _ in range(repeats + 1):
-        start = time.process_time()
-        work()
-        times.append(time.process_time() - start)
-    return min(times[1:])
+    _, *times = timeit.repeat(work, timer=time.process_time, number=1, repeat=repeats + 1)
+    return min(times)
 
 
 def exponent(sizes: list[int], times: list[float]) -> float:
@@ -174,16 +170,14 @@ def measure(names: list[str], completions: int, sizes: list[int], repeats: int) 
     return found
 
 
-def table(found: dict[str, Any], completions: int, sizes: list[int]) -> Table:
+def table(found: dict[str, Any], sizes: list[int]) -> pd.DataFrame:
     """Lay the times out, milliseconds."""
-    shown = Table(title=f"milliseconds, {completions} completions", title_justify="left")
-    for column in ("rule", *(f"T={tokens}" for tokens in sizes), "of it told", "exponent"):
-        shown.add_column(column, justify="left" if column == "rule" else "right")
-    for name, row in found.items():
-        times = [*row["seconds"].values(), row["told"][sizes[-1]]]
-        numbers = (f"{1000 * seconds:.1f}" for seconds in times)
-        shown.add_row(name, *numbers, f"{row['exponent']:.2f}")
-    return shown
+    rows = {
+        name: {f"T={tokens}": 1000 * seconds for tokens, seconds in row["seconds"].items()}
+        | {"of it told": 1000 * row["told"][sizes[-1]], "exponent": row["exponent"]}
+        for name, row in found.items()
+    }
+    return pd.DataFrame.from_dict(rows, orient="index")
 
 
 def main() -> None:
@@ -200,7 +194,8 @@ def main() -> None:
     torch.set_num_threads(1)
     names = asked.rules or [rule.name for rule in list_credit()]
     found = measure(names, asked.completions, asked.tokens, asked.repeats)
-    Console().print(table(found, asked.completions, asked.tokens))
+    print(f"milliseconds, {asked.completions} completions")
+    print(table(found, asked.tokens).to_string(float_format="{:.2f}".format))
     if asked.json:
         about = {"completions": asked.completions, "threads": 1, "torch": torch.__version__}
         asked.json.write_text(json.dumps({**about, "rules": found}, indent=1), encoding="utf-8")

@@ -34,16 +34,15 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import torch
 from bench_step_meter import Meter
 from bench_step_workloads import TOKENIZER, WORKLOADS, Workload, reward, workload
 from peft import LoraConfig
-from rich.table import Table
 from transformers import AutoModelForCausalLM, LlamaConfig, PrinterCallback, Qwen2Config
 from trl import GRPOConfig, GRPOTrainer, ModelConfig, get_peft_config
 
 from grpo_credit import CreditGRPOConfig, CreditGRPOTrainer
-from grpo_credit.terminal import console
 
 ROWS = 8  # of TRL's micro-batches
 TWINS: dict[str, dict[str, Any]] = {
@@ -213,23 +212,21 @@ def ratio(found: dict[str, Any], of: str) -> float:
     return ours / host
 
 
-def row(name: str, found: dict[str, Any]) -> list[str]:
+def row(found: dict[str, Any]) -> dict[str, str | float]:
     """Lay out a workload."""
     ours, host = found["ours"], found["trl"]
-    return [
-        name,
-        *(f"{statistics.median(side['seconds']):.3f}" for side in (host, ours)),
-        *(f"{found[key]:.3f}" for key in ("time_ratio", "ideal", "no_grad_ratio", "memory_ratio")),
-        *(f"{side['tokens']:,} / {side['passes']}" for side in (host, ours)),
-        f"{found['needed']:,}",
-        f"{max(found['gradients'].values()):.0e}",
-    ]
-
-
-COLUMNS = (
-    "workload", "TRL s", "ours s", "time", "ideal", "no grad", "memory",
-    "TRL tokens / passes", "ours", "needed", "gradient",
-)  # fmt: skip
+    return {
+        "TRL s": statistics.median(host["seconds"]),
+        "ours s": statistics.median(ours["seconds"]),
+        "time": found["time_ratio"],
+        "ideal": found["ideal"],
+        "no grad": found["no_grad_ratio"],
+        "memory": found["memory_ratio"],
+        "TRL tokens / passes": f"{host['tokens']:,} / {host['passes']}",
+        "ours": f"{ours['tokens']:,} / {ours['passes']}",
+        "needed": f"{found['needed']:,}",
+        "gradient": f"{max(found['gradients'].values()):.0e}",
+    }
 
 
 def main() -> None:
@@ -266,26 +263,20 @@ def main() -> None:
     if asked.growth:
         print_growth(timed, setting)
         return
-    shown = Table(title=f"one optimizer step, {timed}, {setting}", title_justify="left")
-    for column in COLUMNS:
-        shown.add_column(column, justify="left" if column == "workload" else "right")
-    about = {"processor": device_name(asked.device), "threads": torch.get_num_threads()}
+    name = torch.cuda.get_device_name() if asked.device == "cuda" else "CPU"
+    about = {"processor": name, "threads": torch.get_num_threads()}
     about |= {"torch": torch.__version__, "credit": timed, **asdict(setting)}
     results = {}
     for name in asked.workload:
         load = workload(name, SCALES[asked.device])
         found = results[name] = measure(load, timed, asked.repeats, setting)
         found["gradients"] |= compare(load, others, setting)
-        shown.add_row(*row(name, found))
         print(f"{name}: {found['time_ratio']:.3f} of TRL's time", file=sys.stderr, flush=True)
         if asked.json:  # after each, so that nothing measured is lost
             asked.json.write_text(json.dumps({**about, "workloads": results}, indent=1), "utf-8")
-    console().print(shown)
-
-
-def device_name(device: str) -> str:
-    """Name the hardware."""
-    return torch.cuda.get_device_name() if device == "cuda" else "CPU"
+    print(f"one optimizer step, {timed}, {setting}")
+    rows = {name: row(found) for name, found in results.items()}
+    print(pd.DataFrame.from_dict(rows, orient="index").to_string(float_format="{:.3f}".format))
 
 
 if __name__ == "__main__":

@@ -24,10 +24,10 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import torch
 from datasets import Dataset
 from peft import LoraConfig
-from rich.table import Table
 from transformers import (
     AutoModelForCausalLM,
     PreTrainedModel,
@@ -37,7 +37,6 @@ from transformers import (
 )
 
 from grpo_credit import CreditGRPOConfig, CreditGRPOTrainer
-from grpo_credit.terminal import console
 from grpo_credit.tiny import build_tokenizer
 
 TOKENIZER = build_tokenizer()
@@ -175,14 +174,8 @@ def main() -> None:
         print(f"{kind}: {found[kind]['seconds']:.2f} s a step", file=sys.stderr, flush=True)
         if asked.json:  # after each, so that nothing measured is lost
             asked.json.write_text(json.dumps({"device": name, "found": found}, indent=1) + "\n")
-    table = Table(title=f"{asked.credit}, {asked.steps} steps, {name}", title_justify="left")
-    table.add_column("")
-    for kind in found:
-        table.add_column(kind, justify="right")
-    for row in next(iter(found.values())):
-        values = [figures[row] for figures in found.values()]
-        table.add_row(row, *("-" if v is None else f"{v:.4g}" for v in values))
-    console().print(table)
+    print(f"{asked.credit}, {asked.steps} steps, {name}")
+    print(pd.DataFrame(found).T.to_string(float_format="{:.4g}".format, na_rep="-"))
 
 
 if __name__ == "__main__":

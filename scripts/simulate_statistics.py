@@ -10,19 +10,27 @@ shapes, every call that a mean is higher. A share p of N simulations has a stand
 """
 
 import argparse
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from itertools import product
 from typing import NamedTuple
 
 import numpy as np
 from scipy.special import stdtr
 
-from grpo_credit.experiments.report.difference import Difference, Settings
-from grpo_credit.experiments.report.intervals import Interval, bootstrap_interval, iqm, t_interval
+from grpo_credit.experiments.report.difference import Difference
+from grpo_credit.experiments.report.intervals import (
+    Interval,
+    Settings,
+    bootstrap_interval,
+    iqm,
+    t_interval,
+)
 from grpo_credit.experiments.report.paired import differences, holm
 from grpo_credit.experiments.report.statistics import compare_pairs
 from grpo_credit.experiments.report.verdict import decide
 
 Shape = tuple[int, ...]  # (..., seeds)
+Row = tuple[object, ...]
 Make = Callable[[np.random.Generator, Shape], np.ndarray]
 SEEDS = (3, 5, 6, 8, 10)
 COMPARISONS = (1, 3, 6)
@@ -180,8 +188,8 @@ def coverage(make: Make, seeds: int, sims: int) -> list[float]:
         values = make(rng, (1, seeds))[0]
         found = (
             t_interval(values),
-            bootstrap_interval(values, resamples=SETTINGS.resamples),
-            bootstrap_interval(values, iqm, resamples=SETTINGS.resamples),
+            bootstrap_interval(values, settings=SETTINGS),
+            bootstrap_interval(values, iqm, SETTINGS),
         )
         covered += [
             interval is not None and (interval.degenerate or interval.low <= truth <= interval.high)
@@ -190,68 +198,46 @@ def coverage(make: Make, seeds: int, sims: int) -> list[float]:
     return (covered / sims).tolist()
 
 
-def table(title: str, head: Iterable[str], rows: Iterable[tuple[object, ...]]) -> None:
+def table(title: str, head: tuple[str, ...], rows: Iterable[Row]) -> None:
     """Print a table in Markdown, row by row."""
-    head = list(head)
     print(f"\n{title}\n\n| {' | '.join(head)} |\n|{'---|' * len(head)}")
     for row in rows:
         cells = (f"{cell:.3f}" if isinstance(cell, float) else str(cell) for cell in row)
         print(f"| {' | '.join(cells)} |", flush=True)
 
 
-def print_coverage(sims: int) -> None:
-    """Print the coverage of 95 % intervals."""
-    table(
+def claims(sims: int, makers: tuple[Make, ...], seeds: tuple[int, ...]) -> Iterator[Row]:
+    """Yield the share of studies with a false claim, by kind of values, seeds and comparisons."""
+    for make, n, m in product(makers, seeds, COMPARISONS):
+        yield (make.__name__, n, m, *false_claims(make, m, n, sims))
+
+
+PARTS: dict[str, tuple[str, tuple[str, ...], Callable[[int], Iterable[Row]]]] = {
+    "coverage": (
         "Coverage of 95 % intervals",
         ("values", "seeds", "Student t", "bootstrap of the mean", "bootstrap of the IQM"),
-        ((make.__name__, n, *coverage(make, n, sims)) for make in MAKERS[:3] for n in SEEDS),
-    )
-
-
-def print_false_claims(
-    sims: int,
-    title: str = "Studies with one false claim or more, all strategies being equal",
-    makers: tuple[Make, ...] = MAKERS,
-    seeds: tuple[int, ...] = (3, 6, 8, 10),
-) -> None:
-    """Print the share of studies with a false claim."""
-    table(
-        title,
-        ("values", "seeds", "comparisons", *RULES),
-        (
-            (make.__name__, n, m, *false_claims(make, m, n, sims))
-            for make in makers
-            for n in seeds
-            for m in COMPARISONS
+        lambda sims: (
+            (make.__name__, n, *coverage(make, n, sims)) for make, n in product(MAKERS[:3], SEEDS)
         ),
-    )
-
-
-def print_unlike(sims: int) -> None:
-    """Print the share of studies with a false claim about means that are equal."""
-    title = "Studies with one false claim or more, equal means and unlike shapes"
-    print_false_claims(sims, title, UNLIKE, (6, 8, 10, 16))
-
-
-def print_power(sims: int) -> None:
-    """Print the share of studies that find a difference."""
-    table(
+    ),
+    "false": (
+        "Studies with one false claim or more, all strategies being equal",
+        ("values", "seeds", "comparisons", *RULES),
+        lambda sims: claims(sims, MAKERS, (3, 6, 8, 10)),
+    ),
+    "unlike": (
+        "Studies with one false claim or more, equal means and unlike shapes",
+        ("values", "seeds", "comparisons", *RULES),
+        lambda sims: claims(sims, UNLIKE, (6, 8, 10, 16)),
+    ),
+    "power": (
         "Studies that call the one better strategy",
         ("effect / s.d.", "seeds", "comparisons", *RULES),
-        (
+        lambda sims: (
             (effect, n, m, *power(effect, m, n, sims))
-            for effect in (1, 2)
-            for n in (6, 8, 10)
-            for m in COMPARISONS
+            for effect, n, m in product((1, 2), (6, 8, 10), COMPARISONS)
         ),
-    )
-
-
-PARTS = {
-    "coverage": print_coverage,
-    "false": print_false_claims,
-    "unlike": print_unlike,
-    "power": print_power,
+    ),
 }
 
 
@@ -261,9 +247,8 @@ def main() -> None:
     parser.add_argument("--sims", type=int, default=2_000, help="simulations for each row")
     parser.add_argument("--only", choices=PARTS, help="one table of the four")
     args = parser.parse_args()
-    for name, part in PARTS.items():
-        if args.only in (None, name):
-            part(args.sims)
+    for title, head, rows in [PARTS[args.only]] if args.only else PARTS.values():
+        table(title, head, rows(args.sims))
 
 
 if __name__ == "__main__":

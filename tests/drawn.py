@@ -6,7 +6,8 @@ from itertools import accumulate, pairwise
 
 import torch
 
-from grpo_credit import Rollouts
+from grpo_credit import Rollouts, resolve_credit
+from grpo_credit.credit import conformance
 from grpo_credit.credit.advantages import group_advantages
 
 NAN = float("nan")
@@ -104,3 +105,11 @@ def close(found, expected):
 def scored(rollouts):
     """List the rows that a function scored."""
     return [i for i, reward in enumerate(rollouts.rewards.tolist()) if reward == reward]
+
+
+def broken(credit, **options):
+    """Return the laws that a strategy is held to and breaks, and the counterexamples."""
+    strategy = resolve_credit(credit, **options)
+    binding = [law for law, promised, _ in conformance._laws(strategy) if promised]
+    found = {law.__name__: conformance.counterexample(law, strategy) for law in binding}
+    return {law: example for law, example in found.items() if example}

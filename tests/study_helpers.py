@@ -80,7 +80,7 @@ def make_cell(folder, credit, seed, status, value, rules):
         "started": "2026-01-01T00:00:00+00:00", "ended": "2026-01-01T00:00:30+00:00",
         "exit_code": 0 if status == "finished" else 1, "seconds": 30.0, "peak_memory_bytes": 5e8,
     }  # fmt: skip
-    tail = "ValueError: it broke\n" if status == "failed" else None
+    tail = ["ValueError: it broke"] if status == "failed" else []
     state = {"credit": credit, "seed": seed, "status": status, "attempts": [attempt], "tail": tail}
     if status == "waiting":
         state["attempts"] = []

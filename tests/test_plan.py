@@ -12,7 +12,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCau
 from trl import GRPOConfig
 
 from grpo_credit.preflight.batches import Batches, check_batches
-from grpo_credit.preflight.held_out import HeldOutTests, measured_at
+from grpo_credit.preflight.held_out import calls, measured_at
 from grpo_credit.preflight.memory import ModelSize, estimate, model_size, optimizer_bytes
 from grpo_credit.preflight.plan import print_rows
 from grpo_credit.preflight.plan_rows import batch_rows, credit_rows, model_rows
@@ -169,13 +169,10 @@ def test_an_adapter_needs_no_reference_model_and_quantised_weights_are_small():
 
 # ---- held-out tests ---------------------------------------------------------------------------
 
-TESTS = HeldOutTests(prompts=10, samples=3, rows=4, ranks=2, times=3, longest=8, draws="paired")
 
-
-def test_held_out_completions_by_hand():
-    assert TESTS.completions == 10 + 30
-    assert TESTS.calls == 2 + 4  # 3 chunks of 4, 4 and 2 on two ranks, then 8
-    assert TESTS.all_tokens == 3 * 40 * 8
+def test_calls_of_a_held_out_test_by_hand():
+    # 3 chunks of 4, 4 and 2 completions on two ranks, then 8
+    assert calls(prompts=10, samples=3, rows=4, ranks=2) == 2 + 4
 
 
 @pytest.mark.parametrize(

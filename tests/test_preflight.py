@@ -9,7 +9,7 @@ import pytest
 import torch
 from datasets import Dataset
 from harness import TOKENIZER
-from preflight_helpers import PROMPTS, Clock, trainer_of
+from preflight_helpers import PROMPTS, trainer_of
 from torchrun import launch
 from transformers import TrainerCallback
 
@@ -114,18 +114,6 @@ def test_what_is_wrong_is_named(what):
     found = preflight(trainer_of(rewards, texts, **options))
     assert kinds(found) == expected
     assert all(phrase in " ".join(map(str, found)) for phrase in told)
-
-
-def test_a_reward_that_takes_two_seconds_is_named():
-    clock = Clock()
-
-    def slow(completions, **_):
-        clock.now += 2.0
-        return short(completions)
-
-    found = preflight(trainer_of(slow, ["a", "bb"]), clock=clock)
-    assert kinds(found)["reward slow: time"] == "warning"
-    assert "2,000 ms" in " ".join(map(str, found))
 
 
 def test_strict_stops_at_an_error_alone(capsys):

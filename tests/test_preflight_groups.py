@@ -30,11 +30,6 @@ def test_the_share_is_that_of_the_subsets(rewards, size):
     assert share_informative(rewards, size) == pytest.approx(enumerated(rewards, size), abs=1e-12)
 
 
-def test_one_success_in_twenty_makes_a_tenth_of_the_pairs_informative():
-    # 19 of the C(20, 2) = 190 pairs hold it; independent draws would give 2 * 0.05 * 0.95 = 0.095
-    assert share_informative([1] + 19 * [0], 2) == pytest.approx(19 / 190)
-
-
 def test_more_completions_than_there_are_give_no_estimate_but_a_lower_bound():
     assert share_informative([1, 0], 4) is None
     assert mean_informative([[1, 0], [0, 0]], 4) == 0.5  # that of pairs

@@ -204,7 +204,7 @@ class Args:
 def watching(monkeypatch):
     """Feed a callback logs; give what it prints."""
     out = Console(file=io.StringIO(), width=200)
-    monkeypatch.setattr(early_module, "_stderr", lambda: out)
+    monkeypatch.setattr(early_module, "console", lambda stderr: out)
     callback, control = EarlyWarnings(), TrainerControl()
     state = TrainerState(global_step=40)
     callback.on_train_begin(Args, state, control)

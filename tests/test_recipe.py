@@ -250,16 +250,6 @@ def test_a_yaml_key_that_nothing_reads_is_a_mistake(own, monkeypatch, capsys):
     assert "unknown YAML key 'learning_rat': nothing reads it. Did you mean 'learning_rate'?" in err
 
 
-def test_a_file_of_prompts_will_do(own, monkeypatch):
-    from grpo_credit.run.data import load_prompts
-    from grpo_credit.run.options import DataArguments
-
-    asked = DataArguments(dataset_name=str(own / "data.jsonl"), test_prompts=4)
-    train, test = load_prompts(asked)
-    assert (len(train), len(test)) == (36, 4)
-    assert not {row["prompt"] for row in test} & set(train["prompt"])
-
-
 def right():
     return ["--pattern=x", "--model_name_or_path=model", "--dataset_name=data", *flags(
         {k: v for k, v in SHORT.items() if k != "test_prompts"}

@@ -19,7 +19,7 @@ from study_helpers import copied, make_study
 
 from grpo_credit import cli
 from grpo_credit.experiments.design import Study
-from grpo_credit.experiments.report.data import Cell, Pairing, Report
+from grpo_credit.experiments.report.data import Pairing, Report, RunResult
 from grpo_credit.experiments.report.markdown import markdown, plain
 from grpo_credit.experiments.report.page import LARGEST, SECTIONS, page, render
 from grpo_credit.experiments.report.series import Curves
@@ -137,14 +137,6 @@ def test_the_numbers_of_the_verdict_are_those_of_the_comparison(report, text):
         assert str(escape(limit)) in text
 
 
-def test_a_calibration_is_shown(report):
-    calibrated = replace(report, calibration={"scale": {"<i>": 0.51234}, "meaning": "x"})
-    assert '<th scope="row">&lt;i&gt;</th><td>0.5123</td>' in page(calibrated)
-    assert "The norms were matched" not in page(replace(report, calibration={"other": 1}))
-    assert ", without the constants of the calibration. Blue" in page(calibrated)
-    assert "constants of the calibration" not in page(report)
-
-
 def test_gradient_ratios_are_paired_by_seed(text):
     # grad_norm is the length of the name times the same wobble: 3/7 for seq, 6/7 for length
     assert re.search(r"seq</th><td>3</td><td>0.429</td><td>0.429</td><td>0.429</td>", text)
@@ -190,7 +182,9 @@ def large_report():
     credits, seeds = [f"rule_{n}/seq" for n in range(24)], list(range(12))
     study = Study("r.py", credits, seeds, [], credits[0], "right", True, "ablate")
     cells = [
-        Cell(c, s, "finished", path="x", value=0.1 * s, step=90) for c in credits for s in seeds
+        RunResult(c, s, "finished", path="x", value=0.1 * s, step=90)
+        for c in credits
+        for s in seeds
     ]
     steps = np.arange(90)
     parts = [
@@ -204,7 +198,7 @@ def large_report():
     lines = [{**line, "credit": c, "step": s} for c in credits for s in range(40)]
     return Report(
         study, cells, [f"file {n}" for n in range(5)], None, Pairing([], [], []), None, [], {},
-        None, "2026-01-01T00:00:00+00:00", Curves.join(map(pa.Table.from_pandas, parts)), [], lines,
+        "2026-01-01T00:00:00+00:00", Curves.join(map(pa.Table.from_pandas, parts)), [], lines,
     )  # fmt: skip
 
 

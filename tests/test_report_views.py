@@ -9,29 +9,29 @@ import pytest
 from grpo_credit.experiments.design import Study
 from grpo_credit.experiments.figures.palette import MEAN, strategy_line
 from grpo_credit.experiments.figures.shading import shade
-from grpo_credit.experiments.report.data import Cell, Examples, Pairing, Report, shown
+from grpo_credit.experiments.report.data import Examples, Pairing, Report, RunResult, shown
 from grpo_credit.experiments.report.limits import Limits
-from grpo_credit.experiments.report.series import COLUMNS, Curves, average, ratios
+from grpo_credit.experiments.report.series import COLUMNS, Curves, ratios
 from grpo_credit.experiments.report.view_credit import shaded
-from grpo_credit.experiments.report.view_curves import learning
+from grpo_credit.experiments.report.view_curves import average, learning
 from grpo_credit.experiments.report.view_diagnostics import gradient_table, known
 from grpo_credit.experiments.report.view_results import differences_figure, speeds
 from grpo_credit.experiments.report.view_run import cost_table, listed
 
 STUDY = Study("r.py", ["a", "b"], [0, 1], [], "a", "right", True, "ablate")
 CELLS = [
-    Cell("a", 0, "finished", value=0.4, before=0.0, step=2, tokens=100.0, train_seconds=10.0,
+    RunResult("a", 0, "finished", value=0.4, before=0.0, step=2, tokens=100.0, train_seconds=10.0,
          seconds=20.0, step_seconds=1.0, peak_memory_bytes=2e9),
-    Cell("a", 1, "finished", value=0.6, before=0.2, step=2, tokens=300.0, train_seconds=10.0,
+    RunResult("a", 1, "finished", value=0.6, before=0.2, step=2, tokens=300.0, train_seconds=10.0,
          seconds=40.0, step_seconds=2.0, peak_memory_bytes=1e9),
-    Cell("b", 0, "finished", value=0.9, before=0.2, step=2, step_seconds=2.0),
-    Cell("b", 1, "failed", "it broke", step_seconds=9.0, tail="it broke"),
+    RunResult("b", 0, "finished", value=0.9, before=0.2, step=2, step_seconds=2.0),
+    RunResult("b", 1, "failed", "it broke", step_seconds=9.0, tail="it broke"),
 ]  # fmt: skip
 
 
 def report(rows=(), **changes):
     made = Report(
-        STUDY, CELLS, [], None, Pairing([], [], []), None, [], {}, None,
+        STUDY, CELLS, [], None, Pairing([], [], []), None, [], {},
         "2026-01-01T00:00:00+00:00", curves(rows), [], [],
     )  # fmt: skip
     return replace(made, **changes)
@@ -53,24 +53,26 @@ def run(*points):
     return np.array(x, dtype=float), np.array(y, dtype=float)
 
 
-def test_the_band_is_students_interval_at_each_point():
-    found = average({0: run((1, 0.0), (2, 1.0)), 1: run((1, 2.0), (2, 1.0))}, points=9)
-    assert found.x.tolist() == [1, 2]
-    assert found.mean.tolist() == [1, 1]
-    # s = √2, n = 2: t(0.975, 1) · √2 / √2 = 12.706
-    assert found.half.tolist() == pytest.approx([12.7062047, 0.0])
+def test_the_band_around_the_mean_is_students_interval_at_each_point():
+    made = report([*rows("reward", "a", 0, [(1, 0.0), (2, 1.0)]),
+                   *rows("reward", "a", 1, [(1, 2.0), (2, 1.0)])])  # fmt: skip
+    curves = learning(made, Limits())[0].axes["step"][0].curves
+    (mean,) = (curve for curve in curves if curve.line is MEAN)
+    assert (mean.x.tolist(), mean.y.tolist()) == ([1, 2], [1, 1])
+    # s = √2, n = 2: t(0.975, 1) · √2 / √2 = 12.706; no spread at step 2
+    assert mean.half.tolist() == pytest.approx([12.7062047, 0.0])
 
 
 def test_runs_at_different_places_are_joined_by_straight_lines_where_all_are():
-    found = average({0: run((0, 0.0), (4, 4.0)), 1: run((2, 0.0), (6, 0.0))}, points=3)
+    found = average({0: run((0, 0.0), (4, 4.0)), 1: run((2, 0.0), (6, 0.0))}, 3, MEAN)
     assert found.x.tolist() == [2, 3, 4]
-    assert found.mean.tolist() == [1, 1.5, 2]
+    assert found.y.tolist() == [1, 1.5, 2]
 
 
 def test_a_single_run_has_no_band_and_none_no_average():
-    assert average({0: run((1, 0.5))}, points=9).half is None
-    assert average({}, points=9) is None
-    assert average({0: run((0, 1.0), (1, 1.0)), 1: run((2, 1.0), (3, 1.0))}, points=9) is None
+    assert average({0: run((1, 0.5))}, 9, MEAN).half is None
+    assert average({}, 9, MEAN) is None
+    assert average({0: run((0, 1.0), (1, 1.0)), 1: run((2, 1.0), (3, 1.0))}, 9, MEAN) is None
 
 
 def test_ratios_are_of_the_same_seed_and_step():
@@ -98,15 +100,6 @@ def test_a_run_that_failed_is_in_no_curve():
     block = learning(made, Limits())[0]
     assert (block.title, list(block.axes)) == ("Training reward", ["step", "tokens", "seconds"])
     assert [panel.title for panel in block.axes["step"]] == ["a · 0 seeds", "b · 1 seed"]
-
-
-def test_the_band_lies_around_the_mean():
-    made = report([*rows("reward", "a", 0, [(1, 0.0), (2, 1.0)]),
-                   *rows("reward", "a", 1, [(1, 2.0), (2, 1.0)])])  # fmt: skip
-    curves = learning(made, Limits())[0].axes["step"][0].curves
-    (mean,) = (curve for curve in curves if curve.line is MEAN)
-    assert (mean.x.tolist(), mean.y.tolist()) == ([1, 2], [1, 1])
-    assert mean.half.tolist() == pytest.approx([12.7062047, 0.0])  # no spread at step 2
 
 
 def test_gradient_norms_are_compared_at_the_first_step_and_over_all():
@@ -176,7 +169,7 @@ def test_cost_is_averaged_over_finished_runs():
     found = cost_table(report(examples=examples)).rows
     # (100/10 + 300/10) / 2 tokens a second; 30 ms of (1 + 2)/2 s
     same, twice = "1.00 × (1.00 to 1.00)", "2.00 × (2.00 to 2.00)"
-    assert found[0] == ["a", "2", "30 s", "20", "2.00 GB", "1.5 s", same, "30 ms", "2 %"]
+    assert found[0] == ["a", "2", "30 s", "20", "1.9 GiB", "1.5 s", same, "30 ms", "2 %"]
     assert found[1] == ["b", "1", "–", "–", "–", "2 s", twice, "–", "–"]
 
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from drawn import close, double, one_group, random_rollouts
+from drawn import close, one_group, random_rollouts
 
 from grpo_credit import Rollouts, compute_credit
 from grpo_credit.credit.allocations.spans import spans
@@ -46,28 +46,6 @@ def test_spans_equal_their_loop(seed, scale_rewards):
     close(torch.where(rollouts.mask, spans(rollouts), 0.0), slow(rollouts))
 
 
-def two_rewards(**change):
-    """Make one group of two completions, lengths 4 and 2, scored by "form" and "answer"."""
-    return one_group(
-        [4, 2], [1.0, 0.0], reward_names=("form", "answer"), reward_weights=(1.0, 3.0),
-        rewards_per_func=double([1, 0], [0, 1]), scale_rewards="none", **change,
-    )  # fmt: skip
-
-
-def test_two_rewards_by_hand():
-    form = torch.tensor([[1, 0, 0, 0], [1, 0, 0, 0]]).bool()
-    answer = torch.tensor([[0, 0, 1, 0], [0, 0, 0, 0]]).bool()
-    end = torch.tensor([[0, 0, 0, 1], [0, 0, 0, 0]]).bool()
-    found = compute_credit(
-        "spans/seq",
-        two_rewards(spans={"form/tag": form, "answer/number": answer, "answer/end": end}),
-    )
-    # form: ±0.5, lands L times on one token: 0.5·4 = 2 and -0.5·2 = -1.
-    # answer: 3·∓0.5 = ∓1.5. Row 0: -1.5·4 on two tokens = -3 each; row 1: no token, 1.5 on both.
-    # seq: 1/N = 1/2
-    close(found, double([2, 0, -3, -3], [-1 + 1.5, 1.5, 0, 0]) / 2)
-
-
 def one_reward(named):
     rollouts = one_group([3, 0, 5, 2], [1.0, 0.0, None, 0.25])
     mask = rollouts.mask.clone()
@@ -102,15 +80,6 @@ def test_a_reward_does_not_get_the_spans_of_one_whose_name_is_longer():
     mine = {name: where for name, where in rollouts.spans.items() if name.startswith("tag/")}
     without = replace(rollouts, reward_weights=(1.0, 0.0, 0.0))
     close(spans(without), spans(replace(without, spans=mine)))
-
-
-def test_masked_tokens_take_no_share():
-    form = torch.ones(2, 4).bool()
-    mask = torch.tensor([[1, 0, 1, 1], [1, 1, 0, 0]]).bool()
-    rollouts = replace(two_rewards(spans={"form/tag": form}), mask=mask)
-    found = compute_credit("spans/seq", rollouts)
-    # row 0: form +0.5 and answer -1.5 on each of 3 counted tokens, whole row named; times 1/N
-    close(found[0], [-0.5, 0.0, -0.5, -0.5])
 
 
 def test_equal_rewards_of_a_group_leave_no_rounding_noise():

@@ -113,13 +113,6 @@ def pair(**change):
     return one_group([4, 2], [1.0, 0.0], **given | change)
 
 
-def test_steps_by_hand():
-    rollouts = pair(step_rewards=double([NAN, 1.0, NAN, 5.0], [0.0, NAN, NAN, NAN]))
-    # mean of 1, 5, 0 is 2. Row 0: the step that ends in the tool's output is worth -1, the last 3;
-    # row 1: -2, nothing after it
-    close(on_counted(rollouts, steps(rollouts)), [[2, 0, 0, 3], [-2, 0, 0, 0]])
-
-
 @pytest.mark.parametrize("scale_rewards", ["group", "batch", "none"])
 def test_one_step_at_the_end_that_earns_the_reward_is_even(scale_rewards):
     rollouts = random_rollouts(3, scale_rewards)
@@ -139,14 +132,6 @@ def test_equal_steps_leave_no_rounding_noise():
 # ---- turns ------------------------------------------------------------------------------------
 
 
-def test_turns_by_hand():
-    rollouts = pair(step_rewards=double([NAN, NAN, 4.0, 1.0], [NAN, 2.0, NAN, NAN]))
-    # G of turn 1: 5 and 2, mean 3.5; of turn 2: 1 and 0, mean 0.5. Coefficient 2:
-    # row 0: 0.5 + 2·1.5, 0.5 + 2·0.5; row 1: -0.5 - 2·1.5 on its one turn of two tokens
-    expected = [[3.5, 0, 0, 1.5], [-3.5, -3.5, 0, 0]]
-    close(on_counted(rollouts, turns(rollouts, coef=2.0)), expected)
-
-
 def test_turns_without_rewards_are_even():
     rollouts = random_rollouts(2)
     rollouts = replace(rollouts, step_rewards=torch.full_like(rollouts.step_rewards, NAN))
@@ -164,17 +149,6 @@ def test_rewards_in_the_first_turn_stay_there_as_in_the_paper():
 
 
 # ---- what a potential may be ------------------------------------------------------------------
-
-
-def test_potential_by_hand():
-    rollouts = pair()
-    phi = double([1, 2, 7, 4, 9], [1, 3, 5, 5, 5])
-    # before its tokens the first has 1 and 4 (the tool moved it on), the second 1 and 3
-    found = potential(rollouts, function=lambda _: phi)
-    close(on_counted(rollouts, found), [[0.5, 0, 0, 0.5 - 3], [-0.5, -0.5 - 2, 0, 0]])
-    # own shaping, gamma 0.5: 2 - 1 and 0 - 4; 1.5 - 1 and 0 - 3
-    found = potential(rollouts, function=lambda _: phi, immediate=True, gamma=0.5)
-    close(on_counted(rollouts, found), [[0.5 + 1, 0, 0, 0.5 - 4], [-0.5 + 0.5, -0.5 - 3, 0, 0]])
 
 
 def test_a_potential_is_imported_by_name(tmp_path, monkeypatch):

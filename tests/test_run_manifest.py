@@ -14,7 +14,6 @@ from datasets import Dataset
 from run_helpers import HUB_TOKEN, WITHOUT_SYSTEM_CONFIG, add_checkpoint, describe
 from torch import nn
 from torchrun import ended
-from transformers import TrainerState
 
 from grpo_credit.records import directory, jsonfile, manifest, provenance
 from grpo_credit.run.callbacks import StopOnSignal
@@ -205,15 +204,6 @@ def test_git_state_inside_and_outside_a_repository(tmp_path, monkeypatch):
     assert provenance.git_state(recipe) is None
 
 
-def test_an_unknown_status_is_refused(tmp_path):
-    with pytest.raises(ValueError, match="status is 'done', expected one of running, finished"):
-        manifest.set_status(tmp_path, "done")
-
-
-def trainer_at(step: int):
-    return type("Trainer", (), {"state": TrainerState(global_step=step)})()
-
-
 @pytest.mark.parametrize(
     ("error", "signum", "status", "text"),
     [
@@ -236,8 +226,7 @@ def test_the_manifest_records_how_a_run_ended(tmp_path, error, signum, status, t
     stop.signum = signum
 
     def end():
-        with manifest.recorded(tmp_path, stop) as record:
-            record.trainer = trainer_at(7)
+        with manifest.recorded(tmp_path, stop, lambda: 7):
             if error is not None:
                 raise error
 
@@ -255,7 +244,8 @@ def test_a_disk_too_full_to_record_an_error_does_not_hide_it(tmp_path, monkeypat
     directory.claim(tmp_path, describe(), resume=False)
     full = OSError(28, "No space left on device")
     monkeypatch.setattr(manifest, "write_json", Mock(side_effect=full))
-    with pytest.raises(ZeroDivisionError) as raised, manifest.recorded(tmp_path, StopOnSignal()):
+    recorded = manifest.recorded(tmp_path, StopOnSignal(), lambda: None)
+    with pytest.raises(ZeroDivisionError) as raised, recorded:
         raise ZeroDivisionError
     assert raised.value.__notes__ == [f"{tmp_path / 'manifest.json'} does not say so: {full}"]
 

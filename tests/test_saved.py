@@ -69,24 +69,17 @@ def test_no_spans_are_not_the_same_as_spans_without_a_name(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("prompts", "tokens", "message"),
+    ("prompts", "tokens", "ids", "message"),
     [
-        (
-            PROMPTS[:5],
-            TOKENS,
-            "got 5 prompts, 5 of them as token ids, and the tokens of 6 completions; expected 6 e",
-        ),
-        (
-            PROMPTS,
-            [*TOKENS[:5], ["f"]],
-            r"completion 5 has the text of 1 tokens; expected 4 \(up t",
-        ),
-        (PROMPTS, [["x"] * 12, *TOKENS[1:]], "completion 0 has the text of 12 tokens; expected 11"),
+        (PROMPTS[:5], TOKENS, [], "got 5 prompts, 5 of them as token ids, and the tokens of 6 com"),
+        (PROMPTS, TOKENS, [[1], [2]], "got 6 prompts, 2 of them as token ids, and the tokens of 6"),
+        (PROMPTS, [*TOKENS[:5], ["f"]], [], r"completion 5 has the text of 1 tokens; expected 4 "),
+        (PROMPTS, [["x"] * 12, *TOKENS[1:]], [], "completion 0 has the text of 12 tokens; expect"),
     ],
 )
-def test_what_does_not_fit_is_not_saved(tmp_path, prompts, tokens, message):
+def test_what_does_not_fit_is_not_saved(tmp_path, prompts, tokens, ids, message):
     with pytest.raises(CreditError, match=message):
-        save_rollouts(tmp_path / "x.parquet", rollouts(), prompts, tokens, "seq")
+        save_rollouts(tmp_path / "x.parquet", rollouts(), prompts, tokens, "seq", prompt_ids=ids)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -136,10 +129,3 @@ def test_a_file_that_is_not_ours_is_refused(path, damage, message):
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"there is no file .*x\.parquet"):
         load_rollouts(tmp_path / "x.parquet")
-
-
-def test_token_ids_of_some_prompts_only_are_not_saved(tmp_path):
-    with pytest.raises(CreditError, match="got 6 prompts, 2 of them as token ids, and the tokens"):
-        save_rollouts(
-            tmp_path / "x.parquet", rollouts(), PROMPTS, TOKENS, "seq", prompt_ids=[[1], [2]]
-        )

@@ -14,8 +14,8 @@ from saved_helpers import HOSTILE, PROMPTS, TOKENS, rollouts
 from grpo_credit import CreditError, cli, compute_credit
 from grpo_credit.credit.saved import save_rollouts
 from grpo_credit.experiments.figures.shading import LEVELS, level
-from grpo_credit.experiments.show import picture
 from grpo_credit.experiments.show.command import page
+from grpo_credit.experiments.show.picture import picture
 from grpo_credit.experiments.show.terminal import print_picture
 from grpo_credit.text import visible
 

@@ -221,10 +221,10 @@ def test_the_table_shows_the_running_cells_first(cell):
     (cell.run / "manifest.json").write_text('{"config": {"max_steps": 10}}')
     others = [Cell(cell.root, "r.py", "[bold]dapo", seed) for seed in range(5)]
     states = {other: State() for other in others} | {cell: State("running")}
-    board = view.Board(states, others, 1)
-    board.began[cell] = time.monotonic()
     console = Console(width=100, record=True, file=io.StringIO())
-    console.print(view.table(board, 2))
+    shown = view.View(states, others, 1, console)
+    shown.began[cell] = time.monotonic()
+    console.print(view.table(shown, 2))
     text = console.export_text()
     assert "seq · seed 0" in text
     assert "3/10" in text
@@ -238,10 +238,11 @@ def test_the_table_shows_the_running_cells_first(cell):
 def test_time_left_is_told_by_the_cells_that_are_done(tmp_path):
     done, *rest = (Cell(tmp_path, "r.py", "seq", seed) for seed in range(5))
     states = {done: State("finished", [attempt() | {"seconds": 30.0}])}
-    board = view.Board(states | {cell: State() for cell in rest}, rest, 2)
-    assert board.seconds_left() == 4 * 30 / 2
-    assert view.Board(board.states, rest, 9).seconds_left() == 30, "no more at once than are left"
-    assert view.Board({rest[0]: State()}, rest[:1], 1).seconds_left() is None
+    states |= {cell: State() for cell in rest}
+    quiet = Console(file=io.StringIO())
+    assert view.View(states, rest, 2, quiet).seconds_left() == 4 * 30 / 2
+    assert view.View(states, rest, 9, quiet).seconds_left() == 30, "no more at once than are left"
+    assert view.View({rest[0]: State()}, rest[:1], 1, quiet).seconds_left() is None
 
 
 def test_a_terminal_shows_a_table_and_a_pipe_shows_lines(cell, monkeypatch):
@@ -251,9 +252,8 @@ def test_a_terminal_shows_a_table_and_a_pipe_shows_lines(cell, monkeypatch):
     shown = []
     for terminal in (True, False):
         console = Console(width=100, file=io.StringIO(), force_terminal=terminal)
-        board = view.Board({cell: State("running")}, [], 1)
-        board.began[cell] = time.monotonic()
-        chosen = view.make_view(board, console)
+        chosen = view.View({cell: State("running")}, [], 1, console)
+        chosen.began[cell] = time.monotonic()
         chosen.tell("[bold]news[/bold]")
         chosen.update()
         chosen.close()

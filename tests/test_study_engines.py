@@ -20,7 +20,7 @@ from ablate_helpers import (
 from rich.console import Console
 
 from grpo_credit.experiments.design import Study
-from grpo_credit.experiments.study import child, engines, view
+from grpo_credit.experiments.study import child, engines
 from grpo_credit.experiments.study.cells import Cell, cells_of
 from grpo_credit.experiments.study.process import Ended, Job
 from grpo_credit.experiments.study.runner import Runner
@@ -110,7 +110,7 @@ def test_a_cell_that_another_process_took_meanwhile_is_left_to_it(tmp_path, monk
     monkeypatch.setenv("LEDGER", str(tmp_path / "ledger"))
     cell = Cell(tmp_path, str(FAKE), "seq", 0, ("--max_steps=1",))
     engine, quiet = Busy(tmp_path), Console(file=io.StringIO())
-    runner = Runner([cell], engine, lambda board: view.PlainView(board, quiet))
+    runner = Runner([cell], engine, quiet)
     monkeypatch.setattr(
         runner.view, "update", lambda: runner._elsewhere and engine.started[0].kill()
     )
@@ -131,10 +131,8 @@ def test_cells_come_seed_by_seed_so_that_pairs_are_there_early(tmp_path):
 def plan(jobs, cells, folder):
     """Return how many cells run at once and the threads that each is told to use."""
     quiet = Console(file=io.StringIO())
-    runner = Runner(
-        cells, engines.LocalEngine(jobs, {}, folder), lambda board: view.PlainView(board, quiet)
-    )
-    return runner.board.slots, int(runner._environment()["OMP_NUM_THREADS"])
+    runner = Runner(cells, engines.LocalEngine(jobs, {}, folder), quiet)
+    return runner.view.slots, int(runner._environment()["OMP_NUM_THREADS"])
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from study_helpers import make_study
 from grpo_credit.credit.parse import chain, resolve_credit
 from grpo_credit.credit.sources import LIMIT, own_sources
 from grpo_credit.credit.strategy import Rule
-from grpo_credit.experiments.report.data import Cell, Source
+from grpo_credit.experiments.report.data import RunResult, Source
 from grpo_credit.experiments.report.markdown import markdown
 from grpo_credit.experiments.report.page import page
 from grpo_credit.experiments.report.store import load
@@ -152,6 +152,6 @@ def test_runs_of_another_number_of_steps_are_marked_on_page_and_markdown_and_in_
 
 def test_where_no_number_of_steps_is_that_of_most_runs_all_are_marked():
     ends = {("seq", 0): 4, ("seq", 1): 4, ("dapo", 0): 5, ("dapo", 1): 5}
-    cells = [Cell(*run, "finished", step=step) for run, step in ends.items()]
+    cells = [RunResult(*run, "finished", step=step) for run, step in ends.items()]
     assert list(other_ends(cells)) == list(ends)
-    assert other_ends(cells[:2]) == other_ends([Cell("seq", 0, "failed", step=9)]) == {}
+    assert other_ends(cells[:2]) == other_ends([RunResult("seq", 0, "failed", step=9)]) == {}

@@ -5,7 +5,6 @@ import re
 import types
 import typing
 from collections.abc import Iterator, Mapping
-from typing import Any
 
 from rich.console import Console, RenderableType
 from rich.markup import escape
@@ -13,6 +12,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from grpo_credit.credit.laws import PROMISES
 from grpo_credit.credit.parse import DEFAULT_AGGREGATION, DEFAULT_ALLOCATION, option_type
 from grpo_credit.credit.registry import find, list_credit
 from grpo_credit.credit.strategy import Rule
@@ -38,15 +38,7 @@ COSTS = {
     "step_rewards": "told by the rewards: rewards of the steps of a completion",
     "texts": "the completions as text",
 }
-LAWS = {
-    "aggregation": {"sign_free": "does not look at the advantages"},
-    "allocation": {
-        "conserves_mass": "conserves mass: Σ_t A[i, t] = L_i · A_i",
-        "keeps_sign": "keeps sign: no token gets the sign opposite to its completion's",
-        "linear": "linear: A[i, t] = A_i · w[i, t], so that it may follow others in a chain",
-    },
-    "credit": {},
-}
+_OF_KIND = {"aggregation": ["sign_free"], "allocation": ["linear", "conserves_mass", "keeps_sign"]}
 _SECTION = re.compile(r"^(Args|Returns|Raises|Example|Degenerate cases|Deviation|Source):", re.M)
 _ARGUMENT = re.compile(r"^ {4}(\w+): (.*(?:\n {8}.*)*)", re.M)
 
@@ -113,7 +105,8 @@ def _options(rule: Rule, sections: Mapping[str, str]) -> Iterator[tuple[str, Ren
     explained = dict(_ARGUMENT.findall(sections.get("Args", "")))
     label = "options"
     for name, option in rule.options.items():
-        yield label, Text(f"{name}: {_written(option_type(rule, name))}{_default(option)}")
+        default = ", required" if option.default is option.empty else f" = {option.default!r}"
+        yield label, Text(f"{name}: {_written(option_type(rule, name))}{default}")
         if about := explained.get(name):
             yield "", Padding(Text(_joined(about)), (0, 0, 0, 2), expand=False)
         label = ""
@@ -122,7 +115,11 @@ def _options(rule: Rule, sections: Mapping[str, str]) -> Iterator[tuple[str, Ren
 
 
 def _facts(rule: Rule, sections: Mapping[str, str]) -> Iterator[tuple[str, Text]]:
-    promises = [text for law, text in LAWS[rule.kind].items() if getattr(rule, law)]
+    promises = [
+        f"{law.replace('_', ' ')}: {inspect.getdoc(PROMISES[law])}"
+        for law in _OF_KIND.get(rule.kind, ())
+        if getattr(rule, law)
+    ]
     facts = {
         "needs": "\n".join(f"{n}: {COSTS[n]}" for n in sorted(rule.needs)) or "nothing more",
         "promises": "\n".join(promises) or "nothing",
@@ -142,15 +139,11 @@ def _example(name: str, rule: Rule) -> str:
     return f"grpo-credit check {name}{given}"
 
 
-def _default(option: inspect.Parameter) -> str:
-    return ", required" if option.default is option.empty else f" = {option.default!r}"
-
-
 def _value(option: inspect.Parameter) -> str:
     return option.default if isinstance(option.default, str) else repr(option.default)
 
 
-def _written(kind: Any) -> str:
+def _written(kind: object) -> str:
     if isinstance(kind, types.UnionType) or typing.get_origin(kind) is typing.Union:
         return " | ".join(map(_written, typing.get_args(kind)))
     if typing.get_origin(kind) is typing.Literal:

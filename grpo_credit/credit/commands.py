@@ -8,7 +8,7 @@ from rich.padding import Padding
 from rich.text import Text
 
 from grpo_credit.credit import catalogue
-from grpo_credit.credit.conformance import Finding, examine
+from grpo_credit.credit.conformance import LawVerdict, examine
 from grpo_credit.credit.parse import parse_credit_kwargs, resolve_with
 from grpo_credit.credit.registry import list_credit
 from grpo_credit.terminal import console
@@ -36,7 +36,7 @@ def check_laws(arguments: argparse.Namespace) -> int:
 
 
 def print_findings(
-    name: str, findings: Sequence[Finding], console: Console, *, every: bool = False
+    name: str, findings: Sequence[LawVerdict], console: Console, *, every: bool = False
 ) -> None:
     """Print which laws a strategy breaks, and in a line each what it might declare.
 
@@ -58,7 +58,7 @@ def print_findings(
     console.print(Text(f"{len(failed)} of {len(findings)} laws broken", "bold"))
 
 
-def _by_cause(findings: Iterable[Finding]) -> dict[tuple[str, str], list[str]]:
+def _by_cause(findings: Iterable[LawVerdict]) -> dict[tuple[str, str], list[str]]:
     """Return the sentences of the laws by verdict and counterexample."""
     causes: dict[tuple[str, str], list[str]] = {}
     for law in findings:
@@ -66,7 +66,7 @@ def _by_cause(findings: Iterable[Finding]) -> dict[tuple[str, str], list[str]]:
     return causes
 
 
-def _rest(findings: Sequence[Finding]) -> Iterator[str]:
+def _rest(findings: Sequence[LawVerdict]) -> Iterator[str]:
     held = sum(law.verdict == "holds" for law in findings)
     yield f"{held} hold: of those that bind every strategy, or that it promises"
     free = [law.declaration for law in findings if law.verdict == "declared otherwise"]

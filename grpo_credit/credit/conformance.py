@@ -4,7 +4,8 @@ Some laws bind every strategy. Others are promises: they are asked of a rule tha
 (`conserves_mass`, `keeps_sign`), or does not declare otherwise (`linear=False`, `sign_free=False`).
 
 Example:
-    >>> [law for law, verdict in check("seq").items() if verdict != "holds"]
+    >>> from grpo_credit import resolve_credit
+    >>> [found.law for found in examine(resolve_credit("seq")) if found.failed]
     []
 """
 
@@ -15,18 +16,16 @@ import random
 import traceback
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 
 from grpo_credit.credit.laws import ALWAYS, PROMISES, Law, listed
-from grpo_credit.credit.parse import Named, resolve_credit
 from grpo_credit.credit.rollouts import Rollouts
 from grpo_credit.credit.strategy import CreditError, Strategy
 
 
 @dataclass(frozen=True)
-class Finding:
+class LawVerdict:
     """What came of one law.
 
     Args:
@@ -56,29 +55,14 @@ class Finding:
         return "declared otherwise" if self.counterexample else "holds, though not declared"
 
 
-def check(credit: Named, **options: Any) -> dict[str, str]:
-    """Run every law that a strategy is held to.
-
-    Args:
-        credit: whatever `resolve_credit` takes.
-        options: the strategy's keyword arguments.
-
-    Returns:
-        Law -> `"holds"`, or the smallest counterexample in words.
-    """
-    strategy = resolve_credit(credit, **options)
-    binding = [law for law, promised, _ in _laws(strategy) if promised]
-    return {law.__name__: counterexample(law, strategy) or "holds" for law in binding}
-
-
-def examine(strategy: Strategy) -> Iterator[Finding]:
+def examine(strategy: Strategy) -> Iterator[LawVerdict]:
     """Run every law on a strategy, those that it declares itself free of included.
 
     A whole-credit callable has no allocation and no aggregation to promise anything about.
     """
     for law, promised, declaration in _laws(strategy):
         sentence, broken = inspect.getdoc(law) or "", counterexample(law, strategy)
-        yield Finding(law.__name__, sentence, promised, broken, declaration)
+        yield LawVerdict(law.__name__, sentence, promised, broken, declaration)
 
 
 def _laws(strategy: Strategy) -> Iterator[tuple[Law, bool, str]]:

@@ -59,7 +59,7 @@ def resolve_credit(
 
 
 def resolve_with(
-    credit: Named, options: Mapping[str, Any], default_aggregation: str = DEFAULT_AGGREGATION
+    credit: Named, options: Mapping[str, object], default_aggregation: str = DEFAULT_AGGREGATION
 ) -> Strategy:
     """Do the same with options that may have any name, such as those that a file holds."""
     if isinstance(credit, Strategy):
@@ -266,7 +266,8 @@ def _bind(parts: list[Rule], options: Mapping[str, Any]) -> dict[str, dict[str, 
 
 def _check_type(rule: Rule, key: str, value: object) -> None:
     wanted = option_type(rule, key)
-    if isinstance(value, str) and _takes_code(wanted):
+    takes_code = any(typing.get_origin(kind) is Callable for kind in typing.get_args(wanted))
+    if isinstance(value, str) and takes_code:  # which the text names
         refuse_unsaid(value, key)
     if not _fits(value, wanted):
         name = wanted.__name__ if isinstance(wanted, type) else str(wanted)
@@ -283,11 +284,6 @@ def option_type(rule: Rule, key: str) -> Any:
         return typing.get_type_hints(function).get(key, Any)
     except (NameError, TypeError):  # a name for type checkers alone, or an object that is called
         return Any
-
-
-def _takes_code(wanted: Any) -> bool:
-    """Whether an option is a function, which a text then names."""
-    return any(typing.get_origin(kind) is Callable for kind in typing.get_args(wanted))
 
 
 def _fits(value: object, wanted: Any) -> bool:

@@ -60,10 +60,10 @@ class SavedRollouts:
 def save_rollouts(
     path: Path | str,
     rollouts: Rollouts,
-    prompts: Sequence[Any],
+    prompts: Sequence[object],
     tokens: Sequence[Sequence[str]],
     credit: str,
-    options: Mapping[str, Any] | None = None,
+    options: Mapping[str, object] | None = None,
     prompt_ids: Sequence[Sequence[int]] = (),
     temperature: float = 1.0,
 ) -> None:
@@ -234,7 +234,7 @@ def _restored(table: pa.Table, about: dict[str, Any], tokens: _Tokens) -> SavedR
     )
 
 
-def _form(name: str, form: Any) -> tuple[torch.dtype, list[int]]:
+def _form(name: str, form: object) -> tuple[torch.dtype, list[int]]:
     """Return the type and the shape of a row, if a field of this name has such a type."""
     form = fit({"dtype": str, "shape": list[int]}, form, f"tensors.{name}")
     dtype = _DTYPES[form["dtype"]]
@@ -251,9 +251,9 @@ def _form(name: str, form: Any) -> tuple[torch.dtype, list[int]]:
 
 def _expect_fit(
     rollouts: Rollouts,
-    prompts: Sequence[Any],
+    prompts: Sequence[object],
     tokens: Sequence[Sequence[str]],
-    prompt_ids: Sequence[Any],
+    prompt_ids: Sequence[object],
 ) -> None:
     rows = len(rollouts.mask)
     if not len(prompts) == len(tokens) == len(prompt_ids) == rows:
@@ -306,7 +306,7 @@ def _tensor(table: pa.Table, name: str, dtype: torch.dtype, shape: list[int]) ->
     return values.reshape(rows, *shape).to(dtype)
 
 
-def _json(values: Sequence[Any]) -> list[str]:
+def _json(values: Sequence[object]) -> list[str]:
     return [json.dumps(value, default=repr) for value in values]
 
 

@@ -24,7 +24,11 @@ def own_sources(rules: Iterable[Rule]) -> list[dict[str, str | None]]:
         that the module imports are not looked at.
     """
     own = {rule.name: _code_of(rule.function) for rule in rules}
-    return [_described(name, code) for name, code in own.items() if not _ours(code)]
+    return [
+        _described(name, code)
+        for name, code in own.items()
+        if str(code.__module__).partition(".")[0] != "grpo_credit"
+    ]
 
 
 def _code_of(function: Callable[..., object]) -> Callable[..., object] | type:
@@ -35,28 +39,19 @@ def _code_of(function: Callable[..., object]) -> Callable[..., object] | type:
     return function if inspect.isroutine(function) else type(function)
 
 
-def _ours(code: Callable[..., object] | type) -> bool:
-    return str(code.__module__).partition(".")[0] == "grpo_credit"
-
-
 def _described(name: str, code: Callable[..., object] | type) -> dict[str, str | None]:
     try:
-        file = inspect.getsourcefile(code)
-        content, source = Path(file or "").read_bytes(), inspect.getsource(code)
+        file, here = Path(inspect.getsourcefile(code) or ""), Path.cwd()
+        content, source = file.read_bytes(), inspect.getsource(code)
     except (OSError, TypeError):
         return {"rule": name, **dict.fromkeys(("file", "sha256", "function", "module"))}
     return {
         "rule": name,
-        "file": _below(Path(file or "")),
+        "file": str(file.relative_to(here) if file.is_relative_to(here) else file),
         "sha256": hashlib.sha256(content).hexdigest(),
         "function": _bounded(source),
         "module": _bounded(content.decode("utf-8", errors="replace")),
     }
-
-
-def _below(file: Path) -> str:
-    here = Path.cwd()
-    return str(file.relative_to(here) if file.is_relative_to(here) else file)
 
 
 def _bounded(text: str) -> str:

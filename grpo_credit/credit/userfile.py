@@ -167,7 +167,7 @@ def _training_line(
     for node in _executed(statements):
         if not isinstance(node, ast.Call):
             continue
-        name = _name(node.func)
+        name = getattr(node.func, "attr", getattr(node.func, "id", ""))
         if name in functions and name not in seen and isinstance(node.func, ast.Name):
             if _training_line(functions[name].body, functions, seen | {name}) is not None:
                 return node.lineno
@@ -193,10 +193,6 @@ def _bound(source: ast.Module) -> Iterator[str]:
             yield node.id
         elif isinstance(node, ast.alias):
             yield node.asname or node.name
-
-
-def _name(called: ast.expr) -> str:
-    return getattr(called, "attr", getattr(called, "id", ""))
 
 
 def _constant(node: ast.AST) -> object:

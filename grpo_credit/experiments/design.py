@@ -70,7 +70,8 @@ class Study:
                 f"{', '.join(self.credits)}."
             )
         _refuse_owned(self.options)
-        if self.own_warm_starts and any(map(_is_warm_start, self.options)):
+        named = {word.partition("=")[0].replace("-", "_") for word in self.options}
+        if self.own_warm_starts and f"__{WARM_START}" in named:
             raise CreditError(
                 f"--{WARM_START} is set for each seed by --own_warm_starts; drop one."
             )
@@ -80,11 +81,7 @@ class Study:
         return (*self.options, *([f"--{WARM_START}={seed}"] if self.own_warm_starts else []))
 
 
-def _is_warm_start(word: str) -> bool:
-    return word.partition("=")[0].replace("-", "_") == f"__{WARM_START}"
-
-
-def _refuse_twice(what: str, keys: Sequence[Any], shown: Sequence[Any]) -> None:
+def _refuse_twice(what: str, keys: Sequence[object], shown: Sequence[object]) -> None:
     for place, key in enumerate(keys):
         if key in keys[:place]:
             raise CreditError(f"the {what} {shown[place]!r} is named twice.")
@@ -141,7 +138,7 @@ def read_study(out: Path) -> Study | None:
     if content.get("match_grad_norm"):
         raise ValueError(
             f"{path} is of a study whose credit was scaled by --match_grad_norm, which is no more; "
-            "`grpo-credit report` still reads it, and more cells need another --out."
+            "use another --out."
         )
     try:
         study = load_study(path)
@@ -201,7 +198,7 @@ def merged(old: Study, new: Study, out: Path) -> Study:
     return replace(new, **grown)
 
 
-def _shown(value: Any) -> str:
+def _shown(value: object) -> str:
     return " ".join(map(str, value)) or "none" if isinstance(value, list | tuple) else str(value)
 
 

@@ -37,27 +37,26 @@ def render(template: str, script: str = "", **content: Any) -> str:
     """
     code = own(script) if script else Markup("")
     digest = base64.b64encode(hashlib.sha256(code.encode()).digest()).decode()
-    return _environment().get_template(template).render(**content, script=code, digest=digest)
+    return environment().get_template(template).render(**content, script=code, digest=digest)
 
 
 def own(name: str) -> Markup:
     """Return a file of ours as it is: nothing of a study is in it."""
-    return Markup(_environment().get_template(name).render())
-
-
-def _seen(value: object) -> object:
-    return visible(value) if isinstance(value, str) and not isinstance(value, Markup) else value
+    return Markup(environment().get_template(name).render())
 
 
 @cache
-def _environment() -> Environment:
+def environment() -> Environment:
+    """Return what templates are read and rendered by."""
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parents[1]),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
-        finalize=_seen,
+        finalize=lambda value: (
+            visible(value) if isinstance(value, str) and not isinstance(value, Markup) else value
+        ),
     )
     environment.globals.update(_KNOWN)
     return environment

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from grpo_credit.text import duration
+from grpo_credit.text import duration, size_of
 
 NONE = "–"
 
@@ -72,12 +72,10 @@ def time_taken(seconds: float | None) -> str:
 
 
 def size(amount: float | None) -> str:
-    """Write bytes.
+    """Write bytes that may not be known.
 
     Example:
         >>> size(865_095_680), size(None)
-        ('865 MB', '–')
+        ('825.0 MiB', '–')
     """
-    if amount is None:
-        return NONE
-    return f"{amount / 1e9:.2f} GB" if amount >= 1e9 else f"{amount / 1e6:.0f} MB"
+    return NONE if amount is None else size_of(amount)

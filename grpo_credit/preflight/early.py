@@ -49,11 +49,12 @@ class EarlyWarnings(TrainerCallback):
         new = [f for f in self._findings(args) if f.kind not in self.told]
         self.tell(new)
         if new:
-            show([f._replace(message=f"in the first {done} steps, {f.message}") for f in new],
-                 _stderr())  # fmt: skip
+            told = [f._replace(message=f"in the first {done} steps, {f.message}") for f in new]
+            show(told, console(stderr=True))
 
     def _findings(self, args: Any) -> list[Finding]:
-        names = [key.split("/")[1] for key in self._logs[-1] if _is_mean_of_reward(key)]
+        means = (k for k in self._logs[-1] if k.startswith("rewards/") and k.endswith("/mean"))
+        names = [key.split("/")[1] for key in means]
         findings = [truncation(self._mean("completions/clipped_ratio"), args.max_completion_length)]
         findings += [self._constant(name, len(names) == 1) for name in names]
         low, high = self._mean("credit/dead_groups_low"), self._mean("credit/dead_groups_high")
@@ -69,11 +70,3 @@ class EarlyWarnings(TrainerCallback):
     def _mean(self, key: str) -> float:
         values = [log[key] for log in self._logs if key in log]
         return sum(values) / max(1, len(values))
-
-
-def _is_mean_of_reward(key: str) -> bool:
-    return key.startswith("rewards/") and key.endswith("/mean")
-
-
-def _stderr() -> Any:
-    return console(stderr=True)

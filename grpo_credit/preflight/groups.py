@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Sequence
-from math import comb, isnan
+from math import comb, inf, isnan
 
 SAME = 6  # digits after the point up to which two rewards are the same
 
@@ -32,11 +32,8 @@ def share_informative(rewards: Sequence[float], size: int) -> float | None:
     """
     if len(rewards) < size:
         return None
-    counts = Counter(round(reward, SAME) for reward in rewards if not isnan(reward))
-    abstained = len(rewards) - counts.total()
-    silent = comb(abstained, size)
-    equal = silent + sum(comb(c + abstained, size) - silent for c in counts.values())
-    return 1 - equal / comb(len(rewards), size)
+    silent = comb(sum(map(isnan, rewards)), size) / comb(len(rewards), size)
+    return 1 - silent - _share_equal_above(rewards, size, -inf)
 
 
 def mean_informative(groups: Sequence[Sequence[float]], size: int) -> float | None:
@@ -68,6 +65,7 @@ def dead_shares(groups: Sequence[Sequence[float]], size: int) -> tuple[float, fl
 
 
 def _share_equal_above(rewards: Sequence[float], size: int, middle: float) -> float:
+    """Return the share of the G-subsets whose scored rewards are one number above the middle."""
     counts = Counter(round(reward, SAME) for reward in rewards if not isnan(reward))
     abstained = len(rewards) - counts.total()
     silent = comb(abstained, size)

@@ -1,7 +1,7 @@
 """What the held-out tests of a run come to, before there is a trainer."""
 
 import math
-from dataclasses import dataclass
+from collections.abc import Iterator
 from typing import Any
 
 from transformers import TrainerState
@@ -10,51 +10,36 @@ from grpo_credit.preflight.batches import Batches
 from grpo_credit.trainer.completing import draws, rows_at_once
 
 
-@dataclass(frozen=True)
-class HeldOutTests:
-    """How much the held-out tests of a run generate.
+def held_out_rows(args: Any, script: Any, task: Any, batches: Batches) -> Iterator[tuple[str, str]]:
+    """Say what the held-out tests generate, the trainer's evaluations included.
 
-    Each completes `prompts` once greedily and `samples` times besides, `rows` completions of a rank
-    in a call of the generator; there are `times` of them, the trainer's evaluations included.
-    `draws` says whether the samples of two runs are paired.
+    Args:
+        args: a `GRPOConfig`.
+        script: a recipe's options.
+        task: what is tested.
+        batches: of the configuration.
     """
+    prompts, samples = len(task.test), script.test_samples
+    completions, rows = prompts * (1 + samples), rows_at_once(args)
+    in_turn = calls(prompts, samples, rows, args.world_size)
+    times = len(measured_at(args, script.test_every, batches))
+    yield (
+        "held-out test",
+        f"{completions:,} completions of {prompts:,} prompts x (greedy + {samples} samples), in "
+        f"{in_turn:,} calls of at most {rows:,} rows per device",
+    )
+    tokens = times * completions * args.max_completion_length
+    yield "", f"{times:,} times: at most {tokens:,} tokens in all"
+    yield "", f"draws: {draws(args)}"
 
-    prompts: int
-    samples: int
-    rows: int
-    ranks: int
-    times: int
-    longest: int
-    draws: str
 
-    @classmethod
-    def of(cls, args: Any, script: Any, task: Any, batches: Batches) -> "HeldOutTests":
-        """Read them from a recipe's options."""
-        return cls(
-            prompts=len(task.test),
-            samples=script.test_samples,
-            rows=rows_at_once(args),
-            ranks=args.world_size,
-            times=len(measured_at(args, script.test_every, batches)),
-            longest=args.max_completion_length,
-            draws=draws(args),
-        )
+def calls(prompts: int, samples: int, rows: int, ranks: int) -> int:
+    """Return a test's calls of the generator in turn: greedy plus sampled ones.
 
-    @property
-    def completions(self) -> int:
-        """Completions of one test."""
-        return self.prompts * (1 + self.samples)
-
-    @property
-    def calls(self) -> int:
-        """Calls of the generator in turn: ⌈⌈completions / rows⌉ / ranks⌉, greedy plus sampled."""
-        greedy, sampled = self.prompts, self.prompts * self.samples
-        return sum(math.ceil(math.ceil(n / self.rows) / self.ranks) for n in (greedy, sampled))
-
-    @property
-    def all_tokens(self) -> int:
-        """Tokens that all tests of the run generate at most."""
-        return self.times * self.completions * self.longest
+    ⌈⌈completions / rows⌉ / ranks⌉ of either kind, `rows` completions of a rank in a call.
+    """
+    kinds = (prompts, prompts * samples)
+    return sum(math.ceil(math.ceil(n / rows) / ranks) for n in kinds)
 
 
 def measured_at(args: Any, every: int, batches: Batches) -> set[int]:

@@ -12,9 +12,9 @@ from grpo_credit import terminal
 from grpo_credit.preflight.batches import Batches, check_batches
 from grpo_credit.preflight.columns import check_columns, reward_name, spread
 from grpo_credit.preflight.findings import Finding, show
-from grpo_credit.preflight.held_out import HeldOutTests
+from grpo_credit.preflight.held_out import held_out_rows
 from grpo_credit.preflight.memory import ModelSize, estimate, model_size
-from grpo_credit.preflight.plan_rows import Row, batch_rows, credit_rows, held_out_rows, model_rows
+from grpo_credit.preflight.plan_rows import Row, batch_rows, credit_rows, model_rows
 from grpo_credit.text import size_of, visible
 from grpo_credit.trainer.config import plan
 
@@ -43,7 +43,7 @@ def print_plan(setup: Any, peft_config: Any = None) -> None:
         findings.append(_too_large(memory.peak, available))
     print_rows([
         *batch_rows(batches, to_train),
-        *held_out_rows(HeldOutTests.of(args, setup.script, task, batches)),
+        *held_out_rows(args, setup.script, task, batches),
         *model_rows(size, memory, available),
         *credit_rows(plan(args), [name for name, _ in named], args.save_rollouts > 0),
     ])  # fmt: skip

@@ -4,7 +4,6 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from grpo_credit.preflight.batches import Batches
-from grpo_credit.preflight.held_out import HeldOutTests
 from grpo_credit.preflight.memory import Memory, ModelSize
 from grpo_credit.text import size_of
 
@@ -38,17 +37,6 @@ def batch_rows(b: Batches, prompt_tokens: PromptTokens) -> Iterator[Row]:
         f"of completions: at most {b.step_tokens:,} a step, {b.all_tokens:,} generated in all "
         f"(max_completion_length {b.longest}){_prompts(prompt_tokens)}",
     )
-
-
-def held_out_rows(t: HeldOutTests) -> Iterator[Row]:
-    """Say what the held-out tests generate."""
-    yield (
-        "held-out test",
-        f"{t.completions:,} completions of {t.prompts:,} prompts x (greedy + {t.samples} samples), "
-        f"in {t.calls:,} calls of at most {t.rows:,} rows per device",
-    )
-    yield "", f"{t.times:,} times: at most {t.all_tokens:,} tokens in all"
-    yield "", f"draws: {t.draws}"
 
 
 def _window(b: Batches) -> str:

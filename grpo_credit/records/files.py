@@ -91,12 +91,10 @@ def is_temporary(path: Path) -> bool:
 def sweep(folder: Path) -> None:
     """Remove the temporary files of processes that are no more, and of this one's number."""
     for path in folder.iterdir():
-        if (named := _TEMPORARY.fullmatch(path.name)) and not _is_another(int(named[1])):
+        if not (named := _TEMPORARY.fullmatch(path.name)):
+            continue
+        if (pid := int(named[1])) == os.getpid() or not psutil.pid_exists(pid):
             path.unlink(missing_ok=True)
-
-
-def _is_another(pid: int) -> bool:
-    return pid != os.getpid() and psutil.pid_exists(pid)
 
 
 def free(path: Path, first: int | None = None) -> Path:

@@ -76,9 +76,9 @@ def let_go(directory: Path, name: str = LOCK, *, remove: bool = False) -> None:
         lock.release()
 
 
-def is_held(directory: Path, name: str = LOCK) -> bool:
+def is_held(directory: Path) -> bool:
     """Return whether another process is at work on a directory, by trying its lock."""
-    path = _path(directory, name)
+    path = _path(directory, LOCK)
     if not path.is_file() or _is_ours(path):
         return False
     lock = _lock(path)

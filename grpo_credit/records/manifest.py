@@ -10,10 +10,10 @@ import importlib.metadata
 import json
 import os
 import platform
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import psutil
@@ -28,14 +28,13 @@ from grpo_credit.records.provenance import (
     describe_command,
     git_state,
     hide_secrets,
-    host,
     now,
     one_line,
 )
 from grpo_credit.records.ranks import decided_by_main, is_main, rank, world_size
 from grpo_credit.records.shape import fit
 
-STATUSES = ("running", "finished", "interrupted", "failed")
+Status = Literal["running", "finished", "interrupted", "failed"]
 PACKAGES = ("torch", "transformers", "trl", "peft", "accelerate", "datasets", "grpo-credit")
 SAMPLED_VALUES = 1024  # per parameter, for the fingerprint
 SAMPLED_ROWS = 4096  # of a data set, likewise
@@ -66,7 +65,6 @@ def manifest(
         "status": "running",
         "started": now(),
         "command": describe_command(command),
-        "process": {"pid": os.getpid(), "host": host()},
         "world_size": world_size(),
         "seed": seed,
         "git": git_state(Path(recipe or command[0])),
@@ -226,7 +224,7 @@ def preflight_errors(directory: Path | str) -> list[str] | None:
 
 def set_status(
     directory: Path | str,
-    status: str,
+    status: Status,
     global_step: int | None = None,
     error: BaseException | None = None,
 ) -> None:
@@ -236,12 +234,7 @@ def set_status(
     the main process may be killed while it waits for the rank that is gone. A rank of another
     machine may not see the directory. Of an `error` its kind and first line are kept, with the
     rank.
-
-    Raises:
-        ValueError: if the status is not one of `STATUSES`.
     """
-    if status not in STATUSES:
-        raise ValueError(f"status is {status!r}, expected one of {', '.join(STATUSES)}")
     if not (is_main() or (status == "failed" and (Path(directory) / MANIFEST).is_file())):
         return
     known = read_manifest(directory)
@@ -261,31 +254,20 @@ def _write(directory: Path | str, manifest: dict[str, Any]) -> None:
     write_json(Path(directory) / MANIFEST, manifest)
 
 
-class Recorder:
-    """What `recorded` yields: set `trainer` once there is one, so that its step is recorded."""
-
-    trainer: Any = None
-
-    @property
-    def step(self) -> int | None:
-        """Optimizer steps done; None before there is a trainer."""
-        return None if self.trainer is None else self.trainer.state.global_step
-
-
 @contextmanager
 def recorded(
-    directory: Path | str, stop: Any, ending: Any = None
-) -> Generator[Recorder, None, None]:
+    directory: Path | str, stop: Any, step: Callable[[], int | None], ending: Any = None
+) -> Generator[None]:
     """Write how the body ended: "finished", "interrupted" by a signal, or "failed".
 
     Args:
         directory: the claimed run directory.
         stop: the `callbacks.StopOnSignal` in force; its `signum` tells an interruption.
+        step: tells the optimizer steps done; None before there is a trainer.
         ending: the `ending.Ending` in force, if any; so does its own, whatever is raised then.
     """
-    recorder = Recorder()
     try:
-        yield recorder
+        yield
     except BaseException as error:
         interrupted = (
             isinstance(error, KeyboardInterrupt)
@@ -294,8 +276,8 @@ def recorded(
         )
         status = "interrupted" if interrupted else "failed"
         try:
-            set_status(directory, status, recorder.step, None if interrupted else error)
+            set_status(directory, status, step(), None if interrupted else error)
         except OSError as unwritten:  # a full disk, which may be what ended the body
             error.add_note(f"{Path(directory) / MANIFEST} does not say so: {unwritten}")
         raise
-    set_status(directory, "finished" if stop.signum is None else "interrupted", recorder.step)
+    set_status(directory, "finished" if stop.signum is None else "interrupted", step())

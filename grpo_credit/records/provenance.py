@@ -1,8 +1,6 @@
 """Where a run comes from: time, machine, commit and command line, without secrets; no torch."""
 
-import hashlib
 import json
-import platform
 import re
 import shlex
 import subprocess
@@ -40,11 +38,6 @@ _SECRET_TEXT = re.compile(r"hf_[A-Za-z0-9]{16,}|(?<=://)[^/\s:@]+:[^/\s@]+(?=@)"
 def now() -> str:
     """UTC time in ISO format, to the second."""
     return datetime.now(UTC).isoformat(timespec="seconds")
-
-
-def host() -> str:
-    """A short hash of the machine's name: tells machines apart without naming them."""
-    return hashlib.sha256(platform.node().encode()).hexdigest()[:12]
 
 
 def describe_command(command: Sequence[str]) -> dict[str, Any]:

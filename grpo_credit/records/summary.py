@@ -16,7 +16,6 @@ def before_after(
     after: Mapping[str, float],
     *,
     title: str = "before and after training",
-    digits: int = 3,
     console: Console | None = None,
 ) -> None:
     """Print a table of measurements before and after, and their change, on the main process.
@@ -29,13 +28,13 @@ def before_after(
     table.add_column("", no_wrap=True)
     for column in ("before", "after", "change"):
         table.add_column(column, justify="right", no_wrap=True)
-    for label, *numbers in change_rows(before, after, digits):
+    for label, *numbers in change_rows(before, after):
         table.add_row(escape(label), *numbers)
     (console or Console()).print(table)
 
 
 def change_rows(
-    before: Mapping[str, float | None], after: Mapping[str, float | None], digits: int = 3
+    before: Mapping[str, float | None], after: Mapping[str, float | None]
 ) -> list[tuple[str, str, str, str]]:
     """Write measurements before and after, and their change; "-" for what is missing.
 
@@ -44,12 +43,12 @@ def change_rows(
         [('mean@4', '0.250', '0.500', '+0.250'), ('pass@4', '-', '1.000', '-')]
     """
     labels = dict.fromkeys([*before, *after])
-    return [(label, *_row(before.get(label), after.get(label), digits)) for label in labels]
+    return [(label, *_row(before.get(label), after.get(label))) for label in labels]
 
 
-def _row(before: float | None, after: float | None, digits: int) -> tuple[str, str, str]:
+def _row(before: float | None, after: float | None) -> tuple[str, str, str]:
     def shown(value: float | None, sign: str = "") -> str:
-        return "-" if value is None else f"{value:{sign}.{digits}f}"
+        return "-" if value is None else f"{value:{sign}.3f}"
 
     change = None if before is None or after is None else after - before
     return shown(before), shown(after), shown(change, "+")

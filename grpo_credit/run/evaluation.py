@@ -1,8 +1,9 @@
 """How good the policy is on held-out prompts, judged by a checker that is not the reward."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import Any, Protocol
 
 from transformers import TrainerCallback
@@ -35,7 +36,6 @@ def measure(
     rows: Sequence[Mapping[str, Any]],
     checker: Checker,
     samples: int = 4,
-    seed: int = 0,
 ) -> dict[str, float]:
     """Average what a checker says over greedy and over sampled completions.
 
@@ -56,7 +56,7 @@ def measure(
     """
     prompts = [row["prompt"] for row in rows]
     greedy = trainer.complete(prompts, greedy=True)
-    sampled = trainer.complete(prompts * samples, seed=seed)
+    sampled = trainer.complete(prompts * samples)
     return on_main(_judge, checker, rows, greedy, sampled)
 
 
@@ -99,25 +99,20 @@ def _right(
     right = [verdict[RIGHT] for verdict in several]
     by_prompt = [right[first :: len(alone)] for first in range(len(alone))]
     rates = {
-        "pass@1": _mean(verdict[RIGHT] for verdict in alone),
-        f"mean@{samples}": _mean(right),
-        f"pass@{samples}": _mean(max(of_prompt) for of_prompt in by_prompt),
+        "pass@1": fmean(verdict[RIGHT] for verdict in alone),
+        f"mean@{samples}": fmean(right),
+        f"pass@{samples}": fmean(max(of_prompt) for of_prompt in by_prompt),
     }
     lengths = {
         name: [len(t) for t, r in zip(texts, right, strict=True) if r == value]
         for name, value in LENGTHS.items()
     }
-    return rates | {name: _mean(values) for name, values in lengths.items() if values}
+    return rates | {name: fmean(values) for name, values in lengths.items() if values}
 
 
 def _means(verdicts: list[Mapping[str, float]], how: str) -> dict[str, float]:
     names = dict.fromkeys(name for verdict in verdicts for name in verdict if name != RIGHT)
-    return {f"{name} ({how})": _mean(v[name] for v in verdicts if name in v) for name in names}
-
-
-def _mean(values: Iterable[float]) -> float:
-    every = list(values)
-    return sum(every) / len(every)
+    return {f"{name} ({how})": fmean(v[name] for v in verdicts if name in v) for name in names}
 
 
 @dataclass(eq=False)
@@ -211,10 +206,10 @@ def falls_while_reward_rises(
     since = [reward for step, reward in sorted(rewards.items()) if best < step <= now]
     before = [reward for step, reward in sorted(rewards.items()) if step <= best]
     before = before[-len(since) :] or since[:1]
-    if not since or _mean(since) <= _mean(before):
+    if not since or fmean(since) <= fmean(before):
         return None
     return (
-        f"the reward rises ({_mean(before):.3f} to {_mean(since):.3f}) while the held-out "
+        f"the reward rises ({fmean(before):.3f} to {fmean(since):.3f}) while the held-out "
         f"{metric!r} falls: {values[best]:.3f} at step {best}, {values[now]:.3f} at step {now}. "
         "The model learns what the reward sees and not what you want; look at completions/, and "
         "see metric_for_best_model to keep the best checkpoint."

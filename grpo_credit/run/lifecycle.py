@@ -92,7 +92,8 @@ class Run:
             described = self._described(more or {}, file)
             self.checkpoint = directory.claim(self.out, described, self.options.resume)
         args.eval_on_start = args.eval_on_start and self.checkpoint is None  # or it is logged twice
-        self._record, self._stop, self._early = manifest.Recorder(), StopOnSignal(), EarlyWarnings()
+        self._trainer: Any = None
+        self._stop, self._early = StopOnSignal(), EarlyWarnings()
         self._held_out = HeldOut(
             self.out / HELD_OUT, task.test, task.check, task.metric,
             self.options.test_samples, self.options.test_every,
@@ -120,7 +121,7 @@ class Run:
 
         TRL's own bar and lines give way to the live line.
         """
-        self._record.trainer = self._held_out.trainer = trainer
+        self._trainer = self._held_out.trainer = trainer
         for shown in (PrinterCallback, ProgressCallback):
             trainer.remove_callback(shown)
         manifest.set_model(self.out, trainer.model)
@@ -128,7 +129,7 @@ class Run:
         self._look_first(trainer)
         with self._stop:
             trainer.train(resume_from_checkpoint=self.checkpoint and str(self.checkpoint))
-        if self.checkpoint and checkpoints.step_of(self.checkpoint) == self._record.step:
+        if self.checkpoint and checkpoints.step_of(self.checkpoint) == self._step():
             trainer.accelerator.print("every step was trained before; the last test is left")
         checkpoints.save_model(trainer, self.out / "model")
         if self._stop.signum is None:  # else there is no time for another test
@@ -161,6 +162,9 @@ class Run:
         manifest.set_preflight(self.out, [finding.kind for finding in errors(findings)])
         return findings
 
+    def _step(self) -> int | None:
+        return None if self._trainer is None else self._trainer.state.global_step
+
     # ---- what is around it ----------------------------------------------------------------------
 
     def __enter__(self) -> "Run":
@@ -180,17 +184,17 @@ class Run:
             self._ending.keep(f"to go on: {again}")
             code = 0
             try:
-                with manifest.recorded(self.out, self._stop, self._ending) as self._record:
+                with manifest.recorded(self.out, self._stop, self._step, self._ending):
                     yield
-                    if self._record.trainer is None:
+                    if self._trainer is None:
                         raise CreditError("nothing was trained: run.train(trainer) was not called.")
                 if self._stop.signum is None:
                     let_go(self.out, remove=True)  # nobody can go on with it
             except (NotFit, manifest.OtherWeights) as error:
-                self._record.trainer.accelerator.wait_for_everyone()  # each rank has recorded it
+                self._trainer.accelerator.wait_for_everyone()  # each rank has recorded it
                 directory.release(self.out, self._named)
                 tell(error)
-                self._record.trainer.end()
+                self._trainer.end()
                 code = 2
             except KeyboardInterrupt:  # a second signal while training stopped
                 self._ending.signum = self._ending.signum or self._stop.signum
@@ -202,9 +206,9 @@ class Run:
 
     def _end(self, again: str) -> int:
         """Say how it ended and what it left; return the exit code."""
-        trainer, stopped = self._record.trainer, self._stop.signum
+        trainer, stopped = self._trainer, self._stop.signum
         if stopped is not None:
-            trainer.accelerator.print(f"stopped at step {self._record.step}; to go on: {again}")
+            trainer.accelerator.print(f"stopped at step {self._step()}; to go on: {again}")
         else:
             self._ending.keep(f"the run in {in_line(self.out)} is finished")
             self._sum_up(self._held_out.known(0), self._held_out.known(step_of(trainer)))

@@ -70,19 +70,11 @@ def automaton(
         raise CreditError(f"shrinkage is {shrinkage}, expected a number of completions >= 0.")
     assert rollouts.states is not None  # as declared above
     values = _state_values(rollouts, rollouts.states, shrinkage)
-    landed = _MODES[mode](rollouts, values)
+    landed = rollouts.rewards[:, None] - values[:, :-1]
+    if mode == "td":
+        after, start = values[:, 1:], values[:, 0]
+        landed = temporal_differences(after, start, rollouts.rewards, rollouts.mask)
     return torch.where(rollouts.mask & scored(rollouts)[:, None], landed, 0.0)
-
-
-def _baseline(rollouts: Rollouts, values: Float[Tensor, "B T1"]) -> Float[Tensor, "B T"]:
-    return rollouts.rewards[:, None] - values[:, :-1]
-
-
-def _td(rollouts: Rollouts, values: Float[Tensor, "B T1"]) -> Float[Tensor, "B T"]:
-    return temporal_differences(values[:, 1:], values[:, 0], rollouts.rewards, rollouts.mask)
-
-
-_MODES = {"baseline": _baseline, "td": _td}
 
 
 def _state_values(

@@ -64,7 +64,7 @@ def ktae(rollouts: Rollouts) -> Float[Tensor, "B T"]:
     value = torch.zeros_like(counted, dtype=classes.dtype)
     if counted.any():
         types, type_of_token = _token_types(rollouts, classes, counted)
-        value[counted] = key_token_value(types)[type_of_token]
+        value[counted] = torch.tanh(_strength(types) * _direction(types) / 2)[type_of_token]
     ends = (rollouts.position + 1 == rollouts.lengths[:, None]) & ~rollouts.truncated[:, None]
     landed = rollouts.advantages[:, None] + torch.where(ends, 0.0, value)
     return torch.where(rollouts.mask, landed, 0.0)
@@ -85,11 +85,6 @@ class TokenTypes:
     members: Float[Tensor, "V 2"]
     times: Float[Tensor, "V 2"]
     tokens: Float[Tensor, "V 2"]
-
-
-def key_token_value(types: TokenTypes) -> Float[Tensor, " V"]:
-    """Return how much each token type speaks for a right completion, from -1 to 1."""
-    return torch.tanh(_strength(types) * _direction(types) / 2)
 
 
 # ---- the two factors --------------------------------------------------------------------------

@@ -19,6 +19,7 @@ from grpo_credit.experiments.figures.palette import PALETTE
 from grpo_credit.records.files import aside
 from grpo_credit.text import visible
 
+COLUMNS = 4  # of a sheet
 POINT = 1 / 72  # inch; sizes are in points, which are the units of an SVG's view box
 _ANONYMOUS: dict[str, dict[str, Any]] = {  # no date and no version: equal plots are equal files
     "svg": dict.fromkeys(("Date", "Creator", "Format", "Type")),
@@ -86,16 +87,15 @@ def inline(plot: Plot) -> Markup:
     return _themed(file.getvalue(), plot.title)
 
 
-def save(path: Path, plots: Sequence[Plot], columns: int = 4) -> None:
+def save(path: Path, plots: Sequence[Plot]) -> None:
     """Write plots onto one sheet, side by side, with one legend below.
 
     Args:
         path: The file; its suffix, one of `FORMATS`, says what is written. Equal plots give equal
             bytes.
         plots: One at least.
-        columns: Plots in a row.
     """
-    frame, columns = plots[0].frame, min(columns, len(plots))
+    frame, columns = plots[0].frame, min(COLUMNS, len(plots))
     rows = -(-len(plots) // columns)
     size = columns * (frame.width + 10) * POINT, (rows * (frame.height + 24) + 20) * POINT
     with _style(), aside(path) as temporary:

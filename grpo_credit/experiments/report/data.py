@@ -8,6 +8,7 @@ from typing import Any
 
 from grpo_credit.experiments.design import Study
 from grpo_credit.experiments.report.difference import Difference
+from grpo_credit.experiments.report.intervals import Settings
 from grpo_credit.experiments.report.limits import Limits
 from grpo_credit.experiments.report.series import Curves
 from grpo_credit.experiments.report.statistics import Comparison, compare
@@ -16,7 +17,7 @@ FINISHED = "finished"
 
 
 @dataclass(frozen=True)
-class Cell:
+class RunResult:
     """One run: a strategy with a seed.
 
     Args:
@@ -130,7 +131,6 @@ class Report:
         examples: where the completions in credit.parquet come from; None without any.
         sources: of the rules that are a user's own, a version each.
         manifest: what is common to all runs, and what differs.
-        calibration: of the gradient norms, if there was one.
         collected: when, UTC.
         curves: of every run.
         credit: rows of credit.parquet.
@@ -139,14 +139,13 @@ class Report:
     """
 
     study: Study
-    cells: list[Cell]
+    cells: list[RunResult]
     problems: list[str]
     threshold: float | None
     pairing: Pairing
     examples: Examples | None
     sources: list[Source]
     manifest: dict[str, Any]
-    calibration: dict[str, Any] | None
     collected: str
     curves: Curves = field(compare=False)
     credit: list[dict[str, Any]]
@@ -170,7 +169,7 @@ class Report:
     def comparison(self) -> Comparison:
         """The strategies against the baseline."""
         study = self.study
-        return compare(self.values, study.baseline, study.higher_is_better, others=self.others)
+        return compare(self.values, study.baseline, Settings(study.higher_is_better), self.others)
 
     @cached_property
     def finished_curves(self) -> Curves:

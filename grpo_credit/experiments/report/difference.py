@@ -1,48 +1,12 @@
 """A strategy minus the baseline over paired seeds: all the numbers of one comparison."""
 
 from dataclasses import dataclass
-from typing import TypedDict
 
 import numpy as np
 
 from grpo_credit.experiments.report.intervals import Interval
 
 Pair = tuple[np.ndarray, np.ndarray]  # a strategy and the baseline over the same seeds, (n,) each
-
-
-class Draw(TypedDict):
-    """Keywords of the bootstrap."""
-
-    level: float
-    resamples: int
-    seed: int
-
-
-@dataclass(frozen=True)
-class Settings:
-    """How to compare.
-
-    Attributes:
-        higher_is_better: The direction of the metric.
-        level: Of the intervals; 1 - level is the chance of one or more false claims.
-        resamples: Of the bootstrap.
-        seed: Of the bootstrap, and of the sign patterns where not all are visited.
-    """
-
-    higher_is_better: bool = True
-    level: float = 0.95
-    resamples: int = 10_000
-    seed: int = 0
-
-    @property
-    def alpha(self) -> float:
-        """The chance of one or more false claims."""
-        return 1 - self.level
-
-    @property
-    def draw(self) -> Draw:
-        """What the bootstrap is told."""
-        return Draw(level=self.level, resamples=self.resamples, seed=self.seed)
 
 
 @dataclass(frozen=True)

@@ -41,6 +41,31 @@ class Interval:
         return not self.degenerate and not self.low <= value <= self.high
 
 
+@dataclass(frozen=True)
+class Settings:
+    """How to compare.
+
+    Attributes:
+        higher_is_better: The direction of the metric.
+        level: Of the intervals; 1 - level is the chance of one or more false claims.
+        resamples: Of the bootstrap.
+        seed: Of the bootstrap, and of the sign patterns where not all are visited.
+    """
+
+    higher_is_better: bool = True
+    level: float = 0.95
+    resamples: int = 10_000
+    seed: int = 0
+
+    @property
+    def alpha(self) -> float:
+        """The chance of one or more false claims."""
+        return 1 - self.level
+
+
+USUAL = Settings()
+
+
 def present(values: Sequence[float | None] | np.ndarray) -> np.ndarray:
     """Return the finite values `(n,)`: None, NaN and infinities are missing."""
     numbers = np.array([math.nan if value is None else value for value in values], dtype=float)
@@ -106,10 +131,7 @@ def t_interval(values: Numbers, level: float = 0.95) -> Interval | None:
 def bootstrap_interval(
     values: Numbers,
     statistic: Statistic = np.mean,
-    level: float = 0.95,
-    *,
-    resamples: int = 10_000,
-    seed: int = 0,
+    settings: Settings = USUAL,
 ) -> Interval | None:
     """Return the percentile bootstrap interval of a statistic of one sample.
 
@@ -120,9 +142,7 @@ def bootstrap_interval(
     Args:
         values: Finite numbers `(n,)`.
         statistic: A function of an array and `axis`, such as `np.mean` and `iqm`.
-        level: Strictly between 0 and 1.
-        resamples: How many times to draw.
-        seed: Of the draws; the same seed gives the same interval.
+        settings: Of the draws; the same give the same interval.
 
     Returns:
         The interval; None for fewer than two values. Without a width it says why.
@@ -130,15 +150,16 @@ def bootstrap_interval(
     values = np.asarray(values, dtype=float)
     if len(values) < 2:
         return None
-    drawn = np.random.default_rng(seed).integers(0, len(values), (resamples, len(values)))
-    return percentiles(statistic(values[drawn], axis=-1), level, "percentile bootstrap")
+    size = settings.resamples, len(values)
+    drawn = np.random.default_rng(settings.seed).integers(0, len(values), size)
+    return percentiles(statistic(values[drawn], axis=-1), settings.level)
 
 
-def percentiles(estimates: np.ndarray, level: float, kind: str) -> Interval:
+def percentiles(estimates: np.ndarray, level: float) -> Interval:
     """Return the interval between two percentiles of resampled estimates."""
     low, high = np.quantile(estimates, [(1 - level) / 2, (1 + level) / 2]).tolist()
     note = f"the resamples are equal: {_NOTHING}" if all_equal([low, high]) else ""
-    return Interval(low, high, level, kind, note)
+    return Interval(low, high, level, "percentile bootstrap", note)
 
 
 def standard_error(values: np.ndarray) -> float:

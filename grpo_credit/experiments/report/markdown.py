@@ -1,12 +1,16 @@
 """The report for pasting: verdict, tables, and how to repeat it, as Markdown."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from functools import cache
+from typing import Any
 
-from grpo_credit.experiments.report.data import FINISHED, Cell, Report
-from grpo_credit.experiments.report.view_diagnostics import gradient_table
-from grpo_credit.experiments.report.view_results import differences_table, strategies_table
-from grpo_credit.experiments.report.view_run import cost_table, counted, seeds_vary
+from jinja2 import Environment
+from markupsafe import Markup
+
+from grpo_credit.experiments import html
+from grpo_credit.experiments.report import view_diagnostics, view_results, view_run
+from grpo_credit.experiments.report.data import Report
 from grpo_credit.experiments.words import Table
 from grpo_credit.text import visible
 
@@ -21,45 +25,25 @@ def markdown(report: Report, figures: Sequence[str] = ()) -> str:
         report: the study.
         figures: files to show below the verdict, relative to the Markdown.
     """
-    study, comparison = report.study, report.comparison
-    finished = [cell for cell in report.cells if cell.status == FINISHED]
-    parts = [
-        f"# {plain(study.recipe)}: credit strategies compared",
-        f"**{plain(comparison.verdict)}**",
-        f"{plain(study.metric or 'no metric')} on held-out prompts, "
-        f"{'higher' if study.higher_is_better else 'lower'} is better; this is not the training "
-        f"reward. {len(finished)} of {len(report.cells)} runs finished. {plain(counted(report))} "
-        f"{seeds_vary(report.pairing)}",
-        _list(
-            {r.strategy: r.verdict.sentence for r in comparison.results if r.verdict is not None}
-        ),
-        _named(
-            "Not comparable: a rule or the last step of these runs is not that of the others.",
-            {c: c.unlike for c in report.cells if c.unlike},
-        ),
-        _named(
-            "Not finished:",
-            {c: c.reason or c.status for c in report.cells if c.status != FINISHED},
-        ),
-        *(f"![{name}]({name})" for name in figures),
-        "## Each strategy",
-        table(strategies_table(report)),
-        f"## Against {plain(study.baseline)}, in pairs of the same seed",
-        table(differences_table(report)),
-        "\n".join(f"* {plain(limit)}" for limit in comparison.limits),
-        "## Gradient norm relative to the baseline's",
-        table(gradient_table(report)),
-        "## Cost",
-        table(cost_table(report)),
-        "## To repeat it",
-        _code(study.command),
-        _list({f"rule {s.rule}": f"{s.file}, sha256 {s.sha256}" for s in report.sources}),
-        _list({n: str(v) for n, v in report.manifest.get("common", {}).items() if n in _SHOWN}),
-    ]
-    return "\n\n".join(part for part in parts if part) + "\n"
+    text = _environment().get_template("experiments/report/templates/report.md").render(
+        report=report, figures=figures, shown=_SHOWN, table=table,
+        runs=view_run, results=view_results, diagnostics=view_diagnostics,
+        command=Markup("\n    ").join(map(Markup, visible(report.study.command).splitlines())),
+    )  # fmt: skip
+    return re.sub(r"\n{3,}", "\n\n", text).strip() + "\n"
 
 
-def table(content: Table) -> str:
+@cache
+def _environment() -> Environment:
+    """Return that of the pages, for Markdown: what is not `Markup` is escaped by `plain`."""
+    return html.environment().overlay(autoescape=False, finalize=_escaped)
+
+
+def _escaped(value: Any) -> Any:
+    return plain(value) if isinstance(value, str) and not isinstance(value, Markup) else value
+
+
+def table(content: Table) -> Markup:
     r"""Write a table.
 
     Example:
@@ -71,7 +55,7 @@ def table(content: Table) -> str:
     lines = [content.columns, *content.rows]
     written = [f"| {' | '.join(map(plain, line))} |" for line in lines]
     rule = "|---|" + "--:|" * (len(content.columns) - 1)
-    return "\n".join([written[0], rule, *written[1:]])
+    return Markup("\n").join(map(Markup, [written[0], rule, *written[1:]]))
 
 
 def plain(text: str) -> str:
@@ -84,18 +68,3 @@ def plain(text: str) -> str:
     text = " ".join(visible(text).split("\n"))
     text = re.sub(r"[\\`*|]", r"\\\g<0>", text).replace("](", "]\\(")
     return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-
-
-def _list(entries: Mapping[str, str]) -> str:
-    return "\n".join(f"* {plain(name)}: {plain(text)}" for name, text in entries.items())
-
-
-def _named(title: str, cells: Mapping[Cell, str]) -> str:
-    """List runs with what is to be said of them."""
-    entries = _list({f"{cell.credit}, seed {cell.seed}": text for cell, text in cells.items()})
-    return f"{title}\n\n{entries}" if entries else ""
-
-
-def _code(text: str) -> str:
-    """Write a code block, whatever backticks the text has."""
-    return "\n".join(f"    {line}" for line in visible(text).splitlines())

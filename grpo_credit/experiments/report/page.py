@@ -10,7 +10,6 @@ from grpo_credit.experiments import html
 from grpo_credit.experiments.figures import palette
 from grpo_credit.experiments.figures.drawing import Plot, inline, save
 from grpo_credit.experiments.report import (
-    view_completions,
     view_credit,
     view_curves,
     view_diagnostics,
@@ -28,7 +27,6 @@ PAGE, MARKDOWN, FIGURES = "report.html", "report.md", "figures"
 LARGEST = 3_000_000  # bytes of the page
 _TEMPLATES = "experiments/report/templates"
 _VIEWS = {  # what templates choose from
-    "completions": view_completions,
     "credit": view_credit,
     "curves": view_curves,
     "diagnostics": view_diagnostics,

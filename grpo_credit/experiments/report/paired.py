@@ -7,8 +7,10 @@ from scipy.special import stdtr
 
 from grpo_credit.experiments.report.intervals import (
     SAME,
+    USUAL,
     Interval,
     Numbers,
+    Settings,
     all_equal,
     percentiles,
     standard_error,
@@ -153,25 +155,17 @@ def probability_of_improvement(values: Numbers, baseline: Numbers) -> float:
     Unpaired: seeds do not matter. Agarwal et al. 2021.
 
     Args:
-        values: Finite numbers `(n,)`, higher is better.
-        baseline: Finite numbers `(m,)`.
+        values: Finite numbers `(n,)`, n ≥ 1, higher is better.
+        baseline: Finite numbers `(m,)`, m ≥ 1.
 
     Returns:
         A probability; 1/2 means no difference.
-
-    Raises:
-        ValueError: If either is empty.
     """
     return float(_wins(values, baseline).mean())
 
 
 def improvement_interval(
-    values: Numbers,
-    baseline: Numbers,
-    level: float = 0.95,
-    *,
-    resamples: int = 10_000,
-    seed: int = 0,
+    values: Numbers, baseline: Numbers, settings: Settings = USUAL
 ) -> Interval | None:
     """Return the percentile bootstrap interval of `probability_of_improvement`.
 
@@ -181,35 +175,26 @@ def improvement_interval(
     wins = _wins(values, baseline)
     if min(wins.shape) < 2:
         return None
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(settings.seed)
     rows, columns = (
-        rng.multinomial(count, np.full(count, 1 / count), resamples).astype(float)
+        rng.multinomial(count, np.full(count, 1 / count), settings.resamples).astype(float)
         for count in wins.shape
     )
-    return percentiles(
-        ((rows @ wins) * columns).sum(axis=1) / wins.size, level, "percentile bootstrap"
-    )
+    return percentiles(((rows @ wins) * columns).sum(axis=1) / wins.size, settings.level)
 
 
 def win_rate(deltas: Numbers) -> float:
-    """Return the share of the pairs with the same seed that are won; a tie is half a win.
+    """Return the share of the pairs (one or more) that are won; a tie is half a win.
 
         mean of 1[d > 0] + 1[d = 0] / 2
 
     Paired: the counterpart of `probability_of_improvement` that keeps the seeds together.
-
-    Raises:
-        ValueError: If there is no pair.
     """
-    if not len(deltas):
-        raise ValueError("no pairs, expected at least one seed that both strategies have")
     return float((np.sign(deltas) + 1).mean() / 2)
 
 
 def _wins(values: Numbers, baseline: Numbers) -> np.ndarray:
     """Return 1, 1/2 or 0 for every pair of runs, `(n, m)`."""
-    if not len(values) or not len(baseline):
-        raise ValueError(f"{len(values)} and {len(baseline)} runs, expected at least one of each")
     deltas, _ = _subtract(np.subtract.outer, values, baseline)
     return (np.sign(deltas) + 1) / 2
 

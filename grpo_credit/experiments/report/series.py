@@ -1,14 +1,11 @@
 """Curves over seeds: each run's, their mean, and a band around it."""
 
-import math
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from scipy.special import stdtrit
 
 HELD_OUT = "held_out/"  # begins the names of curves of tests
 LENGTH_RIGHT, LENGTH_WRONG = "length/right", "length/wrong"
@@ -21,24 +18,6 @@ COLUMNS = pa.schema(
 )  # fmt: skip
 Key = tuple[str, str, int]  # name, strategy, seed
 Run = tuple[np.ndarray, np.ndarray]  # x and y, both (k,), in the order of x
-
-
-@dataclass(frozen=True)
-class Average:
-    """The mean of several runs.
-
-    Args:
-        x: `(k,)`.
-        mean: `(k,)`.
-        half: `(k,)`, half the width of Student's interval of the mean at each x by itself; None for
-            a single run.
-        runs: how many.
-    """
-
-    x: np.ndarray
-    mean: np.ndarray
-    half: np.ndarray | None
-    runs: int
 
 
 @dataclass(frozen=True)
@@ -89,7 +68,7 @@ class Curves:
                 self._points.setdefault((name, credit), {})[seed] = own
 
     @classmethod
-    def join(cls, tables: Iterable[pa.Table | pa.RecordBatch]) -> "Curves":
+    def join(cls, tables: Iterable[pa.Table]) -> "Curves":
         """Read tables with the columns credit, seed, step, tokens, seconds, name and value.
 
         The rows of a run may be spread over them, in any order but that of points of one step, of
@@ -161,29 +140,14 @@ class Curves:
         return runs
 
 
-def _pieces(table: pa.Table | pa.RecordBatch) -> Iterator[tuple[Key, Points]]:
+def _pieces(table: pa.Table) -> Iterator[tuple[Key, Points]]:
     """Yield what a table has of each curve, in the order of its rows."""
-    columns = {f.name: _column(table, f.name, f.type) for f in COLUMNS}
-    credits, names = columns["credit"], columns["name"]
-    keys = (names.indices.to_numpy(), columns["seed"], credits.indices.to_numpy())
-    order = np.lexsort(keys)  # stable
-    changes = np.any([np.diff(key[order]) != 0 for key in keys], axis=0)
-    numbers = [columns[f.name] for f in fields(Points)]
-    for rows in np.split(order, np.flatnonzero(changes) + 1):
-        if len(rows):
-            name, seed, credit = (key[rows[0]] for key in keys)
-            key = (names.dictionary[name].as_py(), credits.dictionary[credit].as_py(), int(seed))
-            yield key, Points(*(column[rows] for column in numbers))
-
-
-def _column(table: pa.Table | pa.RecordBatch, name: str, kind: pa.DataType) -> Any:
-    column = table.column(name)
-    column = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
-    if column.null_count and name not in AXES:
-        raise ValueError(f"{name} is missing in {column.null_count} rows")
-    if pa.types.is_string(kind):
-        return column.dictionary_encode()
-    return column.to_numpy(zero_copy_only=False)
+    for name in set(COLUMNS.names) - set(AXES):
+        if missing := table.column(name).null_count:
+            raise ValueError(f"{name} is missing in {missing} rows")
+    runs = table.to_pandas().groupby(["name", "credit", "seed"], observed=True, sort=False)
+    for (name, credit, seed), rows in runs:
+        yield (name, credit, int(seed)), Points(*(rows[f.name].to_numpy() for f in fields(Points)))
 
 
 def _sharing(points: Points, known: dict[tuple[str, bytes], np.ndarray]) -> Points:
@@ -199,43 +163,6 @@ def _rows(name: str, credit: str, seed: int, points: Points) -> pa.Table:
     values |= {"credit": pa.repeat(credit, count), "name": pa.repeat(name, count)}
     values["seed"] = pa.repeat(pa.scalar(seed, pa.int64()), count)
     return pa.table([values[f.name] for f in COLUMNS], COLUMNS)
-
-
-def average(runs: Mapping[int, Run], points: int, level: float = 0.95) -> Average | None:
-    """Average runs at common places.
-
-        mean ± t_{(1 + level)/2, n-1} · s / √n    at each place by itself
-
-    The places are those of the runs where all have the same, otherwise evenly spaced where all have
-    values, with straight lines between the points of a run.
-
-    Args:
-        runs: seed -> run.
-        points: how many places at most.
-        level: of the band.
-
-    Returns:
-        The average; None where there is no run, or no place that all have.
-    """
-    x = _common(list(runs.values()), points)
-    if x is None:
-        return None
-    values = np.stack([np.interp(x, *run) for run in runs.values()])
-    if len(runs) == 1:
-        return Average(x, values[0], None, 1)
-    error = values.std(axis=0, ddof=1) / math.sqrt(len(runs))
-    half = stdtrit(len(runs) - 1, (1 + level) / 2) * error
-    return Average(x, values.mean(axis=0), half, len(runs))
-
-
-def _common(runs: list[Run], points: int) -> np.ndarray | None:
-    if not runs:
-        return None
-    first = runs[0][0]
-    if all(np.array_equal(first, x) for x, _ in runs):
-        return first[thinned(len(first), points)]
-    start, stop = max(x[0] for x, _ in runs), min(x[-1] for x, _ in runs)
-    return np.linspace(start, stop, points) if start < stop else None
 
 
 def thinned(count: int, points: int) -> np.ndarray:

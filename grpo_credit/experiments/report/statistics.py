@@ -9,18 +9,19 @@ from typing import Any
 import numpy as np
 
 from grpo_credit.experiments.report import paired
-from grpo_credit.experiments.report.difference import Difference, Pair, Settings
+from grpo_credit.experiments.report.difference import Difference, Pair
 from grpo_credit.experiments.report.intervals import (
+    USUAL,
     Interval,
+    Settings,
     bootstrap_interval,
     iqm,
     present,
     t_interval,
 )
 from grpo_credit.experiments.report.verdict import Verdict, decide, limits, summarise
-from grpo_credit.text import did_you_mean
 
-Cells = Mapping[int, float | None]  # seed -> metric; None, NaN and infinities are missing
+BySeed = Mapping[int, float | None]  # metric; None, NaN and infinities are missing
 _STOPPING = (
     "Where bad runs are those that fail, a strategy without them looks better than it is; and "
     "whoever stops a study, or adds seeds to it, by what the verdict says so far makes false "
@@ -87,13 +88,9 @@ class Comparison:
 
 
 def compare(
-    values: Mapping[str, Cells],
+    values: Mapping[str, BySeed],
     baseline: str,
-    higher_is_better: bool = True,
-    *,
-    level: float = 0.95,
-    resamples: int = 10_000,
-    seed: int = 0,
+    settings: Settings = USUAL,
     others: Mapping[str, Iterable[Difference]] = MappingProxyType({}),
 ) -> Comparison:
     """Compare strategies with a baseline over paired seeds.
@@ -102,27 +99,14 @@ def compare(
 
     Args:
         values: Strategy to seed to metric.
-        baseline: The strategy that the others are compared with.
-        higher_is_better: False for a metric such as a loss.
-        level: Of the intervals; 1 - level is the chance of one or more false winners.
-        resamples: Of the bootstrap.
-        seed: Of the bootstrap.
+        baseline: The strategy that the others are compared with, one of these.
+        settings: How to compare.
         others: Study to its comparisons, where several studies are of one question: Holm's
             correction is then over all of them.
 
     Returns:
         Everything that the report prints.
-
-    Raises:
-        ValueError: If the baseline is not among the strategies, or the level not in (0, 1).
     """
-    if baseline not in values:
-        known = ", ".join(values)
-        hint = did_you_mean(baseline, values)
-        raise ValueError(f"baseline {baseline!r}, expected one of the strategies: {known}.{hint}")
-    if not 0 < level < 1:
-        raise ValueError(f"level {level}, expected more than 0 and less than 1, such as 0.95")
-    settings = Settings(higher_is_better, level, resamples, seed)
     pairs = {
         name: _pair(cells, values[baseline]) for name, cells in values.items() if name != baseline
     }
@@ -135,8 +119,8 @@ def compare(
     )
     return Comparison(
         baseline=baseline,
-        higher_is_better=higher_is_better,
-        level=level,
+        higher_is_better=settings.higher_is_better,
+        level=settings.level,
         comparisons=max((each.comparisons for each in differences.values()), default=0),
         results=results,
         verdict=summarise(baseline, verdicts),
@@ -146,7 +130,7 @@ def compare(
 
 def _result(
     name: str,
-    cells: Cells,
+    cells: BySeed,
     seeds: list[int],
     difference: Difference | None,
     verdict: Verdict | None,
@@ -161,20 +145,20 @@ def _result(
         mean=float(numbers.mean()) if len(numbers) else None,
         iqm=float(iqm(numbers)) if len(numbers) else None,
         t_interval=t_interval(numbers, settings.level),
-        bootstrap=bootstrap_interval(numbers, np.mean, **settings.draw),
-        iqm_bootstrap=bootstrap_interval(numbers, iqm, **settings.draw),
+        bootstrap=bootstrap_interval(numbers, np.mean, settings),
+        iqm_bootstrap=bootstrap_interval(numbers, iqm, settings),
         difference=difference,
         verdict=verdict,
     )
 
 
-def _pair(cells: Cells, baseline: Cells) -> Pair:
+def _pair(cells: BySeed, baseline: BySeed) -> Pair:
     """Return the values of the seeds that both have, in the order of the seeds."""
     both = [seed for seed in sorted(cells) if _has(cells, seed) and _has(baseline, seed)]
     return present([cells[seed] for seed in both]), present([baseline[seed] for seed in both])
 
 
-def _has(cells: Cells, seed: int) -> bool:
+def _has(cells: BySeed, seed: int) -> bool:
     """Return whether a seed has a finite value."""
     return len(present([cells.get(seed)])) == 1
 
@@ -238,7 +222,7 @@ def compare_pairs(
 
 
 def _of(
-    names: Iterable[str], tested: Sequence[str], untested: float, results: Sequence[Any]
+    names: Iterable[str], tested: Sequence[str], untested: float, results: Sequence[object]
 ) -> dict[str, Any]:
     """Give each strategy what was found; those of other studies come last, and are left out."""
     return dict.fromkeys(names, untested) | dict(zip(tested, results, strict=False))
@@ -250,7 +234,7 @@ def _alone(deltas: np.ndarray, settings: Settings) -> dict[str, Any]:
         "n": len(deltas),
         "mean": float(deltas.mean()) if len(deltas) else None,
         "interval": _labelled(t_interval(deltas, settings.level)),
-        "bootstrap": _labelled(bootstrap_interval(deltas, **settings.draw)),
+        "bootstrap": _labelled(bootstrap_interval(deltas, settings=settings)),
         "p": paired.paired_t_p(deltas),
         "sign_flip_p": paired.sign_flip_p(deltas, settings.seed),
         "smallest_p": paired.smallest_p(len(deltas)),
@@ -265,7 +249,7 @@ def _how_often(pair: Pair, deltas: np.ndarray, settings: Settings) -> dict[str, 
     values, baseline = (sign * each for each in pair)
     return {
         "improvement": paired.probability_of_improvement(values, baseline),
-        "improvement_interval": paired.improvement_interval(values, baseline, **settings.draw),
+        "improvement_interval": paired.improvement_interval(values, baseline, settings),
         "win_rate": paired.win_rate(sign * deltas),
     }
 

@@ -9,7 +9,7 @@ completions.parquet  completions of every strategy
 
 import json
 import math
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, fields, is_dataclass
 from pathlib import Path
@@ -19,29 +19,25 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from pyarrow import csv
 
 from grpo_credit.errors import CreditError
-from grpo_credit.experiments.report.data import Cell, Report
+from grpo_credit.experiments.report.data import Report, RunResult
 from grpo_credit.experiments.report.series import COLUMNS, Curves
 from grpo_credit.experiments.report.view_credit import CREDIT as CREDIT_COLUMN
-from grpo_credit.records.files import aside, expect_size, parse_json, read_json, replace_text
+from grpo_credit.records.files import aside, parse_json, read_json, replace_text
 from grpo_credit.records.shape import HUGE, fit, is_usable
-from grpo_credit.records.tables import DAMAGE, MOST, open_table, read_table
+from grpo_credit.records.tables import DAMAGE, open_table, read_table
 from grpo_credit.text import encodable, to_cell
 
 SCHEMA = 2
 REPORT, RUNS, CURVES = "report.json", "runs.csv", "curves.parquet"
 CREDIT, COMPLETIONS = "credit.parquet", "completions.parquet"
-_OLD_CURVES = "curves.csv"  # of earlier versions
 _AS_CODES = ["credit", "step", "tokens", "seconds", "name"]  # few different values in a run
 _CODED = ("credit", "name")  # each text is held once
 _POINTS_OF = pa.schema(
     [(f.name, pa.dictionary(pa.int32(), f.type) if f.name in _CODED else f.type) for f in COLUMNS]
 )
 _POINTS = 2**27  # of a study
-Batch = pa.Table | pa.RecordBatch
-_PARSE = csv.ParseOptions(newlines_in_values=True)
 _CREDIT_COLUMNS = {
     "step": int, "row": int, "group": int, "prompt": str, "reward": float, "advantage": float,
     "truncated": bool, "decided": float | None, "tokens": list[str], "counted": list[bool],
@@ -52,7 +48,6 @@ _COMPLETION_COLUMNS = {
 }  # fmt: skip
 _MANIFEST = {"runs": int, "common": dict[str, Any], "differs": dict[str, dict[str, list[str]]]}
 _NO_RUNS = {"runs": 0, "common": {}, "differs": {}}
-_CALIBRATION = {"scale": dict[str, float]}
 _TEXTS = ("prompt", "completion", "rewards", "tokens")  # JSON, which holds any Python string
 _ELSEWHERE = ("curves", "credit", "completions", "others")  # not in report.json
 
@@ -64,7 +59,6 @@ def write(report: Report, folder: Path) -> None:
     _write_curves(report.curves, folder / CURVES)
     replace_text(folder / RUNS, _csv(pd.DataFrame(map(_encodable, report.cells))))
     replace_text(folder / REPORT, dump(report))
-    (folder / _OLD_CURVES).unlink(missing_ok=True)
 
 
 def _csv(frame: pd.DataFrame) -> str:
@@ -76,7 +70,7 @@ def _csv(frame: pd.DataFrame) -> str:
     )
 
 
-def _encodable(cell: Cell) -> dict[str, Any]:
+def _encodable(cell: RunResult) -> dict[str, Any]:
     return {n: encodable(v) if isinstance(v, str) else v for n, v in asdict(cell).items()}
 
 
@@ -101,8 +95,6 @@ def load(folder: Path) -> Report:
             content["study"].setdefault("own_warm_starts", False)
         parts = fit(given, content, str(folder / REPORT))
         fit(_MANIFEST, {**_NO_RUNS, **parts["manifest"]}, f"{folder / REPORT}.manifest")
-        if parts["calibration"]:
-            fit(_CALIBRATION, parts["calibration"], f"{folder / REPORT}.calibration")
     report = Report(
         **{name: parts[name] for name in given},
         curves=_curves(folder),
@@ -151,31 +143,13 @@ def _expect_whole(report: Report, where: str) -> None:
 
 
 def _curves(folder: Path) -> Curves:
-    """Read the curves, of an older study from curves.csv."""
-    path, read = folder / CURVES, _parquet
-    if not path.exists() and (folder / _OLD_CURVES).exists():
-        path, read = folder / _OLD_CURVES, _old_curves
-    with _told(path):
-        return Curves.join(_expect_points(table, path) for table in read(path))
-
-
-def _parquet(path: Path) -> Iterator[pa.Table]:
-    with open_table(path, coded=_CODED) as file:
+    path = folder / CURVES
+    with _told(path), open_table(path, coded=_CODED) as file:
         _expect_columns(file.schema_arrow, path)
         groups = range(file.num_row_groups)
         if (points := sum(file.metadata.row_group(n).num_rows for n in groups)) > _POINTS:
             raise CreditError(f"{path} has {points:,} points, expected at most {_POINTS:,}.")
-        yield from map(file.read_row_group, groups)
-
-
-def _old_curves(path: Path) -> Iterator[pa.RecordBatch]:
-    kinds = dict(zip(COLUMNS.names, COLUMNS.types, strict=True))
-    options = csv.ConvertOptions(column_types=kinds, null_values=[""])
-    expect_size(path, MOST)
-    with path.open("rb") as file:
-        reader = csv.open_csv(file, parse_options=_PARSE, convert_options=options)
-        yield reader.schema.empty_table()  # so that its columns are looked at
-        yield from reader
+        return Curves.join(_expect_points(file.read_row_group(n), path) for n in groups)
 
 
 def _expect_columns(schema: pa.Schema, path: Path) -> None:
@@ -187,8 +161,7 @@ def _expect_columns(schema: pa.Schema, path: Path) -> None:
             raise CreditError(f"{path} has {field.name} of {field.type}; expected {wanted.type}.")
 
 
-def _expect_points(table: Batch, path: Path) -> Batch:
-    _expect_columns(table.schema, path)
+def _expect_points(table: pa.Table, path: Path) -> pa.Table:
     table = table.cast(_POINTS_OF)
     for name in ("tokens", "seconds", "value"):
         ends = pc.call_function("min_max", [table.column(name)]).as_py().values()
@@ -210,7 +183,7 @@ def _writer(file: BinaryIO) -> pq.ParquetWriter:
     )
 
 
-def _write_table(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
+def _write_table(rows: Sequence[Mapping[str, object]], path: Path) -> None:
     columns = dict.fromkeys(name for row in rows for name in row)
     table = pa.table({name: [row.get(name) for row in rows] for name in columns})
     with aside(path) as temporary, temporary.open("wb") as file:  # pyarrow opens UTF-8 names alone

@@ -21,8 +21,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from grpo_credit.experiments.report.difference import Difference, Settings
-from grpo_credit.experiments.report.intervals import Interval
+from grpo_credit.experiments.report.difference import Difference
+from grpo_credit.experiments.report.intervals import Interval, Settings
 from grpo_credit.experiments.report.paired import smallest_p
 
 Outcome = Literal["better", "worse", "no difference shown", "too few seeds to tell"]

@@ -1,4 +1,4 @@
-"""The same completions under every strategy, token by token."""
+"""Completions: the same under every strategy, token by token, and those of every strategy."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -8,6 +8,7 @@ from grpo_credit.experiments.figures.shading import Completion, Shaded, Token
 from grpo_credit.experiments.report.data import Report
 from grpo_credit.experiments.report.limits import Limits, cut, fitting, in_turn
 
+_TEXTS = ("prompt", "completion", "rewards")  # JSON in completions.parquet
 CREDIT = "credit "  # and the strategy's name: its column in credit.parquet
 
 
@@ -15,7 +16,10 @@ def shaded(report: Report, limits: Limits) -> Shaded:
     """Choose completions, of every step in turn, and shade their tokens."""
     names = _strategies(report, limits)
     rows = in_turn(report.credit, lambda row: row["step"])[: limits.examples]
-    chosen = fitting(rows, lambda row: _shades(row, names, limits), limits.shaded)
+    width = max(1, len(names))
+    chosen = fitting(
+        rows, lambda row: width * min(len(row["counted"]), limits.tokens), limits.shaded
+    )
     scales = [_scale(chosen, name, limits) for name in names]
     return Shaded(
         names,
@@ -31,10 +35,6 @@ def _strategies(report: Report, limits: Limits) -> list[str]:
     known = [name for name in report.study.credits if CREDIT + name in columns]
     known.sort(key=lambda name: name != report.study.baseline)
     return known[: limits.strategies]
-
-
-def _shades(row: Mapping[str, Any], names: Sequence[str], limits: Limits) -> int:
-    return max(1, len(names)) * min(len(row["counted"]), limits.tokens)
 
 
 def _scale(rows: Sequence[Mapping[str, Any]], name: str, limits: Limits) -> float:
@@ -69,3 +69,28 @@ def _completion(row: Mapping[str, Any], names: Sequence[str], limits: Limits) ->
         notes=notes,
         step=row["step"],
     )
+
+
+# ---- completions of every strategy, to read ------------------------------------------------------
+
+
+def browsed(report: Report, limits: Limits) -> list[dict[str, Any]]:
+    """Choose rows of completions.parquet: of every strategy and step in turn while there is room.
+
+    A row has "reward" besides, the sum of those that are numbers; None without any.
+    """
+    rows = report.completions
+    order = in_turn(range(len(rows)), lambda n: (rows[n]["credit"], rows[n]["step"]))
+    chosen = fitting(order, lambda n: _size(rows[n], limits), limits.characters)
+    return [_decoded(rows[n]) for n in sorted(chosen)]
+
+
+def _size(row: Mapping[str, Any], limits: Limits) -> int:
+    """Return how many characters of the page a row takes, about."""
+    return 400 + sum(min(len(row[name]), limits.text) for name in ("prompt", "completion"))
+
+
+def _decoded(row: Mapping[str, Any]) -> dict[str, Any]:
+    texts = {name: json.loads(row[name]) for name in _TEXTS}
+    scored = [value for value in texts["rewards"].values() if value is not None]
+    return {**row, **texts, "reward": sum(scored) if scored else None}

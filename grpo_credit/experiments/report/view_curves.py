@@ -1,8 +1,12 @@
 """How training went: curves in panels that share their axes."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
+
+import numpy as np
+from scipy.special import stdtrit
 
 from grpo_credit.experiments.figures.palette import BASELINE, MEAN, OTHER, RIGHT, SEED, WRONG, Line
 from grpo_credit.experiments.figures.panel import Curve, Panel, extent
@@ -13,10 +17,8 @@ from grpo_credit.experiments.report.series import (
     HELD_OUT,
     LENGTH_RIGHT,
     LENGTH_WRONG,
-    Average,
     Curves,
     Run,
-    average,
     thinned,
 )
 
@@ -59,28 +61,27 @@ def learning(report: Report, limits: Limits) -> list[Block]:
 def _panels(report: Report, curves: Curves, name: str, axis: str, limits: Limits) -> list[Panel]:
     """Draw a panel a strategy: its runs, mean and band, and the other means behind."""
     runs = {credit: curves.runs(name, credit, axis) for credit in shown(report, limits)}
-    averages = {credit: average(each, limits.points) for credit, each in runs.items()}
+    averages = {credit: average(each, limits.points, MEAN) for credit, each in runs.items()}
+    means = {credit: mean for credit, mean in averages.items() if mean}
     seeds = {
         credit: [_run(run, limits) for run in list(each.values())[: limits.seeds]]
         for credit, each in runs.items()
     }
-    means = {credit: [_mean(mean, MEAN)] if mean else [] for credit, mean in averages.items()}
-    room = extent(chain(*seeds.values(), *means.values()))
+    room = extent(chain(*seeds.values(), means.values()))
     behind = {
-        credit: [
-            Curve(mean.x, mean.y, BASELINE if credit == report.study.baseline else OTHER)
-            for mean in each
-        ]
-        for credit, each in means.items()
+        credit: mean._replace(
+            line=BASELINE if credit == report.study.baseline else OTHER, half=None
+        )
+        for credit, mean in means.items()
     }
     return [
         Panel(
             f"{credit} · {_seeds(len(runs[credit]))}",
             AXES[axis],
             [
-                *chain.from_iterable(each for other, each in behind.items() if other != credit),
+                *(mean for other, mean in behind.items() if other != credit),
                 *seeds[credit],
-                *means[credit],
+                *([means[credit]] if credit in means else []),
             ],
             room,
         )
@@ -98,8 +99,42 @@ def _run(run: Run, limits: Limits) -> Curve:
     return Curve(x[places], y[places], SEED)
 
 
-def _mean(mean: Average, line: Line) -> Curve:
-    return Curve(mean.x, mean.mean, line, mean.half)
+def average(runs: Mapping[int, Run], points: int, line: Line) -> Curve | None:
+    """Average runs at common places, with a band of Student's intervals.
+
+        mean ± t_{0.975, n-1} · s / √n    at each place by itself
+
+    The places are those of the runs where all have the same, otherwise evenly spaced where all have
+    values, with straight lines between the points of a run.
+
+    Args:
+        runs: seed -> run.
+        points: how many places at most.
+        line: how it is drawn.
+
+    Returns:
+        The curve, without a band of a single run; None where there is no run, or no place that
+        all have.
+    """
+    x = _common(list(runs.values()), points)
+    if x is None:
+        return None
+    values = np.stack([np.interp(x, *run) for run in runs.values()])
+    if len(runs) == 1:
+        return Curve(x, values[0], line)
+    error = values.std(axis=0, ddof=1) / math.sqrt(len(runs))
+    half = stdtrit(len(runs) - 1, 0.975) * error
+    return Curve(x, values.mean(axis=0), line, half)
+
+
+def _common(runs: list[Run], points: int) -> np.ndarray | None:
+    if not runs:
+        return None
+    first = runs[0][0]
+    if all(np.array_equal(first, x) for x, _ in runs):
+        return first[thinned(len(first), points)]
+    start, stop = max(x[0] for x, _ in runs), min(x[-1] for x, _ in runs)
+    return np.linspace(start, stop, points) if start < stop else None
 
 
 def lengths(report: Report, limits: Limits) -> list[Block]:
@@ -138,9 +173,9 @@ def _read_of(curves: Curves, right: str, wrong: str) -> str:
 def _pairs(report: Report, curves: Curves, right: str, wrong: str, limits: Limits) -> list[Panel]:
     means = {
         credit: [
-            _mean(mean, line)
+            mean
             for name, line in ((right, RIGHT), (wrong, WRONG))
-            if (mean := average(curves.runs(name, credit), limits.points))
+            if (mean := average(curves.runs(name, credit), limits.points, line))
         ]
         for credit in shown(report, limits)
     }

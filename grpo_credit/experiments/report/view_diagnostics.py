@@ -5,10 +5,11 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 
 from grpo_credit.experiments.figures.palette import strategy_line
-from grpo_credit.experiments.figures.panel import Curve, Panel
+from grpo_credit.experiments.figures.panel import Panel
 from grpo_credit.experiments.report.data import Report, shown
 from grpo_credit.experiments.report.limits import Limits
-from grpo_credit.experiments.report.series import AXES, Curves, Run, average, ratios
+from grpo_credit.experiments.report.series import AXES, Curves, Run, ratios
+from grpo_credit.experiments.report.view_curves import average
 from grpo_credit.experiments.words import Table, number
 
 GRADIENT = "grad_norm"
@@ -65,13 +66,11 @@ def _together(
     report: Report, limits: Limits, title: str, of: Callable[[str], Mapping[int, Run]], unit: str
 ) -> Panel:
     """Draw the means of all strategies into one panel."""
-    means = {credit: average(of(credit), limits.points) for credit in shown(report, limits)}
-    curves = [
-        Curve(mean.x, mean.mean, strategy_line(place, credit))
-        for place, (credit, mean) in enumerate(means.items())
-        if mean
-    ]
-    return Panel(title, unit, curves)
+    means = (
+        average(of(credit), limits.points, strategy_line(place, credit))
+        for place, credit in enumerate(shown(report, limits))
+    )
+    return Panel(title, unit, [mean._replace(half=None) for mean in means if mean])
 
 
 def known(curves: Curves, name: str, credit: str) -> Mapping[int, Run]:

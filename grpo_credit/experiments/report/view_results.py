@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from grpo_credit.experiments.figures.forest import Forest, Row
 from grpo_credit.experiments.report.curves import area_under_curve, median_steps, steps_to_threshold
-from grpo_credit.experiments.report.data import FINISHED, Cell, Report
+from grpo_credit.experiments.report.data import FINISHED, Report, RunResult
 from grpo_credit.experiments.report.difference import Difference
 from grpo_credit.experiments.report.intervals import Interval, mean
 from grpo_credit.experiments.report.limits import Limits
@@ -20,7 +20,7 @@ SIGNS = {
 }  # fmt: skip
 
 
-def grid(report: Report, limits: Limits) -> dict[str, list[Cell]]:
+def grid(report: Report, limits: Limits) -> dict[str, list[RunResult]]:
     """Return strategy -> its cells, one for each seed, while there is room for strategies."""
     shown = report.study.credits[: max(1, limits.cells // len(report.study.seeds))]
     return {name: [cell for cell in report.cells if cell.credit == name] for name in shown}
@@ -129,15 +129,12 @@ def speeds(report: Report) -> Speed:
     curves = report.finished_curves
     name, threshold = HELD_OUT + (report.study.metric or ""), _half_way(report)
     runs = {credit: list(curves.runs(name, credit).values()) for credit in report.study.credits}
-    heights = {
-        credit: mean(area_under_curve(x.tolist(), y) for x, y in each)
-        for credit, each in runs.items()
-    }
+    heights = {c: mean(area_under_curve(*run) for run in each) for c, each in runs.items()}
     if threshold is None:
         return Speed(None, heights, {})
     up = report.study.higher_is_better
     reached = {
-        credit: [steps_to_threshold(x.tolist(), y, threshold, higher_is_better=up) for x, y in each]
+        credit: [steps_to_threshold(*run, threshold, higher_is_better=up) for run in each]
         for credit, each in runs.items()
     }
     return Speed(threshold, heights, {c: median_steps(steps) for c, steps in reached.items()})

@@ -6,7 +6,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from grpo_credit.experiments.report.data import FINISHED, Cell, Pairing, Report
+from grpo_credit.experiments.report.data import FINISHED, Pairing, Report, RunResult
 from grpo_credit.experiments.report.intervals import mean
 from grpo_credit.experiments.report.limits import Limits
 from grpo_credit.experiments.words import NONE, Table, number, size, time_taken
@@ -39,11 +39,11 @@ def _cost(report: Report, credit: str) -> list[str]:
     ]
 
 
-def _pace(cell: Cell) -> float | None:
+def _pace(cell: RunResult) -> float | None:
     return cell.tokens / cell.train_seconds if cell.tokens and cell.train_seconds else None
 
 
-def _relative(report: Report, cells: Sequence[Cell]) -> list[float]:
+def _relative(report: Report, cells: Sequence[RunResult]) -> list[float]:
     """Return the step's time relative to the baseline's, for each seed that both finished."""
     baseline = {
         c.seed: c.step_seconds
@@ -65,7 +65,7 @@ def _times(ratios: Sequence[float]) -> str:
     return f"{middle:.2f} × ({min(ratios):.2f} to {max(ratios):.2f})"
 
 
-def listed(report: Report, limits: Limits) -> dict[str, Cell]:
+def listed(report: Report, limits: Limits) -> dict[str, RunResult]:
     """Choose the runs to list, by their id on the page: first of all what did not finish."""
     cells = {f"run-{place}": cell for place, cell in enumerate(report.cells)}
     order = sorted(cells, key=lambda anchor: cells[anchor].status == FINISHED)[: limits.runs]
@@ -133,12 +133,3 @@ def counted(report: Report) -> str:
     return (
         f"Holm's correction is over the {number} comparisons of this study." if number > 1 else ""
     )
-
-
-def calibration_table(report: Report) -> Table | None:
-    """Put the scales that make the first gradients equally long into a table, if there are any."""
-    scales = (report.calibration or {}).get("scale")
-    if not isinstance(scales, dict):
-        return None
-    rows = [[name, f"{scale:.4g}"] for name, scale in scales.items()]
-    return Table(["strategy", "its credit is multiplied by"], rows)

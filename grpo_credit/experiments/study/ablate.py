@@ -15,7 +15,7 @@ from grpo_credit.experiments.study.commandline import Request, fail, hint_for, m
 from grpo_credit.experiments.study.engines import Engine, make_engine
 from grpo_credit.experiments.study.process import ignore_alone
 from grpo_credit.experiments.study.runner import Runner
-from grpo_credit.experiments.study.view import failures, make_view
+from grpo_credit.experiments.study.view import failures
 from grpo_credit.records.files import sweep
 from grpo_credit.records.lock import Busy, hold, let_go
 from grpo_credit.run.commandline import MISTAKES, TRACEBACK, reveal
@@ -158,7 +158,7 @@ def alone(out: Path) -> None:
 def run_study(study: Study, out: Path, engine: Engine) -> int:
     """Run the cells, tell of those that failed, and return the exit code."""
     console = terminal.console()
-    runner = Runner(cells_of(study, out), engine, lambda board: make_view(board, console))
+    runner = Runner(cells_of(study, out), engine, console)
     states = runner.run()
     for line in failures(states):
         console.print(line, markup=False, highlight=False, soft_wrap=True)

@@ -202,12 +202,7 @@ def hint_for(options: Sequence[str], message: str) -> str:
     return next(filter(None, hints), "")
 
 
-def one_line(error: Exception) -> str:
-    """Say what is wrong, on stderr."""
-    return f"ablate.py: error: {' '.join(in_one_line(error).split())}"
-
-
 def fail(error: Exception) -> int:
-    """Print what is wrong; return the exit code of a mistake."""
-    print(one_line(error), file=sys.stderr)
+    """Print what is wrong in a line on stderr; return the exit code of a mistake."""
+    print("ablate.py: error:", *in_one_line(error).split(), file=sys.stderr)
     return 2

@@ -9,8 +9,11 @@ import os
 import shutil
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
 from typing import Any, Protocol
 
 from grpo_credit.experiments.study.process import Ended, Job, Process, run_to_end
@@ -61,12 +64,13 @@ class LocalEngine:
     """
 
     def __init__(self, jobs: int | None, options: Mapping[str, Any], out: Path) -> None:
-        _refuse_options(options, "local")
+        if options:
+            raise ValueError(f"--engine local takes no --engine_options; got {dict(options)}.")
         self._devices = visible_gpus()
         linux = sys.platform == "linux"
         self._cores = len(os.sched_getaffinity(0)) if linux else os.cpu_count() or 1
         self.slots = jobs or len(self._devices) or self._cores
-        self._load = dict.fromkeys(self._devices, 0)
+        self._running: list[tuple[str, Process]] = []
 
     def threads(self, at_once: int) -> int:
         """Divide the cores among the jobs."""
@@ -74,25 +78,14 @@ class LocalEngine:
 
     def start(self, job: Job) -> Handle:
         """Start a process, on the GPU that has the fewest."""
-        if not self._load:
+        if not self._devices:
             return Process(job)
-        device = min(self._load, key=self._load.__getitem__)
-        env = {**job.env, "CUDA_VISIBLE_DEVICES": device}
-        process = _OnDevice(Job(job.command, job.log, job.lock, job.folder, env))
-        process.device, process.load = device, self._load
-        self._load[device] += 1
+        self._running = [(device, p) for device, p in self._running if not p.reaped]
+        busy = Counter(device for device, _ in self._running)
+        device = min(self._devices, key=lambda device: busy[device])
+        process = Process(replace(job, env={**job.env, "CUDA_VISIBLE_DEVICES": device}))
+        self._running.append((device, process))
         return process
-
-
-class _OnDevice(Process):
-    device: str
-    load: dict[str, int]
-
-    def poll(self) -> Ended | None:
-        ended = super().poll()
-        if ended is not None:
-            self.load[self.device] -= 1
-        return ended
 
 
 def visible_gpus() -> list[str]:
@@ -135,7 +128,7 @@ class RayEngine:
 
 
 class _RayHandle:
-    def __init__(self, ray: Any, reference: Any) -> None:
+    def __init__(self, ray: ModuleType, reference: object) -> None:
         self._ray, self._reference = ray, reference
 
     def poll(self) -> Ended | None:
@@ -203,7 +196,7 @@ def ended_by(result: Callable[[], Ended]) -> Ended:
         return Ended(None, error=f"{type(error).__name__}: {first}")
 
 
-def needed(module: str, extra: str) -> Any:
+def needed(module: str, extra: str) -> ModuleType:
     """Import what an extra brings.
 
     Raises:
@@ -216,11 +209,6 @@ def needed(module: str, extra: str) -> Any:
             f"--engine {extra} needs {module!r} ({error}); install it with "
             f"pip install 'grpo-credit[{extra}]'."
         ) from None
-
-
-def _refuse_options(options: Mapping[str, Any], engine: str) -> None:
-    if options:
-        raise ValueError(f"--engine {engine} takes no --engine_options; got {dict(options)}.")
 
 
 def make_engine(name: str, jobs: int | None, options: Mapping[str, Any], out: Path) -> Engine:

@@ -81,6 +81,11 @@ class Process:
         seconds = round(time.monotonic() - self._started, 3)
         return Ended(self._process.returncode, seconds, usage.ru_maxrss * _BYTES)
 
+    @property
+    def reaped(self) -> bool:
+        """Whether `poll` has told how it ended."""
+        return self._process.returncode is not None
+
     def stop(self) -> None:
         """Ask the process to make a checkpoint and end."""
         self._send(signal.SIGTERM)
@@ -94,7 +99,7 @@ class Process:
 
         Not `Popen.send_signal`: it would reap the process, and its memory would stay unknown.
         """
-        if self._process.returncode is None:
+        if not self.reaped:
             os.kill(self._process.pid, signum)
 
 

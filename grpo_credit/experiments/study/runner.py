@@ -6,15 +6,17 @@ Whatever happens to this process, the directory says how each cell stands: `cell
 import signal
 import time
 from collections import deque
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType
 
+from rich.console import Console
+
 from grpo_credit.experiments.study.cells import Cell, State, at_work, look, save
 from grpo_credit.experiments.study.engines import Engine, Handle
 from grpo_credit.experiments.study.process import TICK_S, Ended, ignore
-from grpo_credit.experiments.study.view import Board, View, visible_name
+from grpo_credit.experiments.study.view import View, visible_name
 
 REPEAT_S = 1.0  # a second signal within it is the same one
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -38,12 +40,10 @@ class Runner:
     Args:
         cells: what is to be finished.
         engine: starts the processes.
-        view: called with the board; `make_view`.
+        console: where it is told how they stand.
     """
 
-    def __init__(
-        self, cells: Sequence[Cell], engine: Engine, view: Callable[[Board], View]
-    ) -> None:
+    def __init__(self, cells: Sequence[Cell], engine: Engine, console: Console) -> None:
         self.engine = engine
         looked = {cell: look(cell) for cell in cells}
         self.states: dict[Cell, State] = {cell: state for cell, (state, _) in looked.items()}
@@ -54,8 +54,7 @@ class Runner:
         # By the cells of the whole study, not by those that are left: sums over threads differ in
         # their last bits, and a study that goes on shall end as an undisturbed one.
         self._threads = engine.threads(at_once)
-        self.board = Board(self.states, self._waiting, at_once)
-        self.view: View = view(self.board)
+        self.view = View(self.states, self._waiting, at_once, console)
         self.signum: int | None = None
         self.insisted = False
         self._since, self._killed = 0.0, False
@@ -67,7 +66,7 @@ class Runner:
         self._tell_what_is_there()
 
     def _tell_what_is_there(self) -> None:
-        if finished := self.board.count("finished"):
+        if finished := self.view.count("finished"):
             self.view.tell(f"{finished} of {len(self.states)} cells are finished already")
         for cell in self._elsewhere:
             self.view.tell(f"{visible_name(cell)} is at work in a process of an earlier runner")
@@ -112,7 +111,7 @@ class Runner:
         log_start = cell.log.stat().st_size if cell.log.exists() else 0
         job = cell.job(self._environment())
         self._started[cell] = Started(self.engine.start(job), log_start)
-        self.board.began[cell] = time.monotonic()
+        self.view.began[cell] = time.monotonic()
         state.begin(job.command)
         self._save(cell)
 
@@ -127,7 +126,7 @@ class Runner:
             ended = started.handle.poll()
             if ended is not None:
                 del self._started[cell]
-                del self.board.began[cell]
+                del self.view.began[cell]
                 self._end(cell, ended, started.log_start)
 
     def _end(self, cell: Cell, ended: Ended, log_start: int) -> None:

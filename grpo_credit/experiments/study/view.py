@@ -19,18 +19,31 @@ STYLES = {"running": "bold", "failed": "bold red", "interrupted": "yellow", "wai
 REDRAW_S, LINE_S = 1.0, 60.0
 
 
-class Board:
-    """What every view shows: the cells, when the running ones began, and how long others took.
+class View:
+    """Shows how a study stands: when the running cells began, and how long others took.
+
+    On a terminal a table, drawn again every second; elsewhere lines, at first and every minute.
 
     Args:
         states: of every cell; kept up to date by the runner.
         queue: the cells that are still to be started; likewise.
         slots: how many run at once.
+        console: where it is shown.
     """
 
-    def __init__(self, states: Mapping[Cell, State], queue: Collection[Cell], slots: int) -> None:
+    def __init__(
+        self,
+        states: Mapping[Cell, State],
+        queue: Collection[Cell],
+        slots: int,
+        console: Console,
+    ) -> None:
         self.states, self.queue, self.slots = states, queue, slots
         self.began: dict[Cell, float] = {}
+        self._console, self._shown = console, -math.inf
+        self._live = Live(console=console, auto_refresh=False, vertical_overflow="crop")
+        if console.is_terminal:
+            self._live.start()
 
     def elapsed(self, cell: Cell) -> float:
         """Seconds since a running cell began."""
@@ -63,92 +76,61 @@ class Board:
         at_once = min(self.slots, len(self.began) + len(self.queue))
         return (running + mean * len(self.queue)) / max(at_once, 1)
 
-
-class LiveView:
-    """A table that is drawn again every second."""
-
-    def __init__(self, board: Board, console: Console) -> None:
-        self._board, self._drawn = board, 0.0
-        self._live = Live(console=console, auto_refresh=False, vertical_overflow="crop")
-        self._live.start()
-
     def tell(self, text: str) -> None:
-        """Print above the table."""
-        self._live.console.print(in_line(text), markup=False, highlight=False, soft_wrap=True)
+        """Print a line, above the table where there is one."""
+        self._console.print(in_line(text), markup=False, highlight=False, soft_wrap=True)
 
     def update(self) -> None:
-        """Draw the table."""
-        if time.monotonic() - self._drawn >= REDRAW_S:
-            self._draw(self._live.console.height - 6)
+        """Show how the study stands, if it is time."""
+        if time.monotonic() - self._shown < (REDRAW_S if self._live.is_started else LINE_S):
+            return
+        self._shown = time.monotonic()
+        if self._live.is_started:
+            self._draw(self._console.height - 6)
+            return
+        self.tell(self.summary())
+        for cell in self.began:
+            at = read_progress(cell.run)
+            reward = "" if at.reward is None else f"  reward {at.reward:.3f}"
+            self.tell(f"  {visible_name(cell)}  step {steps(at)}{reward}")
 
     def close(self) -> None:
-        """Leave the whole table on the terminal."""
-        self._draw(len(self._board.states))
+        """Leave how the study stands, every cell in the table."""
+        if not self._live.is_started:
+            self.tell(self.summary())
+            return
+        self._draw(len(self.states))
         self._live.stop()
 
     def _draw(self, rows: int) -> None:
-        self._drawn = time.monotonic()
-        self._live.update(table(self._board, max(rows, 1)), refresh=True)
+        self._live.update(table(self, max(rows, 1)), refresh=True)
 
 
-def table(board: Board, rows: int) -> Table:
+def table(view: View, rows: int) -> Table:
     """Make the table of cells, the running ones first, with at most so many rows."""
-    shown = Table(caption=board.summary(), caption_justify="left", expand=False)
+    shown = Table(caption=view.summary(), caption_justify="left", expand=False)
     shown.add_column("cell", overflow="fold")
     shown.add_column("status")
     for title in ("step", "reward", "elapsed", "left"):
         shown.add_column(title, justify="right", no_wrap=True)
-    ordered = sorted(board.states, key=lambda cell: ORDER.index(board.states[cell].status))
+    ordered = sorted(view.states, key=lambda cell: ORDER.index(view.states[cell].status))
     for cell in ordered[:rows]:
-        state = board.states[cell]
-        shown.add_row(*map(escape, _row(board, cell, state)), style=STYLES.get(state.status))
+        state = view.states[cell]
+        shown.add_row(*map(escape, _row(view, cell, state)), style=STYLES.get(state.status))
     return shown
 
 
-def _row(board: Board, cell: Cell, state: State) -> Sequence[str]:
+def _row(view: View, cell: Cell, state: State) -> Sequence[str]:
     if state.status == "waiting":
         return visible_name(cell), state.status, "", "", "", ""
     at = read_progress(cell.run)
     took = sum(attempt["seconds"] or 0 for attempt in state.attempts) + (
-        board.elapsed(cell) if state.status == "running" else 0
+        view.elapsed(cell) if state.status == "running" else 0
     )
     left = at.seconds_left if state.status == "running" else None
     reward = "-" if at.reward is None else f"{at.reward:.3f}"
     shown_left = "" if left is None else duration(round(left))
     return visible_name(cell), state.status, steps(at), reward, duration(round(took)), shown_left
-
-
-class PlainView:
-    """A line for what happens; at first and every minute, how it stands."""
-
-    def __init__(self, board: Board, console: Console) -> None:
-        self._board, self._console, self._said = board, console, -math.inf
-
-    def tell(self, text: str) -> None:
-        """Print a line."""
-        self._console.print(in_line(text), markup=False, highlight=False, soft_wrap=True)
-
-    def update(self) -> None:
-        """Print how the study stands, if a minute has passed."""
-        if time.monotonic() - self._said >= LINE_S:
-            self._said = time.monotonic()
-            self.tell(self._board.summary())
-            for cell in self._board.began:
-                at = read_progress(cell.run)
-                reward = "" if at.reward is None else f"  reward {at.reward:.3f}"
-                self.tell(f"  {visible_name(cell)}  step {steps(at)}{reward}")
-
-    def close(self) -> None:
-        """Print how the study stands."""
-        self.tell(self._board.summary())
-
-
-View = LiveView | PlainView
-
-
-def make_view(board: Board, console: Console) -> View:
-    """Choose the view that the console can show."""
-    return LiveView(board, console) if console.is_terminal else PlainView(board, console)
 
 
 def visible_name(cell: Cell) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 
 from grpo_credit.errors import CreditError
 from grpo_credit.experiments.design import STUDY, Study, load_study
-from grpo_credit.experiments.report.data import Cell, Examples, Report
+from grpo_credit.experiments.report.data import Examples, Report, RunResult
 from grpo_credit.experiments.report.series import Curves
 from grpo_credit.experiments.report.store import write
 from grpo_credit.experiments.study.collect.cells import (
@@ -30,8 +30,6 @@ from grpo_credit.experiments.study.collect.trained import (
     pairing,
     read_trained,
 )
-from grpo_credit.records.files import read_object
-from grpo_credit.records.shape import fit
 
 __all__ = ["collect"]
 
@@ -78,7 +76,6 @@ def collect(out: Path, trusted: Sequence[str] = ()) -> Report:
         examples=examples,
         sources=sources,
         manifest=describe(manifests),
-        calibration=_calibration(out, problems),
         collected=datetime.now(UTC).isoformat(timespec="seconds"),
         curves=Curves(curves),
         credit=credit,
@@ -89,7 +86,7 @@ def collect(out: Path, trusted: Sequence[str] = ()) -> Report:
 
 
 def _examples(
-    out: Path, study: Study, cells: Sequence[Cell], problems: list[str], trusted: Sequence[str]
+    out: Path, study: Study, cells: Sequence[RunResult], problems: list[str], trusted: Sequence[str]
 ) -> tuple[Examples | None, list[dict[str, Any]]]:
     if not any(out.glob("cells/*/*/rollouts/*")):
         return None, []
@@ -102,14 +99,3 @@ def _examples(
 
 def _unlike(run: tuple[str, int], *deviations: Mapping[tuple[str, int], str]) -> str | None:
     return "; ".join(each[run] for each in deviations if run in each) or None
-
-
-def _calibration(out: Path, problems: list[str]) -> dict[str, Any] | None:
-    path = out / "calibration.json"
-    if not path.is_file():
-        return None
-    try:
-        return fit({"scale": dict[str, float]}, read_object(path), path.name)
-    except CreditError as error:
-        problems.append(str(error).replace(f"{out}/", ""))
-        return None

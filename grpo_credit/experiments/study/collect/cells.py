@@ -10,7 +10,7 @@ from typing import Any
 
 from grpo_credit.errors import CreditError, named_line
 from grpo_credit.experiments.design import Study
-from grpo_credit.experiments.report.data import FINISHED, Cell
+from grpo_credit.experiments.report.data import FINISHED, RunResult
 from grpo_credit.experiments.study.collect.metrics import Log, read_log
 from grpo_credit.records.files import HELD_OUT, read_lines, read_object
 from grpo_credit.records.provenance import MANIFEST
@@ -44,7 +44,9 @@ def find_metric(out: Path, study: Study) -> Study:
     return study
 
 
-def read_cells(out: Path, study: Study, problems: list[str]) -> tuple[list[Cell], dict[str, Log]]:
+def read_cells(
+    out: Path, study: Study, problems: list[str]
+) -> tuple[list[RunResult], dict[str, Log]]:
     """Return a cell for every strategy and seed of the study, whatever there is of it.
 
     A run is finished when its own manifest says so; the record beside it tells the rest.
@@ -64,7 +66,7 @@ def read_cells(out: Path, study: Study, problems: list[str]) -> tuple[list[Cell]
         run = folders.get(credit, out / "nothing") / f"seed-{seed}"
         path = run.relative_to(out).as_posix() if run.is_dir() else None
         log = read_log(run) if path else Log()
-        cells.append(_cell(Cell(credit, seed, "missing", path=path), run, study, records, log))
+        cells.append(_cell(RunResult(credit, seed, "missing", path=path), run, study, records, log))
         logs |= {path: log} if path else {}
     return cells, logs
 
@@ -72,7 +74,8 @@ def read_cells(out: Path, study: Study, problems: list[str]) -> tuple[list[Cell]
 def _record(out: Path, path: Path, problems: list[str]) -> dict[str, Any]:
     """Read what the runner noted of a cell; nothing where that is damaged."""
     try:
-        record = fit({"credit": str, "attempts": list[Any]}, read_object(path), path.name)
+        kinds = {"credit": str, "attempts": list[Any], "tail": list[str]}
+        record = fit(kinds, {"tail": [], **read_object(path)}, path.name)
         for number, attempt in enumerate(record["attempts"]):
             fit(_ATTEMPT, {**dict.fromkeys(_ATTEMPT), **attempt}, f"{path.name}: attempt {number}")
         return record
@@ -82,8 +85,8 @@ def _record(out: Path, path: Path, problems: list[str]) -> dict[str, Any]:
 
 
 def _cell(
-    cell: Cell, run: Path, study: Study, records: Mapping[Path, Mapping[str, Any]], log: Log
-) -> Cell:
+    cell: RunResult, run: Path, study: Study, records: Mapping[Path, Mapping[str, Any]], log: Log
+) -> RunResult:
     record = records.get(run.with_name(f"{run.name}.json"), {})
     manifest_says = read_run(run).get("status")
     status = str(record.get("status", manifest_says or cell.status))
@@ -92,8 +95,9 @@ def _cell(
         return _finished(replace(cell, status=FINISHED), run, study, log)
     if cell.status == FINISHED:
         return _damaged(cell, f"its manifest.json says {manifest_says!r}, not {FINISHED!r}")
-    reason = _REASONS.get(cell.status) or _failure(record, run)
-    cell = replace(cell, reason=reason, tail=_tail(record))
+    tail = "\n".join(record.get("tail", ()))
+    reason = _REASONS.get(cell.status) or _failure(tail, run)
+    cell = replace(cell, reason=reason, tail=tail or None)
     try:
         return replace(cell, **log.progress())
     except DAMAGE:  # how far it came is not known, but why it has no number is
@@ -111,15 +115,10 @@ def _attempts(attempts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     }
 
 
-def _failure(record: Mapping[str, Any], run: Path) -> str:
+def _failure(tail: str, run: Path) -> str:
     """Say in a line why a run failed: its own word, or the last line of its log."""
-    last = (_tail(record) or "").strip().splitlines()
-    return str(read_run(run).get("error") or (last or ["it left no word"])[-1])
-
-
-def _tail(record: Mapping[str, Any]) -> str | None:
-    tail = record.get("tail") or None
-    return "\n".join(map(str, tail)) if isinstance(tail, list) else tail
+    last = tail.strip().splitlines() or ["it left no word"]
+    return str(read_run(run).get("error") or last[-1])
 
 
 def read_run(run: Path) -> dict[str, Any]:
@@ -146,7 +145,7 @@ def _attempt(manifest: Mapping[str, Any]) -> dict[str, Any]:
     return {**manifest, "extra": {**extra, "rules": rules}}
 
 
-def _finished(cell: Cell, run: Path, study: Study, log: Log) -> Cell:
+def _finished(cell: RunResult, run: Path, study: Study, log: Log) -> RunResult:
     """Add the numbers of a finished run; it is damaged where they are not all there."""
     try:
         tests = {line.pop("step"): line for line in read_lines(run / HELD_OUT)}
@@ -163,12 +162,12 @@ def _finished(cell: Cell, run: Path, study: Study, log: Log) -> Cell:
     return replace(cell, value=float(value), before=float(before) if known else None)
 
 
-def other_ends(cells: Sequence[Cell]) -> dict[tuple[str, int], str]:
+def other_ends(cells: Sequence[RunResult]) -> dict[tuple[str, int], str]:
     """Say of which finished runs the last step is not that of most; of all where there is no most.
 
     Example:
         >>> seeds = enumerate((4, 4, 5))
-        >>> other_ends([Cell("seq", seed, FINISHED, step=step) for seed, step in seeds])
+        >>> other_ends([RunResult("seq", seed, FINISHED, step=step) for seed, step in seeds])
         {('seq', 2): 'it ended at step 5, others at step 4'}
     """
     steps = Counter(cell.step for cell in cells if cell.status == FINISHED)
@@ -188,5 +187,5 @@ def _known(metric: str | None, after: Mapping[str, Any]) -> str:
     return f"; it has {', '.join(after)}.{did_you_mean(metric or '', after)}"
 
 
-def _damaged(cell: Cell, reason: str) -> Cell:
+def _damaged(cell: RunResult, reason: str) -> RunResult:
     return replace(cell, status="damaged", reason=reason)

@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from grpo_credit.experiments.report.data import FINISHED, Cell
+from grpo_credit.experiments.report.data import FINISHED, RunResult
 from grpo_credit.experiments.study.collect.metrics import Log
 from grpo_credit.records.files import step_of
 from grpo_credit.records.shape import is_usable
@@ -18,7 +18,7 @@ ROWS = 12  # completions of each table that is read
 
 
 def read_completions(
-    out: Path, cells: Sequence[Cell], logs: Mapping[str, Log], problems: list[str]
+    out: Path, cells: Sequence[RunResult], logs: Mapping[str, Log], problems: list[str]
 ) -> list[dict[str, Any]]:
     """Return rows of completions.parquet: the first and the last table of one run a strategy.
 
@@ -42,7 +42,7 @@ def read_completions(
 
 
 def _of_run(
-    out: Path, cell: Cell, logs: Mapping[str, Log], problems: list[str]
+    out: Path, cell: RunResult, logs: Mapping[str, Log], problems: list[str]
 ) -> list[dict[str, Any]]:
     if cell.path is None:
         return []
@@ -83,8 +83,9 @@ def reward_names(logged: Iterable[str]) -> list[str]:
     ]
 
 
-def _row(cell: Cell, step: int, line: dict[str, Any], names: Sequence[str]) -> dict[str, Any]:
-    rewards = {n: _number(line[n]) for n in names if _is_number(line.get(n, ""))}
+def _row(cell: RunResult, step: int, line: dict[str, Any], names: Sequence[str]) -> dict[str, Any]:
+    given = {name: line.get(name, "") for name in names}
+    rewards = {n: _number(v) for n, v in given.items() if v is None or isinstance(v, int | float)}
     return {
         "credit": cell.credit,
         "seed": cell.seed,
@@ -94,10 +95,6 @@ def _row(cell: Cell, step: int, line: dict[str, Any], names: Sequence[str]) -> d
         "rewards": json.dumps(rewards),
         "advantage": _number(line["advantage"]),
     }
-
-
-def _is_number(value: Any) -> bool:
-    return value is None or isinstance(value, int | float)
 
 
 def _number(value: float | None) -> float | None:

@@ -8,7 +8,7 @@ import numpy as np
 
 from grpo_credit.errors import named_line
 from grpo_credit.experiments.report import series
-from grpo_credit.experiments.report.data import Cell
+from grpo_credit.experiments.report.data import RunResult
 from grpo_credit.experiments.report.series import Key, Points, in_order
 from grpo_credit.experiments.study.collect.metrics import Log, Pieces, points
 from grpo_credit.records.files import HELD_OUT, read_lines
@@ -16,7 +16,7 @@ from grpo_credit.records.tables import DAMAGE
 
 
 def read_curves(
-    out: Path, cells: Sequence[Cell], logs: Mapping[str, Log], problems: list[str]
+    out: Path, cells: Sequence[RunResult], logs: Mapping[str, Log], problems: list[str]
 ) -> dict[Key, Points]:
     """Return the curves of every run that has any.
 
@@ -44,7 +44,7 @@ def read_curves(
     return curves
 
 
-def of_run(cell: Cell, log: Log, parts: Sequence[Pieces]) -> dict[Key, Points]:
+def of_run(cell: RunResult, log: Log, parts: Sequence[Pieces]) -> dict[Key, Points]:
     """Join the pieces of a run's curves; of a step that is there twice the later one holds."""
     axes: dict[bytes, tuple[np.ndarray, ...]] = {}  # most curves of a run have the same
     curves = {}

@@ -1,30 +1,29 @@
 """The same completions under every strategy: credit computed anew from saved rollouts."""
 
 import json
-import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
+from timeit import repeat
 from typing import Any
 
 from torch import Tensor
 
-from grpo_credit.credit.rollouts import Rollouts
 from grpo_credit.credit.saved import SavedRollouts, credit_of, load_rollouts
-from grpo_credit.credit.strategy import Strategy
 from grpo_credit.errors import CreditError
-from grpo_credit.experiments.report.data import FINISHED, Cell, Examples, Study
+from grpo_credit.experiments.report.data import FINISHED, Examples, RunResult, Study
+from grpo_credit.experiments.report.view_credit import CREDIT
 from grpo_credit.experiments.show.choice import choose, settled_at
 from grpo_credit.experiments.show.picture import named
 from grpo_credit.records.files import step_of
 from grpo_credit.text import prompt_text
 
 ROWS = 16  # completions of each step
-CREDIT = "credit "  # and the strategy's name: its column
-_REPEATS = 3
+_REPEATS = 3  # of which the shortest time counts
 
 
 def find_examples(
-    out: Path, study: Study, cells: Sequence[Cell], problems: list[str]
+    out: Path, study: Study, cells: Sequence[RunResult], problems: list[str]
 ) -> tuple[Examples | None, list[dict[str, Any]]]:
     """Take an early and a late step of one run and compute the credit of every strategy on it.
 
@@ -47,7 +46,7 @@ def find_examples(
     return None, []
 
 
-def _load(out: Path, cell: Cell, problems: list[str]) -> dict[Path, SavedRollouts]:
+def _load(out: Path, cell: RunResult, problems: list[str]) -> dict[Path, SavedRollouts]:
     """Load the first and the last step that a run kept."""
     folder = out / cell.path / "rollouts" if cell.path else out / "nothing"
     paths = sorted(folder.glob("rollouts_*.parquet"), key=step_of)
@@ -61,7 +60,7 @@ def _load(out: Path, cell: Cell, problems: list[str]) -> dict[Path, SavedRollout
 
 
 def _examples(
-    cell: Cell, steps: dict[Path, SavedRollouts], study: Study, problems: list[str]
+    cell: RunResult, steps: dict[Path, SavedRollouts], study: Study, problems: list[str]
 ) -> tuple[Examples, list[dict[str, Any]]]:
     examples = Examples(
         cell.credit,
@@ -92,18 +91,9 @@ def _credits(
         except CreditError as error:
             examples.left_out.setdefault(name, str(error).replace(str(path), path.name))
         else:
-            examples.milliseconds[name] = _milliseconds(strategy, saved.rollouts)
+            call = partial(strategy.credit, saved.rollouts)
+            examples.milliseconds[name] = 1000 * min(repeat(call, number=1, repeat=_REPEATS))
     return credits
-
-
-def _milliseconds(strategy: Strategy, rollouts: Rollouts) -> float:
-    """Return the shortest of some times to compute the credit of a step."""
-    times = []
-    for _ in range(_REPEATS):
-        start = time.perf_counter()
-        strategy.credit(rollouts)
-        times.append(time.perf_counter() - start)
-    return 1000 * min(times)
 
 
 def _row(step: int, saved: SavedRollouts, credits: dict[str, Tensor], row: int) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """What the trainer logged of a run, read once and some lines at a time."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain, islice
 from operator import methodcaller
@@ -79,16 +79,12 @@ def read_log(run: Path) -> Log:
     """Read metrics.jsonl; nothing of it where it is damaged."""
     log = Log()
     try:
-        for lines in _some(iterate_lines(run / METRICS)):
-            _add(log, lines)
+        lines = iterate_lines(run / METRICS)
+        while some := list(islice(lines, _LINES)):
+            _add(log, some)
     except (OSError, CreditError):
         return Log()
     return log
-
-
-def _some(lines: Iterator[Line]) -> Iterator[list[Line]]:
-    while some := list(islice(lines, _LINES)):
-        yield some
 
 
 def _add(log: Log, lines: Sequence[Line]) -> None:

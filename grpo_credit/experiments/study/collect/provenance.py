@@ -6,7 +6,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from grpo_credit.experiments.report.data import Cell, Source
+from grpo_credit.experiments.report.data import RunResult, Source
 from grpo_credit.experiments.study.collect.cells import read_run
 
 # Of a run by its nature, or named beside it already.
@@ -19,7 +19,7 @@ Run = tuple[str, int]  # strategy, seed
 Manifests = Mapping[Run, Mapping[str, Any]]
 
 
-def read_manifests(out: Path, cells: Sequence[Cell]) -> dict[Run, dict[str, Any]]:
+def read_manifests(out: Path, cells: Sequence[RunResult]) -> dict[Run, dict[str, Any]]:
     """Read the manifests that there are."""
     manifests = {(c.credit, c.seed): read_run(out / c.path) for c in cells if c.path is not None}
     return {

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from grpo_credit.experiments.report.data import Cell, Pairing
+from grpo_credit.experiments.report.data import Pairing, RunResult
 from grpo_credit.experiments.report.series import (
     LENGTH_RIGHT,
     LENGTH_WRONG,
@@ -51,7 +51,7 @@ class Step:
     tokens: bytes | None
 
 
-def read_trained(out: Path, cells: Sequence[Cell], problems: list[str]) -> list[Step]:
+def read_trained(out: Path, cells: Sequence[RunResult], problems: list[str]) -> list[Step]:
     """Read credit tables of every run, without the credit.
 
     Of runs with more than their share of `TABLES`, some at even distances are read, the first and
@@ -65,7 +65,7 @@ def read_trained(out: Path, cells: Sequence[Cell], problems: list[str]) -> list[
     ]
 
 
-def _of_run(out: Path, cell: Cell, most: int, problems: list[str]) -> list[Step]:
+def _of_run(out: Path, cell: RunResult, most: int, problems: list[str]) -> list[Step]:
     paths = sorted((out / str(cell.path) / "credit").glob("credit_*.parquet"), key=step_of)
     steps: list[Step] = []
     for path in (paths[place] for place in thinned(len(paths), most)):
@@ -76,7 +76,7 @@ def _of_run(out: Path, cell: Cell, most: int, problems: list[str]) -> list[Step]
     return steps
 
 
-def _step(path: Path, cell: Cell, first: bool) -> Step:
+def _step(path: Path, cell: RunResult, first: bool) -> Step:
     columns = ["reward", "counted", *(["token_ids"] if first else [])]
     table = read_table(path, columns)
     if lacking := set(columns) - set(table.column_names):
@@ -127,7 +127,10 @@ def midpoint(trained: Sequence[Step]) -> float | None:
 
 
 def length_curves(
-    trained: Iterable[Step], threshold: float | None, cells: Iterable[Cell], logs: Mapping[str, Log]
+    trained: Iterable[Step],
+    threshold: float | None,
+    cells: Iterable[RunResult],
+    logs: Mapping[str, Log],
 ) -> dict[Key, Points]:
     """Return the mean length of right and of wrong completions as curves, in tokens.
 
