@@ -58,7 +58,7 @@ def add_to(verbs: Any) -> None:
                       help="chains to race on; forced is the control (default: base)")  # fmt: skip
     race.add_argument("--optimizer", nargs="+", choices=("sgd", "adamw"), default=["sgd"])
     race.add_argument("--seeds", type=int, default=12, help="runs that are told (default: 12)")
-    race.add_argument("--tuning_seeds", type=int, default=4, help="runs per rate (default: 4)")
+    race.add_argument("--tuning_seeds", type=int, default=8, help="runs per rate (default: 8)")
     race.add_argument("--limit", type=int, default=800, help="steps at most (default: 800)")
     race.set_defaults(verb="grpo_credit.lab.commands:run_race", credit=list(RACE))
 

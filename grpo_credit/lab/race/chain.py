@@ -34,7 +34,7 @@ class Chain:
         groups: prompts of one optimizer step.
         num_generations: completions per prompt.
         target: expected reward at which a race is over. Nearer to 1, runs at a fixed rate hover
-            about it, and the steps to it are a matter of luck.
+            about it, and the steps to it become a matter of luck.
 
     Raises:
         ValueError: if a number is out of range.
@@ -199,8 +199,8 @@ class Share:
 TASKS = {
     "base": Chain(),
     "filler": Chain(length=64, pool=8),
-    "graded": Chain(decisions=8, chance=0.3, graded=True),
+    "graded": Chain(decisions=8, chance=0.3, graded=True, target=0.9),
     "early": Chain(early=True),
     "noisy": Chain(noise=0.5),
-    "forced": Chain(length=6, decisions=1, chance=0.25, forced=True),
+    "forced": Chain(length=6, decisions=1, chance=0.25, forced=True, target=0.9),
 }

@@ -21,7 +21,7 @@ from grpo_credit.lab.sampling import Progress
 
 SEQ, TRUTH, EXACT = "seq", "truth", "exact gradient"
 RESAMPLES = 1000
-SLOW = 1.5
+SLOW, PATIENT = 1.5, 100  # steps that are waited for: times those of `seq`, and at least
 LEAST = 0.1  # of the steps of `seq`: what true advantages must save, for shares of it to mean much
 
 
@@ -154,7 +154,9 @@ def run(race: Race, strategies: Mapping[str, Strategy], progress: Progress = ite
     for name in progress(rules):
         told[name] = _told(race, rules[name], told)
         if name == SEQ:
-            race = replace(race, limit=min(race.limit, math.ceil(SLOW * told[SEQ].steps)))
+            race = replace(
+                race, limit=min(race.limit, max(PATIENT, math.ceil(SLOW * told[SEQ].steps)))
+            )
     return Raced(race, told, lacks)
 
 

@@ -41,7 +41,7 @@ class Race:
     optimizer: str = "sgd"
     limit: int = 800
     seeds: int = 12
-    tuning_seeds: int = 4
+    tuning_seeds: int = 8
     seed: int = 0
 
     def __post_init__(self) -> None:
