@@ -12,7 +12,7 @@ from grpo_credit.lab.race.chain import Chain
 from grpo_credit.lab.race.rules import Rule
 from grpo_credit.lab.race.runs import OPTIMIZERS, Runs
 
-NARROW = 2.0  # factor between rates
+NARROW, FURTHER = 2.0, 4  # factor between rates, and how many are tried beyond the first
 TUNING, FINER, TOLD, START, STREAMS = 0, 1, 2, 3, 10  # streams of seeds, and their number
 TASKS_AT_START, DRAWS_AT_START = 24, 16
 BEYOND, PATIENCE = 2.0, 1.25  # a told race ends so many standard errors above the target, or late
@@ -100,14 +100,16 @@ def tune(race: Race, rule: Rule | None, guess: float | None = None) -> float:
     """Return the rate at which a rule comes to the target first.
 
     Without a guess the optimizer's `rates` are tried; then, on other seeds, the best or the guess,
-    its neighbours `NARROW` away, and further ones as long as they are better.
+    its neighbours `NARROW` away, and up to `FURTHER` more as long as each is better.
     """
     if guess is None:
         guess = min(_try(race, rule, [*OPTIMIZERS[race.optimizer].rates], TUNING), key=_rank).rate
     tried = _try(race, rule, [guess / NARROW, guess, guess * NARROW], FINER)
     best = min(tried, key=_rank)
     for edge, factor in ((tried[0], 1 / NARROW), (tried[-1], NARROW)):
-        while best.rate == edge.rate:
+        for _ in range(FURTHER):
+            if best.rate != edge.rate:
+                break
             edge = _try(race, rule, [edge.rate * factor], FINER, best.steps)[0]
             best = min(best, edge, key=_rank)
     return best.rate
