@@ -152,7 +152,7 @@ def _figures(name: str, raced: Raced) -> list[Figure]:
 def _shares(raced: Raced) -> Sequence[Row]:
     shares = {rule: raced.captured(rule) for rule in raced.told if rule not in (SEQ, EXACT)}
     return [
-        disc(rule, 100 * share.value, 0.0, (100 * share.low, 100 * share.high))
+        disc(rule, float(round(100 * share.value)), 0.0, (100 * share.low, 100 * share.high))
         for rule, share in shares.items()
         if share is not None
     ]

@@ -146,7 +146,7 @@ def run(race: Race, strategies: Mapping[str, Strategy], progress: Progress = ite
         strategies: by the name to show.
         progress: wraps the iteration over rules, such as `tqdm`.
     """
-    chain = race.chain
+    chain, asked = race.chain, race
     lacks = {name: missing(chain, strategy) for name, strategy in strategies.items()}
     fed = {name: through(chain, strategies[name]) for name, needs in lacks.items() if not needs}
     rules = {SEQ: through(chain, resolve_text(SEQ)), TRUTH: truth, EXACT: None, **fed}
@@ -157,7 +157,7 @@ def run(race: Race, strategies: Mapping[str, Strategy], progress: Progress = ite
             race = replace(
                 race, limit=min(race.limit, max(PATIENT, math.ceil(SLOW * told[SEQ].steps)))
             )
-    return Raced(race, told, lacks)
+    return Raced(asked, told, lacks)
 
 
 def _told(race: Race, rule: Rule | None, before: Mapping[str, Told]) -> Told:
