@@ -195,7 +195,7 @@ def _row(setting: Setting, measurement: Measurement, results: Measured) -> dict[
     ratio, ratio_error = measurement.compare(baseline) if comparable else (None, None)
     return {
         "credit": measurement.strategy,
-        "verdict": verdict(measurement),
+        "verdict": "the ceiling" if measurement is results.truth else verdict(measurement),
         "cosine": direction.cosine if known else None,
         "directional error": direction.error if known else None,
         "directional error ±": direction.uncertainty if known else None,
