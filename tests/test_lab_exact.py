@@ -120,10 +120,11 @@ def test_the_transformer_agrees_with_the_table_it_is_trained_to_match():
     assert float((found - exact).norm() / exact.norm()) < 1e-3
     sampling = Sampling(windows=300, groups=2, num_generations=4)
     rules = {"seq": resolve_credit("seq"), "length": resolve_credit("length")}
-    measured = {
-        kind: {m.strategy: m for m in measure(Problem(SMALL, policy, reward), rules, sampling)}
+    found = {
+        kind: measure(Problem(SMALL, policy, reward), rules, sampling)
         for kind, policy in {"table": table, "copy": copy, "transformer": transformer}.items()
     }
+    measured = {kind: {m.strategy: m for m in each.rules} for kind, each in found.items()}
     for name in rules:  # in the space of the table the same windows give the same figures
         one, two = measured["table"][name], measured["copy"][name]
         assert two.direction.error == pytest.approx(one.direction.error, rel=0.01, abs=1e-3)
@@ -174,7 +175,7 @@ NAMES = [
 def on_the_same_windows(problem, names, windows=400, **sampling):
     rules = {name: resolve_credit(name) for name in names}
     drawn = Sampling(windows=windows, num_generations=GROUP, **sampling)
-    return {m.strategy: m for m in measure(problem, rules, drawn)}
+    return {m.strategy: m for m in measure(problem, rules, drawn).rules}
 
 
 @pytest.fixture(scope="module")
@@ -267,7 +268,8 @@ def test_the_biases_of_the_tree_rules_are_reported_by_group_size():
     tables = findings({"tails": problem}, found, "tabular", "x").tables
     assert [t.title for t in tables] == [f"tails, G = {g}, scale_rewards none" for g in (2, 8)]
     rows = [row for table in tables for row in table.rows]
-    assert [(r["credit"], r["size"]) for r in rows] == [(n, g) for g in (2, 8) for n in rules]
+    names = [*rules, "truth"]
+    assert [(r["credit"], r["size"]) for r in rows] == [(n, g) for g in (2, 8) for n in names]
     low = {(r["credit"], r["size"]): r["low"] for r in rows}
     error = {(r["credit"], r["size"]): r["directional error"] for r in rows}
     assert low["tree_td/seq", 2] > 0.1
@@ -280,7 +282,7 @@ def test_pairing_with_seq_sees_what_sampling_alone_would_hide():
     """The noise that `dapo` shares with `seq` is gone: the interval is a fifth as wide."""
     problem = Problem(SMALL, TabularPolicy(SMALL), RegexReward("a+b", name="ab"))
     sampling = Sampling(300, 4, 4)
-    found = measure(problem, {"dapo": resolve_credit("dapo")}, sampling)[0].direction
+    found = measure(problem, {"dapo": resolve_credit("dapo")}, sampling).rules[0].direction
     windows = draw(problem, sampling)
     everything, scores = problem.rollouts(), jacobian(problem.policy)
     alone = torch.zeros(len(windows), scores.shape[0], dtype=torch.float64)
@@ -313,13 +315,13 @@ def test_a_rule_without_a_step_is_told_so():
     problem = Problem(SMALL, TabularPolicy(SMALL), TAILS)
     rules = {"seq": resolve_credit("seq"), "none": resolve_credit(chain(nothing_at_all))}
     for sampling in (Sampling(5, 2, 4), Sampling(5, 1, 2)):  # sampled, and all 120 windows
-        _, found = measure(problem, rules, sampling)
-        assert verdict(found) == "no step along the gradient seen"
-        table = findings(
-            {"x": problem}, {Setting("x", 2, "none"): [_, found]}, "tabular", "x"
-        ).tables[0]
+        measured = measure(problem, rules, sampling)
+        assert verdict(measured.rules[1]) == "no step along the gradient seen"
+        report = findings({"x": problem}, {Setting("x", 2, "none"): measured}, "tabular", "x")
+        table = report.tables[0]
         assert table.rows[1]["directional error"] is None
         assert table.rows[1]["variance"] is None
+        assert table.rows[1]["gain"] is None
 
 
 def test_a_second_prompt_is_refused():

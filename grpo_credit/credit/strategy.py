@@ -180,6 +180,8 @@ class Strategy:
     def _landed(self, chain: Chain, rollouts: Rollouts) -> Float[Tensor, "B T"]:
         first, *others = chain.rules
         landed = _matrix(first.name, self._call(first, rollouts), rollouts)
+        if not others:
+            return landed
         unit = replace(rollouts, advantages=torch.ones_like(rollouts.advantages))
         for rule in others:
             landed = landed * _matrix(rule.name, self._call(rule, unit), rollouts)

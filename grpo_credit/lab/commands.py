@@ -1,4 +1,4 @@
-"""What the verbs of `grpo-credit lab` do: exact, oracle, replay."""
+"""What the verbs of `grpo-credit lab` do: exact, oracle, replay, race."""
 
 import argparse
 import shlex
@@ -23,10 +23,14 @@ from grpo_credit.lab import (
     replay,
     report_exact,
     report_oracle,
+    report_race,
     report_replay,
 )
 from grpo_credit.lab.enumerable import Language, TabularPolicy, TransformerPolicy
 from grpo_credit.lab.output import Findings, refuse_taken, show, write
+from grpo_credit.lab.race import compare
+from grpo_credit.lab.race.chain import TASKS as CHAINS
+from grpo_credit.lab.race.racing import Race
 from grpo_credit.lab.sampling import Progress, Sampling
 from grpo_credit.lab.tasks import TASKS
 from grpo_credit.rewards import RegexReward
@@ -115,6 +119,21 @@ def run_replay(args: argparse.Namespace) -> int:
     return _finish(
         report_replay.findings(replayed, command(), {"rollouts": path, "model": name}), args
     )
+
+
+def run_race(args: argparse.Namespace) -> int:
+    """Race strategies against perfect credit on chains whose true advantages are known."""
+    strategies = _prepared(args)
+    with _mistakes():
+        races = {
+            f"{task}, {optimizer}": Race(
+                CHAINS[task], optimizer, args.limit, args.seeds, args.tuning_seeds, args.seed
+            )
+            for task in dict.fromkeys(args.task)
+            for optimizer in dict.fromkeys(args.optimizer)
+        }
+    raced = {name: compare.run(race, strategies, _bar(name)) for name, race in races.items()}
+    return _finish(report_race.findings(raced, command()), args)
 
 
 def command() -> str:

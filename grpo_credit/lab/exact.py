@@ -19,12 +19,22 @@ from grpo_credit.credit.advantages import group_advantages
 from grpo_credit.credit.needs import check_told
 from grpo_credit.credit.rollouts import Rollouts
 from grpo_credit.credit.strategy import CreditError, Strategy
-from grpo_credit.lab.direction import Direction, exact_direction, paired, sampled_direction
+from grpo_credit.lab.ceiling import effective_tokens, true_advantages
+from grpo_credit.lab.direction import (
+    ROUNDING,
+    Direction,
+    exact_direction,
+    paired,
+    sampled_direction,
+)
 from grpo_credit.lab.enumerable import Language, exact_gradient, jacobian, probabilities
+from grpo_credit.lab.headroom import CURVATURE, captured, predicted_gain
 from grpo_credit.lab.sampling import Progress, Sampling
 from grpo_credit.trainer.reward_annotations import NEEDS, Annotations
 
 CPU = torch.device("cpu")
+Rule = Callable[[Rollouts, Tensor], Tensor]  # of a window and the rows of its completions
+SEQ, TRUTH = "seq", "truth"
 ENUMERABLE = 2_000  # different windows: no more work than the default sample
 
 
@@ -128,6 +138,49 @@ class Measurement:
         return ratio, ratio * _mean_error(self.influence - baseline.influence)
 
 
+@dataclass(frozen=True)
+class Measured:
+    """What was measured on the same windows.
+
+    Args:
+        rules: the strategies, in order.
+        seq: `seq` with unscaled advantages, to which `gain` compares.
+        truth: true advantages, unscaled: the least variance that credit can have, or close to it.
+    """
+
+    rules: list[Measurement]
+    seq: Measurement
+    truth: Measurement
+
+    def gain(self, rule: Measurement) -> tuple[float, float]:
+        """Return the predicted gain over `seq` in steps (`headroom`), and its standard error."""
+        gain = predicted_gain(self.seq.variance, rule.variance)
+        return gain, gain * _mean_error(_in_steps(self.seq) - _in_steps(rule))
+
+    def captured(self, rule: Measurement) -> tuple[float, float]:
+        """Return the share of what true advantages save that a rule is predicted to save.
+
+        And its standard error; NaN where they save nothing.
+        """
+        gain, best = self.gain(rule)[0], self.gain(self.truth)[0]
+        share = captured(gain, best)
+        own = (_in_steps(self.seq) - _in_steps(rule)) / gain if gain else torch.zeros(1)
+        ceiling = (_in_steps(self.seq) - _in_steps(self.truth)) / best
+        error = abs(_mean_error(own - share * ceiling) / (1 - 1 / best)) if best != 1 else torch.nan
+        return _rounded(share), _rounded(error)
+
+
+def _rounded(value: float) -> float:
+    return 0.0 if abs(value) < ROUNDING else value
+
+
+def _in_steps(rule: Measurement) -> Float[Tensor, " W"]:
+    """Return what each window adds to the logarithm of the steps that are predicted."""
+    if rule.variance == torch.inf:
+        return rule.influence
+    return rule.influence * rule.variance / (CURVATURE + rule.variance) / 2
+
+
 def _mean_error(values: Float[Tensor, " W"]) -> float:
     return float(values.std() / len(values) ** 0.5)
 
@@ -155,8 +208,8 @@ def measure(
     strategies: Mapping[str, Strategy],
     sampling: Sampling,
     progress: Progress = iter,
-) -> list[Measurement]:
-    """Measure strategies on the same windows.
+) -> Measured:
+    """Measure strategies, and true advantages, on the same windows.
 
     Where there are at most `ENUMERABLE` different windows, all are listed and figures are exact.
     Otherwise windows are sampled, and each strategy is paired (`direction.paired`) with the
@@ -169,7 +222,7 @@ def measure(
         progress: wraps the iteration over windows, such as `tqdm`.
 
     Returns:
-        One measurement per strategy, in order.
+        One measurement per strategy, and those that they are compared with.
 
     Raises:
         CreditError: if a strategy needs what an enumerable policy cannot give, or every completion
@@ -181,13 +234,27 @@ def measure(
         raise CreditError("every completion earns the same, so there is no gradient to compare.")
     truth = exact_gradient(problem.language, problem.policy, rewards)
     windows = list_windows(problem, sampling)
-    rules = [*(strategy.credit for strategy in strategies.values()), _yardstick]
-    *updates, yardstick = _updates(problem, sampling, progress(windows.rows), rules)
-    named = zip(strategies, updates, strict=True)
+    best = _best(problem, rewards)
+    rules = [*(_rule(strategy) for strategy in strategies.values()), _yardstick, best]
+    updates = _updates(problem, sampling, progress(windows.rows), rules)
+    named = list(zip([*strategies, SEQ, TRUTH], updates, strict=True))
     if windows.chance is not None:
-        return [_listed(name, u, windows.chance, truth) for name, u in named]
-    expected = truth * (1 - 1 / sampling.num_generations)
-    return [_sampled(name, u, paired(u, yardstick, expected), truth) for name, u in named]
+        *found, seq, ceiling = (_listed(name, u, windows.chance, truth) for name, u in named)
+    else:
+        expected, seen = truth * (1 - 1 / sampling.num_generations), updates[-2]
+        *found, seq, ceiling = (
+            _sampled(name, u, paired(u, seen, expected), truth) for name, u in named
+        )
+    return Measured(found, seq, ceiling)
+
+
+def effective(problem: Problem) -> float:
+    """Return T_eff of a problem (`ceiling.effective_tokens`)."""
+    rollouts, chances = problem.rollouts(), _chances(problem)
+    assert rollouts.sum_sq_probs is not None
+    uncertainty = torch.where(rollouts.mask, 1 - rollouts.sum_sq_probs, 0.0)
+    advantages = true_advantages(problem.language, chances, rollouts.rewards)
+    return effective_tokens(chances, rollouts.rewards, uncertainty, advantages)
 
 
 def _refuse_unfed(problem: Problem, strategies: Iterable[Strategy]) -> None:
@@ -201,7 +268,7 @@ def _updates(
     problem: Problem,
     sampling: Sampling,
     windows: Iterable[Int[Tensor, " B"]],
-    rules: Sequence[Callable[[Rollouts], Tensor]],
+    rules: Sequence[Rule],
 ) -> list[Float[Tensor, "W D"]]:
     """Return each rule's update in each window, in the order of the rules."""
     language, everything = problem.language, problem.rollouts()
@@ -210,7 +277,7 @@ def _updates(
     for rows in windows:
         window, events = _window(everything, rows, sampling), language.events[rows].flatten()
         for sums_of_rule, credit in zip(sums, rules, strict=True):
-            landed = credit(window).flatten().double()  # 0 after the end
+            landed = credit(window, rows).flatten().double()  # 0 after the end
             sums_of_rule.append(nothing.index_add(0, events, landed))
     scores = jacobian(problem.policy)
     return [torch.stack(sums_of_rule) @ scores for sums_of_rule in sums]
@@ -264,7 +331,17 @@ def _window(everything: Rollouts, rows: Int[Tensor, " B"], sampling: Sampling) -
     )
 
 
-def _yardstick(window: Rollouts) -> Float[Tensor, "B T"]:
+def _rule(strategy: Strategy) -> Rule:
+    return lambda window, _: strategy.credit(window)
+
+
+def _best(problem: Problem, rewards: Float[Tensor, " M"]) -> Rule:
+    """Make the rule that credits true advantages."""
+    advantages = true_advantages(problem.language, _chances(problem), rewards)
+    return lambda _, rows: advantages[rows] / len(rows)
+
+
+def _yardstick(window: Rollouts, _: Int[Tensor, " B"]) -> Float[Tensor, "B T"]:
     """Credit by `seq` with unscaled advantages, whatever the window's scaling."""
     advantages = group_advantages(window.rewards, window.group, "none")
     return advantages[:, None] * window.mask / len(advantages)

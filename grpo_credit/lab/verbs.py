@@ -14,6 +14,8 @@ ORACLE = ("seq", "decided/seq", "automaton/seq", 'automaton/seq {"mode": "td"}',
           "entropy_soft/seq", "gtpo/seq", "trace/seq", "ktae/seq",
           "token_baseline/seq")  # fmt: skip
 TASKS = ("keys", "regex", "arithmetic", "path_star")
+RACE = ("seq", "decided/seq", "automaton/seq", 'automaton/seq {"mode": "td"}', "prefix_tree/seq")
+CHAINS = ("base", "filler", "graded", "early", "noisy", "forced")
 
 
 def add_to(verbs: Any) -> None:
@@ -50,6 +52,15 @@ def add_to(verbs: Any) -> None:
     replay.add_argument("--model", help="weights to differentiate at (default: <run>/model)")
     replay.add_argument("--rows", type=int, default=8, help="completions per forward pass")
     replay.set_defaults(verb="grpo_credit.lab.commands:run_replay", credit=list(REPLAY))
+
+    race = _instrument(instruments, "race", "steps to the target, next to perfect credit")
+    race.add_argument("--task", nargs="+", choices=CHAINS, default=["base"],
+                      help="chains to race on; forced is the control (default: base)")  # fmt: skip
+    race.add_argument("--optimizer", nargs="+", choices=("sgd", "adamw"), default=["sgd"])
+    race.add_argument("--seeds", type=int, default=12, help="runs that are told (default: 12)")
+    race.add_argument("--tuning_seeds", type=int, default=8, help="runs per rate (default: 8)")
+    race.add_argument("--limit", type=int, default=800, help="steps at most (default: 800)")
+    race.set_defaults(verb="grpo_credit.lab.commands:run_race", credit=list(RACE))
 
 
 def _instrument(instruments: Any, name: str, about: str) -> argparse.ArgumentParser:
