@@ -14,6 +14,8 @@ from typing import Any
 import tokenizers
 import torch
 import transformers
+from torch import Tensor
+from torch.nn import Module
 from torch.nn.functional import cross_entropy
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging
@@ -44,6 +46,14 @@ class Settings:
             raise ValueError(f"steps is {self.steps}, expected at least 1")
 
 
+def loss_of(model: PreTrainedModel, batch: list[Example]) -> Tensor:
+    """Return the next-token loss per labelled token, in nats."""
+    ids = padded([ids for ids, _ in batch], fill=0)  # (B, T); later padding is never attended to
+    labels = padded([labels for _, labels in batch], fill=IGNORED)[:, 1:]
+    logits = model(input_ids=ids).logits[:, :-1]
+    return cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=IGNORED)
+
+
 @dataclass(frozen=True)
 class Lesson:
     """What a tiny model is taught.
@@ -54,8 +64,10 @@ class Lesson:
         settings: Of the training.
         tokenizer: Builds the tokenizer.
         model: Builds the untrained model for the tokenizer.
-        batches: Yields a batch of examples for each step.
+        batches: Yields a batch for each step, such as examples.
         task: What else shapes the weights; anything that JSON can hold.
+        learner: Makes what is trained out of the model, which alone is kept.
+        loss: Of the learner on a batch.
     """
 
     name: str
@@ -63,8 +75,10 @@ class Lesson:
     settings: Settings
     tokenizer: Callable[[], PreTrainedTokenizerBase]
     model: Callable[[PreTrainedTokenizerBase], PreTrainedModel]
-    batches: Callable[[PreTrainedTokenizerBase], Iterator[list[Example]]]
+    batches: Callable[[PreTrainedTokenizerBase], Iterator[Any]]
     task: Mapping[str, Any] = field(default_factory=dict)
+    learner: Callable[[PreTrainedModel], Module] = lambda model: model
+    loss: Callable[[Any, Any], Tensor] = loss_of
 
 
 def learned(lesson: Lesson, cache_dir: Path | None = None, progress: bool = True) -> Path:
@@ -90,13 +104,20 @@ def learned(lesson: Lesson, cache_dir: Path | None = None, progress: bool = True
         _say(progress, f"{lesson.about}; kept in {root}")
         metrics = _build(folder, lesson)
         _say(progress, f"training took {metrics['seconds']:.0f} s")
+        if dropped := metrics["dropped_parameters"]:
+            _say(progress, f"its further heads ({dropped:,} parameters) are dropped; GRPO has one")
         return metrics
 
     return cached(root / f"{lesson.name}-seed{lesson.settings.seed}-{_key(lesson)[:16]}", build)
 
 
-def train(model: PreTrainedModel, batches: Iterable[list[Example]], settings: Settings) -> float:
-    """Train `model` in place, one step per batch.
+def train(
+    model: Module,
+    batches: Iterable[Any],
+    settings: Settings,
+    objective: Callable[[Any, Any], Tensor] = loss_of,
+) -> float:
+    """Train `model` in place by the objective of model and batch, one step per batch.
 
     Returns:
         The mean loss of the last tenth of the steps, in nats per labelled token.
@@ -108,7 +129,7 @@ def train(model: PreTrainedModel, batches: Iterable[list[Example]], settings: Se
     for step, batch in enumerate(batches):
         for group in optimizer.param_groups:
             group["lr"] = _learning_rate(step, settings)
-        loss = loss_of(model, batch)
+        loss = objective(model, batch)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), settings.max_grad_norm)
         optimizer.step()
@@ -118,20 +139,12 @@ def train(model: PreTrainedModel, batches: Iterable[list[Example]], settings: Se
     return sum(last) / len(last)
 
 
-def loss_of(model: PreTrainedModel, batch: list[Example]) -> torch.Tensor:
-    """Return the next-token loss per labelled token, in nats."""
-    ids = padded([ids for ids, _ in batch], fill=0)  # (B, T); later padding is never attended to
-    labels = padded([labels for _, labels in batch], fill=IGNORED)[:, 1:]
-    logits = model(input_ids=ids).logits[:, :-1]
-    return cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=IGNORED)
-
-
 def example(question: list[int], answer: list[int]) -> Example:
     """Label the answer's tokens only."""
     return question + answer, [IGNORED] * len(question) + answer
 
 
-def padded(rows: list[list[int]], fill: int) -> torch.Tensor:
+def padded(rows: list[list[int]], fill: int) -> Tensor:
     """Return (B, T) int64, padded on the right, on the CPU."""
     width = max(map(len, rows))
     return torch.tensor([row + [fill] * (width - len(row)) for row in rows], device="cpu")
@@ -143,12 +156,19 @@ def _build(folder: Path, lesson: Lesson) -> dict[str, Any]:
     tokenizer, settings = lesson.tokenizer(), lesson.settings
     with _threads(settings.threads), torch.enable_grad():
         model = lesson.model(tokenizer)
-        loss = train(model, lesson.batches(tokenizer), settings)
+        learner = lesson.learner(model)
+        loss = train(learner, lesson.batches(tokenizer), settings, lesson.loss)
     with _no_progress_bar():
         model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     seconds = time.perf_counter() - start
-    return {"final_loss": loss, "seconds": round(seconds, 1), **_described(lesson)}
+    dropped = sum(map(torch.numel, learner.parameters())) - model.num_parameters()
+    return {
+        "final_loss": loss,
+        "seconds": round(seconds, 1),
+        "dropped_parameters": dropped,
+        **_described(lesson),
+    }
 
 
 def _described(lesson: Lesson) -> dict[str, Any]:

@@ -1,0 +1,102 @@
+#!/usr/bin/env python3
+"""Measure which objectives learn the choice in path-star graphs, on one core.
+
+    OMP_NUM_THREADS=1 python scripts/measure_objectives.py
+    OMP_NUM_THREADS=1 python scripts/measure_objectives.py --objectives teacherless --length 3
+
+Each row is a tiny model trained from scratch, asked for the paths of 1,000 held-out graphs:
+
+* choice: the token that decides which arm is taken is right; a guess is right 1 time in --degree;
+* path: the whole answer is right, end token included; both when it writes token after token,
+  greedily (of `reversed`: from the goal on);
+* blind: the choice is right when it is named from the prompt alone, by the best of all heads at the
+  last two words of the prompt and at the dummies.
+
+CPU s is the process time of the training, drawing graphs included.
+"""
+
+import argparse
+import time
+from collections.abc import Iterator
+
+import torch
+
+from grpo_credit.tiny.heads import Headed
+from grpo_credit.tiny.objective_model import MANY, dummy_of, encoded, lesson, settings
+from grpo_credit.tiny.objectives import OBJECTIVES, SEEN, backward, teacherless
+from grpo_credit.tiny.path_star import DECISIVE, PathStar, problems
+from grpo_credit.tiny.training import train
+
+TESTED = 1000
+HEADER = """\
+| objective | l | seed | steps | CPU s | loss | choice | path | blind |
+|---|---|---|---|---|---|---|---|---|"""
+
+
+def main() -> None:
+    """Train each objective with each seed, and print a row as soon as it is known."""
+    args = read_arguments()
+    star = PathStar(args.degree, args.length, args.nodes)
+    torch.set_num_threads(1)
+    print(HEADER)
+    for objective in args.objectives:
+        for seed in args.seeds:
+            row = measured(star, objective, seed, args.steps)
+            print("|", " | ".join(row), "|", flush=True)
+
+
+def read_arguments() -> argparse.Namespace:
+    """Read the command line."""
+    about, _, more = __doc__.partition("\n\n")
+    parser = argparse.ArgumentParser(
+        description=about, epilog=more, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    names = list(OBJECTIVES)
+    parser.add_argument("--objectives", nargs="+", choices=names, default=names, metavar="NAME",
+                        help=f"of {', '.join(names)} (default: all)")  # fmt: skip
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2], help="(default: 0 1 2)")
+    parser.add_argument("--steps", type=int, default=MANY, help="(default: %(default)s)")
+    for name, default in (("degree", 2), ("length", 4), ("nodes", 12)):
+        parser.add_argument(f"--{name}", type=int, default=default, help="(default: %(default)s)")
+    return parser.parse_args()
+
+
+def measured(star: PathStar, objective: str, seed: int, steps: int) -> Iterator[str]:
+    """Train one model, and yield the cells of its row."""
+    plan = lesson(star, objective, settings(objective, seed, steps))
+    tokenizer = plan.tokenizer()
+    learner = plan.learner(plan.model(tokenizer))
+    start = time.process_time()
+    loss = train(learner, plan.batches(tokenizer), plan.settings, plan.loss)
+    seconds = time.process_time() - start
+    prompts, answers = encoded(tokenizer, problems(star, TESTED, 0, "test"))
+    written = answers if objective != "reversed" else backward(answers)
+    right = greedy(learner, prompts, written.shape[1]) == written
+    place = DECISIVE if objective != "reversed" else star.length - 1 - DECISIVE
+    choice, path = right[:, place].float().mean(), right.all(1).float().mean()
+    yield from (objective, str(star.length), str(seed), str(steps), f"{seconds:.0f}")
+    yield f"{loss:.3f}"
+    yield from (f"{x:.3f}" for x in (choice, path, blind(learner, prompts, answers, tokenizer)))
+
+
+@torch.no_grad()
+def greedy(learner: Headed, prompts: torch.Tensor, length: int) -> torch.Tensor:
+    """Return what the model's own head finds likeliest after what it found so, (B, length)."""
+    ids = prompts
+    for _ in range(length):
+        said = learner.log_probs(learner.states(ids)[:, -1])[:, 0]
+        ids = torch.cat([ids, said.argmax(-1, keepdim=True)], 1)
+    return ids[:, prompts.shape[1] :]
+
+
+@torch.no_grad()
+def blind(learner: Headed, prompts: torch.Tensor, answers: torch.Tensor, tokenizer) -> torch.Tensor:
+    """Return how often the best head and state that know the prompt alone name the choice."""
+    inputs = teacherless(prompts, answers, dummy_of(tokenizer)).inputs
+    states = learner.states(inputs)[:, prompts.shape[1] - SEEN :]
+    named = learner.log_probs(states).argmax(-1) == answers[:, DECISIVE, None, None]
+    return named.float().mean(0).max()
+
+
+if __name__ == "__main__":
+    main()
