@@ -3,6 +3,7 @@
 import json
 import math
 import runpy
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -25,6 +26,9 @@ WORDS = STAR.build_tokenizer()
 ROWS = problems(STAR, 3, 0, "train")
 PROMPTS, ANSWERS = objective_model.encoded(WORDS, ROWS)
 DUMMY = objective_model.dummy_of(WORDS)
+CHOSEN = objective_model.settings("reversed", 0)
+ROOT = Path(__file__).parent.parent
+SCRIPT = runpy.run_path(str(ROOT / "scripts" / "measure_objectives.py"))
 REPEATING = torch.tensor([[5, 6, 5, 7, 6, 1], [7, 7, 8, 8, 7, 1]])  # no path, but an answer
 
 
@@ -163,6 +167,16 @@ def test_as_data_it_gives_credit_sft_trainer_the_loss_and_gradient_of_the_loop(n
     assert difference(made.trace.gradients[0], whole_gradient(learner.model)) <= ROUNDING
 
 
+def test_the_trainer_ends_where_the_loop_does():
+    lesson = objective_model.lesson(STAR, "teacherless", replace(CHOSEN, steps=3, batch_size=4))
+    loop, trainer = (lesson.learner(lesson.model(WORDS)) for _ in range(2))
+    first = loop.model.get_input_embeddings().weight.detach().clone()
+    train(loop, lesson.batches(WORDS), lesson.settings, lesson.loss)
+    SCRIPT["train_documents"](trainer, WORDS, lesson, "dapo")
+    ours, theirs = (learner.model.get_input_embeddings().weight.data for learner in (trainer, loop))
+    assert difference(ours - first, theirs - first) <= 1e-3  # Adam divides by what is small
+
+
 @pytest.mark.parametrize("name", ["mtp", "top"])
 def test_what_needs_heads_is_no_data(name):
     with pytest.raises(ValueError, match=r"heads \(0, 1.* is no data set, expected 0, the model's"):
@@ -200,14 +214,12 @@ def test_an_unknown_objective_is_refused(tmp_path):
 @pytest.mark.slow
 @pytest.mark.timeout(900)  # half a minute of computing, whoever else computes
 def test_the_reversed_path_is_learned_by_its_objective():
-    script = runpy.run_path(str(Path(__file__).parent.parent / "scripts" / "measure_objectives.py"))
-    chosen = objective_model.settings("reversed", 0)
-    lesson = objective_model.lesson(STAR, "reversed", chosen)
+    lesson = objective_model.lesson(STAR, "reversed", CHOSEN)
     learner = lesson.learner(lesson.model(WORDS))
-    train(learner, lesson.batches(WORDS), chosen, lesson.loss)
+    train(learner, lesson.batches(WORDS), CHOSEN, lesson.loss)
     prompts, answers = objective_model.encoded(WORDS, problems(STAR, 500, 0, "test"))
     expected = OBJECTIVES["reversed"](prompts, answers, DUMMY).targets[:, -answers.shape[1] :, 0]
-    right = script["greedy"](learner, prompts, answers.shape[1]) == expected
+    right = SCRIPT["greedy"](learner, prompts, answers.shape[1]) == expected
     assert right.all(1).float().mean() > 0.9  # a guess has 0.5
 
 
@@ -215,7 +227,7 @@ def test_the_reversed_path_is_learned_by_its_objective():
 
 
 def test_the_reversed_path_is_asked_for_and_judged_from_the_goal_on():
-    recipe = runpy.run_path(str(Path(__file__).parent.parent / "recipes" / "grpo_path_star.py"))
+    recipe = runpy.run_path(str(ROOT / "recipes" / "grpo_path_star.py"))
     row = recipe["from_goal"](ROWS[0])
     goal, middle, source = row["path"].split()
     assert ROWS[0]["path"] == f"{source} {middle} {goal}"

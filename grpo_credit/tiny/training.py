@@ -36,6 +36,7 @@ class Settings:
     batch_size: int = 8
     learning_rate: float = 3e-3
     warmup_steps: int = 20
+    decay: float = 1.0  # share of the half cosine that the steps cover; 1 ends at 0
     betas: tuple[float, float] = (0.9, 0.98)
     weight_decay: float = 0.01
     max_grad_norm: float = 1.0
@@ -122,13 +123,11 @@ def train(
     Returns:
         The mean loss of the last tenth of the steps, in nats per labelled token.
     """
-    optimizer = torch.optim.AdamW(
-        model.parameters(), betas=settings.betas, weight_decay=settings.weight_decay, fused=True
-    )
+    optimizer = optimizer_of(model, settings)
     losses = []
     for step, batch in enumerate(batches):
         for group in optimizer.param_groups:
-            group["lr"] = _learning_rate(step, settings)
+            group["lr"] = learning_rate(step, settings)
         loss = objective(model, batch)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), settings.max_grad_norm)
@@ -137,6 +136,14 @@ def train(
         losses.append(loss.item())
     last = losses[-math.ceil(len(losses) / 10) :]
     return sum(last) / len(last)
+
+
+def optimizer_of(model: Module, settings: Settings) -> torch.optim.Optimizer:
+    """Return AdamW over all parameters."""
+    return torch.optim.AdamW(
+        model.parameters(), lr=settings.learning_rate, betas=settings.betas,
+        weight_decay=settings.weight_decay, fused=True,
+    )  # fmt: skip
 
 
 def example(question: list[int], answer: list[int]) -> Example:
@@ -185,9 +192,11 @@ def _key(lesson: Lesson) -> str:
     return digest.hexdigest()
 
 
-def _learning_rate(step: int, settings: Settings) -> float:
+def learning_rate(step: int, settings: Settings) -> float:
+    """Return the rate of a step: a warm-up, then half a cosine or as much of it as is set."""
     warmup = min(1.0, (step + 1) / settings.warmup_steps)
-    return settings.learning_rate * warmup * 0.5 * (1 + math.cos(math.pi * step / settings.steps))
+    decayed = math.pi * settings.decay * step / settings.steps
+    return settings.learning_rate * warmup * 0.5 * (1 + math.cos(decayed))
 
 
 @contextmanager
