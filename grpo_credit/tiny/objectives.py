@@ -13,10 +13,10 @@ Three of them are data: token ids and labels that any trainer of causal language
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from grpo_credit.tiny.training import IGNORED
@@ -191,12 +191,12 @@ def _ahead(
     return Terms(inputs, targets, weights, heads)
 
 
-def _known(prompts: Prompts, answers: Answers) -> Any:
+def _known(prompts: Prompts, answers: Answers) -> Tensor:
     """Return what is read: all but the last token, which is only asked for."""
     return torch.cat([prompts, answers[:, :-1]], 1)
 
 
-def _met(tokens: Int[Tensor, "R S K"]) -> Any:
+def _met(tokens: Int[Tensor, "R S K"]) -> Bool[Tensor, "R S K"]:
     """Return which tokens have occurred at a smaller distance."""
     same = tokens.unsqueeze(-1) == tokens.unsqueeze(-2)
     return same.tril(-1).any(-1)
