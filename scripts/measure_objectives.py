@@ -24,11 +24,19 @@ from collections.abc import Iterator
 import torch
 from datasets import Dataset
 from torch.optim.lr_scheduler import LambdaLR
+from transformers import PrinterCallback
 
 from grpo_credit import CreditSFTConfig, CreditSFTTrainer
 from grpo_credit.tiny.heads import Headed
 from grpo_credit.tiny.objective_model import MANY, dummy_of, encoded, lesson, settings
-from grpo_credit.tiny.objectives import OBJECTIVES, SEEN, backward, documents, teacherless
+from grpo_credit.tiny.objectives import (
+    OBJECTIVES,
+    SEEN,
+    backward,
+    documents,
+    further_heads,
+    teacherless,
+)
 from grpo_credit.tiny.path_star import DECISIVE, PathStar, problems
 from grpo_credit.tiny.training import Lesson, learning_rate, optimizer_of, train
 
@@ -64,7 +72,10 @@ def read_arguments() -> argparse.Namespace:
     parser.add_argument("--credit", help="strategy of CreditSFTTrainer (default: without it)")
     for name, default in (("degree", 2), ("length", 4), ("nodes", 12)):
         parser.add_argument(f"--{name}", type=int, default=default, help="(default: %(default)s)")
-    return parser.parse_args()
+    args = parser.parse_args()
+    if args.credit and (headed := [o for o in args.objectives if further_heads(o, args.length)]):
+        parser.error(f"--credit is for what is data; leave out {', '.join(headed)}: it has heads")
+    return args
 
 
 def measured(
@@ -110,6 +121,7 @@ def train_documents(learner: Headed, tokenizer, plan: Lesson, credit: str) -> fl
                 disable_tqdm=True, logging_strategy="no",
             ),
         )  # fmt: skip
+        trainer.remove_callback(PrinterCallback)  # it prints into the table
         return trainer.train().training_loss
 
 

@@ -11,7 +11,7 @@ from transformers import PreTrainedTokenizerBase
 
 from grpo_credit.tiny.heads import Headed, loss_of
 from grpo_credit.tiny.model import build_gpt
-from grpo_credit.tiny.objectives import OBJECTIVES, Terms
+from grpo_credit.tiny.objectives import OBJECTIVES, Terms, further_heads
 from grpo_credit.tiny.path_star import PathStar, Row, draws
 from grpo_credit.tiny.training import Lesson, Settings, learned
 
@@ -68,8 +68,7 @@ def lesson(star: PathStar, objective: str, settings: Settings) -> Lesson:
     """
     if objective not in OBJECTIVES:
         raise ValueError(f"objective is {objective!r}, expected one of {', '.join(OBJECTIVES)}")
-    one = torch.zeros(1, star.length + 1, dtype=torch.int64)
-    further = max(OBJECTIVES[objective](one, one, 0).heads)
+    further = further_heads(objective, star.length + 1)
     return Lesson(
         name=f"path-star-{star.degree}-{star.length}-{star.nodes}-{objective}",
         about=f"training the tiny model on path-star graphs by {objective} (a few minutes, once)",

@@ -140,6 +140,12 @@ OBJECTIVES: dict[str, Objective] = {
 }
 
 
+def further_heads(objective: str, length: int) -> int:
+    """Return how many heads an objective needs besides the model's own, for answers of a length."""
+    answer = torch.zeros(1, length, dtype=torch.int64)
+    return max(OBJECTIVES[objective](torch.zeros_like(answer), answer, 0).heads)
+
+
 def backward(answers: Answers) -> Answers:
     """Return the answers from the goal to the source; the end token stays last."""
     return torch.cat([answers[:, :-1].flip(1), answers[:, -1:]], 1)
