@@ -28,7 +28,7 @@ from transformers import PrinterCallback
 
 from grpo_credit import CreditSFTConfig, CreditSFTTrainer
 from grpo_credit.tiny.heads import Headed
-from grpo_credit.tiny.objective_model import MANY, dummy_of, encoded, lesson, settings
+from grpo_credit.tiny.objective_model import STEPS, dummy_of, encoded, lesson, settings
 from grpo_credit.tiny.objectives import (
     OBJECTIVES,
     SEEN,
@@ -68,7 +68,7 @@ def read_arguments() -> argparse.Namespace:
     parser.add_argument("--objectives", nargs="+", choices=names, default=names, metavar="NAME",
                         help=f"of {', '.join(names)} (default: all)")  # fmt: skip
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2], help="(default: 0 1 2)")
-    parser.add_argument("--steps", type=int, default=MANY, help="(default: %(default)s)")
+    parser.add_argument("--steps", type=int, default=STEPS, help="(default: %(default)s)")
     parser.add_argument("--credit", help="strategy of CreditSFTTrainer (default: without it)")
     for name, default in (("degree", 2), ("length", 4), ("nodes", 12)):
         parser.add_argument(f"--{name}", type=int, default=default, help="(default: %(default)s)")
@@ -82,7 +82,7 @@ def measured(
     star: PathStar, objective: str, seed: int, steps: int, credit: str | None
 ) -> Iterator[str]:
     """Train one model, and yield the cells of its row."""
-    plan = lesson(star, objective, settings(objective, seed, steps))
+    plan = lesson(star, objective, settings(seed, steps))
     tokenizer = plan.tokenizer()
     learner = plan.learner(plan.model(tokenizer))
     start = time.process_time()

@@ -16,8 +16,7 @@ from grpo_credit.tiny.path_star import PathStar, Row, draws
 from grpo_credit.tiny.training import Lesson, Settings, learned
 
 SHAPE = {"hidden_size": 64, "layers": 3, "heads": 4}
-STEPS = {"reversed": 600}
-MANY = 1800  # steps of all others
+STEPS = 1800
 
 
 def objective_model(
@@ -25,7 +24,7 @@ def objective_model(
     objective: str,
     seed: int = 0,
     cache_dir: Path | None = None,
-    steps: int | None = None,
+    steps: int = STEPS,
     progress: bool = True,
 ) -> Path:
     """Return a folder with a model that was taught paths by an objective, and its tokenizer.
@@ -37,7 +36,7 @@ def objective_model(
         objective: A name of `OBJECTIVES`. Its further heads, if it has any, are dropped.
         seed: Seed of the initial weights and of the graphs.
         cache_dir: Where to keep it; by default `$GRPO_CREDIT_CACHE` or the user's cache folder.
-        steps: Optimizer steps; by default as many as it was tried with.
+        steps: Optimizer steps.
         progress: Say on stderr when training starts and ends. A damaged folder is always reported.
 
     Returns:
@@ -47,16 +46,15 @@ def objective_model(
         ValueError: If there is no such objective or `steps` is less than 1.
         OSError: If the folder must be built and the cache cannot be written.
     """
-    return learned(lesson(star, objective, settings(objective, seed, steps)), cache_dir, progress)
+    return learned(lesson(star, objective, settings(seed, steps)), cache_dir, progress)
 
 
-def settings(objective: str, seed: int, steps: int | None = None) -> Settings:
-    """Return how the tiny model is trained by an objective.
+def settings(seed: int, steps: int = STEPS) -> Settings:
+    """Return how the tiny model is trained, by whatever objective.
 
     The learning rate stays high, by half of a cosine: what a further head has found is learned by
     the model's own late.
     """
-    steps = STEPS.get(objective, MANY) if steps is None else steps
     return Settings(seed, steps, batch_size=32, warmup_steps=100, decay=0.5)
 
 
