@@ -10,8 +10,8 @@ r"""GRPO where one token decides: paths through star graphs.
 Without --model_name_or_path it trains a tiny model, made on the spot by next-token training. It
 walks every arm of a star to its end and guesses which one leads to the goal, except where it writes
 the path from the goal to the source first, as a share of its lessons did (--plan_share). Another
---objective teaches a model of its own: mtp (multi-token prediction) finds the arm, and so does
-reversed, whose answer is the path from the goal on; see docs/stages.md for what each one learns.
+--objective teaches a model of its own. With --length 4, mtp (multi-token prediction) finds the arm,
+and so does reversed, whose answer is the path from the goal on; docs/stages.md says what others do.
 """
 
 import sys
