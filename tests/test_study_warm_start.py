@@ -39,6 +39,7 @@ def test_a_warm_start_is_named_once(word):
     ("name", "options"),
     [
         ("grpo_path_star.py", ["--warm_start_steps=1"]),
+        ("grpo_path_star.py", ["--objective=mtp", "--warm_start_steps=1"]),
         ("grpo_tasks.py", ["--warm_start_steps=1", "--task_size=64", "--test_prompts=2"]),
     ],
 )

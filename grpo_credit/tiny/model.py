@@ -1,9 +1,17 @@
-"""A Llama-shaped causal language model small enough to train on a laptop."""
+"""Causal language models small enough to train on a laptop: Llama-shaped, and GPT-2-shaped."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 MAX_POSITIONS = 512
 
@@ -47,7 +55,48 @@ def build_model(
         eos_token_id=tokenizer.eos_token_id,
         bos_token_id=None,
     )
-    return _seeded(config, seed)
+    return _seeded(LlamaForCausalLM, config, seed)
+
+
+def build_gpt(
+    tokenizer: PreTrainedTokenizerBase,
+    seed: int = 0,
+    hidden_size: int = 64,
+    layers: int = 3,
+    heads: int = 4,
+) -> PreTrainedModel:
+    """Build an untrained model with learned positions, which takes a quarter less computing.
+
+    The global random state is left as it was. Prompts of different lengths are not for it: trainers
+    pad them on the left without saying where they begin.
+
+    Args:
+        tokenizer: Gives the vocabulary and the end and padding ids.
+        seed: Seed of the initial weights.
+        hidden_size: Width; a multiple of `heads`.
+        layers: Number of blocks.
+        heads: Attention heads per block.
+
+    Returns:
+        A float32 model on the CPU, in evaluation mode, without dropout.
+    """
+    config = GPT2Config(
+        vocab_size=len(tokenizer),
+        n_positions=MAX_POSITIONS,
+        n_embd=hidden_size,
+        n_inner=2 * hidden_size,
+        n_layer=layers,
+        n_head=heads,
+        activation_function="gelu",
+        initializer_range=hidden_size**-0.5,
+        resid_pdrop=0.0,
+        embd_pdrop=0.0,
+        attn_pdrop=0.0,
+        pad_token_id=tokenizer.pad_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        bos_token_id=None,
+    )
+    return _seeded(GPT2LMHeadModel, config, seed)
 
 
 def outline() -> tuple[Any, PreTrainedTokenizerBase]:
@@ -62,8 +111,8 @@ def outline() -> tuple[Any, PreTrainedTokenizerBase]:
     return build_model(tokenizer).config, tokenizer
 
 
-def _seeded(config: LlamaConfig, seed: int) -> PreTrainedModel:
+def _seeded(build: Callable[[Any], Any], config: Any, seed: int) -> PreTrainedModel:
     """Initialise on the CPU; `torch.manual_seed` would also reseed the accelerators."""
     with torch.random.fork_rng(devices=[]), torch.device("cpu"):
         torch.default_generator.manual_seed(seed)
-        return LlamaForCausalLM(config).float().eval()
+        return build(config).float().eval()

@@ -14,6 +14,8 @@ from typing import Any
 import tokenizers
 import torch
 import transformers
+from torch import Tensor
+from torch.nn import Module
 from torch.nn.functional import cross_entropy
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging
@@ -34,6 +36,7 @@ class Settings:
     batch_size: int = 8
     learning_rate: float = 3e-3
     warmup_steps: int = 20
+    decay: float = 1.0  # share of the half cosine that the steps cover; 1 ends at 0
     betas: tuple[float, float] = (0.9, 0.98)
     weight_decay: float = 0.01
     max_grad_norm: float = 1.0
@@ -42,6 +45,14 @@ class Settings:
     def __post_init__(self) -> None:
         if self.steps < 1:
             raise ValueError(f"steps is {self.steps}, expected at least 1")
+
+
+def loss_of(model: PreTrainedModel, batch: list[Example]) -> Tensor:
+    """Return the next-token loss per labelled token, in nats."""
+    ids = padded([ids for ids, _ in batch], fill=0)  # (B, T); later padding is never attended to
+    labels = padded([labels for _, labels in batch], fill=IGNORED)[:, 1:]
+    logits = model(input_ids=ids).logits[:, :-1]
+    return cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=IGNORED)
 
 
 @dataclass(frozen=True)
@@ -54,8 +65,10 @@ class Lesson:
         settings: Of the training.
         tokenizer: Builds the tokenizer.
         model: Builds the untrained model for the tokenizer.
-        batches: Yields a batch of examples for each step.
+        batches: Yields a batch for each step, such as examples.
         task: What else shapes the weights; anything that JSON can hold.
+        learner: Makes what is trained out of the model, which alone is kept.
+        loss: Of the learner on a batch.
     """
 
     name: str
@@ -63,8 +76,10 @@ class Lesson:
     settings: Settings
     tokenizer: Callable[[], PreTrainedTokenizerBase]
     model: Callable[[PreTrainedTokenizerBase], PreTrainedModel]
-    batches: Callable[[PreTrainedTokenizerBase], Iterator[list[Example]]]
+    batches: Callable[[PreTrainedTokenizerBase], Iterator[Any]]
     task: Mapping[str, Any] = field(default_factory=dict)
+    learner: Callable[[PreTrainedModel], Module] = lambda model: model
+    loss: Callable[[Any, Any], Tensor] = loss_of
 
 
 def learned(lesson: Lesson, cache_dir: Path | None = None, progress: bool = True) -> Path:
@@ -90,25 +105,30 @@ def learned(lesson: Lesson, cache_dir: Path | None = None, progress: bool = True
         _say(progress, f"{lesson.about}; kept in {root}")
         metrics = _build(folder, lesson)
         _say(progress, f"training took {metrics['seconds']:.0f} s")
+        if dropped := metrics["dropped_parameters"]:
+            _say(progress, f"its further heads ({dropped:,} parameters) are dropped; GRPO has one")
         return metrics
 
     return cached(root / f"{lesson.name}-seed{lesson.settings.seed}-{_key(lesson)[:16]}", build)
 
 
-def train(model: PreTrainedModel, batches: Iterable[list[Example]], settings: Settings) -> float:
-    """Train `model` in place, one step per batch.
+def train(
+    model: Module,
+    batches: Iterable[Any],
+    settings: Settings,
+    objective: Callable[[Any, Any], Tensor] = loss_of,
+) -> float:
+    """Train `model` in place by the objective of model and batch, one step per batch.
 
     Returns:
         The mean loss of the last tenth of the steps, in nats per labelled token.
     """
-    optimizer = torch.optim.AdamW(
-        model.parameters(), betas=settings.betas, weight_decay=settings.weight_decay, fused=True
-    )
+    optimizer = optimizer_of(model, settings)
     losses = []
     for step, batch in enumerate(batches):
         for group in optimizer.param_groups:
-            group["lr"] = _learning_rate(step, settings)
-        loss = loss_of(model, batch)
+            group["lr"] = learning_rate(step, settings)
+        loss = objective(model, batch)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), settings.max_grad_norm)
         optimizer.step()
@@ -118,12 +138,12 @@ def train(model: PreTrainedModel, batches: Iterable[list[Example]], settings: Se
     return sum(last) / len(last)
 
 
-def loss_of(model: PreTrainedModel, batch: list[Example]) -> torch.Tensor:
-    """Return the next-token loss per labelled token, in nats."""
-    ids = padded([ids for ids, _ in batch], fill=0)  # (B, T); later padding is never attended to
-    labels = padded([labels for _, labels in batch], fill=IGNORED)[:, 1:]
-    logits = model(input_ids=ids).logits[:, :-1]
-    return cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=IGNORED)
+def optimizer_of(model: Module, settings: Settings) -> torch.optim.Optimizer:
+    """Return AdamW over all parameters."""
+    return torch.optim.AdamW(
+        model.parameters(), lr=settings.learning_rate, betas=settings.betas,
+        weight_decay=settings.weight_decay, fused=True,
+    )  # fmt: skip
 
 
 def example(question: list[int], answer: list[int]) -> Example:
@@ -131,7 +151,7 @@ def example(question: list[int], answer: list[int]) -> Example:
     return question + answer, [IGNORED] * len(question) + answer
 
 
-def padded(rows: list[list[int]], fill: int) -> torch.Tensor:
+def padded(rows: list[list[int]], fill: int) -> Tensor:
     """Return (B, T) int64, padded on the right, on the CPU."""
     width = max(map(len, rows))
     return torch.tensor([row + [fill] * (width - len(row)) for row in rows], device="cpu")
@@ -143,12 +163,19 @@ def _build(folder: Path, lesson: Lesson) -> dict[str, Any]:
     tokenizer, settings = lesson.tokenizer(), lesson.settings
     with _threads(settings.threads), torch.enable_grad():
         model = lesson.model(tokenizer)
-        loss = train(model, lesson.batches(tokenizer), settings)
+        learner = lesson.learner(model)
+        loss = train(learner, lesson.batches(tokenizer), settings, lesson.loss)
     with _no_progress_bar():
         model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     seconds = time.perf_counter() - start
-    return {"final_loss": loss, "seconds": round(seconds, 1), **_described(lesson)}
+    dropped = sum(map(torch.numel, learner.parameters())) - model.num_parameters()
+    return {
+        "final_loss": loss,
+        "seconds": round(seconds, 1),
+        "dropped_parameters": dropped,
+        **_described(lesson),
+    }
 
 
 def _described(lesson: Lesson) -> dict[str, Any]:
@@ -165,9 +192,11 @@ def _key(lesson: Lesson) -> str:
     return digest.hexdigest()
 
 
-def _learning_rate(step: int, settings: Settings) -> float:
+def learning_rate(step: int, settings: Settings) -> float:
+    """Return the rate of a step: a warm-up, then half a cosine or as much of it as is set."""
     warmup = min(1.0, (step + 1) / settings.warmup_steps)
-    return settings.learning_rate * warmup * 0.5 * (1 + math.cos(math.pi * step / settings.steps))
+    decayed = math.pi * settings.decay * step / settings.steps
+    return settings.learning_rate * warmup * 0.5 * (1 + math.cos(decayed))
 
 
 @contextmanager
