@@ -93,6 +93,8 @@ ANOTHER_WAY = [  # through a rule, which these options make it take
     ("entropy_soft", {"beta": 3.0}),
     ("entropy_top", {"share": 0.5}),
     ("gtpo", {"alpha1": 0.2, "alpha2": 3.0}),
+    ("omega", {"target": "passk", "k": 2}),
+    ("omega", {"target": "passk_scaled", "k": 2}),
     ("patterns", {"patterns": [r"b+", r"[ab]\s", r"$"], "alpha": 0.5}),
     ("potential", OPTIONS["potential"] | {"immediate": True, "gamma": 0.5}),
     ("softmax_length", {"lam": -5.0}),

@@ -8,6 +8,7 @@ from grpo_credit.credit.allocations import (  # noqa: F401, each registers its r
     entropy,
     even,
     ktae,
+    omega,
     patterns,
     potential,
     spans,

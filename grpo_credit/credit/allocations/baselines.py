@@ -175,6 +175,11 @@ def scored(rollouts: Rollouts) -> Bool[Tensor, " B"]:
     return ~rollouts.rewards.isnan()
 
 
+def solved(rollouts: Rollouts, above: float) -> Bool[Tensor, " B"]:
+    """Tell the completions whose reward exceeds a number; NaN does not."""
+    return rollouts.rewards > above
+
+
 def above_mean(rollouts: Rollouts) -> Bool[Tensor, " B"]:
     """Tell the completions whose reward exceeds their group's mean by more than rounding."""
     rewards = rollouts.rewards.nan_to_num(nan=0.0)
