@@ -99,6 +99,8 @@ ANOTHER_WAY = [  # through a rule, which these options make it take
     ("potential", OPTIONS["potential"] | {"immediate": True, "gamma": 0.5}),
     ("softmax_length", {"lam": -5.0}),
     ("softmax_length", {"lam": 7.0}),
+    ("steps", {"temperature": 0.0}),
+    ("steps", {"temperature": 0.1}),
     ("trace", {"decay": 0.5, "floor": 0.2}),
     ("trace", {"decay": 0.5, "style": "both"}),
     ("trace", {"decay": 0.7, "style": "both", "floor": 0.4}),

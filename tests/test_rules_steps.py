@@ -1,6 +1,7 @@
 """Rewards of steps and turns, and a potential of prefixes."""
 
 import itertools
+import math
 import statistics
 from dataclasses import replace
 
@@ -21,7 +22,16 @@ def normalised(value, group, everywhere, scale_rewards):
     return centred if scale_rewards == "none" else centred / (std + 1e-4)
 
 
-def slow_steps(rollouts):
+def soft_minimum(own, rewards, temperature):
+    """Write softmax(-r / T) of a step among those of its completion; T = 0 is its limit."""
+    if temperature is None:
+        return 1.0
+    if not temperature:
+        return (own == min(rewards)) / rewards.count(min(rewards))
+    return math.exp(-own / temperature) / sum(math.exp(-r / temperature) for r in rewards)
+
+
+def slow_steps(rollouts, temperature=None):
     found = {
         (i, t): r
         for i in scored(rollouts)
@@ -32,6 +42,7 @@ def slow_steps(rollouts):
     for (i, end), reward in found.items():
         mine = [r for (j, _), r in found.items() if rollouts.group[j] == rollouts.group[i]]
         own = normalised(reward, mine, list(found.values()), rollouts.scale_rewards)
+        own *= soft_minimum(reward, [r for (j, _), r in found.items() if j == i], temperature)
         for t in range(end + 1):
             credit[i, t] += own * bool(rollouts.mask[i, t])
     return credit
@@ -84,7 +95,9 @@ def on_counted(rollouts, credit):
 @pytest.mark.parametrize("seed", range(5))
 def test_steps_and_turns_equal_their_loops(seed, scale_rewards):
     rollouts = random_rollouts(seed, scale_rewards)
-    close(on_counted(rollouts, steps(rollouts)), slow_steps(rollouts))
+    for temperature in (None, 0.0, 0.1, 3.0):
+        found = steps(rollouts, temperature=temperature)
+        close(on_counted(rollouts, found), slow_steps(rollouts, temperature))
     close(on_counted(rollouts, turns(rollouts, coef=0.7)), slow_turns(rollouts, 0.7))
 
 
@@ -118,6 +131,37 @@ def test_steps_by_hand():
     # mean of 1, 5, 0 is 2. Row 0: the step that ends in the tool's output is worth -1, the last 3;
     # row 1: -2, nothing after it
     close(on_counted(rollouts, steps(rollouts)), [[2, 0, 0, 3], [-2, 0, 0, 0]])
+
+
+def test_the_worst_step_decides_by_hand():
+    rollouts = pair(step_rewards=double([NAN, 1.0, NAN, 5.0], [0.0, 2.0, NAN, NAN]))
+    # mean of 1, 5, 0, 2 is 2. The worst of row 0 ends in the tool's output: -1 up to there
+    found = steps(rollouts, temperature=0.0)
+    close(on_counted(rollouts, found), [[-1, 0, 0, 0], [-2, 0, 0, 0]])
+    # T = 4 / log 3: the worst of row 0 weighs 3/4, in row 1 √3 : 1
+    worse, better = 3**0.5 / (1 + 3**0.5), 1 / (1 + 3**0.5)
+    found = steps(rollouts, temperature=4 / math.log(3))
+    close(
+        on_counted(rollouts, found), [[-3 / 4 + 3 / 4, 0, 0, 3 / 4], [-2 * worse, 0 * better, 0, 0]]
+    )
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1e-300, 0.1])
+def test_more_good_steps_make_up_for_no_bad_one(temperature):
+    """Row 0 has one bad step, row 1 the same and twenty good ones; the sum tells them apart."""
+    rewards = torch.full((2, 21), NAN).double()
+    rewards[:, 0], rewards[1, 1:] = -1.0, 1.0
+    rollouts = one_group([21, 21], [1.0, 0.0], step_rewards=rewards, scale_rewards="none")
+    first = steps(rollouts, temperature=temperature)[:, 0]
+    assert float((first[1] - first[0]).abs()) < 1e-6
+    summed = steps(rollouts)[:, 0]
+    assert float(summed[1] - summed[0]) > 1
+
+
+@pytest.mark.parametrize("temperature", [-0.1, NAN, math.inf])
+def test_a_temperature_that_is_none_is_refused(temperature):
+    with pytest.raises(CreditError, match=f"temperature is {temperature:g}, expected a finite"):
+        compute_credit("steps", random_rollouts(0), temperature=temperature)
 
 
 @pytest.mark.parametrize("scale_rewards", ["group", "batch", "none"])

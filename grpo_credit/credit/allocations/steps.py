@@ -1,5 +1,7 @@
 """Rewards of single steps and turns, credited to the tokens that led to them."""
 
+import math
+
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -8,13 +10,18 @@ from torch.nn.functional import pad
 from grpo_credit.credit.advantages import group_advantages
 from grpo_credit.credit.registry import allocation
 from grpo_credit.credit.rollouts import Rollouts
+from grpo_credit.errors import CreditError
 
 
-@allocation(needs=["step_rewards"], linear=False, paper="DeepSeekMath, arXiv:2402.03300")
-def steps(rollouts: Rollouts) -> Float[Tensor, "B T"]:
+@allocation(
+    needs=["step_rewards"], linear=False,
+    paper="DeepSeekMath, arXiv:2402.03300; with a temperature after PURE, arXiv:2504.15275",
+)  # fmt: skip
+def steps(rollouts: Rollouts, *, temperature: float | None = None) -> Float[Tensor, "B T"]:
     """Credit a token with the normalised rewards of the steps that end at it or later.
 
-        A[i, t] = Σ_{steps j of i, end(j) ≥ t} (r_j - mean_g) / (std + 1e-4)
+        A[i, t] = Σ_{steps j of i, end(j) ≥ t} w_j (r_j - mean_g) / (std + 1e-4)
+        w_j = 1, or with a temperature T the softmax of -r_j / T over the steps of i
 
     Mean and standard deviation are over all steps of all completions of the group; `std` follows
     `scale_rewards` (`"group"`; over all steps of one generation for `"batch"`; `"none"` does not
@@ -26,16 +33,23 @@ def steps(rollouts: Rollouts) -> Float[Tensor, "B T"]:
         rollouts: uses `step_rewards` (dimensionless, NaN where no step ends), `group`,
             `scale_rewards`, and `rewards` to see abstentions; not `advantages`. Statistics are over
             all rows at hand, which are whole generation batches.
+        temperature: T, in units of the step rewards, 0 or more; PURE takes 0.1 for rewards from -1
+            to 1. None adds the steps up.
 
     Returns:
         Allocation (B, T), dimensionless, signed.
+
+    Raises:
+        CreditError: if the temperature is negative or not finite.
 
     Degenerate cases: tokens after the last step get 0, and so does a group without two steps or
     with equal ones. A step that ends in a tool's output counts for the tokens before it. A
     completion that every function abstained from gets 0 and is in no mean: a reward that only
     judges steps must return a number (0 will do), not None. With one step per completion that ends
-    at its last token and earns the completion's reward, this is `even`.
-    Deviation: none.
+    at its last token and earns the completion's reward, this is `even`. With T = 0 equally bad
+    steps share the weight.
+    Deviation: none without a temperature. PURE subtracts the mean return of the other completions,
+    at every token; here each weighted step is compared with the mean step of the group.
 
     Example:
         >>> from dataclasses import replace
@@ -46,8 +60,13 @@ def steps(rollouts: Rollouts) -> Float[Tensor, "B T"]:
         tensor([[ 1.,  0.,  0.],
                 [-1.,  0.,  0.]])
 
-    Source: Shao et al. 2024, DeepSeekMath, arXiv:2402.03300, section 4.1.3.
+    Source: Shao et al. 2024, DeepSeekMath, arXiv:2402.03300, section 4.1.3; Cheng et al. 2025,
+    PURE, arXiv:2504.15275, by the authors' code and description.
     """
+    if temperature is not None and not 0 <= temperature < math.inf:
+        raise CreditError(
+            f"temperature is {temperature:g}, expected a finite number, 0 or more, or none."
+        )
     rewards = _step_rewards(rollouts)
     ends = ~rewards.isnan()
     row = ends.nonzero()[:, 0]
@@ -55,7 +74,18 @@ def steps(rollouts: Rollouts) -> Float[Tensor, "B T"]:
     normalised[ends] = group_advantages(
         rewards[ends], rollouts.group[row], rollouts.scale_rewards, rollouts.generation[row]
     )
+    if temperature is not None:
+        normalised = normalised * _soft_minimum(rewards, temperature)
     return torch.where(rollouts.mask, _to_go(normalised), 0.0).to(rollouts.advantages)
+
+
+def _soft_minimum(rewards: Float[Tensor, "B T"], temperature: float) -> Float[Tensor, "B T"]:
+    """Weigh the steps of each row by softmax(-r / T), of which T = 0 is the limit; NaN gets 0."""
+    known = rewards.nan_to_num(nan=math.inf)
+    above = known - known.amin(dim=1, keepdim=True)
+    weight = torch.where(above > 0, (-above / temperature).exp(), 1.0)  # T = 0: exp(-inf)
+    weight = torch.where(rewards.isnan(), 0.0, weight)
+    return weight / weight.sum(dim=1, keepdim=True).clamp(min=1)  # the worst has 1
 
 
 @allocation(needs=["step_rewards"], linear=False, paper="MT-GRPO, arXiv:2505.11821")
