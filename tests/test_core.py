@@ -84,6 +84,7 @@ def test_strategy_equals_its_loop(credit, seed):
 
 BY_DEFAULT = [(rule.name, OPTIONS.get(rule.name, {})) for rule in shipped()]
 ANOTHER_WAY = [  # through a rule, which these options make it take
+    ("asymre", {"shift": 0.5}),
     ("automaton", {"mode": "td"}),
     ("automaton", {"mode": "td", "shrinkage": 0.0}),
     ("contrast", {"clip": 0.0}),
@@ -108,6 +109,7 @@ ANOTHER_WAY = [  # through a rule, which these options make it take
     ("tree_td", {"leave_one_out": True}),
     ("turns", {"coef": 0.7}),  # at 1 the two parts may cancel in a group of two
     ("turns", {"coef": -2.0}),
+    ("wreinforce", {"positive": 0.0, "above": 0.0}),
 ]
 
 

@@ -139,11 +139,9 @@ def test_the_worst_step_decides_by_hand():
     found = steps(rollouts, temperature=0.0)
     close(on_counted(rollouts, found), [[-1, 0, 0, 0], [-2, 0, 0, 0]])
     # T = 4 / log 3: the worst of row 0 weighs 3/4, in row 1 √3 : 1
-    worse, better = 3**0.5 / (1 + 3**0.5), 1 / (1 + 3**0.5)
+    worse = 3**0.5 / (1 + 3**0.5)
     found = steps(rollouts, temperature=4 / math.log(3))
-    close(
-        on_counted(rollouts, found), [[-3 / 4 + 3 / 4, 0, 0, 3 / 4], [-2 * worse, 0 * better, 0, 0]]
-    )
+    close(on_counted(rollouts, found), [[-3 / 4 + 3 / 4, 0, 0, 3 / 4], [-2 * worse, 0, 0, 0]])
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1e-300, 0.1])
