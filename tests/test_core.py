@@ -87,6 +87,7 @@ ANOTHER_WAY = [  # through a rule, which these options make it take
     ("asymre", {"shift": 0.5}),
     ("automaton", {"mode": "td"}),
     ("automaton", {"mode": "td", "shrinkage": 0.0}),
+    ("clip_cov", {"share": 0.2, "lower": -0.1, "upper": 0.3}),
     ("contrast", {"clip": 0.0}),
     ("contrast", {"clip": 1.0, "mix": 1.0}),
     ("delta_l", {"alpha": 0.0}),
@@ -124,7 +125,8 @@ def test_every_registered_rule_obeys_the_laws(quick_laws, rule, options):
 PROMISES = {
     "linear": "decided entropy_soft entropy_top even prefix_tree trace",
     "conserves_mass": "entropy_soft even trace",
-    "keeps_sign": "contrast decided entropy_soft entropy_top even patterns prefix_tree trace",
+    "keeps_sign": "clip_cov contrast decided entropy_soft entropy_top even patterns prefix_tree "
+    "trace",
     "sign_free": "dapo delta_l length prompt seq softmax_length uniform",
 }
 

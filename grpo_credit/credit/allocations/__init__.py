@@ -11,6 +11,7 @@ from grpo_credit.credit.allocations import (  # noqa: F401, each registers its r
     omega,
     patterns,
     potential,
+    probability,
     spans,
     steps,
     traces,

@@ -53,17 +53,25 @@ def entropy_top(rollouts: Rollouts, *, share: float = 0.2) -> Float[Tensor, "B T
 
     Source: Wang et al. 2025, Beyond the 80/20 Rule, arXiv:2506.01939.
     """
+    return torch.where(most_uncertain(rollouts, share), rollouts.advantages[:, None], 0.0)
+
+
+def most_uncertain(rollouts: Rollouts, share: float) -> Bool[Tensor, "B T"]:
+    """Tell the counted tokens than which fewer than `share` of all have more entropy.
+
+    Raises:
+        CreditError: if share is out of its range.
+    """
     if not 0 < share <= 1:
         raise CreditError(f"share is {share:g}, expected above 0, to 1.")
-    assert rollouts.entropies is not None  # in `needs`
+    assert rollouts.entropies is not None  # in the `needs` of whoever asks
     counted = rollouts.entropies[rollouts.mask]
     if not counted.numel():
-        return torch.zeros_like(rollouts.entropies)
+        return rollouts.mask
     # The user's decimal fraction: 0.07 · 100 is 7, not the 7.000000000000001 of floats.
     rank = math.ceil(Fraction(str(share)) * counted.numel())
     threshold = counted.kthvalue(counted.numel() + 1 - rank).values
-    torn = rollouts.mask & (rollouts.entropies >= threshold)
-    return torch.where(torn, rollouts.advantages[:, None], 0.0)
+    return rollouts.mask & (rollouts.entropies >= threshold)
 
 
 @allocation(
