@@ -99,8 +99,11 @@ ANOTHER_WAY = [  # through a rule, which these options make it take
     ("omega", {"target": "passk_scaled", "k": 2}),
     ("patterns", {"patterns": [r"b+", r"[ab]\s", r"$"], "alpha": 0.5}),
     ("potential", OPTIONS["potential"] | {"immediate": True, "gamma": 0.5}),
+    ("prob_mask", {"below": 0.4}),
+    ("prob_weight", {"alpha": 1.0}),
     ("softmax_length", {"lam": -5.0}),
     ("softmax_length", {"lam": 7.0}),
+    ("spurious", {"below": 0.8, "share": 0.6}),
     ("steps", {"temperature": 0.0}),
     ("steps", {"temperature": 0.1}),
     ("trace", {"decay": 0.5, "floor": 0.2}),
@@ -123,10 +126,10 @@ def test_every_registered_rule_obeys_the_laws(quick_laws, rule, options):
 
 
 PROMISES = {
-    "linear": "decided entropy_soft entropy_top even prefix_tree trace",
+    "linear": "decided entropy_soft entropy_top even prefix_tree prob_mask prob_weight trace",
     "conserves_mass": "entropy_soft even trace",
     "keeps_sign": "clip_cov contrast decided entropy_soft entropy_top even patterns prefix_tree "
-    "trace",
+    "prob_mask prob_weight spurious trace",
     "sign_free": "dapo delta_l length prompt seq softmax_length uniform",
 }
 

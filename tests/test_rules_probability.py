@@ -93,6 +93,80 @@ def test_clip_cov_leaves_on_average_what_the_draw_leaves():
     close(found[0], [0.6] * 5 + [1.0] * 5)
 
 
+# ---- prob_mask, prob_weight, spurious -----------------------------------------------------------
+
+
+def slow_prob_mask(r, i, t, below=0.9):
+    return float(r.advantages[i]) * (math.exp(r.old_logps[i, t]) < below)
+
+
+def slow_prob_weight(r, i, t, alpha=0.2):
+    return float(r.advantages[i]) * (alpha * math.exp(r.old_logps[i, t]) + 1 - alpha)
+
+
+def slow_spurious(r, i, t, below=0.002, share=0.2):
+    everyone = r.entropies[r.mask].tolist()
+
+    def kept(j, s):
+        more = sum(h > float(r.entropies[j, s]) for h in everyone)
+        uncertain = Fraction(more, len(everyone)) < Fraction(str(share))
+        slip = float(r.advantages[j]) > 0 and math.exp(r.old_logps[j, s]) < below
+        return uncertain or not slip
+
+    times = r.window_count.tolist()
+    tokens = [(j, s) for j, s in r.mask.nonzero().tolist() for _ in range(times[j])]
+    total = sum(kept(j, s) for j, s in tokens)
+    return float(r.advantages[i]) * kept(i, t) * max(len(tokens), 1) / max(total, 1)
+
+
+SLOW = {"prob_mask": slow_prob_mask, "prob_weight": slow_prob_weight, "spurious": slow_spurious}
+
+
+@pytest.mark.parametrize(
+    ("rule", "options"),
+    [
+        ("prob_mask", {}),
+        ("prob_mask", {"below": 0.4}),
+        ("prob_weight", {}),
+        ("prob_weight", {"alpha": 1.0}),
+        ("spurious", {"below": 0.5}),
+        ("spurious", {"below": 0.8, "share": 0.6}),
+    ],
+)
+def test_weights_by_probability_equal_their_loops(rule, options):
+    changed = 0
+    for seed in SEEDS:
+        rollouts = random_rollouts(seed)
+        found = landed(rule, rollouts, **options)
+        close(found, by_loop(rollouts, lambda i, t, r=rollouts: SLOW[rule](r, i, t, **options)))
+        changed += not torch.equal(found, landed("even", rollouts))
+    assert changed >= 4
+
+
+def test_prob_mask_and_prob_weight_by_hand():
+    rollouts = likely([0.5, 0.75], [0.25], advantages=[4.0, -8.0])
+    close(landed("prob_mask", rollouts, below=0.6), [[4, 0], [-8, 0]])
+    close(landed("prob_weight", rollouts, alpha=0.5), [[3, 3.5], [-5, 0]])
+
+
+def test_slips_are_silenced_by_hand():
+    rollouts = likely([0.125, 0.125, 0.5], [0.125], advantages=[3.0, -3.0])
+    rollouts = replace(rollouts, entropies=double([0.1, 0.9, 0.2], [0.3, 0.0, 0.0]))
+    # only the first is unlikely, good and sure; the other three of four tokens get 4/3
+    close(landed("spurious", rollouts, below=0.25), [[0, 4, 4], [-4, 0, 0]])
+    close(landed("spurious", rollouts, below=0.25, share=1.0), landed("even", rollouts))
+
+
+@pytest.mark.parametrize(
+    ("rule", "options"),
+    [("prob_mask", {"below": 1.5}), ("prob_weight", {"alpha": 0.0}), ("spurious", {"below": 0.0})],
+)
+def test_some_options_make_it_even(rule, options):
+    for seed in range(4):
+        rollouts = random_rollouts(seed)
+        assert torch.equal(landed(rule, rollouts, **options), landed("even", rollouts))
+
+
 # ---- refusals -----------------------------------------------------------------------------------
 
 
@@ -101,6 +175,10 @@ def test_clip_cov_leaves_on_average_what_the_draw_leaves():
     [
         ("clip_cov", {"share": 0.0}, "share is 0, expected above 0, to 1"),
         ("clip_cov", {"share": NAN}, "share is nan, expected above 0, to 1"),
+        ("prob_mask", {"below": 0.0}, "below is 0, expected above 0"),
+        ("prob_weight", {"alpha": 1.5}, "alpha is 1.5, expected 0 to 1"),
+        ("spurious", {"below": -0.1}, "below is -0.1, expected 0 or more"),
+        ("spurious", {"share": 0.0}, "share is 0, expected above 0, to 1"),
         ("clip_cov", {"lower": 5.0}, "the band is 5 to 5; expected lower below upper"),
     ],
 )

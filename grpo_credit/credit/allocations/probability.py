@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from grpo_credit.credit.allocations.entropy import most_uncertain
 from grpo_credit.credit.registry import allocation
 from grpo_credit.credit.rollouts import Rollouts
 from grpo_credit.errors import CreditError
@@ -81,3 +82,143 @@ def clip_cov(
     left = 1 - (dropped / (times * band).sum().clamp(min=1)).clamp(max=1)
     kept = torch.where(band, left, 1.0).to(rollouts.advantages)
     return torch.where(rollouts.mask, rollouts.advantages[:, None] * kept, 0.0)
+
+
+@allocation(needs=["old_logps"], keeps_sign=True, paper="SPO, arXiv:2505.23564, its mask")
+def prob_mask(rollouts: Rollouts, *, below: float = 0.9) -> Float[Tensor, "B T"]:
+    """Credit only the tokens that the policy was not sure of.
+
+        A[i, t] = A_i · [π[i, t] < below]
+
+    Tokens that were all but certain decide nothing. This is the mask of SPO, without its values of
+    segments; as a linear rule it may follow others: `tree_td+prob_mask`.
+
+    Args:
+        rollouts: uses `advantages` (dimensionless) and `old_logps` (nats).
+        below: probability from which a token gets nothing, above 0.
+
+    Returns:
+        Allocation (B, T), dimensionless; the sign is the completion's. Nothing is conserved.
+
+    Raises:
+        CreditError: if below is not above 0.
+
+    Degenerate cases: above 1 this is `even`. A completion of certain tokens gets nothing.
+    Deviation: which tokens count hangs on what was written, which is a bias. SPO's code also leaves
+    the masked tokens out of the denominator; aggregations here still count them.
+
+    Example:
+        >>> from dataclasses import replace
+        >>> two = Rollouts.from_lists([2, 2], [1.0, 0.0], num_generations=2,
+        ...                           max_completion_length=4, advantages=[1.0, -1.0])
+        >>> prob_mask(replace(two, old_logps=Tensor([[0.5, 0.95], [1.0, 0.1]]).log()))
+        tensor([[ 1.,  0.],
+                [ 0., -1.]])
+
+    Source: Guo et al. 2025, Segment Policy Optimization, arXiv:2505.23564, and its code.
+    """
+    if not below > 0:
+        raise CreditError(f"below is {below:g}, expected above 0.")
+    assert rollouts.old_logps is not None  # in `needs`
+    unsure = rollouts.mask & (rollouts.old_logps.exp() < below)
+    return torch.where(unsure, rollouts.advantages[:, None], 0.0)
+
+
+@allocation(needs=["old_logps"], keeps_sign=True, paper="AR, arXiv:2505.12929")
+def prob_weight(rollouts: Rollouts, *, alpha: float = 0.2) -> Float[Tensor, "B T"]:
+    """Weigh likely tokens more than unlikely ones.
+
+        A[i, t] = A_i · (α π[i, t] + 1 - α)
+
+    The gradient of log π is the larger the less likely the token was, so that a few unlikely ones
+    drown the others; this damps them.
+
+    Args:
+        rollouts: uses `advantages` (dimensionless) and `old_logps` (nats).
+        alpha: α, how much of the weight follows the probability, 0 (`even`) to 1.
+
+    Returns:
+        Allocation (B, T), dimensionless; the sign is the completion's. Mass falls by up to α.
+
+    Raises:
+        CreditError: if alpha is out of its range.
+
+    Degenerate cases: with alpha = 0, or tokens that were certain, this is `even`.
+    Deviation: none. The paper's second method, Lopti, updates unlikely and likely tokens in two
+    steps, which is no matter of credit.
+
+    Example:
+        >>> from dataclasses import replace
+        >>> two = Rollouts.from_lists([2, 1], [1.0, 0.0], num_generations=2,
+        ...                           max_completion_length=4, advantages=[1.0, -1.0])
+        >>> prob_weight(replace(two, old_logps=Tensor([[0.5, 1.0], [0.25, 1.0]]).log()))
+        tensor([[ 0.9000,  1.0000],
+                [-0.8500,  0.0000]])
+
+    Source: Yang et al. 2025, Do Not Let Low-Probability Tokens Over-Dominate in RL for LLMs,
+    arXiv:2505.12929, Advantage Reweighting, and its code.
+    """
+    if not 0 <= alpha <= 1:
+        raise CreditError(f"alpha is {alpha:g}, expected 0 to 1.")
+    assert rollouts.old_logps is not None  # in `needs`
+    weight = alpha * rollouts.old_logps.exp() + 1 - alpha
+    return torch.where(rollouts.mask, rollouts.advantages[:, None] * weight, 0.0)
+
+
+@allocation(
+    needs=["old_logps", "entropies"],
+    linear=False,
+    keeps_sign=True,
+    paper="after STAPO, arXiv:2602.15620",
+)
+def spurious(
+    rollouts: Rollouts, *, below: float = 0.002, share: float = 0.2
+) -> Float[Tensor, "B T"]:
+    """Give nothing to unlikely tokens of good completions where the policy was sure of others.
+
+        A[i, t] = A_i · s[i, t] · n / Σ s
+        s = 0 where A_i > 0, π[i, t] < below and H[i, t] is not among the top `share`; 1 elsewhere
+
+    Such a token was a slip: it took no part in what made the completion good, inherits its
+    advantage all the same, and has the largest gradient of all. They are a few in ten thousand.
+
+    Args:
+        rollouts: uses `advantages` (dimensionless), `old_logps` and `entropies` (nats), and
+            `window_count`, over whose n counted tokens s averages to 1 after scaling. The entropies
+            are compared over all rows at hand, which are whole generation batches.
+        below: probability under which a token is unlikely, 0 (`even`) or more.
+        share: part of the tokens, those with the most entropy, that are left alone; above 0, to 1.
+
+    Returns:
+        Allocation (B, T), dimensionless; the sign is the completion's.
+
+    Raises:
+        CreditError: if an option is out of its range.
+
+    Degenerate cases: with below = 0 or share = 1 this is `even`; so it is for bad completions, up
+    to the scale. If every token is silenced, all get 0.
+    Deviation: entropies and probabilities are those at generation. Where the paper draws the line
+    between low and high entropy is told differently by different readers (the 80th or the 5th
+    percentile); here it is an option.
+
+    Example:
+        >>> from dataclasses import replace
+        >>> two = Rollouts.from_lists([2, 2], [1.0, 0.0], num_generations=2,
+        ...                           max_completion_length=4, advantages=[1.0, -1.0])
+        >>> logps = Tensor([[0.001, 0.5], [0.001, 0.001]]).log()
+        >>> sure = Tensor([[0.1, 0.2], [0.1, 2.0]])
+        >>> spurious(replace(two, old_logps=logps, entropies=sure))  # 4 tokens, one silenced
+        tensor([[ 0.0000,  1.3333],
+                [-1.3333, -1.3333]])
+
+    Source: Liu et al. 2026, STAPO, arXiv:2602.15620, as public descriptions give its mask; of the
+    paper itself only the beginning could be read.
+    """
+    if not below >= 0:
+        raise CreditError(f"below is {below:g}, expected 0 or more.")
+    assert rollouts.old_logps is not None  # in `needs`
+    sure = rollouts.mask & ~most_uncertain(rollouts, share)
+    slip = sure & (rollouts.advantages[:, None] > 0) & (rollouts.old_logps.exp() < below)
+    kept = (rollouts.mask & ~slip).to(rollouts.advantages)
+    scale = rollouts.num_tokens / rollouts.window_sum(kept.sum(dim=1)).clamp(min=1)
+    return rollouts.advantages[:, None] * kept * scale
