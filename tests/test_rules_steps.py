@@ -11,7 +11,7 @@ from drawn import NAN, close, double, one_group, random_rollouts, scored
 
 from grpo_credit import CreditError, Rollouts, compute_credit
 from grpo_credit.credit.allocations.potential import potential
-from grpo_credit.credit.allocations.steps import steps, turns
+from grpo_credit.credit.allocations.steps import steps, turn_deltas, turns
 
 
 def normalised(value, group, everywhere, scale_rewards):
@@ -203,6 +203,59 @@ def test_rewards_in_the_first_turn_stay_there_as_in_the_paper():
     extra = 1.5 / (3 / 2**0.5 + 1e-4)
     expected = [[0.5 + extra, 0, 0, 0.5], [-0.5 - extra, -0.5 - extra, 0, 0]]
     close(on_counted(rollouts, turns(rollouts)), expected)
+
+
+# ---- turn_deltas ------------------------------------------------------------------------------
+
+
+def slow_turn_deltas(rollouts, gamma, coef):
+    credit = on_counted(rollouts, rollouts.advantages[:, None]).clone()
+    for i in scored(rollouts):
+        turn, before, scores, turn_of = 0, False, {}, {}
+        for t in range(rollouts.mask.shape[1]):
+            counted = bool(rollouts.mask[i, t])
+            turn += counted and not before
+            before = counted
+            turn_of[t] = turn
+            score = float(rollouts.step_rewards[i, t])
+            if score == score:
+                scores[turn] = score
+        for (_, earlier), (s, later) in itertools.pairwise(sorted(scores.items())):
+            shares = {m: gamma ** (s - m) for m in range(1, s + 1)}
+            for t, m in turn_of.items():
+                share = shares.get(m, 0.0) / sum(shares.values())
+                credit[i, t] += coef * share * (later - earlier) * bool(rollouts.mask[i, t])
+    return credit
+
+
+@pytest.mark.parametrize(("gamma", "coef"), [(0.9, 1.0), (0.0, 1.0), (1.0, -0.5), (0.4, 2.0)])
+def test_turn_deltas_equal_their_loop(gamma, coef):
+    for seed in range(5):
+        rollouts = random_rollouts(seed)
+        found = turn_deltas(rollouts, gamma=gamma, coef=coef)
+        close(found, slow_turn_deltas(rollouts, gamma, coef))
+
+
+def test_turn_deltas_by_hand():
+    # turn 1 of row 0 leaves 4 (the tool's output), turn 2 leaves 1: -3, shared as 1 : 2
+    rollouts = pair(step_rewards=double([NAN, NAN, 4.0, 1.0], [3.0, 2.0, NAN, NAN]))
+    found = turn_deltas(rollouts, gamma=0.5)
+    close(found, [[0.5 - 1, 0, 0, 0.5 - 2], [-0.5, -0.5, 0, 0]])  # row 1 has one score, of turn 1
+
+
+def test_a_rise_that_is_lost_again_nets_zero():
+    mask = torch.tensor([[1, 0, 1, 0, 1, 0, 1]]).bool()
+    scores = double([1.0, NAN, 9.0, NAN, NAN, NAN, 1.0])
+    rollouts = one_group([7], [1.0], mask=mask, step_rewards=scores, advantages=double(0.0))
+    found = turn_deltas(rollouts)
+    assert found.any()
+    close(found.sum(), 0.0)
+
+
+@pytest.mark.parametrize("gamma", [-0.1, 1.1, NAN])
+def test_a_spread_out_of_range_is_refused(gamma):
+    with pytest.raises(CreditError, match=f"gamma is {gamma:g}, expected 0 to 1"):
+        compute_credit("turn_deltas", random_rollouts(0), gamma=gamma)
 
 
 # ---- what a potential may be ------------------------------------------------------------------
