@@ -88,10 +88,12 @@ ANOTHER_WAY = [  # through a rule, which these options make it take
     ("automaton", {"mode": "td"}),
     ("automaton", {"mode": "td", "shrinkage": 0.0}),
     ("clip_cov", {"share": 0.2, "lower": -0.1, "upper": 0.3}),
+    ("conflict", {"weight": 0.5}),
     ("contrast", {"clip": 0.0}),
     ("contrast", {"clip": 1.0, "mix": 1.0}),
     ("delta_l", {"alpha": 0.0}),
     ("delta_l", {"alpha": 0.75}),
+    ("empg", {"k": -0.5, "k_next": 2.0, "zeta": 1.0}),
     ("entropy_soft", {"beta": 3.0}),
     ("entropy_top", {"share": 0.5}),
     ("gtpo", {"alpha1": 0.2, "alpha2": 3.0}),
@@ -129,8 +131,8 @@ def test_every_registered_rule_obeys_the_laws(quick_laws, rule, options):
 PROMISES = {
     "linear": "decided entropy_soft entropy_top even prefix_tree prob_mask prob_weight trace",
     "conserves_mass": "entropy_soft even trace",
-    "keeps_sign": "clip_cov contrast decided entropy_soft entropy_top even patterns prefix_tree "
-    "prob_mask prob_weight spurious trace",
+    "keeps_sign": "clip_cov conflict contrast decided entropy_soft entropy_top even patterns "
+    "prefix_tree prob_mask prob_weight spurious trace",
     "sign_free": "dapo delta_l length prompt seq softmax_length uniform",
 }
 

@@ -3,6 +3,7 @@
 from grpo_credit.credit.allocations import (  # noqa: F401, each registers its rules
     automaton,
     baselines,
+    conflict,
     contrast,
     decided,
     entropy,

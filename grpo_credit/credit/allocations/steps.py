@@ -136,7 +136,7 @@ def turns(rollouts: Rollouts, *, coef: float = 1.0) -> Float[Tensor, "B T"]:
 
     Source: Zeng et al. 2025, MT-GRPO, arXiv:2505.11821; bias: verl RFC 7244.
     """
-    turn = _turn(rollouts)
+    turn = turn_number(rollouts)
     earned = _step_rewards(rollouts).nan_to_num(nan=0.0)
     per_turn = earned.new_zeros(len(turn), int(turn.max()) + 1).scatter_add(1, turn, earned)
     returns = _to_go(per_turn).masked_fill(rollouts.rewards.isnan()[:, None], torch.nan)
@@ -196,7 +196,7 @@ def turn_deltas(
     """
     if not 0 <= gamma <= 1:
         raise CreditError(f"gamma is {gamma:g}, expected 0 to 1.")
-    turn = _turn(rollouts)
+    turn = turn_number(rollouts)
     number = torch.arange(int(turn.max()) + 1, device=turn.device)
     apart = number - number[:, None]  # how many turns s is after m
     weight = torch.where(apart >= 0, gamma ** apart.clamp(min=0).double(), 0.0)
@@ -227,7 +227,7 @@ def _step_rewards(rollouts: Rollouts) -> Float[Tensor, "B T"]:
     return rollouts.step_rewards.double().masked_fill(abstained, torch.nan)
 
 
-def _turn(rollouts: Rollouts) -> Int[Tensor, "B T"]:
+def turn_number(rollouts: Rollouts) -> Int[Tensor, "B T"]:
     """Number the turns from 1; a tool's output has the number of the turn before it."""
     before = pad(rollouts.mask, (1, -1))
     return (rollouts.mask & ~before).cumsum(dim=1)
