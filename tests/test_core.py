@@ -66,26 +66,39 @@ def test_strategy_equals_its_loop(credit, seed):
 
 BY_DEFAULT = [(rule.name, OPTIONS.get(rule.name, {})) for rule in shipped()]
 ANOTHER_WAY = [  # through a rule, which these options make it take
+    ("asymre", {"shift": 0.5}),
     ("automaton", {"mode": "td"}),
     ("automaton", {"mode": "td", "shrinkage": 0.0}),
+    ("clip_cov", {"share": 0.2, "lower": -0.1, "upper": 0.3}),
+    ("conflict", {"weight": 0.5}),
     ("contrast", {"clip": 0.0}),
     ("contrast", {"clip": 1.0, "mix": 1.0}),
     ("delta_l", {"alpha": 0.0}),
     ("delta_l", {"alpha": 0.75}),
+    ("empg", {"k": -0.5, "k_next": 2.0, "zeta": 1.0}),
     ("entropy_soft", {"beta": 3.0}),
     ("entropy_top", {"share": 0.5}),
     ("gtpo", {"alpha1": 0.2, "alpha2": 3.0}),
+    ("omega", {"target": "passk", "k": 2}),
+    ("omega", {"target": "passk_scaled", "k": 2}),
     ("patterns", {"patterns": [r"b+", r"[ab]\s", r"$"], "alpha": 0.5}),
     ("potential", OPTIONS["potential"] | {"immediate": True, "gamma": 0.5}),
+    ("prob_mask", {"below": 0.4}),
+    ("prob_weight", {"alpha": 1.0}),
     ("softmax_length", {"lam": -5.0}),
     ("softmax_length", {"lam": 7.0}),
+    ("spurious", {"below": 0.8, "share": 0.6}),
+    ("steps", {"temperature": 0.0}),
+    ("steps", {"temperature": 0.1}),
     ("trace", {"decay": 0.5, "floor": 0.2}),
     ("trace", {"decay": 0.5, "style": "both"}),
     ("trace", {"decay": 0.7, "style": "both", "floor": 0.4}),
     ("trace", {"decay": 1.0}),
     ("tree_td", {"leave_one_out": True}),
+    ("turn_deltas", {"gamma": 0.0, "coef": 2.0}),
     ("turns", {"coef": 0.7}),  # at 1 the two parts may cancel in a group of two
     ("turns", {"coef": -2.0}),
+    ("wreinforce", {"positive": 0.0, "above": 0.0}),
 ]
 
 
@@ -98,9 +111,10 @@ def test_every_registered_rule_obeys_the_laws(quick_laws, rule, options):
 
 
 PROMISES = {
-    "linear": "decided entropy_soft entropy_top even prefix_tree trace",
+    "linear": "decided entropy_soft entropy_top even prefix_tree prob_mask prob_weight trace",
     "conserves_mass": "entropy_soft even trace",
-    "keeps_sign": "contrast decided entropy_soft entropy_top even patterns prefix_tree trace",
+    "keeps_sign": "clip_cov conflict contrast decided entropy_soft entropy_top even patterns "
+    "prefix_tree prob_mask prob_weight spurious trace",
     "sign_free": "dapo delta_l length prompt seq softmax_length uniform",
 }
 

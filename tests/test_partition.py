@@ -26,6 +26,9 @@ def whole(rollouts):
 AGGREGATIONS = [rule.name for rule in shipped() if rule.kind == "aggregation"]
 STRATEGIES = [*AGGREGATIONS, "late/seq", "late/dapo"]
 CUTS = [(16, 1), (8, 2), (4, 4), (1, 16)]  # rows per micro-batch, accumulation steps
+COVARIANCE = {  # of the window's tokens, of which every tenth goes
+    "credit": "clip_cov/seq", "credit_kwargs": {"share": 0.1, "lower": 0.0, "upper": 9.0}
+}  # fmt: skip
 
 
 def gradient(rows=8, steps=2, **options):
@@ -42,6 +45,13 @@ def test_micro_batching_does_not_change_the_gradient(credit):
     whole_step = gradient(16, 1, credit=credit, tools=True)
     for rows, steps in CUTS[1:]:
         assert difference(gradient(rows, steps, credit=credit, tools=True), whole_step) <= 1e-5
+
+
+def test_the_band_of_a_window_is_the_same_for_every_cut():
+    cut = [gradient(rows, steps, tools=True, **COVARIANCE) for rows, steps in CUTS]
+    cut.append(gradient(4, 4, tools=True, steps_per_generation=1, **COVARIANCE))
+    assert max(difference(g, cut[0]) for g in cut[1:]) <= 1e-5
+    assert difference(gradient(16, 1, credit="even/seq", tools=True), cut[0]) > 0.01
 
 
 @pytest.mark.parametrize("credit", STRATEGIES)
@@ -98,7 +108,8 @@ def test_window_totals_are_exact_for_every_batch_plan(
 
 
 NAMED = {name: {"credit": name} for name in STRATEGIES} | {
-    "sapo": {"credit": "length", "loss_type": "sapo"}
+    "sapo": {"credit": "length", "loss_type": "sapo"},
+    "clip_cov": COVARIANCE,
 }
 LAYOUTS = {  # prompts, rows of a rank's micro-batch, steps
     "whole groups on a rank": (4, 4, 2),

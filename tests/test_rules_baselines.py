@@ -11,7 +11,7 @@ from drawn import close, one_group, random_rollouts, scored
 from grpo_credit import CreditError, compute_credit
 from grpo_credit.credit.advantages import group_advantages
 from grpo_credit.credit.allocations.automaton import automaton
-from grpo_credit.credit.allocations.baselines import loo, opo, token_baseline
+from grpo_credit.credit.allocations.baselines import asymre, loo, opo, token_baseline, wreinforce
 
 SEEDS = range(12)
 
@@ -65,6 +65,49 @@ def test_opo_equals_its_loop(seed):
         return reward[i] - sum(length[j] * reward[j] for j in group) / sum(length[j] for j in group)
 
     equal(opo(rollouts), by_loop(rollouts, value), rollouts)
+
+
+# ---- asymre, wreinforce -----------------------------------------------------------------------
+
+
+def test_the_shifted_baseline_by_hand():
+    # the mean is 1/2; the abstention is in none
+    rollouts = one_group([1, 2, 1, 2], [1.0, 0.0, 0.5, None])
+    close(asymre(rollouts, shift=-0.25)[:, 0], [0.75, -0.25, 0.25, 0.0])
+    assert torch.equal(asymre(rollouts, shift=0.0)[:, 0], double(0.5, -0.5, 0.0, 0.0))
+
+
+def test_right_and_wrong_are_weighed_apart_by_hand():
+    rollouts = one_group([1, 2, 1, 2], [1.0, 0.0, 0.5, None])  # 0.5 is not above 0.5
+    close(wreinforce(rollouts)[:, 0], [0.1, -1.0, -1.0, 0.0])
+    close(wreinforce(rollouts, positive=0.0, above=0.25)[:, 0], [0.0, -1.0, 0.0, 0.0])
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_asymre_and_wreinforce_equal_their_loops(seed):
+    rollouts = random_rollouts(seed)
+    reward = rollouts.rewards.tolist()
+
+    def shifted(i, _):
+        group = members(rollouts, i)
+        return reward[i] - (sum(reward[j] for j in group) / len(group) + 0.3)
+
+    equal(asymre(rollouts, shift=0.3), by_loop(rollouts, shifted), rollouts)
+    signs = by_loop(rollouts, lambda i, _: 0.7 if reward[i] > 1.0 else -1.0)
+    equal(wreinforce(rollouts, positive=0.7, above=1.0), signs, rollouts)
+
+
+@pytest.mark.parametrize(
+    ("rule", "options", "message"),
+    [
+        ("asymre", {"shift": math.nan}, "shift is nan, expected a finite number"),
+        ("wreinforce", {"positive": -0.1}, r"positive is -0\.1, expected a finite number, 0 or"),
+        ("wreinforce", {"positive": math.inf}, "positive is inf, expected a finite number"),
+    ],
+)
+def test_a_weight_that_is_none_is_refused(rule, options, message):
+    with pytest.raises(CreditError, match=message):
+        compute_credit(rule, random_rollouts(0), **options)
 
 
 # ---- token_baseline ---------------------------------------------------------------------------
@@ -213,12 +256,24 @@ def test_a_lone_scored_completion_gets_nothing(mode):
     assert (automaton(rollouts, mode=mode) == 0).all()
 
 
-@pytest.mark.parametrize("rule", [loo, automaton])
-def test_the_expected_gradient_is_that_of_the_expected_reward(rule):
+def negative_first(rollouts):
+    """Weigh right and wrong apart where a reward of 1 alone is right."""
+    return wreinforce(rollouts, positive=0.25, above=0.75) / 1.25
+
+
+@pytest.mark.parametrize(
+    ("rule", "factor", "reward"),
+    [
+        (loo, 1, {(0,): 0.2, (1, 0): 1.0, (1, 1): 0.5}),
+        (automaton, 1, {(0,): 0.2, (1, 0): 1.0, (1, 1): 0.5}),
+        (asymre, 2 / 3, {(0,): 0.2, (1, 0): 1.0, (1, 1): 0.5}),
+        (negative_first, 1, {(0,): 0.0, (1, 0): 1.0, (1, 1): 0.0}),
+    ],
+)
+def test_the_expected_gradient_is_that_of_the_expected_reward(rule, factor, reward):
     # All batches of three completions of at most two tokens, 0 ends; one logit per prefix.
     logit = {(): 0.4, (1,): -0.7}
     chance = {prefix: 1 / (1 + math.exp(-x)) for prefix, x in logit.items()}  # of writing 1
-    reward = {(0,): 0.2, (1, 0): 1.0, (1, 1): 0.5}
 
     def probability(tokens):
         return math.prod(
@@ -241,7 +296,7 @@ def test_the_expected_gradient_is_that_of_the_expected_reward(rule):
         credit = rule(rollouts).tolist()
         weight = math.prod(map(probability, batch)) / 3
         expected += weight * sum(map(score, batch, credit))
-    close(expected, exact)
+    close(expected, factor * exact)
 
 
 def test_negative_shrinkage_is_refused():

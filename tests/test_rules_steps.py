@@ -1,6 +1,7 @@
 """Rewards of steps and turns, and a potential of prefixes."""
 
 import itertools
+import math
 import statistics
 from dataclasses import replace
 
@@ -10,7 +11,7 @@ from drawn import NAN, close, double, one_group, random_rollouts, scored
 
 from grpo_credit import CreditError, Rollouts, compute_credit
 from grpo_credit.credit.allocations.potential import potential
-from grpo_credit.credit.allocations.steps import steps, turns
+from grpo_credit.credit.allocations.steps import steps, turn_deltas, turns
 
 
 def normalised(value, group, everywhere, scale_rewards):
@@ -21,7 +22,16 @@ def normalised(value, group, everywhere, scale_rewards):
     return centred if scale_rewards == "none" else centred / (std + 1e-4)
 
 
-def slow_steps(rollouts):
+def soft_minimum(own, rewards, temperature):
+    """Write softmax(-r / T) of a step among those of its completion; T = 0 is its limit."""
+    if temperature is None:
+        return 1.0
+    if not temperature:
+        return (own == min(rewards)) / rewards.count(min(rewards))
+    return math.exp(-own / temperature) / sum(math.exp(-r / temperature) for r in rewards)
+
+
+def slow_steps(rollouts, temperature=None):
     found = {
         (i, t): r
         for i in scored(rollouts)
@@ -32,6 +42,7 @@ def slow_steps(rollouts):
     for (i, end), reward in found.items():
         mine = [r for (j, _), r in found.items() if rollouts.group[j] == rollouts.group[i]]
         own = normalised(reward, mine, list(found.values()), rollouts.scale_rewards)
+        own *= soft_minimum(reward, [r for (j, _), r in found.items() if j == i], temperature)
         for t in range(end + 1):
             credit[i, t] += own * bool(rollouts.mask[i, t])
     return credit
@@ -84,7 +95,9 @@ def on_counted(rollouts, credit):
 @pytest.mark.parametrize("seed", range(5))
 def test_steps_and_turns_equal_their_loops(seed, scale_rewards):
     rollouts = random_rollouts(seed, scale_rewards)
-    close(on_counted(rollouts, steps(rollouts)), slow_steps(rollouts))
+    for temperature in (None, 0.0, 0.1, 3.0):
+        found = steps(rollouts, temperature=temperature)
+        close(on_counted(rollouts, found), slow_steps(rollouts, temperature))
     close(on_counted(rollouts, turns(rollouts, coef=0.7)), slow_turns(rollouts, 0.7))
 
 
@@ -111,6 +124,35 @@ def pair(**change):
     mask = torch.tensor([[1, 0, 0, 1], [1, 1, 0, 0]]).bool()
     given = {"mask": mask, "advantages": double(0.5, -0.5), "scale_rewards": "none"}
     return one_group([4, 2], [1.0, 0.0], **given | change)
+
+
+def test_the_worst_step_decides_by_hand():
+    rollouts = pair(step_rewards=double([NAN, 1.0, NAN, 5.0], [0.0, 2.0, NAN, NAN]))
+    # mean of 1, 5, 0, 2 is 2. The worst of row 0 ends in the tool's output: -1 up to there
+    found = steps(rollouts, temperature=0.0)
+    close(on_counted(rollouts, found), [[-1, 0, 0, 0], [-2, 0, 0, 0]])
+    # T = 4 / log 3: the worst of row 0 weighs 3/4, in row 1 √3 : 1
+    worse = 3**0.5 / (1 + 3**0.5)
+    found = steps(rollouts, temperature=4 / math.log(3))
+    close(on_counted(rollouts, found), [[-3 / 4 + 3 / 4, 0, 0, 3 / 4], [-2 * worse, 0, 0, 0]])
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1e-300, 0.1])
+def test_more_good_steps_make_up_for_no_bad_one(temperature):
+    """Row 0 has one bad step, row 1 the same and twenty good ones; the sum tells them apart."""
+    rewards = torch.full((2, 21), NAN).double()
+    rewards[:, 0], rewards[1, 1:] = -1.0, 1.0
+    rollouts = one_group([21, 21], [1.0, 0.0], step_rewards=rewards, scale_rewards="none")
+    first = steps(rollouts, temperature=temperature)[:, 0]
+    assert float((first[1] - first[0]).abs()) < 1e-6
+    summed = steps(rollouts)[:, 0]
+    assert float(summed[1] - summed[0]) > 1
+
+
+@pytest.mark.parametrize("temperature", [-0.1, NAN, math.inf])
+def test_a_temperature_that_is_none_is_refused(temperature):
+    with pytest.raises(CreditError, match=f"temperature is {temperature:g}, expected a finite"):
+        compute_credit("steps", random_rollouts(0), temperature=temperature)
 
 
 @pytest.mark.parametrize("scale_rewards", ["group", "batch", "none"])
@@ -146,6 +188,59 @@ def test_rewards_in_the_first_turn_stay_there_as_in_the_paper():
     extra = 1.5 / (3 / 2**0.5 + 1e-4)
     expected = [[0.5 + extra, 0, 0, 0.5], [-0.5 - extra, -0.5 - extra, 0, 0]]
     close(on_counted(rollouts, turns(rollouts)), expected)
+
+
+# ---- turn_deltas ------------------------------------------------------------------------------
+
+
+def slow_turn_deltas(rollouts, gamma, coef):
+    credit = on_counted(rollouts, rollouts.advantages[:, None]).clone()
+    for i in scored(rollouts):
+        turn, before, scores, turn_of = 0, False, {}, {}
+        for t in range(rollouts.mask.shape[1]):
+            counted = bool(rollouts.mask[i, t])
+            turn += counted and not before
+            before = counted
+            turn_of[t] = turn
+            score = float(rollouts.step_rewards[i, t])
+            if score == score:
+                scores[turn] = score
+        for (_, earlier), (s, later) in itertools.pairwise(sorted(scores.items())):
+            shares = {m: gamma ** (s - m) for m in range(1, s + 1)}
+            for t, m in turn_of.items():
+                share = shares.get(m, 0.0) / sum(shares.values())
+                credit[i, t] += coef * share * (later - earlier) * bool(rollouts.mask[i, t])
+    return credit
+
+
+@pytest.mark.parametrize(("gamma", "coef"), [(0.9, 1.0), (0.0, 1.0), (1.0, -0.5), (0.4, 2.0)])
+def test_turn_deltas_equal_their_loop(gamma, coef):
+    for seed in range(5):
+        rollouts = random_rollouts(seed)
+        found = turn_deltas(rollouts, gamma=gamma, coef=coef)
+        close(found, slow_turn_deltas(rollouts, gamma, coef))
+
+
+def test_turn_deltas_by_hand():
+    # turn 1 of row 0 leaves 4 (the tool's output), turn 2 leaves 1: -3, shared as 1 : 2
+    rollouts = pair(step_rewards=double([NAN, NAN, 4.0, 1.0], [3.0, 2.0, NAN, NAN]))
+    found = turn_deltas(rollouts, gamma=0.5)
+    close(found, [[0.5 - 1, 0, 0, 0.5 - 2], [-0.5, -0.5, 0, 0]])  # row 1 has one score, of turn 1
+
+
+def test_a_rise_that_is_lost_again_nets_zero():
+    mask = torch.tensor([[1, 0, 1, 0, 1, 0, 1]]).bool()
+    scores = double([1.0, NAN, 9.0, NAN, NAN, NAN, 1.0])
+    rollouts = one_group([7], [1.0], mask=mask, step_rewards=scores, advantages=double(0.0))
+    found = turn_deltas(rollouts)
+    assert found.any()
+    close(found.sum(), 0.0)
+
+
+@pytest.mark.parametrize("gamma", [-0.1, 1.1, NAN])
+def test_a_spread_out_of_range_is_refused(gamma):
+    with pytest.raises(CreditError, match=f"gamma is {gamma:g}, expected 0 to 1"):
+        compute_credit("turn_deltas", random_rollouts(0), gamma=gamma)
 
 
 # ---- what a potential may be ------------------------------------------------------------------

@@ -5,7 +5,13 @@ import torch
 from drawn import close, double, one_group, random_rollouts, scored
 
 from grpo_credit import CreditError, compute_credit
-from grpo_credit.credit.allocations.tree import prefix_tree, tempo, temporal_differences, tree_td
+from grpo_credit.credit.allocations.tree import (
+    prefix_tree,
+    tempo,
+    temporal_differences,
+    tree_td,
+    treerl,
+)
 
 SEEDS = range(12)
 ONES = double(1.0, -1.0)
@@ -156,6 +162,37 @@ def test_tempo_equals_its_loop(seed):
 def test_equal_completions_of_unequal_reward_part_nowhere():
     rollouts = one_group([[5, 6], [5, 6]], [1.0, 0.0], advantages=ONES)
     assert tempo(rollouts).tolist() == [[1, 1], [-1, -1]]
+
+
+# ---- treerl -----------------------------------------------------------------------------------
+
+
+def slow_treerl(rollouts):
+    result = torch.zeros_like(rollouts.mask, dtype=torch.float64)
+    for i, t in rollouts.mask.nonzero().tolist():
+        if i in scored(rollouts):
+            through = len(members(rollouts, i, t + 1))
+            start = next((p for p in range(t, 0, -1) if len(members(rollouts, i, p)) > through), 0)
+            value, root, parent = (
+                float(rollouts.rewards[members(rollouts, i, p)].mean()) for p in (t + 1, 0, start)
+            )
+            result[i, t] = (2 * value - root - parent) / through**0.5
+    return result
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_treerl_equals_its_loop(seed):
+    rollouts = random_rollouts(seed)
+    close(treerl(rollouts) * rollouts.mask, slow_treerl(rollouts))
+
+
+def test_treerl_by_hand():
+    tokens = [[4, 5, 6, 7], [4, 5, 6, 8], [4, 5, 9], [4, 5, 9]]
+    rollouts = one_group(tokens, [1.0, 0.0, 0.0, 0.0])
+    # all share 4 5: V is the root's 1/4. 6: V = 1/2, of two: (1/4 + 1/4) / √2; 7: 3/4 + 1/2
+    half, root = 0.5 / 2**0.5, 2**0.5
+    expected = [[0, 0, half, 1.25], [0, 0, half, -0.75], [0, 0, -0.5 / root, 0]]
+    close(treerl(rollouts), [*expected, expected[2]])
 
 
 def test_an_ill_typed_option_is_refused():

@@ -15,7 +15,11 @@ from grpo_credit import CreditError, Rollouts, compute_credit, resolve_credit
 
 SEEDS = [0, 1, 3, *range(5, 14)]  # 2 and 4 draw no group with a right and a wrong completion
 RULES = [
+    ("conflict", {}),
+    ("conflict", {"weight": 3.0}),
     ("decided", {}),
+    ("empg", {}),
+    ("empg", {"k": -0.5, "k_next": 2.0, "zeta": 1.0}),
     ("entropy_top", {}),
     ("entropy_top", {"share": 0.5}),
     ("entropy_soft", {}),
@@ -118,7 +122,62 @@ def slow_patterns(r, i, t, patterns=(r"\bwait\b",), alpha=0.2):
     return a + alpha * abs(a) * bool(characters & set(range(*r.offsets[i, t].tolist())))
 
 
+def shared_from(r, i, tokens, side):
+    """Count the tokens, in the order given, that stand at the same place in one of the side."""
+    for place, (token, others) in enumerate(zip(tokens, side, strict=True)):
+        if token not in others:
+            return place
+    return len(tokens)
+
+
+def slow_conflict(r, i, t, weight=2.0):
+    a = float(r.advantages[i])
+    ids = {j: r.completion_ids[j][r.mask[j]].tolist() for j in range(len(r.group))}
+    group = [j for j in ids if r.group[j] == r.group[i]]
+    runs = 0
+    place = counted(r, i).index(t)
+    for turned in (1, -1):
+        own = ids[i][::turned]
+
+        def run(sign, own=own, turned=turned):
+            side = [ids[j][::turned] for j in group if sign * float(r.advantages[j]) > 0]
+            return shared_from(
+                r, i, own, [{s[p] for s in side if p < len(s)} for p in range(len(own))]
+            )
+
+        at = place if turned == 1 else len(own) - 1 - place
+        runs += at < min(run(1), run(-1))
+    return a * (weight**runs if a > 0 else not runs)
+
+
+def slow_empg(r, i, t, k=1.0, k_next=1.0, zeta=0.1):
+    turns = {}
+    for j in scored(r):
+        number, before = 0, False
+        for s in range(r.mask.shape[1]):
+            now = bool(r.mask[j, s])
+            number += now and not before
+            before = now
+            if now:
+                turns.setdefault((j, number), []).append(s)
+    if i not in scored(r):
+        return 0.0
+    mean = {turn: statistics.fmean(r.entropies[turn[0], s].item() for s in tokens)
+            for turn, tokens in turns.items()}  # fmt: skip
+    low, high = min(mean.values()), max(mean.values())
+    relative = {turn: (h - low) / (high - low) if high > low else 0.0 for turn, h in mean.items()}
+    average = statistics.fmean(math.exp(-k * h) for h in relative.values())
+    credit = {}
+    for (j, m), h in relative.items():
+        bonus = math.exp(-k_next * relative[j, m + 1]) if (j, m + 1) in relative else 0.0
+        credit[j, m] = float(r.advantages[j]) * math.exp(-k * h) / average + zeta * bonus
+    own = next(turn for turn, tokens in turns.items() if turn[0] == i and t in tokens)
+    return credit[own] - statistics.fmean(credit.values())
+
+
 SLOW = {
+    "conflict": slow_conflict,
+    "empg": slow_empg,
     "decided": slow_decided,
     "entropy_top": slow_entropy_top,
     "entropy_soft": slow_entropy_soft,
@@ -215,6 +274,43 @@ def test_rounding_below_zero_is_no_entropy():
 def test_entropy_soft_survives_tiny_entropies():
     found = landed("entropy_soft", entropies_of([1e-300, 3e-300]), beta=1.0)
     torch.testing.assert_close(found, torch.tensor([[0.5, 1.5]]).double())
+
+
+# ---- empg ---------------------------------------------------------------------------------------
+
+
+def test_empg_by_hand():
+    rollouts = replace(
+        entropies_of([0.25, NAN, 1.0, 2.0], [0.5, 1.0]), advantages=double(1.0, -1.0),
+        mask=torch.tensor([[1, 0, 1, 1], [1, 1, 0, 0]]).bool(),
+    )  # fmt: skip
+    # turns of mean entropy 1/4, 3/2 and 3/4: relative 0, 1, 2/5; the first has a next
+    third = math.exp(-0.4)
+    average = (1 + math.exp(-1) + third) / 3
+    raw = [1 / average + 0.1 * math.exp(-1), math.exp(-1) / average, -third / average]
+    first, second, other = (value - sum(raw) / 3 for value in raw)
+    found = landed("empg", rollouts)
+    close(found, [[first, 0, second, second], [other, other, 0, 0]])
+    close(landed("empg", rollouts, k=0.0, zeta=0.0)[:, 0], [2 / 3, -4 / 3])  # A_i less 1/3
+
+
+# ---- conflict -----------------------------------------------------------------------------------
+
+
+def test_conflict_by_hand():
+    tokens = [[1, 2, 3, 9, 8], [1, 4, 3, 9, 8], [1, 2, 5, 8]]
+    rollouts = one_group(tokens, [1.0, 1.0, 0.0], advantages=double(1.0, 2.0, -3.0))
+    # the bad one shares 1 2 with the first, 1 with the second, and the last token with both
+    expected = [[2, 2, 1, 1, 2], [4, 2, 2, 2, 4], [0, 0, -3, 0, 0]]
+    close(landed("conflict", rollouts), expected)
+    tool = rollouts.mask & (rollouts.completion_ids != 2)  # as if 2 were a tool's output
+    found = landed("conflict", replace(rollouts, mask=tool))
+    close(found, [[2, 0, 1, 1, 2], [4, 2, 2, 2, 4], [0, 0, -3, 0, 0]])
+
+
+def test_what_only_one_side_writes_is_in_no_conflict():
+    rollouts = one_group([[1, 2], [1, 2], [3, 4]], [1.0, 1.0, 0.0], advantages=double(1, 1, -2))
+    assert torch.equal(landed("conflict", rollouts), landed("even", rollouts))
 
 
 # ---- gtpo ---------------------------------------------------------------------------------------
@@ -342,6 +438,9 @@ def test_hostile_text_is_searched(text):
         ("entropy_soft", {"beta": math.inf}, "beta is inf, expected a finite number"),
         ("gtpo", {"alpha1": -1.0}, "alpha1 is -1, expected a finite number, 0 or more"),
         ("gtpo", {"alpha2": NAN}, "alpha2 is nan, expected a finite number, 0 or more"),
+        ("conflict", {"weight": -1.0}, "weight is -1, expected a finite number, 0 or more"),
+        ("empg", {"zeta": NAN}, "zeta is nan, expected a finite number"),
+        ("empg", {"k": math.inf}, "k is inf, expected a finite number"),
         ("patterns", {"alpha": 1.5}, "alpha is 1.5, expected 0 to 1"),
         ("patterns", {"alpha": -0.1}, "alpha is -0.1, expected 0 to 1"),
         ("patterns", {"patterns": "wait"}, "option 'patterns' of 'patterns' is 'wait' .str."),

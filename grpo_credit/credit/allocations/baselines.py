@@ -5,12 +5,15 @@ and divides by no standard deviation. Baselines are over whole groups, over all 
 optimizer step a member is trained on in.
 """
 
+import math
+
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from grpo_credit.credit.registry import allocation
 from grpo_credit.credit.rollouts import Rollouts
+from grpo_credit.errors import CreditError
 
 
 @allocation(linear=False, verl="adv_estimator=rloo", paper="RLOO, arXiv:2402.14740")
@@ -82,6 +85,97 @@ def opo(rollouts: Rollouts) -> Float[Tensor, "B T"]:
     total = group_sum(lengths * rollouts.rewards.nan_to_num(nan=0.0), rollouts.group)
     baseline = total / group_sum(lengths, rollouts.group).clamp(min=1)
     return _compared(rollouts, baseline[:, None])
+
+
+@allocation(linear=False, paper="AsymRE, arXiv:2506.20520")
+def asymre(rollouts: Rollouts, *, shift: float = -0.1) -> Float[Tensor, "B T"]:
+    """Compare a completion with a baseline below or above the mean of its group.
+
+        A[i, t] = R_i - (mean_g + shift)
+
+    A baseline below the mean lifts good completions more than it pushes bad ones down. That is
+    meant for completions that an older policy wrote, whose failures tell less than their successes.
+    On-policy a constant in the baseline leaves the expected update under `seq` as it is, (n - 1)/n
+    times the gradient of the expected reward for n completions per prompt, and adds variance.
+
+    Args:
+        rollouts: uses `rewards` and `group`.
+        shift: what is added to the mean, in units of reward; below 0 in the paper.
+
+    Returns:
+        Allocation (B, T), in units of reward, the same on every counted token of a completion.
+
+    Raises:
+        CreditError: if shift is not finite.
+
+    Degenerate cases: completions that no function scored are left out and get 0. A group of equal
+    rewards gets -shift, as does the only scored member of one. With shift = 0 and
+    `scale_rewards="none"` this is TRL's advantage.
+    Deviation: none in the advantage; the paper has no ratio and no clip.
+
+    Example:
+        >>> two = Rollouts.from_lists([1, 2], [1.0, 0.0], num_generations=2,
+        ...                           max_completion_length=4)
+        >>> asymre(two)
+        tensor([[ 0.6000,  0.0000],
+                [-0.4000, -0.4000]])
+
+    Source: Arnal et al. 2025, AsymRE, arXiv:2506.20520, and Trinity-RFT's `asymre`.
+    """
+    if not math.isfinite(shift):
+        raise CreditError(f"shift is {shift:g}, expected a finite number.")
+    known = scored(rollouts)
+    total = group_sum(rollouts.rewards.nan_to_num(nan=0.0), rollouts.group)
+    mean = total / group_sum(known.to(total), rollouts.group).clamp(min=1)
+    return _compared(rollouts, (mean + shift)[:, None])
+
+
+@allocation(linear=False, paper="W-REINFORCE, arXiv:2506.01347")
+def wreinforce(
+    rollouts: Rollouts, *, positive: float = 0.1, above: float = 0.5
+) -> Float[Tensor, "B T"]:
+    """Push wrong completions down by 1, and right ones up by less.
+
+        A[i, t] = positive if R_i > above, otherwise -1
+
+    Nothing is compared with the group. Learning from failures keeps completions apart that learning
+    from successes would make alike; with positive = 0 it is the only thing done (NSR), and a large
+    `positive` is nearly learning from successes alone (PSR). On-policy and under `seq` the expected
+    update is (1 + positive) times the gradient of the chance to be right, whatever `positive`: the
+    weights are a baseline of 1 / (1 + positive). What they change is the noise of a step, and what
+    the clipping and later epochs on the same completions make of it.
+
+    Args:
+        rollouts: uses `rewards`.
+        positive: what a right completion gets, 0 or more.
+        above: a completion is right if its reward exceeds this.
+
+    Returns:
+        Allocation (B, T), dimensionless, the same on every counted token of a completion.
+
+    Raises:
+        CreditError: if positive is negative or not finite.
+
+    Degenerate cases: completions that no function scored get 0. A group of which all are wrong is
+    pushed down as a whole, where GRPO has no signal.
+    Deviation: the paper's rewards are 1 and -1; here any reward is reduced to these.
+
+    Example:
+        >>> two = Rollouts.from_lists([1, 2], [1.0, 0.0], num_generations=2,
+        ...                           max_completion_length=4)
+        >>> wreinforce(two)
+        tensor([[ 0.1000,  0.0000],
+                [-1.0000, -1.0000]])
+
+    Source: Zhu et al. 2025, The Surprising Effectiveness of Negative Reinforcement in LLM
+    Reasoning, arXiv:2506.01347, and its code.
+    """
+    if not 0 <= positive < math.inf:
+        raise CreditError(f"positive is {positive:g}, expected a finite number, 0 or more.")
+    gets = rollouts.advantages.new_tensor(positive)
+    landed = torch.where(solved(rollouts, above), gets, -1.0)
+    counted = rollouts.mask & scored(rollouts)[:, None]
+    return torch.where(counted, landed[:, None], 0.0)
 
 
 @allocation(
@@ -173,6 +267,11 @@ def squared_score(
 def scored(rollouts: Rollouts) -> Bool[Tensor, " B"]:
     """Tell the completions that at least one reward function scored."""
     return ~rollouts.rewards.isnan()
+
+
+def solved(rollouts: Rollouts, above: float) -> Bool[Tensor, " B"]:
+    """Tell the completions whose reward exceeds a number; NaN does not."""
+    return rollouts.rewards > above
 
 
 def above_mean(rollouts: Rollouts) -> Bool[Tensor, " B"]:

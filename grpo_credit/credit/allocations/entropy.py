@@ -4,11 +4,13 @@ import math
 from fractions import Fraction
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
+from torch.nn.functional import pad
 
 from grpo_credit.credit.advantages import group_advantages
 from grpo_credit.credit.allocations.baselines import above_mean, group_sum, scored
+from grpo_credit.credit.allocations.steps import turn_number
 from grpo_credit.credit.allocations.traces import mean_one
 from grpo_credit.credit.registry import allocation
 from grpo_credit.credit.rollouts import Rollouts
@@ -53,17 +55,25 @@ def entropy_top(rollouts: Rollouts, *, share: float = 0.2) -> Float[Tensor, "B T
 
     Source: Wang et al. 2025, Beyond the 80/20 Rule, arXiv:2506.01939.
     """
+    return torch.where(most_uncertain(rollouts, share), rollouts.advantages[:, None], 0.0)
+
+
+def most_uncertain(rollouts: Rollouts, share: float) -> Bool[Tensor, "B T"]:
+    """Tell the counted tokens than which fewer than `share` of all have more entropy.
+
+    Raises:
+        CreditError: if share is out of its range.
+    """
     if not 0 < share <= 1:
         raise CreditError(f"share is {share:g}, expected above 0, to 1.")
-    assert rollouts.entropies is not None  # in `needs`
+    assert rollouts.entropies is not None  # in the `needs` of whoever asks
     counted = rollouts.entropies[rollouts.mask]
     if not counted.numel():
-        return torch.zeros_like(rollouts.entropies)
+        return rollouts.mask
     # The user's decimal fraction: 0.07 · 100 is 7, not the 7.000000000000001 of floats.
     rank = math.ceil(Fraction(str(share)) * counted.numel())
     threshold = counted.kthvalue(counted.numel() + 1 - rank).values
-    torn = rollouts.mask & (rollouts.entropies >= threshold)
-    return torch.where(torn, rollouts.advantages[:, None], 0.0)
+    return rollouts.mask & (rollouts.entropies >= threshold)
 
 
 @allocation(
@@ -109,6 +119,83 @@ def entropy_soft(rollouts: Rollouts, *, beta: float = 0.1) -> Float[Tensor, "B T
     relative = mean_one(entropies, rollouts.mask)
     weight = (1 + beta * (relative - 1)).clamp(min=0)
     return rollouts.advantages[:, None] * mean_one(weight, rollouts.mask)
+
+
+@allocation(needs=["entropies"], linear=False, paper="EMPG, arXiv:2509.09265")
+def empg(
+    rollouts: Rollouts, *, k: float = 1.0, k_next: float = 1.0, zeta: float = 0.1
+) -> Float[Tensor, "B T"]:
+    """Weigh turns more where the policy was certain, and reward turns that lead to certainty.
+
+        A[i, t] = B[i, m] - mean B,  B[i, m] = A_i · g(H[i, m]) + zeta · f(H[i, m+1])
+        g(H) = exp(-k Ĥ) / mean exp(-k Ĥ),  f(H) = exp(-k_next Ĥ)
+        Ĥ = (H - min H) / (max H - min H)
+
+    m is the turn of t, a maximal run of counted tokens; H[i, m] is its mean entropy, and f is 0 for
+    the last turn. Certain turns have small gradients: g makes up for that, the opposite of
+    `entropy_top`. Means, min and max are over all turns, each once.
+
+    Args:
+        rollouts: uses `advantages` (dimensionless), `entropies` (nats), and `rewards` to see
+            abstentions. Statistics are over all rows at hand, which are whole generation batches.
+        k: how sharply a turn's weight falls with its entropy.
+        k_next: how sharply the bonus falls with the entropy of the next turn.
+        zeta: the bonus of a turn that the most certain turn follows.
+
+    Returns:
+        Allocation (B, T), dimensionless, signed; over all turns it averages to 0.
+
+    Raises:
+        CreditError: if an option is not finite.
+
+    Degenerate cases: with equal entropies and without a next turn this is `even` less the mean. A
+    completion that every function abstained from gets 0 and is in no statistics.
+    Deviation: none in the formulas; turns are told by tool outputs, not by a template's markers.
+    The bonus favours turns because there are more of them, and the mean that is subtracted is a
+    bias: the expected update is not the gradient of the reward.
+
+    Example:
+        >>> from dataclasses import replace
+        >>> two = Rollouts.from_lists([3, 1], [1.0, 0.0], num_generations=2,
+        ...                           max_completion_length=4, advantages=[1.0, -1.0])
+        >>> turn = torch.tensor([[True, False, True], [True, False, False]])
+        >>> torn = Tensor([[2.0, 0.0, 0.0], [1.0, 0.0, 0.0]])
+        >>> empg(replace(two, mask=turn, entropies=torn), k=0.0)  # the last turn is the certain one
+        tensor([[ 0.7333,  0.0000,  0.6333],
+                [-1.3667,  0.0000,  0.0000]])
+
+    Source: Wang et al. 2025, EMPG, arXiv:2509.09265, eqs. 7, 8 and 10 to 12 as the authors' page
+    gives them.
+    """
+    for name, value in (("k", k), ("k_next", k_next), ("zeta", zeta)):
+        if not math.isfinite(value):
+            raise CreditError(f"{name} is {value:g}, expected a finite number.")
+    turn, counted = turn_number(rollouts), rollouts.mask & scored(rollouts)[:, None]
+    relative, there = _relative_by_turn(rollouts, turn, counted)
+    certain = (-k * relative).exp()
+    gain = certain / certain[there].mean()
+    follows = pad(torch.where(there, (-k_next * relative).exp(), 0.0), (-1, 1))
+    modulated = rollouts.advantages[:, None] * gain + zeta * follows
+    centred = (modulated - modulated[there].mean()).to(rollouts.advantages)
+    return torch.where(counted, centred.gather(1, turn), 0.0)
+
+
+def _relative_by_turn(
+    rollouts: Rollouts, turn: Int[Tensor, "B T"], counted: Bool[Tensor, "B T"]
+) -> tuple[Float[Tensor, "B M"], Bool[Tensor, "B M"]]:
+    """Scale the mean entropy of each turn to 0 for the least and 1 for the most; tell who is one.
+
+    In float64, as nearly equal entropies are told apart.
+    """
+    assert rollouts.entropies is not None  # in `needs`
+    none = torch.zeros(len(turn), int(turn.max()) + 1, dtype=torch.float64, device=turn.device)
+    tokens = none.scatter_add(1, turn, counted.double())
+    there = tokens > 0
+    entropies = torch.where(counted, rollouts.entropies.double(), 0.0)
+    mean = none.scatter_add(1, turn, entropies) / tokens.clamp(min=1)
+    least = torch.where(there, mean, math.inf).min()
+    span = torch.where(there, mean, -math.inf).max() - least
+    return torch.where(there & (span > 0), (mean - least) / span, 0.0), there
 
 
 @allocation(needs=["entropies"], linear=False, paper="after GTPO, arXiv:2508.04349")

@@ -1,5 +1,7 @@
 """Rewards of single steps and turns, credited to the tokens that led to them."""
 
+import math
+
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -8,13 +10,18 @@ from torch.nn.functional import pad
 from grpo_credit.credit.advantages import group_advantages
 from grpo_credit.credit.registry import allocation
 from grpo_credit.credit.rollouts import Rollouts
+from grpo_credit.errors import CreditError
 
 
-@allocation(needs=["step_rewards"], linear=False, paper="DeepSeekMath, arXiv:2402.03300")
-def steps(rollouts: Rollouts) -> Float[Tensor, "B T"]:
+@allocation(
+    needs=["step_rewards"], linear=False,
+    paper="DeepSeekMath, arXiv:2402.03300; with a temperature after PURE, arXiv:2504.15275",
+)  # fmt: skip
+def steps(rollouts: Rollouts, *, temperature: float | None = None) -> Float[Tensor, "B T"]:
     """Credit a token with the normalised rewards of the steps that end at it or later.
 
-        A[i, t] = Σ_{steps j of i, end(j) ≥ t} (r_j - mean_g) / (std + 1e-4)
+        A[i, t] = Σ_{steps j of i, end(j) ≥ t} w_j (r_j - mean_g) / (std + 1e-4)
+        w_j = 1, or with a temperature T the softmax of -r_j / T over the steps of i
 
     Mean and standard deviation are over all steps of all completions of the group; `std` follows
     `scale_rewards` (`"group"`; over all steps of one generation for `"batch"`; `"none"` does not
@@ -26,16 +33,23 @@ def steps(rollouts: Rollouts) -> Float[Tensor, "B T"]:
         rollouts: uses `step_rewards` (dimensionless, NaN where no step ends), `group`,
             `scale_rewards`, and `rewards` to see abstentions; not `advantages`. Statistics are over
             all rows at hand, which are whole generation batches.
+        temperature: T, in units of the step rewards, 0 or more; PURE takes 0.1 for rewards from -1
+            to 1. None adds the steps up.
 
     Returns:
         Allocation (B, T), dimensionless, signed.
+
+    Raises:
+        CreditError: if the temperature is negative or not finite.
 
     Degenerate cases: tokens after the last step get 0, and so does a group without two steps or
     with equal ones. A step that ends in a tool's output counts for the tokens before it. A
     completion that every function abstained from gets 0 and is in no mean: a reward that only
     judges steps must return a number (0 will do), not None. With one step per completion that ends
-    at its last token and earns the completion's reward, this is `even`.
-    Deviation: none.
+    at its last token and earns the completion's reward, this is `even`. With T = 0 equally bad
+    steps share the weight.
+    Deviation: none without a temperature. PURE subtracts the mean return of the other completions,
+    at every token; here each weighted step is compared with the mean step of the group.
 
     Example:
         >>> from dataclasses import replace
@@ -46,8 +60,13 @@ def steps(rollouts: Rollouts) -> Float[Tensor, "B T"]:
         tensor([[ 1.,  0.,  0.],
                 [-1.,  0.,  0.]])
 
-    Source: Shao et al. 2024, DeepSeekMath, arXiv:2402.03300, section 4.1.3.
+    Source: Shao et al. 2024, DeepSeekMath, arXiv:2402.03300, section 4.1.3; Cheng et al. 2025,
+    PURE, arXiv:2504.15275, by the authors' code and description.
     """
+    if temperature is not None and not 0 <= temperature < math.inf:
+        raise CreditError(
+            f"temperature is {temperature:g}, expected a finite number, 0 or more, or none."
+        )
     rewards = _step_rewards(rollouts)
     ends = ~rewards.isnan()
     row = ends.nonzero()[:, 0]
@@ -55,7 +74,18 @@ def steps(rollouts: Rollouts) -> Float[Tensor, "B T"]:
     normalised[ends] = group_advantages(
         rewards[ends], rollouts.group[row], rollouts.scale_rewards, rollouts.generation[row]
     )
+    if temperature is not None:
+        normalised = normalised * _soft_minimum(rewards, temperature)
     return torch.where(rollouts.mask, _to_go(normalised), 0.0).to(rollouts.advantages)
+
+
+def _soft_minimum(rewards: Float[Tensor, "B T"], temperature: float) -> Float[Tensor, "B T"]:
+    """Weigh the steps of each row by softmax(-r / T), of which T = 0 is the limit; NaN gets 0."""
+    known = rewards.nan_to_num(nan=math.inf)
+    above = known - known.amin(dim=1, keepdim=True)
+    weight = torch.where(above > 0, (-above / temperature).exp(), 1.0)  # T = 0: exp(-inf)
+    weight = torch.where(rewards.isnan(), 0.0, weight)
+    return weight / weight.sum(dim=1, keepdim=True).clamp(min=1)  # the worst has 1
 
 
 @allocation(needs=["step_rewards"], linear=False, paper="MT-GRPO, arXiv:2505.11821")
@@ -106,7 +136,7 @@ def turns(rollouts: Rollouts, *, coef: float = 1.0) -> Float[Tensor, "B T"]:
 
     Source: Zeng et al. 2025, MT-GRPO, arXiv:2505.11821; bias: verl RFC 7244.
     """
-    turn = _turn(rollouts)
+    turn = turn_number(rollouts)
     earned = _step_rewards(rollouts).nan_to_num(nan=0.0)
     per_turn = earned.new_zeros(len(turn), int(turn.max()) + 1).scatter_add(1, turn, earned)
     returns = _to_go(per_turn).masked_fill(rollouts.rewards.isnan()[:, None], torch.nan)
@@ -117,6 +147,79 @@ def turns(rollouts: Rollouts, *, coef: float = 1.0) -> Float[Tensor, "B T"]:
     return torch.where(rollouts.mask, landed, 0.0)
 
 
+@allocation(
+    needs=["step_rewards"], linear=False, paper="after prime-rl's turn_credit, pull request 3282"
+)
+def turn_deltas(
+    rollouts: Rollouts, *, gamma: float = 0.9, coef: float = 1.0
+) -> Float[Tensor, "B T"]:
+    """Add to the advantage what this turn and those it led up to changed in the state's score.
+
+        A[i, t] = A_i + coef · Σ_{s ≥ m} gamma^(s - m) Δ[i, s] / Σ_{d < s} gamma^d
+
+    m is the turn of t, as in `turns`. A step reward is here the score of the state that the turn
+    left behind; Δ[i, s] is the score after turn s less the last score before, 0 where there is no
+    score after s or none before. A change is spread back over the turns up to it, nearer ones
+    more, by weights that sum to 1. So the turns of a completion share its last score less its
+    first: staying in a good state earns nothing, and a rise that is lost again nets zero. States
+    are often easier to score than actions.
+
+    Args:
+        rollouts: uses `advantages`, `step_rewards` (both dimensionless; the last one of a turn is
+            its score), and `rewards` to see abstentions.
+        gamma: how far back a change is spread, 0 (only its own turn) to 1 (all turns alike).
+        coef: weight of the changes against the outcome.
+
+    Returns:
+        Allocation (B, T), dimensionless, signed.
+
+    Raises:
+        CreditError: if gamma is out of its range.
+
+    Degenerate cases: with fewer than two scores in a completion this is `even`. A score before the
+    first turn is the first. A completion that every function abstained from gets no changes.
+    Deviation: a change is credited by itself, not with what follows from it, and is compared with
+    no other completion: as `potential` with `immediate`, the expected update is not the gradient of
+    the reward. How prime-rl combines changes and outcome could not be read; here they are added.
+
+    Example:
+        >>> from dataclasses import replace
+        >>> two = Rollouts.from_lists([5, 5], [1.0, 0.0], num_generations=2,
+        ...                           max_completion_length=5, advantages=[1.0, -1.0])
+        >>> nan, turn = float("nan"), torch.tensor([[True, False] * 2 + [True]] * 2)
+        >>> score = torch.tensor([[0.0, nan, nan, nan, 7.0], [2.0, nan, 5.0, nan, 2.0]])
+        >>> turn_deltas(replace(two, mask=turn, step_rewards=score), gamma=0.5)  # 7 as 1 : 2 : 4
+        tensor([[ 2.0000,  0.0000,  3.0000,  0.0000,  5.0000],
+                [-0.4286,  0.0000,  0.1429,  0.0000, -2.7143]])
+
+    Source: prime-rl, pull request 3282, by its description.
+    """
+    if not 0 <= gamma <= 1:
+        raise CreditError(f"gamma is {gamma:g}, expected 0 to 1.")
+    turn = turn_number(rollouts)
+    number = torch.arange(int(turn.max()) + 1, device=turn.device)
+    apart = number - number[:, None]  # how many turns s is after m
+    weight = torch.where(apart >= 0, gamma ** apart.clamp(min=0).double(), 0.0)
+    weight[0] = 0.0  # before the first turn nobody acted
+    weight = weight / weight.sum(dim=0).clamp(min=1)
+    spread = _changes(_step_rewards(rollouts), turn, len(number)) @ weight.T
+    extra = spread.to(rollouts.advantages).gather(1, turn)
+    return torch.where(rollouts.mask, rollouts.advantages[:, None] + coef * extra, 0.0)
+
+
+def _changes(
+    scores: Float[Tensor, "B T"], turn: Int[Tensor, "B T"], turns: int
+) -> Float[Tensor, "B M"]:
+    """Subtract from the last score of each turn the last one of the turns before that has one."""
+    column = torch.arange(scores.shape[1], device=scores.device).expand_as(scores)
+    last = torch.full((len(scores), turns), -1, device=scores.device)
+    place = torch.where(scores.isnan(), -1, column)
+    last = last.scatter_reduce(1, turn, place, "amax").cummax(dim=1).values
+    known = scores.nan_to_num(nan=0.0).gather(1, last.clamp(min=0))
+    change = known - pad(known, (1, -1))
+    return torch.where(pad(last, (1, -1), value=-1) >= 0, change, 0.0)
+
+
 def _step_rewards(rollouts: Rollouts) -> Float[Tensor, "B T"]:
     """Take the steps of scored completions; in float64, for the reason given in `spans`."""
     assert rollouts.step_rewards is not None  # in `needs`
@@ -124,7 +227,7 @@ def _step_rewards(rollouts: Rollouts) -> Float[Tensor, "B T"]:
     return rollouts.step_rewards.double().masked_fill(abstained, torch.nan)
 
 
-def _turn(rollouts: Rollouts) -> Int[Tensor, "B T"]:
+def turn_number(rollouts: Rollouts) -> Int[Tensor, "B T"]:
     """Number the turns from 1; a tool's output has the number of the turn before it."""
     before = pad(rollouts.mask, (1, -1))
     return (rollouts.mask & ~before).cumsum(dim=1)

@@ -145,6 +145,53 @@ def tree_td(rollouts: Rollouts, *, leave_one_out: bool = False) -> Float[Tensor,
     return torch.where(rollouts.mask & scored(rollouts)[:, None], changes, 0.0)
 
 
+@allocation(linear=False, paper="after TreeRL, arXiv:2506.11902")
+def treerl(rollouts: Rollouts) -> Float[Tensor, "B T"]:
+    """Credit a stretch with what it gained over the start and over the stretch before.
+
+        A[i, t] = (V(s) - V(root) + V(s) - V(parent)) / √|L(s)|,  V(s) = mean of R_j over L(s)
+
+    s is the stretch of t: the tokens between two places at which members of the group part; L(s)
+    are the members that run through it, and the parent is the stretch before. The root of their
+    number damps stretches that many share, and that are trained on as often, less than
+    `prefix_tree` does. The outcome counts twice, from the start and from the last parting, so the
+    expected update is not the gradient of the reward.
+
+    Args:
+        rollouts: uses `completion_ids`, `group` and `rewards`.
+
+    Returns:
+        Allocation (B, T), in units of reward, not divided by any standard deviation.
+
+    Degenerate cases: completions in no tree get 0, and so do tokens that the whole group shares.
+    The first stretch of a completion that shares no prefix gets 2 (R_i - V(root)), as its parent is
+    the root.
+    Deviation: the paper grows its trees by branching where entropy is high; here they are what
+    ordinary completions share, so that at temperature 1 most of it is the first tokens.
+
+    Example:
+        >>> three = Rollouts.from_lists([2, 2, 2], [1.0, 0.0, 0.0], num_generations=3,
+        ...                             max_completion_length=4,
+        ...                             completion_ids=[[5, 6], [5, 7], [8, 6]])
+        >>> treerl(three)  # V: 1/3 at the root, 1/2 after 5, which two share
+        tensor([[ 0.2357,  1.1667],
+                [ 0.2357, -0.8333],
+                [-0.6667, -0.6667]])
+
+    Source: Hou et al. 2025, TreeRL, arXiv:2506.11902, as public re-implementations give its step
+    reward.
+    """
+    nodes, through = _prefixes(rollouts)
+    rewards = torch.where(scored(rollouts), rollouts.rewards, 0.0)
+    members = _sum_through(nodes, through, torch.ones_like(rewards)).clamp(min=1)
+    values = _sum_through(nodes, through, rewards) / members
+    parts = members[:, 1:] != members[:, :-1]
+    parent = torch.where(parts, _columns(rollouts.mask), 0).cummax(dim=1).values
+    gained = 2 * values[:, 1:] - values[:, :1] - values.gather(1, parent)
+    counted = rollouts.mask & scored(rollouts)[:, None]
+    return torch.where(counted, gained / members[:, 1:].sqrt(), 0.0)
+
+
 def temporal_differences(
     after: Float[Tensor, "B T"],
     start: Float[Tensor, " B"],
