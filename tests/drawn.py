@@ -63,6 +63,7 @@ def random_rollouts(seed, scale_rewards="group", largest=6, tokens=2):
         step_rewards=steps.where(inside & (noise() < 0.4), NAN),
         texts=tuple(map("".join, pieces)),
         offsets=characters(pieces),
+        ref_logps=3 * noise().log(),
     )
 
 

@@ -133,7 +133,7 @@ def test_rollouts_of_every_nth_step_are_kept_whole(tmp_path):
     assert saved.credit == "first_half/seq"
     assert [TOKENIZER.decode(ids) for ids in saved.prompt_ids] == saved.prompts
     assert saved.temperature == 1.0
-    given = {name for name in OPTIONAL if name != "privileged_logps"}
+    given = {name for name in OPTIONAL if name not in ("privileged_logps", "ref_logps")}
     assert all(getattr(saved.rollouts, name) is not None for name in given)
     for prompt, tokens, text in zip(saved.prompts, saved.tokens, saved.rollouts.texts, strict=True):
         assert prompt in PROMPTS

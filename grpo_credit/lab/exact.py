@@ -194,6 +194,8 @@ def _refuse_unfed(problem: Problem, strategies: Iterable[Strategy]) -> None:
     for strategy in strategies:
         if "privileged_logps" in strategy.needs:
             raise CreditError(f"{strategy.name!r} needs a second prompt; there is none in the lab.")
+        if "ref_logps" in strategy.needs:
+            raise CreditError(f"{strategy.name!r} needs a reference model; there is none here.")
         check_told(strategy.name, strategy.needs, [(problem.name, problem.reward)], [1.0])
 
 

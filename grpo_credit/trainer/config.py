@@ -114,6 +114,7 @@ class Plan:
         ratio: `"token"` or `"sequence"`.
         privileged_column: of the prompts that a contrasting strategy scores completions after.
         explicit: whether the credit was asked for, and is not what `loss_type` stands for.
+        refers: whether there is a reference model: for the KL term, or because a rule asks.
     """
 
     strategy: Strategy
@@ -121,6 +122,7 @@ class Plan:
     ratio: str
     privileged_column: str = CreditOptions.privileged_column
     explicit: bool = True
+    refers: bool = False
 
     @property
     def trl_ratio(self) -> str:
@@ -177,7 +179,8 @@ def plan(
     _try_options(strategy)
     surrogate = loss_type if loss_type in SURROGATE_AGGREGATION else DEFAULT_AGGREGATION
     column = getattr(args, "privileged_column", CreditOptions.privileged_column)
-    return Plan(strategy, surrogate, ratio, column, credit is not None)
+    refers = args.beta != 0.0 or "ref_logps" in strategy.needs
+    return Plan(strategy, surrogate, ratio, column, credit is not None, refers)
 
 
 def asked(args: Any, credit: Any, credit_kwargs: Any) -> tuple[Any, dict[str, Any]]:
