@@ -93,10 +93,12 @@ ANOTHER_WAY = [  # through a rule, which these options make it take
     ("entropy_soft", {"beta": 3.0}),
     ("entropy_top", {"share": 0.5}),
     ("gtpo", {"alpha1": 0.2, "alpha2": 3.0}),
+    ("lhts", {"tau": 2.0, "horizon": 2, "clamp": 0.5}),
     ("patterns", {"patterns": [r"b+", r"[ab]\s", r"$"], "alpha": 0.5}),
     ("potential", OPTIONS["potential"] | {"immediate": True, "gamma": 0.5}),
     ("softmax_length", {"lam": -5.0}),
     ("softmax_length", {"lam": 7.0}),
+    ("temper", {"tau": 3.0}),
     ("trace", {"decay": 0.5, "floor": 0.2}),
     ("trace", {"decay": 0.5, "style": "both"}),
     ("trace", {"decay": 0.7, "style": "both", "floor": 0.4}),
@@ -116,9 +118,9 @@ def test_every_registered_rule_obeys_the_laws(quick_laws, rule, options):
 
 
 PROMISES = {
-    "linear": "decided entropy_soft entropy_top even prefix_tree trace",
+    "linear": "decided entropy_soft entropy_top even lhts prefix_tree trace",
     "conserves_mass": "entropy_soft even trace",
-    "keeps_sign": "contrast decided entropy_soft entropy_top even patterns prefix_tree trace",
+    "keeps_sign": "contrast decided entropy_soft entropy_top even lhts patterns prefix_tree trace",
     "sign_free": "dapo delta_l length prompt seq softmax_length uniform",
 }
 

@@ -12,6 +12,7 @@ from grpo_credit.credit.allocations import (  # noqa: F401, each registers its r
     potential,
     spans,
     steps,
+    temperature,
     traces,
     tree,
 )
