@@ -22,6 +22,7 @@ from grpo_credit.credit.strategy import CreditError, Strategy
 from grpo_credit.lab.direction import Direction, exact_direction, paired, sampled_direction
 from grpo_credit.lab.enumerable import Language, exact_gradient, jacobian, probabilities
 from grpo_credit.lab.sampling import Progress, Sampling
+from grpo_credit.lab.transformer import character_tokenizer
 from grpo_credit.trainer.reward_annotations import NEEDS, Annotations
 
 CPU = torch.device("cpu")
@@ -74,7 +75,7 @@ class Problem:
             list(language.texts),
             [row[:n] for row, n in zip(language.ids.tolist(), lengths, strict=True)],
             language.length,
-            language.tokenizer,
+            character_tokenizer(language.alphabet),
             {},
         ).find(NEEDS, CPU)
         return Rollouts(
