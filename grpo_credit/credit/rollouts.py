@@ -292,6 +292,7 @@ class Rollouts:
         *,
         max_length: int | None = None,
         token_ids: Sequence[Sequence[int]] | None = None,
+        old_logps: Sequence[Sequence[float]] | None = None,
         dtype: torch.dtype = torch.float32,
     ) -> "Rollouts":
         """Build what supervised training knows: documents of the data, each with advantage 1.
@@ -303,6 +304,7 @@ class Rollouts:
                 masked ones, such as a prompt's, are not, and have no column.
             max_length: `L_max`, in tokens; the longest document if not given.
             token_ids: the ids of these tokens; otherwise every token has its position as id.
+            old_logps: their log-probabilities, nats, under the model that wrote the documents.
             dtype: of every floating-point field.
 
         Returns:
@@ -326,7 +328,13 @@ class Rollouts:
             lengths, [None] * len(ones), num_generations=1, max_completion_length=longest,
             advantages=ones, completion_ids=token_ids, dtype=dtype,
         )  # fmt: skip
-        return replace(built, truncated=torch.zeros_like(built.truncated))
+        built = replace(built, truncated=torch.zeros_like(built.truncated))
+        if old_logps is None:
+            return built
+        logps = torch.zeros_like(built.mask, dtype=dtype)
+        for row, own in enumerate(old_logps):
+            logps[row, : lengths[row]] = torch.tensor(own)
+        return replace(built, old_logps=logps)
 
     # ---- changing the layout, never the content -----------------------------------------------
 
