@@ -41,7 +41,11 @@ def findings(
         "Temperature on whole strings",
         [
             *_exact_sentences(exact),
-            *(s for tau, each in sampled.items() for s in _sampled_sentences(tau, each)),
+            *(
+                s
+                for tau, each in sampled.items()
+                for s in _sampled_sentences(tau, each, exact[tau])
+            ),
         ],
         [
             _exact_table(exact),
@@ -128,7 +132,7 @@ def _exact_figure(tau: float, found: LookAhead) -> Figure:
 # ---- several strings, and training --------------------------------------------------------------
 
 
-def _sampled_sentences(tau: float, sampled: Sampled) -> list[str]:
+def _sampled_sentences(tau: float, sampled: Sampled, exact: LookAhead) -> list[str]:
     counts = sorted({each.samples for each in sampled.decoded})
     middle = counts[len(counts) // 2]
     parts = [
@@ -138,7 +142,9 @@ def _sampled_sentences(tau: float, sampled: Sampled) -> list[str]:
         if each.samples == middle
     ]
     return [
-        f"τ = {tau:g}, one string kept of {middle}: KL {'; '.join(parts)}.",
+        f"τ = {tau:g}, KL(target ‖ .): {exact.itself:.2g} nats of p itself, "
+        f"{exact.horizons[0]:.2g} of next-token temperature. One string kept of {middle}: "
+        f"{'; '.join(parts)}.",
         *(_method_sentence(tau, name, sampled.learned) for name in sampled.learned),
     ]
 

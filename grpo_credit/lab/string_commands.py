@@ -13,7 +13,7 @@ from grpo_credit.lab import (
     strings,
     tempering,
 )
-from grpo_credit.lab.enumerable import Language, TabularPolicy
+from grpo_credit.lab.enumerable import Language
 from grpo_credit.lab.output import refuse_taken
 from grpo_credit.lab.report_strings import Setting
 from grpo_credit.lab.running import bar, command, finish, mistakes
@@ -25,18 +25,15 @@ def run_strings(args: argparse.Namespace) -> int:
     with mistakes():
         languages = {length: Language(args.alphabet, length) for length in args.length}
         longest = languages[max(languages)]
-        settings = [Setting(length, spread) for length in languages for spread in args.spread]
-        widths = [1, *args.beam]
-        searches = {
-            setting: strings.most_likely(
-                languages[setting.length], setting.spread, widths, args.policies, args.seed
-            )
-            for setting in bar("most likely strings")(settings)
-        }
-        policy = TabularPolicy(longest, args.seed, max(args.spread))().detach()
-    found = report_strings.findings(
-        strings.chain_rule(longest, policy), searches, command(), _said(args)
-    )
+        asked = strings.Searching([1, *args.beam], args.policies, args.seed)
+        (policy,) = tempering.random_policies(longest, 1, min(args.spread), args.seed)
+    settings = [Setting(length, spread) for length in languages for spread in args.spread]
+    searches = {
+        setting: strings.most_likely(languages[setting.length], setting.spread, asked)
+        for setting in bar("most likely strings")(settings)
+    }
+    chain = strings.chain_rule(longest, policy)
+    found = report_strings.findings(chain, searches, command(), _said(args))
     return finish(found, args)
 
 
@@ -73,4 +70,5 @@ def _refuse_taken(args: argparse.Namespace) -> None:
 
 def _said(args: argparse.Namespace) -> dict[str, object]:
     """Return what was asked for, without what is no setting."""
-    return {k: v for k, v in vars(args).items() if k not in ("verb", "out", "traceback")}
+    unsaid = {"verb", "out", "traceback", "version"}
+    return {name: value for name, value in vars(args).items() if name not in unsaid}

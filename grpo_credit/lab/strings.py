@@ -5,6 +5,7 @@ string is another matter: it need not begin with the most likely token.
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -137,32 +138,46 @@ def beam_search(
     return score[:, 0]
 
 
-def most_likely(
-    language: Language, spread: float, widths: Sequence[int], policies: int, seed: int
-) -> Mapping[str, Search]:
-    """Look for the most likely strings of random policies: by beams, and by one sample.
+@dataclass(frozen=True)
+class Searching:
+    """How the most likely strings of random policies are looked for.
 
     Args:
-        language: what they may say.
-        spread: standard deviation of their logits, which are normal.
         widths: of the beams; 1 is greedy decoding.
         policies: how many; at least 2.
-        seed: of their logits.
-
-    Returns:
-        Way to search -> how it does. Those of one sample are expectations, summed over strings.
+        seed: of the first, see `random_policies`.
 
     Raises:
         ValueError: if a number is too small.
     """
-    if policies < 2 or min(widths) < 1:
-        raise ValueError(
-            f"there are {policies} policies and beams of {min(widths)}; expected at least 2 and 1."
-        )
-    logps = random_policies(language, policies, spread, seed)
+
+    widths: Sequence[int]
+    policies: int
+    seed: int
+
+    def __post_init__(self) -> None:
+        if self.policies < 2 or min(self.widths) < 1:
+            raise ValueError(
+                f"there are {self.policies} policies and beams of {min(self.widths)}; expected at "
+                "least 2 and 1."
+            )
+
+
+def most_likely(language: Language, spread: float, asked: Searching) -> Mapping[str, Search]:
+    """Look for the most likely strings of random policies: by beams, and by one sample.
+
+    Args:
+        language: what they may say.
+        spread: standard deviation of their logits.
+        asked: how.
+
+    Returns:
+        Way to search -> how it does. Those of one sample are expectations, summed over strings.
+    """
+    logps = random_policies(language, asked.policies, spread, asked.seed)
     strings = log_probabilities(language, logps)
     best = strings.max(dim=1).values
-    lost = {_name(width): best - beam_search(language, logps, width) for width in widths}
+    lost = {_name(width): best - beam_search(language, logps, width) for width in asked.widths}
     lost = {name: nats * (nats > SAME) for name, nats in lost.items()}
     found = {name: Search(_mean((nats > 0).double()), _mean(nats)) for name, nats in lost.items()}
     entropy = -(strings.exp() * strings).sum(dim=1)

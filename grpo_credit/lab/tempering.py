@@ -70,10 +70,10 @@ def random_policies(
     Raises:
         ValueError: if there is none, or the spread is below 0.
     """
-    if spread < 0 or count < 1:
-        raise ValueError(
-            f"there are {count} policies of spread {spread:g}; expected 1 and 0, or more."
-        )
+    if count < 1:
+        raise ValueError(f"there are {count} policies, expected at least 1.")
+    if spread < 0:
+        raise ValueError(f"spread is {spread:g}, expected at least 0.")
     policies = [TabularPolicy(language, seed + number, spread)() for number in range(count)]
     return torch.stack(policies).detach()
 
