@@ -65,6 +65,18 @@ def _add_strings(instruments: Any) -> None:
     strings.add_argument("--beam", type=int, nargs="+", default=[2, 4], metavar="K",
                          help="widths, beside greedy decoding (default: 2 4)")  # fmt: skip
     strings.add_argument("--policies", type=int, default=400, help="random ones (default: 400)")
+    strings.add_argument(
+        "--text", dest="verb", action="store_const",
+        const="grpo_credit.lab.text_commands:run_text",
+        help="instead, how a small model of text repeats itself by temperature; trained in about "
+        "40 s of one core and kept; 20 s more each time",
+    )  # fmt: skip
+    strings.add_argument("--texts", type=int, default=64,
+                         help="of each temperature, with --text (default: 64)")  # fmt: skip
+    strings.add_argument("--particles", type=int, default=16, metavar="K",
+                         help="strings at work for each of these (default: 16)")  # fmt: skip
+    strings.add_argument("--training_steps", type=int, default=300, metavar="N",
+                         help="of the model of --text (default: 300)")  # fmt: skip
     strings.set_defaults(verb="grpo_credit.lab.string_commands:run_strings")
 
 
