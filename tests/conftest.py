@@ -29,7 +29,8 @@ settings.load_profile("patient")
 SLOW = {
     "architectures", "bench_step", "completing", "credit_scale", "drop_in", "exactness",
     "fire_data", "fire_endings", "guard", "lab_enumerated", "lab_exact", "lab_oracle", "lab_replay",
-    "lab_verbs", "mathematics", "own_rewards", "own_script", "parity_with_trl", "partition",
+    "lab_prose", "lab_strings", "lab_verbs", "mathematics", "own_rewards", "own_script",
+    "parity_with_trl", "partition",
     "passes", "path_star", "path_star_recipe", "patience", "preflight", "preflight_precision",
     "preflight_recipe", "recipe", "recipe_commands", "recipe_configs", "recipe_math",
     "recipe_mistakes", "recipe_tasks", "report_browser", "reward_code", "rules_in_training",

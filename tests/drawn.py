@@ -1,6 +1,7 @@
 """Rollouts drawn by chance and made by hand, to hold rules to slow loops and to arithmetic."""
 
 import random
+import statistics
 from dataclasses import replace
 from itertools import accumulate, pairwise
 
@@ -64,6 +65,7 @@ def random_rollouts(seed, scale_rewards="group", largest=6, tokens=2):
         step_rewards=steps.where(inside & (noise() < 0.4), NAN),
         texts=tuple(map("".join, pieces)),
         offsets=characters(pieces),
+        ref_logps=3 * noise().log(),
     )
 
 
@@ -113,3 +115,22 @@ def broken(credit, **options):
     binding = [law for law, promised, _ in conformance._laws(strategy) if promised]
     found = {law.__name__: conformance.counterexample(law, strategy) for law in binding}
     return {law: example for law, example in found.items() if example}
+
+
+def slow_above_others(rollouts, earned, pool):
+    """Write the to-go of `earned` less the mean of the others', times 1 - 1/n, in plain Python."""
+    counted = {i: rollouts.mask[i].nonzero().flatten().tolist() for i in pool}
+
+    def return_from(i, place):
+        return sum(earned[i][counted[i][place] :])
+
+    credit = torch.zeros(rollouts.mask.shape, dtype=torch.float64)
+    for i in pool:
+        members = [j for j in pool if rollouts.group[j] == rollouts.group[i]]
+        longest = max((len(counted[j]) for j in members if j != i), default=0)
+        for place, t in enumerate(counted[i] if longest else []):
+            there = min(place, longest - 1)
+            others = [j for j in members if j != i and len(counted[j]) > there]
+            baseline = statistics.fmean(return_from(j, there) for j in others)
+            credit[i, t] = (1 - 1 / len(members)) * (return_from(i, place) - baseline)
+    return credit

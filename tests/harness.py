@@ -34,6 +34,8 @@ ROUNDING = 1e-5
 OPTIONS = {  # of rules with an option that has no default
     "potential": {"function": "rules:digits_so_far"},
     "softmax_length": {"lam": 1.0},
+    "temper": {"tau": 0.5},
+    "lhts": {"tau": 0.5},
 }
 TOKENIZER = build_tokenizer()
 

@@ -1,6 +1,8 @@
 """Documents, slow sums over them in float64, and one step of supervised training on them."""
 
+import math
 import random
+import statistics
 import tempfile
 
 import torch
@@ -46,6 +48,36 @@ def weights_of(name):
         "dapo": lambda _: 1 / sum(lengths),
     }[name]
     return [[one(length)] * length for length in lengths]
+
+
+TEMPERED = {"credit": "lhts/seq", "credit_kwargs": {"tau": 0.5, "horizon": 3}}
+
+
+def sampled():
+    """Give each token of the documents a log-probability, the first none."""
+    rng = random.Random(1)
+    return Dataset.from_list([
+        {**row, "old_logps": [None, *(-2 * rng.random() for _ in row["input_ids"][1:])]}
+        for row in documents()
+    ])  # fmt: skip
+
+
+def tempered_weights():
+    """Return the weights of TEMPERED: e^(H - b), three tokens ahead, over the documents."""
+    logps = [
+        [p for p, label in zip(row["old_logps"][1:], row["labels"][1:], strict=True)
+         if label != -100]
+        for row in sampled()
+    ]  # fmt: skip
+    ahead = [[sum(row[t : t + 3]) for t in range(len(row))] for row in logps]
+    mean = [
+        statistics.fmean(row[t] for row in ahead if t < len(row))
+        for t in range(max(map(len, ahead)))
+    ]
+    return [
+        [math.exp(min(h - b, 3)) / len(ahead) for h, b in zip(row, mean, strict=False)]
+        for row in ahead
+    ]
 
 
 def slow(weights):

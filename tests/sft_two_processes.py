@@ -5,7 +5,7 @@ from pathlib import Path
 
 import conftest  # noqa: F401 (environment variables)
 import torch
-from sft_helpers import FOUR, FREE, PACKED, PADDED, trained
+from sft_helpers import FOUR, FREE, PACKED, PADDED, TEMPERED, sampled, trained
 from torchrun import begin, leave
 from trl import SFTConfig, SFTTrainer
 
@@ -21,6 +21,7 @@ if __name__ == "__main__":
     }
     runs[0, None] = trained(**HALVED[0], cls=SFTTrainer, config=SFTConfig)
     runs[0, "own mean"] = trained(**HALVED[0], credit="length", average_tokens_across_devices=False)
+    runs[0, "lhts"] = trained(**HALVED[0], **TEMPERED, given={"train_dataset": sampled()})
     assert torch.distributed.get_world_size() == 2
     if torch.distributed.get_rank() == 0:
         said = {key: (run.losses.train[0], run.trace.gradients[0]) for key, run in runs.items()}

@@ -81,6 +81,7 @@ ANOTHER_WAY = [  # through a rule, which these options make it take
     ("gtpo", {"alpha1": 0.2, "alpha2": 3.0}),
     ("omega", {"target": "passk", "k": 2}),
     ("omega", {"target": "passk_scaled", "k": 2}),
+    ("lhts", {"tau": 2.0, "horizon": 2, "clamp": 0.5}),
     ("patterns", {"patterns": [r"b+", r"[ab]\s", r"$"], "alpha": 0.5}),
     ("potential", OPTIONS["potential"] | {"immediate": True, "gamma": 0.5}),
     ("prob_mask", {"below": 0.4}),
@@ -90,6 +91,7 @@ ANOTHER_WAY = [  # through a rule, which these options make it take
     ("spurious", {"below": 0.8, "share": 0.6}),
     ("steps", {"temperature": 0.0}),
     ("steps", {"temperature": 0.1}),
+    ("temper", {"tau": 3.0}),
     ("trace", {"decay": 0.5, "floor": 0.2}),
     ("trace", {"decay": 0.5, "style": "both"}),
     ("trace", {"decay": 0.7, "style": "both", "floor": 0.4}),
@@ -111,9 +113,9 @@ def test_every_registered_rule_obeys_the_laws(quick_laws, rule, options):
 
 
 PROMISES = {
-    "linear": "decided entropy_soft entropy_top even prefix_tree prob_mask prob_weight trace",
+    "linear": "decided entropy_soft entropy_top even lhts prefix_tree prob_mask prob_weight trace",
     "conserves_mass": "entropy_soft even trace",
-    "keeps_sign": "clip_cov conflict contrast decided entropy_soft entropy_top even patterns "
+    "keeps_sign": "clip_cov conflict contrast decided entropy_soft entropy_top even lhts patterns "
     "prefix_tree prob_mask prob_weight spurious trace",
     "sign_free": "dapo delta_l length prompt seq softmax_length uniform",
 }

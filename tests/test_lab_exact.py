@@ -13,7 +13,6 @@ from grpo_credit.lab.direction import sampled_direction
 from grpo_credit.lab.enumerable import (
     Language,
     TabularPolicy,
-    TransformerPolicy,
     exact_gradient,
     jacobian,
     probabilities,
@@ -21,6 +20,7 @@ from grpo_credit.lab.enumerable import (
 from grpo_credit.lab.exact import Problem, draw, measure
 from grpo_credit.lab.report_exact import Setting, findings, verdict
 from grpo_credit.lab.sampling import Sampling
+from grpo_credit.lab.transformer import TransformerPolicy
 from rewards import RegexReward
 
 SMALL = Language("ab", 3)

@@ -109,13 +109,13 @@ def stepped(model, optimizer=torch.optim.AdamW):
     return count(model.parameters()), count(p.grad for p in trained), count(state)
 
 
-def of(size, **more):
+def of(size, refers=False, **more):
     """Estimate what a rank needs that trains 2 rows of 10 tokens, and generates 4 of 11."""
     options = {"per_device_train_batch_size": 2, "steps_per_generation": 2, "use_vllm": False,
                "max_completion_length": 6, "bf16": False, "fp16": False, "optim": "adamw_torch",
-               "gradient_checkpointing": False, "beta": 0, "world_size": 1, "fsdp": None,
+               "gradient_checkpointing": False, "world_size": 1, "fsdp": None,
                "deepspeed_plugin": None, **more}  # fmt: skip
-    return estimate(size, SimpleNamespace(**options), prompt_tokens=4, test_tokens=5)
+    return estimate(size, SimpleNamespace(**options), prompt_tokens=4, test_tokens=5, refers=refers)
 
 
 @pytest.mark.parametrize(("config", "kind"), [(QWEN, Qwen2ForCausalLM), (LLAMA, LlamaForCausalLM)])
@@ -151,7 +151,7 @@ def test_the_estimates_by_hand():
     assert plain.cache == 4 * (11 * 3 * 6 * 4 + 4 * 50)
     assert plain.peak == 400 + 800 + 400 + plain.activations
     assert of(size, gradient_checkpointing=True).activations == 2 * 10 * 8 * 4 * (3 + 17)
-    assert of(size, beta=0.1).reference == 400
+    assert of(size, refers=True).reference == 400
     assert of(size, world_size=2).gradients == 800  # and DDP's buckets
     plugins = [SimpleNamespace(zero_stage=stage) for stage in (1, 2, 3)]
     stages = [of(size, world_size=4, deepspeed_plugin=plugin) for plugin in plugins]
@@ -162,7 +162,7 @@ def test_the_estimates_by_hand():
 
 def test_an_adapter_needs_no_reference_model_and_quantised_weights_are_small():
     size = model_size(QWEN, peft_config=LoraConfig(r=4, task_type="CAUSAL_LM"), bits=4)
-    memory = of(size, beta=0.1)
+    memory = of(size, refers=True)
     assert memory.reference == 0
     assert memory.weights == round(size.frozen / 2 + 2 * size.trained)
 

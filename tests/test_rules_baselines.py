@@ -74,7 +74,9 @@ def test_the_shifted_baseline_by_hand():
     # the mean is 1/2; the abstention is in none
     rollouts = one_group([1, 2, 1, 2], [1.0, 0.0, 0.5, None])
     close(asymre(rollouts, shift=-0.25)[:, 0], [0.75, -0.25, 0.25, 0.0])
-    assert torch.equal(asymre(rollouts, shift=0.0)[:, 0], double(0.5, -0.5, 0.0, 0.0))
+    assert torch.equal(
+        asymre(rollouts, shift=0.0)[:, 0], torch.tensor([0.5, -0.5, 0.0, 0.0]).double()
+    )
 
 
 def test_right_and_wrong_are_weighed_apart_by_hand():

@@ -38,12 +38,16 @@ class Game:
         self.chance = torch.ones(len(self.paths)).double()
         self.steps = torch.full((len(self.paths), 5), NAN).double()
         self.values = torch.zeros(len(self.paths), 6).double()
+        self.reference = torch.randn(len(inner), 3, generator=generator).double().log_softmax(1)
+        self.logps = torch.zeros(2, len(self.paths), 5).double()  # of the policy, the reference
         for i, path in enumerate(self.paths):
             for m, token in enumerate(path):
                 at = self.number[path[:m]]
                 self.chance[i] *= self.probs[at, token]
                 self.score[i, 2 * m, at] = torch.eye(3)[token].double() - self.probs[at]
                 self.steps[i, 2 * m] = self.turn_reward[at, token]
+                self.logps[0, i, 2 * m] = self.probs[at, token].log()
+                self.logps[1, i, 2 * m] = self.reference[at, token]
                 self.values[i, 2 * m : 2 * m + 2] = self.phi[at]
 
     def pairs(self, scale_rewards="none", later=0):
@@ -66,6 +70,8 @@ class Game:
             max_completion_length=5,
             scale_rewards=scale_rewards,
             step_rewards=self.steps[row],
+            old_logps=self.logps[0, row],
+            ref_logps=self.logps[1, row],
             decided=(self.decided[row] + later).clamp(max=5)[:, None],
         )
         return rollouts, row, chance
@@ -76,8 +82,8 @@ class Game:
         found = compute_credit(credit, rollouts, **options) * (len(row) / 2)
         return torch.einsum("i,it,itpv->pv", chance, found, self.score[row])
 
-    def gradient(self, turn_coef=0.0):
-        value = self.reward + turn_coef * self.steps.nansum(dim=1)
+    def gradient(self, turn_coef=0.0, more=0.0):
+        value = self.reward + turn_coef * self.steps.nansum(dim=1) + more
         return torch.einsum("i,itpv->pv", self.chance * value, self.score)
 
 
@@ -93,6 +99,19 @@ def test_the_enumerated_policy_is_one(game):
 def test_the_expected_update_of_turns_is_half_the_gradient_of_all_rewards(game):
     found = game.expected_update("turns/seq", coef=0.8)
     close(found, game.gradient(turn_coef=0.8) / 2)  # (n - 1)/n, n = 2
+
+
+@pytest.mark.parametrize("game", GAMES)
+def test_the_expected_update_of_to_go_is_half_the_gradient_of_all_rewards(game):
+    close(game.expected_update("to_go/seq"), game.gradient(turn_coef=1.0) / 2)
+
+
+@pytest.mark.parametrize("tau", [0.25, 1.0, 2.0])
+@pytest.mark.parametrize("game", GAMES)
+def test_the_expected_update_of_temper_is_half_the_gradient_of_reward_and_divergence(game, tau):
+    policy, reference = game.logps.sum(dim=2)
+    close(game.expected_update("temper/seq", tau=tau),
+          game.gradient(more=reference / tau - policy) / 2)  # fmt: skip
 
 
 @pytest.mark.parametrize("game", GAMES)

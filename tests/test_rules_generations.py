@@ -9,7 +9,11 @@ from harness import OPTIONS, shipped
 from grpo_credit import Rollouts, resolve_credit
 from grpo_credit.credit.conformance import examples
 
-OF_THE_WINDOW = {"automaton", "entropy_top"}  # compare tokens of all rows that are trained on
+OF_THE_WINDOW = {
+    "automaton",
+    "entropy_top",
+    "lhts",
+}  # compare tokens of all rows that are trained on
 ALLOCATIONS = [rule.name for rule in shipped() if rule.kind == "allocation"]
 
 

@@ -7,11 +7,19 @@ from dataclasses import replace
 
 import pytest
 import torch
-from drawn import NAN, close, double, one_group, random_rollouts, scored
+from drawn import (
+    NAN,
+    close,
+    double,
+    one_group,
+    random_rollouts,
+    scored,
+    slow_above_others,
+)
 
 from grpo_credit import CreditError, Rollouts, compute_credit
 from grpo_credit.credit.allocations.potential import potential
-from grpo_credit.credit.allocations.steps import steps, turn_deltas, turns
+from grpo_credit.credit.allocations.steps import steps, to_go, turn_deltas, turns
 
 
 def normalised(value, group, everywhere, scale_rewards):
@@ -74,6 +82,12 @@ def slow_turns(rollouts, coef):
     return credit
 
 
+def slow_to_go(rollouts):
+    earned = rollouts.step_rewards.nan_to_num().tolist()
+    extra = slow_above_others(rollouts, earned, scored(rollouts))
+    return (rollouts.advantages[:, None] + extra) * rollouts.mask
+
+
 def slow_potential(rollouts, phi, gamma=1.0, immediate=False):
     credit = torch.zeros(rollouts.mask.shape, dtype=torch.float64)
     for i in scored(rollouts):
@@ -93,12 +107,13 @@ def on_counted(rollouts, credit):
 
 @pytest.mark.parametrize("scale_rewards", ["group", "batch", "none"])
 @pytest.mark.parametrize("seed", range(5))
-def test_steps_and_turns_equal_their_loops(seed, scale_rewards):
+def test_steps_turns_and_to_go_equal_their_loops(seed, scale_rewards):
     rollouts = random_rollouts(seed, scale_rewards)
     for temperature in (None, 0.0, 0.1, 3.0):
         found = steps(rollouts, temperature=temperature)
         close(on_counted(rollouts, found), slow_steps(rollouts, temperature))
     close(on_counted(rollouts, turns(rollouts, coef=0.7)), slow_turns(rollouts, 0.7))
+    close(to_go(rollouts), slow_to_go(rollouts))
 
 
 @pytest.mark.parametrize("options", [{}, {"immediate": True}, {"immediate": True, "gamma": 0.9}])
@@ -241,6 +256,23 @@ def test_a_rise_that_is_lost_again_nets_zero():
 def test_a_spread_out_of_range_is_refused(gamma):
     with pytest.raises(CreditError, match=f"gamma is {gamma:g}, expected 0 to 1"):
         compute_credit("turn_deltas", random_rollouts(0), gamma=gamma)
+
+
+# ---- to go ------------------------------------------------------------------------------------
+
+
+def test_to_go_by_hand():
+    rollouts = pair(step_rewards=double([1.0, NAN, 4.0, 3.0], [NAN, 2.0, NAN, NAN]))
+    # G at the counted places: row 0: 8, 3; row 1: 2, 2. Half of G - the other's:
+    expected = [[0.5 + 3, 0, 0, 0.5 + 0.5], [-0.5 - 3, -0.5 - 0.5, 0, 0]]
+    close(on_counted(rollouts, to_go(rollouts)), expected)
+    alone = replace(rollouts, mask=rollouts.mask & torch.tensor([[True], [False]]))
+    close(on_counted(alone, to_go(alone)), [[0.5, 0, 0, 0.5], [0, 0, 0, 0]])
+
+
+def test_the_last_one_keeps_the_baseline_of_where_it_was_not_alone():
+    rollouts = one_group([3, 1], [0.0, 0.0], step_rewards=double([1.0, 1.0, 1.0], [5.0, NAN, NAN]))
+    close(to_go(rollouts), [[(3 - 5) / 2, (2 - 5) / 2, (1 - 5) / 2], [(5 - 3) / 2, 0, 0]])
 
 
 # ---- what a potential may be ------------------------------------------------------------------

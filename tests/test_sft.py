@@ -14,9 +14,12 @@ from sft_helpers import (
     PACKED,
     PADDED,
     SIZES,
+    TEMPERED,
     documents,
     predicted,
+    sampled,
     slow,
+    tempered_weights,
     trained,
     trainer,
     weights_of,
@@ -60,6 +63,7 @@ def test_two_processes_give_the_same(tmp_path):
     launch(2, "sft_two_processes.py", tmp_path)
     said = torch.load(tmp_path / "said.pt")
     theirs, own_mean = said.pop((0, None)), said.pop((0, "own mean"))
+    assert_close(*said.pop((0, "lhts")), slow(tempered_weights()))
     assert len(said) == 19
     for (_, name), (loss, gradient) in said.items():
         assert_close(loss, gradient, expected(name))
@@ -117,6 +121,44 @@ def test_an_adapter_is_trained_by_the_same_credit():
     assert gradient.any()
 
 
+# ---- log-probabilities of the data -----------------------------------------------------------
+
+
+@pytest.mark.parametrize("layout", [PADDED[0], PADDED[2], *FREE], ids=str)
+def test_log_probabilities_of_the_data_reach_a_rule(layout):
+    data = {"train_dataset": sampled(), "eval_dataset": sampled()}
+    run = trained(**layout, **TEMPERED, given=data, learning_rate=0.0)
+    assert_close(run.losses.train[0], run.trace.gradients[0], slow(tempered_weights()))
+    assert run.evaluate()["eval_loss"] == trainer(**layout, given=data).evaluate()["eval_loss"]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            lambda row: row.pop("old_logps"),
+            "'lhts/seq' needs the log-probability of each token und",
+        ),
+        (lambda row: row["old_logps"].pop(), "has 19 old_logps for 20 input_ids, expected one ea"),
+        (lambda row: row["old_logps"].__setitem__(5, 0.5), "old_logps holds 0.5 for a predicted t"),
+        (lambda row: row["old_logps"].__setitem__(5, None), "old_logps holds nan for a predicted"),
+    ],
+)
+def test_data_that_do_not_tell_log_probabilities_are_refused(change, message):
+    row = sampled()[1]
+    row["labels"] = row["input_ids"]
+    change(row)
+    with pytest.raises(CreditError, match=message):
+        trained(rows=1, **TEMPERED, given={"train_dataset": Dataset.from_list([row])})
+
+
+def test_a_collator_that_loses_the_log_probabilities_is_named():
+    made = trainer(**TEMPERED, given={"train_dataset": sampled()})
+    made.data_collator = made.data_collator._collate
+    with pytest.raises(CreditError, match="a batch has no 'old_logps'"):
+        made.train()
+
+
 # ---- documents ----------------------------------------------------------------------------------
 
 
@@ -159,13 +201,14 @@ def test_of_the_rules_those_that_need_no_rewards_and_groups_are_taken():
     for rule in shipped():
         options = {"function": "rules:digits_so_far"} if rule.name == "potential" else {}
         options = {"lam": 1.0} if rule.name == "softmax_length" else options
+        options = {"tau": 0.5} if rule.name in ("lhts", "temper") else options
         try:
             check_documents(resolve_with(rule.name, options))
         except CreditError as error:
             assert rule.name in str(error).partition("' ")[0]  # noqa: PT017 (others are taken)
             continue
         taken.add(rule.name)
-    assert taken == {*FOUR, "delta_l", "even", "trace", "potential"}
+    assert taken == {*FOUR, "delta_l", "even", "trace", "potential", "lhts"}
 
 
 def of_rewards(rollouts):
@@ -192,6 +235,10 @@ def of_rewards(rollouts):
         (
             {"credit": "seq", "packing": True, "packing_strategy": "wrapped"},
             "packing_strategy='wrapped' forgets where documents end, which 'even/seq' weighs by",
+        ),
+        (
+            {"packing": True, **TEMPERED},
+            "packing=True keeps input_ids and labels alone, and 'lhts/seq' needs the column 'old",
         ),
         (
             {"credit": "uniform", "padding_free": True, "max_length": None},

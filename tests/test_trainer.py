@@ -133,7 +133,7 @@ def test_rollouts_of_every_nth_step_are_kept_whole(tmp_path):
     assert saved.credit == "first_half/seq"
     assert [TOKENIZER.decode(ids) for ids in saved.prompt_ids] == saved.prompts
     assert saved.temperature == 1.0
-    given = {name for name in OPTIONAL if name != "privileged_logps"}
+    given = {name for name in OPTIONAL if name not in ("privileged_logps", "ref_logps")}
     assert all(getattr(saved.rollouts, name) is not None for name in given)
     for prompt, tokens, text in zip(saved.prompts, saved.tokens, saved.rollouts.texts, strict=True):
         assert prompt in PROMPTS
@@ -209,6 +209,22 @@ def test_options_reach_the_strategy():
             {"multi_objective_aggregation": "normalize_then_sum"},
             "which 'loo/dapo' replaces by its own",
         ),
+        (
+            {"credit": "temper/seq", "credit_kwargs": {"tau": 0.5}},
+            {"beta": 0.1},
+            r"beta=0.1 cannot go with credit='temper/seq': it adds a KL .* set beta=0: the rule",
+        ),
+        (
+            {"credit": "even@0.5,temper@0.5/seq", "credit_kwargs": {"tau": 0.5}},
+            {"entropy_coef": 0.1},
+            "an entropy bonus cannot go with credit=",
+        ),
+        (
+            {"credit": "temper/seq", "credit_kwargs": {"tau": 0.5}},
+            {"sync_ref_model": True},
+            "sync_ref_model=True cannot go with .* moves the reference p after the policy",
+        ),
+        ({"credit": "temper/seq", "credit_kwargs": {"tau": 0.0}}, {}, "tau is 0, expected a fin"),
     ],
 )
 def test_clashes_are_refused_in_the_constructor(arguments, options, message):

@@ -31,6 +31,7 @@ COSTS = {
     "old_logps": "a forward pass over each generation",
     "entropies": "a forward pass over each generation",
     "sum_sq_probs": "a forward pass over each generation",
+    "ref_logps": "a forward pass of the reference model over each generation",
     "privileged_logps": "a forward pass after the prompts of the privileged column",
     "spans": "told by the rewards: which characters each is about",
     "decided": "told by the rewards: the character after which it was settled",

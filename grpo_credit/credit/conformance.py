@@ -197,6 +197,7 @@ def _made(lengths: list[int], rewards: list[float | None], size: int = 2) -> Rol
         old_logps=-noise,
         entropies=noise,
         sum_sq_probs=0.5 + noise / 2,
+        ref_logps=-noise.flip(1),
         privileged_logps=-noise.flip(0),
         spans={"reward/first": mask & (rollouts.position < 2)},
         decided=(ends + 1) // 2,

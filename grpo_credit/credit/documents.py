@@ -13,6 +13,7 @@ from grpo_credit.credit.rollouts import Rollouts
 from grpo_credit.credit.strategy import CreditError, Strategy
 
 LENGTHS = [1, 3, 2, 6, 4, 6]
+TOLD = frozenset({"old_logps"})  # what data may tell, in a column of that name
 
 
 def check_documents(strategy: Strategy) -> None:
@@ -25,9 +26,9 @@ def check_documents(strategy: Strategy) -> None:
         "of a document only its token ids, its length and the advantage 1 are known; use an "
         "aggregation such as 'seq', or an allocation of the advantage such as 'trace'."
     )
-    if strategy.needs:
+    if strategy.needs - TOLD:
         raise CreditError(
-            f"{strategy.name!r} needs {', '.join(sorted(strategy.needs))}, and {known}"
+            f"{strategy.name!r} needs {', '.join(sorted(strategy.needs - TOLD))}, and {known}"
         )
     apart, together = (_sampled(size) for size in (1, len(LENGTHS)))
     if not torch.equal(strategy.credit(apart), strategy.credit(together)):
@@ -36,7 +37,7 @@ def check_documents(strategy: Strategy) -> None:
 
 def looks_at_limit(strategy: Strategy) -> bool:
     """Return whether credit depends on `max_completion_length`."""
-    documents = Rollouts.from_documents(LENGTHS)
+    documents = _told(Rollouts.from_documents(LENGTHS))
     wider = replace(documents, max_completion_length=2 * documents.max_completion_length)
     return not torch.equal(strategy.credit(documents), strategy.credit(wider))
 
@@ -50,12 +51,17 @@ def looks_at_bounds(strategy: Strategy) -> bool:
 def _sampled(num_generations: int) -> Rollouts:
     """Return completions in groups: apart they have no reward, together they differ."""
     rows, advantages = len(LENGTHS), [1.0, -2.0, 0.5, 3.0, -1.0, 2.0]
-    return Rollouts.from_lists(
+    return _told(Rollouts.from_lists(
         LENGTHS, [float(row % num_generations) for row in range(rows)],
         num_generations=num_generations, max_completion_length=8, advantages=advantages,
-    )  # fmt: skip
+    ))  # fmt: skip
+
+
+def _told(rollouts: Rollouts) -> Rollouts:
+    """Add what a column of the data may tell: here that later tokens are less likely."""
+    return replace(rollouts, old_logps=-rollouts.position.to(rollouts.advantages))
 
 
 def _by_token(strategy: Strategy, lengths: list[int]) -> Tensor:
-    documents = Rollouts.from_documents(lengths, max_length=8)
+    documents = _told(Rollouts.from_documents(lengths, max_length=8))
     return strategy.credit(documents)[documents.mask]

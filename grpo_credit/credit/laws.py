@@ -41,7 +41,7 @@ def masked_values_mean_nothing(strategy: Strategy, rollouts: Rollouts) -> None:
     """What the policy said at uncounted tokens, such as padding, leaves the credit as it is."""
     other = {
         name: torch.where(rollouts.mask, value, 7.0)
-        for name in ("old_logps", "entropies", "sum_sq_probs", "privileged_logps")
+        for name in ("old_logps", "entropies", "sum_sq_probs", "ref_logps", "privileged_logps")
         if (value := getattr(rollouts, name)) is not None
     }
     changed = strategy.credit(replace(rollouts, **other))

@@ -24,6 +24,7 @@ PADDING = {
     "old_logps": 0.0,
     "entropies": 0.0,
     "sum_sq_probs": 1.0,
+    "ref_logps": 0.0,
     "privileged_logps": 0.0,
     "step_rewards": float("nan"),
 }
@@ -32,6 +33,7 @@ OPTIONAL = {
     "old_logps": ("old_logps",),
     "entropies": ("entropies",),
     "sum_sq_probs": ("sum_sq_probs",),
+    "ref_logps": ("ref_logps",),
     "privileged_logps": ("privileged_logps",),
     "spans": ("spans",),
     "decided": ("decided",),
@@ -67,6 +69,8 @@ class Rollouts:
         old_logps: log-probability of each token under the policy that generated it, nats.
         entropies: entropy of the next-token distribution at each token, nats.
         sum_sq_probs: Σ_v π_v² of the next-token distribution at each token, in (0, 1].
+        ref_logps: log-probability of each token under the reference model, nats: that of TRL's KL
+            term, which is the model as it was before the training.
         privileged_logps: log-probability of each token after the privileged prompt instead, nats.
         spans: `"<reward>/<span>"` -> the tokens that hold a character which the reward names.
         decided: per reward function, how many columns of the row were there when its score was
@@ -99,6 +103,7 @@ class Rollouts:
     old_logps: Float[Tensor, "B T"] | None = None
     entropies: Float[Tensor, "B T"] | None = None
     sum_sq_probs: Float[Tensor, "B T"] | None = None
+    ref_logps: Float[Tensor, "B T"] | None = None
     privileged_logps: Float[Tensor, "B T"] | None = None
     spans: Mapping[str, Bool[Tensor, "B T"]] | None = None
     decided: Int[Tensor, "B K"] | None = None
@@ -287,6 +292,7 @@ class Rollouts:
         *,
         max_length: int | None = None,
         token_ids: Sequence[Sequence[int]] | None = None,
+        old_logps: Sequence[Sequence[float]] | None = None,
         dtype: torch.dtype = torch.float32,
     ) -> "Rollouts":
         """Build what supervised training knows: documents of the data, each with advantage 1.
@@ -298,6 +304,7 @@ class Rollouts:
                 masked ones, such as a prompt's, are not, and have no column.
             max_length: `L_max`, in tokens; the longest document if not given.
             token_ids: the ids of these tokens; otherwise every token has its position as id.
+            old_logps: their log-probabilities, nats, under the model that wrote the documents.
             dtype: of every floating-point field.
 
         Returns:
@@ -321,7 +328,13 @@ class Rollouts:
             lengths, [None] * len(ones), num_generations=1, max_completion_length=longest,
             advantages=ones, completion_ids=token_ids, dtype=dtype,
         )  # fmt: skip
-        return replace(built, truncated=torch.zeros_like(built.truncated))
+        built = replace(built, truncated=torch.zeros_like(built.truncated))
+        if old_logps is None:
+            return built
+        logps = torch.zeros_like(built.mask, dtype=dtype)
+        for row, own in enumerate(old_logps):
+            logps[row, : lengths[row]] = torch.tensor(own)
+        return replace(built, old_logps=logps)
 
     # ---- changing the layout, never the content -----------------------------------------------
 

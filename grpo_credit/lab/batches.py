@@ -11,9 +11,9 @@ from torch import Tensor
 
 from grpo_credit.credit.advantages import group_advantages
 from grpo_credit.credit.rollouts import Rollouts
-from grpo_credit.lab.enumerable import character_tokenizer
 from grpo_credit.lab.process import Solved, Task, Walk, solve, walk
 from grpo_credit.lab.sampling import Sampling
+from grpo_credit.lab.transformer import character_tokenizer
 from grpo_credit.trainer.reward_annotations import NEEDS, Annotations
 
 CPU = torch.device("cpu")

@@ -1,14 +1,9 @@
 """What the verbs of `grpo-credit lab` do: exact, oracle, replay, race."""
 
 import argparse
-import shlex
-import sys
-from collections.abc import Generator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from tqdm import tqdm
 from transformers import AutoModelForCausalLM
 
@@ -26,37 +21,33 @@ from grpo_credit.lab import (
     report_race,
     report_replay,
 )
-from grpo_credit.lab.enumerable import Language, TabularPolicy, TransformerPolicy
-from grpo_credit.lab.output import Findings, refuse_taken, show, write
+from grpo_credit.lab.enumerable import Language, TabularPolicy
+from grpo_credit.lab.output import refuse_taken
 from grpo_credit.lab.race import compare
 from grpo_credit.lab.race.chain import TASKS as CHAINS
 from grpo_credit.lab.race.racing import Race
-from grpo_credit.lab.sampling import Progress, Sampling
+from grpo_credit.lab.running import bar, command, finish, mistakes
+from grpo_credit.lab.sampling import Sampling
 from grpo_credit.lab.tasks import TASKS
+from grpo_credit.lab.transformer import TransformerPolicy
 from grpo_credit.rewards import RegexReward
-from grpo_credit.text import in_line
 
 
 def run_exact(args: argparse.Namespace) -> int:
     """Measure strategies on an enumerable policy."""
     strategies = _prepared(args)
-    with _mistakes():
+    with mistakes():
         problems, samplings = _problems(args), _samplings(args)
         for problem in problems.values():
             problem.rewards()  # abstentions
     measured = {
         report_exact.Setting(pattern, size, scale): exact.measure(
-            problem, strategies, sampling, _bar(f"{pattern} G={size}, scale {scale}")
+            problem, strategies, sampling, bar(f"{pattern} G={size}, scale {scale}")
         )
         for pattern, problem in problems.items()
         for (size, scale), sampling in samplings.items()
     }
-    return _finish(report_exact.findings(problems, measured, args.policy, command()), args)
-
-
-def _bar(label: str) -> Progress:
-    seconds = 0.1 if sys.stderr.isatty() else 10  # between two lines of a log
-    return lambda steps: tqdm(steps, desc=label, mininterval=seconds)
+    return finish(report_exact.findings(problems, measured, args.policy, command()), args)
 
 
 def _problems(args: argparse.Namespace) -> dict[str, exact.Problem]:
@@ -91,15 +82,15 @@ def _samplings(args: argparse.Namespace) -> dict[tuple[int, str], Sampling]:
 def run_oracle(args: argparse.Namespace) -> int:
     """Score strategies on tasks whose deciding tokens are known."""
     strategies = _prepared(args)
-    with _mistakes():
+    with mistakes():
         sampling = Sampling(args.batches, args.groups, args.num_generations, seed=args.seed)
     scored = {}
     for name in dict.fromkeys(args.task):
         task = TASKS[name]()
         lacks = {credit: oracle.missing(task, strategy) for credit, strategy in strategies.items()}
         fed = {credit: strategies[credit] for credit, needs in lacks.items() if not needs}
-        scored[name] = report_oracle.Scored(oracle.measure(task, fed, sampling, _bar(name)), lacks)
-    return _finish(report_oracle.findings(scored, sampling, command()), args)
+        scored[name] = report_oracle.Scored(oracle.measure(task, fed, sampling, bar(name)), lacks)
+    return finish(report_oracle.findings(scored, sampling, command()), args)
 
 
 def run_replay(args: argparse.Namespace) -> int:
@@ -116,7 +107,7 @@ def run_replay(args: argparse.Namespace) -> int:
         name, dtype="float32", trust_remote_code=False
     ).eval()
     replayed = replay.replay(saved, model, strategies, rows=args.rows, progress=tqdm)
-    return _finish(
+    return finish(
         report_replay.findings(replayed, command(), {"rollouts": path, "model": name}), args
     )
 
@@ -124,7 +115,7 @@ def run_replay(args: argparse.Namespace) -> int:
 def run_race(args: argparse.Namespace) -> int:
     """Race strategies against perfect credit on chains whose true advantages are known."""
     strategies = _prepared(args)
-    with _mistakes():
+    with mistakes():
         races = {
             f"{task}, {optimizer}": Race(
                 CHAINS[task], optimizer, args.limit, args.seeds, args.tuning_seeds, args.seed
@@ -132,13 +123,8 @@ def run_race(args: argparse.Namespace) -> int:
             for task in dict.fromkeys(args.task)
             for optimizer in dict.fromkeys(args.optimizer)
         }
-    raced = {name: compare.run(race, strategies, _bar(name)) for name, race in races.items()}
-    return _finish(report_race.findings(raced, command()), args)
-
-
-def command() -> str:
-    """Return the command line that was typed."""
-    return shlex.join(["grpo-credit", *sys.argv[1:]])
+    raced = {name: compare.run(race, strategies, bar(name)) for name, race in races.items()}
+    return finish(report_race.findings(raced, command()), args)
 
 
 def _prepared(args: argparse.Namespace) -> dict[str, Strategy]:
@@ -146,19 +132,3 @@ def _prepared(args: argparse.Namespace) -> dict[str, Strategy]:
     if args.out is not None:
         refuse_taken(args.out)
     return {name: resolve_text(name) for name in args.credit}
-
-
-@contextmanager
-def _mistakes() -> Generator[None]:
-    """Say what is wrong with what was asked in one line, without a traceback."""
-    try:
-        yield
-    except ValueError as error:
-        raise CreditError(str(error)) from None
-
-
-def _finish(findings: Findings, args: argparse.Namespace) -> int:
-    show(findings, Console())
-    if args.out is not None:
-        print(f"wrote {in_line(write(findings, args.out))}")
-    return 0

@@ -11,15 +11,9 @@ from itertools import product
 
 import torch
 from jaxtyping import Bool, Float, Int
-from tokenizers import Tokenizer, decoders, models
 from torch import Tensor, nn
-from transformers import PreTrainedTokenizerFast
-
-from grpo_credit.tiny.model import build_model
 
 LIMIT = 50_000  # completions
-END = "<end>"
-START = "<start>"
 
 
 @dataclass(frozen=True)
@@ -105,19 +99,12 @@ class Language:
         return torch.tensor(rows)
 
     @cached_property
-    def tokenizer(self) -> PreTrainedTokenizerFast:
-        """A tokenizer with one token a symbol, an end token, and one to start from."""
-        return character_tokenizer(self.alphabet)
-
-
-def character_tokenizer(alphabet: str) -> PreTrainedTokenizerFast:
-    """Make a tokenizer with a token for each character, then one to end and one to start with."""
-    vocabulary = {c: i for i, c in enumerate([*alphabet, END, START])}
-    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
-    tokenizer.decoder = decoders.Fuse()
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, eos_token=END, pad_token=END, bos_token=START
-    )
+    def successors(self) -> Int[Tensor, "P1 V"]:
+        """The prefix after each event; P where nothing follows, where the last row stays, too."""
+        count, symbols = len(self.prefixes), len(self.alphabet)
+        longer = symbols * torch.arange(count + 1)[:, None] + 1 + torch.arange(symbols + 1)
+        longer[:, self.end] = count
+        return longer.clamp(max=count)
 
 
 class TabularPolicy(nn.Module):
@@ -146,42 +133,28 @@ class TabularPolicy(nn.Module):
         return self.logits.log_softmax(dim=1)
 
 
-class TransformerPolicy(nn.Module):
-    """A real Llama-shaped transformer over the same symbols.
-
-    Args:
-        language: what it may say.
-        seed: of the initial weights.
-        hidden_size: width.
-        layers: number of blocks.
-    """
-
-    def __init__(
-        self, language: Language, seed: int = 0, hidden_size: int = 8, layers: int = 1
-    ) -> None:
-        super().__init__()
-        self.language = language
-        model = build_model(language.tokenizer, seed, hidden_size, layers, heads=2)
-        self.model = model.double().requires_grad_(True)
-
-    def forward(self) -> Float[Tensor, "P V"]:
-        """Return the log-probability of every token after every prefix, nats."""
-        language, start = self.language, self.language.end + 1
-        deepest = [p for p in language.prefixes if len(p) == language.length - 1]
-        ids = torch.tensor([[start, *prefix] for prefix in deepest])
-        logits = self.model(ids).logits[..., :start]  # the start token is never drawn
-        by_prefix = {
-            prefix[:n]: logits[row, n]
-            for row, prefix in reversed(list(enumerate(deepest)))
-            for n in range(language.length)
-        }
-        return torch.stack([by_prefix[p] for p in language.prefixes]).log_softmax(dim=1)
-
-
 def probabilities(language: Language, logps: Float[Tensor, "P V"]) -> Float[Tensor, " M"]:
     """Return the probability of every completion; they sum to 1."""
-    by_token = torch.where(language.mask, logps.flatten()[language.events], 0.0)
-    return by_token.sum(dim=1).exp()
+    return log_probabilities(language, logps).exp()
+
+
+def log_probabilities(
+    language: Language, logps: Float[Tensor, "... P V"]
+) -> Float[Tensor, "... M"]:
+    """Return the log-probability of every completion by each policy, nats."""
+    return by_token(language, logps).sum(dim=-1)
+
+
+def by_token(language: Language, logps: Float[Tensor, "... P V"]) -> Float[Tensor, "... M T"]:
+    """Return the log-probability of every completion's tokens, nats; 0 after its end."""
+    return torch.where(language.mask, logps.flatten(-2)[..., language.events], 0.0)
+
+
+def going_on(logps: Float[Tensor, "... P V"]) -> Float[Tensor, "... P1 V"]:
+    """Add a row for completions that have ended: they go on with the end token, at no cost."""
+    ended = torch.full_like(logps[..., :1, :], -torch.inf)
+    ended[..., -1] = 0.0
+    return torch.cat([logps, ended], dim=-2)
 
 
 def exact_gradient(

@@ -30,6 +30,7 @@ from grpo_credit.lab.direction import (
 from grpo_credit.lab.enumerable import Language, exact_gradient, jacobian, probabilities
 from grpo_credit.lab.headroom import CURVATURE, captured, predicted_gain
 from grpo_credit.lab.sampling import Progress, Sampling
+from grpo_credit.lab.transformer import character_tokenizer
 from grpo_credit.trainer.reward_annotations import NEEDS, Annotations
 
 CPU = torch.device("cpu")
@@ -84,7 +85,7 @@ class Problem:
             list(language.texts),
             [row[:n] for row, n in zip(language.ids.tolist(), lengths, strict=True)],
             language.length,
-            language.tokenizer,
+            character_tokenizer(language.alphabet),
             {},
         ).find(NEEDS, CPU)
         return Rollouts(
@@ -261,6 +262,8 @@ def _refuse_unfed(problem: Problem, strategies: Iterable[Strategy]) -> None:
     for strategy in strategies:
         if "privileged_logps" in strategy.needs:
             raise CreditError(f"{strategy.name!r} needs a second prompt; there is none in the lab.")
+        if "ref_logps" in strategy.needs:
+            raise CreditError(f"{strategy.name!r} needs a reference model; there is none here.")
         check_told(strategy.name, strategy.needs, [(problem.name, problem.reward)], [1.0])
 
 

@@ -66,8 +66,8 @@ def measure(
 
 def missing(task: Task, strategy: Strategy) -> list[str]:
     """List what a strategy needs and the task cannot tell."""
-    untold = {need for need in TOLD_BY if not tells(task.reward, need)} | {"privileged_logps"}
-    return sorted(strategy.needs & untold)
+    untold = {need for need in TOLD_BY if not tells(task.reward, need)}
+    return sorted(strategy.needs & (untold | {"privileged_logps", "ref_logps"}))
 
 
 def _rule(strategy: Strategy) -> Rule:

@@ -110,9 +110,9 @@ class Findings:
 
 
 def show(findings: Findings, console: Console) -> None:
-    """Print tables and sentences; words wrap where the terminal is narrow, numbers never do."""
+    """Print tables and sentences; words wrap where the terminal is narrow, numbers stay whole."""
     for table in findings.tables:
-        console.print(_drawn(table))
+        console.print(_drawn(table), crop=False)
     for sentence in findings.sentences:
         console.print(escape(visible(sentence)), highlight=False)
 
@@ -129,6 +129,7 @@ def _drawn(table: Table) -> RichTable:
             justify="left" if words else "right",
             no_wrap=not words,
             overflow="fold",
+            min_width=None if words else max(map(len, texts), default=0),
         )
     for row in table.rows:
         drawn.add_row(*(escape(visible(table.text(row, column))) for column in columns))

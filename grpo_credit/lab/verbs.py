@@ -61,14 +61,68 @@ def add_to(verbs: Any) -> None:
     race.add_argument("--tuning_seeds", type=int, default=8, help="runs per rate (default: 8)")
     race.add_argument("--limit", type=int, default=800, help="steps at most (default: 800)")
     race.set_defaults(verb="grpo_credit.lab.commands:run_race", credit=list(RACE))
+    _add_strings(instruments)
+    _add_temper(instruments)
+
+
+def _add_strings(instruments: Any) -> None:
+    strings = _without_credit(instruments, "strings", "the chain rule, and most likely strings")
+    strings.add_argument("--alphabet", default="abc", help="symbols of the policies (default: abc)")
+    strings.add_argument("--length", type=int, nargs="+", default=[4, 6],
+                         help="longest strings, in tokens (default: 4 6)")  # fmt: skip
+    strings.add_argument("--spread", type=float, nargs="+", default=[0.5, 1.0, 1.5, 2.5],
+                         help="of the policies' logits (default: 0.5 1 1.5 2.5)")  # fmt: skip
+    strings.add_argument("--beam", type=int, nargs="+", default=[2, 4], metavar="K",
+                         help="widths, beside greedy decoding (default: 2 4)")  # fmt: skip
+    strings.add_argument("--policies", type=int, default=400, help="random ones (default: 400)")
+    strings.add_argument(
+        "--text", dest="verb", action="store_const",
+        const="grpo_credit.lab.text_commands:run_text",
+        help="instead, how a small model of text repeats itself by temperature; trained in about "
+        "40 s of one core and kept; 20 s more each time",
+    )  # fmt: skip
+    strings.add_argument("--texts", type=int, default=64,
+                         help="of each temperature, with --text (default: 64)")  # fmt: skip
+    strings.add_argument("--particles", type=int, default=16, metavar="K",
+                         help="strings at work for each of these (default: 16)")  # fmt: skip
+    strings.add_argument("--training_steps", type=int, default=300, metavar="N",
+                         help="of the model of --text (default: 300)")  # fmt: skip
+    strings.set_defaults(verb="grpo_credit.lab.string_commands:run_strings")
+
+
+def _add_temper(instruments: Any) -> None:
+    temper = _without_credit(instruments, "temper", "ways to temper whole strings, not tokens")
+    temper.add_argument("--alphabet", default="abc", help="symbols of the policies (default: abc)")
+    temper.add_argument("--length", type=int, default=5, help="longest string (default: 5 tokens)")
+    temper.add_argument("--spread", type=float, default=1.5, help="of the policies' logits")
+    temper.add_argument("--policies", type=int, default=5, help="random ones (default: 5)")
+    temper.add_argument("--tau", type=float, nargs="+", default=[0.25, 0.5, 0.7, 0.9, 1.5, 2.0],
+                        help="temperatures (default: 0.25 0.5 0.7 0.9 1.5 2)")  # fmt: skip
+    temper.add_argument("--sampled_tau", type=float, nargs="*", default=[0.5], metavar="TAU",
+                        help="those to sample and train at, too (default: 0.5)")  # fmt: skip
+    temper.add_argument("--samples", type=int, nargs="+", default=[4, 16, 64], metavar="K",
+                        help="strings of which one is kept (default: 4 16 64)")  # fmt: skip
+    temper.add_argument("--draws", type=int, default=64_000,
+                        help="strings that Monte Carlo draws (default: 64000)")  # fmt: skip
+    temper.add_argument("--steps", type=int, default=300, help="of training (default: 300)")
+    temper.add_argument("--completions", type=int, default=64,
+                        help="strings of a policy in a step (default: 64)")  # fmt: skip
+    temper.add_argument("--windows", type=int, default=200,
+                        help="gradients for a variance (default: 200)")  # fmt: skip
+    temper.set_defaults(verb="grpo_credit.lab.string_commands:run_temper")
 
 
 def _instrument(instruments: Any, name: str, about: str) -> argparse.ArgumentParser:
-    parser = instruments.add_parser(name, help=about)
+    parser = _without_credit(instruments, name, about)
     parser.add_argument(
         "--credit", nargs="+", metavar="NAME",
         help="""strategies to measure; with options as 'NAME {"alpha": 0.75}'""",
     )  # fmt: skip
+    return parser
+
+
+def _without_credit(instruments: Any, name: str, about: str) -> argparse.ArgumentParser:
+    parser = instruments.add_parser(name, help=about)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, help="folder for lab.json, CSV and page.html")
     return parser

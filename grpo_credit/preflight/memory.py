@@ -120,7 +120,9 @@ class Memory:
         return held + max(self.gradients + self.activations, self.cache)
 
 
-def estimate(size: ModelSize, args: Any, prompt_tokens: int, test_tokens: int = 0) -> Memory:
+def estimate(
+    size: ModelSize, args: Any, prompt_tokens: int, test_tokens: int = 0, *, refers: bool = False
+) -> Memory:
     """Estimate what a rank needs.
 
         weights      frozen · w + trained · t                     w, t bytes of a value
@@ -142,6 +144,7 @@ def estimate(size: ModelSize, args: Any, prompt_tokens: int, test_tokens: int = 
         args: a `GRPOConfig`.
         prompt_tokens: of the longest prompt to train on.
         test_tokens: of the longest one to test on.
+        refers: whether there is a reference model.
 
     Returns:
         Bytes on one rank.
@@ -160,7 +163,7 @@ def estimate(size: ModelSize, args: Any, prompt_tokens: int, test_tokens: int = 
     state = optimizer_bytes(size, getattr(args.optim, "value", args.optim))
     return Memory(
         weights=round(weights / of_weights),
-        reference=round(weights / of_weights) if args.beta and not size.adapter else 0,
+        reference=round(weights / of_weights) if refers and not size.adapter else 0,
         gradients=buckets * size.trained * size.trained_bytes // of_gradients,
         optimizer=None if state is None else state // of_optimizer,
         activations=tokens * size.hidden * value * saved,

@@ -34,7 +34,8 @@ def print_plan(setup: Any, peft_config: Any = None) -> None:
     to_train, to_test = (_prompt_tokens(rows, tokenizer, args) for rows in (task.train, task.test))
     size = _size(config, args, setup.model_args, peft_config) if config is not None else None
     longest = [lengths[1] if lengths else 0 for lengths in (to_train, to_test)]
-    memory = None if size is None else estimate(size, args, *longest)
+    credit = plan(args)
+    memory = None if size is None else estimate(size, args, *longest, refers=credit.refers)
     available = _available()
     named = [(reward_name(reward), reward) for reward in task.rewards]
     columns = getattr(task.train, "column_names", None)
@@ -45,7 +46,7 @@ def print_plan(setup: Any, peft_config: Any = None) -> None:
         *batch_rows(batches, to_train),
         *held_out_rows(args, setup.script, task, batches),
         *model_rows(size, memory, available),
-        *credit_rows(plan(args), [name for name, _ in named], args.save_rollouts > 0),
+        *credit_rows(credit, [name for name, _ in named], args.save_rollouts > 0),
     ])  # fmt: skip
     show(findings)
 

@@ -98,7 +98,7 @@ def credit_rows(credit: "Plan", rewards: Sequence[str], saves: bool) -> Iterator
 
 
 def _needs(needs: frozenset[str], saves: bool) -> str:
-    forward, from_rewards = sorted(needs & _FORWARD), sorted(needs - _FORWARD)
+    forward, from_rewards = sorted(needs & _FORWARD), sorted(needs - _FORWARD - {"ref_logps"})
     parts = [f"{', '.join(from_rewards)}, told by the rewards"] if from_rewards else []
     if forward:
         parts.append(
@@ -106,6 +106,8 @@ def _needs(needs: frozenset[str], saves: bool) -> str:
             + (" (two: one after the privileged prompts)" if len(forward) > 1
                and "privileged_logps" in forward else "")
         )  # fmt: skip
+    if "ref_logps" in needs:
+        parts.append("ref_logps: a forward pass of the reference model over each generation")
     if saves:
         parts.append("a forward pass more in steps whose rollouts are saved")
     return "; ".join(parts) or "nothing beyond rewards and masks"

@@ -20,6 +20,7 @@ from grpo_credit.credit import needs
 from grpo_credit.credit.rollouts import OPTIONAL, PADDING, Rollouts
 from grpo_credit.errors import CreditError
 from grpo_credit.trainer import reward_annotations
+from grpo_credit.trainer.reference import referring
 from grpo_credit.trainer.scoring import Keeping
 from grpo_credit.trainer.seams import Host, SeamError, mode, piece
 from grpo_credit.trainer.window import Generation
@@ -56,6 +57,7 @@ RETURNED = (
     "tool_mask",
     "advantages",
     "old_per_token_logps",
+    "ref_per_token_logps",
 )
 
 
@@ -105,13 +107,16 @@ class RolloutCollector:
         """Let TRL generate and score a batch, and number its rows: they will be shuffled."""
         self.generating, self._scored = True, None
         try:
-            output = generate(inputs)
+            with referring(self._host, self._host.plan.refers):
+                output = generate(inputs)
         finally:
             self.generating = False
         host = self._host
         rows, device = len(output["advantages"]), host.accelerator.device
         everyone = rows * host.accelerator.num_processes
         self._check_scored(everyone)
+        if host.plan.refers and "ref_per_token_logps" not in output:
+            raise SeamError("ref_per_token_logps of _generate_and_score_completions")
         first = host.accelerator.process_index * rows
         number = max(self.generations, default=-1) + 1
         output["row"] = torch.arange(first, first + rows, device=device)
@@ -119,6 +124,8 @@ class RolloutCollector:
         # TRL's log holds all ranks, in this order
         texts = (list(host._logs[name])[-everyone:] for name in ("prompt", "completion"))
         self._generated = Generated(number, dict(output), *texts)
+        if host.beta == 0.0:
+            output.pop("ref_per_token_logps", None)  # the loss has no use for them
         return output
 
     def _check_scored(self, everyone: int) -> None:
@@ -257,6 +264,7 @@ class RolloutCollector:
         kept = (
             frozenset(OPTIONAL)
             - {"privileged_logps"}
+            - (set() if self._host.plan.refers else {"ref_logps"})
             - (needs.SETTLED if self._host.tools else set())
         )
         return own | kept if self._saving else own
@@ -289,6 +297,8 @@ class RolloutCollector:
         found: dict[str, Any] = {"old_logps": output.get("old_per_token_logps")}
         if any(found.get(name) is None for name in wanted):
             found = self._score(output, output["prompt_ids"], output["prompt_mask"])
+        if "ref_logps" in self.needs:
+            wanted, found["ref_logps"] = wanted | {"ref_logps"}, output["ref_per_token_logps"]
         there = output["completion_mask"] != 0
         found = {  # every rank gathers in this order
             name: torch.where(there, found[name], PADDING[name]) for name in sorted(wanted)

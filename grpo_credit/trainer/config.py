@@ -114,6 +114,7 @@ class Plan:
         ratio: `"token"` or `"sequence"`.
         privileged_column: of the prompts that a contrasting strategy scores completions after.
         explicit: whether the credit was asked for, and is not what `loss_type` stands for.
+        refers: whether there is a reference model: for the KL term, or because a rule asks.
     """
 
     strategy: Strategy
@@ -121,6 +122,7 @@ class Plan:
     ratio: str
     privileged_column: str = CreditOptions.privileged_column
     explicit: bool = True
+    refers: bool = False
 
     @property
     def trl_ratio(self) -> str:
@@ -174,10 +176,12 @@ def plan(
     by_seq = credit is not None and _aggregates_by(strategy) == "seq"
     ratio = level or ("sequence" if by_seq and loss_type != "vespo" else "token")
     _refuse_distortions(args, strategy, loss_type, ratio)
+    _refuse_other_optima(args, strategy)
     _try_options(strategy)
     surrogate = loss_type if loss_type in SURROGATE_AGGREGATION else DEFAULT_AGGREGATION
     column = getattr(args, "privileged_column", CreditOptions.privileged_column)
-    return Plan(strategy, surrogate, ratio, column, credit is not None)
+    refers = args.beta != 0.0 or "ref_logps" in strategy.needs
+    return Plan(strategy, surrogate, ratio, column, credit is not None, refers)
 
 
 def asked(args: Any, credit: Any, credit_kwargs: Any) -> tuple[Any, dict[str, Any]]:
@@ -266,6 +270,27 @@ def _refuse_distortions(
                 f"{strategy.name!r} may give tokens of one completion both signs; drop the "
                 "setting, or use an allocation declared with keeps_sign=True."
             )
+
+
+def _refuse_other_optima(args: GRPOConfig, strategy: Strategy) -> None:
+    reasons = {
+        f"beta={args.beta}": (
+            args.beta != 0.0,
+            "adds a KL term to the loss, which looks at the next token alone and has another "
+            "optimum than p^(1/tau); set beta=0: the rule itself holds the policy to the reference",
+        ),
+        "an entropy bonus": (
+            args.entropy_coef != 0.0 or args.use_adaptive_entropy,
+            "rewards the entropy of the next token on top of that of strings; set entropy_coef=0",
+        ),
+        "sync_ref_model=True": (
+            args.sync_ref_model,
+            "moves the reference p after the policy, so that p^(1/tau) runs away; drop it",
+        ),
+    }
+    for setting, (used, reason) in reasons.items():
+        if used and any(rule.name == "temper" for rule in strategy.rules):
+            raise CreditError(f"{setting} cannot go with credit={strategy.name!r}: it {reason}.")
 
 
 def _try_options(strategy: Strategy) -> None:

@@ -7,7 +7,8 @@ Nothing of TRL is copied; these of its methods are extended with `super()`:
 
 * `get_batch_samples`: sees all micro-batches of the window, and computes the credit once;
 * `compute_loss`: gives TRL a model whose log-probabilities are weighed, see `Weighed`;
-* `training_step`: notices where a subclass has lost the credit.
+* `training_step`: notices where a subclass has lost the credit;
+* `_set_signature_columns_if_needed`: keeps the column `old_logps` for a rule that reads it.
 """
 
 from collections.abc import Callable
@@ -26,6 +27,7 @@ from grpo_credit.credit.rollouts import Rollouts
 from grpo_credit.credit.strategy import CreditError, Strategy
 from grpo_credit.trainer.config import asked
 from grpo_credit.trainer.sft_config import CreditSFTConfig, check_parallelism, supervised
+from grpo_credit.trainer.sft_logps import COLUMN, WithLogps, check_column, logps_of
 from grpo_credit.trainer.sft_loss import Weighed, check_supervised_loss, documents_of
 
 logger = logging.get_logger(__name__)
@@ -46,7 +48,8 @@ class CreditSFTTrainer(SFTTrainer):
         model: as in `SFTTrainer`, like all arguments that are not named here.
         args: a `CreditSFTConfig`, or a plain `SFTConfig`.
         credit: strategy name, `"pkg.mod:obj"`, or a function of `Rollouts`; before `args.credit`.
-            It sees what `Rollouts.from_documents` has; `L_max` is `args.max_length`.
+            It sees what `Rollouts.from_documents` has; `L_max` is `args.max_length`. One that needs
+            `old_logps` reads them from a column of the data: a number per token of `input_ids`.
         credit_kwargs: options of the strategy; instead of `args.credit_kwargs`.
 
     Raises:
@@ -78,7 +81,20 @@ class CreditSFTTrainer(SFTTrainer):
         if self.strategy:
             check_parallelism(self)
             self._limit = self.args.max_length if looks_at_limit(self.strategy) else None
+            if self._reads_logps:
+                check_column(self.strategy.name, self.train_dataset)
+                self.data_collator = WithLogps(self.data_collator)
             logger.info(f"grpo-credit: credit {self.strategy.name} | supervised")
+
+    @property
+    def _reads_logps(self) -> bool:
+        return self.strategy is not None and COLUMN in self.strategy.needs
+
+    def _set_signature_columns_if_needed(self) -> None:
+        super()._set_signature_columns_if_needed()
+        columns = self._signature_columns or []
+        if self._reads_logps and COLUMN not in columns:
+            self._signature_columns = [*columns, COLUMN]
 
     def get_batch_samples(self, *args: Any, **kwargs: Any) -> Any:
         """Return the batches of an optimizer step, each with its credit."""
@@ -96,22 +112,31 @@ class CreditSFTTrainer(SFTTrainer):
     def _weighed(self, samples: list[Any], divisor: float) -> list[dict[str, Any]]:
         """Give each batch what makes of a model one that is weighed by C · divisor."""
         layouts = [documents_of(batch) for batch in samples]
-        ranks = gather_object([[ids for _, documents in layouts for ids in documents]])
-        every = [ids for rank in ranks for ids in rank]
+        told = [self._told(*each) for each in zip(samples, layouts, strict=True)]
+        ranks = gather_object([[document for batch in told for document in batch]])
+        every = [document for rank in ranks for document in rank]
         window = Rollouts.from_documents(
-            [len(ids) for ids in every] or [0],
-            max_length=self._limit, token_ids=every, dtype=torch.float64,
+            [len(ids) for ids, _ in every] or [0],
+            max_length=self._limit, token_ids=[ids for ids, _ in every],
+            old_logps=[own for _, own in every] if self._reads_logps else None,
+            dtype=torch.float64,
         )  # fmt: skip
         credit = self.strategy.credit(window)[window.mask] * divisor
         earlier = ranks[: self.accelerator.process_index]
         sizes = [int(predicted.sum()) for predicted, _ in layouts]
-        own = credit[sum(len(ids) for rank in earlier for ids in rank) :][: sum(sizes)]
+        own = credit[sum(len(ids) for rank in earlier for ids, _ in rank) :][: sum(sizes)]
         return [
             {**batch, "credit": partial(Weighed, where=predicted, weights=weights)}
             for batch, (predicted, _), weights in zip(
                 samples, layouts, own.float().split(sizes), strict=True
             )
         ]
+
+    def _told(self, batch: Any, layout: Any) -> list[tuple[list[int], list[float]]]:
+        """Return the ids of each document of a batch, and log-probabilities where they are read."""
+        _, documents = layout
+        logps = logps_of(batch, *layout) if self._reads_logps else [[]] * len(documents)
+        return list(zip(documents, logps, strict=True))
 
     def _divisor(self, items: Any) -> float:
         """Return what TRL, and the mean over ranks, will divide the loss by."""
@@ -132,6 +157,7 @@ class CreditSFTTrainer(SFTTrainer):
     def compute_loss(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
         """Compute TRL's loss, of a weighed model where the batch has credit."""
         weighed = inputs.pop("credit", None)
+        inputs.pop(COLUMN, None)  # no input of the model
         if weighed is not None:
             self._used, model = True, weighed(model)
         return super().compute_loss(model, inputs, *args, **kwargs)

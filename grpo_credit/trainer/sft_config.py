@@ -103,6 +103,11 @@ def _refuse_other_losses(name: str, args: Any, own_loss: object) -> None:
 
 
 def _refuse_lost_bounds(strategy: Strategy, args: Any) -> None:
+    if _of(args, "packing") and "old_logps" in strategy.needs:
+        raise CreditError(
+            f"packing=True keeps input_ids and labels alone, and {strategy.name!r} needs the "
+            "column 'old_logps'; set packing=False (padding_free=True takes it along)."
+        )
     wrapped = _of(args, "packing") and _of(args, "packing_strategy") == "wrapped"
     if wrapped and looks_at_bounds(strategy):
         raise CreditError(

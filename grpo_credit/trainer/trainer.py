@@ -30,6 +30,7 @@ from grpo_credit.trainer.loss import CreditLoss, check_loss
 from grpo_credit.trainer.micro_batches import CreditWindow
 from grpo_credit.trainer.model_card import complete_card
 from grpo_credit.trainer.passes.engine import PassEngine
+from grpo_credit.trainer.reference import check_origin, referring
 from grpo_credit.trainer.resuming import Resuming
 from grpo_credit.trainer.scoring import add_sum_sq_probs
 from grpo_credit.trainer.seams import check_attributes, check_class
@@ -88,7 +89,11 @@ class CreditGRPOTrainer(GRPOTrainer):
         self._loss, self._resuming, self._step_log = CreditLoss(host), Resuming(host), StepLog(host)
         given = signature(GRPOTrainer.__init__).bind_partial(self, *([None] * 3), *rest, **kwargs)
         needs.check_loop(self.plan.strategy, given.arguments)
-        super().__init__(model, reward_funcs, args, *rest, **kwargs)
+        if self.plan.refers:
+            check_origin(model, given.arguments.get("peft_config"), self.plan.strategy.name)
+        with referring(args, self.plan.refers):
+            super().__init__(model, reward_funcs, args, *rest, **kwargs)
+        self.beta = args.beta
         check_attributes(self)
         self._collector.check()
         if "sum_sq_probs" in self.plan.strategy.needs or self.save_every:

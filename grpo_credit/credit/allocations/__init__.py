@@ -15,6 +15,7 @@ from grpo_credit.credit.allocations import (  # noqa: F401, each registers its r
     probability,
     spans,
     steps,
+    temperature,
     traces,
     tree,
 )

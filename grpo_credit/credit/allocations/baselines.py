@@ -87,7 +87,7 @@ def opo(rollouts: Rollouts) -> Float[Tensor, "B T"]:
     return _compared(rollouts, baseline[:, None])
 
 
-@allocation(linear=False, paper="AsymRE, arXiv:2506.20520")
+@allocation(linear=False, paper="after AsymRE, arXiv:2506.20520")
 def asymre(rollouts: Rollouts, *, shift: float = -0.1) -> Float[Tensor, "B T"]:
     """Compare a completion with a baseline below or above the mean of its group.
 

@@ -121,7 +121,7 @@ def entropy_soft(rollouts: Rollouts, *, beta: float = 0.1) -> Float[Tensor, "B T
     return rollouts.advantages[:, None] * mean_one(weight, rollouts.mask)
 
 
-@allocation(needs=["entropies"], linear=False, paper="EMPG, arXiv:2509.09265")
+@allocation(needs=["entropies"], linear=False, paper="after EMPG, arXiv:2509.09265")
 def empg(
     rollouts: Rollouts, *, k: float = 1.0, k_next: float = 1.0, zeta: float = 0.1
 ) -> Float[Tensor, "B T"]:

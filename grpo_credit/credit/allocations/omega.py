@@ -16,7 +16,7 @@ Counts = Float[Tensor, " B"]
 
 @allocation(
     linear=False,
-    paper="MaxRL, arXiv:2602.02710; PKPO, arXiv:2505.15201; pass@k training, arXiv:2508.10751",
+    paper="PKPO, arXiv:2505.15201; after MaxRL, arXiv:2602.02710, and arXiv:2508.10751",
 )
 def omega(
     rollouts: Rollouts,

@@ -3,11 +3,12 @@
 import math
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn.functional import pad
 
 from grpo_credit.credit.advantages import group_advantages
+from grpo_credit.credit.allocations.baselines import group_sum, scored
 from grpo_credit.credit.registry import allocation
 from grpo_credit.credit.rollouts import Rollouts
 from grpo_credit.errors import CreditError
@@ -27,7 +28,7 @@ def steps(rollouts: Rollouts, *, temperature: float | None = None) -> Float[Tens
     `scale_rewards` (`"group"`; over all steps of one generation for `"batch"`; `"none"` does not
     divide). Favours tokens before good steps. More steps make larger sums, and because each step is
     centred, one more step than others take pays r_j - mean_g: where the policy decides how many
-    steps there are, that is a bonus or a fine on taking another (`turns` has none).
+    steps there are, that is a bonus or a fine on taking another (not in `turns` and `to_go`).
 
     Args:
         rollouts: uses `step_rewards` (dimensionless, NaN where no step ends), `group`,
@@ -218,6 +219,75 @@ def _changes(
     known = scores.nan_to_num(nan=0.0).gather(1, last.clamp(min=0))
     change = known - pad(known, (1, -1))
     return torch.where(pad(last, (1, -1), value=-1) >= 0, change, 0.0)
+
+
+@allocation(needs=["step_rewards"], linear=False, paper="policy gradient, Sutton et al. 1999")
+def to_go(rollouts: Rollouts) -> Float[Tensor, "B T"]:
+    """Add to the advantage what is still earned from a token on, over what others still earn.
+
+        A[i, t] = A_i + (1 - 1/n) · (G[i, t] - mean of G[j, t] over the other members j)
+
+    G[i, t] is the sum of the step rewards at token t and later, in their own units; the mean is
+    over the members of the group, without i, that have a t-th counted token. That baseline hangs
+    on nothing that the completion does from t on, so no step is priced: with
+    `scale_rewards="none"` and the aggregation `seq`, the expected update is exactly (n - 1)/n times
+    the gradient of E[R + Σ step rewards], n completions per prompt.
+
+    Args:
+        rollouts: uses `advantages`, `step_rewards`, `group`, and `rewards` to see abstentions. All
+            members of a group take part, whichever optimizer step they are trained on.
+
+    Returns:
+        Allocation (B, T), in units of reward, signed.
+
+    Degenerate cases: where nobody else has come as far, the baseline is that of the last token
+    which somebody else has; the only one of its group that has a token gets A_i. A completion that
+    every function abstained from gets 0, and is in no mean. Without any step reward this is `even`.
+    A step that ends in a tool's output counts for the tokens before it.
+    Deviation: none.
+
+    Example:
+        >>> from dataclasses import replace
+        >>> two = Rollouts.from_lists([3, 2], [1.0, 0.0], num_generations=2,
+        ...                           max_completion_length=4, scale_rewards="none")
+        >>> nan = float("nan")
+        >>> earned = torch.tensor([[2.0, nan, 1.0], [nan, 4.0, nan]])
+        >>> to_go(replace(two, step_rewards=earned))  # G: [3, 1, 1] and [4, 4]
+        tensor([[ 0., -1., -1.],
+                [ 0.,  1.,  0.]])
+
+    Source: Sutton, McAllester, Singh, Mansour 1999; the baseline leaves one out as RLOO does.
+    """
+    earned = _step_rewards(rollouts).nan_to_num(nan=0.0)
+    extra = above_others(earned, rollouts, scored(rollouts))
+    landed = rollouts.advantages[:, None] + extra.to(rollouts.advantages)
+    return torch.where(rollouts.mask, landed, 0.0)
+
+
+def above_others(
+    earned: Float[Tensor, "B T"], rollouts: Rollouts, pool: Bool[Tensor, " B"]
+) -> Float[Tensor, "B T"]:
+    """Compare what is earned from each token on with the mean of the others; see `to_go`.
+
+    Args:
+        earned: at each token, 0 where nothing is.
+        rollouts: whose group members are compared, place by counted place.
+        pool: which of them take part; the others get 0.
+    """
+    takes_part, place = rollouts.mask & pool[:, None], rollouts.position
+
+    def by_place(values: Tensor) -> Tensor:
+        return torch.zeros_like(earned).scatter_add(1, place, values * takes_part)
+
+    returns, reached = _to_go(earned), by_place(torch.ones_like(earned))
+    own = by_place(returns)
+    others = group_sum(reached, rollouts.group) - reached
+    mean = (group_sum(own, rollouts.group) - own) / others.clamp(min=1)
+    last = (others > 0).sum(dim=1, keepdim=True) - 1  # place that somebody else has
+    baseline = mean.gather(1, place.minimum(last).clamp(min=0))
+    members = group_sum(pool.to(earned), rollouts.group)[:, None]
+    compared = (1 - 1 / members.clamp(min=1)) * (returns - baseline)
+    return torch.where(takes_part & (last >= 0), compared, 0.0)
 
 
 def _step_rewards(rollouts: Rollouts) -> Float[Tensor, "B T"]:

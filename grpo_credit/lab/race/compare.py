@@ -134,7 +134,7 @@ def _ratio(above: Told, below: Told) -> Ratio:
 
 
 def _with_interval(value: float, resampled: np.ndarray) -> Ratio:
-    interval = percentiles(resampled[np.isfinite(resampled)], 0.95, "bootstrap")
+    interval = percentiles(resampled[np.isfinite(resampled)], 0.95)
     return Ratio(value, interval.low, interval.high)
 
 
