@@ -27,7 +27,7 @@ DEFAULTS = {"scale_rewards": "none"}  # what a string earns is in nats already
 # A larger step drops strings: KL(policy || target) does not see what the policy never writes.
 TINY_DEFAULTS = {
     "per_device_train_batch_size": 64, "num_generations": 64, "max_completion_length": 5,
-    "max_steps": 200, "learning_rate": 1e-3, "lr_scheduler_type": "linear", "save_rollouts": 0,
+    "max_steps": 100, "learning_rate": 1e-3, "lr_scheduler_type": "linear", "save_rollouts": 0,
     "save_steps": 100,
 }  # fmt: skip
 

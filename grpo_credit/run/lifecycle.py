@@ -124,7 +124,7 @@ class Run:
         self._early.alone = teaches_alone(trainer.plan.strategy)
         for shown in (PrinterCallback, ProgressCallback):
             trainer.remove_callback(shown)
-        manifest.set_model(self.out, trainer.model)
+        manifest.set_model(self.out, trainer.model, trainer.plan.refers)
         trainer.accelerator.print(f"{trainer.plan}\nrun directory: {in_line(self.out)}")
         self._look_first(trainer)
         with self._stop:
