@@ -95,9 +95,9 @@ def test_a_run_whose_manifest_tells_nothing_of_its_rows_is_resumed(tmp_path):
     directory.claim(tmp_path, {**describe(), "datasets": now}, resume=True)
 
 
-@pytest.mark.parametrize(("beta", "frozen", "refused"), [(0, 0, 0), (0.1, 0, 1), (0, 1, 1)])
+@pytest.mark.parametrize(("refers", "frozen", "refused"), [(0, 0, 0), (1, 0, 1), (0, 1, 1)])
 def test_weights_that_no_checkpoint_has_must_be_those_of_the_first_attempt(
-    tmp_path, beta, frozen, refused
+    tmp_path, refers, frozen, refused
 ):
     def model(seed):
         torch.manual_seed(seed)
@@ -105,14 +105,14 @@ def test_weights_that_no_checkpoint_has_must_be_those_of_the_first_attempt(
         made.bias.requires_grad_(not frozen)
         return made
 
-    directory.claim(tmp_path, describe(beta=beta), resume=False)
-    manifest.set_model(tmp_path, model(0))
-    directory.claim(tmp_path, describe(beta=beta), resume=True)
-    manifest.set_model(tmp_path, model(0))
-    directory.claim(tmp_path, describe(beta=beta), resume=True)
+    directory.claim(tmp_path, describe(), resume=False)
+    manifest.set_model(tmp_path, model(0), refers)
+    directory.claim(tmp_path, describe(), resume=True)
+    manifest.set_model(tmp_path, model(0), refers)
+    directory.claim(tmp_path, describe(), resume=True)
     refusal = pytest.raises(ValueError, match=r"not those that the run in .* began with")
     with refusal if refused else contextlib.nullcontext():
-        manifest.set_model(tmp_path, model(1))
+        manifest.set_model(tmp_path, model(1), refers)
 
 
 def test_resume_moves_metrics_beyond_the_checkpoint_aside(tmp_path):

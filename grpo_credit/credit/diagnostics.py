@@ -206,7 +206,8 @@ def summary(
             a strategy without an aggregation, which has no `norm_ratio`.
 
     Returns:
-        Name -> number; `before_decided` only where the rollouts have `decided`.
+        Name -> number; `before_decided` only where the rollouts have `decided`, and `ref_logp` only
+        where they have `ref_logps`: the mean log-probability of a completion under the reference.
     """
     credit = torch.where(rollouts.mask, credit, 0.0)
     numbers = {
@@ -220,6 +221,9 @@ def summary(
     }
     if rollouts.decided is not None:
         numbers["before_decided"] = mass_before_decided(credit, rollouts)
+    if rollouts.ref_logps is not None:
+        per_row = torch.where(rollouts.mask, rollouts.ref_logps, 0.0).sum(dim=1)
+        numbers["ref_logp"] = float(rollouts.window_sum(per_row) / rollouts.num_completions)
     if even_credit is not None:
         even_credit = torch.where(rollouts.mask, even_credit, 0.0)
         numbers["norm_ratio"] = norm_ratio(credit, rollouts, even_credit)

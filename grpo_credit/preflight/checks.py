@@ -18,16 +18,17 @@ SLOW_CALL = 1.0  # seconds
 SAME = 1e-6  # how far apart equal rewards may be
 
 
-def check_sample(sample: Sample) -> list[Finding]:
+def check_sample(sample: Sample, *, alone: bool = False) -> list[Finding]:
     """Find what will keep a run from learning in a sample of its completions.
 
     Where a reward raised, nothing is said about groups: its scores are not real. Nor where all
-    rewards are the same: that is told of the reward.
+    rewards are the same: that is told of the reward. A strategy that teaches `alone` needs no
+    rewards that differ.
     """
-    judged = not any(reward.failures for reward in sample.rewards)
+    judged = not alone and not any(reward.failures for reward in sample.rewards)
     findings = [
         truncation(_share(sample.truncated), sample.longest),
-        *(finding for reward in sample.rewards for finding in _reward(reward, sample)),
+        *(finding for reward in sample.rewards for finding in _reward(reward, sample, alone)),
         special_tokens(_share(sample.special)),
         informative_groups(sample) if judged and _range(sample.totals) > SAME else None,
         reward_time(sample),
@@ -35,12 +36,12 @@ def check_sample(sample: Sample) -> list[Finding]:
     return [finding for finding in findings if finding is not None]
 
 
-def _reward(reward: RewardSample, sample: Sample) -> list[Finding | None]:
+def _reward(reward: RewardSample, sample: Sample, alone: bool) -> list[Finding | None]:
     if reward.failures:
         return [raised(reward)]
     nothing_else = _range(sample.totals) <= SAME
     return [
-        spread(reward.name, reward.scores, nothing_else),
+        None if alone else spread(reward.name, reward.scores, nothing_else),
         slow(reward),
         hopeless(reward, len(sample.lengths)),
         *failing_format(reward),

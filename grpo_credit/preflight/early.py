@@ -15,12 +15,14 @@ class EarlyWarnings(TrainerCallback):
 
     The first warning comes `after` some steps, because one step's groups may be unlucky. `told` are
     kinds of findings that are not told again, such as those of the preflight; `pending` is a
-    preflight that has to wait until training begins.
+    preflight that has to wait until training begins. Where `alone`, the strategy teaches without
+    rewards that differ.
     """
 
     def __init__(self, steps: int = 10, after: int = 3) -> None:
         self.steps, self.after = steps, after
         self.told: set[str] = set()
+        self.alone = False
         self.pending: Callable[[], Iterable[Finding]] | None = None
         self._first = 0
         self._logs: list[dict[str, float]] = []
@@ -55,7 +57,10 @@ class EarlyWarnings(TrainerCallback):
     def _findings(self, args: Any) -> list[Finding]:
         means = (k for k in self._logs[-1] if k.startswith("rewards/") and k.endswith("/mean"))
         names = [key.split("/")[1] for key in means]
-        findings = [truncation(self._mean("completions/clipped_ratio"), args.max_completion_length)]
+        cut = truncation(self._mean("completions/clipped_ratio"), args.max_completion_length)
+        if self.alone:
+            return [cut] if cut else []
+        findings = [cut]
         findings += [self._constant(name, len(names) == 1) for name in names]
         low, high = self._mean("credit/dead_groups_low"), self._mean("credit/dead_groups_high")
         findings += [dead_groups(low, high, args.num_generations)]

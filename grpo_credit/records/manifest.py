@@ -189,16 +189,21 @@ class OtherWeights(ValueError):
 
 
 @decided_by_main
-def set_model(directory: Path | str, model: nn.Module) -> None:
+def set_model(directory: Path | str, model: nn.Module, refers: bool = False) -> None:
     """Record the fingerprint of the model before training; call it on every rank.
+
+    Args:
+        directory: of the run.
+        model: as it was before the training.
+        refers: whether it is compared with all along, by a KL term or a rule.
 
     Raises:
         OtherWeights: if a resumed run needs weights that no checkpoint has (an adapter's base,
-            the reference of a KL term), and they are not those that it began with.
+            a reference), and they are not those that it began with.
     """
     known, now_there = read_manifest(directory), model_fingerprint(model)
     began = [attempt["model"] for attempt in known.get("earlier", []) if attempt.get("model")]
-    needed = now_there["trainable"] < now_there["parameters"] or known["config"].get("beta")
+    needed = now_there["trainable"] < now_there["parameters"] or refers
     if began and needed and began[0].get("sha256") != now_there["sha256"]:
         raise OtherWeights(
             f"the weights of {now_there['name_or_path']} are not those that the run in {directory} "

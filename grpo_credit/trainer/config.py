@@ -12,7 +12,7 @@ import torch
 from transformers.utils import logging
 from trl import GRPOConfig
 
-from grpo_credit.credit.conformance import examples
+from grpo_credit.credit.conformance import examples, smallest
 from grpo_credit.credit.parse import DEFAULT_AGGREGATION, parse_credit_kwargs, resolve_with
 from grpo_credit.credit.strategy import CreditError, Strategy
 from grpo_credit.trainer.hardware import fit_to_hardware
@@ -295,12 +295,31 @@ def _refuse_other_optima(args: GRPOConfig, strategy: Strategy) -> None:
 
 def _try_options(strategy: Strategy) -> None:
     """Let the package's own rules say what they think of their options before a model is loaded."""
-    given = {key for options in strategy.options.values() for key in options}
-    shipped = all(r.function.__module__.startswith("grpo_credit.") for r in strategy.rules
-                  if hasattr(r.function, "__module__"))  # fmt: skip
-    if given and shipped and "function" not in given:
+    if any(strategy.options.values()) and _is_shipped(strategy):
         for rollouts in examples(0):
             strategy.credit(rollouts)
+
+
+def _is_shipped(strategy: Strategy) -> bool:
+    """Whether all of it is the package's own, which holds on any rollouts."""
+    given = {key for options in strategy.options.values() for key in options}
+    return "function" not in given and all(
+        rule.function.__module__.startswith("grpo_credit.")
+        for rule in strategy.rules
+        if hasattr(rule.function, "__module__")
+    )
+
+
+def teaches_alone(strategy: Strategy) -> bool:
+    """Return whether a strategy of the package gives credit where all rewards are equal.
+
+    It is tried out, as `ignores_advantages` is.
+    """
+    return _is_shipped(strategy) and any(
+        bool(strategy.credit(rollouts).any())
+        for rollouts in smallest()
+        if (rollouts.rewards == 1).all()
+    )
 
 
 def ignores_advantages(strategy: Strategy) -> bool:
