@@ -89,7 +89,7 @@ def nothing(completions: Sequence[Any], **_: Any) -> list[float]:
 
 def check(completion: str, row: Mapping[str, Any]) -> dict[str, float]:
     """Measure a completion; its log-probability under p is logged as credit/ref_logp."""
-    repeated = -Repetition(ngram_size=3)([completion])[0]
+    repeated = -(Repetition(ngram_size=3)([completion])[0] or 0.0)
     return {"characters": float(len(completion)), "repeated": repeated}
 
 
