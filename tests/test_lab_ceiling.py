@@ -9,11 +9,12 @@ import torch
 from grpo_credit import resolve_credit
 from grpo_credit.credit.advantages import group_advantages
 from grpo_credit.lab.ceiling import effective_tokens, true_advantages
-from grpo_credit.lab.enumerable import Language, TabularPolicy, TransformerPolicy, probabilities
+from grpo_credit.lab.enumerable import Language, TabularPolicy, probabilities
 from grpo_credit.lab.exact import Problem, effective, list_windows, measure
 from grpo_credit.lab.headroom import captured, predicted_gain
 from grpo_credit.lab.report_exact import Setting, findings
 from grpo_credit.lab.sampling import Sampling
+from grpo_credit.lab.transformer import TransformerPolicy
 from rewards import RegexReward
 
 SMALL = Language("ab", 3)

@@ -7,10 +7,10 @@ from dataclasses import replace
 import pytest
 import race_rules
 import torch
+from harness import shipped
 
 from grpo_credit import cli
 from grpo_credit.credit.parse import resolve_text
-from grpo_credit.credit.registry import rules
 from grpo_credit.lab import verbs
 from grpo_credit.lab.race.chain import TASKS, Chain
 from grpo_credit.lab.race.compare import EXACT, SEQ, TRUTH, run
@@ -115,16 +115,19 @@ def test_runs_are_credited_together_where_that_is_the_same_and_apart_where_not()
 @pytest.mark.parametrize("chain", [ALL, SHARE])
 def test_every_registered_rule_is_raced_or_said_to_be_unfed(chain):
     options = {"potential": None, "softmax_length": {"lam": 1.0}}
+    options |= dict.fromkeys(("lhts", "temper"), {"tau": 0.5})
     runs = Runs(chain, [0.0], 2)
     draw = runs.draw(runs.policy())
-    for rule in rules().values():
+    for rule in shipped():
         given = options.get(rule.name, {})
         if given is None:
             continue  # a potential is a function of the user's
         name = rule.name if rule.kind == "aggregation" else f"{rule.name}/seq"
         strategy = resolve_text(f"{name} {json.dumps(given)}" if given else name)
         lacks = missing(chain, strategy)
-        untold = {"privileged_logps"} | (set() if chain.graded else {"spans", "step_rewards"})
+        untold = {"privileged_logps", "ref_logps"} | (
+            set() if chain.graded else {"spans", "step_rewards"}
+        )
         assert set(lacks) == strategy.needs & untold
         if not lacks:
             assert through(chain, strategy)(draw).isfinite().all()

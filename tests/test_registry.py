@@ -105,7 +105,10 @@ def test_a_strategy_may_be_named_in_many_ways(given, name):
 @pytest.mark.parametrize(
     ("credit", "message"),
     [
-        ("sqe", r"unknown strategy 'sqe'\. Did you mean 'seq'\? Known: .*uniform; or your own as"),
+        (
+            "sqe",
+            r"unknown strategy 'sqe'\. Did you mean 'seq'\? Known: .*uniform.*; or your own",
+        ),
         ("xyzzy", r"unknown strategy 'xyzzy'\. Known:"),
         ("seq/even", "wrong way round, expected allocation/aggregation"),
         ("seq/dapo", "'seq' is an aggregation, expected an allocation there"),

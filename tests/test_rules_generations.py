@@ -11,6 +11,7 @@ from grpo_credit.credit.conformance import examples
 
 OF_THE_WINDOW = {
     "automaton",
+    "empg",
     "entropy_top",
     "lhts",
 }  # compare tokens of all rows that are trained on

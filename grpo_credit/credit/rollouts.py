@@ -69,8 +69,7 @@ class Rollouts:
         old_logps: log-probability of each token under the policy that generated it, nats.
         entropies: entropy of the next-token distribution at each token, nats.
         sum_sq_probs: Σ_v π_v² of the next-token distribution at each token, in (0, 1].
-        ref_logps: log-probability of each token under the reference model, nats: that of TRL's KL
-            term, which is the model as it was before the training.
+        ref_logps: log-probability of each token under the model of TRL's KL term, nats.
         privileged_logps: log-probability of each token after the privileged prompt instead, nats.
         spans: `"<reward>/<span>"` -> the tokens that hold a character which the reward names.
         decided: per reward function, how many columns of the row were there when its score was
@@ -317,7 +316,6 @@ class Rollouts:
             >>> Rollouts.from_documents([2, 3]).advantages
             tensor([1., 1.])
         """
-        ones = [1.0] * len(lengths)
         longest = max(1, *lengths) if max_length is None else max_length
         if max(lengths, default=0) > longest:
             raise ValueError(
@@ -325,15 +323,14 @@ class Rollouts:
                 f"max_length={max_length}; truncate it, or raise max_length."
             )
         built = cls.from_lists(
-            lengths, [None] * len(ones), num_generations=1, max_completion_length=longest,
-            advantages=ones, completion_ids=token_ids, dtype=dtype,
+            lengths, [None] * len(lengths), num_generations=1, max_completion_length=longest,
+            advantages=[1.0] * len(lengths), completion_ids=token_ids, dtype=dtype,
         )  # fmt: skip
         built = replace(built, truncated=torch.zeros_like(built.truncated))
         if old_logps is None:
             return built
         logps = torch.zeros_like(built.mask, dtype=dtype)
-        for row, own in enumerate(old_logps):
-            logps[row, : lengths[row]] = torch.tensor(own)
+        logps[built.mask] = torch.tensor([logp for own in old_logps for logp in own], dtype=dtype)
         return replace(built, old_logps=logps)
 
     # ---- changing the layout, never the content -----------------------------------------------

@@ -22,7 +22,6 @@ from grpo_credit.preflight.report import print_report
 from grpo_credit.preflight.sample import Sample
 from grpo_credit.records.ranks import is_main, on_main
 from grpo_credit.rewards import check_format, specimen_of
-from grpo_credit.trainer.config import teaches_alone
 
 if TYPE_CHECKING:
     from grpo_credit.trainer.seams import Seams
@@ -86,8 +85,7 @@ def _judge(trainer: "Seams", sample: Sample) -> list[Finding]:
     named = list(zip(trainer.reward_func_names, trainer.reward_funcs, strict=True))
     data = trainer.train_dataset
     columns = getattr(data, "column_names", None)
-    plan = getattr(trainer, "plan", None)
-    findings = check_sample(sample, alone=plan is not None and teaches_alone(plan.strategy))
+    findings = check_sample(sample, alone=getattr(getattr(trainer, "plan", None), "alone", False))
     findings += check_batches(Batches.of(trainer.args, data))
     findings += check_precision(trainer)
     if columns:  # unknown for some streams

@@ -34,7 +34,7 @@ from grpo_credit.run.recipe import Task
 from grpo_credit.terminal import print_anything
 from grpo_credit.text import in_line
 from grpo_credit.trainer.completing import draws
-from grpo_credit.trainer.config import plan, teaches_alone
+from grpo_credit.trainer.config import plan
 from grpo_credit.trainer.model_card import step_of
 
 if TYPE_CHECKING:
@@ -122,7 +122,7 @@ class Run:
         TRL's own bar and lines give way to the live line.
         """
         self._trainer = self._held_out.trainer = trainer
-        self._early.alone = teaches_alone(trainer.plan.strategy)
+        self._early.alone = trainer.plan.alone
         for shown in (PrinterCallback, ProgressCallback):
             trainer.remove_callback(shown)
         manifest.set_model(self.out, trainer.model, trainer.plan.refers)

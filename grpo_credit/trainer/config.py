@@ -115,6 +115,7 @@ class Plan:
         privileged_column: of the prompts that a contrasting strategy scores completions after.
         explicit: whether the credit was asked for, and is not what `loss_type` stands for.
         refers: whether there is a reference model: for the KL term, or because a rule asks.
+        alone: whether the strategy teaches where all rewards are equal, too.
     """
 
     strategy: Strategy
@@ -123,6 +124,7 @@ class Plan:
     privileged_column: str = CreditOptions.privileged_column
     explicit: bool = True
     refers: bool = False
+    alone: bool = False
 
     @property
     def trl_ratio(self) -> str:
@@ -181,7 +183,8 @@ def plan(
     surrogate = loss_type if loss_type in SURROGATE_AGGREGATION else DEFAULT_AGGREGATION
     column = getattr(args, "privileged_column", CreditOptions.privileged_column)
     refers = args.beta != 0.0 or "ref_logps" in strategy.needs
-    return Plan(strategy, surrogate, ratio, column, credit is not None, refers)
+    alone = teaches_alone(strategy)
+    return Plan(strategy, surrogate, ratio, column, credit is not None, refers, alone)
 
 
 def asked(args: Any, credit: Any, credit_kwargs: Any) -> tuple[Any, dict[str, Any]]:

@@ -148,9 +148,7 @@ def turns(rollouts: Rollouts, *, coef: float = 1.0) -> Float[Tensor, "B T"]:
     return torch.where(rollouts.mask, landed, 0.0)
 
 
-@allocation(
-    needs=["step_rewards"], linear=False, paper="after prime-rl's turn_credit, pull request 3282"
-)
+@allocation(needs=["step_rewards"], linear=False, paper="after prime-rl, pull request 3282, 2026")
 def turn_deltas(
     rollouts: Rollouts, *, gamma: float = 0.9, coef: float = 1.0
 ) -> Float[Tensor, "B T"]:
