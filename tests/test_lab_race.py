@@ -115,7 +115,9 @@ def test_runs_are_credited_together_where_that_is_the_same_and_apart_where_not()
 @pytest.mark.parametrize("chain", [ALL, SHARE])
 def test_every_registered_rule_is_raced_or_said_to_be_unfed(chain):
     options = {"potential": None, "softmax_length": {"lam": 1.0}}
-    options |= dict.fromkeys(("lhts", "temper"), {"tau": 0.5})
+    options |= {name: {"tau": 0.5} for name in ("lhts", "temper")}
+    untold = {"privileged_logps", "ref_logps"}
+    untold |= set() if chain.graded else {"spans", "step_rewards"}
     runs = Runs(chain, [0.0], 2)
     draw = runs.draw(runs.policy())
     for rule in shipped():

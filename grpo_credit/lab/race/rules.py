@@ -15,7 +15,9 @@ from grpo_credit.lab.race.chain import Chain
 from grpo_credit.lab.race.runs import Draw, Runs
 
 Rule = Callable[[Draw], Tensor]  # to (S, P, G, T)
-TOLD_BY_SOME = frozenset({"states", "decided", "spans", "step_rewards", "privileged_logps"})
+TOLD_BY_SOME = frozenset(
+    {"states", "decided", "spans", "step_rewards", "privileged_logps", "ref_logps"}
+)
 TRIAL = 8  # runs, of which each is credited alone and with the others
 LETTERS = string.ascii_lowercase
 
