@@ -158,8 +158,8 @@ def test_the_same_seed_gives_the_same_table(optimizer, capsys, tmp_path, monkeyp
     monkeypatch.chdir(tmp_path)
     arguments = ["lab", "race", "--task", "forced", "--optimizer", optimizer, "--seeds", "3",
                  "--tuning_seeds", "2", "--limit", "6", "--credit", "seq",
-                 "spans/seq", "my_rules:half"]  # fmt: skip
-    (tmp_path / "my_rules.py").write_text(
+                 "spans/seq", "raced_rules:half"]  # fmt: skip
+    (tmp_path / "raced_rules.py").write_text(
         "def half(rollouts):\n    return rollouts.advantages[:, None] * rollouts.mask / 64\n"
     )
     tables = []
