@@ -38,7 +38,7 @@ def run_preflight(args: argparse.Namespace) -> int:
         try:
             preflight(trainer, strict=setup.script.preflight == "strict")
         finally:
-            trainer.end()
+            trainer.accelerator.end_training()
 
     disable_progress_bar()  # of loading weights
     recipe, options = load_recipe(args.recipe), _options(args)

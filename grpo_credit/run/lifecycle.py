@@ -195,7 +195,7 @@ class Run:
                 self._trainer.accelerator.wait_for_everyone()  # each rank has recorded it
                 directory.release(self.out, self._named)
                 tell(error)
-                self._trainer.end()
+                self._trainer.accelerator.end_training()
                 code = 2
             except KeyboardInterrupt:  # a second signal while training stopped
                 self._ending.signum = self._ending.signum or self._stop.signum
@@ -215,7 +215,7 @@ class Run:
             self._sum_up(self._held_out.known(0), self._held_out.known(step_of(trainer)))
         if self.args.push_to_hub:
             trainer.push_to_hub(dataset_name=getattr(self.options, "dataset_name", None))
-        trainer.end()
+        trainer.accelerator.end_training()
         return 128 + stopped if stopped else 0
 
     def _sum_up(self, before: dict[str, float], after: dict[str, float]) -> None:
