@@ -144,7 +144,7 @@ def _build(folder: Path, lesson: Lesson) -> dict[str, Any]:
     with _threads(settings.threads), torch.enable_grad():
         model = lesson.model(tokenizer)
         loss = train(model, lesson.batches(tokenizer), settings)
-    with _no_progress_bar():
+    with no_progress_bar():
         model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     seconds = time.perf_counter() - start
@@ -181,7 +181,8 @@ def _threads(number: int) -> Generator[None, None, None]:
 
 
 @contextmanager
-def _no_progress_bar() -> Generator[None, None, None]:
+def no_progress_bar() -> Generator[None, None, None]:
+    """Hide the bar of writing weights."""
     shown = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()
     try:

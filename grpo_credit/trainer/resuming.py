@@ -1,4 +1,4 @@
-"""`Resuming`: whole checkpoints, and no step beyond the last one."""
+"""`Resuming`: whole checkpoints, and no step beyond the last; `Resumable`: a trainer with it."""
 
 import shutil
 from collections.abc import Generator
@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from transformers import Trainer
 from transformers.trainer_utils import get_last_checkpoint, rotate_checkpoints
 from transformers.utils import logging
 
@@ -90,3 +91,31 @@ class Resuming:
         for path in [*(tables - self._synced), *([folder] if tables else [])]:
             checkpoints.sync(path)
         self._synced = tables
+
+
+class Resumable(Trainer):
+    """A trainer whose training, once resumed, is what it would have been undisturbed.
+
+    It comes before TRL's trainer among the bases, and sets `_resuming` before TRL's constructor.
+    `get_batch_samples` is to return `[], None` where `_resuming.is_over()`.
+    """
+
+    _resuming: Resuming
+
+    def train(self, resume_from_checkpoint: Any = None, *args: Any, **kwargs: Any) -> Any:
+        """Train as transformers does; a checkpoint that is damaged is refused by ValueError."""
+        with self._resuming.from_whole(resume_from_checkpoint) as checkpoint:
+            return super().train(checkpoint, *args, **kwargs)
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        with self._resuming.whole(trial):
+            super()._save_checkpoint(model, trial)
+
+    def _maybe_log_save_evaluate(self, *args: Any, **kwargs: Any) -> None:
+        if not self._resuming.over:  # else an epoch that ended before would end a second time
+            super()._maybe_log_save_evaluate(*args, **kwargs)
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Log as TRL does, but no mean loss over no step."""
+        if not self._resuming.over:
+            super().log(logs, start_time)

@@ -30,13 +30,13 @@ from grpo_credit.trainer.config import Plan, announce, default_config, plan
 from grpo_credit.trainer.loss import CreditLoss, check_loss
 from grpo_credit.trainer.micro_batches import CreditWindow
 from grpo_credit.trainer.model_card import complete_card
-from grpo_credit.trainer.resuming import Resuming
+from grpo_credit.trainer.resuming import Resumable, Resuming
 from grpo_credit.trainer.scoring import add_sum_sq_probs
 from grpo_credit.trainer.seams import check_attributes, check_class
 from grpo_credit.trainer.step_log import StepLog
 
 
-class CreditGRPOTrainer(GRPOTrainer):
+class CreditGRPOTrainer(Resumable, GRPOTrainer):
     """TRL's `GRPOTrainer` with a pluggable credit strategy; a drop-in.
 
     Every constructor argument of `GRPOTrainer` and every option of `GRPOConfig` works, or is
@@ -168,24 +168,10 @@ class CreditGRPOTrainer(GRPOTrainer):
 
     # ---- checkpoints, logs, what is kept -------------------------------------------------------
 
-    def train(self, resume_from_checkpoint: Any = None, *args: Any, **kwargs: Any) -> Any:
-        """Train as transformers does; a checkpoint that is damaged is refused by ValueError."""
-        with self._resuming.from_whole(resume_from_checkpoint) as checkpoint:
-            return super().train(checkpoint, *args, **kwargs)
-
-    def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        with self._resuming.whole(trial):
-            super()._save_checkpoint(model, trial)
-
-    def _maybe_log_save_evaluate(self, *args: Any, **kwargs: Any) -> None:
-        if not self._resuming.over:  # else an epoch that ended before would end a second time
-            super()._maybe_log_save_evaluate(*args, **kwargs)
-
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Log as TRL does, and write the credit of each token beside the completions table."""
         self._step_log.describe()
-        if not self._resuming.over:  # no mean loss over no step
-            super().log(logs, start_time)
+        super().log(logs, start_time)
         self._step_log.write_credit()
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
