@@ -40,7 +40,7 @@ WINDOWS = (1, 4, 16, 64, 256)
 class SftArguments(SupervisedArguments):
     """Options of this recipe."""
 
-    documents: int = option(3200, "Documents of the mixture.")
+    documents: int = option(6400, "Documents of the mixture.")
     share: float = option(0.5, "Share of short documents in the mixture.")
     short: int = option(2, "Predicted tokens of a short document.")
     long: int = option(20, "Predicted tokens of a long one.")

@@ -75,7 +75,7 @@ def outline(seed: int = 0) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
 
 def share_of_short(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> float:
     """Return P(short) / (P(short) + P(long)) of a model, read off one forward pass."""
-    start, *kinds = tokenizer.convert_tokens_to_ids([START, SHORT, LONG])
+    start, *kinds = map(tokenizer.convert_tokens_to_ids, (START, SHORT, LONG))
     with in_mode(model, training=False), torch.no_grad():
         logits = model(input_ids=torch.tensor([[start]], device=model.device)).logits[0, -1]
     return float(logits[kinds].double().softmax(-1)[0])

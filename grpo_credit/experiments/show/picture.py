@@ -154,7 +154,7 @@ def _completion(
             break
         tokens.append(token)
     times = int(rollouts.window_count[row])
-    document = f"document {row} | {int(rollouts.lengths[row])} predicted tokens"
+    document = f"document {row} | predicted tokens {int(rollouts.lengths[row])}"
     made = Completion(
         row=row,
         group=int(rollouts.group[row]),
