@@ -106,6 +106,7 @@ def _add_list(verbs: Any) -> None:
         "(default: every registered one in a line)",
     )  # fmt: skip
     listing.add_argument("--long", action="store_true", help="tell all about every one")
+    _add_stage(listing, "show the rules that serve it alone")
     listing.set_defaults(verb="grpo_credit.credit.commands:show_rules")
 
 
@@ -117,14 +118,23 @@ def _add_check(verbs: Any) -> None:
     check.add_argument("credit", help="a registered name, a composition, or pkg.mod:obj")
     check.add_argument("--credit_kwargs", metavar="JSON", help=f"{_OPTIONS} (default: its own)")
     check.add_argument("--long", action="store_true", help="name the laws that hold, too")
+    _add_stage(check, "try it on the documents of supervised training instead of completions")
     check.set_defaults(verb="grpo_credit.credit.commands:check_laws")
+
+
+def _add_stage(parser: argparse.ArgumentParser, about: str) -> None:
+    stages = ("alignment", "supervised")
+    parser.add_argument(
+        "--stage", choices=stages, default=stages[0],
+        help=f"with 'supervised': {about} (default: alignment)",
+    )  # fmt: skip
 
 
 def _add_show(verbs: Any) -> None:
     show = add_verb(
         verbs,
         "show",
-        "shade the tokens of a run's completions by credit",
+        "shade the tokens of a run's completions, or documents, by credit",
         "grpo-credit show runs/mine --credit seq decided/seq --html credit.html",
     )
     show.add_argument("run", type=Path, help="directory of a run with --save_rollouts=N")

@@ -11,6 +11,7 @@ from peft import LoraConfig, PromptTuningConfig
 from sft_helpers import (
     FOUR,
     FREE,
+    LIMIT,
     PACKED,
     PADDED,
     SIZES,
@@ -27,7 +28,14 @@ from sft_helpers import (
 from torchrun import launch
 from trl import SFTConfig, SFTTrainer
 
-from grpo_credit import CreditError, CreditSFTConfig, CreditSFTTrainer, Rollouts, compute_credit
+from grpo_credit import (
+    CreditError,
+    CreditSFTConfig,
+    CreditSFTTrainer,
+    Rollouts,
+    compute_credit,
+    load_rollouts,
+)
 from grpo_credit.credit.documents import check_documents
 from grpo_credit.credit.parse import resolve_with
 from grpo_credit.trainer.seams import SeamError
@@ -52,9 +60,9 @@ def assert_close(loss, gradient, reference):
 @pytest.mark.parametrize("layout", [*PADDED, *PACKED, *FREE], ids=str)
 def test_loss_and_gradient_are_those_of_slow_sums(layout):
     for name in FOUR:
-        if name == "uniform" and "padding_free" in layout:
-            continue  # refused: TRL wants max_length=None there
-        run = trained(**layout, credit=name)
+        named = name == "uniform" and "padding_free" in layout  # where TRL wants max_length=None
+        options = {"credit_kwargs": {"limit": LIMIT}} if named else {}
+        run = trained(**layout, **options, credit=name)
         assert_close(run.losses.train[0], run.trace.gradients[0], expected(name))
 
 
@@ -193,6 +201,59 @@ def test_documents_are_rows_with_advantage_1_and_no_reward():
         Rollouts.from_documents([2, 5], max_length=4)
 
 
+def test_the_documents_of_a_step_are_kept_and_can_be_weighed_by_any_rule(tmp_path):
+    trained(**PACKED[1], credit="length", max_steps=2, save_rollouts=2, output_dir=str(tmp_path))
+    assert [path.name for path in (tmp_path / "rollouts").iterdir()] == ["rollouts_00002.parquet"]
+    saved = load_rollouts(tmp_path / "rollouts" / "rollouts_00002.parquet")
+    kept = [
+        row[: len(texts)]
+        for row, texts in zip(saved.rollouts.completion_ids.tolist(), saved.tokens, strict=True)
+    ]
+    assert sorted(kept) == sorted(predicted())
+    assert (saved.credit, saved.options) == ("length", {})
+    whole = sorted(TOKENIZER.decode(document["input_ids"]) for document in documents())
+    assert sorted(h + "".join(t) for h, t in zip(saved.prompts, saved.tokens, strict=True)) == whole
+    credit = resolve_with("length", {}).credit(saved.rollouts)
+    assert credit.sum(dim=1).tolist() == pytest.approx([1 / len(SIZES)] * len(SIZES))
+
+
+def test_of_trls_own_training_documents_are_kept_too(tmp_path):
+    trained(**PADDED[1], save_rollouts=1, output_dir=str(tmp_path))
+    saved = load_rollouts(tmp_path / "rollouts" / "rollouts_00001.parquet")
+    assert (len(saved.prompts), saved.credit) == (len(SIZES), "even/dapo")
+
+
+@pytest.mark.parametrize("layout", [PADDED[2], PACKED[1]], ids=str)
+def test_a_resumed_training_is_the_undisturbed_one_to_the_last_bit(layout, tmp_path):
+    """Where documents are drawn in another order, credit differs from step to step."""
+    options = {
+        **layout, "credit": "dapo", "max_steps": 5, "optim": "adamw_torch", "save_steps": 2,
+        "save_strategy": "steps", "lr_scheduler_type": "linear", "output_dir": str(tmp_path),
+    }  # fmt: skip
+    whole = trained(**options)
+    again = trainer(**options)
+    again.train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
+    assert all(map(torch.equal, again.trace.gradients, whole.trace.gradients[2:]))
+    assert len(again.trace.gradients) == 3
+    assert again.losses.train == whole.losses.train[2:]
+    assert all(map(torch.equal, again.model.parameters(), whole.model.parameters()))
+    assert [log["num_tokens"] for log in again.losses.logs[:3]] == [
+        log["num_tokens"] for log in whole.losses.logs[2:5]
+    ]
+    over = trainer(**options)
+    over.train(resume_from_checkpoint=str(tmp_path / "checkpoint-5"))
+    assert not over.trace.gradients  # transformers alone would train a step more
+    assert all(map(torch.equal, over.model.parameters(), whole.model.parameters()))
+
+
+def test_a_damaged_checkpoint_is_refused(tmp_path):
+    trained(credit="seq", save_strategy="steps", save_steps=1, output_dir=str(tmp_path))
+    (tmp_path / "checkpoint-1" / "optimizer.pt").write_bytes(b"")
+    made = trainer(credit="seq", output_dir=str(tmp_path))
+    with pytest.raises(ValueError, match=r"checkpoint-1 cannot be resumed: optimizer\.pt has 0"):
+        made.train(resume_from_checkpoint=str(tmp_path / "checkpoint-1"))
+
+
 # ---- refusals -----------------------------------------------------------------------------------
 
 
@@ -243,7 +304,7 @@ def of_rewards(rollouts):
         ),
         (
             {"credit": "uniform", "padding_free": True, "max_length": None},
-            "'even/uniform' weighs by L_max, but max_length is None; set max_length, or use",
+            r"'even/uniform' weighs by L_max, but max_length is None .* credit_kwargs={'limit'",
         ),
     ],
 )

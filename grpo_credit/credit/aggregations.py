@@ -20,7 +20,7 @@ from grpo_credit.errors import CreditError
 @aggregation(
     trl="dr_grpo", verl="loss_agg_mode=seq-mean-token-sum-norm", paper="Dr. GRPO, arXiv:2503.20783"
 )
-def uniform(rollouts: Rollouts) -> Float[Tensor, ""]:
+def uniform(rollouts: Rollouts, *, limit: int | None = None) -> Float[Tensor, ""]:
     """Weigh every token of every completion by the same constant.
 
         g = 1 / (N · L_max)
@@ -31,9 +31,14 @@ def uniform(rollouts: Rollouts) -> Float[Tensor, ""]:
 
     Args:
         rollouts: uses `max_completion_length` (tokens) and `num_completions`.
+        limit: L_max, in tokens, 1 or more; by default the length limit of the run, which supervised
+            training without padding has not.
 
     Returns:
         One weight for all, per token.
+
+    Raises:
+        CreditError: if `limit` is less than 1.
 
     Degenerate cases: a fully masked row counts in N and has no token to weigh.
     Deviation: none in the aggregation; the paper also drops the standard deviation from the
@@ -48,7 +53,9 @@ def uniform(rollouts: Rollouts) -> Float[Tensor, ""]:
 
     Source: Liu et al. 2025, Dr. GRPO, arXiv:2503.20783, algorithm 1 (`MAX_TOKENS` is L_max).
     """
-    return 1 / (rollouts.num_completions * rollouts.max_completion_length)
+    if limit is not None and limit < 1:
+        raise CreditError(f"limit is {limit}, expected at least 1 token.")
+    return 1 / (rollouts.num_completions * (limit or rollouts.max_completion_length))
 
 
 @aggregation(

@@ -4,7 +4,7 @@ import inspect
 import re
 import types
 import typing
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 from rich.console import Console, RenderableType
 from rich.markup import escape
@@ -12,9 +12,10 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from grpo_credit.credit.documents import serves
 from grpo_credit.credit.laws import PROMISES
 from grpo_credit.credit.parse import DEFAULT_AGGREGATION, DEFAULT_ALLOCATION, option_type
-from grpo_credit.credit.registry import find, list_credit
+from grpo_credit.credit.registry import find
 from grpo_credit.credit.strategy import Rule
 
 TITLES = {
@@ -44,9 +45,8 @@ _SECTION = re.compile(r"^(Args|Returns|Raises|Example|Degenerate cases|Deviation
 _ARGUMENT = re.compile(r"^ {4}(\w+): (.*(?:\n {8}.*)*)", re.M)
 
 
-def print_rules(console: Console) -> None:
-    """Print every registered rule: its name, what it does, its options."""
-    rules = list_credit()
+def print_rules(rules: Sequence[Rule], console: Console) -> None:
+    """Print rules in a line each: the name, what it does, its options."""
     for kind, title in TITLES.items():
         table = Table(
             title=title, title_justify="left", title_style="bold", box=None, header_style="dim",
@@ -124,6 +124,7 @@ def _facts(rule: Rule, sections: Mapping[str, str]) -> Iterator[tuple[str, Text]
     facts = {
         "needs": "\n".join(f"{n}: {COSTS[n]}" for n in sorted(rule.needs)) or "nothing more",
         "promises": "\n".join(promises) or "nothing",
+        "stages": "alignment, supervised" if serves(rule) else "alignment",
         "TRL": f"loss_type={rule.trl}" if rule.trl else "-",
         "verl": rule.verl or "-",
         "paper": rule.paper or "-",

@@ -9,6 +9,7 @@ from rich.text import Text
 
 from grpo_credit.credit import catalogue
 from grpo_credit.credit.conformance import LawVerdict, examine
+from grpo_credit.credit.documents import check_documents, serves
 from grpo_credit.credit.parse import parse_credit_kwargs, resolve_with
 from grpo_credit.credit.registry import list_credit
 from grpo_credit.terminal import console
@@ -16,10 +17,11 @@ from grpo_credit.terminal import console
 
 def show_rules(arguments: argparse.Namespace) -> int:
     """Print the registered rules in a line each, or all about some."""
+    rules = [r for r in list_credit() if arguments.stage != "supervised" or serves(r)]
     if not arguments.name and not arguments.long:
-        catalogue.print_rules(console())
+        catalogue.print_rules(rules, console())
         return 0
-    shown = {rule.name: rule for rule in list_credit()} if not arguments.name else {}
+    shown = {rule.name: rule for rule in rules} if not arguments.name else {}
     for name in arguments.name:
         shown |= catalogue.rules_in(name)
     for name, rule in shown.items():
@@ -30,7 +32,9 @@ def show_rules(arguments: argparse.Namespace) -> int:
 def check_laws(arguments: argparse.Namespace) -> int:
     """Print what came of the laws; return 1 if the strategy breaks one that it is held to."""
     strategy = resolve_with(arguments.credit, parse_credit_kwargs(arguments.credit_kwargs))
-    findings = list(examine(strategy))
+    if arguments.stage == "supervised":
+        check_documents(strategy)
+    findings = list(examine(strategy, arguments.stage))
     print_findings(strategy.name, findings, console(), every=arguments.long)
     return int(any(law.failed for law in findings))
 

@@ -2,6 +2,7 @@
 
 Some laws bind every strategy. Others are promises: they are asked of a rule that declares them
 (`conserves_mass`, `keeps_sign`), or does not declare otherwise (`linear=False`, `sign_free=False`).
+The laws are the same of every stage, and are tried on what it trains on (`STAGES`).
 
 Example:
     >>> from grpo_credit import resolve_credit
@@ -19,6 +20,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
+from grpo_credit.credit import documents
 from grpo_credit.credit.laws import ALWAYS, PROMISES, Law, listed
 from grpo_credit.credit.rollouts import Rollouts
 from grpo_credit.credit.strategy import CreditError, Strategy
@@ -55,13 +57,14 @@ class LawVerdict:
         return "declared otherwise" if self.counterexample else "holds, though not declared"
 
 
-def examine(strategy: Strategy) -> Iterator[LawVerdict]:
+def examine(strategy: Strategy, stage: str = "alignment") -> Iterator[LawVerdict]:
     """Run every law on a strategy, those that it declares itself free of included.
 
-    A whole-credit callable has no allocation and no aggregation to promise anything about.
+    A whole-credit callable has no allocation and no aggregation to promise anything about. `stage`
+    is one of `STAGES`; what a strategy looks at there is for `documents.check_documents`.
     """
     for law, promised, declaration in _laws(strategy):
-        sentence, broken = inspect.getdoc(law) or "", counterexample(law, strategy)
+        sentence, broken = inspect.getdoc(law) or "", counterexample(law, strategy, stage)
         yield LawVerdict(law.__name__, sentence, promised, broken, declaration)
 
 
@@ -75,15 +78,16 @@ def _laws(strategy: Strategy) -> Iterator[tuple[Law, bool, str]]:
         yield law, promised, f"{name}={promised}"
 
 
-def counterexample(law: Law, strategy: Strategy) -> str:
-    """Search the examples for one that breaks a law, then for the smallest that does.
+def counterexample(law: Law, strategy: Strategy, stage: str = "alignment") -> str:
+    """Search the examples of a stage for one that breaks a law, then for the smallest that does.
 
     Returns:
         The counterexample in words; empty if there is none.
     """
-    if not _first(law, strategy, examples()):
+    small, every = STAGES[stage]
+    if not _first(law, strategy, every()):
         return ""
-    return _first(law, strategy, itertools.chain(smallest(), examples()))
+    return _first(law, strategy, itertools.chain(small(), every()))
 
 
 def _first(law: Law, strategy: Strategy, among: Iterable[Rollouts]) -> str:
@@ -91,8 +95,9 @@ def _first(law: Law, strategy: Strategy, among: Iterable[Rollouts]) -> str:
         try:
             law(strategy, rollouts)
         except Exception as error:  # anybody's rule: whatever it raises is the verdict
-            lengths = rollouts.lengths.int().tolist()
-            return f"{_reason(error)} (lengths {lengths}, rewards {listed(rollouts.rewards)})"
+            of = f"{_reason(error)} (lengths {rollouts.lengths.int().tolist()}"
+            scored = not documents.are_documents(rollouts)
+            return f"{of}, rewards {listed(rollouts.rewards)})" if scored else f"{of})"
     return ""
 
 
@@ -206,3 +211,9 @@ def _made(lengths: list[int], rewards: list[float | None], size: int = 2) -> Rol
         texts=tuple("wait, 1"[:n] for n in lengths),
         offsets=characters,
     )
+
+
+STAGES = {  # the smallest examples, and all, of what a stage trains on
+    "alignment": (smallest, examples),
+    "supervised": (documents.smallest, documents.examples),
+}

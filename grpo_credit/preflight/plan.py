@@ -14,7 +14,14 @@ from grpo_credit.preflight.columns import check_columns, reward_name, spread
 from grpo_credit.preflight.findings import Finding, show
 from grpo_credit.preflight.held_out import held_out_rows
 from grpo_credit.preflight.memory import ModelSize, estimate, model_size
-from grpo_credit.preflight.plan_rows import Row, batch_rows, credit_rows, model_rows
+from grpo_credit.preflight.plan_rows import (
+    Row,
+    batch_rows,
+    credit_rows,
+    document_rows,
+    model_rows,
+    rule_rows,
+)
 from grpo_credit.text import size_of, visible
 from grpo_credit.trainer.config import plan
 
@@ -49,6 +56,21 @@ def print_plan(setup: Any, peft_config: Any = None) -> None:
         *credit_rows(credit, [name for name, _ in named], args.save_rollouts > 0),
     ])  # fmt: skip
     show(findings)
+
+
+def print_supervised_plan(setup: Any, planned: Any) -> None:
+    """Print what a supervised recipe's options come to as a table.
+
+    Args:
+        setup: the recipe's task on a checked configuration, a `run.recipe.Setup`.
+        planned: the credit, a `trainer.sft_config.Supervision`.
+    """
+    rows = len(setup.task.train) if hasattr(setup.task.train, "__len__") else None
+    print_rows([
+        *document_rows(setup.args, rows),
+        ("held-out numbers", setup.task.title),
+        *rule_rows(planned),
+    ])  # fmt: skip
 
 
 def print_rows(rows: Sequence[Row], console: Any = None) -> None:

@@ -1,7 +1,8 @@
 """The rows of a plan: what each part of a configuration comes to, in words."""
 
+import math
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from grpo_credit.preflight.batches import Batches
 from grpo_credit.preflight.memory import Memory, ModelSize
@@ -90,11 +91,36 @@ def model_rows(
 
 def credit_rows(credit: "Plan", rewards: Sequence[str], saves: bool) -> Iterator[Row]:
     """Say how rewards become credit, and what that costs, with rollouts that are saved or not."""
-    yield "credit", str(credit)
-    for rule in credit.strategy.rules:
-        yield "", f"{rule.kind} {rule.name}: {rule.formula or rule.summary}"
+    yield from rule_rows(credit)
     yield "rewards", ", ".join(rewards)
     yield "credit needs", _needs(credit.strategy.needs, saves)
+
+
+def rule_rows(planned: Any) -> Iterator[Row]:
+    """Say what the credit is made of."""
+    yield "credit", str(planned)
+    for rule in planned.strategy.rules:
+        yield "", f"{rule.kind} {rule.name}: {rule.formula or rule.summary}"
+
+
+def document_rows(args: Any, documents: int | None) -> Iterator[Row]:
+    """Say what a step of supervised training is made of, and how many steps there are."""
+    micro, accumulation = args.per_device_train_batch_size, args.gradient_accumulation_steps
+    rows = micro * accumulation * args.world_size
+    what = "packed rows" if args.packing else "documents"
+    yield (
+        "optimizer step",
+        f"{rows:,} {what} (per device {micro} x accumulation {accumulation} x processes "
+        f"{args.world_size})",
+    )
+    if args.max_steps > 0:
+        yield "optimizer steps", f"{args.max_steps:,}"
+    elif documents is not None and not args.packing:
+        steps = math.ceil(math.ceil(documents / rows) * args.num_train_epochs)
+        yield "optimizer steps", f"{steps:,} ({number(args.num_train_epochs)} epochs)"
+    yield "documents", "a stream" if documents is None else f"{documents:,}"
+    longest = "as they are" if args.max_length is None else f"cut at {args.max_length:,} tokens"
+    yield "", longest
 
 
 def _needs(needs: frozenset[str], saves: bool) -> str:

@@ -12,15 +12,18 @@ from grpo_credit.errors import TRACEBACK, in_one_line
 MISTAKES = (ValueError, OSError, ImportError, SyntaxError)
 
 
-def short_help(prog: str, description: str, *options: Any) -> str:
-    """Render the options of plain dataclasses, such as a recipe's own, by `metadata["help"]`."""
+def short_help(prog: str, description: str, *options: Any, host: str = "GRPOConfig") -> str:
+    """Render the options of plain dataclasses, such as a recipe's own, by `metadata["help"]`.
+
+    `host` is TRL's configuration, whose options work too.
+    """
     parser = argparse.ArgumentParser(
         prog=prog,
         description=description,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         add_help=False,
         usage=f"{prog} [--config FILE.yaml] [options]",
-        epilog="Every option of TRL's GRPOConfig and ModelConfig works too: --help-all lists them.",
+        epilog=f"Every option of TRL's {host} and ModelConfig works too: --help-all lists them.",
     )
     group = parser.add_argument_group("options")
     for kind in options:

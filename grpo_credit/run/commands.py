@@ -42,6 +42,11 @@ def run_preflight(args: argparse.Namespace) -> int:
 
     disable_progress_bar()  # of loading weights
     recipe, options = load_recipe(args.recipe), _options(args)
+    if not recipe.stage.samples:
+        raise CreditError(
+            f"{args.recipe} trains on documents and samples nothing, so there is nothing to look "
+            "at before; `grpo-credit plan` says what its options mean."
+        )
     with mistakes_in_one_line(recipe.name, options, recipe.file):
         setup = prepare(recipe, options)
         setup.model()

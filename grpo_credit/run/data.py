@@ -10,7 +10,7 @@ from datasets import Dataset, DatasetDict, disable_progress_bars, load_dataset, 
 from datasets.exceptions import DatasetGenerationError
 
 from grpo_credit.records.files import decoded, parse_json
-from grpo_credit.run.options import DataArguments
+from grpo_credit.run.options import DataArguments, SupervisedArguments
 
 READERS = {".json": "json", ".jsonl": "json", ".parquet": "parquet", ".csv": "csv"}
 HELD_OUT = 0  # the seed of which rows are tested on; not the run's, so that runs can be compared
@@ -36,10 +36,32 @@ def is_blank(value: Any) -> bool:
 
 
 PROMPT: Columns = {"prompt": is_blank}
+DOCUMENTS: Sequence[Columns] = (  # as TRL knows documents
+    {"messages": is_blank},
+    {"prompt": is_blank, "completion": is_blank},
+    {"text": is_blank},
+)
+
+
+def load_documents(asked: SupervisedArguments) -> tuple[Any, list[dict[str, Any]]]:
+    """Load documents, and some of them to test on; see `load_prompts`.
+
+    Raises:
+        ValueError: if there are none of the columns that TRL reads, or as `load_prompts` does.
+    """
+    name, split = asked.dataset_name or "", asked.dataset_train_split
+    there = load_split(name, asked.dataset_config, split).column_names
+    for columns in DOCUMENTS:
+        if set(columns) <= set(there):
+            return load_prompts(asked, columns)
+    raise ValueError(
+        f"{name} has the columns {', '.join(there)}; expected 'text', 'messages', or 'prompt' and "
+        "'completion'. Rename them."
+    )
 
 
 def load_prompts(
-    asked: DataArguments, columns: Columns = PROMPT
+    asked: DataArguments | SupervisedArguments, columns: Columns = PROMPT
 ) -> tuple[Any, list[dict[str, Any]]]:
     """Load a data set, and some of it to test on.
 

@@ -6,6 +6,8 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any, Protocol
 
+import torch
+from torch.nn.functional import cross_entropy
 from transformers import TrainerCallback
 from transformers import TrainerControl as Control
 from transformers import TrainerState as State
@@ -15,6 +17,8 @@ from transformers.utils import logging
 from grpo_credit.records.files import read_lines
 from grpo_credit.records.jsonfile import append_line
 from grpo_credit.records.ranks import is_main, on_main
+from grpo_credit.trainer.sft_loss import documents_of
+from grpo_credit.trainer.undisturbed import in_mode, random_states_kept
 
 logger = logging.get_logger(__name__)
 
@@ -58,6 +62,34 @@ def measure(
     greedy = trainer.complete(prompts, greedy=True)
     sampled = trainer.complete(prompts * samples)
     return on_main(_judge, checker, rows, greedy, sampled)
+
+
+def measure_documents(trainer: Any) -> dict[str, float]:
+    """Average the loss of the trainer's held-out documents over tokens, and over documents.
+
+    Every rank goes through all of them, so that a model may be sharded. Random states are kept.
+
+    Returns:
+        "nats per token" and "nats per document" of predicted tokens; the same on every rank.
+    """
+    size, rows = trainer.args.per_device_eval_batch_size, list(trainer.eval_dataset)
+    model, sums = trainer.model_wrapped, torch.zeros(3, dtype=torch.float64)
+    with random_states_kept(), in_mode(model, training=False), torch.no_grad():
+        for first in range(0, len(rows), size):
+            batch = trainer._prepare_inputs(trainer.data_collator(rows[first : first + size]))
+            sums += _nats(trainer, model, batch)
+    nats, tokens, documents = sums.tolist()
+    return {"nats per token": nats / max(1, tokens), "nats per document": nats / max(1, documents)}
+
+
+def _nats(trainer: Any, model: Any, batch: dict[str, Any]) -> torch.Tensor:
+    """Return the loss of a batch, its predicted tokens and its documents."""
+    predicted, documents = documents_of(batch)
+    targets = batch["labels"][:, 1:][predicted]
+    with trainer.compute_loss_context_manager():
+        logits = model(**{k: v for k, v in batch.items() if k != "labels"}).logits
+    loss = cross_entropy(logits[:, :-1][predicted].float(), targets, reduction="sum")
+    return torch.tensor([float(loss), len(targets), len(documents)], dtype=torch.float64)
 
 
 def _judge(
@@ -132,6 +164,7 @@ class HeldOut(TrainerCallback):
         samples: completions per prompt when sampling.
         every: optimizer steps between measurements; 0 for before and after only.
         trainer: set once there is one.
+        measures: returns the numbers of a trainer, in place of `measure`.
     """
 
     path: Path
@@ -141,6 +174,7 @@ class HeldOut(TrainerCallback):
     samples: int = 4
     every: int = 0
     trainer: Any = None
+    measures: Callable[[Any], dict[str, float]] | None = None
     _warned: bool = False
 
     def known(self, step: int) -> dict[str, float]:
@@ -150,11 +184,14 @@ class HeldOut(TrainerCallback):
 
     def at(self, step: int) -> dict[str, float]:
         """Return what was measured at an optimizer step, measuring now if it was not yet."""
-        if not self.rows:
+        if not self.rows and self.measures is None:
             return {}
         if numbers := self.known(step):
             return numbers
-        numbers = measure(self.trainer, self.rows, self.checker, self.samples)
+        if self.measures is None:
+            numbers = measure(self.trainer, self.rows, self.checker, self.samples)
+        else:
+            numbers = self.measures(self.trainer)
         if is_main():
             append_line(self.path, {"step": step, **numbers})
             self._warn(read_lines(self.path))
@@ -196,7 +233,7 @@ def falls_while_reward_rises(
     v the best value. The reward's rise is that of its mean over the logged steps since the best
     value, against the mean over as many up to it. `values` and `rewards` are by optimizer step.
     """
-    if len(values) < 2:
+    if len(values) < 2 or not rewards:
         return None
     now = max(values)
     best = max(values, key=lambda step: (values[step], step))

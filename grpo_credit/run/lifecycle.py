@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from datasets import disable_progress_bars
 from transformers import PrinterCallback, ProgressCallback
 from transformers.utils.logging import disable_progress_bar
 
@@ -29,16 +30,15 @@ from grpo_credit.run.callbacks import LiveLine, MetricsJsonl, StopOnSignal
 from grpo_credit.run.commandline import mistakes_in_one_line
 from grpo_credit.run.ending import Ending, is_program
 from grpo_credit.run.evaluation import HeldOut
-from grpo_credit.run.options import RunArguments, check_options
+from grpo_credit.run.options import LastingArguments, RunArguments, check_options
 from grpo_credit.run.recipe import Task
+from grpo_credit.run.stages import stage_of
 from grpo_credit.terminal import print_anything
 from grpo_credit.text import in_line
-from grpo_credit.trainer.completing import draws
-from grpo_credit.trainer.config import plan
 from grpo_credit.trainer.model_card import step_of
 
 if TYPE_CHECKING:
-    from grpo_credit import CreditGRPOConfig, CreditGRPOTrainer
+    from grpo_credit import CreditGRPOConfig, CreditSFTConfig
 
 
 class Run:
@@ -55,7 +55,7 @@ class Run:
     with 2. So does, in the program itself, what is refused here.
 
     Args:
-        args: a `CreditGRPOConfig`; `output_dir` is the run directory.
+        args: a `CreditGRPOConfig`, or a `CreditSFTConfig`; `output_dir` is the run directory.
         task: what is trained and tested.
         options: of tests, resuming and preflight.
         more: what else must be the same where the run is resumed, such as the model's options.
@@ -73,17 +73,20 @@ class Run:
 
     def __init__(
         self,
-        args: "CreditGRPOConfig",
+        args: "CreditGRPOConfig | CreditSFTConfig",
         task: Task,
-        options: RunArguments | None = None,
+        options: LastingArguments | None = None,
         *,
         more: Mapping[str, Any] | None = None,
         file: str | None = None,
         named: bool = True,
     ) -> None:
-        self.args, self.task, self.options = args, task, options or RunArguments()
+        self.args, self.task, self._stage = args, task, stage_of(args)
+        fitting = RunArguments if self._stage.samples else LastingArguments
+        self.options: Any = options or fitting()
         print_anything()
         disable_progress_bar()  # of loading weights; the live line stays
+        disable_progress_bars()  # of preparing data
         file = file or getattr(sys.modules["__main__"], "__file__", "")
         self.out, self._named, self._ending = Path(str(args.output_dir)), named, Ending(file)
         refusal = mistakes_in_one_line(Path(file).name, sys.argv, file)
@@ -94,32 +97,35 @@ class Run:
         args.eval_on_start = args.eval_on_start and self.checkpoint is None  # or it is logged twice
         self._trainer: Any = None
         self._stop, self._early = StopOnSignal(), EarlyWarnings()
+        samples = getattr(self.options, "test_samples", 0)
         self._held_out = HeldOut(
-            self.out / HELD_OUT, task.test, task.check, task.metric,
-            self.options.test_samples, self.options.test_every,
+            self.out / HELD_OUT, task.test, task.check, task.metric, samples,
+            self.options.test_every, measures=task.measure,
         )  # fmt: skip
-        log = MetricsJsonl(self.out / directory.METRICS)
+        log, early = MetricsJsonl(self.out / directory.METRICS), [self._early] * self._stage.samples
         # In the order in which they act when training begins.
-        self.callbacks = [self._early, self._held_out, log, LiveLine(task.live), self._stop]
+        self.callbacks = [*early, self._held_out, log, LiveLine(task.live), self._stop]
 
     def _described(self, more: Mapping[str, Any], file: str) -> dict[str, Any]:
         config = {**asdict(self.options), **more, **self.args.to_dict()}
         data = {"train": self.task.train, "test": self.task.test}
+        planned = self._stage.planned(self.args)
         extra = {
-            "plan": str(plan(self.args)),
+            "plan": str(planned),
             "metric": self.task.metric,
-            "held_out_draws": draws(self.args),
-            "rules": own_sources(plan(self.args).strategy.rules),
+            "held_out_draws": self._stage.draws(self.args),
+            "rules": own_sources(planned.strategy.rules),
             "checkpoints": checkpoints.LIST,  # each of this run has one
         }
         return manifest.manifest(sys.argv, config, data, self.args.seed, extra, recipe=file or None)
 
     # ---- the training ---------------------------------------------------------------------------
 
-    def train(self, trainer: "CreditGRPOTrainer") -> None:
+    def train(self, trainer: Any) -> None:
         """Look first, train from where the run stands, save the model, test it, write its card.
 
-        TRL's own bar and lines give way to the live line.
+        The trainer is a `CreditGRPOTrainer` or a `CreditSFTTrainer`, as the configuration is. TRL's
+        own bar and lines give way to the live line.
         """
         self._trainer = self._held_out.trainer = trainer
         self._early.alone = trainer.plan.alone
@@ -137,7 +143,7 @@ class Run:
             self._held_out.at(step_of(trainer))
         trainer.create_model_card(model_name=in_line(self.out.name))
 
-    def _look_first(self, trainer: "CreditGRPOTrainer") -> None:
+    def _look_first(self, trainer: Any) -> None:
         """Do the preflight, unless it is off or was done; a sharded model has to wait."""
         if not self._is_to_be_looked_at():
             return
@@ -153,7 +159,9 @@ class Run:
 
     def _is_to_be_looked_at(self) -> bool:
         """Whether no attempt was looked at to the end, or a strict look would stop what was."""
-        if self.options.preflight == "off" or self.checkpoint is not None:
+        if not self._stage.samples or self.checkpoint is not None:
+            return False
+        if self.options.preflight == "off":
             return False
         kinds = manifest.preflight_errors(self.out)
         return kinds is None or (self.options.preflight == "strict" and bool(kinds))
@@ -219,9 +227,10 @@ class Run:
         return 128 + stopped if stopped else 0
 
     def _sum_up(self, before: dict[str, float], after: dict[str, float]) -> None:
-        if rows := len(self.task.test):
+        if after:
             first = {name: before[name] for name in (self.task.metric,) if name in before}
-            summary.before_after({**first, **before}, after, title=f"{rows} {self.task.title}")
+            of = f"{len(self.task.test)} " if self.task.test else ""
+            summary.before_after({**first, **before}, after, title=f"{of}{self.task.title}")
         summary.where(self._left())
 
     def _left(self) -> dict[str, Path]:
@@ -229,10 +238,10 @@ class Run:
         names = {
             "model, tokenizer": "model",
             "metrics by step": directory.METRICS,
-            "held-out numbers": HELD_OUT if self.task.test else None,
+            "held-out numbers": HELD_OUT,
             "completions": "completions",
             "credit by token": "credit",
-            "rollouts by step": "rollouts" if self.args.save_rollouts else None,
+            "rollouts by step": "rollouts",
             "manifest": MANIFEST,
         }
-        return {what: self.out / name for what, name in names.items() if name}
+        return {what: self.out / name for what, name in names.items() if (self.out / name).exists()}

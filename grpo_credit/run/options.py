@@ -10,15 +10,21 @@ def option(default: Any, about: str) -> Any:
 
 
 @dataclass
-class RunArguments:
-    """Options of a `lifecycle.Run`, such as TRL's parser reads; `test_prompts` is the script's."""
+class LastingArguments:
+    """Options of every `lifecycle.Run`."""
 
-    test_prompts: int = option(64, "Held-out prompts to test on, drawn at random.")
-    test_samples: int = option(4, "Sampled completions per held-out prompt.")
     test_every: int = option(0, "Test every N optimizer steps, too; 0: before and after training.")
     resume: bool = option(
         False, "Go on with the run in --output_dir, or with the last unfinished one."
     )
+
+
+@dataclass
+class RunArguments(LastingArguments):
+    """Options of a `Run` that samples completions; `test_prompts` is the script's to read."""
+
+    test_prompts: int = option(64, "Held-out prompts to test on, drawn at random.")
+    test_samples: int = option(4, "Sampled completions per held-out prompt.")
     preflight: str = option(
         "auto",
         "Sample a few groups before training and say why it would not learn: 'auto' "
@@ -27,13 +33,18 @@ class RunArguments:
 
 
 @dataclass
-class RecipeArguments(RunArguments):
-    """Options that every recipe adds to TRL's."""
+class ScriptArguments:
+    """Options of every recipe."""
 
     dry_run: bool = option(
         False, "Print what the configuration means, and stop; nothing is written."
     )
     traceback: bool = option(False, "Show where a mistake was found, instead of one line about it.")
+
+
+@dataclass
+class RecipeArguments(ScriptArguments, RunArguments):
+    """Options that every recipe with rewards adds to TRL's."""
 
 
 @dataclass
@@ -46,8 +57,8 @@ class TinyArguments(RecipeArguments):
 
 
 @dataclass
-class DataArguments(RecipeArguments):
-    """Options of a recipe that reads prompts of the user's."""
+class DatasetArguments:
+    """Which data of the user's are read."""
 
     dataset_name: str | None = option(
         None, "Prompts: hub name, folder or file with a column 'prompt'."
@@ -61,7 +72,23 @@ class DataArguments(RecipeArguments):
     )
 
 
-def check_options(options: RunArguments) -> None:
+@dataclass
+class DataArguments(DatasetArguments, RecipeArguments):
+    """Options of a recipe that reads prompts of the user's."""
+
+
+@dataclass
+class SupervisedArguments(DatasetArguments, ScriptArguments, LastingArguments):
+    """Options of a recipe that trains on documents, and samples nothing."""
+
+    dataset_name: str | None = option(
+        None, "Documents: hub name, folder or file with 'text', 'messages', or 'prompt' and "
+        "'completion'.",
+    )  # fmt: skip
+    test_prompts: int = option(64, "Held-out documents to test on, drawn at random.")
+
+
+def check_options(options: LastingArguments) -> None:
     """Read `preflight` as YAML means it, and refuse tests of nothing.
 
     Raises:
@@ -69,7 +96,8 @@ def check_options(options: RunArguments) -> None:
     """
     from grpo_credit.preflight.verdict import read_how  # which needs torch, and a help does not
 
-    options.preflight = read_how(options.preflight)
+    if isinstance(options, RunArguments):
+        options.preflight = read_how(options.preflight)
     for name, least in (("test_prompts", 1), ("test_samples", 1), ("test_every", 0)):
-        if (value := getattr(options, name)) < least:
+        if (value := getattr(options, name, least)) < least:
             raise ValueError(f"--{name} is {value}, expected {least} or more.")

@@ -11,23 +11,12 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from grpo_credit.run.options import RecipeArguments, check_options
+from grpo_credit.run.options import ScriptArguments, check_options
+from grpo_credit.run.stages import ALIGNMENT, Stage
 
 if TYPE_CHECKING:
-    from grpo_credit import CreditGRPOConfig
     from grpo_credit.trainer.parser import ModelConfig
 
-DEFAULTS: dict[str, Any] = {
-    "num_generations": 8,
-    "per_device_train_batch_size": 8,
-    "gradient_accumulation_steps": 8,  # with TRL's 1 a step is one prompt
-    "logging_steps": 1,
-    "report_to": [],
-    "log_completions": True,
-    "num_completions_to_print": 0,  # the tables are in the run directory
-    "save_total_limit": 2,
-    "learning_rate": 1e-6,
-}
 LORA_DEFAULTS = {"lora_target_modules": ["all-linear"]}
 TINY_DEFAULTS = {  # of every tiny model: cheap steps, on a laptop, each of them to be looked at
     "learning_rate": 3e-4,
@@ -54,6 +43,7 @@ class Task:
         tiny: makes the model where the command line names none; None where one must be named.
         live: metric shown while training beside the reward; see `callbacks.LiveLine`.
         tiny_outline: gives the configuration and the tokenizer of the model that `tiny` makes.
+        measure: takes the trainer and returns held-out numbers, in place of `check`.
     """
 
     train: Any
@@ -65,6 +55,7 @@ class Task:
     tiny: Callable[[], Path] | None = None
     live: str | None = None
     tiny_outline: Callable[[], tuple[Any, Any]] | None = None
+    measure: Callable[[Any], dict[str, float]] | None = None
 
 
 @dataclass(frozen=True)
@@ -74,24 +65,27 @@ class Recipe:
     Args:
         file: of the script.
         about: its docstring, with commands.
-        arguments: dataclass of its options, derived from `RecipeArguments`.
+        arguments: dataclass of its options, derived from `RecipeArguments`, or of supervised
+            training `SupervisedArguments`.
         task: makes the task of the script's options, TRL's configuration and the model's options,
             or raises ValueError with what is wrong; loads no model.
         train: makes the trainer and hands it to `train` of a `lifecycle.Run`, as its last act:
             `grpo-credit preflight` hands over one that only looks.
         defaults: that take the place of TRL's; flags and YAML override them.
         tiny_defaults: likewise, where no model is named, over `TINY_DEFAULTS`.
+        stage: `stages.ALIGNMENT` or `stages.SUPERVISED`.
 
     With --use_peft the default learning rate is ten times as large: an adapter wants larger steps.
     """
 
     file: str
     about: str
-    arguments: type[RecipeArguments]
+    arguments: type[ScriptArguments]
     task: Callable[[Any, Any, Any], Task]
     train: Callable[["Setup", Any], None]
     defaults: Mapping[str, Any] = field(default_factory=dict)
     tiny_defaults: Mapping[str, Any] = field(default_factory=dict)
+    stage: Stage = ALIGNMENT
 
     @property
     def name(self) -> str:
@@ -106,10 +100,7 @@ class Recipe:
         Raises:
             ValueError: (or OSError, ImportError) what a run would refuse.
         """
-        from grpo_credit.run.evaluation import measured
-
-        setup = prepare(self, arguments)
-        return measured(setup.task.check("", setup.task.test[0]), setup.script.test_samples)
+        return self.stage.measured(prepare(self, arguments))
 
 
 @dataclass(frozen=True)
@@ -117,7 +108,7 @@ class Setup:
     """A task on a checked configuration."""
 
     script: Any
-    args: "CreditGRPOConfig"
+    args: Any  # a CreditGRPOConfig, or a CreditSFTConfig
     model_args: "ModelConfig"
     task: Task
     given: Mapping[str, Any]  # the options that the user named
@@ -142,48 +133,36 @@ class Setup:
         return Dataset.from_list(self.task.test) if self.args.eval_strategy != "no" else None
 
 
-def explain(setup: Setup) -> int:
+def explain(recipe: Recipe, setup: Setup) -> int:
     """Print what the configuration means; nothing is loaded, written or trained."""
-    from grpo_credit.preflight.plan import print_plan
     from grpo_credit.records.ranks import is_main
 
     if is_main():
-        print_plan(setup, setup.adapters()["peft_config"])
+        recipe.stage.explain(setup)
     return 0
 
 
 def prepare(recipe: Recipe, arguments: list[str]) -> Setup:
     """Read the command line, the data and the model's description; nothing is written."""
-    from grpo_credit.credit.needs import check_columns, check_told
-    from grpo_credit.preflight.columns import GIVEN, reward_name
-    from grpo_credit.run.data import check_prompts
     from grpo_credit.run.models import look_up_model
-    from grpo_credit.trainer.config import plan
 
     script, args, model_args, given = _read(recipe, arguments)
     check_options(script)
     _check_warm_start(script, model_args.model_name_or_path)
-    task = recipe.task(script, args, model_args)
-    check_prompts(task.train, task.test)
-    if not script.dry_run:
-        _refuse_too_few(args, task.train)
+    setup = Setup(script, args, model_args, recipe.task(script, args, model_args), given)
+    recipe.stage.check(setup)
     if model_args.model_name_or_path:
         look_up_model(
             model_args.model_name_or_path,
-            [row["prompt"] for row in task.test],
+            [row.get("prompt", row.get("messages", row.get("text"))) for row in setup.task.test],
             weights=not script.dry_run,
             revision=model_args.model_revision,
             trust_remote_code=args.trust_remote_code,
         )
-    named = [(reward_name(reward), reward) for reward in task.rewards]
-    strategy = plan(args).strategy
-    check_told(strategy.name, strategy.needs, named, args.reward_weights or [1.0] * len(named))
-    if columns := getattr(task.train, "column_names", None):
-        check_columns(named, [*columns, *sorted(GIVEN)])
-    return Setup(script, args, model_args, task, given)
+    return setup
 
 
-def _check_warm_start(script: RecipeArguments, model: str | None) -> None:
+def _check_warm_start(script: ScriptArguments, model: str | None) -> None:
     """Refuse a seed that is none, or that nothing would read."""
     seed = getattr(script, "warm_start_seed", 0)
     if seed < 0:
@@ -195,28 +174,20 @@ def _check_warm_start(script: RecipeArguments, model: str | None) -> None:
         )
 
 
-def _refuse_too_few(args: Any, train: Any) -> None:
-    """Refuse data of which nothing would be trained: such a run ends at once, as if it had been."""
-    from grpo_credit.preflight.batches import Batches, check_batches
-    from grpo_credit.preflight.findings import errors
-
-    for finding in errors(check_batches(Batches.of(args, train))):
-        raise ValueError(f"{finding.message} {finding.remedy}")
-
-
 def _read(
     recipe: Recipe, arguments: list[str]
-) -> tuple[Any, "CreditGRPOConfig", "ModelConfig", Mapping[str, Any]]:
+) -> tuple[Any, Any, "ModelConfig", Mapping[str, Any]]:
     """Parse the command line; what nothing reads is a mistake."""
     from grpo_credit.trainer.parser import parse
 
     warnings.filterwarnings("ignore", "`.*gradient_checkpointing.*` is deprecated", FutureWarning)
-    return parse(recipe.arguments, recipe.name, arguments, partial(_defaults, recipe))
+    kinds = recipe.arguments, recipe.stage.config()
+    return parse(kinds, recipe.name, arguments, partial(_defaults, recipe))
 
 
 def _defaults(recipe: Recipe, given: Mapping[str, Any]) -> dict[str, Any]:
     """Return the defaults of a recipe, where a user named some of the options."""
-    defaults = {**DEFAULTS, **recipe.defaults}
+    defaults = {**recipe.stage.defaults, **recipe.defaults}
     if not given.get("model_name_or_path"):
         defaults |= {**TINY_DEFAULTS, **recipe.tiny_defaults}
     if str(given.get("use_peft")).lower() in ("true", "yes", "t", "y", "1"):

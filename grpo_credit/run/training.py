@@ -13,7 +13,6 @@ from grpo_credit.run.ending import Ending
 from grpo_credit.run.launcher import fewer_than_asked
 from grpo_credit.run.recipe import Recipe, Setup, explain, prepare
 from grpo_credit.terminal import print_anything
-from grpo_credit.trainer.options import CreditOptions
 
 if TYPE_CHECKING:
     from grpo_credit.run.lifecycle import Run
@@ -25,7 +24,9 @@ def run_recipe(recipe: Recipe, arguments: list[str]) -> int:
     """Train, test before and after, leave a run directory; return the exit code."""
     print_anything()
     if {"-h", "--help"} & set(arguments):
-        print(short_help(recipe.name, recipe.about, recipe.arguments, CreditOptions))
+        stage = recipe.stage
+        options = recipe.arguments, stage.options
+        print(short_help(recipe.name, recipe.about, *options, host=stage.host))
         return 0
     with Ending(recipe.file) as ending:
         with mistakes_in_one_line(recipe.name, arguments, recipe.file):
@@ -33,7 +34,7 @@ def run_recipe(recipe: Recipe, arguments: list[str]) -> int:
             if warning := fewer_than_asked(setup.args.world_size):
                 print(warning, file=sys.stderr)
             if setup.script.dry_run:
-                return explain(setup)
+                return explain(recipe, setup)
             ending.keep("nothing was begun")
             setup.model()  # made before the directory is claimed: it may turn out to be impossible
             run = claim(recipe, setup)
@@ -51,11 +52,10 @@ def claim(recipe: Recipe, setup: Setup) -> "Run":
     """Take a run directory, or the one to resume with its last checkpoint."""
     from grpo_credit.records import directory
     from grpo_credit.run.lifecycle import Run
-    from grpo_credit.trainer.config import plan
 
     script, args = setup.script, setup.args
     given = args.output_dir if "output_dir" in setup.given else None
-    strategy = plan(args).strategy.name.replace("/", "-").replace(":", "-")
+    strategy = recipe.stage.planned(args).strategy.name.replace("/", "-").replace(":", "-")
     stem = f"{Path(recipe.file).stem}-{strategy}"
     args.output_dir = str(directory.choose(RUNS, stem, given, script.resume))
     more = asdict(setup.model_args)

@@ -165,7 +165,7 @@ def _build(folder: Path, lesson: Lesson) -> dict[str, Any]:
         model = lesson.model(tokenizer)
         learner = lesson.learner(model)
         loss = train(learner, lesson.batches(tokenizer), settings, lesson.loss)
-    with _no_progress_bar():
+    with no_progress_bar():
         model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     seconds = time.perf_counter() - start
@@ -210,7 +210,8 @@ def _threads(number: int) -> Generator[None, None, None]:
 
 
 @contextmanager
-def _no_progress_bar() -> Generator[None, None, None]:
+def no_progress_bar() -> Generator[None, None, None]:
+    """Hide the bar of writing weights."""
     shown = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()
     try:

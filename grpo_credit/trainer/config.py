@@ -143,9 +143,13 @@ class Plan:
         return f"{name}, {self.ratio}-level"
 
     def __str__(self) -> str:
-        options = {k: v for given in self.strategy.options.values() for k, v in given.items()}
-        said = f" {options}" if options else ""
-        return f"credit {self.strategy.name}{said} | surrogate: {self.surrogate}"
+        return said(self.strategy, self.surrogate)
+
+
+def said(strategy: Strategy, surrogate: str) -> str:
+    """Say in a line how tokens are weighed, and in which loss."""
+    options = {k: v for given in strategy.options.values() for k, v in given.items()}
+    return f"credit {strategy.name}{f' {options}' if options else ''} | surrogate: {surrogate}"
 
 
 def plan(

@@ -25,7 +25,9 @@ def complete_card(trainer: Any) -> None:
     before, heading, after = card.read_text(encoding="utf-8").partition("## Citations")
     sections = [
         with_names(before, trainer),
-        held_out_section(read_lines(folder / HELD_OUT), step_of(trainer), known),
+        held_out_section(
+            read_lines(folder / HELD_OUT), step_of(trainer), known, hasattr(trainer, "reward_funcs")
+        ),
         credit_section(trainer.plan.strategy, trainer.plan.surrogate, known),
     ]
     replace_text(card, "".join(sections) + f"\n{heading}{after}")
@@ -59,7 +61,10 @@ def with_names(text: str, trainer: Any) -> str:
 
 
 def held_out_section(
-    lines: Sequence[Mapping[str, Any]], step: int, manifest: Mapping[str, Any]
+    lines: Sequence[Mapping[str, Any]],
+    step: int,
+    manifest: Mapping[str, Any],
+    rewarded: bool = True,
 ) -> str:
     """Show held-out numbers before training and at an optimizer step, or the last one before it.
 
@@ -67,6 +72,7 @@ def held_out_section(
         lines: of held_out.jsonl.
         step: whose weights the card is about.
         manifest: of the run; its metric comes first.
+        rewarded: whether there were rewards, and a checker beside them.
 
     Returns:
         A section for a model card; empty while nothing was measured after training.
@@ -82,12 +88,13 @@ def held_out_section(
     )
     table = sorted(change_rows(before, after), key=lambda row: row[0] != metric)
     rows = ((manifest.get("datasets") or {}).get("test") or {}).get("rows")
-    on = f"On {rows} held-out prompts" if rows else "On held-out prompts"
+    what = "prompts, by a checker that is not the reward" if rewarded else "documents"
+    on = f"On {f'{rows} ' if rows else ''}held-out {what}"
     return "\n".join(
         [
             "## Held-out numbers",
             "",
-            f"{on}, by a checker that is not the reward, before training and at step {last}.",
+            f"{on}, before training and at step {last}.",
             "",
             "| | before | after | change |",
             "|---|--:|--:|--:|",

@@ -50,3 +50,29 @@ class CreditOptions:
             "'off': the micro-batches of TRL."
         },
     )
+
+
+@dataclass
+class SupervisedOptions:
+    """Options that `CreditSFTConfig` adds to `SFTConfig`."""
+
+    credit: str | None = field(
+        default=None,
+        metadata={
+            "help": "How documents and their tokens weigh in the loss: an aggregation (uniform, "
+            "length, seq, dapo, delta_l), allocation/aggregation (trace/seq), or pkg.mod:obj for "
+            "your own; `grpo-credit list --stage supervised` shows all. Default: TRL's mean over "
+            "the tokens of a step, which is dapo."
+        },
+    )
+    credit_kwargs: dict | str | None = field(
+        default=None,
+        metadata={"help": "Options of the strategy, as JSON: '{\"alpha\": 0.75}'."},
+    )
+    save_rollouts: int = field(
+        default=0,
+        metadata={
+            "help": "Keep the documents of every N-th optimizer step, for `grpo-credit show`. 0 "
+            "keeps none."
+        },
+    )

@@ -12,34 +12,33 @@ from grpo_credit.credit.userfile import refuse_code_of
 from grpo_credit.errors import named_line, place
 from grpo_credit.records.files import read_yaml
 from grpo_credit.text import did_you_mean
-from grpo_credit.trainer.config import CreditGRPOConfig
 
 Given = Mapping[str, Any]  # the options that are named, on the command line or in YAML
 _NOT_GIVEN = object()
 
 
 def parse(
-    kind: type[Any],
+    kinds: tuple[type[Any], type[Any]],
     prog: str,
     arguments: Sequence[str],
     defaults: Callable[[Given], Mapping[str, Any]],
-) -> tuple[Any, CreditGRPOConfig, ModelConfig, Given]:
+) -> tuple[Any, Any, ModelConfig, Given]:
     """Parse a command line and its YAML file; what nothing reads is a mistake.
 
     Args:
-        kind: dataclass of the script's own options.
+        kinds: dataclass of the script's own options, and `CreditGRPOConfig` or `CreditSFTConfig`.
         prog: name of the script.
         arguments: the command line, without the program; --help-all prints every option and exits.
         defaults: of what is given, returns values that take the place of the dataclasses' own.
 
     Returns:
-        The script's options, a `CreditGRPOConfig`, TRL's `ModelConfig`, and what was given.
+        The script's options, the configuration, TRL's `ModelConfig`, and what was given.
 
     Raises:
         ValueError: an unknown option or YAML key (with a suggestion), or a value of a wrong type.
     """
-    kinds: Any = (kind, CreditGRPOConfig, ModelConfig)
-    parser = _Parser(kinds, prog=prog, allow_abbrev=False)  # a default may hang on the whole name
+    every: Any = (*kinds, ModelConfig)
+    parser = _Parser(every, prog=prog, allow_abbrev=False)  # a default may hang on the whole name
     if "--help-all" in arguments:
         parser.print_help()
         raise SystemExit(0)
@@ -47,10 +46,10 @@ def parse(
     if words[-1:] == ["--config"]:
         raise ValueError("--config needs a YAML file.")
     file = Path(words[words.index("--config") + 1]) if "--config" in words else None
-    names = [field.name for kind in kinds for field in dataclasses.fields(kind)]
+    names = [field.name for kind in every for field in dataclasses.fields(kind)]
     unset = argparse.Namespace(**dict.fromkeys(names, _NOT_GIVEN))
     named = vars(parser.parse_known_args(words, unset)[0])
-    given = _read_config(file, kinds, arguments) if file else {}
+    given = _read_config(file, every, arguments) if file else {}
     given |= {name: value for name, value in named.items() if value is not _NOT_GIVEN}
     parser.set_defaults(**defaults(given))
     try:

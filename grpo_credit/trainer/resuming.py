@@ -1,4 +1,4 @@
-"""`Resuming`: whole checkpoints, and no step beyond the last one."""
+"""`Resuming`: whole checkpoints, and no step beyond the last."""
 
 import shutil
 from collections.abc import Generator

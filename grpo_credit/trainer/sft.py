@@ -9,28 +9,35 @@ Nothing of TRL is copied; these of its methods are extended with `super()`:
 * `compute_loss`: gives TRL a model whose log-probabilities are weighed, see `Weighed`;
 * `training_step`: notices where a subclass has lost the credit;
 * `_set_signature_columns_if_needed`: keeps the column `old_logps` for a rule that reads it.
+* `train`, `_save_checkpoint`: `Resuming` makes whole checkpoints, and no step beyond the last.
 """
 
 from collections.abc import Callable
-from functools import partial
 from inspect import signature
 from typing import Any
 
-import torch
-from accelerate.utils import gather_object
 from torch import Tensor
 from transformers.utils import logging
 from trl import SFTConfig, SFTTrainer
 
 from grpo_credit.credit.documents import looks_at_limit
-from grpo_credit.credit.rollouts import Rollouts
 from grpo_credit.credit.strategy import CreditError, Strategy
 from grpo_credit.trainer.config import asked
-from grpo_credit.trainer.sft_config import CreditSFTConfig, check_parallelism, supervised
-from grpo_credit.trainer.sft_logps import COLUMN, WithLogps, check_column, logps_of
-from grpo_credit.trainer.sft_loss import Weighed, check_supervised_loss, documents_of
+from grpo_credit.trainer.model_card import complete_card
+from grpo_credit.trainer.resuming import Resuming
+from grpo_credit.trainer.sft_config import (
+    CreditSFTConfig,
+    Supervision,
+    check_parallelism,
+    supervised,
+)
+from grpo_credit.trainer.sft_logps import COLUMN, WithLogps, check_column
+from grpo_credit.trainer.sft_loss import check_supervised_loss
+from grpo_credit.trainer.sft_window import DocumentWindow
+from grpo_credit.trainer.step_log import write_table
 
 logger = logging.get_logger(__name__)
+_SEEN = "sft_seen"
 
 
 class CreditSFTTrainer(SFTTrainer):
@@ -42,7 +49,8 @@ class CreditSFTTrainer(SFTTrainer):
     the gradient is the same however they are cut, padded or packed. A document is what TRL makes of
     an example (a fragment of it with `packing_strategy="bfd_split"`); one without a predicted token
     counts nowhere. Without `credit` the training is TRL's own, and so is `dapo`, to the last bit.
-    Evaluation is always TRL's: nats per token.
+    Evaluation is always TRL's: nats per token. With `save_rollouts=N`, every N-th step leaves its
+    documents in `<output_dir>/rollouts/`, for `grpo-credit show`.
 
     Args:
         model: as in `SFTTrainer`, like all arguments that are not named here.
@@ -66,6 +74,7 @@ class CreditSFTTrainer(SFTTrainer):
     _tag_names = ["trl", "sft", "grpo-credit"]  # noqa: RUF012 (TRL's way of naming tags)
 
     args: Any  # an SFTConfig, after its __post_init__
+    state: Any
 
     def __init__(
         self, model: Any, args: SFTConfig | None = None, *rest: Any,
@@ -77,14 +86,19 @@ class CreditSFTTrainer(SFTTrainer):
         given = signature(SFTTrainer.__init__).bind_partial(self, model, args, *rest, **kwargs)
         own_loss = given.arguments.get("compute_loss_func")
         self.strategy: Any = supervised(args, *asked(args, credit, credit_kwargs), own_loss)
+        self.plan = Supervision.of(self.strategy)
+        self._save_every: int = getattr(args, "save_rollouts", 0)
+        host: Any = self  # what its part sees: `seams.Host`
+        self._resuming = Resuming(host)
         super().__init__(model, args, *rest, **kwargs)
+        limited = self.strategy and looks_at_limit(self.strategy)
+        self._limit = self.args.max_length if limited else None
         if self.strategy:
             check_parallelism(self)
-            self._limit = self.args.max_length if looks_at_limit(self.strategy) else None
             if self._reads_logps:
                 check_column(self.strategy.name, self.train_dataset)
                 self.data_collator = WithLogps(self.data_collator)
-            logger.info(f"grpo-credit: credit {self.strategy.name} | supervised")
+            logger.info(f"grpo-credit: {self.plan}")
 
     @property
     def _reads_logps(self) -> bool:
@@ -97,46 +111,39 @@ class CreditSFTTrainer(SFTTrainer):
             self._signature_columns = [*columns, COLUMN]
 
     def get_batch_samples(self, *args: Any, **kwargs: Any) -> Any:
-        """Return the batches of an optimizer step, each with its credit."""
+        """Return the batches of an optimizer step, each with its credit; none beyond the last."""
+        if self._resuming.is_over():
+            return [], None
+        seen = self.state.stateful_callbacks.get(_SEEN, {})  # which a resume brings back
+        self._total_train_tokens = max(self._total_train_tokens, seen.get("tokens", 0))
         samples, items = super().get_batch_samples(*args, **kwargs)
-        if not self.strategy or not samples:
-            return samples, items
-        if items is None:
+        if self.strategy and samples and items is None:
             raise CreditError(
                 f"credit={self.strategy.name!r} needs batches with labels and a model that takes "
                 "num_items_in_batch (**kwargs in its forward); this one is trained by the mean of "
                 "each micro-batch, whatever the others hold."
             )
-        return self._weighed(samples, self._divisor(items)), items
+        step = self.state.global_step + 1
+        kept = self._save_every > 0 and step % self._save_every == 0
+        if not samples or not (self.strategy or kept):
+            return samples, items
+        window = DocumentWindow(
+            samples, self.accelerator.process_index, self._limit, self._reads_logps
+        )
+        if kept:
+            self._keep(window, step)
+        if self.strategy:
+            credit = self.strategy.credit(window.rollouts) * self._divisor(items)
+            samples = window.weighed(credit)
+        return samples, items
 
-    def _weighed(self, samples: list[Any], divisor: float) -> list[dict[str, Any]]:
-        """Give each batch what makes of a model one that is weighed by C · divisor."""
-        layouts = [documents_of(batch) for batch in samples]
-        told = [self._told(*each) for each in zip(samples, layouts, strict=True)]
-        ranks = gather_object([[document for batch in told for document in batch]])
-        every = [document for rank in ranks for document in rank]
-        window = Rollouts.from_documents(
-            [len(ids) for ids, _ in every] or [0],
-            max_length=self._limit, token_ids=[ids for ids, _ in every],
-            old_logps=[own for _, own in every] if self._reads_logps else None,
-            dtype=torch.float64,
-        )  # fmt: skip
-        credit = self.strategy.credit(window)[window.mask] * divisor
-        earlier = ranks[: self.accelerator.process_index]
-        sizes = [int(predicted.sum()) for predicted, _ in layouts]
-        own = credit[sum(len(ids) for rank in earlier for ids, _ in rank) :][: sum(sizes)]
-        return [
-            {**batch, "credit": partial(Weighed, where=predicted, weights=weights)}
-            for batch, (predicted, _), weights in zip(
-                samples, layouts, own.float().split(sizes), strict=True
-            )
-        ]
-
-    def _told(self, batch: Any, layout: Any) -> list[tuple[list[int], list[float]]]:
-        """Return the ids of each document of a batch, and log-probabilities where they are read."""
-        _, documents = layout
-        logps = logps_of(batch, *layout) if self._reads_logps else [[]] * len(documents)
-        return list(zip(documents, logps, strict=True))
+    def _keep(self, window: DocumentWindow, step: int) -> None:
+        """Keep the documents of the step to come in `<output_dir>/rollouts/`."""
+        heads, strategy = window.heads(), self.plan.strategy
+        options = {k: v for given in strategy.options.values() for k, v in given.items()}
+        named = getattr(self.args, "credit", None) or strategy.name  # with its module, where it has
+        told = heads, self.processing_class, named, options
+        write_table(self, "rollouts", lambda path: window.save(path, *told), step)
 
     def _divisor(self, items: Any) -> float:
         """Return what TRL, and the mean over ranks, will divide the loss by."""
@@ -147,6 +154,7 @@ class CreditSFTTrainer(SFTTrainer):
         """Train on a micro-batch as TRL does; refuse to go on where its credit was not used."""
         self._used = self.strategy is None
         loss = super().training_step(*args, **kwargs)
+        self.state.stateful_callbacks[_SEEN] = {"tokens": self._total_train_tokens}
         if not self._used:
             raise CreditError(
                 f"{type(self).__name__} has trained without its credit: get_batch_samples or "
@@ -161,6 +169,32 @@ class CreditSFTTrainer(SFTTrainer):
         if weighed is not None:
             self._used, model = True, weighed(model)
         return super().compute_loss(model, inputs, *args, **kwargs)
+
+    # ---- checkpoints, logs ---------------------------------------------------------------------
+
+    def train(self, resume_from_checkpoint: Any = None, *args: Any, **kwargs: Any) -> Any:
+        """Train as transformers does; a checkpoint that is damaged is refused by ValueError."""
+        with self._resuming.from_whole(resume_from_checkpoint) as checkpoint:
+            return super().train(checkpoint, *args, **kwargs)
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        with self._resuming.whole(trial):
+            super()._save_checkpoint(model, trial)
+
+    def _maybe_log_save_evaluate(self, *args: Any, **kwargs: Any) -> None:
+        if not self._resuming.over:  # else an epoch that ended before would end a second time
+            super()._maybe_log_save_evaluate(*args, **kwargs)
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Log as TRL does, but no mean loss over no step."""
+        if not self._resuming.over:
+            super().log(logs, start_time)
+
+    def create_model_card(self, *args: Any, **kwargs: Any) -> None:
+        """Create TRL's model card, with the held-out numbers and the credit of the training."""
+        super().create_model_card(*args, **kwargs)
+        if self.accelerator.is_main_process:
+            complete_card(self)
 
 
 def _default_config(model: Any) -> CreditSFTConfig:

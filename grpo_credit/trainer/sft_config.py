@@ -1,24 +1,26 @@
 """`CreditSFTConfig`: every option of TRL's `SFTConfig`, and a credit strategy."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from trl import SFTConfig
 
 from grpo_credit.credit.documents import check_documents, looks_at_bounds, looks_at_limit
-from grpo_credit.credit.parse import parse_credit_kwargs, resolve_with
+from grpo_credit.credit.parse import DEFAULT_AGGREGATION, parse_credit_kwargs, resolve_with
 from grpo_credit.credit.strategy import CreditError, Strategy
-from grpo_credit.trainer.config import refuse_functions
+from grpo_credit.trainer.config import refuse_functions, said
 from grpo_credit.trainer.hardware import fit_to_hardware
+from grpo_credit.trainer.options import SupervisedOptions
 
 
 @dataclass
-class CreditSFTConfig(SFTConfig):
+class CreditSFTConfig(SupervisedOptions, SFTConfig):
     """Configuration of `CreditSFTTrainer`: TRL's `SFTConfig` with a credit strategy.
 
     Every option of `SFTConfig` is an option here, with TRL's default, but for these:
 
     * `credit`, `credit_kwargs`: the strategy and its options; without, TRL's own mean over tokens.
+    * `save_rollouts`: how often the documents of a step are kept.
     * `bf16`, `use_cpu` (default: from the hardware): bfloat16 where an accelerator supports it;
       the CPU where there is no accelerator. TRL stops with an error instead.
 
@@ -27,25 +29,37 @@ class CreditSFTConfig(SFTConfig):
             setting clashes with it; see `supervised`.
     """
 
-    credit: str | None = field(
-        default=None,
-        metadata={
-            "help": "How documents and their tokens weigh in the loss: an aggregation (uniform, "
-            "length, seq, dapo, delta_l), allocation/aggregation (trace/seq), or pkg.mod:obj for "
-            "your own. Default: TRL's mean over the tokens of a step, which is dapo."
-        },
-    )
-    credit_kwargs: dict | str | None = field(
-        default=None,
-        metadata={"help": "Options of the strategy, as JSON: '{\"alpha\": 0.75}'."},
-    )
-
     def __post_init__(self) -> None:
         fit_to_hardware(self)
         super().__post_init__()
         refuse_functions(self.credit, "CreditSFTTrainer")
         self.credit_kwargs = parse_credit_kwargs(self.credit_kwargs)
         supervised(self, self.credit, self.credit_kwargs if self.credit else {})
+
+
+@dataclass(frozen=True)
+class Supervision:
+    """What a supervised configuration comes to.
+
+    Args:
+        strategy: the credit; `dapo` for TRL's own mean over tokens, which it is.
+        surrogate: the loss, in words.
+        refers: whether there is a reference model.
+        alone: whether what is trained on teaches without others beside it.
+    """
+
+    strategy: Strategy
+    surrogate: str = "cross entropy"
+    refers: bool = False
+    alone: bool = True
+
+    @classmethod
+    def of(cls, strategy: Strategy | None) -> "Supervision":
+        """Describe what `supervised` returns."""
+        return cls(strategy or resolve_with(DEFAULT_AGGREGATION, {}))
+
+    def __str__(self) -> str:
+        return said(self.strategy, self.surrogate)
 
 
 def supervised(
@@ -116,8 +130,9 @@ def _refuse_lost_bounds(strategy: Strategy, args: Any) -> None:
         )
     if _of(args, "max_length") is None and looks_at_limit(strategy):
         raise CreditError(
-            f"{strategy.name!r} weighs by L_max, but max_length is None; set max_length, or use "
-            "credit='seq', which differs from 'uniform' by the constant L_max alone."
+            f"{strategy.name!r} weighs by L_max, but max_length is None (TRL wants that where "
+            "padding_free goes without packing); name L_max itself, credit_kwargs={'limit': 1024}, "
+            "or use credit='seq', which differs from 'uniform' by that constant alone."
         )
 
 

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from grpo_credit.trainer.seams import SeamError
@@ -24,15 +24,30 @@ def documents_of(batch: Any) -> tuple[Bool[Tensor, "rows columns"], list[list[in
         Which of the columns 1 to T - 1 are predicted, and the ids that are, document by document;
         one without any, such as padding, is left out.
     """
+    labels = batch["labels"]
+    predicted = labels[:, 1:] != -100
+    number = _numbers(batch)[:, 1:]
+    sizes = number[predicted].unique_consecutive(return_counts=True)[1].tolist()
+    return predicted, [ids.tolist() for ids in labels[:, 1:][predicted].split(sizes)]
+
+
+def heads_of(batch: Any) -> list[list[int]]:
+    """Return the ids before the first predicted token of each document of `documents_of`."""
+    number, ids = _numbers(batch).flatten(), batch["input_ids"].flatten()
+    predicted = batch["labels"] != -100
+    predicted[:, 0] = False
+    places = [(number == each).nonzero().flatten() for each in number[predicted.flatten()].unique()]
+    return [ids[own[: int(predicted.flatten()[own].int().argmax())]].tolist() for own in places]
+
+
+def _numbers(batch: Any) -> Int[Tensor, "rows columns"]:
+    """Number the documents of a batch from 1 on, column by column."""
     labels, positions = batch["labels"], batch.get("position_ids")
     starts = torch.zeros_like(labels, dtype=torch.bool)
     if positions is not None and positions.shape == labels.shape:
         starts = positions == 0
     starts[:, 0] = True
-    predicted = labels[:, 1:] != -100
-    number = starts.flatten().cumsum(0).view_as(starts)[:, 1:]
-    sizes = number[predicted].unique_consecutive(return_counts=True)[1].tolist()
-    return predicted, [ids.tolist() for ids in labels[:, 1:][predicted].split(sizes)]
+    return starts.flatten().cumsum(0).view_as(starts)
 
 
 class Weighed:

@@ -93,9 +93,13 @@ class StepLog(TrainerCallback):
             self._host._metrics[mode(self._host)][f"credit/{name}"].append(value)
 
     def _write(self, kind: str, write: Callable[[Path], Any]) -> None:
-        """Write a file of the last optimizer step on the main process."""
-        if self._host.accelerator.is_main_process:
-            folder = Path(self._host.args.output_dir) / kind
-            folder.mkdir(parents=True, exist_ok=True)
-            with aside(folder / f"{kind}_{self._host.state.global_step:05d}.parquet") as temporary:
-                write(temporary)
+        write_table(self._host, kind, write, self._host.state.global_step)
+
+
+def write_table(trainer: Any, kind: str, write: Callable[[Path], Any], step: int) -> None:
+    """Write `<output_dir>/<kind>/<kind>_<step>.parquet` in one step, on the main process."""
+    if trainer.accelerator.is_main_process:
+        folder = Path(trainer.args.output_dir) / kind
+        folder.mkdir(parents=True, exist_ok=True)
+        with aside(folder / f"{kind}_{step:05d}.parquet") as temporary:
+            write(temporary)

@@ -55,6 +55,7 @@ class Completion:
         left_out: tokens that are not shown.
         notes: what else is to be known.
         step: optimizer step that it was trained on, where several are shown.
+        named: what its heading says, where it is no completion that was rewarded.
     """
 
     row: int
@@ -66,6 +67,7 @@ class Completion:
     left_out: int = 0
     notes: Sequence[str] = ()
     step: int | None = None
+    named: str = ""
 
     @property
     def earned(self) -> str:
@@ -75,6 +77,8 @@ class Completion:
     @property
     def heading(self) -> str:
         """Where the completion stands, and what it got."""
+        if self.named:
+            return self.named
         place = [f"row {self.row}", f"group {self.group}", f"reward {self.earned}"]
         return " | ".join([*place, f"advantage {self.advantage:+.3g}", *self.notes])
 

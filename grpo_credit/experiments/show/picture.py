@@ -8,6 +8,7 @@ from pathlib import Path
 from markupsafe import escape
 from torch import Tensor
 
+from grpo_credit.credit.documents import are_documents, check_documents
 from grpo_credit.credit.parse import resolve_text, resolve_with
 from grpo_credit.credit.registry import named_by
 from grpo_credit.credit.rollouts import Rollouts
@@ -65,6 +66,8 @@ def picture(
 ) -> Picture:
     """Compute the credit of a step's saved rollouts and choose the completions to show.
 
+    Of supervised training they are its documents; then the prompt is what was not predicted before.
+
     Args:
         run: the run directory.
         step: optimizer step; the last one saved if None.
@@ -76,13 +79,17 @@ def picture(
 
     Raises:
         CreditError: nothing is saved, unknown step, group or strategy, or one that needs a field
-            that was not saved. One that is code (`pkg.mod:obj`) is imported only if `credit` names
-            it, or if it is a rule of a module that was imported before.
+            that was not saved, or, of documents, rewards or groups. One that is code
+            (`pkg.mod:obj`) is imported only if `credit` names it, or if it is a rule of a module
+            that was imported before.
     """
     path = find_rollouts(run, step)
     saved = load_rollouts(path)
     with named_by(path, credit):
         chosen = _strategies(saved, credit)
+        if are_documents(saved.rollouts):
+            for strategy in chosen.values():
+                check_documents(strategy)
         matrices = [credit_of(name, strategy, saved, path) for name, strategy in chosen.items()]
     shown, dead = _select(saved.rollouts, matrices[0], rows, group)
     title = f"{run.resolve().name}, step {step_of(path)}"
@@ -158,6 +165,7 @@ def _completion(
     notes = [f"used {times} times"] if times > 1 else []
     if last is not None:
         notes.append(f"reward settled after {last}")
+    document = f"document {row} | predicted tokens {int(rollouts.lengths[row])}"
     made = Completion(
         row=row,
         group=int(rollouts.group[row]),
@@ -167,6 +175,7 @@ def _completion(
         tokens=tokens,
         left_out=len(texts) - len(tokens),
         notes=notes,
+        named=document if are_documents(rollouts) else "",
     )
     return made, size
 
