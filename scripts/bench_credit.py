@@ -49,6 +49,8 @@ def progress(rollouts: Rollouts) -> Tensor:
 OPTIONS: dict[str, dict[str, Any]] = {
     "potential": {"function": progress},
     "softmax_length": {"lam": 1.0},
+    "lhts": {"tau": 0.5},
+    "temper": {"tau": 0.5},
 }
 
 
@@ -84,6 +86,7 @@ def optional_fields(rollouts: Rollouts, draw: torch.Generator) -> dict[str, Any]
         "entropies": entropies,
         "sum_sq_probs": 1 - entropies / 2,
         "privileged_logps": -entropies.square(),
+        "ref_logps": -entropies.sqrt(),
         "spans": {
             "reward/opening": mask & (rollouts.position < 5),
             "reward/answer": mask & (rollouts.position >= lengths - 10),

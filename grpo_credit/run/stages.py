@@ -135,10 +135,8 @@ Stage = Alignment | Supervised
 
 
 def stage_of(args: Any) -> Stage:
-    """Return the stage of a configuration."""
-    from trl import SFTConfig
-
-    return SUPERVISED if isinstance(args, SFTConfig) else ALIGNMENT
+    """Return the stage of a configuration: TRL's for GRPO samples generations."""
+    return ALIGNMENT if hasattr(args, "num_generations") else SUPERVISED
 
 
 def _refuse_too_few(args: Any, train: Any) -> None:
