@@ -191,7 +191,8 @@ class HeldOut(TrainerCallback):
         if self.measures is None:
             numbers = measure(self.trainer, self.rows, self.checker, self.samples)
         else:
-            numbers = self.measures(self.trainer)
+            with in_mode(self.trainer.model, training=False):
+                numbers = self.measures(self.trainer)
         if is_main():
             append_line(self.path, {"step": step, **numbers})
             self._warn(read_lines(self.path))

@@ -12,7 +12,6 @@ from grpo_credit.tiny.cache import cache_root, cached
 from grpo_credit.tiny.model import build_model
 from grpo_credit.tiny.tokenizer import build_word_tokenizer
 from grpo_credit.tiny.training import no_progress_bar
-from grpo_credit.trainer.undisturbed import in_mode
 
 START, SHORT, LONG, MORE = "<start>", "short", "long", "more"
 SHAPE = {"hidden_size": 16, "layers": 1, "heads": 2}
@@ -74,8 +73,8 @@ def outline(seed: int = 0) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
 
 
 def share_of_short(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> float:
-    """Return P(short) / (P(short) + P(long)) of a model, read off one forward pass."""
+    """Return P(short) / (P(short) + P(long)) of a model, read off one forward pass; in its mode."""
     start, *kinds = map(tokenizer.convert_tokens_to_ids, (START, SHORT, LONG))
-    with in_mode(model, training=False), torch.no_grad():
+    with torch.no_grad():
         logits = model(input_ids=torch.tensor([[start]], device=model.device)).logits[0, -1]
     return float(logits[kinds].double().softmax(-1)[0])

@@ -1,6 +1,6 @@
 """TRL's reference model, for rules that read its log-probabilities where beta is 0."""
 
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -23,16 +23,28 @@ def referring(owner: Any, wanted: bool) -> Generator[None, None, None]:
         owner.beta = beta
 
 
-def check_origin(model: Any, peft_config: Any, strategy: str) -> None:
-    """Refuse a model that TRL cannot load a second time; an adapter's can be switched off instead.
+def check_origin(model: Any, given: Mapping[str, Any], plan: Any) -> None:
+    """Refuse a model that TRL cannot load a second time, where the plan has a reference model.
+
+    An adapter's can be switched off instead.
+
+    Args:
+        model: as the trainer is given it.
+        given: its other arguments, by name.
+        plan: of its credit.
 
     Raises:
         CreditError: if it was made in memory.
     """
-    made = not isinstance(model, str) and not getattr(model.config, "_name_or_path", "")
-    if made and peft_config is None and not hasattr(model, "peft_config"):
+    made = (
+        plan.refers
+        and not isinstance(model, str)
+        and not getattr(model.config, "_name_or_path", "")
+    )
+    adapted = given.get("peft_config") is not None
+    if made and not adapted and not hasattr(model, "peft_config"):
         raise CreditError(
-            f"{strategy!r} compares with a reference model, which TRL loads from where the model "
+            f"{plan.strategy.name!r} compares with a reference model, which TRL loads from where the model "
             "was loaded from; this one was made in memory. Use save_pretrained, and pass the "
             "folder, or train an adapter (peft_config)."
         )

@@ -11,7 +11,9 @@ add_fused_lm_head = piece("add_fused_lm_head")
 
 
 def add_sum_sq_probs(trainer: Any) -> None:
-    """Have TRL's own fused head give one output more, log Σ_v π_v²."""
+    """Have TRL's own fused head give one output more, log Σ_v π_v², where somebody reads it."""
+    if "sum_sq_probs" not in trainer.plan.strategy.needs and not trainer.save_every:
+        return
     add_fused_lm_head(
         base_of(trainer.model),
         temperature=trainer.temperature,

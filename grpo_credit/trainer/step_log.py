@@ -62,7 +62,7 @@ class StepLog(TrainerCallback):
             self._write("credit", lambda path: save_credit(path, *told))
 
     def save_rollouts(self) -> None:
-        """Write the rollouts of the last optimizer step; see `CreditGRPOTrainer.save_rollouts`."""
+        """Keep the rollouts of the last optimizer step in `<output_dir>/rollouts/`."""
         if self._trained_on is None:
             raise RuntimeError("there was no optimizer step yet whose rollouts could be saved.")
         host, window, strategy = self._host, self._trained_on[0], self._host.plan.strategy
@@ -86,7 +86,7 @@ class StepLog(TrainerCallback):
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Save, if it is this step's turn."""
         if self._host.save_every and state.global_step % self._host.save_every == 0:
-            self._host.save_rollouts()
+            self.save_rollouts()
 
     def _append(self, numbers: dict[str, float]) -> None:
         for name, value in numbers.items():

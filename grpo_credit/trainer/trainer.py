@@ -89,15 +89,13 @@ class CreditGRPOTrainer(GRPOTrainer):
         self._loss, self._resuming, self._step_log = CreditLoss(host), Resuming(host), StepLog(host)
         given = signature(GRPOTrainer.__init__).bind_partial(self, *([None] * 3), *rest, **kwargs)
         needs.check_loop(self.plan.strategy, given.arguments)
-        if self.plan.refers:
-            check_origin(model, given.arguments.get("peft_config"), self.plan.strategy.name)
+        check_origin(model, given.arguments, self.plan)
         with referring(args, self.plan.refers):
             super().__init__(model, reward_funcs, args, *rest, **kwargs)
         self.beta = args.beta
         check_attributes(self)
         self._collector.check()
-        if "sum_sq_probs" in self.plan.strategy.needs or self.save_every:
-            add_sum_sq_probs(self)
+        add_sum_sq_probs(self)
         self._engine = PassEngine(host)
         self.loss_type = args.loss_type or self.plan.loss_type
         self.importance_sampling_level = self.plan.ratio
@@ -198,7 +196,3 @@ class CreditGRPOTrainer(GRPOTrainer):
         super().create_model_card(*args, **kwargs)
         if self.accelerator.is_main_process:
             complete_card(self)
-
-    def save_rollouts(self) -> None:
-        """Keep the rollouts of the last optimizer step in `<output_dir>/rollouts/`."""
-        self._step_log.save_rollouts()
