@@ -36,15 +36,11 @@ def check_origin(model: Any, given: Mapping[str, Any], plan: Any) -> None:
     Raises:
         CreditError: if it was made in memory.
     """
-    made = (
-        plan.refers
-        and not isinstance(model, str)
-        and not getattr(model.config, "_name_or_path", "")
-    )
-    adapted = given.get("peft_config") is not None
-    if made and not adapted and not hasattr(model, "peft_config"):
+    made = not isinstance(model, str) and not getattr(model.config, "_name_or_path", "")
+    adapted = given.get("peft_config") is not None or hasattr(model, "peft_config")
+    if plan.refers and made and not adapted:
         raise CreditError(
-            f"{plan.strategy.name!r} compares with a reference model, which TRL loads from where the model "
-            "was loaded from; this one was made in memory. Use save_pretrained, and pass the "
-            "folder, or train an adapter (peft_config)."
+            f"{plan.strategy.name!r} compares with a reference model, which TRL loads from where "
+            "the model was loaded from; this one was made in memory. Use save_pretrained, and pass "
+            "the folder, or train an adapter (peft_config)."
         )

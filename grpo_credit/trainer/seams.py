@@ -113,10 +113,6 @@ class Host(Seams, Protocol):
         """Return whether a user has put a method of their own in place of the trainer's."""
         ...
 
-    def save_rollouts(self) -> None:
-        """Keep the rollouts of the last optimizer step."""
-        ...
-
 
 def mode(host: Seams) -> str:
     """Return "train" or "eval", TRL's key of what it logs now."""
