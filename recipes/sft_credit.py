@@ -52,15 +52,19 @@ def make_task(script: SftArguments, args: "grpo_credit.CreditSFTConfig", model_a
         raise ValueError("--dataset_name is missing; the mixture suits the tiny model only.")
     if script.dataset_name and not model_args.model_name_or_path:
         raise ValueError("--model_name_or_path is missing; the tiny model knows the mixture alone.")
-    return own_task(script) if script.dataset_name else mixture_task(script, args)
+    return own_task(script, args) if script.dataset_name else mixture_task(script, args)
 
 
-def own_task(script: SftArguments) -> Task:
+def own_task(script: SftArguments, args: Any) -> Task:
     """Train on the user's documents; test on some that are held out."""
     from grpo_credit.run.data import load_documents
     from grpo_credit.run.evaluation import measure_documents
 
     train, test = load_documents(script)
+    if args.eval_packing is None:
+        args.eval_packing = False  # packed, documents may be cut, and "per document" means another
+    if "nats" in (args.metric_for_best_model or ""):
+        args.greater_is_better = False
     return Task(
         train,
         test,
@@ -78,6 +82,7 @@ def mixture_task(script: SftArguments, args: Any) -> Task:
     from grpo_credit.tiny.mixture import Mixture, is_short, outline, untrained
 
     rows = Mixture(script.share, script.short, script.long).documents(script.documents, args.seed)
+    SUPERVISED.check_columns(args, Dataset.from_list(rows))
     share = sum(is_short(row["text"]) for row in rows) / len(rows)
     known = {"the data": share} | theory(share, script, args)
     values = ", ".join(f"{of} {value:.3f}" for of, value in known.items())

@@ -48,12 +48,14 @@ def make_task(
     from grpo_credit.run.data import load_prompts
     from grpo_credit.tiny import letters
 
-    if args.credit is not None:
-        raise ValueError("--credit is temper/seq here; --tau is its option.")
+    if args.credit is not None or args.credit_kwargs:
+        raise ValueError("--credit is temper/seq here; --tau is its option, not --credit_kwargs.")
     args.credit, args.credit_kwargs = "temper/seq", {"tau": script.tau}
     own = model_args.model_name_or_path
     if own and not script.dataset_name:
         raise ValueError("--dataset_name is missing; there are no prompts for your own model.")
+    if script.dataset_name and not own:
+        raise ValueError("--model_name_or_path is missing; the tiny model knows its letters alone.")
     if script.dataset_name:
         train, test = load_prompts(script)
     else:

@@ -9,11 +9,13 @@ import pytest
 from preflight_helpers import reward_sample, sample
 from rich.console import Console
 
+from grpo_credit import resolve_credit
 from grpo_credit.preflight.batches import Batches
 from grpo_credit.preflight.checks import check_sample
 from grpo_credit.preflight.findings import Finding, ordered, show
 from grpo_credit.preflight.report import print_report
 from grpo_credit.preflight.sample import Relief, milliseconds
+from grpo_credit.trainer.config import teaches_alone
 
 GOOD = [1, 0, 1, 0] * 4
 
@@ -149,3 +151,11 @@ def test_errors_come_first_and_nothing_in_them_is_obeyed():
     text = printed(show, found)
     assert text.splitlines()[0] == "error   a: [red]x[/red] ␛[2J⟨U+202E⟩"
     assert "      -> change [it]" in text
+
+
+def test_rules_that_teach_where_all_rewards_are_equal_are_known():
+    options = {"wreinforce": {"positive": 0.0}, "temper": {"tau": 0.5}}
+    names = ("seq", "decided", "opo", "steps", "temper", "wreinforce")
+    assert [n for n in names if teaches_alone(resolve_credit(n, **options.get(n, {})))] == [
+        "steps", "temper", "wreinforce",
+    ]  # fmt: skip

@@ -116,6 +116,13 @@ MISTAKES = {
         ["--dataset_name=wrong.jsonl", "--model_name_or_path=model"],
         "wrong.jsonl has the columns question; expected 'text', 'messages', or 'prompt' and",
     ),
+    "no log-probabilities in the mixture": (
+        ["--credit=lhts", "--credit_kwargs={\"tau\": 0.5}"], "a column 'old_logps' beside",
+    ),
+    "no log-probabilities in the data": (
+        ["--credit=prob_mask", "--dataset_name=data.jsonl", "--model_name_or_path=model"],
+        "a column 'old_logps' beside",
+    ),
     "a rule of rewards": (["--credit=loo"], "'loo/dapo' looks at rewards or groups"),
     "a mixture of one kind": (["--share=1"], "share is 1.0, expected a number between 0 and 1"),
     "an option of completions": (["--num_generations=8"], "unknown option 'num_generations'"),

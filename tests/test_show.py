@@ -16,7 +16,7 @@ from grpo_credit.credit.saved import save_rollouts
 from grpo_credit.experiments.figures.shading import LEVELS, level
 from grpo_credit.experiments.show.command import page
 from grpo_credit.experiments.show.picture import picture
-from grpo_credit.experiments.show.terminal import print_picture
+from grpo_credit.experiments.show.terminal import _percent, print_picture
 from grpo_credit.text import visible
 
 
@@ -260,6 +260,11 @@ def test_the_terminal_shows_hostile_completions_as_text(run):
     ):
         assert piece in shown
     assert shown.count("A") >= 2 * 100_000  # once per strategy
+
+
+def test_the_largest_credit_is_100_percent_of_itself():
+    assert {_percent(n / 7e4, n / 7e4) for n in range(1, 2000)} == {100}
+    assert (_percent(-1e-9, 1.0), _percent(0.0, 0.0)) == (-1, 0)
 
 
 def test_without_colours_a_number_stands_before_each_run_of_one_credit(run):

@@ -96,6 +96,8 @@ def test_a_short_run_says_how_far_the_policy_is(tmp_path):
     ("options", "message"),
     [
         (["--credit=seq"], "--credit is temper/seq here; --tau is its option"),
+        (['--credit_kwargs={"tau": 0.9}'], "--tau is its option, not --credit_kwargs"),
+        (["--dataset_name=some.jsonl"], "--model_name_or_path is missing; the tiny model knows"),
         (["--tau=0"], "tau is 0, expected a finite number above 0"),
         (["--beta=0.1"], "beta=0.1 cannot go with credit='temper/seq'"),
         (["--model_name_or_path=some/model"], "--dataset_name is missing"),

@@ -111,6 +111,19 @@ class Supervised:
         train = setup.task.train
         if hasattr(train, "__len__") and not len(train):
             raise ValueError("there are no documents to train on; the data are empty.")
+        self.check_columns(setup.args, train)
+
+    def check_columns(self, args: Any, train: Any) -> None:
+        """Refuse data without the column that the credit reads.
+
+        Raises:
+            ValueError: naming it, and the columns there are.
+        """
+        from grpo_credit.trainer.sft_logps import COLUMN, check_column
+
+        strategy = self.planned(args).strategy
+        if COLUMN in strategy.needs:
+            check_column(strategy.name, train)
 
     def explain(self, setup: Any) -> None:
         """Print what a configuration means."""

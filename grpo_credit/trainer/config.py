@@ -322,11 +322,11 @@ def teaches_alone(strategy: Strategy) -> bool:
 
     It is tried out, as `ignores_advantages` is.
     """
-    return _is_shipped(strategy) and any(
-        bool(strategy.credit(rollouts).any())
-        for rollouts in smallest()
-        if (rollouts.rewards == 1).all()
-    )
+    equal = [rollouts for rollouts in smallest() if (rollouts.rewards == 1).all()]
+    wrong = [
+        replace(r, rewards=0 * r.rewards, rewards_per_func=0 * r.rewards_per_func) for r in equal
+    ]
+    return _is_shipped(strategy) and any(bool(strategy.credit(r).any()) for r in [*equal, *wrong])
 
 
 def ignores_advantages(strategy: Strategy) -> bool:

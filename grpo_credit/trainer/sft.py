@@ -90,13 +90,14 @@ class CreditSFTTrainer(SFTTrainer):
         self._save_every: int = getattr(args, "save_rollouts", 0)
         host: Any = self  # what its part sees: `seams.Host`
         self._resuming = Resuming(host)
+        if self._reads_logps:
+            check_column(self.strategy.name, given.arguments.get("train_dataset"))
         super().__init__(model, args, *rest, **kwargs)
         limited = self.strategy and looks_at_limit(self.strategy)
         self._limit = self.args.max_length if limited else None
         if self.strategy:
             check_parallelism(self)
             if self._reads_logps:
-                check_column(self.strategy.name, self.train_dataset)
                 self.data_collator = WithLogps(self.data_collator)
             logger.info(f"grpo-credit: {self.plan}")
 

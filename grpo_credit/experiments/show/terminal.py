@@ -97,7 +97,7 @@ def _tokens(tokens: Sequence[Token], strategy: int, scale: float, plain: bool) -
 
 def _percent(credit: float, scale: float) -> int:
     """Return the share of a scale, rounded away from 0."""
-    return int(math.copysign(math.ceil(100 * abs(credit) / scale), credit)) if credit else 0
+    return int(math.copysign(math.ceil(100 * (abs(credit) / scale)), credit)) if credit else 0
 
 
 def _style(shade: int) -> Style:
