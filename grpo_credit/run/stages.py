@@ -84,7 +84,7 @@ class Supervised:
     samples = False
     host = "SFTConfig"
     options = SupervisedOptions
-    defaults: Mapping[str, Any] = DEFAULTS
+    defaults: Mapping[str, Any] = DEFAULTS | {"learning_rate": 2e-5}
 
     def config(self) -> type[Any]:
         """Return the class of the configuration."""
