@@ -148,8 +148,8 @@ def vanishing(share: float, script: SftArguments, args: Any) -> str:
     sizes = (f"{size} {learned(size, share, script, args):.3f}" for size in WINDOWS)
     return (
         f"P(short) of {name} in theory, by documents in a window: {', '.join(sizes)}. It nears the "
-        f"data's {share:.3f} as windows grow, and where rows are packed, which then hold nearly "
-        "the same number of tokens."
+        f"data's {share:.3f} as windows grow; packed rows, of nearly the same number of tokens, "
+        "lessen what is left."
     )
 
 

@@ -152,7 +152,9 @@ def test_failed_build_leaves_nothing_behind(tmp_path, monkeypatch):
 
 def test_seed_steps_sources_and_versions_are_in_the_key(monkeypatch):
     def key(seed=0, steps=1):
-        return training._key(warm_start_module.lesson(Settings(seed, steps)))
+        return training.fingerprint(
+            training._described(warm_start_module.lesson(Settings(seed, steps)))
+        )
 
     first = key()
     assert first == key()

@@ -113,7 +113,7 @@ def _weight(
 ) -> float:
     """Return the mean weight of the first token of a document of a length, over its window."""
     among = torch.arange(window, dtype=torch.float64)
-    binomial = torch.distributions.Binomial(window - 1, torch.tensor(share).double())
+    binomial = torch.distributions.Binomial(window - 1, torch.tensor(share, dtype=torch.float64))
     chances = binomial.log_prob(among).exp()
     lengths = ([own, *[kinds[0]] * k, *[kinds[1]] * (window - 1 - k)] for k in range(window))
     credit = [_first_token(strategy, each, max(kinds)) for each in lengths]

@@ -11,7 +11,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from grpo_credit.tiny.cache import cache_root, cached
 from grpo_credit.tiny.model import build_model
 from grpo_credit.tiny.tokenizer import build_word_tokenizer
-from grpo_credit.tiny.training import no_progress_bar
+from grpo_credit.tiny.training import fingerprint, no_progress_bar
 
 START, SHORT, LONG, MORE = "<start>", "short", "long", "more"
 SHAPE = {"hidden_size": 16, "layers": 1, "heads": 2}
@@ -63,7 +63,8 @@ def untrained(seed: int = 0) -> Path:
         tokenizer.save_pretrained(folder)
         return {}
 
-    return cached(cache_root() / f"tiny-mixture-seed{seed}", build)
+    key = fingerprint(SHAPE | {"seed": seed})[:16]
+    return cached(cache_root() / f"tiny-mixture-seed{seed}-{key}", build)
 
 
 def outline(seed: int = 0) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:

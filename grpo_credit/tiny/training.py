@@ -109,7 +109,8 @@ def learned(lesson: Lesson, cache_dir: Path | None = None, progress: bool = True
             _say(progress, f"its further heads ({dropped:,} parameters) are dropped; GRPO has one")
         return metrics
 
-    return cached(root / f"{lesson.name}-seed{lesson.settings.seed}-{_key(lesson)[:16]}", build)
+    key = fingerprint(_described(lesson))[:16]
+    return cached(root / f"{lesson.name}-seed{lesson.settings.seed}-{key}", build)
 
 
 def train(
@@ -182,9 +183,9 @@ def _described(lesson: Lesson) -> dict[str, Any]:
     return {"settings": asdict(lesson.settings), "task": dict(lesson.task)}
 
 
-def _key(lesson: Lesson) -> str:
-    """Return a sha256 over the lesson, the source text of this package and the versions."""
-    digest = hashlib.sha256(json.dumps(_described(lesson), sort_keys=True).encode())
+def fingerprint(described: Mapping[str, Any]) -> str:
+    """Return a sha256 over a description, the source text of this package and the versions."""
+    digest = hashlib.sha256(json.dumps(described, sort_keys=True).encode())
     for library in (torch, transformers, tokenizers):
         digest.update(f"{library.__name__}={library.__version__};".encode())
     for source in sorted(Path(__file__).parent.glob("*.py")):
