@@ -12,6 +12,7 @@ from grpo_credit.credit.documents import are_documents, learned_share
 from grpo_credit.tiny.mixture import Mixture, is_short, outline, share_of_short
 
 SERVE = {"dapo", "delta_l", "length", "seq", "uniform", "even", "potential", "trace"}
+SERVE |= {"clip_cov", "lhts", "prob_mask", "prob_weight"}  # where a column tells log-probabilities
 MINE = """
 def by_rows(rollouts):
     return rollouts.mask / len(rollouts.mask)
@@ -82,8 +83,8 @@ def test_the_documents_of_a_step_are_shaded_by_a_denominator(tmp_path, capsys, m
     capsys.readouterr()
     assert cli.main(["show", str(tmp_path), "--credit", "length", "seq"]) == 0
     shown = capsys.readouterr().out
-    assert "length: {100} is a credit of 0.125" in shown  # of the one-token document, 1 of 8
-    assert "seq: {100} is a credit of 0.125" in shown
+    assert "length: +100[...] is a credit of 0.125" in shown  # of the one-token document, 1 of 8
+    assert "seq: +100[...] is a credit of 0.125" in shown
     headings = [line.split(" | ") for line in shown.splitlines() if line.startswith("document ")]
     lengths = {f"predicted tokens {len(ids)}" for ids in predicted()}
     assert {length for _, length in headings} == lengths
