@@ -49,8 +49,7 @@ def train(out, rank, names):
     trainer = Trainer(Model(), args, train_dataset=data, callbacks=own)
     trainer.remove_callback(PrinterCallback)
     directory.claim(out, describe(), resume=False)
-    with stop, manifest.recorded(out, stop) as record:
-        record.trainer = trainer
+    with stop, manifest.recorded(out, stop, lambda: trainer.state.global_step):
         trainer.train()
     time.sleep(1.1 * args.process_index)  # left alone, the ranks would make different names
     end = {"code": 128 + (stop.signum or 0), "step": trainer.state.global_step,

@@ -19,10 +19,10 @@ from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokeni
 
 from grpo_credit.lab.particles import draw, steer
 from grpo_credit.lab.sampling import Progress
+from grpo_credit.rewards import repetition_rate
 from grpo_credit.tiny.model import build_model
 from grpo_credit.tiny.tokenizer import build_word_tokenizer
 from grpo_credit.tiny.training import Example, Lesson, Settings, learned
-from rewards.repetition import repetition_rate
 
 VOCABULARY = 800  # words; others are one token, which is never written
 HELD_OUT = 0.1  # of the text, at its end
