@@ -61,6 +61,11 @@ class Case:
     bound: float = 1e-5
 
 
+jamba = of(
+    "jamba", {**SIZES, "num_key_value_heads": 1} | EXPERTS | MAMBA,
+    attn_layer_period=2, attn_layer_offset=1, use_mamba_kernels=False,
+)  # fmt: skip
+
 CASES = {
     # rotary positions
     "llama": Case(llama),
@@ -206,26 +211,8 @@ CASES = {
             layers_block_type=["mamba", "hybrid"],
         )
     ),
-    "jamba": Case(
-        of(
-            "jamba",
-            {**SIZES, "num_key_value_heads": 1} | EXPERTS | MAMBA,
-            attn_layer_period=2,
-            attn_layer_offset=1,
-            use_mamba_kernels=False,
-        ),
-        NO_ROUTER_LOSS,
-    ),
-    "jamba, router loss": Case(
-        of(
-            "jamba",
-            {**SIZES, "num_key_value_heads": 1} | EXPERTS | MAMBA,
-            attn_layer_period=2,
-            attn_layer_offset=1,
-            use_mamba_kernels=False,
-        ),
-        does=NOTHING,
-    ),
+    "jamba": Case(jamba, NO_ROUTER_LOSS),
+    "jamba, router loss": Case(jamba, does=NOTHING),
     "granite hybrid": Case(
         of(
             "granitemoehybrid",

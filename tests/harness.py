@@ -7,7 +7,8 @@ with uneven lengths, a fully masked row and a tool mask.
 import functools
 import random
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 from unittest.mock import patch
@@ -126,6 +127,27 @@ class Trace(TrainerCallback):
         self.logs.append(dict(logs))
 
 
+DEFAULTS: dict[str, Any] = {
+    "per_device_train_batch_size": 8,
+    "gradient_accumulation_steps": 2,
+    "num_generations": GROUP,
+    "max_completion_length": LONGEST,
+    "max_steps": 2,
+    "learning_rate": 0.1,
+    "optim": "sgd",
+    "lr_scheduler_type": "constant",
+    "max_grad_norm": 0.0,
+    "logging_steps": 1,
+    "save_strategy": "no",
+    "report_to": [],
+    "use_cpu": True,
+    "bf16": False,
+    "gradient_checkpointing": False,
+    "disable_tqdm": True,
+    "shuffle_dataset": False,
+}
+
+
 def run(
     trainer_class: type[GRPOTrainer],
     config_class: type[GRPOConfig],
@@ -143,41 +165,30 @@ def run(
     With `importance_ratio`, the loss is computed as after sampling by vLLM: TRL multiplies the
     surrogate by a ratio that it finds in the inputs. (vLLM itself needs a GPU.)
     """
-    settings: dict[str, Any] = {
-        "per_device_train_batch_size": 8,
-        "gradient_accumulation_steps": 2,
-        "num_generations": GROUP,
-        "max_completion_length": LONGEST,
-        "max_steps": 2,
-        "learning_rate": 0.1,
-        "optim": "sgd",
-        "lr_scheduler_type": "constant",
-        "max_grad_norm": 0.0,
-        "logging_steps": 1,
-        "save_strategy": "no",
-        "report_to": [],
-        "use_cpu": True,
-        "bf16": False,
-        "gradient_checkpointing": False,
-        "disable_tqdm": True,
-        "shuffle_dataset": False,
-        "output_dir": tempfile.mkdtemp(),
-        **options,
-    }
     trace = Trace()
+    given: dict[str, Any] = {
+        "eval_dataset": Dataset.from_dict({"prompt": PROMPTS[-2:]}),
+        "processing_class": TOKENIZER,
+        "rollout_func": rollouts_with(tools),
+        "reward_funcs": reward,
+        "train_dataset": Dataset.from_dict({"prompt": PROMPTS[:prompts]}),
+    }
     trainer = trainer_class(
         model=policy() if model is None else model,
-        args=config_class(**settings),
+        args=config_class(**{**DEFAULTS, "output_dir": tempfile.mkdtemp(), **options}),
         callbacks=[trace],
-        **{
-            "eval_dataset": Dataset.from_dict({"prompt": PROMPTS[-2:]}),
-            "processing_class": TOKENIZER,
-            "rollout_func": rollouts_with(tools),
-            "reward_funcs": reward,
-            "train_dataset": Dataset.from_dict({"prompt": PROMPTS[:prompts]}),
-            **(arguments or {}),
-        },
+        **(given | (arguments or {})),
     )
+    with _watched(trace, importance_ratio):
+        trainer.train(resume_from_checkpoint=resume)
+    engine = getattr(trainer, "_engine", None)
+    trace.batching = engine and engine.batching  # as it was settled in training
+    return trace
+
+
+@contextmanager
+def _watched(trace: Trace, importance_ratio: bool) -> Generator[None]:
+    """Note each pass of TRL's loss, and give it an importance ratio."""
     of_one_pass = GRPOTrainer._compute_loss
 
     def one_pass(trainer: Any, model: Any, inputs: dict[str, Any]) -> torch.Tensor:
@@ -194,10 +205,7 @@ def run(
 
     # of TRL's class: an override of the trainer's own would keep TRL's micro-batches
     with patch.object(GRPOTrainer, "_compute_loss", one_pass):
-        trainer.train(resume_from_checkpoint=resume)
-    engine = getattr(trainer, "_engine", None)
-    trace.batching = engine and engine.batching  # as it was settled in training
-    return trace
+        yield
 
 
 def trl(**options: Any) -> Trace:

@@ -10,6 +10,7 @@ import torch
 from datasets import Dataset
 from fork_server import ForkServer
 from harness import TOKENIZER, policy
+from resume_helpers import is_finished, outcome, steps, times
 from safetensors.torch import load_file
 from transformers.utils import logging
 
@@ -29,7 +30,6 @@ EPOCHS = {  # the last one is cut off: 36 prompts, 2 a step, 18 steps in an epoc
     "eval_on_start": True, "per_device_eval_batch_size": 4,
 }  # fmt: skip
 LISTED = {"extra": {"checkpoints": checkpoints.LIST}, "config": {}, "world_size": 1}
-TIMES = ("time_s", "step_time", "runtime", "per_second")
 KILLS, SEEDS = 10, (1, 2, 3)
 SYNC = "grpo_credit.records.checkpoints:sync"
 STEP_END = "grpo_credit.run.callbacks:StopOnSignal.on_step_end"
@@ -75,41 +75,6 @@ def killed(server, name, *strikes, **settings):
     code, out = attempt(server, name, *flags(**settings), strikes=strikes)
     assert code == -9, out
     return out
-
-
-def logged(run):
-    """Return what was logged of steps and of evaluations, without times."""
-    lines = [json.loads(line) for line in (run / "metrics.jsonl").open()]
-    return [
-        {name: value for name, value in line.items() if not name.endswith(TIMES)}
-        for line in lines
-        if "train_runtime" not in line
-    ]
-
-
-def outcome(run):
-    """Return all that a run leaves and that must not depend on how often it was killed."""
-    assert json.loads((run / "manifest.json").read_text())["status"] == "finished"
-    assert not list((run / "model").glob("*/*"))
-    kept = [run / "held_out.jsonl", *(run / "model").glob("[!t]*")]  # training_args.bin: the path
-    kept += [
-        path for kind in ("credit", "completions", "rollouts") for path in (run / kind).iterdir()
-    ]
-    return logged(run), {str(path.relative_to(run)): path.read_bytes() for path in kept}
-
-
-def times(run):
-    """Return when each file of a run was changed, but for the lock, which is opened to be tried."""
-    return {path: path.stat().st_mtime_ns for path in run.rglob("*") if path.name != ".lock"}
-
-
-def is_finished(run):
-    manifest = run / "manifest.json"
-    return manifest.exists() and json.loads(manifest.read_text())["status"] == "finished"
-
-
-def steps(run):
-    return [line["step"] for line in logged(run) if "loss" in line]
 
 
 @pytest.fixture(scope="module")

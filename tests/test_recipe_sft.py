@@ -8,6 +8,7 @@ import yaml
 from datasets import Dataset
 from fork_server import ForkServer
 from harness import TOKENIZER, policy
+from resume_helpers import lines, logged
 
 from grpo_credit import cli
 
@@ -35,10 +36,6 @@ def server(tmp_path_factory):
     server = ForkServer(RECIPE, folder)
     yield server
     server.close()
-
-
-def lines(path):
-    return [json.loads(line) for line in path.read_text().splitlines()]
 
 
 # ---- the mixture --------------------------------------------------------------------------------
@@ -73,13 +70,7 @@ def outcome(run):
     kept = [run / "held_out.jsonl", *(run / "rollouts").iterdir()]
     kept += (run / "model").glob("adapter_model*")
     assert len(kept) == 5
-    times = ("time_s", "runtime", "per_second")
-    logs = [
-        {key: value for key, value in line.items() if not key.endswith(times)}
-        for line in lines(run / "metrics.jsonl")
-        if "train_runtime" not in line
-    ]
-    return logs, {path.name: path.read_bytes() for path in kept}
+    return logged(run), {path.name: path.read_bytes() for path in kept}
 
 
 def test_a_run_that_was_stopped_ends_like_one_that_was_not(server):
