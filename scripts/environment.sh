@@ -34,6 +34,13 @@ make_venv() {
     said="$("$python" -m venv --clear .venv 2>&1)" || fail "$python -m venv: $said"
 }
 
+install() {
+    .venv/bin/python -m pip install --quiet --disable-pip-version-check \
+        --constraint constraints.txt "$@" >> .venv/install.log 2>&1 ||
+        fail "pip could not install $*; the end of .venv/install.log:
+$(tail -n 12 .venv/install.log)"
+}
+
 if [ ! -e .venv ]; then
     make_venv
 elif ! new_enough .venv/bin/python; then
@@ -48,12 +55,10 @@ fi
 # Installed once per state of the files that decide what is installed.
 state="$(cat pyproject.toml constraints.txt | cksum | tr -d ' ')"
 if [ "$(cat .venv/installed 2>/dev/null)" != "$state" ]; then
-    echo "installing (a few minutes the first time)"
-    # torch first: a plain range would let pip choose another build than the tested one
-    .venv/bin/python -m pip install --quiet --disable-pip-version-check \
-        --constraint constraints.txt torch
-    .venv/bin/python -m pip install --quiet --disable-pip-version-check \
-        --constraint constraints.txt --editable '.[dev]'
+    echo "installing (a few minutes the first time; what pip says is in .venv/install.log)"
+    : > .venv/install.log
+    install torch  # first: a plain range would let pip choose another build than the tested one
+    install --editable '.[dev]'
     echo "$state" > .venv/installed
 fi
 export PATH="$PWD/.venv/bin:$PATH"

@@ -27,7 +27,7 @@ case "$*" in
         touch .venv/bin/pip ;;
     "-m ensurepip") [ -n "$MENDED" ] && touch "$here/pip" ;;
     "-m pip --version") [ -e "$here/pip" ] ;;
-    "-m pip install"*) [ -e "$here/pip" ] ;;
+    "-m pip install"*) echo "WARNING: noise" >&2; [ -z "$OFFLINE" ] && [ -e "$here/pip" ] ;;
     *) exit 99 ;;
 esac
 """
@@ -44,7 +44,7 @@ def project(tmp_path):
     tools = tmp_path / "bin"
     tools.mkdir()
     for tool in ("bash", "sh", "dirname", "cat", "cksum", "tr", "sort", "head", "rm", "mkdir", "cp",
-                 "touch", "printf"):  # fmt: skip
+                 "tail", "touch", "printf"):  # fmt: skip
         (tools / tool).symlink_to(shutil.which(tool))
     return tmp_path
 
@@ -74,10 +74,20 @@ def test_a_venv_is_made_and_filled_once(project):
     assert (code, err, installs) == (0, "", 2)
     assert out.splitlines() == [
         f"making .venv with Python 3.12 ({project / 'bin' / 'python3'})",
-        "installing (a few minutes the first time)",
+        "installing (a few minutes the first time; what pip says is in .venv/install.log)",
         "ready",
     ]
     assert set_up(project) == (0, "ready\n", "", 0)
+    assert (project / ".venv" / "install.log").read_text().count("noise") == 2
+
+
+def test_what_pip_said_is_shown_where_it_fails(project):
+    interpreter(project / "bin", "3.12")
+    code, _, err, installs = set_up(project, OFFLINE="yes")
+    assert (code, installs) == (1, 1)
+    assert err == (
+        "error: pip could not install torch; the end of .venv/install.log:\nWARNING: noise\n"
+    )
     (project / "constraints.txt").write_text("changed")
     assert set_up(project)[3] == 2
 
