@@ -1,6 +1,7 @@
 """The recipe of supervised training: what a denominator makes of a mixture, and a user's data."""
 
 import json
+import runpy
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from harness import TOKENIZER, policy
 from resume_helpers import lines, logged
 
 from grpo_credit import cli
+from grpo_credit.run.recipe import prepare
 
 RECIPE = Path(__file__).parent.parent / "recipes" / "sft_credit.py"
 QUICK = ["--logging_steps=200", "--save_strategy=no", "--save_rollouts=0"]
@@ -145,3 +147,11 @@ def test_a_plan_says_how_many_documents_and_steps(capsys, monkeypatch):
     assert "4 documents (per device 4 x accumulation 1 x processes 1)" in out
     assert "optimizer steps 1,600 (1 epochs)" in out
     assert "the model's P(short), beside the data 0.5" in out
+
+
+def test_of_nats_less_is_better_and_held_out_documents_stay_whole(server, monkeypatch):
+    monkeypatch.chdir(server.folder)
+    options = ["--config", "own.yaml", "--packing_strategy=wrapped", "--dry_run"]
+    best = "--metric_for_best_model=eval_nats per document"
+    args = prepare(runpy.run_path(str(RECIPE))["RECIPE"], [*options, best]).args
+    assert (args.greater_is_better, args.packing, args.eval_packing) == (False, True, False)
