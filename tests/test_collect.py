@@ -14,7 +14,7 @@ from study_helpers import CREDITS, METRIC, make_study, metrics_line, write_lines
 from grpo_credit import CreditError, compute_credit
 from grpo_credit.credit.saved import save_rollouts
 from grpo_credit.experiments.report.data import Pairing
-from grpo_credit.experiments.show.choice import choose
+from grpo_credit.experiments.show.choice import choose, settled_at
 from grpo_credit.experiments.study.collect import collect
 
 
@@ -275,6 +275,13 @@ def test_completions_of_different_rewards_come_first():
     # groups (0, 1), (2, 3), (4, 5): rewards 1, 0 | none, 0.5 | 0.25, and one outside the window
     assert choose(rollouts(), 9) == [0, 1, 3, 4]
     assert choose(rollouts(), 2) == [0, 1]
+
+
+def test_a_reward_of_weight_0_settles_nothing():
+    of_two = {"rewards_per_func": rollouts().rewards_per_func.repeat(1, 2)}
+    told = {"reward_names": ("counts", "watched"), "decided": torch.tensor([[2, 9]] * 6)}
+    assert settled_at(rollouts(**of_two, **told, reward_weights=(1.0, 0.0)), 0) == 2
+    assert settled_at(rollouts(**of_two, **told, reward_weights=(1.0, 0.5)), 0) == 9
 
 
 def test_a_strategy_that_cannot_be_computed_is_left_out_with_its_reason(tmp_path):

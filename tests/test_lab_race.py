@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import math
 from dataclasses import replace
 
 import pytest
@@ -13,12 +14,12 @@ from grpo_credit import cli
 from grpo_credit.credit.parse import resolve_text
 from grpo_credit.lab import verbs
 from grpo_credit.lab.race.chain import TASKS, Chain
-from grpo_credit.lab.race.compare import EXACT, SEQ, TRUTH, run
-from grpo_credit.lab.race.racing import Race, at_start, tell
+from grpo_credit.lab.race.compare import EXACT, SEQ, TRUTH, Raced, Ratio, Told, _guess, run
+from grpo_credit.lab.race.racing import Race, Start, at_start, tell, tune
 from grpo_credit.lab.race.rules import missing, through, truth
 from grpo_credit.lab.race.runs import Runs
 
-ALL = Chain(length=4, decisions=2, symbols=3, pool=2, groups=2, num_generations=4)
+ALL = Chain(length=4, decisions=2, symbols=3, pool=3, groups=2, num_generations=4)
 SHARE = replace(ALL, graded=True)
 APART = replace(ALL, apart=True)
 FORCED = replace(ALL, forced=True)
@@ -226,3 +227,86 @@ def test_perfect_credit_wins_on_the_base_task_and_a_baseline_is_between():
         assert difference.mean() > -2 * difference.std() / len(difference) ** 0.5
     assert raced.told[TRUTH].start.variance < raced.told["automaton/seq"].start.variance
     assert raced.told["automaton/seq"].start.variance < raced.told[SEQ].start.variance
+
+
+# ---- what a race says ---------------------------------------------------------------------------
+
+
+def told(steps, variance=1.0, factor=1.0, rate=1.0, optimizer="sgd"):
+    """Make a rule whose seeds all come to the target after so many steps, of 20 at most."""
+    curve = torch.full((min(steps, 20) + 1, 4), 0.5)
+    curve[steps:] = 0.9
+    return Told(Race(ALL, optimizer, limit=20), rate, Start(variance, factor), curve)
+
+
+def raced(seq, best, **rules):
+    return Raced(seq.race, {SEQ: seq, TRUTH: best, **rules}, {})
+
+
+def test_what_a_rule_saves_by_hand():
+    made = raced(told(12, variance=7.5), told(3), half=told(6, variance=1.5), late=told(21))
+    assert made.headroom == Ratio(4.0, 4.0, 4.0)
+    assert made.tokens("half") == Ratio(0.5, 0.5, 0.5)
+    shares = [made.captured(rule) for rule in (TRUTH, "half", SEQ, "late")]
+    for share, expected in zip(shares, (1, (1 - 1 / 2) / (1 - 1 / 4), 0, -8 / 9), strict=True):
+        assert (share.value, share.low, share.high) == pytest.approx((expected,) * 3)
+    assert made.predicted("half") == 2.0
+    heights = [told(3).heights(horizon) for horizon in (1, 3, 5)]  # 0.5 three times, then 0.9
+    assert [float(own[0]) for own in heights] == pytest.approx([0.5, 0.6, 0.7])
+
+
+def test_there_are_no_shares_of_what_saves_too_little_or_never_arrives():
+    assert raced(told(20), told(19)).captured(TRUTH) is None
+    never = raced(told(21), told(3), half=told(6), late=told(21))
+    assert never.captured("late") is None
+    assert never.captured("half").value > 0
+
+
+@pytest.mark.parametrize("limit", [800, 5])  # 5: nobody arrives, and heights decide
+@pytest.mark.parametrize(("best", "guess"), [(1.0, None), (16.0, None), (2048.0, None), (6.0, 3.0)])
+def test_the_best_rate_is_found_on_seeds_that_are_not_told(best, guess, limit, monkeypatch):
+    streams = []
+
+    def slower_off_the_best(race, rule, rates, seeds, first, over, limit):
+        streams.append(first)
+        steps = torch.tensor([20 + 10 * abs(math.log2(rate / best)) for rate in rates])
+        heights = []
+        while len(heights) <= limit and not (heights and over(heights)):
+            heights.append((len(heights) / steps).clamp(max=1)[:, None].expand(-1, seeds))
+        return torch.stack(heights)
+
+    monkeypatch.setattr(Race, "run", slower_off_the_best)
+    race = Race(ALL, limit=limit)
+    assert tune(race, None, guess) == best
+    tell(race, None, best)
+    assert streams[-1] not in streams[:-1]
+
+
+@pytest.mark.parametrize(
+    ("variance", "factor", "optimizer", "rate"),
+    [
+        (3.5, 1.0, "sgd", 4.0),  # log(1/2 + 3.5) is half-way between those of 7.5 and 1.5
+        (3.5, 0.5, "sgd", 8.0),  # half the step wants twice the rate
+        (3.5, 0.5, "adamw", 4.0),
+        (99.0, 1.0, "sgd", 1.0),
+        (3.5, 0.0, "sgd", 1.0),
+    ],
+)
+def test_tuning_starts_between_the_rates_of_seq_and_the_truth(variance, factor, optimizer, rate):
+    seq = told(12, variance=7.5, optimizer=optimizer)
+    best = told(3, variance=1.5, rate=16.0, optimizer=optimizer)
+    assert _guess(Start(variance, factor), seq, best) == pytest.approx(rate)
+
+
+def test_half_the_credit_is_half_the_step_and_as_noisy():
+    whole, half = at_start(ALL, truth), at_start(ALL, lambda draw: truth(draw) / 2)
+    assert half.factor == pytest.approx(whole.factor / 2)
+    assert half.variance == pytest.approx(whole.variance)
+
+
+def test_before_training_the_right_symbol_has_the_chance_of_the_chain():
+    runs = Runs(replace(ALL, chance=0.3), [0.0], 2)
+    pi = runs.policy()
+    places = runs.right_chance(pi)[..., ALL.places]
+    torch.testing.assert_close(places, torch.full_like(places, 0.3))
+    assert pi[..., ~ALL.decides, :].allclose(torch.tensor(1 / ALL.symbols))

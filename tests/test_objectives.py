@@ -17,7 +17,7 @@ from transformers import AutoModelForCausalLM
 from grpo_credit.tiny import objective_model
 from grpo_credit.tiny.heads import Headed, loss_of
 from grpo_credit.tiny.model import build_gpt
-from grpo_credit.tiny.objectives import OBJECTIVES, backward, documents
+from grpo_credit.tiny.objectives import OBJECTIVES, Terms, backward, documents
 from grpo_credit.tiny.path_star import PathStar, edges_of, problems
 from grpo_credit.tiny.training import train
 
@@ -141,6 +141,17 @@ def test_the_loss_is_a_slow_sum_over_prefixes(name):
     loss = loss_of(learner, terms)
     assert loss.item() == pytest.approx(expected.item(), rel=1e-6)  # weights are float32
     assert difference(gradient(loss, learner), gradient(expected, learner)) <= ROUNDING
+
+
+def test_rows_need_not_ask_at_the_same_states():
+    torch.manual_seed(0)
+    learner = Headed(build_gpt(WORDS, hidden_size=16, layers=1), 0)
+    terms = OBJECTIVES["next_token"](PROMPTS[:2], ANSWERS[:2], DUMMY)
+    terms.weights[1, 0] = 1.0  # before the first state that the other row asks at
+    apart = [Terms(*(part[row : row + 1] for part in terms[:3])) for row in range(2)]
+    assert loss_of(learner, terms).item() == pytest.approx(
+        sum(loss_of(learner, one).item() for one in apart), rel=1e-5
+    )
 
 
 def gradient(loss, learner):

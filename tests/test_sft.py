@@ -201,6 +201,12 @@ def test_documents_are_rows_with_advantage_1_and_no_reward():
         Rollouts.from_documents([2, 5], max_length=4)
 
 
+def assert_whole(saved):
+    """Heads and predicted tokens make up the documents."""
+    whole = sorted(TOKENIZER.decode(document["input_ids"]) for document in documents())
+    assert sorted(h + "".join(t) for h, t in zip(saved.prompts, saved.tokens, strict=True)) == whole
+
+
 def test_the_documents_of_a_step_are_kept_and_can_be_weighed_by_any_rule(tmp_path):
     trained(**PACKED[1], credit="length", max_steps=2, save_rollouts=2, output_dir=str(tmp_path))
     assert [path.name for path in (tmp_path / "rollouts").iterdir()] == ["rollouts_00002.parquet"]
@@ -211,8 +217,7 @@ def test_the_documents_of_a_step_are_kept_and_can_be_weighed_by_any_rule(tmp_pat
     ]
     assert sorted(kept) == sorted(predicted())
     assert (saved.credit, saved.options) == ("length", {})
-    whole = sorted(TOKENIZER.decode(document["input_ids"]) for document in documents())
-    assert sorted(h + "".join(t) for h, t in zip(saved.prompts, saved.tokens, strict=True)) == whole
+    assert_whole(saved)
     credit = resolve_with("length", {}).credit(saved.rollouts)
     assert credit.sum(dim=1).tolist() == pytest.approx([1 / len(SIZES)] * len(SIZES))
 
@@ -221,6 +226,7 @@ def test_of_trls_own_training_documents_are_kept_too(tmp_path):
     trained(**PADDED[1], save_rollouts=1, output_dir=str(tmp_path))
     saved = load_rollouts(tmp_path / "rollouts" / "rollouts_00001.parquet")
     assert (len(saved.prompts), saved.credit) == (len(SIZES), "even/dapo")
+    assert_whole(saved)
 
 
 @pytest.mark.parametrize("layout", [PADDED[2], PACKED[1]], ids=str)

@@ -238,6 +238,7 @@ def test_masked_tokens_are_marked_and_have_no_number(tmp_path):
     assert cells[cells.index("d") + 1] == ""
     assert "[c" not in printed(drawn)  # row 2 has no advantage
     assert "+100[e]" in printed(drawn)
+    assert "\x1b[2md\x1b[0m" in printed(drawn, force_terminal=True, color_system="truecolor")
 
 
 def printed(drawn, **console):
