@@ -82,6 +82,16 @@ def train(setup: Setup, run: "grpo_credit.Run") -> None:
         **setup.adapters(),
     )  # fmt: skip
     run.train(trainer)
+    if trainer.accelerator.is_main_process:
+        print(likelihood(trainer.state.log_history), file=sys.stderr, flush=True)
+
+
+def likelihood(steps: Sequence[Mapping[str, float]]) -> str:
+    """Return what the first and the last tenth of the steps sampled, in nats under p."""
+    seen = [step["credit/ref_logp"] for step in steps if "credit/ref_logp" in step]
+    tenth = max(1, len(seen) // 10)
+    first, last = (sum(part) / tenth for part in (seen[:tenth], seen[-tenth:]))
+    return f"log p of a completion: {first:.2f} in the first {tenth} steps, {last:.2f} in the last"
 
 
 def nothing(completions: Sequence[Any], **_: Any) -> list[float]:
@@ -90,7 +100,7 @@ def nothing(completions: Sequence[Any], **_: Any) -> list[float]:
 
 
 def check(completion: str, row: Mapping[str, Any]) -> dict[str, float]:
-    """Measure a completion; its log-probability under p is logged as credit/ref_logp."""
+    """Measure a completion; `likelihood` tells its log-probability."""
     repeated = -(Repetition(ngram_size=3)([completion])[0] or 0.0)
     return {"characters": float(len(completion)), "repeated": repeated}
 

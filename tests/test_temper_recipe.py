@@ -85,11 +85,20 @@ def test_a_short_run_says_how_far_the_policy_is(tmp_path):
     assert "constant" not in done.stderr + done.stdout
     assert "before: KL(target || policy) 0.4" in done.stderr
     assert "after:  KL(target || policy) 0." in done.stderr
+    assert "log p of a completion: -" in done.stderr
     lines = (tmp_path / "run" / "held_out.jsonl").read_text().splitlines()
     names = {"characters (sampled)", "repeated (sampled)"}
     assert all(names <= set(json.loads(line)) for line in lines)
     steps = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").open()]
     assert all(step["credit/ref_logp"] < 0 for step in steps if "loss" in step)
+
+
+def test_the_likelihood_is_told_of_the_first_and_the_last_tenth_of_the_steps():
+    likelihood = runpy.run_path(str(RECIPE))["likelihood"]
+    steps = [{"credit/ref_logp": float(-step)} for step in range(20, 0, -1)]
+    said = "log p of a completion: -19.50 in the first 2 steps, -1.50 in the last"
+    assert likelihood([*steps, {"train_runtime": 3.0}]) == said
+    assert "-4.00 in the first 1 steps, -4.00" in likelihood([{"credit/ref_logp": -4.0}])
 
 
 @pytest.mark.parametrize(
