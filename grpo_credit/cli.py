@@ -7,6 +7,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+import shtab
+
 from grpo_credit import __version__
 from grpo_credit.errors import TRACEBACK, in_one_line
 from grpo_credit.lab.verbs import add_to as add_lab
@@ -16,6 +18,7 @@ from grpo_credit.run.verbs import add_verb
 from grpo_credit.terminal import print_anything
 
 _OPTIONS = """options of the strategy, as JSON: '{"alpha": 0.75}'"""
+PROGRAM = "grpo-credit"
 _LIBRARIES = ("trl", "transformers", "torch")
 
 
@@ -23,6 +26,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run a verb; return the exit code (2 for a user's mistake, 130 for Ctrl-C)."""
     print_anything()
     words = list(sys.argv[1:] if arguments is None else arguments)
+    if words[:1] == ["ablate"]:  # whose options are its own and a recipe's
+        return _runner("grpo_credit.experiments.study.ablate:main")(words[1:], [PROGRAM, *words])
     args = _parser().parse_args([word for word in words if word != TRACEBACK])
     args.traceback = TRACEBACK in words
     try:
@@ -38,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
 
 
-def _runner(verb: str) -> Callable[[argparse.Namespace], int]:
+def _runner(verb: str) -> Callable[..., int]:
     """Import what runs a verb, only now: a help is to answer at once."""
     module, _, name = verb.partition(":")
     return getattr(import_module(module), name)
@@ -46,7 +51,7 @@ def _runner(verb: str) -> Callable[[argparse.Namespace], int]:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="grpo-credit",
+        prog=PROGRAM,
         description="Credit assignment for TRL's GRPOTrainer. `grpo-credit VERB --help` shows the "
         "options of a verb and an example.",
     )
@@ -54,10 +59,15 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         TRACEBACK, action="store_true", help="show where a mistake was found, too; with every verb"
     )
+    shtab.add_argument_to(parser, "--print-completion", help="print a shell's completion script")
     verbs = parser.add_subparsers(required=True, metavar="VERB")
     _add_list(verbs)
     _add_check(verbs)
     _add_show(verbs)
+    add_verb(
+        verbs, "ablate", "compare strategies: strategies × seeds of a recipe, each a process",
+        "grpo-credit ablate --recipe grpo_regex.py --credit seq dapo --seeds 6 --out reports/regex",
+    )  # fmt: skip
     report = add_verb(
         verbs, "report", "write the page of a study again, from its data",
         "grpo-credit report reports/regex",

@@ -3,7 +3,7 @@ r"""Compare credit strategies: strategies × seeds of a recipe, each cell a proc
     python scripts/ablate.py --recipe recipes/grpo_regex.py --credit uniform length seq dapo \
         --seeds 6 --out reports/regex [options of the recipe]
 
-See --help.
+The same as `grpo-credit ablate`; see --help.
 """
 
 import sys

@@ -137,7 +137,7 @@ def test_a_mistake_costs_one_line_and_exit_code_2_and_leaves_nothing(mistake, fo
     code = main([*LEAST, *seeds, *wrong], ["ablate.py"])
     out, err = capsys.readouterr()
     assert (code, out) == (2, "")
-    assert err.startswith("ablate.py: error: ")
+    assert err.startswith("grpo-credit ablate: error: ")
     assert err.count("\n") == 1
     assert message in err
     assert sorted(folder.rglob("*")) == before

@@ -157,7 +157,8 @@ def test_two_runners_on_one_directory_refuse_each_other(tmp_path):
     before = (tmp_path / "study" / "study.json").read_bytes()
     code, out, err = ablate(tmp_path, *STUDY, "--pause=0.2")
     assert (code, out) == (2, "")
-    assert err == "ablate.py: error: another runner is at work on study; wait for it, or stop it.\n"
+    said = "another runner is at work on study; wait for it, or stop it."
+    assert err == f"grpo-credit ablate: error: {said}\n"
     assert (tmp_path / "study" / "study.json").read_bytes() == before
     first.terminate()
     first.communicate(timeout=WAIT_S)

@@ -94,5 +94,7 @@ def numbers(path):
 def test_mistakes_of_the_recipe_are_told_before_anything_runs(tmp_path):
     code, out, err = ablate(tmp_path, "--credit", "length", "sqe", "--seeds", "2", recipe=RECIPE)
     assert (code, out) == (2, "")
-    assert err.startswith("ablate.py: error: grpo_regex.py: unknown strategy 'sqe'. Did you mean")
+    assert err.startswith(
+        "grpo-credit ablate: error: grpo_regex.py: unknown strategy 'sqe'. Did you mean"
+    )
     assert not (tmp_path / "study").exists()

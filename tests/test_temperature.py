@@ -138,11 +138,10 @@ def test_temper_trains_the_temperature_of_strings_and_myopic_temperature_is_anot
     ours, myopic = [], []
     for policy in POLICIES:
         target = (policy.joint / TAU).log_softmax(0)
-        ours.append(divergence(target, trained(policy, "temper/seq", tau=TAU)))
+        ours.append(divergence(target, trained(policy, "temper/seq", steps=800, tau=TAU)))
         myopic.append(divergence(target, policy.ahead(TAU, 1).joint))
     assert max(ours) <= 0.005
-    assert sum(myopic) >= 50 * sum(ours)
-    assert all(theirs >= 10 * own for own, theirs in zip(ours, myopic, strict=True))
+    assert all(theirs >= 50 * own for own, theirs in zip(ours, myopic, strict=True))
 
 
 @pytest.mark.slow

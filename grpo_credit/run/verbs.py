@@ -1,4 +1,4 @@
-"""The verbs `grpo-credit plan`, `preflight` and `attack`; `commands` runs them."""
+"""The verbs about runs: `grpo-credit plan`, `preflight`, `attack`, `recipes`, `recipe`, `new`."""
 
 import argparse
 import textwrap
@@ -34,6 +34,28 @@ def add_to(verbs: Any) -> None:
         )  # fmt: skip
         parser.set_defaults(verb=f"grpo_credit.run.commands:run_{name}")
     _add_attack(verbs)
+    _add_shipped(verbs)
+
+
+def _add_shipped(verbs: Any) -> None:
+    listing = add_verb(
+        verbs, "recipes", "show the recipes and configurations that come with the package",
+        "grpo-credit recipes",
+    )  # fmt: skip
+    listing.set_defaults(verb="grpo_credit.run.shipped:show_recipes")
+    recipe = add_verb(
+        verbs, "recipe", "print one of them, or copy it here", "grpo-credit recipe grpo_math --copy"
+    )
+    recipe.add_argument("name", help="as `grpo-credit recipes` shows it")
+    recipe.add_argument("--copy", action="store_true", help="write it into this folder instead")
+    recipe.set_defaults(verb="grpo_credit.run.shipped:show_recipe")
+    new = add_verb(
+        verbs, "new", "write a commented start of a rule or a recipe of your own",
+        "grpo-credit new rule my_rules.py",
+    )  # fmt: skip
+    new.add_argument("kind", choices=("rule", "recipe"))
+    new.add_argument("file", type=Path, help="to write; one that is there is left alone")
+    new.set_defaults(verb="grpo_credit.run.shipped:write_start")
 
 
 def _add_attack(verbs: Any) -> None:

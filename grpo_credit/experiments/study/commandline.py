@@ -19,7 +19,7 @@ MOST_SEEDS = 10_000  # a mistyped seed is no count
 
 ABOUT = """Train one recipe with several credit strategies and seeds, and keep all of it.
 
-    python scripts/ablate.py --recipe recipes/grpo_regex.py --credit uniform length seq dapo \\
+    grpo-credit ablate --recipe recipes/grpo_regex.py --credit uniform length seq dapo \\
         --seeds 6 --out reports/regex [options of the recipe]
 
 The same command again goes on where it was stopped, however that was. Strategies and seeds may be
@@ -87,7 +87,7 @@ def read(arguments: Sequence[str]) -> Request:
 def make_parser() -> argparse.ArgumentParser:
     """Describe the options."""
     parser = _Parser(
-        prog="ablate.py",
+        prog="grpo-credit ablate",
         description=ABOUT,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
@@ -204,5 +204,5 @@ def hint_for(options: Sequence[str], message: str) -> str:
 
 def fail(error: Exception) -> int:
     """Print what is wrong in a line on stderr; return the exit code of a mistake."""
-    print("ablate.py: error:", *in_one_line(error).split(), file=sys.stderr)
+    print("grpo-credit ablate: error:", *in_one_line(error).split(), file=sys.stderr)
     return 2
