@@ -1,9 +1,12 @@
 """What the pages say of themselves: links lead somewhere, commands are parsed, code runs."""
 
+import ast
 import re
 import shlex
 import subprocess
 import sys
+import textwrap
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -12,6 +15,7 @@ from grpo_credit import cli
 from grpo_credit.experiments.study.commandline import make_parser
 
 ROOT = Path(__file__).parent.parent
+OURS = {"grpo_credit", "rewards"}
 PAGES = [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("re*/*.md")]
 
 
@@ -55,9 +59,24 @@ def test_a_command_is_parsed(command):
         assert cli._parser().parse_args(words).verb
 
 
+def blocks(page):
+    """Return code; a session, with >>>, is run by the doctests of its page."""
+    text = page.read_text(encoding="utf-8")
+    found = re.findall(r"^ *```python\n(.*?)```", text, re.DOTALL | re.MULTILINE)
+    return [textwrap.dedent(block) for block in found if not block.startswith(">>>")]
+
+
+@pytest.mark.parametrize("page", filter(blocks, PAGES), ids=lambda page: page.stem)
+def test_code_is_python_and_what_it_imports_of_ours_is_there(page):
+    for block in blocks(page):
+        for node in ast.walk(ast.parse(block)):
+            if isinstance(node, ast.ImportFrom) and node.module.split(".")[0] in OURS:
+                home = import_module(node.module)
+                assert all(hasattr(home, alias.name) for alias in node.names), ast.unparse(node)
+
+
 def test_the_code_of_the_readme_runs(tmp_path):
-    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text("utf-8"), re.DOTALL)
-    own, used = blocks[1:3]
+    own, used = blocks(ROOT / "README.md")[1:3]
     (tmp_path / "my_rules.py").write_text(own)
     (tmp_path / "use.py").write_text(used)
     done = subprocess.run(

@@ -71,13 +71,13 @@ def print_rule(name: str, rule: Rule, console: Console) -> None:
         rule: what it is.
         console: where to print.
     """
-    sections = _sections(rule)
+    parts = sections(rule)
     console.print(Text.assemble((name, "bold"), f"  {rule.kind}"))
-    console.print(Padding(Text(_reflowed(sections["about"])), (0, 0, 1, 2), expand=False))
+    console.print(Padding(Text(_reflowed(parts["about"])), (0, 0, 1, 2), expand=False))
     table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
     table.add_column(no_wrap=True, style="dim")
     table.add_column()
-    for label, text in (*_options(rule, sections), *_facts(rule, sections)):
+    for label, text in (*_options(rule, parts), *facts(rule, parts)):
         table.add_row(label, text)
     table.add_row("try it", Text(_example(name, rule)))
     console.print(Padding(table, (0, 0, 1, 2), expand=False))
@@ -102,8 +102,8 @@ def _settings(rule: Rule) -> str:
     return "\n".join(named)
 
 
-def _options(rule: Rule, sections: Mapping[str, str]) -> Iterator[tuple[str, RenderableType]]:
-    explained = dict(_ARGUMENT.findall(sections.get("Args", "")))
+def _options(rule: Rule, parts: Mapping[str, str]) -> Iterator[tuple[str, RenderableType]]:
+    explained = dict(_ARGUMENT.findall(parts.get("Args", "")))
     label = "options"
     for name, option in rule.options.items():
         default = ", required" if option.default is option.empty else f" = {option.default!r}"
@@ -115,7 +115,8 @@ def _options(rule: Rule, sections: Mapping[str, str]) -> Iterator[tuple[str, Ren
         yield label, "none"
 
 
-def _facts(rule: Rule, sections: Mapping[str, str]) -> Iterator[tuple[str, Text]]:
+def facts(rule: Rule, parts: Mapping[str, str]) -> Iterator[tuple[str, Text]]:
+    """Yield what is known of a rule beside its options, label and text; `parts` of `sections`."""
     promises = [
         f"{law.replace('_', ' ')}: {inspect.getdoc(PROMISES[law])}"
         for law in _OF_KIND.get(rule.kind, ())
@@ -130,7 +131,7 @@ def _facts(rule: Rule, sections: Mapping[str, str]) -> Iterator[tuple[str, Text]
         "paper": rule.paper or "-",
     }
     for title in ("Degenerate cases", "Deviation", "Source"):
-        if text := sections.get(title):
+        if text := parts.get(title):
             facts[title.split()[0].lower()] = _joined(text)
     yield from ((label, Text(text)) for label, text in facts.items())
 
@@ -156,7 +157,7 @@ def _written(kind: object) -> str:
     return kind.__name__ if plain else str(kind).replace("<class 'NoneType'>", "None")
 
 
-def _sections(rule: Rule) -> dict[str, str]:
+def sections(rule: Rule) -> dict[str, str]:
     """Return a docstring by its sections; "about" is what stands before the first."""
     about, *rest = _SECTION.split(inspect.getdoc(rule.function) or "")
     return {"about": about.strip(), **dict(zip(rest[::2], rest[1::2], strict=True))}
