@@ -1,6 +1,7 @@
 """What the pages say of themselves: links lead somewhere, commands are parsed, code runs."""
 
 import ast
+import doctest
 import re
 import shlex
 import subprocess
@@ -60,7 +61,7 @@ def test_a_command_is_parsed(command):
 
 
 def blocks(page):
-    """Return code; a session, with >>>, is run by the doctests of its page."""
+    """Return code that is no session, with >>>."""
     text = page.read_text(encoding="utf-8")
     found = re.findall(r"^ *```python\n(.*?)```", text, re.DOTALL | re.MULTILINE)
     return [textwrap.dedent(block) for block in found if not block.startswith(">>>")]
@@ -73,6 +74,15 @@ def test_code_is_python_and_what_it_imports_of_ours_is_there(page):
             if isinstance(node, ast.ImportFrom) and node.module.split(".")[0] in OURS:
                 home = import_module(node.module)
                 assert all(hasattr(home, alias.name) for alias in node.names), ast.unparse(node)
+
+
+@pytest.mark.parametrize("page", [p for p in PAGES if ">>>" in p.read_text()], ids=str)
+def test_sessions_are_as_they_are_shown(page):
+    failed, tried = doctest.testfile(
+        str(page), module_relative=False, optionflags=doctest.ELLIPSIS, encoding="utf-8"
+    )
+    assert tried
+    assert not failed
 
 
 def test_the_code_of_the_readme_runs(tmp_path):
