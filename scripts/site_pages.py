@@ -223,7 +223,7 @@ def laws(rule: Rule) -> str:
 
 @cache
 def table() -> pd.DataFrame:
-    """Return what `lab exact` measured of the rules, by their names."""
+    """Return what `grpo-credit lab exact --windows 300 --credit …` found, by strategy."""
     return pd.read_csv(ROOT / "docs" / "measured" / "rules.csv").set_index("credit")
 
 
