@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from grpo_credit.trainer.sft_config import CreditSFTConfig
     from grpo_credit.trainer.trainer import CreditGRPOTrainer
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 __all__ = [
     "CreditError",
     "CreditGRPOConfig",

@@ -7,11 +7,13 @@ import shlex
 import subprocess
 import sys
 import textwrap
+import tomllib
 from importlib import import_module
 from pathlib import Path
 
 import pytest
 
+import grpo_credit
 from grpo_credit import cli
 from grpo_credit.experiments.study.commandline import make_parser
 
@@ -94,3 +96,10 @@ def test_the_code_of_the_readme_runs(tmp_path):
     )
     # advantages ±1/√2 over N = 2, on the first half of 2 and of 4 tokens
     assert done.stdout.count("0.3536") + done.stdout.count("0.3535") == 3, done.stdout
+
+
+def test_the_version_is_the_same_everywhere():
+    found = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+    assert grpo_credit.__version__ == found
+    assert f"\nversion: {found}\n" in (ROOT / "CITATION.cff").read_text()
+    assert f"\n## {found} " in (ROOT / "CHANGELOG.md").read_text()

@@ -129,5 +129,5 @@ def test_the_module_is_the_command():
     done = subprocess.run(
         [sys.executable, "-m", "grpo_credit", "--version"], capture_output=True, text=True
     )
-    assert done.stdout.startswith("grpo-credit 0.1.0 (trl 1.")
+    assert done.stdout.startswith("grpo-credit 0.2.0 (trl 1.")
     assert done.returncode == 0
