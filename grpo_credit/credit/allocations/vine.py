@@ -49,9 +49,9 @@ def vine(
     Degenerate cases: without any value this is `loo`. The only scored member of a group gets 0
     before its first cut; completions that no function scored get 0 and are in no mean. A value
     after the last counted token is not used. A group of equal rewards is taught, too.
-    Deviation: none in "difference" with cuts at steps (VinePPO); SPO cuts before the unlikely
-    token, which looks ahead, and here a cut comes after it. The papers draw the value of the prompt
-    as well; here it is the mean of the others, which costs nothing.
+    Deviation: VinePPO cuts at steps and draws the value of the prompt as well; here that is the
+    mean of the others, which costs nothing. SPO counts tokens below a probability and cuts at every
+    k-th of them; here each is one, and the cut comes after it, as before it would look ahead.
 
     Example:
         >>> from dataclasses import replace
@@ -64,7 +64,7 @@ def vine(
                 [-0.5000, -0.5000,  0.0000]])
 
     Source: Kazemnejad et al. 2024, VinePPO, arXiv:2410.01679; Guo et al. 2025, SPO,
-    arXiv:2505.23564.
+    arXiv:2505.23564, both by their description.
     """
     assert rollouts.prefix_values is not None  # as declared above
     columns = rollouts.mask.shape[1]
