@@ -79,7 +79,7 @@ def trained(kind=Watched, prompts=4, resume=None, before=None, **options):
 
 
 # Three prompts on two ranks of six rows: the second group lies on both.
-ACROSS = {"prompts": 3, "per_device_train_batch_size": 6, "num_iterations": 2, "max_steps": 4}
+ACROSS = {"prompts": 3, "per_device_train_batch_size": 6, "max_steps": 2}
 BUDGET = 150
 
 

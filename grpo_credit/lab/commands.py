@@ -49,15 +49,18 @@ def run_exact(args: argparse.Namespace) -> int:
         if args.together:
             cases = {f"{len(problems)} prompts": list(problems.values())}
         samplings = _samplings(args, len(problems) if args.together else 1)
-    measured = {
-        report_exact.Setting(name, size, scale, str(target)): exact.measure(
-            case, strategies, sampling, bar(f"{name} G={size}, scale {scale}, {target}"),
-            target=target, continued=continued,
-        )
+    cells = {
+        report_exact.Setting(name, size, scale, str(target)): (case, sampling, target)
         for name, case in cases.items()
         for (size, scale), sampling in samplings.items()
         for target in targets
-    }  # fmt: skip
+    }
+    measured = {
+        setting: exact.measure(
+            case, strategies, sampling, bar(setting.label), target=target, continued=continued
+        )
+        for setting, (case, sampling, target) in cells.items()
+    }
     return finish(report_exact.findings(problems, measured, args.policy, command()), args)
 
 

@@ -50,6 +50,12 @@ class Setting(NamedTuple):
         return text if self.aims_at_reward else f"{text}, target {self.target}"
 
     @property
+    def label(self) -> str:
+        """What a progress bar says."""
+        text = f"{self.pattern} G={self.size}, scale {self.scale}"
+        return text if self.aims_at_reward else f"{text}, {self.target}"
+
+    @property
     def aims_at_reward(self) -> bool:
         """Whether the truth is the gradient of the expected reward."""
         return self.target == "mean"
