@@ -94,6 +94,7 @@ def optional_fields(rollouts: Rollouts, draw: torch.Generator) -> dict[str, Any]
         "decided": (lengths + 1) // 2,
         "states": place // 16,
         "step_rewards": torch.where(step_ends, entropies, torch.nan),
+        "prefix_values": pad(torch.where(step_ends, entropies, torch.nan), (1, 0), value=torch.nan),
         "texts": tuple(
             "".join(WORDS[i] for i in row[:n])
             for row, n in zip(ids, lengths.flatten().tolist(), strict=True)

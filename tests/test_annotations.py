@@ -379,7 +379,7 @@ def test_what_settles_a_message_is_refused_where_more_may_follow(credit, rules, 
 
 def test_rollouts_saved_under_tools_do_not_hold_it():
     def needs(tools):
-        plan = SimpleNamespace(strategy=resolve_credit("seq"), refers=False)
+        plan = SimpleNamespace(strategy=resolve_credit("seq"), refers=False, vine=None)
         host = SimpleNamespace(
             plan=plan, save_every=1, num_iterations=1, tools=tools,
             args=SimpleNamespace(steps_per_generation=1, gradient_accumulation_steps=1),

@@ -18,6 +18,7 @@ from trl.generation import vllm_generation
 from grpo_credit.trainer import completing
 from grpo_credit.trainer.completing import draws
 from grpo_credit.trainer.undisturbed import random_states_kept
+from grpo_credit.trainer.vine import Vines
 
 PROMPTS = [f"{i}+{i % 7}=" for i in range(50)]
 
@@ -166,6 +167,18 @@ def test_vllm_in_the_process_gets_a_seed_for_each_row(with_vllm):
     assert [settings.seed for settings in longer[:6]] == seeds
     assert {settings.temperature for settings in first} == {0.7}
     assert generation.generation_kwargs == {"temperature": 0.7, "seed": 5}
+    assert generation.llm is engine
+
+
+def test_vllm_goes_on_from_prefixes_with_a_seed_for_each_and_no_more_than_is_left(with_vllm):
+    trainer, generation, engine = with_vllm("colocate", seed=5)
+    vines = Vines.__new__(Vines)
+    vines._host = trainer
+    assert vines._continued([[1, 2], [1, 2]], 3, [7, 8]) == [[1, 2], [1, 2]]
+    [(prompts, settings, _)] = engine.calls
+    assert prompts == [{"prompt_token_ids": [1, 2]}] * 2
+    assert [(each.seed, each.max_tokens, each.n) for each in settings] == [(7, 3, 1), (8, 3, 1)]
+    assert generation.max_completion_length == 8
     assert generation.llm is engine
 
 

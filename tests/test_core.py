@@ -98,6 +98,7 @@ ANOTHER_WAY = [  # through a rule, which these options make it take
     ("trace", {"decay": 1.0}),
     ("tree_td", {"leave_one_out": True}),
     ("turn_deltas", {"gamma": 0.0, "coef": 2.0}),
+    ("vine", {"mode": "baseline"}),
     ("turns", {"coef": 0.7}),  # at 1 the two parts may cancel in a group of two
     ("turns", {"coef": -2.0}),
     ("wreinforce", {"positive": 0.0, "above": 0.0}),

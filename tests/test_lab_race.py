@@ -11,6 +11,7 @@ import torch
 from harness import shipped
 
 from grpo_credit import cli
+from grpo_credit.credit.needs import OF_A_TRAINER
 from grpo_credit.credit.parse import resolve_text
 from grpo_credit.lab import verbs
 from grpo_credit.lab.race.chain import TASKS, Chain
@@ -117,8 +118,7 @@ def test_runs_are_credited_together_where_that_is_the_same_and_apart_where_not()
 def test_every_registered_rule_is_raced_or_said_to_be_unfed(chain):
     options = {"potential": None, "softmax_length": {"lam": 1.0}}
     options |= {name: {"tau": 0.5} for name in ("lhts", "temper")}
-    untold = {"privileged_logps", "ref_logps"}
-    untold |= set() if chain.graded else {"spans", "step_rewards"}
+    untold = OF_A_TRAINER | (set() if chain.graded else {"spans", "step_rewards"})
     runs = Runs(chain, [0.0], 2)
     draw = runs.draw(runs.policy())
     for rule in shipped():
@@ -128,9 +128,6 @@ def test_every_registered_rule_is_raced_or_said_to_be_unfed(chain):
         name = rule.name if rule.kind == "aggregation" else f"{rule.name}/seq"
         strategy = resolve_text(f"{name} {json.dumps(given)}" if given else name)
         lacks = missing(chain, strategy)
-        untold = {"privileged_logps", "ref_logps"} | (
-            set() if chain.graded else {"spans", "step_rewards"}
-        )
         assert set(lacks) == strategy.needs & untold
         if not lacks:
             assert through(chain, strategy)(draw).isfinite().all()

@@ -65,6 +65,33 @@ def test_oracle_leaves_table_json_csv_and_page(tmp_path, capsys):
     assert found["settings"]["batches"] == 2
 
 
+AIMS = ["lab", "exact", "--alphabet", "a", "--length", "2", "--together", "--pattern", "a", "aa?",
+        "--num_generations", "2", "--completions", "4", "--target", "mean", "passk:2",
+        "--credit", "loo/seq", "omega/seq"]  # fmt: skip
+
+
+def test_exact_measures_patterns_together_against_several_targets(tmp_path, capsys):
+    found, _ = run(AIMS, tmp_path / "out")
+    assert "2 prompts G=2, scale none, passk:2: 100%" in capsys.readouterr().err
+    errors = {
+        (row["credit"], row["target"]): row["directional error"]
+        for table in found["tables"].values()
+        for row in table
+    }
+    assert errors["loo/seq", "mean"] == 0 < errors["loo/seq", "passk:2"]
+    assert {row["exact"] for row in found["tables"]["exact_1"]} == {"yes"}
+
+
+def test_exact_draws_the_values_that_vine_needs(tmp_path):
+    found, _ = run(
+        [*EXACT[:8], "--credit", "loo/seq", "vine/seq", "--vine_cuts", "every:2",
+         "--vine_continuations", "2"], tmp_path / "out"
+    )  # fmt: skip
+    loo, vine, _ = found["tables"]["exact"]
+    assert loo["tokens"] == 1 < vine["tokens"]
+    assert vine["low"] == 0
+
+
 def test_exact_prints_the_direction_of_the_tree_rules_for_every_group_size(tmp_path, capsys):
     found, _ = run(EXACT, tmp_path / "out")
     shown = capsys.readouterr()

@@ -11,11 +11,15 @@ from rich.console import Console
 from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
 from trl import GRPOConfig
 
+from grpo_credit import CreditGRPOConfig
+from grpo_credit.credit.cuts import Cuts
 from grpo_credit.preflight.batches import Batches, check_batches
 from grpo_credit.preflight.held_out import calls, measured_at
 from grpo_credit.preflight.memory import ModelSize, estimate, model_size, optimizer_bytes
 from grpo_credit.preflight.plan import print_rows
-from grpo_credit.preflight.plan_rows import batch_rows, credit_rows, model_rows
+from grpo_credit.preflight.plan_rows import batch_rows, credit_rows, model_rows, vine_rows
+from grpo_credit.trainer.config import plan
+from grpo_credit.trainer.vine import Vine
 
 # ---- batches ----------------------------------------------------------------------------------
 
@@ -194,6 +198,20 @@ def test_a_test_comes_before_and_after_every_n_steps_and_with_each_evaluation(
 
 
 # ---- on the terminal --------------------------------------------------------------------------
+
+
+def test_the_price_of_continuations_is_said_and_what_it_would_buy():
+    b = Batches(2, 4, 2, 2, 1, group=4, longest=10)  # 16 completions of 4 prompts
+    vine = Vine(Cuts("every", 5), 3, 80)
+    (_, price), (_, instead) = vine_rows(vine, b)
+    assert price == (
+        "3 of each cut (every 5 tokens): at most 80 tokens of each generation, beside 160 of its "
+        "completions at most (x1.5)"
+    )
+    assert instead.startswith("the same tokens as completions: num_generations=6 for 4, which has")
+    assert [*vine_rows(None, b)] == []
+    needs = credit_rows(plan(CreditGRPOConfig(credit="vine/seq", vine_tokens=9)), [], saves=False)
+    assert ("credit needs", "prefix_values: continuations and their rewards") in [*needs]
 
 
 def test_an_unknown_optimizer_and_a_missing_model_are_said():

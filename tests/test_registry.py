@@ -139,7 +139,7 @@ def test_a_wrong_name_is_explained(credit, message):
         ("even@1.5,optioned@-0.5", "shares of the mixture are 1.5, -0.5; expected >= 0"),
         ("even@0.5,optioned", "'optioned' has no share of the mixture; expected e.g. optioned@0.5"),
         ("even@0.5,even@0.5", "names a member of the mixture twice"),
-        ("even@0.5,evne@0.5", "Did you mean 'even'"),
+        ("even@0.5,evn@0.5", "Did you mean 'even'"),
     ],
 )
 def test_a_wrong_composition_is_explained(credit, message):

@@ -13,6 +13,7 @@ from trl import GRPOConfig, GRPOTrainer
 from grpo_credit import CreditError, CreditGRPOConfig, CreditGRPOTrainer, allocation
 from grpo_credit.credit import diagnostics
 from grpo_credit.credit.advantages import group_advantages
+from grpo_credit.credit.needs import OF_A_TRAINER
 from grpo_credit.credit.rollouts import OPTIONAL
 from grpo_credit.credit.saved import load_rollouts
 from grpo_credit.trainer.collector import RolloutCollector
@@ -133,7 +134,7 @@ def test_rollouts_of_every_nth_step_are_kept_whole(tmp_path):
     assert saved.credit == "first_half/seq"
     assert [TOKENIZER.decode(ids) for ids in saved.prompt_ids] == saved.prompts
     assert saved.temperature == 1.0
-    given = {name for name in OPTIONAL if name not in ("privileged_logps", "ref_logps")}
+    given = set(OPTIONAL) - OF_A_TRAINER
     assert all(getattr(saved.rollouts, name) is not None for name in given)
     for prompt, tokens, text in zip(saved.prompts, saved.tokens, saved.rollouts.texts, strict=True):
         assert prompt in PROMPTS

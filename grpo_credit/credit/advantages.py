@@ -7,6 +7,15 @@ from torch import Tensor
 SCALE_EPS = 1e-4  # TRL divides by (standard deviation + 1e-4)
 
 
+def total_rewards(
+    rewards_per_func: Float[Tensor, "B K"], weights: Float[Tensor, " K"]
+) -> Float[Tensor, " B"]:
+    """Add up the rewards of the functions by their weights; NaN where every function abstained."""
+    abstained = rewards_per_func.isnan().all(dim=1)
+    total = (rewards_per_func * weights.to(rewards_per_func)).nansum(dim=1)
+    return total.masked_fill(abstained, torch.nan)
+
+
 def group_advantages(
     rewards: Float[Tensor, " B"],
     group: Int[Tensor, " B"],

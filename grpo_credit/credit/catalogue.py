@@ -38,6 +38,7 @@ COSTS = {
     "decided": "told by the rewards: the character after which it was settled",
     "states": "told by the rewards: the automaton's state before each character",
     "step_rewards": "told by the rewards: rewards of the steps of a completion",
+    "prefix_values": "continuations drawn from prefixes, and their rewards: --vine_tokens at most",
     "texts": "the completions as text",
 }
 _OF_KIND = {"aggregation": ["sign_free"], "allocation": ["linear", "conserves_mass", "keeps_sign"]}

@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 
 import torch
+from torch.nn.functional import pad
 
 from grpo_credit.credit import documents
 from grpo_credit.credit.laws import ALWAYS, PROMISES, Law, listed
@@ -208,6 +209,7 @@ def _made(lengths: list[int], rewards: list[float | None], size: int = 2) -> Rol
         decided=(ends + 1) // 2,
         states=before // 2,
         step_rewards=torch.where(mask & (rollouts.position % 2 == 1), noise, torch.nan),
+        prefix_values=torch.where(before % 3 == 2, pad(noise, (1, 0)), torch.nan),
         texts=tuple("wait, 1"[:n] for n in lengths),
         offsets=characters,
     )

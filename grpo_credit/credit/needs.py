@@ -1,6 +1,6 @@
 """Whether the rewards of a run can tell what its strategy needs, checked before it starts."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from grpo_credit.credit.strategy import CreditError, Strategy
 from grpo_credit.text import did_you_mean
@@ -13,6 +13,17 @@ TOLD_BY = {
     "step_rewards": ("steps",),
 }
 SETTLED = frozenset({"decided", "states"})  # true of one message, not of a loop of several
+# What a trainer alone can find: a second prompt, a second model, more completions.
+OF_A_TRAINER = frozenset({"privileged_logps", "ref_logps", "prefix_values"})
+
+
+IMAGES = frozenset({"image", "images"})  # as TRL names their columns
+UNCONTINUED = {
+    "tools": "what a tool returned there would have to be asked for again",
+    "environment_factory": "an environment does not go back to the state that it had there",
+    "rollout_func": "how that samples is not known",
+    **dict.fromkeys(sorted(IMAGES), "images are not among them"),
+}
 
 
 def check_columns(rewards: Sequence[tuple[str, object]], there: Sequence[str]) -> None:
@@ -50,6 +61,25 @@ def tells(reward: object, need: str) -> bool:
     """Return whether a reward tells a need: the first member that it has for it is not None."""
     has = [member for member in TOLD_BY[need] if hasattr(reward, member)]
     return bool(has) and getattr(reward, has[0]) is not None
+
+
+def check_continued(strategy: Strategy, given: Collection[str]) -> None:
+    """Refuse a rule that continues prefixes where a prefix of token ids is not all there is.
+
+    Args:
+        strategy: with all its chains.
+        given: names of arguments of the trainer, or of columns.
+
+    Raises:
+        CreditError: naming the first of them.
+    """
+    ways = [name for name in UNCONTINUED if name in given]
+    if ways and "prefix_values" in strategy.needs:
+        raise CreditError(
+            f"{strategy.name!r} cannot be used with {ways[0]}: it lets the policy go on from the "
+            f"token ids of a prompt and a prefix, and {UNCONTINUED[ways[0]]}. Use a strategy "
+            "without, such as 'loo'."
+        )
 
 
 def check_loop(strategy: Strategy, arguments: Mapping[str, object]) -> None:

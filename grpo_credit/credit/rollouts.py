@@ -1,9 +1,8 @@
 """The data contract: what a credit strategy may see.
 
 A `Rollouts` holds whole groups from every rank, before TRL shuffles and splits them. Normalisers
-(`num_completions`, `num_prompts`, `num_tokens`, `window_sum`) are totals over the *window*, that is
-over all completions of one optimizer step, and never sums over whatever micro-batch is at hand.
-This is what makes credit invariant to micro-batching, accumulation and the number of ranks.
+(`num_completions`, `num_prompts`, `num_tokens`, `window_sum`) are totals over the *window*, all
+completions of one optimizer step: credit is the same for every cut into micro-batches and ranks.
 """
 
 from collections.abc import Mapping, Sequence
@@ -39,6 +38,7 @@ OPTIONAL = {
     "decided": ("decided",),
     "states": ("states",),
     "step_rewards": ("step_rewards",),
+    "prefix_values": ("prefix_values",),
     "texts": ("texts", "offsets"),
 }
 
@@ -78,6 +78,7 @@ class Rollouts:
         states: what the rewards' automata still remember of the prefix, before the first token and
             after each; equal numbers mean equal futures. 0 where no reward has an automaton.
         step_rewards: reward of the step that ends at a token, NaN at other tokens.
+        prefix_values: expected reward after so many columns; NaN where it was not estimated.
         texts: the completions as text.
         offsets: the half-open range of characters of each token in its text.
 
@@ -108,6 +109,7 @@ class Rollouts:
     decided: Int[Tensor, "B K"] | None = None
     states: Int[Tensor, "B T1"] | None = None
     step_rewards: Float[Tensor, "B T"] | None = None
+    prefix_values: Float[Tensor, "B T1"] | None = None
     texts: tuple[str, ...] | None = None
     offsets: Int[Tensor, "B T 2"] | None = None
 
@@ -118,14 +120,17 @@ class Rollouts:
             object.__setattr__(self, "generation", torch.zeros_like(self.group))
         if not self.reward_weights:
             object.__setattr__(self, "reward_weights", (1.0,) * len(self.reward_names))
-        rows, columns = self._two_dimensional(self.completion_ids)
+        if len(shape := tuple(self.completion_ids.shape)) != 2:
+            raise ValueError(f"completion_ids has shape {shape}, expected (B, T).")
+        rows, columns = shape
         for name in PADDING:
             self._expect(name, (rows, columns))
         for name in ("advantages", "rewards", "group", "truncated", "window_count", "generation"):
             self._expect(name, (rows,))
         for name in ("rewards_per_func", "decided"):
             self._expect(name, (rows, len(self.reward_names)))
-        self._expect("states", (rows, columns + 1))
+        for name in ("states", "prefix_values"):
+            self._expect(name, (rows, columns + 1))
         self._expect("offsets", (rows, columns, 2))
         self._expect_lengths(rows)
         if self.mask.dtype != torch.bool:
@@ -145,11 +150,6 @@ class Rollouts:
                 f"max_completion_length is {self.max_completion_length} and the smallest "
                 f"window_count {int(self.window_count.min())}; expected >= 1 and >= 0."
             )
-
-    def _two_dimensional(self, ids: Tensor) -> tuple[int, int]:
-        if ids.dim() != 2:
-            raise ValueError(f"completion_ids has shape {tuple(ids.shape)}, expected (B, T).")
-        return ids.shape[0], ids.shape[1]
 
     def _expect(self, name: str, shape: tuple[int, ...]) -> None:
         value = getattr(self, name)
@@ -296,7 +296,8 @@ class Rollouts:
     ) -> "Rollouts":
         """Build what supervised training knows: documents of the data, each with advantage 1.
 
-        A document is a group of its own, no reward scored it (NaN), and none is `truncated`.
+        A document is a group of its own, no reward scored it (NaN), and none is `truncated`. The
+        window is all documents, once each.
 
         Args:
             lengths: tokens of each document that are predicted and counted; its first token and
@@ -305,9 +306,6 @@ class Rollouts:
             token_ids: the ids of these tokens; otherwise every token has its position as id.
             old_logps: their log-probabilities, nats, under the model that wrote the documents.
             dtype: of every floating-point field.
-
-        Returns:
-            Rollouts whose window is all documents, once each.
 
         Raises:
             ValueError: if there is no document, or one is longer than `max_length`.
@@ -358,6 +356,8 @@ class Rollouts:
         if self.states is not None:
             last = self.states[:, -1:].expand(-1, extra)
             wide["states"] = torch.cat([self.states, last], dim=1)
+        if self.prefix_values is not None:
+            wide["prefix_values"] = pad(self.prefix_values, (0, extra), value=torch.nan)
         if self.offsets is not None:
             wide["offsets"] = pad(self.offsets, (0, 0, 0, extra))
         return replace(self, **wide)

@@ -7,6 +7,7 @@ from typing import Any
 from tqdm import tqdm
 from transformers import AutoModelForCausalLM
 
+from grpo_credit.credit.cuts import Cuts
 from grpo_credit.credit.parse import resolve_text
 from grpo_credit.credit.registry import import_object
 from grpo_credit.credit.saved import find_rollouts, load_rollouts
@@ -23,11 +24,13 @@ from grpo_credit.lab import (
 )
 from grpo_credit.lab.enumerable import Language, TabularPolicy
 from grpo_credit.lab.output import refuse_taken
+from grpo_credit.lab.prefixes import Continued
 from grpo_credit.lab.race import compare
 from grpo_credit.lab.race.chain import TASKS as CHAINS
 from grpo_credit.lab.race.racing import Race
 from grpo_credit.lab.running import bar, command, finish, mistakes
 from grpo_credit.lab.sampling import Sampling
+from grpo_credit.lab.targets import Target
 from grpo_credit.lab.tasks import TASKS
 from grpo_credit.lab.transformer import TransformerPolicy
 from grpo_credit.rewards import RegexReward
@@ -36,43 +39,60 @@ from grpo_credit.rewards import RegexReward
 def run_exact(args: argparse.Namespace) -> int:
     """Measure strategies on an enumerable policy."""
     strategies = _prepared(args)
+    continued = Continued(Cuts.parse(args.vine_cuts), args.vine_continuations)
+    targets = [Target.parse(text) for text in dict.fromkeys(args.target)]
     with mistakes():
-        problems, samplings = _problems(args), _samplings(args)
+        problems = _problems(args)
         for problem in problems.values():
             problem.rewards()  # abstentions
-    measured = {
-        report_exact.Setting(pattern, size, scale): exact.measure(
-            problem, strategies, sampling, bar(f"{pattern} G={size}, scale {scale}")
-        )
-        for pattern, problem in problems.items()
+        cases: dict[str, Any] = dict(problems)
+        if args.together:
+            cases = {f"{len(problems)} prompts": list(problems.values())}
+        samplings = _samplings(args, len(problems) if args.together else 1)
+    cells = {
+        report_exact.Setting(name, size, scale, str(target)): (case, sampling, target)
+        for name, case in cases.items()
         for (size, scale), sampling in samplings.items()
+        for target in targets
+    }
+    measured = {
+        setting: exact.measure(
+            case, strategies, sampling, bar(setting.label), target=target, continued=continued
+        )
+        for setting, (case, sampling, target) in cells.items()
     }
     return finish(report_exact.findings(problems, measured, args.policy, command()), args)
 
 
 def _problems(args: argparse.Namespace) -> dict[str, exact.Problem]:
-    """Make the policy, and a problem for each thing that earns a reward, by its name."""
+    """Make a problem for each thing that earns a reward, by its name; alone, of one policy."""
     language = Language(args.alphabet, args.length)
-    policies = {
-        "tabular": lambda: TabularPolicy(language, args.seed, args.spread, args.stop),
-        "transformer": lambda: TransformerPolicy(language, args.seed),
-    }
-    policy = policies[args.policy]()
+    make = {
+        "tabular": lambda seed: TabularPolicy(language, seed, args.spread, args.stop),
+        "transformer": lambda seed: TransformerPolicy(language, seed),
+    }[args.policy]
     if args.reward:
         reward: Any = import_object(args.reward, "reward")
-        return {args.reward: exact.Problem(language, policy, reward)}
+        return {args.reward: exact.Problem(language, make(args.seed), reward)}
     rewards = {
         pattern: RegexReward(pattern, alphabet=args.alphabet, name="pattern")
         for pattern in args.pattern
     }
-    return {pattern: exact.Problem(language, policy, reward) for pattern, reward in rewards.items()}
+    return {
+        pattern: exact.Problem(language, make(args.seed + n * args.together), reward)
+        for n, (pattern, reward) in enumerate(rewards.items())
+    }
 
 
-def _samplings(args: argparse.Namespace) -> dict[tuple[int, str], Sampling]:
+def _samplings(args: argparse.Namespace, prompts: int) -> dict[tuple[int, str], Sampling]:
     """Make a sampling for every scaling and group size, of about as many completions each."""
     return {
         (size, scale): Sampling(
-            args.windows, max(1, args.completions // max(1, size)), size, scale, args.seed
+            args.windows,
+            prompts * max(1, args.completions // max(1, size * prompts)),
+            size,
+            scale,
+            args.seed,
         )
         for scale in args.scale_rewards
         for size in args.num_generations

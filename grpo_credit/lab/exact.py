@@ -1,4 +1,4 @@
-"""How far the direction of a rule's expected update is from ∇E[R], and how much a step scatters.
+"""How far the direction of a rule's expected update is from a gradient, and how a step scatters.
 
 The policy is enumerable, so the truth is a finite sum. The update of a strategy is an expectation
 over windows of whole groups, which are all listed where they are few and sampled otherwise: the
@@ -13,7 +13,7 @@ from math import comb, factorial, prod
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor, nn
+from torch import Tensor
 
 from grpo_credit.credit.advantages import group_advantages
 from grpo_credit.credit.needs import check_told
@@ -27,87 +27,20 @@ from grpo_credit.lab.direction import (
     paired,
     sampled_direction,
 )
-from grpo_credit.lab.enumerable import Language, exact_gradient, jacobian, probabilities
 from grpo_credit.lab.headroom import CURVATURE, captured, predicted_gain
+from grpo_credit.lab.prefixes import EVERY_TOKEN, Continued, Prefixes
+from grpo_credit.lab.problem import Problem, Space
 from grpo_credit.lab.sampling import Progress, Sampling
-from grpo_credit.lab.transformer import character_tokenizer
-from grpo_credit.trainer.reward_annotations import NEEDS, Annotations
+from grpo_credit.lab.targets import Target
 
-CPU = torch.device("cpu")
 Rule = Callable[[Rollouts, Tensor], Tensor]  # of a window and the rows of its completions
 SEQ, TRUTH = "seq", "truth"
 ENUMERABLE = 2_000  # different windows: no more work than the default sample
 
 
 @dataclass(frozen=True)
-class Problem:
-    """A policy, what it may say, and what earns a reward.
-
-    Args:
-        language: the completions.
-        policy: a `TabularPolicy` or `TransformerPolicy` over the language.
-        reward: called as TRL calls it, `reward(completions)`; may tell spans, decided and states.
-    """
-
-    language: Language
-    policy: nn.Module
-    reward: Callable[..., list[float | None]]
-
-    @property
-    def name(self) -> str:
-        """The reward's name."""
-        return getattr(self.reward, "__name__", type(self.reward).__name__)
-
-    def rewards(self) -> Float[Tensor, " M"]:
-        """Return the reward of every completion.
-
-        Raises:
-            ValueError: if the reward abstains: then E[R] is not defined.
-        """
-        scores = self.reward(completions=list(self.language.texts))
-        if None in scores:
-            text = self.language.texts[scores.index(None)]
-            raise ValueError(f"the reward abstains on {text!r}; expected a number for every text.")
-        return torch.tensor(scores, dtype=torch.float64)
-
-    def rollouts(self) -> Rollouts:
-        """Return every completion once, with all that a strategy may need of policy and reward."""
-        language, rewards = self.language, self.rewards()
-        with torch.no_grad():
-            logps = self.policy().double()
-        by_event = logps.flatten()[language.events]
-        prefix = language.events // (language.end + 1)
-        entropies, squares = -(logps.exp() * logps).sum(1), logps.exp().square().sum(1)
-        lengths = language.mask.sum(1).tolist()
-        annotated = Annotations(
-            [(self.name, self.reward)],
-            [1.0],
-            list(language.texts),
-            [row[:n] for row, n in zip(language.ids.tolist(), lengths, strict=True)],
-            language.length,
-            character_tokenizer(language.alphabet),
-            {},
-        ).find(NEEDS, CPU)
-        return Rollouts(
-            completion_ids=language.ids,
-            mask=language.mask,
-            advantages=torch.zeros_like(rewards),
-            rewards=rewards,
-            rewards_per_func=rewards[:, None],
-            reward_names=(self.name,),
-            group=torch.zeros(len(rewards), dtype=torch.long),
-            truncated=language.truncated,
-            max_completion_length=language.length,
-            old_logps=by_event,
-            entropies=entropies[prefix],
-            sum_sq_probs=squares[prefix],
-            **annotated,
-        )
-
-
-@dataclass(frozen=True)
 class Measurement:
-    """A strategy's update against the gradient of the expected reward.
+    """A strategy's update against the gradient of the target.
 
         variance = tr Cov[u] / |f g|²,  f = `direction.factor`
 
@@ -120,6 +53,7 @@ class Measurement:
         direction: where the expected update points.
         variance: as above; infinite where nothing goes along the gradient.
         influence: what each window adds to log variance; all 0 if exact.
+        tokens: that are generated for a step, relative to those of its completions.
     """
 
     strategy: str
@@ -127,6 +61,7 @@ class Measurement:
     direction: Direction
     variance: float
     influence: Float[Tensor, " W"] = field(repr=False, compare=False)
+    tokens: float = 1.0
 
     @property
     def variance_error(self) -> float:
@@ -201,107 +136,151 @@ class Windows:
 
 def success(problem: Problem) -> float:
     """Return E[R] by enumeration."""
-    return float(_chances(problem) @ problem.rewards())
+    return float(problem.chances @ problem.rewards())
 
 
 def measure(
-    problem: Problem,
+    problem: Problem | Sequence[Problem],
     strategies: Mapping[str, Strategy],
     sampling: Sampling,
     progress: Progress = iter,
+    *,
+    target: Target | None = None,
+    continued: Continued | None = None,
 ) -> Measured:
     """Measure strategies, and true advantages, on the same windows.
 
-    Where there are at most `ENUMERABLE` different windows, all are listed and figures are exact.
-    Otherwise windows are sampled, and each strategy is paired (`direction.paired`) with the
-    unscaled group advantage under `seq`, whose expected update is (G - 1)/G of the gradient.
+    Where there are at most `ENUMERABLE` different windows, all are listed and figures are exact,
+    unless a strategy needs values of prefixes, which are drawn. Otherwise windows are sampled, and
+    each strategy is paired (`direction.paired`) with the unscaled group advantage under `seq`,
+    whose expected update is (G - 1)/G of the gradient of the expected reward.
 
     Args:
-        problem: policy and reward.
+        problem: policy and reward; several are prompts of one, each with an equal share of windows.
         strategies: by the name to show.
         sampling: how many windows of what size.
         progress: wraps the iteration over windows, such as `tqdm`.
+        target: whose gradient is the truth; the expected reward if not given.
+        continued: how values of prefixes are drawn, where a strategy needs them.
 
     Returns:
         One measurement per strategy, and those that they are compared with.
 
     Raises:
-        CreditError: if a strategy needs what an enumerable policy cannot give, or every completion
-            earns the same.
+        CreditError: if a strategy needs what an enumerable policy cannot give, every completion
+            earns the same, or the target has no gradient.
     """
-    _refuse_unfed(problem, strategies.values())
-    rewards = problem.rewards()
+    space, target = Space.of(problem), target or Target()
+    _refuse_unfed(space, strategies.values())
+    rewards = space.rollouts.rewards
     if rewards.min() == rewards.max():
         raise CreditError("every completion earns the same, so there is no gradient to compare.")
-    truth = exact_gradient(problem.language, problem.policy, rewards)
-    windows = list_windows(problem, sampling)
-    best = _best(problem, rewards)
+    truth, best = space.gradient(target), _best(space, target)
+    asks = {name for name, each in strategies.items() if "prefix_values" in each.needs}
+    prefixes = Prefixes(space, continued or EVERY_TOKEN, sampling.seed) if asks else None
+    windows = list_windows(problem, sampling, few=ENUMERABLE * (not asks))
     rules = [*(_rule(strategy) for strategy in strategies.values()), _yardstick, best]
-    updates = _updates(problem, sampling, progress(windows.rows), rules)
+    updates = _updates(space, sampling, progress(windows.rows), rules, prefixes)
     named = list(zip([*strategies, SEQ, TRUTH], updates, strict=True))
     if windows.chance is not None:
         *found, seq, ceiling = (_listed(name, u, windows.chance, truth) for name, u in named)
     else:
-        expected, seen = truth * (1 - 1 / sampling.num_generations), updates[-2]
+        expected, seen = space.gradient(Target()), updates[-2]
+        expected = expected * (1 - 1 / sampling.num_generations)
         *found, seq, ceiling = (
             _sampled(name, u, paired(u, seen, expected), truth) for name, u in named
         )
+    if prefixes is not None:
+        found = [replace(m, tokens=prefixes.price) if m.strategy in asks else m for m in found]
     return Measured(found, seq, ceiling)
 
 
 def effective(problem: Problem) -> float:
     """Return T_eff of a problem (`ceiling.effective_tokens`)."""
-    rollouts, chances = problem.rollouts(), _chances(problem)
+    rollouts, chances = problem.rollouts(), problem.chances
     assert rollouts.sum_sq_probs is not None
     uncertainty = torch.where(rollouts.mask, 1 - rollouts.sum_sq_probs, 0.0)
     advantages = true_advantages(problem.language, chances, rollouts.rewards)
     return effective_tokens(chances, rollouts.rewards, uncertainty, advantages)
 
 
-def _refuse_unfed(problem: Problem, strategies: Iterable[Strategy]) -> None:
+def _refuse_unfed(space: Space, strategies: Iterable[Strategy]) -> None:
     for strategy in strategies:
         if "privileged_logps" in strategy.needs:
             raise CreditError(f"{strategy.name!r} needs a second prompt; there is none in the lab.")
         if "ref_logps" in strategy.needs:
             raise CreditError(f"{strategy.name!r} needs a reference model; there is none here.")
-        check_told(strategy.name, strategy.needs, [(problem.name, problem.reward)], [1.0])
+        for problem in space.problems:
+            check_told(strategy.name, strategy.needs, [(problem.name, problem.reward)], [1.0])
 
 
 def _updates(
-    problem: Problem,
+    space: Space,
     sampling: Sampling,
     windows: Iterable[Int[Tensor, " B"]],
     rules: Sequence[Rule],
+    prefixes: Prefixes | None,
 ) -> list[Float[Tensor, "W D"]]:
     """Return each rule's update in each window, in the order of the rules."""
-    language, everything = problem.language, problem.rollouts()
     sums: list[list[Tensor]] = [[] for _ in rules]
-    nothing = torch.zeros(len(language.prefixes) * (language.end + 1), dtype=torch.float64)
+    nothing = torch.zeros(len(space.scores), dtype=torch.float64)
     for rows in windows:
-        window, events = _window(everything, rows, sampling), language.events[rows].flatten()
+        window, events = _window(space, rows, sampling), space.events[rows].flatten()
+        if prefixes is not None:
+            window = replace(window, prefix_values=prefixes.values(window, rows))
         for sums_of_rule, credit in zip(sums, rules, strict=True):
             landed = credit(window, rows).flatten().double()  # 0 after the end
             sums_of_rule.append(nothing.index_add(0, events, landed))
-    scores = jacobian(problem.policy)
-    return [torch.stack(sums_of_rule) @ scores for sums_of_rule in sums]
+    return [torch.stack(sums_of_rule) @ space.scores for sums_of_rule in sums]
 
 
-def list_windows(problem: Problem, sampling: Sampling) -> Windows:
+def list_windows(
+    problem: Problem | Sequence[Problem], sampling: Sampling, few: int = ENUMERABLE
+) -> Windows:
     """List every different window with its probability, or sample some where there are too many.
 
     Windows that differ in the order of completions or groups alone count as one: every rule gives
     them the same credit, by a law that `grpo-credit check` holds it to.
+
+    Args:
+        problem: of one prompt or several.
+        sampling: how large windows are, and how many to sample.
+        few: how many are listed at most.
     """
-    chances, size = _chances(problem), sampling.num_generations
-    groups = comb(len(chances) + size - 1, size)
-    if comb(groups + sampling.groups - 1, sampling.groups) > ENUMERABLE:
+    space, size = Space.of(problem), sampling.num_generations
+    times = _times(space, sampling)
+    counts = [comb(len(p.chances) + size - 1, size) for p in space.problems]
+    if prod(comb(count + times - 1, times) for count in counts) > few:
         return Windows(draw(problem, sampling), None)
-    members, chance_of_group = _unordered(chances, size)
-    drawn, chance = _unordered(chance_of_group, sampling.groups)
-    return Windows(members[drawn].flatten(1), chance)
+    each = [_unordered(problem.chances, size, times) for problem in space.problems]
+    choice = torch.cartesian_prod(*(torch.arange(len(chance)) for _, chance in each))
+    choice = choice.view(len(choice), -1).unbind(1)
+    rows = [members[c] + first for (members, _), c, first in zip(each, choice, space.starts)]  # noqa: B905 (one start more)
+    chances = [chance[c] for (_, chance), c in zip(each, choice, strict=True)]
+    return Windows(torch.cat(rows, 1), torch.stack(chances).prod(0))
+
+
+def _times(space: Space, sampling: Sampling) -> int:
+    """Return how many groups of a window each prompt has."""
+    times, rest = divmod(sampling.groups, len(space.problems))
+    if rest:
+        raise CreditError(
+            f"there are {sampling.groups} groups in a window of {len(space.problems)} prompts; "
+            "expected equally many of each."
+        )
+    return times
 
 
 def _unordered(
+    chances: Float[Tensor, " M"], size: int, times: int
+) -> tuple[Int[Tensor, "K B"], Float[Tensor, " K"]]:
+    """List what some groups of a prompt may be, and how likely that is."""
+    members, chance_of_group = _drawn(chances, size)
+    drawn, chance = _drawn(chance_of_group, times)
+    return members[drawn].flatten(1), chance
+
+
+def _drawn(
     chances: Float[Tensor, " M"], size: int
 ) -> tuple[Int[Tensor, "K size"], Float[Tensor, " K"]]:
     """List what `size` draws may give, and its probability: size! / Π_j k_j! · Π p."""
@@ -312,35 +291,35 @@ def _unordered(
     return drawn, torch.tensor(orders, dtype=torch.float64) * chances[drawn].prod(1)
 
 
-def draw(problem: Problem, sampling: Sampling) -> Int[Tensor, "W B"]:
-    """Draw the completions of every window, as rows of the language."""
+def draw(problem: Problem | Sequence[Problem], sampling: Sampling) -> Int[Tensor, "W B"]:
+    """Draw the completions of every window, as rows of the space, prompt after prompt."""
+    space = Space.of(problem)
     generator = torch.Generator().manual_seed(sampling.seed)
-    count = sampling.windows * sampling.groups * sampling.num_generations
-    drawn = torch.multinomial(_chances(problem), count, replacement=True, generator=generator)
-    return drawn.view(sampling.windows, -1)
+    count = sampling.windows * _times(space, sampling) * sampling.num_generations
+    drawn = [
+        torch.multinomial(one.chances, count, replacement=True, generator=generator) + first
+        for one, first in zip(space.problems, space.starts[:-1], strict=True)
+    ]
+    return torch.cat([rows.view(sampling.windows, -1) for rows in drawn], dim=1)
 
 
-def _chances(problem: Problem) -> Float[Tensor, " M"]:
-    with torch.no_grad():
-        return probabilities(problem.language, problem.policy().double())
-
-
-def _window(everything: Rollouts, rows: Int[Tensor, " B"], sampling: Sampling) -> Rollouts:
-    sampled = everything.rows(rows)
+def _window(space: Space, rows: Int[Tensor, " B"], sampling: Sampling) -> Rollouts:
+    sampled = space.rollouts.rows(rows)
     group = torch.arange(len(rows)) // sampling.num_generations
     advantages = group_advantages(sampled.rewards, group, sampling.scale_rewards)
     return replace(
-        sampled, group=group, advantages=advantages, scale_rewards=sampling.scale_rewards
-    )
+        sampled, group=group, advantages=advantages, scale_rewards=sampling.scale_rewards,
+        generation=torch.zeros_like(group),
+    )  # fmt: skip
 
 
 def _rule(strategy: Strategy) -> Rule:
     return lambda window, _: strategy.credit(window)
 
 
-def _best(problem: Problem, rewards: Float[Tensor, " M"]) -> Rule:
+def _best(space: Space, target: Target) -> Rule:
     """Make the rule that credits true advantages."""
-    advantages = true_advantages(problem.language, _chances(problem), rewards)
+    advantages = space.advantages(target)
     return lambda _, rows: advantages[rows] / len(rows)
 
 

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from grpo_credit.credit.needs import TOLD_BY, tells
+from grpo_credit.credit.needs import OF_A_TRAINER, TOLD_BY, tells
 from grpo_credit.credit.strategy import Strategy
 from grpo_credit.lab.batches import Batch, draw
 from grpo_credit.lab.process import Task
@@ -67,7 +67,7 @@ def measure(
 def missing(task: Task, strategy: Strategy) -> list[str]:
     """List what a strategy needs and the task cannot tell."""
     untold = {need for need in TOLD_BY if not tells(task.reward, need)}
-    return sorted(strategy.needs & (untold | {"privileged_logps", "ref_logps"}))
+    return sorted(strategy.needs & (untold | OF_A_TRAINER))
 
 
 def _rule(strategy: Strategy) -> Rule:

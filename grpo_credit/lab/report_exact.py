@@ -27,6 +27,7 @@ SHOWN = {
     "variance": "variance of a step",
     "verdict": "verdict",
 }
+PRICED = {"tokens": "tokens", "variance x tokens": "variance x tokens"}  # where they differ
 
 
 class Setting(NamedTuple):
@@ -36,14 +37,28 @@ class Setting(NamedTuple):
         pattern: what earns a reward.
         size: completions per group, G.
         scale: `scale_rewards`.
+        target: whose gradient is the truth.
     """
 
     pattern: str
     size: int
     scale: str
+    target: str = "mean"
 
     def __str__(self) -> str:
-        return f"{self.pattern}, G = {self.size}, scale_rewards {self.scale}"
+        text = f"{self.pattern}, G = {self.size}, scale_rewards {self.scale}"
+        return text if self.aims_at_reward else f"{text}, target {self.target}"
+
+    @property
+    def label(self) -> str:
+        """What a progress bar says."""
+        text = f"{self.pattern} G={self.size}, scale {self.scale}"
+        return text if self.aims_at_reward else f"{text}, {self.target}"
+
+    @property
+    def aims_at_reward(self) -> bool:
+        """Whether the truth is the gradient of the expected reward."""
+        return self.target == "mean"
 
 
 def findings(
@@ -65,8 +80,11 @@ def findings(
         prefix = "" if len(measured) == 1 else f"{setting}: "
         sentences += [
             f"{prefix}{_source(results.truth)}",
-            *(prefix + sentence(m, results.rules[0]) + _share(m, results) for m in results.rules),
-            prefix + _headroom(results, policy),
+            *(
+                prefix + sentence(m, results.rules[0]) + _share(m, results, setting)
+                for m in results.rules
+            ),
+            *([prefix + _headroom(results, policy)] if setting.aims_at_reward else []),
         ]
     windows = {str(setting): len(results.seq.influence) for setting, results in measured.items()}
     settings = {
@@ -112,9 +130,9 @@ def sentence(measurement: Measurement, baseline: Measurement) -> str:
     return f"{text}; {_compared(measurement, baseline)}."
 
 
-def _share(measurement: Measurement, results: Measured) -> str:
+def _share(measurement: Measurement, results: Measured, setting: Setting) -> str:
     """Say what an unbiased rule is predicted to save of what perfect credit would."""
-    savings = _savings(measurement, results)
+    savings = _savings(measurement, results, setting)
     share, error = savings["captured"], savings["captured ±"]
     if not (isinstance(share, float) and isinstance(error, float) and share):
         return ""
@@ -180,7 +198,7 @@ def _tables(measured: Mapping[Setting, Measured]) -> list[Table]:
             name,
             str(setting),
             [_row(setting, m, results) for m in (*results.rules, results.truth)],
-            SHOWN,
+            SHOWN | (PRICED if any(m.tokens > 1 for m in results.rules) else {}),
             {"cosine": "+.4f"},
         )
         for name, (setting, results) in zip(names, measured.items(), strict=True)
@@ -205,7 +223,9 @@ def _row(setting: Setting, measurement: Measurement, results: Measured) -> dict[
         "variance ±": measurement.variance_error if known else None,
         "variance / first": ratio,
         "variance / first ±": ratio_error,
-        **_savings(measurement, results),
+        **_savings(measurement, results, setting),
+        "tokens": measurement.tokens,
+        "variance x tokens": measurement.variance * measurement.tokens if known else None,
         "factor": direction.factor,
         "factor ±": direction.factor_error,
         "windows": len(measurement.influence),
@@ -214,9 +234,13 @@ def _row(setting: Setting, measurement: Measurement, results: Measured) -> dict[
     }
 
 
-def _savings(measurement: Measurement, results: Measured) -> dict[str, Cell]:
-    """Return what a variance predicts of learning; the share of the ceiling if it is no bias's."""
-    if not measurement.direction.moves or not results.seq.direction.moves:
+def _savings(measurement: Measurement, results: Measured, setting: Setting) -> dict[str, Cell]:
+    """Return what a variance predicts of learning; the share of the ceiling if it is no bias's.
+
+    That was tried for the expected reward alone.
+    """
+    move = measurement.direction.moves and results.seq.direction.moves
+    if not (move and setting.aims_at_reward):
         return dict.fromkeys(("gain", "gain ±", "captured", "captured ±"))
     unbiased = measurement.direction.low == 0 and measurement.direction.factor > 0
     gain, share = results.gain(measurement), results.captured(measurement)

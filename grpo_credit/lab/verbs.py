@@ -36,6 +36,17 @@ def add_to(verbs: Any) -> None:
                        choices=("none", "group", "batch"))  # fmt: skip
     exact.add_argument("--completions", type=int, default=64, help="per window (default: 64)")
     exact.add_argument("--windows", type=int, default=2000, help="sampled steps (default: 2000)")
+    exact.add_argument("--target", nargs="+", default=["mean"], metavar="TARGET",
+                       help="whose gradient is the truth: mean (of the reward; the default), "
+                       "passk:K, loglik, or maxrl:N, log p as groups of N tell it")  # fmt: skip
+    exact.add_argument(
+        "--together",
+        action="store_true",
+        help="the patterns are prompts of one problem, each with its own policy",
+    )
+    exact.add_argument("--vine_cuts", default="every:1", help="for vine, as in training")
+    exact.add_argument("--vine_continuations", type=int, default=4, metavar="K",
+                       help="for vine, from each cut (default: 4)")  # fmt: skip
     exact.set_defaults(verb="grpo_credit.lab.commands:run_exact", credit=list(EXACT))
 
     oracle = _instrument(instruments, "oracle", "whether a rule finds the tokens that decide")

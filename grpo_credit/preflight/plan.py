@@ -21,6 +21,7 @@ from grpo_credit.preflight.plan_rows import (
     document_rows,
     model_rows,
     rule_rows,
+    vine_rows,
 )
 from grpo_credit.text import size_of, visible
 from grpo_credit.trainer.config import plan
@@ -54,6 +55,7 @@ def print_plan(setup: Any, peft_config: Any = None) -> None:
         *held_out_rows(args, setup.script, task, batches),
         *model_rows(size, memory, available),
         *credit_rows(credit, [name for name, _ in named], args.save_rollouts > 0),
+        *vine_rows(credit.vine, batches),
     ])  # fmt: skip
     show(findings)
 

@@ -4,12 +4,14 @@ import math
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
+from grpo_credit.credit.needs import OF_A_TRAINER
 from grpo_credit.preflight.batches import Batches
 from grpo_credit.preflight.memory import Memory, ModelSize
 from grpo_credit.text import size_of
 
 if TYPE_CHECKING:
     from grpo_credit.trainer.config import Plan
+    from grpo_credit.trainer.vine import Vine
 
 _FORWARD = frozenset({"old_logps", "entropies", "sum_sq_probs", "privileged_logps"})
 Row = tuple[str, str]
@@ -96,6 +98,25 @@ def credit_rows(credit: "Plan", rewards: Sequence[str], saves: bool) -> Iterator
     yield "credit needs", _needs(credit.strategy.needs, saves)
 
 
+def vine_rows(vine: "Vine | None", b: Batches) -> Iterator[Row]:
+    """Say what continuations may cost, and what the same tokens would be as completions."""
+    if vine is None:
+        return
+    completions = b.generated * b.longest
+    yield (
+        "continuations",
+        f"{vine.continuations} of each cut ({vine.cuts}): at most {vine.tokens:,} tokens of each "
+        f"generation, beside {completions:,} of its completions at most "
+        f"(x{1 + vine.tokens / completions:.3g})",
+    )
+    larger = b.group + vine.tokens / (b.generated_prompts * b.longest)
+    yield (
+        "",
+        f"the same tokens as completions: num_generations={number(larger)} for {b.group}, which "
+        "has less variance unless continuations are nearly free (docs/vine.md)",
+    )
+
+
 def rule_rows(planned: Any) -> Iterator[Row]:
     """Say what the credit is made of."""
     yield "credit", str(planned)
@@ -124,7 +145,7 @@ def document_rows(args: Any, documents: int | None) -> Iterator[Row]:
 
 
 def _needs(needs: frozenset[str], saves: bool) -> str:
-    forward, from_rewards = sorted(needs & _FORWARD), sorted(needs - _FORWARD - {"ref_logps"})
+    forward, from_rewards = sorted(needs & _FORWARD), sorted(needs - _FORWARD - OF_A_TRAINER)
     parts = [f"{', '.join(from_rewards)}, told by the rewards"] if from_rewards else []
     if forward:
         parts.append(
@@ -134,6 +155,8 @@ def _needs(needs: frozenset[str], saves: bool) -> str:
         )  # fmt: skip
     if "ref_logps" in needs:
         parts.append("ref_logps: a forward pass of the reference model over each generation")
+    if "prefix_values" in needs:
+        parts.append("prefix_values: continuations and their rewards")
     if saves:
         parts.append("a forward pass more in steps whose rollouts are saved")
     return "; ".join(parts) or "nothing beyond rewards and masks"

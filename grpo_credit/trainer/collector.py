@@ -17,12 +17,14 @@ from trl import GRPOTrainer
 
 from grpo_credit.batching.rows import Rows, as_input, counted
 from grpo_credit.credit import needs
+from grpo_credit.credit.advantages import total_rewards
 from grpo_credit.credit.rollouts import OPTIONAL, PADDING, Rollouts
 from grpo_credit.errors import CreditError
 from grpo_credit.trainer import reward_annotations
 from grpo_credit.trainer.reference import referring
 from grpo_credit.trainer.scoring import Keeping
 from grpo_credit.trainer.seams import Host, SeamError, mode, piece
+from grpo_credit.trainer.vine import estimated
 from grpo_credit.trainer.window import Generation
 
 logger = logging.get_logger(__name__)
@@ -96,12 +98,15 @@ class RolloutCollector:
             given = ("prompts", "completions", "completion_ids", "trainer_state")  # by TRL
             needs.check_columns(self.named_rewards, [*columns, *given])
             needs.check_privileged(plan.strategy, plan.privileged_column, columns)
+            needs.check_continued(plan.strategy, needs.IMAGES & {*columns})
         needs.check_told(plan.strategy.name, plan.strategy.needs, self.named_rewards, self.weights)
 
     def rewarded(self, *scored: Any) -> Tensor:
         """Keep what TRL scored: inputs, prompts, completions, their ids, rewards; return those."""
-        self._scored = Scored(*scored)
-        return self._scored.rewards
+        found = Scored(*scored)
+        if self.generating:  # and not of what is drawn beside the completions
+            self._scored = found
+        return found.rewards
 
     def generate(self, generate: Callable[[Any], dict[str, Any]], inputs: Any) -> dict[str, Any]:
         """Let TRL generate and score a batch, and number its rows: they will be shuffled."""
@@ -216,8 +221,7 @@ class RolloutCollector:
         rewards_per_func = scored.rewards
         ends = {*self._host.eos_token_ids, self._host._tokenizer.pad_token_id}
         truncated = [bool(ids) and ids[-1] not in ends for ids in scored.ids]
-        abstained = rewards_per_func.isnan().all(dim=1)
-        weighted = (rewards_per_func * self._host.reward_weights.to(rewards_per_func)).nansum(dim=1)
+        rewards = total_rewards(rewards_per_func, self._host.reward_weights)
         columns = {"completion_ids": output["completion_ids"], "mask": counted(output)}
         gathered = {
             name: gather(pad_across_processes(value, dim=1, pad_index=PADDING[name]))
@@ -231,20 +235,23 @@ class RolloutCollector:
         mask = gathered.pop("mask").bool()
         if advantages.dim() == 2:
             advantages = (advantages * mask).sum(dim=1) / mask.sum(dim=1).clamp(min=1)
-        return Rollouts(
+        rollouts = Rollouts(
             mask=mask,
             **gathered,
             **self._annotations(output),
             advantages=advantages,
-            rewards=weighted.masked_fill(abstained, torch.nan),
+            rewards=rewards,
             rewards_per_func=rewards_per_func,
             reward_names=tuple(self._host.reward_func_names),
             reward_weights=tuple(self.weights),
-            group=torch.arange(len(weighted), device=weighted.device) // generations,
+            group=torch.arange(len(rewards), device=rewards.device) // generations,
             truncated=gather(torch.tensor(truncated, device=device).long()).bool(),
             max_completion_length=self._host.args.max_completion_length,
             scale_rewards=self._host.scale_rewards,
         )
+        if "prefix_values" not in self.needs:
+            return rollouts
+        return estimated(self._host, rollouts, scored, self._gather_prompt_ids(output))
 
     @property
     def _saving(self) -> bool:
@@ -260,11 +267,12 @@ class RolloutCollector:
     @property
     def needs(self) -> frozenset[str]:
         """What rollouts generated now must hold beyond the fields that are always there."""
-        own = self._host.plan.strategy.needs
+        plan = self._host.plan
+        own = plan.strategy.needs | (plan.vine.cuts.needs if plan.vine else frozenset())
         kept = (
             frozenset(OPTIONAL)
-            - {"privileged_logps"}
-            - (set() if self._host.plan.refers else {"ref_logps"})
+            - {"privileged_logps", "prefix_values"}
+            - (set() if plan.refers else {"ref_logps"})
             - (needs.SETTLED if self._host.tools else set())
         )
         return own | kept if self._saving else own

@@ -49,13 +49,13 @@ def complete(trainer: Any, prompts: Sequence[Any], *, greedy: bool, seed: int) -
 def _by_generate(trainer: Any, prompts: list[Any], greedy: bool, seed: int) -> list[str]:
     size = rows_at_once(trainer.args)
     chunks = [prompts[first : first + size] for first in range(0, len(prompts), size)]
-    seeds = _seeds(seed, len(chunks))
+    of_chunk = seeds(seed, len(chunks))
     ranks, rank = trainer.accelerator.num_processes, trainer.accelerator.process_index
     done = []
     with _greedy_config(trainer) if greedy else nullcontext():
         for number in range(rank, -(-len(chunks) // ranks) * ranks, ranks):
             if number < len(chunks):
-                set_seed(seeds[number])
+                set_seed(of_chunk[number])
                 done.append((number, _texts(trainer, chunks[number])))
             else:
                 _texts(trainer, prompts[:1])  # of a sharded model, all ranks generate or none
@@ -67,18 +67,38 @@ def _by_vllm(trainer: Any, prompts: list[Any], greedy: bool, seed: int) -> list[
     ranks, rank = trainer.accelerator.num_processes, trainer.accelerator.process_index
     rows = prompts + prompts[-1:] * (-len(prompts) % ranks)
     share = len(rows) // ranks
-    vllm = trainer.vllm_generation
-    own = {key: value for key, value in vllm.generation_kwargs.items() if key != "seed"}
-    changes: dict[str, Any] = {"generation_kwargs": own}  # one seed would make equal rows equal
-    if greedy:
-        changes |= {"temperature": 0.0, "generation_kwargs": {**own, "temperature": 0.0}}
-    elif vllm.mode == "colocate":
-        engine = rank - rank % vllm.tensor_parallel_size  # its ranks hand it their rows together
-        first, last = engine * share, (engine + vllm.tensor_parallel_size) * share
-        changes["llm"] = SeededLLM(vllm.llm, _seeds(seed, len(rows))[first:last])
-    with _replaced(vllm, changes):
+    changes = _greedy_vllm(trainer) if greedy else seeded_vllm(trainer, seeds(seed, len(rows)))
+    with replaced(trainer.vllm_generation, changes):
         texts = _texts(trainer, rows[rank * share : (rank + 1) * share])
     return gather_object(texts)[: len(prompts)]
+
+
+def seeded_vllm(trainer: Any, every: Sequence[int]) -> dict[str, Any]:
+    """Return what to replace in TRL's vLLM so that each row draws by a seed of its own.
+
+    Args:
+        trainer: on a rank.
+        every: seeds of the rows of all ranks, equally many of each; a server takes none.
+    """
+    vllm, accelerator = trainer.vllm_generation, trainer.accelerator
+    changes: dict[str, Any] = {"generation_kwargs": _unseeded(vllm)}
+    if vllm.mode == "colocate":
+        share = len(every) // accelerator.num_processes
+        size, rank = vllm.tensor_parallel_size, accelerator.process_index
+        engine = rank - rank % size  # its ranks hand it their rows together
+        own = every[engine * share : (engine + size) * share]
+        changes["llm"] = SeededLLM(vllm.llm, own)
+    return changes
+
+
+def _greedy_vllm(trainer: Any) -> dict[str, Any]:
+    own = _unseeded(trainer.vllm_generation)
+    return {"temperature": 0.0, "generation_kwargs": {**own, "temperature": 0.0}}
+
+
+def _unseeded(vllm: Any) -> dict[str, Any]:
+    """Return the options of a user without the seed, which would make equal rows equal."""
+    return {key: value for key, value in vllm.generation_kwargs.items() if key != "seed"}
 
 
 def _texts(trainer: Any, prompts: list[Any]) -> list[str]:
@@ -88,7 +108,7 @@ def _texts(trainer: Any, prompts: list[Any]) -> list[str]:
     return trainer.processing_class.batch_decode(ids, skip_special_tokens=True)
 
 
-def _seeds(seed: int, count: int) -> list[int]:
+def seeds(seed: int, count: int) -> list[int]:
     """Return independent seeds; the first ones do not depend on how many there are."""
     return [int(word) for word in np.random.SeedSequence(seed).generate_state(count)]
 
@@ -98,12 +118,13 @@ def _greedy_config(trainer: Any) -> Generator[None, None, None]:
     free = dict.fromkeys(("temperature", "top_p", "top_k", "min_p"))
     greedy = {**trainer.generation_kwargs, **free, "do_sample": False}
     config = GenerationConfig(**greedy, disable_compile=True)
-    with _replaced(trainer, {"generation_config": config, "generation_kwargs": greedy}):
+    with replaced(trainer, {"generation_config": config, "generation_kwargs": greedy}):
         yield
 
 
 @contextmanager
-def _replaced(owner: Any, changes: dict[str, Any]) -> Generator[None, None, None]:
+def replaced(owner: Any, changes: dict[str, Any]) -> Generator[None, None, None]:
+    """Give an object other attributes while the body runs."""
     kept = {name: getattr(owner, name) for name in changes}
     try:
         vars(owner).update(changes)

@@ -17,6 +17,7 @@ from grpo_credit.credit.parse import DEFAULT_AGGREGATION, parse_credit_kwargs, r
 from grpo_credit.credit.strategy import CreditError, Strategy
 from grpo_credit.trainer.hardware import fit_to_hardware
 from grpo_credit.trainer.options import CreditOptions
+from grpo_credit.trainer.vine import Vine
 
 logger = logging.get_logger(__name__)
 
@@ -32,6 +33,7 @@ class CreditGRPOConfig(CreditOptions, GRPOConfig):
     Every option of `GRPOConfig` is an option here, with TRL's default, but for these:
 
     * `privileged_column`: for strategies that score completions after a second prompt.
+    * `vine_cuts`, `vine_continuations`, `vine_tokens`: for `vine`, which continues completions.
     * `efficient_batching`: whether prompts and completions of a step run in packed rows.
     * `credit`, `credit_kwargs`: the strategy and its options. Without `credit`, the strategy is the
       one that `loss_type` stands for.
@@ -116,6 +118,7 @@ class Plan:
         explicit: whether the credit was asked for, and is not what `loss_type` stands for.
         refers: whether there is a reference model: for the KL term, or because a rule asks.
         alone: whether the strategy teaches where all rewards are equal, too.
+        vine: what is drawn beside the completions, if a rule asks.
     """
 
     strategy: Strategy
@@ -125,6 +128,7 @@ class Plan:
     explicit: bool = True
     refers: bool = False
     alone: bool = False
+    vine: Vine | None = None
 
     @property
     def trl_ratio(self) -> str:
@@ -188,7 +192,8 @@ def plan(
     column = getattr(args, "privileged_column", CreditOptions.privileged_column)
     refers = args.beta != 0.0 or "ref_logps" in strategy.needs
     alone = teaches_alone(strategy)
-    return Plan(strategy, surrogate, ratio, column, credit is not None, refers, alone)
+    vine = Vine.of(args, strategy)
+    return Plan(strategy, surrogate, ratio, column, credit is not None, refers, alone, vine)
 
 
 def asked(args: Any, credit: Any, credit_kwargs: Any) -> tuple[Any, dict[str, Any]]:

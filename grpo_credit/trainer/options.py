@@ -34,6 +34,26 @@ class CreditOptions:
             "for strategies that compare (contrast)."
         },
     )
+    vine_cuts: str = field(
+        default="every:64",
+        metadata={
+            "help": "Where credit 'vine' cuts completions, to continue them from there: 'every:64' "
+            "tokens, 'sentence' (after one, or a line), 'entropy:2' (nats before a token, or more) "
+            "or 'probability:0.1' (after a token of that or less)."
+        },
+    )
+    vine_continuations: int = field(
+        default=4,
+        metadata={"help": "How many continuations from each cut are averaged."},
+    )
+    vine_tokens: int = field(
+        default=0,
+        metadata={
+            "help": "How many tokens of continuations a generation may draw at most, over all "
+            "processes; needed with credit 'vine'. Cuts that they do not suffice for, the later "
+            "ones first, are left out. The same tokens as a larger num_generations usually do more."
+        },
+    )
     save_rollouts: int = field(
         default=0,
         metadata={

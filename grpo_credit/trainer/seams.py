@@ -47,6 +47,8 @@ class Seams(Protocol):
     _tokenizer: Any
     _logs: dict[str, Any]
     _metrics: dict[str, Any]
+    _pending_extra_logs: dict[str, list[Any]]
+    _pending_metrics: dict[str, list[float]]
     _step: int
     _buffered_inputs: list[dict[str, Any]] | None
 

@@ -89,6 +89,7 @@ class CreditGRPOTrainer(GRPOTrainer):
         self._loss, self._resuming, self._step_log = CreditLoss(host), Resuming(host), StepLog(host)
         given = signature(GRPOTrainer.__init__).bind_partial(self, *([None] * 3), *rest, **kwargs)
         needs.check_loop(self.plan.strategy, given.arguments)
+        needs.check_continued(self.plan.strategy, [n for n, v in given.arguments.items() if v])
         check_origin(model, given.arguments, self.plan)
         with referring(args, self.plan.refers):
             super().__init__(model, reward_funcs, args, *rest, **kwargs)

@@ -18,4 +18,5 @@ from grpo_credit.credit.allocations import (  # noqa: F401, each registers its r
     temperature,
     traces,
     tree,
+    vine,
 )

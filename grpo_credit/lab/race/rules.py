@@ -9,15 +9,14 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from grpo_credit.credit.advantages import group_advantages
+from grpo_credit.credit.needs import OF_A_TRAINER
 from grpo_credit.credit.rollouts import OPTIONAL, Rollouts
 from grpo_credit.credit.strategy import Strategy
 from grpo_credit.lab.race.chain import Chain
 from grpo_credit.lab.race.runs import Draw, Runs
 
 Rule = Callable[[Draw], Tensor]  # to (S, P, G, T)
-TOLD_BY_SOME = frozenset(
-    {"states", "decided", "spans", "step_rewards", "privileged_logps", "ref_logps"}
-)
+TOLD_BY_SOME = OF_A_TRAINER | {"states", "decided", "spans", "step_rewards"}
 TRIAL = 8  # runs, of which each is credited alone and with the others
 LETTERS = string.ascii_lowercase
 
