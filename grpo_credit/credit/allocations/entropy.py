@@ -19,7 +19,15 @@ from grpo_credit.errors import CreditError
 FLOOR = 1e-3  # nats; below it entropies are taken as equal, since 1/H would blow up rounding errors
 
 
-@allocation(needs=["entropies"], keeps_sign=True, paper="80/20 rule, arXiv:2506.01939")
+TASTE = "where the uncertain tokens are a matter of taste and others decide"
+
+
+@allocation(
+    needs=["entropies"],
+    keeps_sign=True,
+    paper="80/20 rule, arXiv:2506.01939",
+    caution=f"it does not learn {TASTE}.",
+)
 def entropy_top(rollouts: Rollouts, *, share: float = 0.2) -> Float[Tensor, "B T"]:
     """Credit only the tokens at which the policy was most uncertain.
 
@@ -77,7 +85,11 @@ def most_uncertain(rollouts: Rollouts, share: float) -> Bool[Tensor, "B T"]:
 
 
 @allocation(
-    needs=["entropies"], conserves_mass=True, keeps_sign=True, paper="after arXiv:2506.01939"
+    needs=["entropies"],
+    conserves_mass=True,
+    keeps_sign=True,
+    paper="after arXiv:2506.01939",
+    caution=f"beta near 1 is worse than even {TASTE}.",
 )
 def entropy_soft(rollouts: Rollouts, *, beta: float = 0.1) -> Float[Tensor, "B T"]:
     """Shift credit inside a completion towards tokens at which the policy was uncertain.

@@ -99,7 +99,11 @@ def tempo(rollouts: Rollouts) -> Float[Tensor, "B T"]:
     return torch.where(rollouts.mask, landed, 0.0)
 
 
-@allocation(linear=False, paper="after TEMPO, arXiv:2509.18314")
+@allocation(
+    linear=False,
+    paper="after TEMPO, arXiv:2509.18314",
+    caution="it does not learn where completions share no prefix, as their first tokens are free.",
+)
 def tree_td(rollouts: Rollouts, *, leave_one_out: bool = False) -> Float[Tensor, "B T"]:
     """Credit a token with the change of the mean reward of the group members that share the prefix.
 
