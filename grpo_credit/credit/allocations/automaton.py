@@ -45,7 +45,8 @@ def automaton(
     0.02 to 0.44. A state that is its own successor, as in `[a-z]*`, forgets how near the limit is:
     under "td" staying there costs nothing until completions are cut off, and a policy may learn to
     stay. `credit/loops` counts such ends, the trainer warns of them, and a `clock` tells long stays
-    from short ones.
+    from short ones: with clock = 2 the error of two patterns with loops fell from 0.44 and 0.35 to
+    0.35 and 0.29, but that of `a+b[abc]*|c+` rose from 0.10 to 0.23, as fewer share a state.
 
     Args:
         rollouts: uses `states`, `rewards`, and `window_count`: the pool are the completions of this
@@ -107,11 +108,11 @@ def known(rollouts: Rollouts, *, visits: int = 4) -> Float[Tensor, "B T"]:
     other completions only, so that it adds no bias there; the bias is that of ways that the others
     did not happen to take. Tokens that stay in a loop which others leave keep their credit.
 
-    Against `seq` on five patterns (docs/lab.md has the command) no bias was seen, and the variance
-    was up to VAR % less. With visits = 1 it was lower still, and the directional error 0.15 where
-    success is rare. (Crediting the tokens that change the state, instead, depends on the token
-    itself, and was wrong by 0.23 to 1.5.) `automaton+known` begins with a state's value and has
-    less variance. Where rewards name tokens, `spans` knows more.
+    Against `seq` on five patterns (docs/lab.md has the command) it had 0 to 71 % less variance and
+    a directional error of at most 0.017 ± 0.005, where success is rare; with visits = 1 that was
+    0.15. (Crediting the tokens that change the state, instead, depends on the token itself, and was
+    wrong by 0.23 to 1.5.) In races it saved 43 to 96 % of the steps that perfect credit saves.
+    `automaton+known` begins with a state's value. Where rewards name tokens, `spans` knows more.
 
     Args:
         rollouts: uses `advantages`, `states`, `rewards` to see abstentions, and `window_count`: the

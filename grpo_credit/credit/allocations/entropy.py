@@ -34,7 +34,9 @@ def entropy_top(rollouts: Rollouts, *, share: float = 0.2) -> Float[Tensor, "B T
         A[i, t] = A_i · [fewer than share · n of the n counted tokens have more entropy]
 
     The tokens where a completion could have gone another way learn; those that follow from the ones
-    before do not. Long and hesitant completions take a larger part of the quota.
+    before do not. Long and hesitant completions take a larger part of the quota. Uncertain need not
+    be decisive: where filler is a matter of taste it takes the quota, and then this does not learn
+    (`lab race`, task `base`: 0.12 of the reward on average, `seq` 0.57).
 
     Args:
         rollouts: uses `advantages` (dimensionless) and `entropies` (nats). The n tokens are those
@@ -96,7 +98,9 @@ def entropy_soft(rollouts: Rollouts, *, beta: float = 0.1) -> Float[Tensor, "B T
 
         A[i, t] = A_i · w · L_i / Σ w,  w = max(0, 1 + β (H[i, t] / mean_i H - 1))
 
-    No token is dropped as long as β ≤ 1, and no completion loses or gains.
+    No token is dropped as long as β ≤ 1, and no completion loses or gains. Where uncertain tokens
+    are a matter of taste, beta = 1 is worse than `even` (`lab race`, task `base`: 0.46 of the
+    reward on average, `seq` 0.57; 0.54 with the default).
 
     Args:
         rollouts: uses `advantages` (dimensionless) and `entropies` (nats).
