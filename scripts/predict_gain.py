@@ -3,11 +3,11 @@
     OMP_NUM_THREADS=1 python scripts/predict_gain.py
     OMP_NUM_THREADS=1 python scripts/predict_gain.py --settings 6 --seeds 6
 
-`grpo_credit.lab.headroom.predicted_gain` says how many times fewer steps perfect credit needs than
-`seq`, from the variance of a step before training. Here chains are drawn by chance, `seq` and true
-advantages race on each, each at its best rate, by SGD and by AdamW in turn. Printed are the gains,
-how far off the law was, and rank correlations; apart from them, chains whose filler has parameters
-of its own. About ten minutes of one core.
+`grpo_credit.credit.headroom.predicted_gain` says how many times fewer steps perfect credit needs
+than `seq`, from the variance of a step before training. Here chains are drawn by chance, `seq` and
+true advantages race on each, each at its best rate, by SGD and by AdamW in turn. Printed are the
+gains, how far off the law was, and rank correlations; apart from them, chains whose filler has
+parameters of its own. About ten minutes of one core.
 """
 
 import argparse

@@ -43,6 +43,9 @@ SLOW = {
     "fire_large::test_collecting_without_rollouts_needs_no_torch",
     "packing::test_dropout_of_adapters_has_trls_gradient_in_the_mean",
     "plan::test_steps_are_those_that_the_trainer_takes",
+    "preflight_headroom::test_path_star_has_none_since_one_token_decides_and_the_others_are_forced",
+    "preflight_headroom::test_the_format_has_headroom_in_a_batch_of_8",
+    "preflight_headroom::test_the_model_is_asked_as_training_would",
     "report_page::test_the_page_of_a_large_study_is_small_and_says_what_it_leaves_out",
     "report_page::test_a_report_is_rendered_again_without_torch",
 }  # fmt: skip

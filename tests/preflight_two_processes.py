@@ -23,6 +23,8 @@ def odd(completions, **_):
 def rows_are_in_order():
     """A text's tokens are its characters and the end, so its length tells its reward."""
     drawn = draw(trainer_of(odd, ["a", "bb", "ccc"], per_device_train_batch_size=8))
+    assert [len(row) for row in drawn.uncertainty] == drawn.lengths  # and so are what ranks asked
+    assert drawn.products.shape == (len(drawn.lengths) // drawn.unit,) * 2
     return [float((n - 1) % 2) for n in drawn.lengths] == drawn.rewards[0].scores.tolist()
 
 

@@ -125,3 +125,12 @@ def test_a_rule_without_a_docstring_has_a_line(monkeypatch, capsys):
 
     assert "listed_bare" in printed(capsys)
     assert "listed_bare  allocation" in printed(capsys, "listed_bare")
+
+
+def test_where_a_rule_does_not_learn_is_said_in_the_list_and_of_it_alone(capsys):
+    cautioned = {rule.name: rule.caution for rule in list_credit() if rule.caution}
+    assert {"automaton", "entropy_soft", "entropy_top", "tree_td"} <= set(cautioned)
+    every = " ".join(printed(capsys).split())
+    assert every.count("Caution: ") == len(cautioned)
+    for name, caution in cautioned.items():
+        assert caution in " ".join(printed(capsys, name).split())

@@ -69,6 +69,7 @@ ANOTHER_WAY = [  # through a rule, which these options make it take
     ("asymre", {"shift": 0.5}),
     ("automaton", {"mode": "td"}),
     ("automaton", {"mode": "td", "shrinkage": 0.0}),
+    ("automaton", {"mode": "td", "clock": 2}),
     ("clip_cov", {"share": 0.2, "lower": -0.1, "upper": 0.3}),
     ("conflict", {"weight": 0.5}),
     ("contrast", {"clip": 0.0}),
@@ -81,6 +82,7 @@ ANOTHER_WAY = [  # through a rule, which these options make it take
     ("gtpo", {"alpha1": 0.2, "alpha2": 3.0}),
     ("omega", {"target": "passk", "k": 2}),
     ("omega", {"target": "passk_scaled", "k": 2}),
+    ("known", {"visits": 1}),
     ("lhts", {"tau": 2.0, "horizon": 2, "clamp": 0.5}),
     ("patterns", {"patterns": [r"b+", r"[ab]\s", r"$"], "alpha": 0.5}),
     ("potential", OPTIONS["potential"] | {"immediate": True, "gamma": 0.5}),
@@ -114,10 +116,11 @@ def test_every_registered_rule_obeys_the_laws(quick_laws, rule, options):
 
 
 PROMISES = {
-    "linear": "decided entropy_soft entropy_top even lhts prefix_tree prob_mask prob_weight trace",
+    "linear": "decided entropy_soft entropy_top even known lhts prefix_tree prob_mask prob_weight "
+    "trace",
     "conserves_mass": "entropy_soft even trace",
-    "keeps_sign": "clip_cov conflict contrast decided entropy_soft entropy_top even lhts patterns "
-    "prefix_tree prob_mask prob_weight spurious trace",
+    "keeps_sign": "clip_cov conflict contrast decided entropy_soft entropy_top even known lhts "
+    "patterns prefix_tree prob_mask prob_weight spurious trace",
     "sign_free": "dapo delta_l length prompt seq softmax_length uniform",
 }
 

@@ -8,10 +8,10 @@ import torch
 
 from grpo_credit import resolve_credit
 from grpo_credit.credit.advantages import group_advantages
-from grpo_credit.lab.ceiling import effective_tokens, true_advantages
+from grpo_credit.credit.headroom import captured, effective_tokens, predicted_gain
+from grpo_credit.lab.ceiling import true_advantages
 from grpo_credit.lab.enumerable import Language, TabularPolicy, probabilities
 from grpo_credit.lab.exact import Problem, effective, list_windows, measure
-from grpo_credit.lab.headroom import captured, predicted_gain
 from grpo_credit.lab.report_exact import Setting, findings
 from grpo_credit.lab.sampling import Sampling
 from grpo_credit.lab.transformer import TransformerPolicy
@@ -67,10 +67,11 @@ def test_t_eff_is_the_ratio_of_sums_where_uncertainty_does_not_go_with_the_stake
     p = torch.tensor([0.125 * (len(t) == 3) for t in language.texts], dtype=torch.float64)
     p = p + 1e-300  # a completion that ends earlier is never seen
     advantages = true_advantages(language, p, rewards.double())
+    deviation = rewards.double() - p @ rewards.double()
     half = torch.full((15, 3), 0.5, dtype=torch.float64)
-    assert effective_tokens(p, rewards.double(), half, advantages) == pytest.approx(3.0)
+    assert effective_tokens(p, deviation, half, advantages.square()) == pytest.approx(3.0)
     forced = half * torch.tensor([0.0, 0.0, 1.0], dtype=torch.float64)
-    assert effective_tokens(p, rewards.double(), forced, advantages) == pytest.approx(1.0)
+    assert effective_tokens(p, deviation, forced, advantages.square()) == pytest.approx(1.0)
 
 
 @pytest.mark.parametrize("policy", POLICIES)

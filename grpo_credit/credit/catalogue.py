@@ -58,7 +58,8 @@ def print_rules(rules: Sequence[Rule], console: Console) -> None:
         table.add_column("options", no_wrap=True)
         for rule in rules:
             if rule.kind == kind:
-                table.add_row(*map(escape, (rule.name, rule.summary, _settings(rule))))
+                about = " Caution: ".join(filter(None, (rule.summary, rule.caution)))
+                table.add_row(*map(escape, (rule.name, about, _settings(rule))))
         console.print(table)
         console.print()
     console.print(Text(CLOSE))
@@ -130,6 +131,7 @@ def facts(rule: Rule, parts: Mapping[str, str]) -> Iterator[tuple[str, Text]]:
         "TRL": f"loss_type={rule.trl}" if rule.trl else "-",
         "verl": rule.verl or "-",
         "paper": rule.paper or "-",
+        **({"caution": rule.caution} if rule.caution else {}),
     }
     for title in ("Degenerate cases", "Deviation", "Source"):
         if text := parts.get(title):

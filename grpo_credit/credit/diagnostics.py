@@ -192,6 +192,28 @@ def midpoint(rewards: Float[Tensor, " B"], seen: dict[str, float]) -> float:
     return sum(seen.values()) / 2 if len(set(seen.values())) == 2 else 0.0
 
 
+def loops(rollouts: Rollouts) -> float:
+    """Return the share of completions that were cut off in an automaton's loop.
+
+        truncated[i], the last counted token left the state q as it was, and others moved on from q
+
+    Under a rule that credits changes of a state's value, staying there had cost them nothing. A
+    state that nobody leaves is no loop in this sense: there the reward may be settled.
+
+    Raises:
+        ValueError: if the rollouts lack `states`.
+    """
+    if rollouts.states is None:
+        raise ValueError("rollouts.states is None; expected (B, T + 1), see `Rollouts`.")
+    column = torch.arange(rollouts.mask.shape[1], device=rollouts.mask.device)
+    last = torch.where(rollouts.mask, column, 0).amax(dim=1, keepdim=True)
+    before, after = (rollouts.states.gather(1, place)[:, 0] for place in (last, last + 1))
+    moved = rollouts.mask & (rollouts.states.diff(dim=1) != 0)
+    left = torch.isin(after, rollouts.states[:, :-1][moved])
+    caught = rollouts.truncated & (before == after) & left & rollouts.mask.any(dim=1)
+    return float(rollouts.window_sum(caught.float()) / max(1, int(rollouts.window_count.sum())))
+
+
 def summary(
     credit: Float[Tensor, "B T"],
     rollouts: Rollouts,
@@ -206,8 +228,9 @@ def summary(
             a strategy without an aggregation, which has no `norm_ratio`.
 
     Returns:
-        Name -> number; `before_decided` only where the rollouts have `decided`, and `ref_logp` only
-        where they have `ref_logps`: the mean log-probability of a completion under the reference.
+        Name -> number; `before_decided` only where the rollouts have `decided`, `loops` only where
+        they have `states`, and `ref_logp` only where they have `ref_logps`: the mean
+        log-probability of a completion under the reference.
     """
     credit = torch.where(rollouts.mask, credit, 0.0)
     numbers = {
@@ -221,6 +244,8 @@ def summary(
     }
     if rollouts.decided is not None:
         numbers["before_decided"] = mass_before_decided(credit, rollouts)
+    if rollouts.states is not None:
+        numbers["loops"] = loops(rollouts)
     if rollouts.ref_logps is not None:
         per_row = torch.where(rollouts.mask, rollouts.ref_logps, 0.0).sum(dim=1)
         numbers["ref_logp"] = float(rollouts.window_sum(per_row) / rollouts.num_completions)

@@ -48,7 +48,7 @@ def aggregation(function: Function | None = None, /, **about: Any) -> Any:
 
     Args:
         function: the function, when used without parentheses.
-        about: `needs`, `trl`, `verl`, `paper`, `sign_free`; see `Rule`.
+        about: `needs`, `trl`, `verl`, `paper`, `caution`, `sign_free`; see `Rule`.
 
     Returns:
         The function, unchanged. A mistake in `about` is raised when the rule is used, so that the
@@ -75,7 +75,8 @@ def allocation(function: Function | None = None, /, **about: Any) -> Any:
 
     Args:
         function: the function, when used without parentheses.
-        about: `needs`, `verl`, `paper`, `conserves_mass`, `linear`, `keeps_sign`; see `Rule`.
+        about: `needs`, `verl`, `paper`, `caution`, `conserves_mass`, `linear`, `keeps_sign`; see
+            `Rule`.
 
     Returns:
         The function, unchanged; see `aggregation`.

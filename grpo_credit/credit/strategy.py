@@ -34,6 +34,7 @@ class Rule:
         trl: TRL's `loss_type` that aggregates alike, if there is one.
         verl: verl's setting that does alike, if there is one: `loss_agg_mode=token-mean`.
         paper: where it was published.
+        caution: where it was seen not to learn.
         conserves_mass: (allocation) Σ_t A[i,t] = L_i · A_i.
         linear: (allocation) A[i,t] = A_i · w[i,t] with w independent of the advantages; such a rule
             may follow others in a chain.
@@ -48,6 +49,7 @@ class Rule:
     trl: str | None = None
     verl: str | None = None
     paper: str = ""
+    caution: str = ""
     conserves_mass: bool = False
     linear: bool = True
     keeps_sign: bool = False

@@ -16,10 +16,11 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from grpo_credit.credit.advantages import group_advantages
+from grpo_credit.credit.headroom import CURVATURE, captured, effective_tokens, predicted_gain
 from grpo_credit.credit.needs import check_told
 from grpo_credit.credit.rollouts import Rollouts
 from grpo_credit.credit.strategy import CreditError, Strategy
-from grpo_credit.lab.ceiling import effective_tokens, true_advantages
+from grpo_credit.lab.ceiling import true_advantages
 from grpo_credit.lab.direction import (
     ROUNDING,
     Direction,
@@ -27,7 +28,6 @@ from grpo_credit.lab.direction import (
     paired,
     sampled_direction,
 )
-from grpo_credit.lab.headroom import CURVATURE, captured, predicted_gain
 from grpo_credit.lab.prefixes import EVERY_TOKEN, Continued, Prefixes
 from grpo_credit.lab.problem import Problem, Space
 from grpo_credit.lab.sampling import Progress, Sampling
@@ -196,12 +196,13 @@ def measure(
 
 
 def effective(problem: Problem) -> float:
-    """Return T_eff of a problem (`ceiling.effective_tokens`)."""
+    """Return T_eff of a problem (`headroom.effective_tokens`)."""
     rollouts, chances = problem.rollouts(), problem.chances
     assert rollouts.sum_sq_probs is not None
     uncertainty = torch.where(rollouts.mask, 1 - rollouts.sum_sq_probs, 0.0)
     advantages = true_advantages(problem.language, chances, rollouts.rewards)
-    return effective_tokens(chances, rollouts.rewards, uncertainty, advantages)
+    deviation = rollouts.rewards - chances @ rollouts.rewards
+    return effective_tokens(chances, deviation, uncertainty, advantages.square())
 
 
 def _refuse_unfed(space: Space, strategies: Iterable[Strategy]) -> None:

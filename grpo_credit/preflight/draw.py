@@ -7,6 +7,7 @@ environments keep for themselves, and vLLM's own random state.
 """
 
 import copy
+import math
 import time
 from collections import Counter
 from collections.abc import Callable, Generator, Iterator, Sequence
@@ -14,9 +15,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy as np
 import torch
 from accelerate.utils import gather_object
 
+from grpo_credit.credit.advantages import group_advantages
 from grpo_credit.errors import CreditError
 from grpo_credit.preflight.batches import Batches
 from grpo_credit.preflight.columns import spread
@@ -24,6 +27,7 @@ from grpo_credit.preflight.sample import Relief, RewardSample, Sample
 from grpo_credit.preflight.variants import SPECIAL, relieve
 from grpo_credit.preflight.watch import Watched, watch
 from grpo_credit.rewards import completion_text
+from grpo_credit.trainer.probing import can_probe, probe
 from grpo_credit.trainer.undisturbed import in_mode, random_states_kept
 
 if TYPE_CHECKING:
@@ -48,6 +52,11 @@ class Draw(NamedTuple):
     def prompts(self) -> int:
         """Different prompts."""
         return self.calls * self.rows * self.ranks // self.size
+
+    @property
+    def unit(self) -> int:
+        """Completions of one prompt that lie on one rank together."""
+        return math.gcd(self.size, self.rows)
 
 
 def how_many(generated: int, ranks: int, group: int) -> Draw:
@@ -78,6 +87,8 @@ class _Drawn:
     prompts: list[str] = field(default_factory=list)  # rendered
     first: str = ""  # of the completions, as text
     scores: list[torch.Tensor] = field(default_factory=list)  # of all ranks
+    uncertainty: list[np.ndarray] = field(default_factory=list)
+    sketches: list[np.ndarray] = field(default_factory=list)
 
 
 def draw(trainer: "Seams", clock: Callable[[], float] = time.perf_counter) -> Sample:
@@ -95,11 +106,13 @@ def draw(trainer: "Seams", clock: Callable[[], float] = time.perf_counter) -> Sa
         trainer.reward_funcs, trainer.num_generations = watched, how.size
         trainer.state.max_steps = Batches.of(args, trainer.train_dataset).steps  # rewards may ask
         vars(trainer)["save_every"] = 0  # no forward pass for rollouts that are not saved
-        drawn, start = _Drawn(), clock()
+        drawn, seconds = _Drawn(), 0.0
         _listen(trainer, drawn)
         for rows in _rows(trainer, how):
-            trainer._generate_and_score_completions(rows)
-        seconds = clock() - start
+            start = clock()
+            output = trainer._generate_and_score_completions(rows)
+            seconds += clock() - start
+            _look_inside(trainer, how, drawn, output)
         for reward in watched:
             seconds -= sum(call.seconds for call in getattr(reward, "calls", ()))
         return _joined(trainer, how, drawn, _reward_samples(trainer, watched, drawn), seconds)
@@ -158,6 +171,21 @@ def _listen(trainer: "Seams", drawn: _Drawn) -> None:
     vars(trainer).update(_generate=generated, _calculate_rewards=scored)
 
 
+def _look_inside(trainer: "Seams", how: Draw, drawn: _Drawn, output: dict[str, Any]) -> None:
+    """Ask the policy how uncertain it was, and for gradients of `seq`, where that can be."""
+    if not can_probe(trainer, output):
+        return
+    scores = drawn.scores[-1]
+    totals = (scores * trainer.reward_weights.to(scores)).nansum(1)
+    totals = totals.masked_fill(scores.isnan().all(1), torch.nan)
+    group = torch.arange(len(totals), device=totals.device) // how.size
+    advantages = group_advantages(totals, group, "none")
+    first = trainer.accelerator.process_index * how.rows
+    found = probe(trainer, output, advantages[first : first + how.rows], how.unit)
+    drawn.uncertainty += found.uncertainty
+    drawn.sketches += found.sketches
+
+
 def _text(completion: Any) -> str:
     return completion_text(completion) if completion else ""
 
@@ -182,9 +210,10 @@ def _joined(
     trainer: "Seams", how: Draw, drawn: _Drawn, rewards: list[RewardSample], seconds: float
 ) -> Sample:
     """Gather the ranks' parts; a rank's rows of the calls are taken apart to lie in order."""
-    columns = [drawn.lengths, drawn.truncated, drawn.special]
-    parts = gather_object([(columns, rewards, seconds, drawn.first)])
-    lengths, truncated, special = (_in_order(parts, how, k) for k in range(3))
+    columns = [drawn.lengths, drawn.truncated, drawn.special, drawn.uncertainty]
+    parts = gather_object([(columns, rewards, seconds, drawn.first, drawn.sketches)])
+    lengths, truncated, special, uncertainty = (_in_order(parts, how, k) for k in range(4))
+    sketches = [sketch for part in parts for sketch in part[4]]
     return Sample(
         size=how.size,
         lengths=lengths,
@@ -197,6 +226,9 @@ def _joined(
         seconds=max(part[2] for part in parts),
         at_once=how.calls * how.rows * how.ranks,
         first=parts[0][3],
+        uncertainty=uncertainty,
+        products=np.array([[a @ b for b in sketches] for a in sketches]),
+        unit=how.unit,
     )
 
 

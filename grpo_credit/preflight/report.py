@@ -12,6 +12,7 @@ from grpo_credit import terminal
 from grpo_credit.preflight.batches import Batches
 from grpo_credit.preflight.findings import Finding, show
 from grpo_credit.preflight.groups import SIZES, dead_shares, mean_informative
+from grpo_credit.preflight.headroom import headroom, told
 from grpo_credit.preflight.sample import RewardSample, Sample, milliseconds
 from grpo_credit.text import duration, in_line, visible
 
@@ -25,7 +26,8 @@ def print_report(
     out = console or terminal.console()
     out.print(_rewards(sample))
     for line in (
-        *_first(sample), *_lengths(sample), *_groups(sample), *_pace(sample, batches)
+        *_first(sample), *_lengths(sample), *_groups(sample), *_headroom(sample, batches),
+        *_pace(sample, batches),
     ):  # fmt: skip
         out.print(Text(line))
     show(findings, out)
@@ -89,6 +91,11 @@ def _groups(sample: Sample) -> list[str]:
         f"dead groups (their rewards are equal) with num_generations={sample.group}: {low:.0%} all "
         f"low, {high:.0%} all high",
     ]
+
+
+def _headroom(sample: Sample, batches: Batches) -> list[str]:
+    found = headroom(sample)
+    return told(found, batches.completions) if found else []
 
 
 def _pace(sample: Sample, batches: Batches) -> list[str]:

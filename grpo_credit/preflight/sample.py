@@ -42,8 +42,10 @@ class RewardSample:
 class Sample:
     """Completions of a few prompts over all ranks, `size` of each prompt side by side.
 
-    Of each completion: `lengths` in tokens, whether it is `truncated` at the `longest`, and whether
-    `special` tokens are spelled out in it. `first` is the text of the first one. `at_once` of them
+    Of each completion: `lengths` in tokens, whether it is `truncated` at the `longest`, whether
+    `special` tokens are spelled out in it, and its `uncertainty`, 1 - Σ_v π_v² at counted tokens.
+    `products` are of the gradients of `unit` completions each (`trainer.probing`); both are empty
+    where the model was not asked. `first` is the text of the first one. `at_once` of them
     were generated side by side in `seconds`, without rewards; `group` and `generated` are what the
     configuration has: `num_generations` and the completions of a generation batch.
     """
@@ -59,6 +61,9 @@ class Sample:
     seconds: float
     at_once: int
     first: str = ""
+    uncertainty: list[np.ndarray] = field(default_factory=list)
+    products: np.ndarray = field(default_factory=lambda: np.zeros(0))
+    unit: int = 0
 
     @property
     def totals(self) -> np.ndarray:

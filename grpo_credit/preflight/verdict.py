@@ -45,8 +45,9 @@ def preflight(
 ) -> list[Finding]:
     """Sample a few groups and print what was found; call it on every rank, before training.
 
-    It costs one or two generation batches. The trainer, its logs, the order of the data and the
-    random states are left as they were.
+    It costs one or two generation batches, and scoring them once with gradients of the last layer
+    (`trainer.probing`). The trainer, its logs, the order of the data and the random states are left
+    as they were.
 
     Args:
         trainer: a `CreditGRPOTrainer`, or TRL's `GRPOTrainer`.

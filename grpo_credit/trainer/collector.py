@@ -4,7 +4,6 @@ Whole groups over all ranks, before TRL shuffles and splits the batch; and of th
 strategy needs and nothing else.
 """
 
-import inspect
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -13,32 +12,21 @@ from accelerate.utils import gather, gather_object, pad_across_processes
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from transformers.utils import logging
-from trl import GRPOTrainer
 
-from grpo_credit.batching.rows import Rows, as_input, counted
+from grpo_credit.batching.rows import Rows, counted
 from grpo_credit.credit import needs
 from grpo_credit.credit.advantages import total_rewards
 from grpo_credit.credit.rollouts import OPTIONAL, PADDING, Rollouts
 from grpo_credit.errors import CreditError
 from grpo_credit.trainer import reward_annotations
 from grpo_credit.trainer.reference import referring
-from grpo_credit.trainer.scoring import Keeping
+from grpo_credit.trainer.scoring import Scored, images_of, scored_rows
 from grpo_credit.trainer.seams import Host, SeamError, mode, piece
 from grpo_credit.trainer.vine import estimated
 from grpo_credit.trainer.window import Generation
 
 logger = logging.get_logger(__name__)
 strip_images_from_messages = piece("strip_images_from_messages")
-
-
-class Scored(NamedTuple):
-    """A generation batch of this rank as TRL scored it; the rewards are of all ranks."""
-
-    inputs: list[dict[str, Any]]
-    prompts: list[Any]
-    completions: list[Any]
-    ids: list[list[int]]
-    rewards: Tensor
 
 
 class Generated(NamedTuple):
@@ -319,18 +307,10 @@ class RolloutCollector:
     def _score(
         self, output: dict[str, Any], prompt_ids: Tensor, prompt_mask: Tensor
     ) -> dict[str, Tensor]:
-        host = self._host
-        accepted = inspect.signature(GRPOTrainer._get_per_token_logps_and_entropies).parameters
-        images = {name: value for name, value in output.items() if name in accepted}
+        host, images = self._host, images_of(output)
 
         def score(rows: Rows, batch_size: int | None = None) -> tuple[Tensor | None, ...]:
-            model = Keeping(host.model)
-            logps, entropies, _ = host._get_per_token_logps_and_entropies(
-                model, *as_input(rows), batch_size=batch_size, compute_entropy=True, **images
-            )
-            log_sum_sq_probs = model.field("log_sum_sq_probs", rows["completion_ids"].size(1))
-            sum_sq_probs = None if log_sum_sq_probs is None else log_sum_sq_probs.exp()
-            return logps, entropies, sum_sq_probs
+            return scored_rows(host, rows, batch_size, images)
 
         completions = {name: output[name] for name in ("completion_ids", "completion_mask")}
         rows = {"prompt_ids": prompt_ids, "prompt_mask": prompt_mask, **completions}

@@ -7,6 +7,7 @@ from typing import Any
 from jaxtyping import Float
 from torch import Tensor
 from transformers import TrainerCallback
+from transformers.utils import logging
 
 from grpo_credit.credit import diagnostics
 from grpo_credit.credit.saved import save_rollouts
@@ -14,6 +15,9 @@ from grpo_credit.records.files import aside
 from grpo_credit.trainer.credit_tables import save_credit
 from grpo_credit.trainer.seams import Host, mode
 from grpo_credit.trainer.window import Window, token_texts
+
+logger = logging.get_logger(__name__)
+LOOPS = 0.1  # of the completions of a step, beyond which it is said
 
 
 class StepLog(TrainerCallback):
@@ -51,8 +55,23 @@ class StepLog(TrainerCallback):
     def describe(self) -> None:
         """Add the diagnostics of the last optimizer step to TRL's metrics, for the log to come."""
         if self._host.model.training and self._undescribed:
-            self._append(diagnostics.summary(*self._undescribed))
+            numbers = diagnostics.summary(*self._undescribed)
+            self._append(numbers)
             self._undescribed = ()
+            self._warn_of_loops(numbers.get("loops", 0.0))
+
+    def _warn_of_loops(self, share: float) -> None:
+        """Warn, once, where the values of states cannot tell how near the limit is."""
+        options = self._host.plan.strategy.options.get("automaton", {})
+        if share > LOOPS and options.get("mode") == "td":
+            logger.warning_once(
+                f"credit/loops is above {LOOPS:.0%}: so many completions of a step were cut off in "
+                "a state of the reward's automaton that leads to itself. 'automaton' with "
+                "mode='td' does not see the limit come, and may teach to stay there. Use "
+                "mode='baseline' or 'known', which have no such bias; or raise "
+                "--max_completion_length, or tell long stays from short ones by the option clock "
+                "(such as 8)."
+            )
 
     def write_credit(self) -> None:
         """Write the credit of each token beside TRL's completions table, if there is one."""

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from math import ceil
 from time import perf_counter
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from accelerate.utils import gather_object, set_seed
@@ -30,11 +30,9 @@ from grpo_credit.credit.strategy import Strategy
 from grpo_credit.errors import CreditError
 from grpo_credit.trainer.completing import replaced, rows_at_once, seeded_vllm, seeds
 from grpo_credit.trainer.options import CreditOptions
+from grpo_credit.trainer.scoring import Scored
 from grpo_credit.trainer.seams import Host
 from grpo_credit.trainer.undisturbed import random_states_kept
-
-if TYPE_CHECKING:
-    from grpo_credit.trainer.collector import Scored
 
 # Options of transformers and vLLM that count from where a call begins: anew after a cut.
 FROM_THE_START = (
@@ -100,7 +98,7 @@ class Prefix(NamedTuple):
 
 
 def estimated(
-    host: Host, rollouts: Rollouts, scored: "Scored", prompt_ids: Sequence[list[int]]
+    host: Host, rollouts: Rollouts, scored: Scored, prompt_ids: Sequence[list[int]]
 ) -> Rollouts:
     """Return rollouts with `prefix_values`; those of an evaluation have none.
 
@@ -143,7 +141,7 @@ class Vines:
     """
 
     def __init__(
-        self, host: Host, rollouts: Rollouts, scored: "Scored", prompt_ids: Sequence[list[int]]
+        self, host: Host, rollouts: Rollouts, scored: Scored, prompt_ids: Sequence[list[int]]
     ) -> None:
         self._host, self._rollouts = host, rollouts
         self._scored, self._prompt_ids = scored, prompt_ids

@@ -19,14 +19,24 @@ from grpo_credit.errors import CreditError
 FLOOR = 1e-3  # nats; below it entropies are taken as equal, since 1/H would blow up rounding errors
 
 
-@allocation(needs=["entropies"], keeps_sign=True, paper="80/20 rule, arXiv:2506.01939")
+TASTE = "where the uncertain tokens are a matter of taste and others decide"
+
+
+@allocation(
+    needs=["entropies"],
+    keeps_sign=True,
+    paper="80/20 rule, arXiv:2506.01939",
+    caution=f"it does not learn {TASTE}.",
+)
 def entropy_top(rollouts: Rollouts, *, share: float = 0.2) -> Float[Tensor, "B T"]:
     """Credit only the tokens at which the policy was most uncertain.
 
         A[i, t] = A_i · [fewer than share · n of the n counted tokens have more entropy]
 
     The tokens where a completion could have gone another way learn; those that follow from the ones
-    before do not. Long and hesitant completions take a larger part of the quota.
+    before do not. Long and hesitant completions take a larger part of the quota. Uncertain need not
+    be decisive: where filler is a matter of taste it takes the quota, and then this does not learn
+    (`lab race`, task `base`: 0.12 of the reward on average, `seq` 0.57).
 
     Args:
         rollouts: uses `advantages` (dimensionless) and `entropies` (nats). The n tokens are those
@@ -77,14 +87,20 @@ def most_uncertain(rollouts: Rollouts, share: float) -> Bool[Tensor, "B T"]:
 
 
 @allocation(
-    needs=["entropies"], conserves_mass=True, keeps_sign=True, paper="after arXiv:2506.01939"
+    needs=["entropies"],
+    conserves_mass=True,
+    keeps_sign=True,
+    paper="after arXiv:2506.01939",
+    caution=f"beta near 1 is worse than even {TASTE}.",
 )
 def entropy_soft(rollouts: Rollouts, *, beta: float = 0.1) -> Float[Tensor, "B T"]:
     """Shift credit inside a completion towards tokens at which the policy was uncertain.
 
         A[i, t] = A_i · w · L_i / Σ w,  w = max(0, 1 + β (H[i, t] / mean_i H - 1))
 
-    No token is dropped as long as β ≤ 1, and no completion loses or gains.
+    No token is dropped as long as β ≤ 1, and no completion loses or gains. Where uncertain tokens
+    are a matter of taste, beta = 1 is worse than `even` (`lab race`, task `base`: 0.46 of the
+    reward on average, `seq` 0.57; 0.54 with the default).
 
     Args:
         rollouts: uses `advantages` (dimensionless) and `entropies` (nats).

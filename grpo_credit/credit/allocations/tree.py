@@ -99,7 +99,11 @@ def tempo(rollouts: Rollouts) -> Float[Tensor, "B T"]:
     return torch.where(rollouts.mask, landed, 0.0)
 
 
-@allocation(linear=False, paper="after TEMPO, arXiv:2509.18314")
+@allocation(
+    linear=False,
+    paper="after TEMPO, arXiv:2509.18314",
+    caution="it does not learn where completions share no prefix, as their first tokens are free.",
+)
 def tree_td(rollouts: Rollouts, *, leave_one_out: bool = False) -> Float[Tensor, "B T"]:
     """Credit a token with the change of the mean reward of the group members that share the prefix.
 
@@ -108,7 +112,9 @@ def tree_td(rollouts: Rollouts, *, leave_one_out: bool = False) -> Float[Tensor,
     Credit lands where members part: tokens that all of them write get nothing, the token that
     leads to the better branch gets the difference. After the last counted token V = R_i, so the
     tokens of a completion sum to R_i - V(empty prefix), its group-relative reward. This is the tree
-    part of TEMPO alone; `tempo` is the paper's sum of both parts.
+    part of TEMPO alone; `tempo` is the paper's sum of both parts. Where the first tokens are free
+    no two members share a prefix, and all credit lands on them: then this does not learn (`lab
+    race`, task `base`: 0.08 of the reward on average, `seq` 0.57).
 
     Args:
         rollouts: uses `completion_ids`, `group` and `rewards`.

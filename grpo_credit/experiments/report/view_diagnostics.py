@@ -19,6 +19,7 @@ DIAGNOSTICS = {
     "credit/zero_share": "share of tokens without credit",
     "credit/sign_flip_rate": "share of tokens pushed against their completion",
     "credit/before_decided": "share of |C| before the reward was settled",
+    "credit/loops": "share of completions cut off in a loop of the automaton",
     "credit/norm_ratio": "size of C relative to even credit",
     "credit/mass": "net credit ΣC",
     "credit/mass_positive": "positive credit",

@@ -10,10 +10,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from grpo_credit.credit.headroom import CURVATURE, captured, predicted_gain
 from grpo_credit.credit.parse import resolve_text
 from grpo_credit.credit.strategy import Strategy
 from grpo_credit.experiments.report.intervals import percentiles
-from grpo_credit.lab.headroom import CURVATURE, captured, predicted_gain
 from grpo_credit.lab.race.racing import Race, Start, at_start, tell, tune
 from grpo_credit.lab.race.rules import Rule, missing, through, truth
 from grpo_credit.lab.race.runs import OPTIMIZERS
