@@ -131,13 +131,28 @@ def completion_text(completion: Completion) -> str:
     """Return what a model answered: a plain text, or the assistant's last message.
 
     What tools and users say in a conversation is never scored, whoever spoke last. A message
-    without a role is the assistant's.
+    without a role is the assistant's. A thought that a parser has set apart (`reasoning_content`)
+    stands before the content again, between `<think>` and `</think>`.
 
     Raises:
         TypeError: if it is neither a text nor a list of messages.
         ValueError: if no message is the assistant's, with the roles there are.
     """
-    return completion if isinstance(completion, str) else _content(completion[answered(completion)])
+    if isinstance(completion, str):
+        return completion
+    return message_text(completion[answered(completion)])
+
+
+def message_text(message: Mapping[str, Any]) -> str:
+    """Return what a message says: its thought, if a parser has set it apart, and its content."""
+    return "".join(message_pieces(message))
+
+
+def message_pieces(message: Mapping[str, Any]) -> list[str]:
+    """Return the parts of `message_text`: the thought between its tags, if any, and the content."""
+    thought = message.get("reasoning_content") or message.get("thinking")
+    before = ["<think>", thought, "</think>"] if isinstance(thought, str) and thought else []
+    return [*before, _content(message)]
 
 
 def texts_after(completion: Completion) -> list[str]:
@@ -167,7 +182,7 @@ def _not_a_completion(value: Any) -> TypeError:
     return TypeError(f"completion is {value!r:.80}, expected a string or a list of messages.")
 
 
-def _content(message: dict[str, Any]) -> str:
+def _content(message: Mapping[str, Any]) -> str:
     content = message.get("content") or ""
     if isinstance(content, str):
         return content

@@ -17,12 +17,15 @@ from trl import GRPOTrainer
 
 from grpo_credit.batching.rows import Rows, as_input, counted
 from grpo_credit.credit import needs
-from grpo_credit.credit.rollouts import OPTIONAL, PADDING, Rollouts
+from grpo_credit.credit.fields import PADDING
+from grpo_credit.credit.rollouts import OPTIONAL, Rollouts
+from grpo_credit.credit.turns import Turns
 from grpo_credit.errors import CreditError
 from grpo_credit.trainer import reward_annotations
 from grpo_credit.trainer.reference import referring
 from grpo_credit.trainer.scoring import Keeping
 from grpo_credit.trainer.seams import Host, SeamError, mode, piece
+from grpo_credit.trainer.turns import Told
 from grpo_credit.trainer.window import Generation
 
 logger = logging.get_logger(__name__)
@@ -37,6 +40,7 @@ class Scored(NamedTuple):
     completions: list[Any]
     ids: list[list[int]]
     rewards: Tensor
+    told: Told | None
 
 
 class Generated(NamedTuple):
@@ -100,8 +104,10 @@ class RolloutCollector:
 
     def rewarded(self, *scored: Any) -> Tensor:
         """Keep what TRL scored: inputs, prompts, completions, their ids, rewards; return those."""
-        self._scored = Scored(*scored)
-        return self._scored.rewards
+        inputs, prompts, completions, ids, rewards = scored
+        told = self._host._turns.tell(completions, prompts, ids)
+        self._scored = Scored(inputs, prompts, completions, ids, rewards, told)
+        return rewards
 
     def generate(self, generate: Callable[[Any], dict[str, Any]], inputs: Any) -> dict[str, Any]:
         """Let TRL generate and score a batch, and number its rows: they will be shuffled."""
@@ -215,7 +221,11 @@ class RolloutCollector:
         scored, device = self._batch, self._host.accelerator.device
         rewards_per_func = scored.rewards
         ends = {*self._host.eos_token_ids, self._host._tokenizer.pad_token_id}
-        truncated = [bool(ids) and ids[-1] not in ends for ids in scored.ids]
+        dropped = scored.told.dropped if scored.told else [False] * len(scored.ids)
+        truncated = [
+            bool(ids) and (ids[-1] not in ends or over)
+            for ids, over in zip(scored.ids, dropped, strict=True)
+        ]
         abstained = rewards_per_func.isnan().all(dim=1)
         weighted = (rewards_per_func * self._host.reward_weights.to(rewards_per_func)).nansum(dim=1)
         columns = {"completion_ids": output["completion_ids"], "mask": counted(output)}
@@ -235,6 +245,7 @@ class RolloutCollector:
             mask=mask,
             **gathered,
             **self._annotations(output),
+            turns=self._turns(),
             advantages=advantages,
             rewards=weighted.masked_fill(abstained, torch.nan),
             rewards_per_func=rewards_per_func,
@@ -245,6 +256,10 @@ class RolloutCollector:
             max_completion_length=self._host.args.max_completion_length,
             scale_rewards=self._host.scale_rewards,
         )
+
+    def _turns(self) -> Turns | None:
+        told = self._batch.told
+        return None if told is None else tuple(map(tuple, gather_object(told.turns)))
 
     @property
     def _saving(self) -> bool:
@@ -277,19 +292,25 @@ class RolloutCollector:
         """Ask the rewards where in the text they were earned, if the strategy wants to know."""
         if not self.needs & reward_annotations.NEEDS:
             return {}
-        scored = self._batch
+        scored, host = self._batch, self._host
         names = [name for name in scored.inputs[0] if name not in ("prompt", "completion")]
-        columns = {name: [row.get(name) for row in scored.inputs] for name in names}
-        told = reward_annotations.Annotations(
+        columns: dict[str, Any] = {
+            "prompts": scored.prompts, "completion_ids": scored.ids, "trainer_state": host.state,
+            "log_metric": host._log_metric, "log_extra": host._log_completion_extra,
+        }  # fmt: skip
+        columns |= {} if host.environments is None else {"environments": host.environments}
+        columns |= {name: [row.get(name) for row in scored.inputs] for name in names}
+        annotations = reward_annotations.Annotations(
             self.named_rewards,
             self.weights,
             scored.completions,
             scored.ids,
             output["completion_ids"].size(1),
-            self._host._tokenizer,
-            {**columns, "prompts": scored.prompts},
+            host._tokenizer,
+            columns,
+            scored.told,
         )
-        return told.find(self.needs, self._host.accelerator.device)
+        return annotations.find(self.needs, host.accelerator.device)
 
     def _forward(self, output: dict[str, Any]) -> dict[str, Tensor]:
         """Compute the per-token fields that the strategy needs of the policy, and no others."""
