@@ -19,6 +19,7 @@ to its length; `CreditGRPOTrainer` refuses any other, in place of clipping it.
 
 import importlib.util
 import math
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from decimal import Decimal
 from numbers import Number, Real
@@ -149,10 +150,17 @@ def message_text(message: Mapping[str, Any]) -> str:
 
 
 def message_pieces(message: Mapping[str, Any]) -> list[str]:
-    """Return the parts of `message_text`: the thought between its tags, if any, and the content."""
+    """Return the parts of `message_text`: the thought between its tags, if any, and the content.
+
+    A thought that nothing follows was never closed: parsers let it run to the end of the message.
+    """
+    content = _content(message)
     thought = message.get("reasoning_content") or message.get("thinking")
-    before = ["<think>", thought, "</think>"] if isinstance(thought, str) and thought else []
-    return [*before, _content(message)]
+    if not (isinstance(thought, str) and thought):
+        return [content]
+    if content or message.get("tool_calls"):
+        return ["<think>", thought, "</think>", content]
+    return ["<think>", _ENDED.sub("", thought), content]
 
 
 def texts_after(completion: Completion) -> list[str]:
@@ -180,6 +188,9 @@ def answered(completion: Any) -> int:
 
 def _not_a_completion(value: Any) -> TypeError:
     return TypeError(f"completion is {value!r:.80}, expected a string or a list of messages.")
+
+
+_ENDED = re.compile(r"(?:<\|[^<>|\s]{1,40}\|>|</s>|<eos>|<end_of_turn>|<turn\|>)\s*\Z")
 
 
 def _content(message: Mapping[str, Any]) -> str:

@@ -10,7 +10,7 @@ TOLD_BY = {
     "spans": ("spans",),
     "decided": ("decided",),
     "states": ("automaton", "automaton_for", "automata"),
-    "step_rewards": ("steps",),
+    "step_rewards": ("steps", "turn_rewards", "step_rewards"),  # the last, of an environment
 }
 SETTLED = frozenset({"decided", "states"})  # true of one message, not of a loop of several
 
@@ -49,6 +49,8 @@ def check_privileged(strategy: Strategy, column: str, there: Sequence[str]) -> N
 def tells(reward: object, need: str) -> bool:
     """Return whether a reward tells a need: the first member that it has for it is not None."""
     has = [member for member in TOLD_BY[need] if hasattr(reward, member)]
+    if need == "step_rewards":  # that may stand beside each other
+        return any(getattr(reward, member) is not None for member in has)
     return bool(has) and getattr(reward, has[0]) is not None
 
 
@@ -71,7 +73,7 @@ def check_loop(strategy: Strategy, arguments: Mapping[str, object]) -> None:
         raise CreditError(
             f"{strategy.name!r} cannot be used with {given[0]}: {', '.join(rules)} would call a "
             "message settled although a later call opens a new one. Use a strategy without, such "
-            "as 'seq', or 'turns' with a reward that has `steps`."
+            "as 'seq', or 'turns' with a reward that has `turn_rewards`."
         )
 
 

@@ -85,6 +85,12 @@ class RolloutCollector:
         return list(zip(self._host.reward_func_names, self._host.reward_funcs, strict=True))
 
     @property
+    def _environments(self) -> list[tuple[str, Any]]:
+        """One environment of each kind, which may give rewards of steps, with its name."""
+        pools = getattr(self._host, "_environment_pool", {}).values()
+        return [(type(pool[0]).__name__, pool[0]) for pool in pools]
+
+    @property
     def weights(self) -> list[float]:
         """The weight of each reward function."""
         return self._host.reward_weights.tolist()
@@ -100,7 +106,9 @@ class RolloutCollector:
             given = ("prompts", "completions", "completion_ids", "trainer_state")  # by TRL
             needs.check_columns(self.named_rewards, [*columns, *given])
             needs.check_privileged(plan.strategy, plan.privileged_column, columns)
-        needs.check_told(plan.strategy.name, plan.strategy.needs, self.named_rewards, self.weights)
+        rewards = [*self.named_rewards, *self._environments]
+        weights = [*self.weights, *(1.0 for _ in self._environments)]
+        needs.check_told(plan.strategy.name, plan.strategy.needs, rewards, weights)
 
     def rewarded(self, *scored: Any) -> Tensor:
         """Keep what TRL scored: inputs, prompts, completions, their ids, rewards; return those."""

@@ -239,6 +239,8 @@ def thought_end(tokenizer: Any, ids: Sequence[int], message: Mapping[str, Any]) 
     *thought, _ = message_pieces(message)
     if not thought or getattr(tokenizer, "backend_tokenizer", None) is None:
         return 0
+    if thought[-1] not in TAGS:  # never closed
+        return len(ids)
     tokens = TokenText.decode(tokenizer, ids)
     where = aligned(tokens.text, [*thought, ""])
     return 0 if where is None else tokens.after(int(where[-1]) + 1)

@@ -98,7 +98,8 @@ def turns(rollouts: Rollouts, *, coef: float = 1.0) -> Float[Tensor, "B T"]:
     m is the turn of t: what one call of the model wrote (`Rollouts.turns`), or where that is not
     known, a maximal run of counted tokens. G[i, m] is the sum of the step rewards of turn m and
     later, where a step that ends in a tool's output belongs to the turn before it, and G[j, m] = 0
-    where completion j has fewer than m turns. `std_m` is the standard deviation of G[·, m] as `scale_rewards` says.
+    where completion j has fewer than m turns. `std_m` is the standard deviation of
+    G[·, m] as `scale_rewards` says.
 
     Why this form: which baseline is subtracted at turn m does not depend on what the completion
     does from turn m on. With `scale_rewards="none"` and the aggregation `seq`, the expected update
