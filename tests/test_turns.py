@@ -181,16 +181,12 @@ def test_saved_rollouts_keep_the_turns_and_their_absence(looked):
 
 def test_a_result_that_was_dropped_for_its_length_cuts_the_completion_off(monkeypatch, tmp_path):
     script(monkeypatch, (call("look", pay=1), "ok"), ("ok",))
-    _, rollouts = tool_run(
-        tmp_path, completion_length, environment_factory=Room, max_completion_length=75
-    )
+    quiet = Teller()
+    quiet.turn_rewards = None  # it has no such turn
+    _, rollouts = tool_run(tmp_path, quiet, environment_factory=Room, max_completion_length=75)
     assert rollouts.truncated.tolist() == [True, False] * 2
     assert [len(own) for own in rollouts.turns] == [1, 1] * 2
     assert rollouts.step_rewards.nan_to_num().sum(dim=1).tolist() == [1.0, 0.0] * 2
-
-
-def completion_length(completions, **_):
-    return [float(len(completion_text(c))) for c in completions]
 
 
 @pytest.mark.slow

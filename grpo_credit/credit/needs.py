@@ -55,7 +55,7 @@ def tells(reward: object, need: str) -> bool:
 
 
 def check_loop(strategy: Strategy, arguments: Mapping[str, object]) -> None:
-    """Refuse a rule that needs to know when a reward was settled where tools are called.
+    """Refuse a rule of turns where there is one, and one that asks what is settled where tools are.
 
     A reward reads the last message. What settles that message settles nothing while the model may
     still call a tool and write another one, so the credit could have the wrong sign.
@@ -67,6 +67,12 @@ def check_loop(strategy: Strategy, arguments: Mapping[str, object]) -> None:
     Raises:
         CreditError: naming the rules, the argument and what to use instead.
     """
+    loops = ("tools", "environment_factory", "rollout_func")
+    if "turns" in strategy.needs and not any(arguments.get(name) for name in loops):
+        raise CreditError(
+            f"{strategy.name!r} needs turns, and without {', '.join(loops[:2])} or {loops[2]} a "
+            "completion is one turn; pass one of them, or use a strategy without, such as 'seq'."
+        )
     rules = [rule.name for rule in strategy.rules if rule.needs & SETTLED]
     given = [name for name in ("tools", "environment_factory") if arguments.get(name)]
     if rules and given:

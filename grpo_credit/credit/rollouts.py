@@ -31,6 +31,7 @@ OPTIONAL = {
     "states": ("states",),
     "step_rewards": ("step_rewards",),
     "texts": ("texts", "offsets"),
+    "turns": ("turns",),
 }
 
 

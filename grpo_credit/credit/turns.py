@@ -67,6 +67,30 @@ def of_role(
     return marked & mask
 
 
+def anchors(
+    turns: Turns, group: Int[Tensor, " B"]
+) -> tuple[Int[Tensor, " N"], Int[Tensor, " N"], Int[Tensor, " N"], Bool[Tensor, " N"]]:
+    """List every turn: its row, its number from 1, its state, and whether another shares that.
+
+    States of two groups, and unknown ones, are different.
+
+    Args:
+        turns: of each completion.
+        group: of each completion.
+    """
+    known: dict[object, int] = {}
+    groups = group.tolist()
+    found = [
+        (row, n, known.setdefault((groups[row], turn.state or (row, n)), len(known)))
+        for row, own in enumerate(turns)
+        for n, turn in enumerate(own, start=1)
+    ]
+    row, number, label = torch.tensor(found, device=group.device).long().view(-1, 3).T
+    count = torch.zeros(len(known), dtype=torch.long, device=group.device)
+    shared = count.index_add(0, label, torch.ones_like(label))[label] > 1
+    return row, number, label, shared
+
+
 def check_turns(turns: Sequence[Sequence[Turn]], columns: int) -> None:
     """Raise a ValueError if turns overlap, or leave the columns that there are."""
     for row, own in enumerate(turns):

@@ -16,7 +16,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from grpo_credit.credit.advantages import group_advantages
-from grpo_credit.credit.needs import check_told
+from grpo_credit.credit.needs import check_loop, check_told
 from grpo_credit.credit.rollouts import Rollouts
 from grpo_credit.credit.strategy import CreditError, Strategy
 from grpo_credit.lab.ceiling import effective_tokens, true_advantages
@@ -32,6 +32,7 @@ from grpo_credit.lab.headroom import CURVATURE, captured, predicted_gain
 from grpo_credit.lab.sampling import Progress, Sampling
 from grpo_credit.lab.transformer import character_tokenizer
 from grpo_credit.trainer.reward_annotations import NEEDS, Annotations
+from grpo_credit.trainer.turns import unearned
 
 CPU = torch.device("cpu")
 Rule = Callable[[Rollouts, Tensor], Tensor]  # of a window and the rows of its completions
@@ -78,15 +79,15 @@ class Problem:
         by_event = logps.flatten()[language.events]
         prefix = language.events // (language.end + 1)
         entropies, squares = -(logps.exp() * logps).sum(1), logps.exp().square().sum(1)
-        lengths = language.mask.sum(1).tolist()
         annotated = Annotations(
             [(self.name, self.reward)],
             [1.0],
             list(language.texts),
-            [row[:n] for row, n in zip(language.ids.tolist(), lengths, strict=True)],
+            [row[:n] for row, n in zip(language.ids.tolist(), language.lengths, strict=True)],
             language.length,
-            character_tokenizer(language.alphabet),
+            character_tokenizer(language.alphabet, language.others),
             {},
+            None if language.turns is None else unearned(language.turns),
         ).find(NEEDS, CPU)
         return Rollouts(
             completion_ids=language.ids,
@@ -102,6 +103,7 @@ class Problem:
             entropies=entropies[prefix],
             sum_sq_probs=squares[prefix],
             **annotated,
+            turns=None if language.turns is None else tuple(map(tuple, language.turns)),
         )
 
 
@@ -264,6 +266,7 @@ def _refuse_unfed(problem: Problem, strategies: Iterable[Strategy]) -> None:
             raise CreditError(f"{strategy.name!r} needs a second prompt; there is none in the lab.")
         if "ref_logps" in strategy.needs:
             raise CreditError(f"{strategy.name!r} needs a reference model; there is none here.")
+        check_loop(strategy, {"tools": problem.language.turns})
         check_told(strategy.name, strategy.needs, [(problem.name, problem.reward)], [1.0])
 
 

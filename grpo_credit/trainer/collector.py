@@ -19,7 +19,7 @@ from grpo_credit.batching.rows import Rows, as_input, counted
 from grpo_credit.credit import needs
 from grpo_credit.credit.fields import PADDING
 from grpo_credit.credit.rollouts import OPTIONAL, Rollouts
-from grpo_credit.credit.turns import Turns
+from grpo_credit.credit.turns import Turn, Turns
 from grpo_credit.errors import CreditError
 from grpo_credit.trainer import reward_annotations
 from grpo_credit.trainer.reference import referring
@@ -266,8 +266,11 @@ class RolloutCollector:
         )
 
     def _turns(self) -> Turns | None:
-        told = self._batch.told
-        return None if told is None else tuple(map(tuple, gather_object(told.turns)))
+        scored = self._batch
+        turns = None if scored.told is None else scored.told.turns
+        if turns is None and "turns" in self._host.plan.strategy.needs:
+            turns = [[Turn(0, len(ids), 0, "answer")] if ids else [] for ids in scored.ids]
+        return None if turns is None else tuple(map(tuple, gather_object(turns)))
 
     @property
     def _saving(self) -> bool:
@@ -284,6 +287,9 @@ class RolloutCollector:
     def needs(self) -> frozenset[str]:
         """What rollouts generated now must hold beyond the fields that are always there."""
         own = self._host.plan.strategy.needs
+        rewards = [reward for _, reward in (*self.named_rewards, *self._environments)]
+        if "turns" in own and any(needs.tells(reward, "step_rewards") for reward in rewards):
+            own |= {"step_rewards"}  # which belong to turns, where they are told
         kept = (
             frozenset(OPTIONAL)
             - {"privileged_logps"}

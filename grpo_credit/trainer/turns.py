@@ -55,6 +55,11 @@ class Told(NamedTuple):
     dropped: list[bool]
 
 
+def unearned(turns: list[list[Turn]]) -> Told:
+    """Tell turns of which no environment says anything."""
+    return Told(turns, [[] for _ in turns], [False] * len(turns))
+
+
 class TurnWatch:
     """Watches TRL generate.
 
@@ -178,11 +183,11 @@ class TurnWatch:
                 rewards that are no numbers.
         """
         if self._given is not None:
-            return self._plain(_given(self._given, ids))
+            return unearned(_given(self._given, ids))
         if self._mask is None:
             return None
         if not self._host.tools or _columns(self._kept, self._mask) != self._mask:
-            return self._plain(list(map(_by_mask, self._mask)))
+            return unearned(list(map(_by_mask, self._mask)))
         self._collect(self._kept)
         rows = [
             _Row(*row, self._host.max_tool_calling_iterations, self._host._tokenizer)
@@ -190,9 +195,6 @@ class TurnWatch:
         ]
         told = [(row.turns(), row.earned(), row.dropped) for row in rows]
         return Told(*map(list, zip(*told, strict=True)))
-
-    def _plain(self, turns: list[list[Turn]]) -> Told:
-        return Told(turns, [[] for _ in turns], [False] * len(turns))
 
 
 class _Loop:
