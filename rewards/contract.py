@@ -7,14 +7,20 @@ Beyond its score a reward may say where in the text it was earned, and offers th
 * `spans(completions)`: named character spans (`Spans`) of each completion;
 * `decided(completions)`: after how many characters the score was settled (`Decided`);
 * `steps(completions)`: for each completion, (character where a step ends, its reward) pairs;
+* `turn_rewards(completions)`: for each completion, (turn, reward) pairs; turns count from 0, each
+  is what one call of the model wrote;
 * `automaton`: the `rewards.automaton.Automaton` of the prefix, if the score is 1 where it accepts
   and 0 elsewhere, otherwise None;
 * `automaton_for(prompt)`: the same, where the prompt decides;
 * `automata(completions)`: the same, one for each completion, where a column decides.
 
-Where a method of these takes parameters named as columns of the data set, it is given them. Each
-returns a list with one answer per completion. Places are counted in that completion's text, from 0
-to its length; `CreditGRPOTrainer` refuses any other, in place of clipping it.
+Where a method of these has parameters named as what the reward call is given (columns of the data
+set, `prompts`, `completion_ids`, `environments`, `trainer_state`, …), it is given them, and also
+`written`: for each completion what the model wrote in each message, thought and call included, ""
+for the messages of others. Each returns a list with one answer per completion. Places are counted
+in that completion's text, from 0 to its length: in a conversation, the assistant's last message.
+(message, start, end) in `spans`, or (message, end, reward) in `steps`, counts in `written` of any
+message. `CreditGRPOTrainer` refuses any other place, in place of clipping it.
 """
 
 import importlib.util

@@ -39,6 +39,7 @@ COSTS = {
     "states": "told by the rewards: the automaton's state before each character",
     "step_rewards": "told by the rewards: rewards of the steps of a completion",
     "texts": "the completions as text",
+    "turns": "where each call of the model began, by TRL's tool loop or a rollout_func",
 }
 _OF_KIND = {"aggregation": ["sign_free"], "allocation": ["linear", "conserves_mass", "keeps_sign"]}
 _SECTION = re.compile(r"^(Args|Returns|Raises|Example|Degenerate cases|Deviation|Source):", re.M)

@@ -121,7 +121,8 @@ def tree_td(rollouts: Rollouts, *, leave_one_out: bool = False) -> Float[Tensor,
 
     Degenerate cases: completions in no tree get 0, and so does a completion alone in its tree.
     Where a call is the last turn, V stays what it is after the call: what came of it is not the
-    model's.
+    model's. Where tools answer differently each time, nobody shares what comes after, and what the
+    model makes of an answer earns nothing: `turns` does without that bias.
     Deviation: the paper adds the advantage, see `tempo`; after the last token its V is the mean
     over equal completions, here R_i.
 
