@@ -92,7 +92,7 @@ def taught(problem, credits):
 @pytest.fixture(scope="module", params=range(3))
 def setting(request):
     one = problem(request.param)
-    credits = UNBIASED if request.param else [*UNBIASED, *BIASED]
+    credits = ["seq", "turns/seq"] if request.param else [*UNBIASED, *BIASED]
     truth = exact_gradient(LONGER, one.policy, one.rewards()).view(-1, LONGER.end + 1)
     return taught(one, credits), truth
 

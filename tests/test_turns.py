@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -21,6 +22,7 @@ from grpo_credit.credit.allocations.steps import turns
 from grpo_credit.credit.saved import find_rollouts, load_rollouts, save_rollouts
 from grpo_credit.credit.turns import Turn, of_role
 from grpo_credit.rewards import TagFormat, completion_text, think_answer_format
+from grpo_credit.trainer.completing import complete
 from grpo_credit.trainer.places import Said, thought_end
 from grpo_credit.trainer.reward_annotations import Annotations
 from grpo_credit.trainer.turns import Told
@@ -381,3 +383,8 @@ def onlooking(rollouts):
     """Remember the rollouts."""
     SEEN.append(rollouts)
     return rollouts.advantages[:, None] * rollouts.mask
+
+
+def test_completing_with_an_environment_is_refused():
+    with pytest.raises(CreditError, match=r"complete\(\) writes one turn and runs no environment"):
+        complete(SimpleNamespace(environment_factories={None: Room}), ["?"], greedy=True, seed=0)

@@ -91,6 +91,11 @@ class RolloutCollector:
         return [(type(pool[0]).__name__, pool[0]) for pool in pools]
 
     @property
+    def _tells_steps(self) -> bool:
+        every = (*self.named_rewards, *self._environments)
+        return any(needs.tells(teller, "step_rewards") for _, teller in every)
+
+    @property
     def weights(self) -> list[float]:
         """The weight of each reward function."""
         return self._host.reward_weights.tolist()
@@ -287,9 +292,8 @@ class RolloutCollector:
     def needs(self) -> frozenset[str]:
         """What rollouts generated now must hold beyond the fields that are always there."""
         own = self._host.plan.strategy.needs
-        rewards = [reward for _, reward in (*self.named_rewards, *self._environments)]
-        if "turns" in own and any(needs.tells(reward, "step_rewards") for reward in rewards):
-            own |= {"step_rewards"}  # which belong to turns, where they are told
+        if "turns" in own and self._tells_steps:
+            own |= {"step_rewards"}  # which belong to turns
         kept = (
             frozenset(OPTIONAL)
             - {"privileged_logps"}

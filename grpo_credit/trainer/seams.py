@@ -30,6 +30,7 @@ class Seams(Protocol):
     scale_rewards: Any
     tools: Any
     environments: Any
+    environment_factories: Any
     rollout_func: Any
     max_tool_calling_iterations: Any
     train_dataset: Any

@@ -177,6 +177,9 @@ class CreditGRPOTrainer(GRPOTrainer):
 
         Returns:
             One text per prompt, on every rank.
+
+        Raises:
+            CreditError: if the trainer has environments.
         """
         return completing.complete(self, prompts, greedy=greedy, seed=seed)
 
