@@ -388,3 +388,53 @@ def onlooking(rollouts):
 def test_completing_with_an_environment_is_refused():
     with pytest.raises(CreditError, match=r"complete\(\) writes one turn and runs no environment"):
         complete(SimpleNamespace(environment_factories={None: Room}), ["?"], greedy=True, seed=0)
+
+
+# ---- plain tools ------------------------------------------------------------------------------
+
+
+def half(n: int) -> int:
+    """Halve.
+
+    Args:
+        n: An even number.
+    """
+    if n % 2:
+        raise ValueError("odd")
+    return n // 2
+
+
+async def third(n: int) -> int:
+    """Take a third.
+
+    Args:
+        n: A multiple of three.
+    """
+    return half(2 * (n // 3)) if n % 3 == 0 else half(1)
+
+
+def test_calls_that_fail_are_known_and_equal_answers_are_equal_states(monkeypatch, tmp_path):
+    script(
+        monkeypatch,
+        (call("half", n=4) + "\n" + call("third", n=6), call("third", n=1), "ok"),
+        (call("half", n=4), call("half", n=3), "ok"),
+        (call("half", n=4), call("half", m=4), "no"),
+        (call("third", n=6), call("half", n=2) + "\n" + call("none", n=2), "no"),
+    )
+    trace, _ = tool_run(tmp_path, scored_ok, credit="gigpo/seq", tools=[half, third],
+                        max_completion_length=800, save_rollouts=1,
+                        output_dir=str(tmp_path))  # fmt: skip
+    saved = load_rollouts(find_rollouts(tmp_path)).rollouts.turns
+    assert [[turn.failed for turn in own] for own in saved] == [[False, True, False]] * 4
+    assert saved[0][0].tools == ("half", "third")
+    assert saved[3][1].tools == ("half", "none")
+    first, second, last = ([own[n].state for own in saved] for n in range(3))
+    assert len(set(first)) == 1
+    assert second[0] != second[1] == second[2] == second[3]  # 2 and 2; 2
+    assert last[0] == last[1]  # odd
+    assert len({*last}) == 3  # no n; 1 and no tool
+    assert trace.logs[0]["credit/anchor_hits"] == (4 + 3 + 2) / 12
+
+
+def scored_ok(completions, **_):
+    return [float("ok" in completion_text(c)) for c in completions]

@@ -110,7 +110,7 @@ class TurnWatch:
         self._collect(self._watched or [])
         return self._loop.places(prompt_ids)
 
-    def loop(self, loop: Callable[..., Any], *given: Any) -> Any:
+    def loop(self, loop: Callable[..., Any], *given: Any, **named: Any) -> Any:
         """Let TRL call tools, and note which of them came back."""
         if self._watched is not None:
             _, prompts, completions, conversations, *_ = given
@@ -118,7 +118,7 @@ class TurnWatch:
             for own, ids in zip(self._watched, completions, strict=True):
                 own[:] = own or [Watched(0, len(ids))]  # that a rollout_func wrote
             self._note_returns()
-        return loop(*given)
+        return loop(*given, **named)
 
     def _note_returns(self) -> None:
         for kind in ("_sync_tool_dicts", "_async_tool_dicts"):
