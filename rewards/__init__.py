@@ -29,6 +29,8 @@ if TYPE_CHECKING:
         TextReward,
         answered,
         completion_text,
+        message_pieces,
+        message_text,
         texts_after,
     )
     from .exact import ExactText
@@ -57,7 +59,8 @@ _NAMES = {  # module -> what it defines
     "automaton": "Automaton",
     "code": "CodeTests",
     "combination": "checked_scores",
-    "contract": "Completion Decided Spans TextReward answered completion_text texts_after",
+    "contract": "Completion Decided Spans TextReward answered completion_text message_pieces "
+    "message_text texts_after",
     "exact": "ExactText",
     "extraction": "AfterMarker AfterThought ByPattern InBox InFence InTag WholeText",
     "format_check": "check_format",

@@ -7,18 +7,25 @@ Beyond its score a reward may say where in the text it was earned, and offers th
 * `spans(completions)`: named character spans (`Spans`) of each completion;
 * `decided(completions)`: after how many characters the score was settled (`Decided`);
 * `steps(completions)`: for each completion, (character where a step ends, its reward) pairs;
+* `turn_rewards(completions)`: for each completion, (turn, reward) pairs; turns count from 0, each
+  is what one call of the model wrote;
 * `automaton`: the `rewards.automaton.Automaton` of the prefix, if the score is 1 where it accepts
   and 0 elsewhere, otherwise None;
 * `automaton_for(prompt)`: the same, where the prompt decides;
 * `automata(completions)`: the same, one for each completion, where a column decides.
 
-Where a method of these takes parameters named as columns of the data set, it is given them. Each
-returns a list with one answer per completion. Places are counted in that completion's text, from 0
-to its length; `CreditGRPOTrainer` refuses any other, in place of clipping it.
+Where a method of these has parameters named as what the reward call is given (columns of the data
+set, `prompts`, `completion_ids`, `environments`, `trainer_state`, …), it is given them, and also
+`written`: for each completion what the model wrote in each message, thought and call included, ""
+for the messages of others. Each returns a list with one answer per completion. Places are counted
+in that completion's text, from 0 to its length: in a conversation, the assistant's last message.
+(message, start, end) in `spans`, or (message, end, reward) in `steps`, counts in `written` of any
+message. `CreditGRPOTrainer` refuses any other place, in place of clipping it.
 """
 
 import importlib.util
 import math
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from decimal import Decimal
 from numbers import Number, Real
@@ -131,13 +138,35 @@ def completion_text(completion: Completion) -> str:
     """Return what a model answered: a plain text, or the assistant's last message.
 
     What tools and users say in a conversation is never scored, whoever spoke last. A message
-    without a role is the assistant's.
+    without a role is the assistant's. A thought that a parser has set apart (`reasoning_content`)
+    stands before the content again, between `<think>` and `</think>`.
 
     Raises:
         TypeError: if it is neither a text nor a list of messages.
         ValueError: if no message is the assistant's, with the roles there are.
     """
-    return completion if isinstance(completion, str) else _content(completion[answered(completion)])
+    if isinstance(completion, str):
+        return completion
+    return message_text(completion[answered(completion)])
+
+
+def message_text(message: Mapping[str, Any]) -> str:
+    """Return what a message says: its thought, if a parser has set it apart, and its content."""
+    return "".join(message_pieces(message))
+
+
+def message_pieces(message: Mapping[str, Any]) -> list[str]:
+    """Return the parts of `message_text`: the thought between its tags, if any, and the content.
+
+    A thought that nothing follows was never closed: parsers let it run to the end of the message.
+    """
+    content = _content(message)
+    thought = message.get("reasoning_content") or message.get("thinking")
+    if not (isinstance(thought, str) and thought):
+        return [content]
+    if content or message.get("tool_calls"):
+        return ["<think>", thought, "</think>", content]
+    return ["<think>", _ENDED.sub("", thought), content]
 
 
 def texts_after(completion: Completion) -> list[str]:
@@ -167,7 +196,10 @@ def _not_a_completion(value: Any) -> TypeError:
     return TypeError(f"completion is {value!r:.80}, expected a string or a list of messages.")
 
 
-def _content(message: dict[str, Any]) -> str:
+_ENDED = re.compile(r"(?:<\|[^<>|\s]{1,40}\|>|</s>|<eos>|<end_of_turn>|<turn\|>)\s*\Z")
+
+
+def _content(message: Mapping[str, Any]) -> str:
     content = message.get("content") or ""
     if isinstance(content, str):
         return content

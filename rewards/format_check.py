@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal, NamedTuple
 
+from .contract import message_text
 from .patience import SlowPatternWarning, slow_patterns
 from .specimen import as_given, emptied, specimen_of, unscheduled
 
@@ -277,15 +278,16 @@ def _parsed_away(trial: _Trial) -> str | None:
         return None
     try:
         ids = trial.encode(trial.right() + (trial.tokenizer.eos_token or ""))
-        content = trial.tokenizer.parse_response(ids, prefix=trial.rendered[0]).get("content") or ""
+        message = trial.tokenizer.parse_response(ids, prefix=trial.rendered[0])
+        seen = message_text(message)
     except (ValueError, TypeError):  # TRL hands over the text then
         return None
-    if trial.earns(content):
+    if trial.earns(seen):
         return None
     return (
-        f"the tokenizer has a response_template: of {trial.right()!r} TRL hands the reward only "
-        f"the parsed content {content!r}. Set tokenizer.response_template = None, or reward the "
-        "form of the content alone."
+        f"the tokenizer has a response_template: of {trial.right()!r} the reward sees what its "
+        f"parser leaves, {seen!r}. Set tokenizer.response_template = None, unless there are tools, "
+        "or reward the form of what is left."
     )
 
 

@@ -32,6 +32,7 @@ from transformers import PreTrainedTokenizerFast
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 from grpo_credit import Rollouts, list_credit, resolve_credit
+from grpo_credit.credit.turns import Turn
 from grpo_credit.rewards import RegexReward, completion_text
 from grpo_credit.trainer.reward_annotations import NEEDS, Annotations
 
@@ -100,6 +101,13 @@ def optional_fields(rollouts: Rollouts, draw: torch.Generator) -> dict[str, Any]
             for row, n in zip(ids, lengths.flatten().tolist(), strict=True)
         ),
         "offsets": CHARACTERS * torch.stack([place[:, :-1], place[:, 1:]], dim=2),
+        "turns": tuple(
+            tuple(
+                Turn(start, min(start + 50, n), start, "call", state=str(start % 7))
+                for start in range(0, n, 50)
+            )
+            for n in lengths.flatten().tolist()
+        ),
     }
 
 

@@ -10,13 +10,15 @@ import torch
 from grpo_credit import Rollouts, resolve_credit
 from grpo_credit.credit import conformance
 from grpo_credit.credit.advantages import group_advantages
+from grpo_credit.credit.turns import Turn
 
 NAN = float("nan")
 COLUMNS = 7
+STATES = ["", "x", "y"]  # of turns; the first is unknown
 REWARDS = {"tag": 1.0, "logged": 0.0, "tags": 2.0}  # and their weights
 
 
-def random_rollouts(seed, scale_rewards="group", largest=6, tokens=2):
+def random_rollouts(seed, scale_rewards="group", largest=6, tokens=2, with_turns=False):
     """Give groups of 1 to `largest` in any order, every field, and whatever may happen.
 
     Tool tokens, empty rows, abstentions of one function and of all, ties, truncation, other
@@ -67,6 +69,17 @@ def random_rollouts(seed, scale_rewards="group", largest=6, tokens=2):
         texts=tuple(map("".join, pieces)),
         offsets=characters(pieces),
         ref_logps=3 * noise().log(),
+        turns=tuple(_turns(rng, n) for n in lengths) if with_turns else None,
+    )
+
+
+def _turns(rng, length):
+    """Cut a completion into turns: some touch, others are apart; of few states, some unknown."""
+    places = sorted(rng.sample(range(length + 1), 2 * rng.randint(0, (length + 1) // 2)))
+    touching = [(a, b) for a, b in pairwise(places) if rng.random() < 0.7]
+    return tuple(
+        Turn(a, b, rng.randint(a, b), rng.choice(["call", "answer"]), state=rng.choice(STATES))
+        for a, b in touching
     )
 
 

@@ -13,8 +13,8 @@ from test_token_text import BYTES
 from torchrun import launch
 
 from grpo_credit import CreditError, allocation, resolve_credit
+from grpo_credit.credit.fields import PADDING
 from grpo_credit.credit.needs import check_columns, check_told
-from grpo_credit.credit.rollouts import PADDING
 from grpo_credit.credit.saved import find_rollouts, load_rollouts
 from grpo_credit.rewards import completion_text
 from grpo_credit.trainer.collector import RolloutCollector

@@ -1,5 +1,7 @@
 """What stands between a format reward and the completions of a tokenizer is found beforehand."""
 
+import re
+
 import pytest
 from tokenizers import AddedToken
 from trl.chat_template_utils import (
@@ -130,12 +132,13 @@ def test_what_the_tokenizer_cannot_spell_is_an_error():
     )
 
 
-def test_a_response_template_takes_the_thinking_away():
+def test_a_response_template_sets_the_thinking_apart_and_the_reward_reads_it():
     parsing = add_response_schema(qwen(qwen3_chat_template))
-    [found] = messages(TagFormat(prefilled=None), parsing)
+    assert messages(TagFormat(prefilled=None), parsing) == []
+    spaced = "<think>x</think>\n\n<answer>x</answer>"
+    [found] = messages(RegexReward(re.escape(spaced)), parsing, specimen=spaced)
     assert found.startswith("error: the tokenizer has a response_template: of '<think>x</think>")
-    assert "only the parsed content '<answer>x</answer>'." in found
-    assert messages(TagFormat(prefilled=None), parsing, prompts=["2+2?"]) == []  # text: not parsed
+    assert "what its parser leaves, '<think>x</think><answer>x</answer>'." in found
     assert messages(TagFormat(("answer",), prefilled=None), parsing) == []  # kept
 
 

@@ -117,6 +117,7 @@ def test_every_registered_rule_obeys_the_laws(quick_laws, rule, options):
 
 PROMISES = {
     "linear": "decided entropy_soft entropy_top even known lhts prefix_tree prob_mask prob_weight "
+    "roles "
     "trace",
     "conserves_mass": "entropy_soft even trace",
     "keeps_sign": "clip_cov conflict contrast decided entropy_soft entropy_top even known lhts "

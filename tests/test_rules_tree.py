@@ -1,5 +1,7 @@
 """Rules over the tree of shared prefixes: against slow loops, and their identities."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from drawn import close, double, one_group, random_rollouts, scored
@@ -12,6 +14,7 @@ from grpo_credit.credit.allocations.tree import (
     tree_td,
     treerl,
 )
+from grpo_credit.credit.turns import Turn
 
 SEEDS = range(12)
 ONES = double(1.0, -1.0)
@@ -46,13 +49,11 @@ def slow_value(rollouts, i, length, leave_one_out):
 def slow_td(rollouts, leave_one_out=False):
     result = torch.zeros_like(rollouts.mask, dtype=torch.float64)
     for i in scored(rollouts):
-        value = slow_value(rollouts, i, 0, leave_one_out)
         for t in rollouts.mask[i].nonzero().flatten().tolist():
             after = slow_value(rollouts, i, t + 1, leave_one_out)
             if t + 1 == ends(rollouts)[i]:
                 after = rollouts.rewards[i].item()
-            result[i, t] = after - value
-            value = after
+            result[i, t] = after - slow_value(rollouts, i, t, leave_one_out)
     return result
 
 
@@ -110,6 +111,8 @@ def test_the_tokens_of_a_completion_sum_to_its_reward_less_the_value_of_the_star
     seed, leave_one_out
 ):
     rollouts = random_rollouts(seed)
+    lengths = torch.tensor(ends(rollouts))
+    rollouts = replace(rollouts, mask=torch.arange(rollouts.mask.shape[1]) < lengths[:, None])
     total = (tree_td(rollouts, leave_one_out=leave_one_out) * rollouts.mask).sum(dim=1)
     for i in scored(rollouts):
         if rollouts.mask[i].any():
@@ -124,18 +127,35 @@ def test_what_all_members_write_earns_nothing():
         assert (found[:, :2] == 0).all()
 
 
-def test_what_a_tool_changes_goes_to_the_next_counted_token():
-    # V: 1/2 until the tool answers 1 or 2, which decides; then R
-    mask = torch.tensor([[True, False, True, True]] * 2)
-    rollouts = one_group([[5, 1, 6, 7], [5, 2, 6, 7]], [1.0, 0.0], mask=mask)
-    assert (tree_td(rollouts) * mask).tolist() == [[0, 0, 0.5, 0], [0, 0, -0.5, 0]]
+ANSWERED = torch.tensor([[True, False, True, True]] * 4)  # the second token is a tool's
+
+
+def test_what_a_tool_changes_goes_to_nobody():
+    # the tool answers 1 or 2, and with it V goes from 1/2 to 3/4 or 1/4; the last token decides
+    tokens = [[5, 1, 6, 7], [5, 1, 6, 7], [5, 2, 6, 8], [5, 2, 6, 9]]
+    rollouts = one_group(tokens, [1.0, 0.5, 0.5, 0.0], mask=ANSWERED, advantages=double(*[0] * 4))
+    expected = [[0, 0, 0, 0.25], [0, 0, 0, -0.25]] * 2
+    close(tree_td(rollouts) * ANSWERED, expected)
+    close(tempo(replace(rollouts, advantages=rollouts.rewards)) * ANSWERED, [
+        [1, 0, 1, 1], [0.5, 0, 0.5, 0.5], [0.5, 0, 0.5, 0.75], [0, 0, 0, -0.25]
+    ])  # fmt: skip
+    # what is left of treerl is what the stretch has over the start: 1/4 among two
+    gained = treerl(rollouts)[0, 2]
+    close(gained, 0.25 / 2**0.5)
+
+
+def test_what_comes_of_a_last_call_goes_to_nobody():
+    rollouts = one_group([[5, 6, 1], [5, 6, 2]], [1.0, 0.0], mask=ANSWERED[:2, [0, 0, 1]])
+    assert tree_td(rollouts)[:, 1].tolist() == [0.5, -0.5]  # nothing says that a tool came after
+    asked = tuple((Turn(0, 2, 0, "call"),) for _ in range(2))
+    assert (tree_td(replace(rollouts, turns=asked)) * rollouts.mask == 0).all()
 
 
 def test_differences_skip_masked_places_and_end_with_the_final_value():
     after = torch.tensor([[1.0, 99.0, 4.0, 99.0, 99.0], [99.0] * 5])
     mask = torch.tensor([[True, False, True, True, False], [False] * 5])
     found = temporal_differences(after, torch.tensor([0.5, 0.5]), torch.tensor([3.0, 3.0]), mask)
-    assert (found * mask).tolist() == [[0.5, 0, 3.0, -1.0, 0], [0] * 5]
+    assert (found * mask).tolist() == [[0.5, 0, -95.0, -1.0, 0], [0] * 5]
 
 
 # ---- tempo ------------------------------------------------------------------------------------
@@ -146,8 +166,7 @@ def slow_tempo(rollouts):
     for i, t in rollouts.mask.nonzero().tolist():
         result[i, t] = rollouts.advantages[i]
         if i in scored(rollouts):
-            earlier = rollouts.mask[i, :t].nonzero().flatten().tolist()
-            before = members(rollouts, i, earlier[-1] + 1 if earlier else 0)
+            before = members(rollouts, i, t)
             after = members(rollouts, i, t + 1)
             result[i, t] += rollouts.advantages[after].mean() - rollouts.advantages[before].mean()
     return result
@@ -172,7 +191,8 @@ def slow_treerl(rollouts):
     for i, t in rollouts.mask.nonzero().tolist():
         if i in scored(rollouts):
             through = len(members(rollouts, i, t + 1))
-            start = next((p for p in range(t, 0, -1) if len(members(rollouts, i, p)) > through), 0)
+            start = next((p for p in range(t, -1, -1) if len(members(rollouts, i, p)) > through), 0)
+            start += len(members(rollouts, i, start)) > through and not rollouts.mask[i, start]
             value, root, parent = (
                 float(rollouts.rewards[members(rollouts, i, p)].mean()) for p in (t + 1, 0, start)
             )

@@ -40,6 +40,7 @@ COSTS = {
     "step_rewards": "told by the rewards: rewards of the steps of a completion",
     "prefix_values": "continuations drawn from prefixes, and their rewards: --vine_tokens at most",
     "texts": "the completions as text",
+    "turns": "where each call of the model began, by TRL's tool loop or a rollout_func",
 }
 _OF_KIND = {"aggregation": ["sign_free"], "allocation": ["linear", "conserves_mass", "keeps_sign"]}
 _SECTION = re.compile(r"^(Args|Returns|Raises|Example|Degenerate cases|Deviation|Source):", re.M)

@@ -25,6 +25,7 @@ from grpo_credit.credit import documents
 from grpo_credit.credit.laws import ALWAYS, PROMISES, Law, listed
 from grpo_credit.credit.rollouts import Rollouts
 from grpo_credit.credit.strategy import CreditError, Strategy
+from grpo_credit.credit.turns import Turn
 
 
 @dataclass(frozen=True)
@@ -212,7 +213,14 @@ def _made(lengths: list[int], rewards: list[float | None], size: int = 2) -> Rol
         prefix_values=torch.where(before % 3 == 2, pad(noise, (1, 0)), torch.nan),
         texts=tuple("wait, 1"[:n] for n in lengths),
         offsets=characters,
+        turns=tuple(map(_two_turns, lengths)),
     )
+
+
+def _two_turns(length: int) -> tuple[Turn, ...]:
+    """Cut a completion into a call of two tokens and what comes after it."""
+    call = Turn(0, min(2, length), min(1, length), "call", ("look",), length > 3, str(length % 2))
+    return (call, Turn(2, length, 2, "answer"))[: (length > 0) + (length > 2)]
 
 
 STAGES = {  # the smallest examples, and all, of what a stage trains on

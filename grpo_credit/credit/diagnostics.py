@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from grpo_credit.credit.rollouts import Rollouts
+from grpo_credit.credit.turns import anchors
 
 
 def mass(credit: Float[Tensor, "B T"], rollouts: Rollouts) -> dict[str, float]:
@@ -229,8 +230,9 @@ def summary(
 
     Returns:
         Name -> number; `before_decided` only where the rollouts have `decided`, `loops` only where
-        they have `states`, and `ref_logp` only where they have `ref_logps`: the mean
-        log-probability of a completion under the reference.
+        they have `states`; `anchor_hits` only where they have `turns`: the share of those whose
+        state another turn of the group was written in; `ref_logp` only where they have `ref_logps`:
+        the mean log-probability of a completion under the reference.
     """
     credit = torch.where(rollouts.mask, credit, 0.0)
     numbers = {
@@ -246,6 +248,9 @@ def summary(
         numbers["before_decided"] = mass_before_decided(credit, rollouts)
     if rollouts.states is not None:
         numbers["loops"] = loops(rollouts)
+    if rollouts.turns is not None:
+        shared = anchors(rollouts.turns, rollouts.group)[-1]
+        numbers["anchor_hits"] = float(shared.double().mean()) if len(shared) else 0.0
     if rollouts.ref_logps is not None:
         per_row = torch.where(rollouts.mask, rollouts.ref_logps, 0.0).sum(dim=1)
         numbers["ref_logp"] = float(rollouts.window_sum(per_row) / rollouts.num_completions)

@@ -10,7 +10,7 @@ TOLD_BY = {
     "spans": ("spans",),
     "decided": ("decided",),
     "states": ("automaton", "automaton_for", "automata"),
-    "step_rewards": ("steps",),
+    "step_rewards": ("steps", "turn_rewards", "step_rewards"),  # the last, of an environment
 }
 SETTLED = frozenset({"decided", "states"})  # true of one message, not of a loop of several
 # What a trainer alone can find: a second prompt, a second model, more completions.
@@ -60,6 +60,8 @@ def check_privileged(strategy: Strategy, column: str, there: Sequence[str]) -> N
 def tells(reward: object, need: str) -> bool:
     """Return whether a reward tells a need: the first member that it has for it is not None."""
     has = [member for member in TOLD_BY[need] if hasattr(reward, member)]
+    if need == "step_rewards":  # that may stand beside each other
+        return any(getattr(reward, member) is not None for member in has)
     return bool(has) and getattr(reward, has[0]) is not None
 
 
@@ -83,7 +85,7 @@ def check_continued(strategy: Strategy, given: Collection[str]) -> None:
 
 
 def check_loop(strategy: Strategy, arguments: Mapping[str, object]) -> None:
-    """Refuse a rule that needs to know when a reward was settled where tools are called.
+    """Refuse a rule of turns where there is one, and one that asks what is settled where tools are.
 
     A reward reads the last message. What settles that message settles nothing while the model may
     still call a tool and write another one, so the credit could have the wrong sign.
@@ -95,13 +97,19 @@ def check_loop(strategy: Strategy, arguments: Mapping[str, object]) -> None:
     Raises:
         CreditError: naming the rules, the argument and what to use instead.
     """
+    loops = ("tools", "environment_factory", "rollout_func")
+    if "turns" in strategy.needs and not any(arguments.get(name) for name in loops):
+        raise CreditError(
+            f"{strategy.name!r} needs turns, and without {', '.join(loops[:2])} or {loops[2]} a "
+            "completion is one turn; pass one of them, or use a strategy without, such as 'seq'."
+        )
     rules = [rule.name for rule in strategy.rules if rule.needs & SETTLED]
     given = [name for name in ("tools", "environment_factory") if arguments.get(name)]
     if rules and given:
         raise CreditError(
             f"{strategy.name!r} cannot be used with {given[0]}: {', '.join(rules)} would call a "
             "message settled although a later call opens a new one. Use a strategy without, such "
-            "as 'seq', or 'turns' with a reward that has `steps`."
+            "as 'seq', or 'turns' with a reward that has `turn_rewards`."
         )
 
 

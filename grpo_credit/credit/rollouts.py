@@ -15,18 +15,9 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from grpo_credit.credit.advantages import group_advantages
+from grpo_credit.credit.fields import PADDING, ROWWISE, check_fields
+from grpo_credit.credit.turns import Turns, numbered
 
-# What more padding holds, for every field that has a value per token.
-PADDING = {
-    "completion_ids": 0,
-    "mask": False,
-    "old_logps": 0.0,
-    "entropies": 0.0,
-    "sum_sq_probs": 1.0,
-    "ref_logps": 0.0,
-    "privileged_logps": 0.0,
-    "step_rewards": float("nan"),
-}
 # What a strategy may declare to need, and the fields that come with it.
 OPTIONAL = {
     "old_logps": ("old_logps",),
@@ -40,6 +31,7 @@ OPTIONAL = {
     "step_rewards": ("step_rewards",),
     "prefix_values": ("prefix_values",),
     "texts": ("texts", "offsets"),
+    "turns": ("turns",),
 }
 
 
@@ -81,6 +73,8 @@ class Rollouts:
         prefix_values: expected reward after so many columns; NaN where it was not estimated.
         texts: the completions as text.
         offsets: the half-open range of characters of each token in its text.
+        turns: what each call of the model wrote, where tools, an environment or a `rollout_func`
+            wrote in between; None where a completion is one turn.
 
     Raises:
         ValueError: if a field's shape does not fit, a number is not finite where it must be, a
@@ -112,6 +106,7 @@ class Rollouts:
     prefix_values: Float[Tensor, "B T1"] | None = None
     texts: tuple[str, ...] | None = None
     offsets: Int[Tensor, "B T 2"] | None = None
+    turns: Turns | None = None
 
     def __post_init__(self) -> None:
         if self.window_count is None:
@@ -120,59 +115,7 @@ class Rollouts:
             object.__setattr__(self, "generation", torch.zeros_like(self.group))
         if not self.reward_weights:
             object.__setattr__(self, "reward_weights", (1.0,) * len(self.reward_names))
-        if len(shape := tuple(self.completion_ids.shape)) != 2:
-            raise ValueError(f"completion_ids has shape {shape}, expected (B, T).")
-        rows, columns = shape
-        for name in PADDING:
-            self._expect(name, (rows, columns))
-        for name in ("advantages", "rewards", "group", "truncated", "window_count", "generation"):
-            self._expect(name, (rows,))
-        for name in ("rewards_per_func", "decided"):
-            self._expect(name, (rows, len(self.reward_names)))
-        for name in ("states", "prefix_values"):
-            self._expect(name, (rows, columns + 1))
-        self._expect("offsets", (rows, columns, 2))
-        self._expect_lengths(rows)
-        if self.mask.dtype != torch.bool:
-            raise ValueError(
-                f"mask has dtype {self.mask.dtype}, expected torch.bool; pass mask.bool()."
-            )
-        if tracked := [n for n, v in self._tensors().items() if v.requires_grad]:
-            raise ValueError(f"{tracked[0]} carries a gradient, credit is a constant; detach it.")
-        if not torch.isfinite(self.advantages).all():
-            row = int((~torch.isfinite(self.advantages)).nonzero()[0])
-            raise ValueError(
-                f"advantages[{row}] is {self.advantages[row].item()}, expected a finite number; "
-                "a completion that no reward function scored has advantage 0."
-            )
-        if self.max_completion_length < 1 or (self.window_count < 0).any():
-            raise ValueError(
-                f"max_completion_length is {self.max_completion_length} and the smallest "
-                f"window_count {int(self.window_count.min())}; expected >= 1 and >= 0."
-            )
-
-    def _expect(self, name: str, shape: tuple[int, ...]) -> None:
-        value = getattr(self, name)
-        if value is not None and tuple(value.shape) != shape:
-            raise ValueError(
-                f"{name} has shape {tuple(value.shape)}, expected {shape} to match completion_ids "
-                f"{tuple(self.completion_ids.shape)} and reward_names {self.reward_names}."
-            )
-
-    def _expect_lengths(self, rows: int) -> None:
-        if len(self.reward_weights) != len(self.reward_names):
-            raise ValueError(
-                f"there are {len(self.reward_weights)} reward_weights for the reward functions "
-                f"{self.reward_names}; expected one each."
-            )
-        if self.texts is not None and len(self.texts) != rows:
-            raise ValueError(f"there are {len(self.texts)} texts for {rows} completions.")
-        for name, tokens in (self.spans or {}).items():
-            if tuple(tokens.shape) != tuple(self.mask.shape):
-                raise ValueError(
-                    f"span {name!r} has shape {tuple(tokens.shape)}, expected "
-                    f"{tuple(self.mask.shape)} like mask."
-                )
+        check_fields(self, self._tensors())
 
     def _tensors(self) -> dict[str, Tensor]:
         every = {f.name: getattr(self, f.name) for f in fields(self)}
@@ -189,6 +132,16 @@ class Rollouts:
     def position(self) -> Int[Tensor, "B T"]:
         """How many counted tokens precede each token of its completion: 0, 1, ..., L_i - 1."""
         return self.mask.cumsum(dim=1) - self.mask.long()
+
+    @property
+    def turn(self) -> Int[Tensor, "B T"]:
+        """Which turn each token is of, from 1; what others wrote is of the turn before it.
+
+        Where no turns are known, a turn is a maximal run of counted tokens.
+        """
+        if self.turns is None:
+            return (self.mask & ~pad(self.mask, (1, -1))).cumsum(dim=1)
+        return numbered(self.turns, self.mask)
 
     # ---- totals of the window -----------------------------------------------------------------
 
@@ -338,9 +291,10 @@ class Rollouts:
         taken: dict[str, Any] = {name: value[index] for name, value in self._tensors().items()}
         if self.spans is not None:
             taken["spans"] = {name: tokens[index] for name, tokens in self.spans.items()}
-        if self.texts is not None:
-            every = torch.arange(len(self.texts), device=index.device)[index]
-            taken["texts"] = tuple(self.texts[row] for row in every.tolist())
+        every = torch.arange(len(self.mask), device=index.device)[index].tolist()
+        for name in ROWWISE:
+            if (value := getattr(self, name)) is not None:
+                taken[name] = tuple(value[row] for row in every)
         return replace(self, **taken)
 
     def padded(self, columns: int) -> "Rollouts":
@@ -382,8 +336,9 @@ class Rollouts:
             for name in tensors[0]
         }
         joined["spans"] = _cat_spans(shifted)
-        every = [part.texts for part in shifted]
-        joined["texts"] = None if None in every else tuple(t for texts in every for t in texts)
+        for name in ROWWISE:
+            every = [getattr(part, name) for part in shifted]
+            joined[name] = None if None in every else tuple(v for values in every for v in values)
         return replace(shifted[0], **joined)
 
 

@@ -10,7 +10,7 @@ import math
 from bisect import bisect_right
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from torch import Tensor
 
 from grpo_credit.credit.rollouts import OPTIONAL, Rollouts
 from grpo_credit.credit.strategy import Strategy
+from grpo_credit.credit.turns import Turn
 from grpo_credit.errors import CreditError, first_line, named_line, place
 from grpo_credit.records.files import LARGEST, parse_json, step_of
 from grpo_credit.records.shape import HUGE, fit
@@ -97,6 +98,8 @@ def save_rollouts(
             columns |= {_SPAN + span: _column(where) for span, where in value.items()}
         elif name == "texts" and value is not None:
             columns["texts"] = _json(value)
+        elif name == "turns" and value is not None:
+            columns["turns"] = _json([list(map(asdict, own)) for own in value])
         elif value is not None:
             about["values"][name] = value
     metadata = {_KEY: json.dumps(about, default=repr).encode()}
@@ -221,6 +224,8 @@ def _restored(table: pa.Table, about: dict[str, Any], tokens: _Tokens) -> SavedR
         }
     if "texts" in table.column_names:
         values["texts"] = tuple(_parsed(table, "texts", str))
+    if "turns" in table.column_names:
+        values["turns"] = tuple(_parsed(table, "turns", tuple[Turn, ...]))
     rollouts, prompts = Rollouts(**values), _parsed(table, "prompt", Any)
     tokens.needed, tokens.columns = _needed(rollouts), rollouts.mask.size(1)
     if _TOKENS not in tokens.names:

@@ -21,6 +21,7 @@ from grpo_credit.lab import (
     report_oracle,
     report_race,
     report_replay,
+    verbs,
 )
 from grpo_credit.lab.enumerable import Language, TabularPolicy
 from grpo_credit.lab.output import refuse_taken
@@ -32,12 +33,15 @@ from grpo_credit.lab.running import bar, command, finish, mistakes
 from grpo_credit.lab.sampling import Sampling
 from grpo_credit.lab.targets import Target
 from grpo_credit.lab.tasks import TASKS
+from grpo_credit.lab.tool_language import Relayed, ToolLanguage
 from grpo_credit.lab.transformer import TransformerPolicy
 from grpo_credit.rewards import RegexReward
 
 
 def run_exact(args: argparse.Namespace) -> int:
     """Measure strategies on an enumerable policy."""
+    if args.task and args.credit == list(verbs.EXACT):  # some of which refuse tools
+        args.credit = list(verbs.EXACT_TOOL)
     strategies = _prepared(args)
     continued = Continued(Cuts.parse(args.vine_cuts), args.vine_continuations)
     targets = [Target.parse(text) for text in dict.fromkeys(args.target)]
@@ -66,6 +70,8 @@ def run_exact(args: argparse.Namespace) -> int:
 
 def _problems(args: argparse.Namespace) -> dict[str, exact.Problem]:
     """Make a problem for each thing that earns a reward, by its name; alone, of one policy."""
+    if args.task:
+        return {args.task: _with_tool(args)}
     language = Language(args.alphabet, args.length)
     make = {
         "tabular": lambda seed: TabularPolicy(language, seed, args.spread, args.stop),
@@ -82,6 +88,14 @@ def _problems(args: argparse.Namespace) -> dict[str, exact.Problem]:
         pattern: exact.Problem(language, make(args.seed + n * args.together), reward)
         for n, (pattern, reward) in enumerate(rewards.items())
     }
+
+
+def _with_tool(args: argparse.Namespace) -> exact.Problem:
+    if args.policy != "tabular":
+        raise CreditError(f"--task {args.task} has a table for a policy; leave --policy out.")
+    language = ToolLanguage("ocf", args.length)
+    policy = TabularPolicy(language, args.seed, args.spread, args.stop)
+    return exact.Problem(language, policy, Relayed(language))
 
 
 def _samplings(args: argparse.Namespace, prompts: int) -> dict[tuple[int, str], Sampling]:

@@ -13,6 +13,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from grpo_credit.credit.turns import Turn
+
 LIMIT = 50_000  # completions
 
 
@@ -49,6 +51,26 @@ class Language:
                 f"completions, more than the {LIMIT:,} that can be listed; take fewer symbols or "
                 "a shorter length."
             )
+
+    @property
+    def others(self) -> str:
+        """Characters that somebody else writes: none."""
+        return ""
+
+    @property
+    def turns(self) -> list[list[Turn]] | None:
+        """The turns of each completion; None where each is one."""
+        return None
+
+    @property
+    def luck(self) -> Float[Tensor, " M"]:
+        """The probability of what others write in each completion, who write nothing here."""
+        return torch.ones(len(self.texts), dtype=torch.float64)
+
+    @property
+    def lengths(self) -> list[int]:
+        """Tokens of each completion, the end included."""
+        return self.mask.sum(1).tolist()
 
     @property
     def end(self) -> int:
@@ -135,13 +157,13 @@ class TabularPolicy(nn.Module):
 
 def probabilities(language: Language, logps: Float[Tensor, "P V"]) -> Float[Tensor, " M"]:
     """Return the probability of every completion; they sum to 1."""
-    return log_probabilities(language, logps).exp()
+    return log_probabilities(language, logps).exp() * language.luck
 
 
 def log_probabilities(
     language: Language, logps: Float[Tensor, "... P V"]
 ) -> Float[Tensor, "... M"]:
-    """Return the log-probability of every completion by each policy, nats."""
+    """Return the log-probability of every completion by each policy, nats; without others' luck."""
     return by_token(language, logps).sum(dim=-1)
 
 

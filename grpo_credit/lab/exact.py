@@ -17,7 +17,7 @@ from torch import Tensor
 
 from grpo_credit.credit.advantages import group_advantages
 from grpo_credit.credit.headroom import CURVATURE, captured, effective_tokens, predicted_gain
-from grpo_credit.credit.needs import check_told
+from grpo_credit.credit.needs import check_loop, check_told
 from grpo_credit.credit.rollouts import Rollouts
 from grpo_credit.credit.strategy import CreditError, Strategy
 from grpo_credit.lab.ceiling import true_advantages
@@ -212,6 +212,7 @@ def _refuse_unfed(space: Space, strategies: Iterable[Strategy]) -> None:
         if "ref_logps" in strategy.needs:
             raise CreditError(f"{strategy.name!r} needs a reference model; there is none here.")
         for problem in space.problems:
+            check_loop(strategy, {"tools": problem.language.turns})
             check_told(strategy.name, strategy.needs, [(problem.name, problem.reward)], [1.0])
 
 

@@ -15,6 +15,7 @@ from grpo_credit.lab.enumerable import Language, exact_gradient, jacobian, proba
 from grpo_credit.lab.targets import Target
 from grpo_credit.lab.transformer import character_tokenizer
 from grpo_credit.trainer.reward_annotations import NEEDS, Annotations
+from grpo_credit.trainer.turns import unearned
 
 CPU = torch.device("cpu")
 
@@ -58,15 +59,15 @@ class Problem:
         by_event = logps.flatten()[language.events]
         prefix = language.events // (language.end + 1)
         entropies, squares = -(logps.exp() * logps).sum(1), logps.exp().square().sum(1)
-        lengths = language.mask.sum(1).tolist()
         annotated = Annotations(
             [(self.name, self.reward)],
             [1.0],
             list(language.texts),
-            [row[:n] for row, n in zip(language.ids.tolist(), lengths, strict=True)],
+            [row[:n] for row, n in zip(language.ids.tolist(), language.lengths, strict=True)],
             language.length,
-            character_tokenizer(language.alphabet),
+            character_tokenizer(language.alphabet, language.others),
             {},
+            None if language.turns is None else unearned(language.turns),
         ).find(NEEDS, CPU)
         return Rollouts(
             completion_ids=language.ids,
@@ -82,6 +83,7 @@ class Problem:
             entropies=entropies[prefix],
             sum_sq_probs=squares[prefix],
             **annotated,
+            turns=None if language.turns is None else tuple(map(tuple, language.turns)),
         )
 
     @cached_property

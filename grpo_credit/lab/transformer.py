@@ -13,9 +13,12 @@ END = "<end>"
 START = "<start>"
 
 
-def character_tokenizer(alphabet: str) -> PreTrainedTokenizerFast:
-    """Make a tokenizer with a token for each character, then one to end and one to start with."""
-    vocabulary = {c: i for i, c in enumerate([*alphabet, END, START])}
+def character_tokenizer(alphabet: str, others: str = "") -> PreTrainedTokenizerFast:
+    """Make a tokenizer with a token for each character, then one to end and one to start with.
+
+    The characters of `others`, such as a tool's, have their tokens after those.
+    """
+    vocabulary = {c: i for i, c in enumerate([*alphabet, END, START, *others])}
     tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
     tokenizer.decoder = decoders.Fuse()
     return PreTrainedTokenizerFast(

@@ -7,6 +7,21 @@ from typing import Any
 REWARD = r"a+b[abc]*|c+"
 EXACT = ("seq", "uniform", "length", "dapo", "loo/seq", "decided/seq", "loo+decided/seq",
          "automaton/seq", "prefix_tree/seq", "tree_td/seq", "tempo/seq")  # fmt: skip
+EXACT_TOOL = (
+    "seq",
+    "uniform",
+    "length",
+    "dapo",
+    "loo/seq",
+    "turns/seq",
+    "steps/seq",
+    "to_go/seq",
+    "gigpo/seq",
+    "prefix_tree/seq",
+    "tree_td/seq",
+    "tempo/seq",
+    "treerl/seq",
+)
 REPLAY = ("seq", "length", "dapo", "decided/seq", "automaton/seq", "tree_td/seq",
           "entropy_soft/seq")  # fmt: skip
 ORACLE = ("seq", "decided/seq", "automaton/seq", 'automaton/seq {"mode": "td"}', "spans/seq",
@@ -29,6 +44,9 @@ def add_to(verbs: Any) -> None:
     exact.add_argument("--pattern", nargs="+", default=[REWARD],
                        help=f"what earns 1, each apart (default: {REWARD})")  # fmt: skip
     exact.add_argument("--reward", help="pkg.mod:obj instead of --pattern; called as by TRL")
+    exact.add_argument("--task", choices=("tool",),
+                       help="a task instead of --pattern: tool, in which a call is answered by "
+                       "chance (lab.tool_language)")  # fmt: skip
     exact.add_argument("--spread", type=float, default=0.5, help="of the table's logits")
     exact.add_argument("--stop", type=float, default=-1.0, help="added to the end's logits")
     exact.add_argument("--num_generations", type=int, nargs="+", default=[8], metavar="G")

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from grpo_credit.preflight.sample import Relief
 from grpo_credit.preflight.watch import SLOW, Call, Watched, WatchedAsync, cut
-from grpo_credit.rewards import answered
+from grpo_credit.rewards import answered, completion_text
 
 LIMIT = 16  # completions that are scored again
 # Spelled-out ends of turns and of texts, as chat templates and tokenizers write them.
@@ -125,5 +125,7 @@ def edited(completion: Any, change: Callable[[str], str]) -> Any:
     content = completion[place].get("content") if completion else None
     if not isinstance(content, str):
         return completion
-    changed = {**completion[place], "content": change(content)}
+    apart = {"reasoning_content", "thinking"}  # which is of the text that is scored
+    kept = {name: value for name, value in completion[place].items() if name not in apart}
+    changed = {**kept, "content": change(completion_text(completion))}
     return [*completion[:place], changed, *completion[place + 1 :]]

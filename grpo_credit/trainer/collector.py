@@ -16,7 +16,9 @@ from transformers.utils import logging
 from grpo_credit.batching.rows import Rows, counted
 from grpo_credit.credit import needs
 from grpo_credit.credit.advantages import total_rewards
-from grpo_credit.credit.rollouts import OPTIONAL, PADDING, Rollouts
+from grpo_credit.credit.fields import PADDING
+from grpo_credit.credit.rollouts import OPTIONAL, Rollouts
+from grpo_credit.credit.turns import Turn, Turns
 from grpo_credit.errors import CreditError
 from grpo_credit.trainer import reward_annotations
 from grpo_credit.trainer.reference import referring
@@ -71,6 +73,17 @@ class RolloutCollector:
         return list(zip(self._host.reward_func_names, self._host.reward_funcs, strict=True))
 
     @property
+    def _environments(self) -> list[tuple[str, Any]]:
+        """One environment of each kind, which may give rewards of steps, with its name."""
+        pools = getattr(self._host, "_environment_pool", {}).values()
+        return [(type(pool[0]).__name__, pool[0]) for pool in pools]
+
+    @property
+    def _tells_steps(self) -> bool:
+        every = (*self.named_rewards, *self._environments)
+        return any(needs.tells(teller, "step_rewards") for _, teller in every)
+
+    @property
     def weights(self) -> list[float]:
         """The weight of each reward function."""
         return self._host.reward_weights.tolist()
@@ -87,14 +100,17 @@ class RolloutCollector:
             needs.check_columns(self.named_rewards, [*columns, *given])
             needs.check_privileged(plan.strategy, plan.privileged_column, columns)
             needs.check_continued(plan.strategy, needs.IMAGES & {*columns})
-        needs.check_told(plan.strategy.name, plan.strategy.needs, self.named_rewards, self.weights)
+        rewards = [*self.named_rewards, *self._environments]
+        weights = [*self.weights, *(1.0 for _ in self._environments)]
+        needs.check_told(plan.strategy.name, plan.strategy.needs, rewards, weights)
 
     def rewarded(self, *scored: Any) -> Tensor:
         """Keep what TRL scored: inputs, prompts, completions, their ids, rewards; return those."""
-        found = Scored(*scored)
-        if self.generating:  # and not of what is drawn beside the completions
-            self._scored = found
-        return found.rewards
+        inputs, prompts, completions, ids, rewards = scored
+        if self.generating:  # and not what is drawn beside the completions
+            told = self._host._turns.tell(completions, prompts, ids)
+            self._scored = Scored(inputs, prompts, completions, ids, rewards, told)
+        return rewards
 
     def generate(self, generate: Callable[[Any], dict[str, Any]], inputs: Any) -> dict[str, Any]:
         """Let TRL generate and score a batch, and number its rows: they will be shuffled."""
@@ -208,7 +224,11 @@ class RolloutCollector:
         scored, device = self._batch, self._host.accelerator.device
         rewards_per_func = scored.rewards
         ends = {*self._host.eos_token_ids, self._host._tokenizer.pad_token_id}
-        truncated = [bool(ids) and ids[-1] not in ends for ids in scored.ids]
+        dropped = scored.told.dropped if scored.told else [False] * len(scored.ids)
+        truncated = [
+            bool(ids) and (ids[-1] not in ends or over)
+            for ids, over in zip(scored.ids, dropped, strict=True)
+        ]
         rewards = total_rewards(rewards_per_func, self._host.reward_weights)
         columns = {"completion_ids": output["completion_ids"], "mask": counted(output)}
         gathered = {
@@ -227,6 +247,7 @@ class RolloutCollector:
             mask=mask,
             **gathered,
             **self._annotations(output),
+            turns=self._turns(),
             advantages=advantages,
             rewards=rewards,
             rewards_per_func=rewards_per_func,
@@ -240,6 +261,13 @@ class RolloutCollector:
         if "prefix_values" not in self.needs:
             return rollouts
         return estimated(self._host, rollouts, scored, self._gather_prompt_ids(output))
+
+    def _turns(self) -> Turns | None:
+        scored = self._batch
+        turns = None if scored.told is None else scored.told.turns
+        if turns is None and "turns" in self._host.plan.strategy.needs:
+            turns = [[Turn(0, len(ids), 0, "answer")] if ids else [] for ids in scored.ids]
+        return None if turns is None else tuple(map(tuple, gather_object(turns)))
 
     @property
     def _saving(self) -> bool:
@@ -257,6 +285,8 @@ class RolloutCollector:
         """What rollouts generated now must hold beyond the fields that are always there."""
         plan = self._host.plan
         own = plan.strategy.needs | (plan.vine.cuts.needs if plan.vine else frozenset())
+        if "turns" in own and self._tells_steps:
+            own |= {"step_rewards"}  # which belong to turns
         kept = (
             frozenset(OPTIONAL)
             - {"privileged_logps", "prefix_values"}
@@ -273,19 +303,25 @@ class RolloutCollector:
         """Ask the rewards where in the text they were earned, if the strategy wants to know."""
         if not self.needs & reward_annotations.NEEDS:
             return {}
-        scored = self._batch
+        scored, host = self._batch, self._host
         names = [name for name in scored.inputs[0] if name not in ("prompt", "completion")]
-        columns = {name: [row.get(name) for row in scored.inputs] for name in names}
-        told = reward_annotations.Annotations(
+        columns: dict[str, Any] = {
+            "prompts": scored.prompts, "completion_ids": scored.ids, "trainer_state": host.state,
+            "log_metric": host._log_metric, "log_extra": host._log_completion_extra,
+        }  # fmt: skip
+        columns |= {} if host.environments is None else {"environments": host.environments}
+        columns |= {name: [row.get(name) for row in scored.inputs] for name in names}
+        annotations = reward_annotations.Annotations(
             self.named_rewards,
             self.weights,
             scored.completions,
             scored.ids,
             output["completion_ids"].size(1),
-            self._host._tokenizer,
-            {**columns, "prompts": scored.prompts},
+            host._tokenizer,
+            columns,
+            scored.told,
         )
-        return told.find(self.needs, self._host.accelerator.device)
+        return annotations.find(self.needs, host.accelerator.device)
 
     def _forward(self, output: dict[str, Any]) -> dict[str, Tensor]:
         """Compute the per-token fields that the strategy needs of the policy, and no others."""

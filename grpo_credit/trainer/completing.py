@@ -15,6 +15,7 @@ import numpy as np
 from accelerate.utils import gather_object, set_seed
 from transformers import GenerationConfig
 
+from grpo_credit.errors import CreditError
 from grpo_credit.trainer.undisturbed import in_mode, random_states_kept
 
 DRAWS = {  # by `vllm_mode`; None without vLLM
@@ -41,6 +42,11 @@ def draws(args: Any) -> str:
 
 def complete(trainer: Any, prompts: Sequence[Any], *, greedy: bool, seed: int) -> list[str]:
     """Complete prompts; see `CreditGRPOTrainer.complete`."""
+    if trainer.environment_factories is not None:
+        raise CreditError(
+            "complete() writes one turn and runs no environment, which this trainer was made with; "
+            "evaluate() runs it, on the rows of an eval_dataset."
+        )
     backend = _by_vllm if trainer.use_vllm else _by_generate
     with random_states_kept():
         return backend(trainer, list(prompts), greedy, seed)

@@ -1,13 +1,13 @@
-"""What rewards say about characters, told in tokens.
+"""What rewards say about characters and turns, told in tokens.
 
-A reward may offer `spans`, `decided`, `steps` or `automaton` (see `rewards.contract`); any object
-with such members will do. Places are counted in the text that the reward was given; one outside of
-that text is an error, on every rank, whichever method it comes from.
+A reward may offer `spans`, `decided`, `steps`, `turn_rewards` or `automaton` (see
+`rewards.contract`); any object with such members will do. Places are counted in the text that the
+reward was given, or in what the model wrote in a message; one outside of that text is an error, on
+every rank, whichever method it comes from.
 """
 
 import inspect
 import math
-import operator
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
@@ -19,19 +19,16 @@ import torch
 from accelerate.utils import gather, gather_object, pad_across_processes
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
+from transformers.utils import logging
 
 from grpo_credit.errors import CreditError
-from grpo_credit.rewards import completion_text, texts_after
-from grpo_credit.trainer.token_text import TokenText
+from grpo_credit.text import did_you_mean
+from grpo_credit.trainer.places import Said
+from grpo_credit.trainer.turns import Told
 
+logger = logging.get_logger(__name__)
+WRITTEN = "written"  # a parameter that methods may have: what the model wrote in each message
 NEEDS = frozenset({"spans", "decided", "states", "step_rewards", "texts"})  # what is found here
-
-
-class Located(NamedTuple):
-    """A completion's tokens, and the character of their text where the reward's text begins."""
-
-    tokens: TokenText
-    start: int
 
 
 class Traced(NamedTuple):
@@ -58,7 +55,8 @@ class Annotations:
         ids: the token ids of each completion.
         width: columns of the padded ids.
         tokenizer: a fast tokenizer.
-        columns: data set columns that the rewards' methods may ask for, such as `prompts`.
+        columns: what the rewards' methods may ask for by name, such as `prompts`.
+        told: the turns of the completions, where they are known.
 
     Raises:
         CreditError: (when something is found) if the tokenizer is a slow one, or a reward answers
@@ -74,9 +72,10 @@ class Annotations:
         width: int,
         tokenizer: Any,
         columns: Mapping[str, Any],
+        told: Told | None = None,
     ) -> None:
         self._rewards, self._weights = rewards, weights
-        self._completions, self._columns = completions, columns
+        self._completions, self._columns, self._told = completions, columns, told
         self._ids, self._tokenizer = ids, tokenizer
         self._shape = len(ids), width
 
@@ -94,61 +93,69 @@ class Annotations:
         return found
 
     @cached_property
-    def _texts(self) -> list[str]:
-        return [completion_text(completion) for completion in self._completions]
-
-    @cached_property
-    def _located(self) -> list[Located]:
-        return [
-            _locate(self._tokenizer, ids, text, texts_after(completion))
-            for ids, text, completion in zip(self._ids, self._texts, self._completions, strict=True)
-        ]
+    def _said(self) -> list[Said]:
+        turns = [None] * len(self._ids) if self._told is None else self._told.turns
+        rows = zip(self._ids, self._completions, turns, strict=True)
+        return [Said(self._tokenizer, *row) for row in rows]
 
     def spans(self) -> dict[str, Bool[Tensor, "b t"]]:
         """Mark the tokens of every span that a reward names: `"<reward>/<span>"` -> `(b, t)`."""
         marked: dict[str, np.ndarray] = {}
         for k, row, spans in self._each("spans", _read_spans):
-            tokens, first = self._located[row]
-            for span, start, end in spans:
+            for span, columns in spans:
                 name = f"{self._rewards[k][0]}/{span}"
-                mark = marked.setdefault(name, np.zeros(self._shape, dtype=bool))
-                if end > start:
-                    mark[row, tokens.within(first + start, first + end)] = True
+                marked.setdefault(name, np.zeros(self._shape, dtype=bool))[row, columns] = True
+                self._say_others(name, row, columns)
         return {name: torch.from_numpy(mark) for name, mark in marked.items()}
+
+    def _say_others(self, span: str, row: int, columns: slice) -> None:
+        """Warn of a reward that reads what others wrote: only a `rollout_func` mixes the two."""
+        if self._said[row].is_others(columns):
+            logger.warning_once(
+                f"span {span!r} of a completion is in text that the environment wrote, by "
+                "`env_mask`: the reward may pay for what the model did not say. Let it read the "
+                "model's turns alone, such as from a field that rollout_func returns beside."
+            )
 
     def decided(self) -> Int[Tensor, "b K"]:
         """Count the tokens until each reward was settled; all of them where only the end does."""
         counts = [[len(ids)] * len(self._rewards) for ids in self._ids]
-        for k, row, chars in self._each("decided", _read_decided):
-            tokens, start = self._located[row]
-            if chars is not None:
-                counts[row][k] = min(counts[row][k], tokens.after(start + chars))
+        for k, row, columns in self._each("decided", _read_decided):
+            counts[row][k] = min(counts[row][k], columns)
         return torch.tensor(counts).view(len(counts), len(self._rewards))
 
     def step_rewards(self) -> Float[Tensor, "b t"]:
         """Put the weighted reward of each step on the token that ends it, NaN elsewhere."""
         sums: dict[tuple[int, int], float] = {}  # two steps may end in one token
-        for k, row, steps in self._each("steps", _read_steps):
-            tokens, start = self._located[row]
-            for end, score in steps:
-                column = max(0, tokens.after(start + end) - 1)
-                sums[row, column] = sums.get((row, column), 0.0) + self._weights[k] * score
+        for row, column, score in self._steps():
+            if column >= 0:
+                sums[row, column] = sums.get((row, column), 0.0) + score
         rewards = torch.full(self._shape, torch.nan)
         places = torch.tensor(list(sums)).long().view(-1, 2)
         rewards[places[:, 0], places[:, 1]] = torch.tensor(list(sums.values()))
         return rewards
 
+    def _steps(self) -> Iterator[tuple[int, int, float]]:
+        """Yield row, column and weighted score of each step, of rewards and of environments."""
+        for method, read in (("steps", _read_steps), ("turn_rewards", _read_turns)):
+            for k, row, steps in self._each(method, read):
+                for column, score in steps:
+                    yield row, column, self._weights[k] * score
+        for row, own in enumerate(self._told.earned if self._told else ()):
+            for turn, score in own:
+                yield row, self._said[row].turn(turn), _finite(score)
+
     def offsets(self) -> Int[Tensor, "b t 2"]:
         """Return the characters of each token."""
         offsets = torch.zeros(*self._shape, 2, dtype=torch.long)
-        for row, (tokens, _) in enumerate(self._located):
+        for row, tokens in enumerate(said.whole for said in self._said):
             both = torch.from_numpy(np.stack([tokens.starts, tokens.ends], axis=1))
             offsets[row, : len(both)] = both
         return offsets
 
     def texts(self) -> tuple[list[str], Int[Tensor, "b t 2"]]:
         """Return each completion as text, and the characters of each token."""
-        return [tokens.text for tokens, _ in self._located], self.offsets()
+        return [said.whole.text for said in self._said], self.offsets()
 
     def traced(self) -> list[Traced]:
         """Follow every reward's automata through the texts."""
@@ -163,7 +170,7 @@ class Annotations:
             for row in rows:
                 prints[row] = known
             if automaton is not None:
-                after = _traces(automaton, [self._texts[row] for row in rows])
+                after = _traces(automaton, [self._said[row].text for row in rows])
                 states[rows] = after.gather(1, self._characters[rows])
         return Traced(sizes, prints, states)
 
@@ -181,11 +188,10 @@ class Annotations:
     def _characters(self) -> Int[Tensor, "b t1"]:
         """How much of each text is there before the first token and after each."""
         there = torch.zeros(self._shape[0], self._shape[1] + 1, dtype=torch.long)
-        for row, (tokens, start) in enumerate(self._located):
-            after = torch.from_numpy(tokens.complete)
-            there[row, 1 : len(after) + 1] = after
-            there[row, len(after) + 1 :] = after[-1:].sum()
-            there[row].sub_(start).clamp_(0, len(self._texts[row]))
+        for row, place in enumerate(said.answer for said in self._said):
+            end = place.column + len(place.complete)
+            there[row, place.column + 1 : end + 1] = torch.from_numpy(place.complete)
+            there[row, end + 1 :] = len(place.text)
         return there
 
     def _gather_spans(self, spans: dict[str, Tensor], device: torch.device) -> dict[str, Any]:
@@ -204,18 +210,21 @@ class Annotations:
         offsets = _gather_wide(offsets, 0, device)
         return {"texts": tuple(gather_object(texts)), "offsets": offsets}
 
-    def _each(self, method: str, read: Callable[[Any, int], Any]) -> Iterator[tuple[int, int, Any]]:
+    def _each(
+        self, method: str, read: Callable[[Any, Said], Any]
+    ) -> Iterator[tuple[int, int, Any]]:
         """Yield what each reward that has a method answers for each completion, as it is read."""
         for k, (name, _) in enumerate(self._rewards):
             for row, answer in enumerate(self._answers(k, method) or ()):
-                length = len(self._texts[row])
+                said = self._said[row]
                 try:
-                    value = read(answer, length)
+                    value = read(answer, said)
                 except (TypeError, ValueError, AttributeError) as error:
+                    last, turns = len(said.text), len(said.turns) - 1
                     raise CreditError(
                         f"reward {name!r}: `{method}` gave {answer!r:.80} for completion {row}, a "
-                        f"text of {length} characters ({error}); expected {_EXPECTED[method]}, "
-                        f"places from 0 to {length}."
+                        f"text of {last} characters ({error}); expected "
+                        f"{_EXPECTED[method].format(last=last, turns=turns)}."
                     ) from error
                 yield k, row, value
 
@@ -227,7 +236,7 @@ class Annotations:
             return None
         if inspect.iscoroutinefunction(method):
             raise CreditError(f"reward {name!r}: `{what}` is async; expected a plain method.")
-        answers = method(self._completions, **_accepted(method, self._columns))
+        answers = method(self._completions, **self._accepted(f"reward {name!r}: `{what}`", method))
         if not hasattr(answers, "__len__") or len(answers) != count:
             got = f"{len(answers)} answers" if hasattr(answers, "__len__") else repr(answers)
             raise CreditError(
@@ -236,37 +245,66 @@ class Annotations:
             )
         return answers
 
+    def _accepted(self, what: str, method: Any) -> Mapping[str, Any]:
+        """Return the columns that a method has parameters for; all of them if it takes any.
+
+        Raises:
+            CreditError: if it asks for one that is not there.
+        """
+        asked = list(inspect.signature(method).parameters.values())[1:]
+        if any(p.kind is p.VAR_KEYWORD for p in asked):
+            return self._columns
+        there = [*self._columns, WRITTEN]
+        needed = (p for p in asked if p.default is p.empty and p.kind is not p.VAR_POSITIONAL)
+        if missing := [p.name for p in needed if p.name not in there]:
+            raise CreditError(
+                f"{what} asks for {missing[0]!r}; there are {', '.join(sorted(there))}."
+                f"{did_you_mean(missing[0], there)}"
+            )
+        names = {p.name for p in asked}
+        own = {WRITTEN: [said.written for said in self._said]} if WRITTEN in names else {}
+        return {name: self._columns[name] for name in names & set(self._columns)} | own
+
 
 # ---- what a reward may answer -----------------------------------------------------------------
 
 _EXPECTED = {
-    "spans": "a dict of lists of (start, end)",
-    "decided": "a rewards.Decided",
-    "steps": "a list of (end, reward)",
+    "spans": "a dict of lists of (start, end), places from 0 to {last}, or (message, start, end)",
+    "decided": "a rewards.Decided, places from 0 to {last}",
+    "steps": "a list of (end, reward), places from 0 to {last}, or (message, end, reward)",
+    "turn_rewards": "a list of (turn, reward), turns from 0 to {turns}",
 }
 
 
-def _read_spans(spans: Any, length: int) -> list[tuple[str, int, int]]:
+def _read_spans(spans: Any, said: Said) -> list[tuple[str, slice]]:
     return [
-        (name, *_within(repr(name), start, end, length))
+        (name, _named(repr(name), said.span, place))
         for name, places in (spans or {}).items()
-        for start, end in places
+        for place in places
     ]
 
 
-def _read_decided(verdict: Any, length: int) -> int | None:
-    return None if verdict.chars is None else _within("decided", 0, verdict.chars, length)[1]
+def _read_decided(verdict: Any, said: Said) -> int:
+    if verdict.chars is None:
+        return said.columns
+    return _named("decided", said.settled, (verdict.chars,))
 
 
-def _read_steps(steps: Any, length: int) -> list[tuple[int, float]]:
-    return [(_within("a step", 0, end, length)[1], _finite(score)) for end, score in steps]
+def _read_steps(steps: Any, said: Said) -> list[tuple[int, float]]:
+    return [
+        (max(0, _named("a step", said.end, place) - 1), _finite(score)) for *place, score in steps
+    ]
 
 
-def _within(what: str, start: Any, end: Any, length: int) -> tuple[int, int]:
-    start, end = operator.index(start), operator.index(end)
-    if not 0 <= start <= end <= length:
-        raise ValueError(f"{what} is from {start} to {end}")
-    return start, end
+def _read_turns(steps: Any, said: Said) -> list[tuple[int, float]]:
+    return [(said.turn(turn), _finite(score)) for turn, score in steps]
+
+
+def _named(what: str, find: Callable[..., Any], place: Sequence[Any]) -> Any:
+    try:
+        return find(*place)
+    except ValueError as error:
+        raise ValueError(f"{what} {error}") from error
 
 
 def _finite(score: Any) -> float:
@@ -276,27 +314,6 @@ def _finite(score: Any) -> float:
 
 
 # ---- of one rank ------------------------------------------------------------------------------
-
-
-def _locate(tokenizer: Any, ids: Sequence[int], text: str, after: Sequence[str] = ()) -> Located:
-    """Find a text among the tokens, before the texts that others wrote after it."""
-    tokens = TokenText.decode(tokenizer, ids, text)
-    end = len(tokens.text)
-    for other in reversed(after):  # a tool may have repeated the text
-        place = tokens.text.rfind(other, 0, end)
-        end = end if place < 0 else place
-    start = tokens.text.rfind(text, 0, end)
-    if start < 0:  # rewritten by a chat template or a parser
-        return Located(TokenText.unknown(text, len(ids), tokens.text), 0)
-    return Located(tokens, start)
-
-
-def _accepted(method: Any, columns: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return the columns that a method has parameters for; all of them if it takes any."""
-    parameters = inspect.signature(method).parameters
-    if any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values()):
-        return columns
-    return {name: value for name, value in columns.items() if name in parameters}
 
 
 def _grouped(automata: Sequence[Any]) -> list[tuple[Any, list[int]]]:

@@ -11,6 +11,7 @@ from trl import GRPOTrainer
 
 from grpo_credit.batching.rows import Rows, as_input
 from grpo_credit.trainer.seams import piece
+from grpo_credit.trainer.turns import Told
 
 add_fused_lm_head = piece("add_fused_lm_head")
 
@@ -23,6 +24,7 @@ class Scored(NamedTuple):
     completions: list[Any]
     ids: list[list[int]]
     rewards: Tensor
+    told: Told | None
 
 
 def add_sum_sq_probs(trainer: Any) -> None:

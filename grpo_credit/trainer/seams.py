@@ -29,6 +29,10 @@ class Seams(Protocol):
     num_iterations: int
     scale_rewards: Any
     tools: Any
+    environments: Any
+    environment_factories: Any
+    rollout_func: Any
+    max_tool_calling_iterations: Any
     train_dataset: Any
     use_vllm: bool
     is_fsdp_enabled: bool
@@ -70,6 +74,17 @@ class Seams(Protocol):
 
     def _generate(self, prompts: Any) -> Any: ...
 
+    def _tool_call_loop(
+        self,
+        prompts: Any,
+        prompt_ids: Any,
+        completion_ids: Any,
+        completions: Any,
+        logprobs: Any,
+        images: Any,
+        multimodal_fields: Any,
+    ) -> Any: ...
+
     def _generate_single_turn(
         self, prompt_ids: Any, images: Any, multimodal_fields: Any, num_generations: int
     ) -> tuple[Any, Any]: ...
@@ -90,6 +105,10 @@ class Seams(Protocol):
 
     def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> Tensor: ...
 
+    def _log_metric(self, name: str, value: float) -> None: ...
+
+    def _log_completion_extra(self, column: str, values: list[Any]) -> None: ...
+
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Log, and forget what was logged."""
         ...
@@ -109,6 +128,7 @@ class Host(Seams, Protocol):
     save_every: int
     _engine: Any
     _collector: Any
+    _turns: Any
     _step_log: Any
 
     def overrides(self, method: str) -> bool:

@@ -35,6 +35,7 @@ from grpo_credit.trainer.resuming import Resuming
 from grpo_credit.trainer.scoring import add_sum_sq_probs
 from grpo_credit.trainer.seams import check_attributes, check_class
 from grpo_credit.trainer.step_log import StepLog
+from grpo_credit.trainer.turns import TurnWatch
 
 
 class CreditGRPOTrainer(GRPOTrainer):
@@ -85,6 +86,7 @@ class CreditGRPOTrainer(GRPOTrainer):
         self.credit_scale: float = getattr(args, "credit_scale", 1.0)
         self.save_every: int = getattr(args, "save_rollouts", 0)
         host: Any = self  # what its parts see: `seams.Host`
+        self._turns = TurnWatch(host)
         self._collector, self._window = RolloutCollector(host), CreditWindow(host)
         self._loss, self._resuming, self._step_log = CreditLoss(host), Resuming(host), StepLog(host)
         given = signature(GRPOTrainer.__init__).bind_partial(self, *([None] * 3), *rest, **kwargs)
@@ -108,6 +110,15 @@ class CreditGRPOTrainer(GRPOTrainer):
         return subclasses.overrides(self, CreditGRPOTrainer, method)
 
     # ---- a generation batch, and the window that trains on it ----------------------------------
+
+    def _generate(self, prompts: Any) -> Any:
+        return self._turns.generate(super()._generate, prompts)
+
+    def _generate_single_turn(self, *args: Any, **kwargs: Any) -> Any:
+        return self._turns.turn(super()._generate_single_turn, *args, **kwargs)
+
+    def _tool_call_loop(self, *args: Any, **kwargs: Any) -> Any:
+        return self._turns.loop(super()._tool_call_loop, *args, **kwargs)
 
     def _calculate_rewards(
         self, inputs: Any, prompts: Any, completions: Any, completion_ids_list: Any
@@ -167,6 +178,9 @@ class CreditGRPOTrainer(GRPOTrainer):
 
         Returns:
             One text per prompt, on every rank.
+
+        Raises:
+            CreditError: if the trainer has environments.
         """
         return completing.complete(self, prompts, greedy=greedy, seed=seed)
 

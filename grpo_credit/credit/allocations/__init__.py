@@ -1,6 +1,7 @@
 """Where a completion's advantage lands inside the completion: one family per file."""
 
 from grpo_credit.credit.allocations import (  # noqa: F401, each registers its rules
+    anchors,
     automaton,
     baselines,
     conflict,

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from grpo_credit.credit.allocations.baselines import leave_one_out_mean, scored
-from grpo_credit.credit.allocations.tree import temporal_differences
+from grpo_credit.credit.allocations.tree import settled, temporal_differences
 from grpo_credit.credit.registry import allocation
 from grpo_credit.credit.rollouts import Rollouts
 from grpo_credit.errors import CreditError
@@ -64,8 +64,8 @@ def automaton(
 
     Degenerate cases: a state that only the completion itself visits has V_i = m_i; a lone scored
     completion gets 0, and so do those that no function scored. Without an automaton all share one
-    state: "baseline" is then `loo` over the whole batch. What changes across masked tokens goes
-    to the next counted one.
+    state: "baseline" is then `loo` over the whole batch. What changes across masked tokens, such as
+    an environment's, goes to nobody.
     Deviation: none. Where prompts differ much in difficulty, and the states do not show it, a
     baseline over the group has less variance than this one over the batch.
 
@@ -92,7 +92,8 @@ def automaton(
     landed = rollouts.rewards[:, None] - values[:, :-1]
     if mode == "td":
         after, start = values[:, 1:], values[:, 0]
-        landed = temporal_differences(after, start, rollouts.rewards, rollouts.mask)
+        final = settled(rollouts, after, rollouts.rewards)
+        landed = temporal_differences(after, start, final, rollouts.mask)
     return torch.where(rollouts.mask & scored(rollouts)[:, None], landed, 0.0)
 
 

@@ -10,7 +10,6 @@ from torch.nn.functional import pad
 
 from grpo_credit.credit.advantages import group_advantages
 from grpo_credit.credit.allocations.baselines import above_mean, group_sum, scored
-from grpo_credit.credit.allocations.steps import turn_number
 from grpo_credit.credit.allocations.traces import mean_one
 from grpo_credit.credit.registry import allocation
 from grpo_credit.credit.rollouts import Rollouts
@@ -186,7 +185,7 @@ def empg(
     for name, value in (("k", k), ("k_next", k_next), ("zeta", zeta)):
         if not math.isfinite(value):
             raise CreditError(f"{name} is {value:g}, expected a finite number.")
-    turn, counted = turn_number(rollouts), rollouts.mask & scored(rollouts)[:, None]
+    turn, counted = rollouts.turn, rollouts.mask & scored(rollouts)[:, None]
     relative, there = _relative_by_turn(rollouts, turn, counted)
     certain = (-k * relative).exp()
     gain = certain / certain[there].mean()

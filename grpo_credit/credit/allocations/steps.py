@@ -95,10 +95,11 @@ def turns(rollouts: Rollouts, *, coef: float = 1.0) -> Float[Tensor, "B T"]:
 
         A[i, t] = A_i + coef · (G[i, m] - mean_{j in g} G[j, m]) / (std_m + 1e-4)
 
-    m is the turn of t. A turn is a maximal run of counted tokens; a tool's output (not counted)
-    separates two turns. G[i, m] is the sum of the step rewards of turn m and later, where a step
-    that ends in a tool's output belongs to the turn before it, and G[j, m] = 0 where completion j
-    has fewer than m turns. `std_m` is the standard deviation of G[·, m] as `scale_rewards` says.
+    m is the turn of t: what one call of the model wrote (`Rollouts.turns`), or where that is not
+    known, a maximal run of counted tokens. G[i, m] is the sum of the step rewards of turn m and
+    later, where a step that ends in a tool's output belongs to the turn before it, and G[j, m] = 0
+    where completion j has fewer than m turns. `std_m` is the standard deviation of
+    G[·, m] as `scale_rewards` says.
 
     Why this form: which baseline is subtracted at turn m does not depend on what the completion
     does from turn m on. With `scale_rewards="none"` and the aggregation `seq`, the expected update
@@ -137,7 +138,7 @@ def turns(rollouts: Rollouts, *, coef: float = 1.0) -> Float[Tensor, "B T"]:
 
     Source: Zeng et al. 2025, MT-GRPO, arXiv:2505.11821; bias: verl RFC 7244.
     """
-    turn = turn_number(rollouts)
+    turn = rollouts.turn
     earned = _step_rewards(rollouts).nan_to_num(nan=0.0)
     per_turn = earned.new_zeros(len(turn), int(turn.max()) + 1).scatter_add(1, turn, earned)
     returns = _to_go(per_turn).masked_fill(rollouts.rewards.isnan()[:, None], torch.nan)
@@ -195,7 +196,7 @@ def turn_deltas(
     """
     if not 0 <= gamma <= 1:
         raise CreditError(f"gamma is {gamma:g}, expected 0 to 1.")
-    turn = turn_number(rollouts)
+    turn = rollouts.turn
     number = torch.arange(int(turn.max()) + 1, device=turn.device)
     apart = number - number[:, None]  # how many turns s is after m
     weight = torch.where(apart >= 0, gamma ** apart.clamp(min=0).double(), 0.0)
@@ -293,12 +294,6 @@ def _step_rewards(rollouts: Rollouts) -> Float[Tensor, "B T"]:
     assert rollouts.step_rewards is not None  # in `needs`
     abstained = rollouts.rewards.isnan()[:, None]
     return rollouts.step_rewards.double().masked_fill(abstained, torch.nan)
-
-
-def turn_number(rollouts: Rollouts) -> Int[Tensor, "B T"]:
-    """Number the turns from 1; a tool's output has the number of the turn before it."""
-    before = pad(rollouts.mask, (1, -1))
-    return (rollouts.mask & ~before).cumsum(dim=1)
 
 
 def _to_go(values: Float[Tensor, "B M"]) -> Float[Tensor, "B M"]:

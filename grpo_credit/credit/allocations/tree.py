@@ -10,7 +10,6 @@ optimizer step a member is trained on in.
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
-from torch.nn.functional import pad
 
 from grpo_credit.credit.allocations.baselines import scored
 from grpo_credit.credit.registry import allocation
@@ -73,8 +72,8 @@ def tempo(rollouts: Rollouts) -> Float[Tensor, "B T"]:
         Allocation (B, T), in units of the advantages.
 
     Degenerate cases: completions in no tree get A_i; one that shares no prefix gets 2 A_i on its
-    first token and A_i on the others. What changes across masked tokens goes to the next counted
-    one.
+    first token and A_i on the others. What changes across masked tokens, such as a tool's output,
+    goes to nobody.
     Deviation: none from the authors' code but TRL's 1e-4 beside the standard deviation (1e-6 there)
     and completions without a score, which are in no tree.
 
@@ -111,10 +110,11 @@ def tree_td(rollouts: Rollouts, *, leave_one_out: bool = False) -> Float[Tensor,
 
     Credit lands where members part: tokens that all of them write get nothing, the token that
     leads to the better branch gets the difference. After the last counted token V = R_i, so the
-    tokens of a completion sum to R_i - V(empty prefix), its group-relative reward. This is the tree
-    part of TEMPO alone; `tempo` is the paper's sum of both parts. Where the first tokens are free
-    no two members share a prefix, and all credit lands on them: then this does not learn (`lab
-    race`, task `base`: 0.08 of the reward on average, `seq` 0.57).
+    tokens of a completion sum to R_i - V(empty prefix), its group-relative reward, less what a
+    tool's outputs changed: that is nobody's. This is the tree part of TEMPO alone; `tempo` is the
+    paper's sum of both parts. Where the first tokens are free no two members share a prefix, and
+    all credit lands on them: then this does not learn (`lab race`, task `base`: 0.08 of the reward
+    on average, `seq` 0.57).
 
     Args:
         rollouts: uses `completion_ids`, `group` and `rewards`.
@@ -125,8 +125,10 @@ def tree_td(rollouts: Rollouts, *, leave_one_out: bool = False) -> Float[Tensor,
     Returns:
         Allocation (B, T), in units of reward, not divided by any standard deviation.
 
-    Degenerate cases: completions in no tree get 0, and so does a completion alone in its tree. What
-    changes across masked tokens goes to the next counted one.
+    Degenerate cases: completions in no tree get 0, and so does a completion alone in its tree.
+    Where a call is the last turn, V stays what it is after the call: what came of it is not the
+    model's. Where tools answer differently each time, nobody shares what comes after, and what the
+    model makes of an answer earns nothing: `turns` does without that bias.
     Deviation: the paper adds the advantage, see `tempo`; after the last token its V is the mean
     over equal completions, here R_i.
 
@@ -147,7 +149,8 @@ def tree_td(rollouts: Rollouts, *, leave_one_out: bool = False) -> Float[Tensor,
     others = _sum_through(nodes, through, torch.ones_like(rewards)) - left_out
     total = _sum_through(nodes, through, rewards) - left_out * rewards[:, None]
     values = torch.where(others > 0, total / others.clamp(min=1), rewards[:, None])
-    changes = temporal_differences(values[:, 1:], values[:, 0], rewards, rollouts.mask)
+    final = settled(rollouts, values[:, 1:], rewards)
+    changes = temporal_differences(values[:, 1:], values[:, 0], final, rollouts.mask)
     return torch.where(rollouts.mask & scored(rollouts)[:, None], changes, 0.0)
 
 
@@ -170,6 +173,7 @@ def treerl(rollouts: Rollouts) -> Float[Tensor, "B T"]:
         Allocation (B, T), in units of reward, not divided by any standard deviation.
 
     Degenerate cases: completions in no tree get 0, and so do tokens that the whole group shares.
+    Where a tool's output parts members, the tokens after it have gained nothing over it.
     The first stretch of a completion that shares no prefix gets 2 (R_i - V(root)), as its parent is
     the root.
     Deviation: the paper grows its trees by branching where entropy is high; here they are what
@@ -192,7 +196,8 @@ def treerl(rollouts: Rollouts) -> Float[Tensor, "B T"]:
     members = _sum_through(nodes, through, torch.ones_like(rewards)).clamp(min=1)
     values = _sum_through(nodes, through, rewards) / members
     parts = members[:, 1:] != members[:, :-1]
-    parent = torch.where(parts, _columns(rollouts.mask), 0).cummax(dim=1).values
+    before = _columns(rollouts.mask) + ~rollouts.mask  # where others part them, the value after
+    parent = torch.where(parts, before, 0).cummax(dim=1).values
     gained = 2 * values[:, 1:] - values[:, :1] - values.gather(1, parent)
     counted = rollouts.mask & scored(rollouts)[:, None]
     return torch.where(counted, gained / members[:, 1:].sqrt(), 0.0)
@@ -204,12 +209,14 @@ def temporal_differences(
     final: Float[Tensor, " B"],
     mask: Bool[Tensor, "B T"],
 ) -> Float[Tensor, "B T"]:
-    """Subtract from the value after each counted token the value after the one before it.
+    """Subtract from the value after each counted token the value just before it.
 
-        D[i, t] = V[i, t] - V[i, previous counted t];  Σ_t D[i, t] = final_i - start_i
+        D[i, t] = V[i, t] - V[i, t-1];  Σ_t D[i, t] = final_i - start_i - Σ_{t not counted} D[i, t]
+
+    What changes while somebody else writes is nobody's.
 
     Args:
-        after: the value after each token.
+        after: the value after each token, those that are not counted included.
         start: the value before the first token.
         final: the value after the last counted token, in place of what `after` says there.
         mask: True for counted tokens.
@@ -219,8 +226,20 @@ def temporal_differences(
     """
     number = torch.where(mask, _columns(mask) + 1, 0)
     settled = torch.where(number == number.amax(dim=1, keepdim=True), final[:, None], after)
-    previous = pad(number.cummax(dim=1).values[:, :-1], (1, 0))
-    return settled - torch.cat([start[:, None], settled], dim=1).gather(1, previous)
+    return settled - torch.cat([start[:, None], after[:, :-1]], dim=1)
+
+
+def settled(
+    rollouts: Rollouts, after: Float[Tensor, "B T"], rewards: Float[Tensor, " B"]
+) -> Float[Tensor, " B"]:
+    """Return the value after the last counted token: the reward, unless a call was the last word.
+
+    What comes of a call is the environment's doing: the value there stays what `after` says.
+    """
+    last = torch.where(rollouts.mask, _columns(rollouts.mask), 0).amax(dim=1, keepdim=True)
+    calls = [bool(own) and own[-1].role == "call" for own in rollouts.turns or ()]
+    open_ended = torch.tensor(calls or [False] * len(rewards), device=rewards.device)
+    return torch.where(open_ended, after.gather(1, last)[:, 0], rewards)
 
 
 # ---- the tree ---------------------------------------------------------------------------------
