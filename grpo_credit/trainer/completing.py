@@ -76,6 +76,7 @@ def _by_vllm(trainer: Any, prompts: list[Any], greedy: bool, seed: int) -> list[
         engine = rank - rank % vllm.tensor_parallel_size  # its ranks hand it their rows together
         first, last = engine * share, (engine + vllm.tensor_parallel_size) * share
         changes["llm"] = SeededLLM(vllm.llm, _seeds(seed, len(rows))[first:last])
+    trainer._last_loaded_step = -1  # same step, other weights: a best checkpoint was loaded
     with _replaced(vllm, changes):
         texts = _texts(trainer, rows[rank * share : (rank + 1) * share])
     return gather_object(texts)[: len(prompts)]
