@@ -20,6 +20,7 @@ from accelerate.utils import gather_object
 from grpo_credit.errors import CreditError
 from grpo_credit.preflight.batches import Batches
 from grpo_credit.preflight.columns import spread
+from grpo_credit.preflight.engine import differences
 from grpo_credit.preflight.sample import Relief, RewardSample, Sample
 from grpo_credit.preflight.variants import SPECIAL, relieve
 from grpo_credit.preflight.watch import Watched, watch
@@ -77,6 +78,7 @@ class _Drawn:
     special: list[bool] = field(default_factory=list)
     prompts: list[str] = field(default_factory=list)  # rendered
     first: str = ""  # of the completions, as text
+    prompt_tokens: int = 0  # of the longest one
     scores: list[torch.Tensor] = field(default_factory=list)  # of all ranks
 
 
@@ -102,7 +104,8 @@ def draw(trainer: "Seams", clock: Callable[[], float] = time.perf_counter) -> Sa
         seconds = clock() - start
         for reward in watched:
             seconds -= sum(call.seconds for call in getattr(reward, "calls", ()))
-        return _joined(trainer, how, drawn, _reward_samples(trainer, watched, drawn), seconds)
+        sample = _joined(trainer, how, drawn, _reward_samples(trainer, watched, drawn), seconds)
+        return replace(sample, apart=differences(trainer._metrics["train"]))
 
 
 @contextmanager
@@ -144,6 +147,7 @@ def _listen(trainer: "Seams", drawn: _Drawn) -> None:
 
     def generated(prompts: Any) -> Any:
         output = generate(prompts)
+        drawn.prompt_tokens = max(drawn.prompt_tokens, *map(len, output[0]))
         drawn.prompts += [tokenizer.decode(ids[-64:]) for ids in output[0]]
         return output
 
@@ -183,7 +187,7 @@ def _joined(
 ) -> Sample:
     """Gather the ranks' parts; a rank's rows of the calls are taken apart to lie in order."""
     columns = [drawn.lengths, drawn.truncated, drawn.special]
-    parts = gather_object([(columns, rewards, seconds, drawn.first)])
+    parts = gather_object([(columns, rewards, seconds, drawn.first, drawn.prompt_tokens)])
     lengths, truncated, special = (_in_order(parts, how, k) for k in range(3))
     return Sample(
         size=how.size,
@@ -197,6 +201,7 @@ def _joined(
         seconds=max(part[2] for part in parts),
         at_once=how.calls * how.rows * how.ranks,
         first=parts[0][3],
+        prompt_tokens=max(part[4] for part in parts),
     )
 
 

@@ -45,7 +45,9 @@ class Sample:
     Of each completion: `lengths` in tokens, whether it is `truncated` at the `longest`, and whether
     `special` tokens are spelled out in it. `first` is the text of the first one. `at_once` of them
     were generated side by side in `seconds`, without rewards; `group` and `generated` are what the
-    configuration has: `num_generations` and the completions of a generation batch.
+    configuration has: `num_generations` and the completions of a generation batch. The
+    longest prompt has `prompt_tokens`, and `apart` says how far vLLM's probabilities are from the
+    trainer's, by `engine.differences`.
     """
 
     size: int
@@ -59,6 +61,8 @@ class Sample:
     seconds: float
     at_once: int
     first: str = ""
+    prompt_tokens: int = 0
+    apart: dict[str, float] = field(default_factory=dict)
 
     @property
     def totals(self) -> np.ndarray:
