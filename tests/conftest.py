@@ -36,7 +36,7 @@ SLOW = {
     "recipe_mistakes", "recipe_tasks", "report_browser", "reward_code", "rules_in_training",
     "run_signals", "sharded", "study_cells", "study_engines",
     "study_kill", "study_recipe", "study_report", "study_warm_start", "subclasses", "tool_calls",
-    "trainer", "trial", "vine", "warm_start", "workers",
+    "trainer", "trial", "vine", "vllm", "warm_start", "workers",
     "automaton::test_a_pattern_without_an_automaton_is_tried_once",
     "automaton::test_an_automaton_of_few_but_huge_states_is_given_up",
     "automaton::test_what_is_too_large_is_refused_before_the_memory_is_gone",

@@ -163,7 +163,7 @@ def run(
     """Train a few steps on the fixed completions and return what happened.
 
     With `importance_ratio`, the loss is computed as after sampling by vLLM: TRL multiplies the
-    surrogate by a ratio that it finds in the inputs. (vLLM itself needs a GPU.)
+    surrogate by a ratio that it finds in the inputs. (Its engine itself: test_vllm.py.)
     """
     trace = Trace()
     given: dict[str, Any] = {

@@ -148,9 +148,9 @@ def with_vllm(monkeypatch):
             vllm_client=engine, tensor_parallel_size=1, enable_sleep_mode=False, temperature=0.9,
             top_p=1.0, top_k=0, min_p=None, repetition_penalty=1.0, max_completion_length=8,
             logprobs=0, structured_outputs_regex=None, generation_kwargs=kwargs,
+            sync_weights=lambda: None,
         )  # fmt: skip
         trainer.use_vllm, trainer.vllm_generation = True, generation
-        trainer._last_loaded_step = trainer.state.global_step
         return trainer, generation, engine
 
     return made

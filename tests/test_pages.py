@@ -87,6 +87,38 @@ def test_sessions_are_as_they_are_shown(page):
     assert not failed
 
 
+def written(pattern, *files):
+    """Find what a pattern groups in pages, configurations and the image's recipe."""
+    texts = [path.read_text(encoding="utf-8") for path in files]
+    return [found for text in texts for found in re.findall(pattern, text, re.MULTILINE)]
+
+
+def test_a_servers_command_is_parsed_by_trl():
+    from trl.scripts.vllm_serve import make_parser
+
+    served = written(
+        r"(?:    |[0-9] )trl vllm-serve (.*)$", *PAGES, *ROOT.glob("recipes/configs/*")
+    )
+    assert len(served) == 2
+    for options in served:
+        asked, rest = make_parser().parse_args_and_config(
+            args=shlex.split(options), return_remaining_strings=True
+        )
+        assert asked.model.startswith("Qwen/")
+        assert rest == []
+
+
+def test_an_installation_names_extras_and_constraints_that_exist():
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    asked = written(
+        r"install .*(?:-c|--constraint) (\S+) '\.\[(.*?)\]'", *PAGES, ROOT / "Dockerfile"
+    )
+    assert len(asked) == 2
+    for constraints, named in asked:
+        assert (ROOT / constraints).is_file()
+        assert set(named.split(",")) <= set(extras["optional-dependencies"])
+
+
 def test_the_code_of_the_readme_runs(tmp_path):
     own, used = blocks(ROOT / "README.md")[1:3]
     (tmp_path / "my_rules.py").write_text(own)

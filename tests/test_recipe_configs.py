@@ -34,12 +34,14 @@ def test_a_configuration_is_read_and_explained(config, own, monkeypatch, capsys)
     local = ["--model_name_or_path=model", "--dataset_name=problems.jsonl", "--output_dir=out"]
     options = ["--config", str(config), "--dry_run", "--credit=seq", *local]
     assert run_recipe(recipe, options) == 0
-    out = " ".join(capsys.readouterr().out.split())
+    out = " ".join(capsys.readouterr().out.replace("│", " ").split())
     given = yaml.safe_load(config.read_text())
     rows = given["per_device_train_batch_size"] * given["gradient_accumulation_steps"]
     group = given["num_generations"]
     assert f"{rows} completions of {rows // group} prompts x {group}" in out
     assert "on-policy" in out
+    share = given.get("vllm_gpu_memory_utilization")
+    assert share is None or f"vLLM takes {share:.0%} of each device" in out
     assert not (own / "out").exists()
 
 
@@ -78,5 +80,5 @@ def test_there_are_configurations_for_every_kind_of_machine():
     assert {path.stem for path in EVERY} == {
         "sft_one_gpu_lora",
         "laptop_cpu", "one_gpu_lora", "one_gpu_full", "eight_gpus_ddp", "eight_gpus_fsdp2",
-        "eight_gpus_zero3", "vllm_server",
+        "eight_gpus_zero3", "one_gpu_vllm", "eight_gpus_vllm", "vllm_server",
     }  # fmt: skip

@@ -1,6 +1,7 @@
 """The versions whose private pieces are used: one number in every place, and in the message."""
 
 import tomllib
+from importlib import metadata
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -23,6 +24,32 @@ def test_the_ranges_hold_what_was_tested_and_no_later_minor():
         tested = Version(line.partition("==")[2])
         assert tested in required[name].specifier
         assert Version(f"{tested.major}.{tested.minor + 1}") not in required[name].specifier
+
+
+def constraints(name):
+    """Return the pins of a constraints file."""
+    lines = (ROOT / name).read_text().splitlines()
+    return dict(line.split("==") for line in lines if not line.startswith("#"))
+
+
+def test_vllm_resolves_to_the_newest_that_trl_takes():
+    """Which wants an older transformers than the newest one of this package's range."""
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    ours = [Requirement(line) for line in extras["optional-dependencies"]["vllm"]]
+    theirs = map(Requirement, metadata.requires("trl"))
+    (taken,) = (r for r in theirs if r.name == "vllm" and r.marker.evaluate({"extra": "vllm"}))
+    (newest,) = (s.version for s in taken.specifier if s.operator == "<=")
+    (asked,) = (r for r in ours if r.name == "vllm")
+    assert newest in asked.specifier & taken.specifier
+    assert Version(newest) == max(Version(s.version) for s in asked.specifier)
+    pinned = constraints("constraints-vllm.txt")
+    assert pinned["vllm"] == newest
+    needed = {r.name: r for r in map(Requirement, extras["dependencies"])}
+    assert {name: pin for name, pin in pinned.items()
+            if name in needed and pin not in needed[name].specifier} == {}  # fmt: skip
+    assert not {"trl", "torch", "accelerate", "peft", "datasets"} & {
+        name for name, pin in constraints("constraints.txt").items() if pinned.get(name, pin) != pin
+    }
 
 
 def test_an_untested_version_is_told_which_to_install():

@@ -1,14 +1,11 @@
 """Which fields of `Rollouts` have which shape, and whether what they hold fits together."""
 
-from typing import TYPE_CHECKING
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from grpo_credit.credit.turns import check_turns
-
-if TYPE_CHECKING:
-    from grpo_credit.credit.rollouts import Rollouts
 
 # What more padding holds, for every field that has a value per token.
 PADDING = {
@@ -25,11 +22,11 @@ PER_ROW = ("advantages", "rewards", "group", "truncated", "window_count", "gener
 ROWWISE = ("texts", "turns")  # one object per row
 
 
-def check_fields(rollouts: "Rollouts", tensors: dict[str, Tensor]) -> None:
+def check_fields(rollouts: Any, tensors: dict[str, Tensor]) -> None:
     """Raise a ValueError where fields do not fit together; see `Rollouts`.
 
     Args:
-        rollouts: all of them.
+        rollouts: a `Rollouts`, which is made with this.
         tensors: those that are tensors, by name.
     """
     rows, columns = _two_dimensional(rollouts.completion_ids)
@@ -59,7 +56,7 @@ def _two_dimensional(ids: Tensor) -> tuple[int, int]:
     return ids.shape[0], ids.shape[1]
 
 
-def _expect(rollouts: "Rollouts", name: str, shape: tuple[int, ...]) -> None:
+def _expect(rollouts: Any, name: str, shape: tuple[int, ...]) -> None:
     value = getattr(rollouts, name)
     if value is not None and tuple(value.shape) != shape:
         raise ValueError(
@@ -68,7 +65,7 @@ def _expect(rollouts: "Rollouts", name: str, shape: tuple[int, ...]) -> None:
         )
 
 
-def _expect_lengths(rollouts: "Rollouts", rows: int) -> None:
+def _expect_lengths(rollouts: Any, rows: int) -> None:
     if len(rollouts.reward_weights) != len(rollouts.reward_names):
         raise ValueError(
             f"there are {len(rollouts.reward_weights)} reward_weights for the reward functions "
@@ -85,7 +82,7 @@ def _expect_lengths(rollouts: "Rollouts", rows: int) -> None:
             )
 
 
-def _expect_constants(rollouts: "Rollouts", tensors: dict[str, Tensor]) -> None:
+def _expect_constants(rollouts: Any, tensors: dict[str, Tensor]) -> None:
     if rollouts.mask.dtype != torch.bool:
         raise ValueError(
             f"mask has dtype {rollouts.mask.dtype}, expected torch.bool; pass mask.bool()."

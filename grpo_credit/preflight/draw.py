@@ -23,6 +23,7 @@ from grpo_credit.credit.advantages import group_advantages
 from grpo_credit.errors import CreditError
 from grpo_credit.preflight.batches import Batches
 from grpo_credit.preflight.columns import spread
+from grpo_credit.preflight.engine import differences
 from grpo_credit.preflight.sample import Relief, RewardSample, Sample
 from grpo_credit.preflight.variants import SPECIAL, relieve
 from grpo_credit.preflight.watch import Watched, watch
@@ -86,6 +87,7 @@ class _Drawn:
     special: list[bool] = field(default_factory=list)
     prompts: list[str] = field(default_factory=list)  # rendered
     first: str = ""  # of the completions, as text
+    prompt_tokens: int = 0  # of the longest one
     scores: list[torch.Tensor] = field(default_factory=list)  # of all ranks
     uncertainty: list[np.ndarray] = field(default_factory=list)
     sketches: list[np.ndarray] = field(default_factory=list)
@@ -115,7 +117,8 @@ def draw(trainer: "Seams", clock: Callable[[], float] = time.perf_counter) -> Sa
             _look_inside(trainer, how, drawn, output)
         for reward in watched:
             seconds -= sum(call.seconds for call in getattr(reward, "calls", ()))
-        return _joined(trainer, how, drawn, _reward_samples(trainer, watched, drawn), seconds)
+        sample = _joined(trainer, how, drawn, _reward_samples(trainer, watched, drawn), seconds)
+        return replace(sample, apart=differences(trainer._metrics["train"]))
 
 
 @contextmanager
@@ -157,6 +160,7 @@ def _listen(trainer: "Seams", drawn: _Drawn) -> None:
 
     def generated(prompts: Any) -> Any:
         output = generate(prompts)
+        drawn.prompt_tokens = max(drawn.prompt_tokens, *map(len, output[0]))
         drawn.prompts += [tokenizer.decode(ids[-64:]) for ids in output[0]]
         return output
 
@@ -211,7 +215,8 @@ def _joined(
 ) -> Sample:
     """Gather the ranks' parts; a rank's rows of the calls are taken apart to lie in order."""
     columns = [drawn.lengths, drawn.truncated, drawn.special, drawn.uncertainty]
-    parts = gather_object([(columns, rewards, seconds, drawn.first, drawn.sketches)])
+    found = (columns, rewards, seconds, drawn.first, drawn.sketches, drawn.prompt_tokens)
+    parts = gather_object([found])
     lengths, truncated, special, uncertainty = (_in_order(parts, how, k) for k in range(4))
     sketches = [sketch for part in parts for sketch in part[4]]
     return Sample(
@@ -229,6 +234,7 @@ def _joined(
         uncertainty=uncertainty,
         products=np.array([[a @ b for b in sketches] for a in sketches]),
         unit=how.unit,
+        prompt_tokens=max(part[5] for part in parts),
     )
 
 

@@ -99,6 +99,42 @@ def _itemsize(dtype: str | None, config: Any) -> int:
 
 
 @dataclass(frozen=True)
+class Engine:
+    """What vLLM holds of each device in the training process, where it is there.
+
+    `share` of the device is taken, for `weights` (bytes) and the rest for keys and values, each
+    token of which takes `token` bytes.
+    """
+
+    share: float
+    weights: int
+    token: float
+
+    def tokens(self, available: int) -> int:
+        """Count the tokens whose keys and values fit, on a device of `available` bytes."""
+        return int(max(0, self.share * available - self.weights) // self.token)
+
+
+def engine_of(size: ModelSize, args: Any) -> Engine | None:
+    """Return what a colocated vLLM holds; None where there is none.
+
+        weights  parameters · v / tensor parallel        v = 2 or less: vLLM casts float32
+        token    layers · cached · v / tensor parallel
+
+    What its passes need at their peak comes out of the same share and is not counted.
+    """
+    if not args.use_vllm or args.vllm_mode != "colocate":
+        return None
+    split = args.vllm_tensor_parallel_size
+    parameters = size.frozen if size.adapter else size.parameters  # an adapter is merged
+    return Engine(
+        share=args.vllm_gpu_memory_utilization,
+        weights=round(min(2.0, size.weight_bytes) * parameters / split),
+        token=2 * size.layers * size.cached / split,
+    )
+
+
+@dataclass(frozen=True)
 class Memory:
     """Bytes that a rank holds: weights of the policy, of a second model for the KL term, and so on.
 
@@ -135,9 +171,9 @@ def estimate(
 
     17 values per token, layer and hidden unit: Korthikanti et al. 2022 (34 bytes at 16 bits),
     without the attention matrix, which SDPA and flash attention do not keep. TRL's output layer
-    computes log-probabilities tile by tile; its tile is left out. Fragmentation, the CUDA context
-    and vLLM are not counted. ZeRO's stages spread the optimizer state, then the gradients, then the
-    weights over the ranks.
+    computes log-probabilities tile by tile; its tile is left out. Fragmentation and the CUDA
+    context are not counted, and vLLM by `engine_of`. ZeRO's stages spread the optimizer state, then
+    the gradients, then the weights over the ranks.
 
     Args:
         size: of the model.

@@ -11,14 +11,16 @@ from transformers import AutoConfig, AutoTokenizer
 from grpo_credit import terminal
 from grpo_credit.preflight.batches import Batches, check_batches
 from grpo_credit.preflight.columns import check_columns, reward_name, spread
+from grpo_credit.preflight.engine import check_context, check_room
 from grpo_credit.preflight.findings import Finding, show
 from grpo_credit.preflight.held_out import held_out_rows
-from grpo_credit.preflight.memory import ModelSize, estimate, model_size
+from grpo_credit.preflight.memory import ModelSize, engine_of, estimate, model_size
 from grpo_credit.preflight.plan_rows import (
     Row,
     batch_rows,
     credit_rows,
     document_rows,
+    engine_rows,
     model_rows,
     rule_rows,
     vine_rows,
@@ -48,12 +50,18 @@ def print_plan(setup: Any, peft_config: Any = None) -> None:
     named = [(reward_name(reward), reward) for reward in task.rewards]
     columns = getattr(task.train, "column_names", None)
     findings = check_batches(batches) + (check_columns(named, columns) if columns else [])
-    if memory and available and memory.peak > 0.9 * available:
-        findings.append(_too_large(memory.peak, available))
+    engine = None if size is None else engine_of(size, args)
+    left = available and round(available * (1 - (engine.share if engine else 0)))
+    if memory and left and memory.peak > 0.9 * left:
+        findings.append(_too_large(memory.peak, left))
+    room = max(longest) + args.max_completion_length
+    context = args.vllm_max_model_length or getattr(config, "max_position_embeddings", room)
+    findings += check_context(args, max(longest)) + check_room(engine, available, context)
     print_rows([
         *batch_rows(batches, to_train),
         *held_out_rows(args, setup.script, task, batches),
         *model_rows(size, memory, available),
+        *engine_rows(engine, available, room),
         *credit_rows(credit, [name for name, _ in named], args.save_rollouts > 0),
         *vine_rows(credit.vine, batches),
     ])  # fmt: skip
@@ -128,7 +136,7 @@ def _too_large(peak: int, available: int) -> Finding:
     return Finding(
         "warning",
         "memory",
-        f"about {size_of(peak)} are needed at the peak, and the device has {size_of(available)}.",
+        f"about {size_of(peak)} are needed at the peak, and there are {size_of(available)}.",
         "Lower --per_device_train_batch_size and raise --gradient_accumulation_steps by the same "
         "factor, train an adapter (--use_peft), or spread the model over devices (FSDP, ZeRO-3).",
     )

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from grpo_credit.credit.needs import OF_A_TRAINER
 from grpo_credit.preflight.batches import Batches
-from grpo_credit.preflight.memory import Memory, ModelSize
+from grpo_credit.preflight.memory import Engine, Memory, ModelSize
 from grpo_credit.text import size_of
 
 if TYPE_CHECKING:
@@ -87,7 +87,31 @@ def model_rows(
         "",
         f"estimated: activations {size_of(memory.activations)} in a micro-batch, cache "
         f"{size_of(memory.cache)} while generating; {size_of(memory.peak)}{has} at the peak, "
-        "fragmentation, CUDA's own memory and vLLM not included",
+        "fragmentation and CUDA's own memory not included",
+    )
+
+
+def engine_rows(engine: Engine | None, available: int | None, longest: int) -> Iterator[Row]:
+    """Say what vLLM takes of a device of `available` bytes, and what it leaves to training.
+
+    Args:
+        engine: what it holds; None without one in this process.
+        available: bytes of the device, None where it is not seen from here.
+        longest: tokens of the longest prompt with its completion.
+    """
+    if engine is None:
+        return
+    fixed = f"weights {size_of(engine.weights)}, keys and values {size_of(engine.token)} a token"
+    if available is None:
+        yield "vLLM", f"takes {engine.share:.0%} of each device: {fixed}"
+        yield "", f"{1 - engine.share:.0%} of the device is left to training"
+        return
+    tokens = engine.tokens(available)
+    yield "vLLM", f"takes {size_of(engine.share * available)} of each device: {fixed}"
+    yield (
+        "",
+        f"room for {tokens:,} tokens, {tokens / longest:.1f} completions at full length at once; "
+        f"{size_of((1 - engine.share) * available)} are left to training",
     )
 
 

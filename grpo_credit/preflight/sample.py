@@ -47,7 +47,9 @@ class Sample:
     `products` are of the gradients of `unit` completions each (`trainer.probing`); both are empty
     where the model was not asked. `first` is the text of the first one. `at_once` of them
     were generated side by side in `seconds`, without rewards; `group` and `generated` are what the
-    configuration has: `num_generations` and the completions of a generation batch.
+    configuration has: `num_generations` and the completions of a generation batch. The
+    longest prompt has `prompt_tokens`, and `apart` says how far vLLM's probabilities are from the
+    trainer's, by `engine.differences`.
     """
 
     size: int
@@ -64,6 +66,8 @@ class Sample:
     uncertainty: list[np.ndarray] = field(default_factory=list)
     products: np.ndarray = field(default_factory=lambda: np.zeros(0))
     unit: int = 0
+    prompt_tokens: int = 0
+    apart: dict[str, float] = field(default_factory=dict)
 
     @property
     def totals(self) -> np.ndarray:

@@ -16,6 +16,7 @@ from grpo_credit.preflight.columns import (
     spread,
 )
 from grpo_credit.preflight.draw import draw
+from grpo_credit.preflight.engine import check_context, check_prefix_caching, check_probabilities
 from grpo_credit.preflight.findings import Finding, errors
 from grpo_credit.preflight.precision import check_precision
 from grpo_credit.preflight.report import print_report
@@ -88,7 +89,9 @@ def _judge(trainer: "Seams", sample: Sample) -> list[Finding]:
     columns = getattr(data, "column_names", None)
     findings = check_sample(sample, alone=getattr(getattr(trainer, "plan", None), "alone", False))
     findings += check_batches(Batches.of(trainer.args, data))
-    findings += check_precision(trainer)
+    findings += check_precision(trainer) + check_prefix_caching(trainer)
+    findings += check_probabilities(sample.apart, trainer.args)
+    findings += check_context(trainer.args, sample.prompt_tokens)
     if columns:  # unknown for some streams
         findings += check_columns(named, columns)
         read = columns_read(named, columns)

@@ -74,6 +74,7 @@ def _by_vllm(trainer: Any, prompts: list[Any], greedy: bool, seed: int) -> list[
     rows = prompts + prompts[-1:] * (-len(prompts) % ranks)
     share = len(rows) // ranks
     changes = _greedy_vllm(trainer) if greedy else seeded_vllm(trainer, seeds(seed, len(rows)))
+    trainer._last_loaded_step = -1  # same step, other weights: a best checkpoint was loaded
     with replaced(trainer.vllm_generation, changes):
         texts = _texts(trainer, rows[rank * share : (rank + 1) * share])
     return gather_object(texts)[: len(prompts)]

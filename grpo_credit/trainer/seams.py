@@ -45,8 +45,6 @@ class Seams(Protocol):
     reward_func_names: list[str]
     reward_weights: Tensor
     eos_token_ids: Any
-    generation_config: Any
-    generation_kwargs: dict[str, Any]
     _entropy_bonus_enabled: bool
     _tokenizer: Any
     _logs: dict[str, Any]
@@ -118,6 +116,20 @@ class Seams(Protocol):
     def _maybe_log_save_evaluate(self, *args: Any, **kwargs: Any) -> None: ...
 
     def _get_output_dir(self, trial: Any) -> str: ...
+
+
+class Generating(Protocol):
+    """What it has besides where transformers generates."""
+
+    generation_config: Any
+    generation_kwargs: dict[str, Any]
+
+
+class UsingVLLM(Protocol):
+    """What it has besides where vLLM generates."""
+
+    vllm_generation: Any
+    _last_loaded_step: int
 
 
 class Host(Seams, Protocol):
@@ -201,6 +213,7 @@ def check_attributes(trainer: Any) -> None:
     Raises:
         SeamError: naming the first missing one.
     """
-    for name in Seams.__annotations__:
+    backend = UsingVLLM if getattr(trainer, "use_vllm", False) else Generating
+    for name in [*Seams.__annotations__, *backend.__annotations__]:
         if not hasattr(trainer, name):
             raise SeamError(f"attribute {name!r} of GRPOTrainer")
