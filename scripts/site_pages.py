@@ -26,6 +26,7 @@ from grpo_credit.credit.catalogue import facts
 from grpo_credit.credit.conformance import examine
 from grpo_credit.credit.parse import resolve_with
 from grpo_credit.credit.strategy import Rule
+from grpo_credit.credit.turns import Turn
 
 ROOT = Path(__file__).parents[1]
 ELSEWHERE = {
@@ -110,6 +111,14 @@ def api_page(package: str, names: list[str]) -> str:
     return "\n".join([f"# `{package}`\n", *documented])
 
 
+def turns_of(words: list[str]) -> tuple[Turn, ...]:
+    """Return the thought as a turn of its own, and the answer as one of the state it leaves."""
+    if "</think>" not in words:
+        return (Turn(0, len(words), 0, "answer"),)
+    at = words.index("</think>") + 1
+    return (Turn(0, at, 0, "call", ("note",)), Turn(at, len(words), at, "answer", state="noted"))
+
+
 def thoughts(rollouts: Rollouts) -> torch.Tensor:
     """Return a potential: 0.5 once the thought is closed."""
     ids = torch.nn.functional.pad(rollouts.completion_ids, (1, 0), value=-1)
@@ -172,6 +181,8 @@ def group() -> Rollouts:
     tags = [[0, *itertools.accumulate(word.startswith("<") for word in row)] for row in words]
     width = rollouts.mask.size(1) + 1
     ends = [list(itertools.accumulate(len(word) + 1 for word in row)) for row in words]
+    values = torch.full((len(words), width), torch.nan, dtype=torch.float64)
+    values[:2, 5] = 0.5  # of the thought that two of them share
     offsets = [[(end - len(word) - 1, end - 1) for word, end in zip(row, found, strict=True)]
                for row, found in zip(words, ends, strict=True)]  # fmt: skip
     return replace(
@@ -179,6 +190,7 @@ def group() -> Rollouts:
         ref_logps=-1.5 * surprise, privileged_logps=-surprise + 0.5 * answer * surprise,
         spans={"reward/answer": answer}, decided=decided, step_rewards=steps, texts=tuple(WORDS),
         states=torch.tensor([row + row[-1:] * (width - len(row)) for row in tags]),
+        turns=tuple(map(turns_of, words)), prefix_values=values,
         offsets=torch.tensor([row + row[-1:] * (width - 1 - len(row)) for row in offsets]),
     )  # fmt: skip
 

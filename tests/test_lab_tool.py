@@ -12,6 +12,7 @@ from grpo_credit.credit.parse import resolve_text
 from grpo_credit.lab.direction import exact_direction
 from grpo_credit.lab.enumerable import TabularPolicy, exact_gradient, probabilities
 from grpo_credit.lab.exact import Problem, _rule, _updates, list_windows, measure
+from grpo_credit.lab.problem import Space
 from grpo_credit.lab.sampling import Sampling
 from grpo_credit.lab.tool_language import Relayed, ToolLanguage
 
@@ -82,7 +83,8 @@ KINDS = {"answer": 0, "call": 1, "filler": 2}
 def taught(problem, credits):
     """Return the expected update of each rule as (prefix, token), over all windows."""
     windows = list_windows(problem, PAIRS)
-    updates = _updates(problem, PAIRS, windows.rows, [_rule(resolve_text(c)) for c in credits])
+    rules = [_rule(resolve_text(credit)) for credit in credits]
+    updates = _updates(Space.of(problem), PAIRS, windows.rows, rules, None)
     return {
         credit: (windows.chance @ update).view(-1, problem.language.end + 1)
         for credit, update in zip(credits, updates, strict=True)
