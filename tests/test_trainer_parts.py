@@ -73,7 +73,7 @@ def test_an_anchor_that_nobody_moved_is_refused():
         loss.around(lambda *_: torch.zeros(()), None, batch(old_per_token_logps=old))
 
     def compute(model, inputs):
-        loss.anchor(torch.tensor([[0.3, 0.0, 0.0], [0.2, 9.0, 9.0]]))
+        loss.anchored((torch.tensor([[0.3, 0.0, 0.0], [0.2, 9.0, 9.0]]),))
         return inputs["old_per_token_logps"]
 
     moved = loss.around(compute, None, batch(old_per_token_logps=old))

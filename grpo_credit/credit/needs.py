@@ -65,6 +65,12 @@ def tells(reward: object, need: str) -> bool:
     return bool(has) and getattr(reward, has[0]) is not None
 
 
+def check_arguments(strategy: Strategy, arguments: Mapping[str, object]) -> None:
+    """Refuse what cannot go with a trainer's arguments; see `check_loop`, `check_continued`."""
+    check_loop(strategy, arguments)
+    check_continued(strategy, [name for name in UNCONTINUED if arguments.get(name)])
+
+
 def check_continued(strategy: Strategy, given: Collection[str]) -> None:
     """Refuse a rule that continues prefixes where a prefix of token ids is not all there is.
 

@@ -64,13 +64,18 @@ class CreditLoss:
         finally:
             self._anchored = None
 
-    def anchor(self, logps: Tensor | None) -> None:
-        """Move the anchor of the micro-batch at hand, if it is to be moved."""
-        if self._anchored is not None and logps is not None:
+    def anchored(self, scored: tuple[Tensor | None, ...]) -> tuple[Tensor | None, ...]:
+        """Move the anchor of the micro-batch at hand, if it is to be moved; return what was scored.
+
+        Args:
+            scored: log-probabilities, nats, and whatever TRL returns beside them.
+        """
+        if self._anchored is not None and scored[0] is not None:
             inputs, self._anchored = self._anchored, None
             inputs["old_per_token_logps"] = sequence_token_anchor(
-                logps.detach(), inputs["old_per_token_logps"], counted(inputs)
+                scored[0].detach(), inputs["old_per_token_logps"], counted(inputs)
             )
+        return scored
 
     def _credit_of(self, inputs: dict[str, Any]) -> Tensor:
         """Return the credit of a micro-batch: with `even`, of the advantages as they are now."""

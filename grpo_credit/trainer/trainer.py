@@ -2,6 +2,7 @@
 
 Nothing of TRL is copied; these of its methods are extended with `super()`, each by a part:
 
+* `_generate`, `_generate_single_turn`, `_tool_call_loop`: `TurnWatch` notes what the model wrote;
 * `_calculate_rewards`, `_generate_and_score_completions`: `RolloutCollector` keeps what a strategy
   may see, for whole groups over all ranks, before TRL shuffles and splits the batch;
 * `get_batch_samples`, `_prepare_inputs`: `CreditWindow` prepares all micro-batches of an optimizer
@@ -9,8 +10,7 @@ Nothing of TRL is copied; these of its methods are extended with `super()`, each
 * `compute_loss`: `PassEngine` runs the window in passes of our own cut;
 * `_compute_loss`, `_get_per_token_logps_and_entropies`: `CreditLoss` puts the credit in place of
   the advantages; what a subclass sees before is TRL's (`subclasses`);
-* `train`, `_save_checkpoint`: `Resuming` makes whole checkpoints, and no step beyond the last;
-* `log`: `StepLog` describes and keeps the credit of the last step.
+* `train`, `_save_checkpoint`, `log`: `Resuming` makes whole checkpoints, `StepLog` tells of a step.
 """
 
 from collections.abc import Callable
@@ -56,10 +56,9 @@ class CreditGRPOTrainer(GRPOTrainer):
         SeamError: if the installed TRL lacks a seam.
         CreditError: (a ValueError) unknown strategy, wrong option, or settings that clash.
 
-    Logged as `credit/*`: `credit.diagnostics.summary` of the last optimizer step before a log, and
-    `dead_groups` as means over its steps. With `log_completions`, the credit of every token goes to
-    `<output_dir>/credit/` (`grpo_credit.load_credit` reads it); with `save_rollouts=N`, every N-th
-    step leaves its rollouts in `<output_dir>/rollouts/`.
+    Logged as `credit/*`: `credit.diagnostics.summary` of the last step before a log, `dead_groups`
+    as means over its steps. `log_completions` leaves the credit of every token in `credit/` of the
+    output directory (`grpo_credit.load_credit`), `save_rollouts=N` every N-th step in `rollouts/`.
 
     Example:
         >>> trainer = CreditGRPOTrainer(  # doctest: +SKIP
@@ -90,8 +89,7 @@ class CreditGRPOTrainer(GRPOTrainer):
         self._collector, self._window = RolloutCollector(host), CreditWindow(host)
         self._loss, self._resuming, self._step_log = CreditLoss(host), Resuming(host), StepLog(host)
         given = signature(GRPOTrainer.__init__).bind_partial(self, *([None] * 3), *rest, **kwargs)
-        needs.check_loop(self.plan.strategy, given.arguments)
-        needs.check_continued(self.plan.strategy, [n for n, v in given.arguments.items() if v])
+        needs.check_arguments(self.plan.strategy, given.arguments)
         check_origin(model, given.arguments, self.plan)
         with referring(args, self.plan.refers):
             super().__init__(model, reward_funcs, args, *rest, **kwargs)
@@ -108,8 +106,6 @@ class CreditGRPOTrainer(GRPOTrainer):
     def overrides(self, method: str) -> bool:
         """Return whether a subclass, or an attribute of the trainer, overrides a method of ours."""
         return subclasses.overrides(self, CreditGRPOTrainer, method)
-
-    # ---- a generation batch, and the window that trains on it ----------------------------------
 
     def _generate(self, prompts: Any) -> Any:
         return self._turns.generate(super()._generate, prompts)
@@ -142,8 +138,6 @@ class CreditGRPOTrainer(GRPOTrainer):
         prepare, gather = super()._prepare_inputs, self._collector.gather
         return self._window.inputs(lambda batch: gather(prepare(batch)), generation_batch)
 
-    # ---- the loss -----------------------------------------------------------------------------
-
     def compute_loss(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
         """Compute TRL's loss, of all passes of an accumulation step."""
         loss = super().compute_loss
@@ -157,16 +151,14 @@ class CreditGRPOTrainer(GRPOTrainer):
         self, model: Any, input_ids: Tensor, attention_mask: Tensor, logits_to_keep: int,
         batch_size: int | None = None, compute_entropy: bool = False, **kwargs: Any,
     ) -> Any:  # fmt: skip
-        scored = self._engine.score(
+        return self._loss.anchored(self._engine.score(
             super()._get_per_token_logps_and_entropies, model,
             as_rows(input_ids, attention_mask, logits_to_keep), batch_size,
             {"compute_entropy": compute_entropy, **kwargs}, everyone=self._collector.generating,
-        )  # fmt: skip
-        self._loss.anchor(scored[0])
-        return scored
+        ))  # fmt: skip
 
     def complete(self, prompts: list[Any], *, greedy: bool = False, seed: int = 0) -> list[str]:
-        """Complete prompts in evaluation mode, by the backend that training uses; see `completing`.
+        """Return a text per prompt, on every rank, by the backend that training uses, evaluating.
 
         The same call gives the same texts on any number of ranks, but for the rounding of sharded
         models; a vLLM server draws anew each time. Tools and a `rollout_func` are not called.
@@ -176,15 +168,10 @@ class CreditGRPOTrainer(GRPOTrainer):
             greedy: take the likeliest token each time instead of sampling as in training.
             seed: of the samples, >= 0.
 
-        Returns:
-            One text per prompt, on every rank.
-
         Raises:
             CreditError: if the trainer has environments.
         """
         return completing.complete(self, prompts, greedy=greedy, seed=seed)
-
-    # ---- checkpoints, logs, what is kept -------------------------------------------------------
 
     def train(self, resume_from_checkpoint: Any = None, *args: Any, **kwargs: Any) -> Any:
         """Train as transformers does; a checkpoint that is damaged is refused by ValueError."""
