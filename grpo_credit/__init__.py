@@ -7,6 +7,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from grpo_credit.credit.heat_map import HeatMap
     from grpo_credit.credit.parse import chain, compute_credit, mix, resolve_credit
     from grpo_credit.credit.registry import aggregation, allocation, list_credit
     from grpo_credit.credit.rollouts import Rollouts
@@ -26,6 +27,7 @@ __all__ = [
     "CreditGRPOTrainer",
     "CreditSFTConfig",
     "CreditSFTTrainer",
+    "HeatMap",
     "Rollouts",
     "Run",
     "aggregation",
@@ -45,6 +47,7 @@ _HOME = {
     "CreditGRPOTrainer": "trainer.trainer",
     "CreditSFTConfig": "trainer.sft_config",
     "CreditSFTTrainer": "trainer.sft",
+    "HeatMap": "credit.heat_map",
     "Rollouts": "credit.rollouts",
     "Run": "run.lifecycle",
     "aggregation": "credit.registry",

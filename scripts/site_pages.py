@@ -51,7 +51,6 @@ NUMBER = [6, 6, 2, None]  # where the answer stands
 SURE = ("<", "2", "3")  # tokens that the policy is nearly certain of begin so
 THOUGHT = 3  # the id of </think>
 OPTIONS_OF_API = "{heading_level: 2, show_root_full_path: false}"
-CELL = "text-align:center;white-space:nowrap;padding:.4em .3em"
 SHOWN = ("needs", "promises", "stages", "TRL", "verl", "paper")
 
 
@@ -200,27 +199,11 @@ def picture(rule: Rule) -> str:
     rollouts = group()
     name = rule.name if rule.kind == "aggregation" else f"{rule.name}/seq"
     credit = compute_credit(name, rollouts, **OPTIONS.get(rule.name, {}))
-    scale = float(credit.abs().max()) or 1.0
-    lines = []
-    for text, numbers, right in zip(WORDS, credit.tolist(), RIGHT, strict=True):
-        tokens = zip(text.split(), numbers, strict=False)
-        cells = "".join(shaded(word, number, scale) for word, number in tokens)
-        lines.append(f"<tr><th>R = {right:g}</th>{cells}</tr>")
     options = {k: v for k, v in OPTIONS.get(rule.name, {}).items() if not callable(v)}
     return (
         f"Its credit on one group, {name}{f' with {options}' if options else ''}: "
         "blue rewards, orange blames; what is 2 + 3?\n\n"
-        f'<div style="overflow-x:auto"><table>{"".join(lines)}</table></div>'
-    )
-
-
-def shaded(word: str, credit: float, scale: float) -> str:
-    """Return a token's cell."""
-    colour = "0,103,165" if credit > 0 else "194,74,0"
-    depth = 0.75 * abs(credit) / scale
-    return (
-        f'<td style="background:rgba({colour},{depth:.2f});{CELL}">'
-        f"<code>{escape(word)}</code><br>{credit:+.3f}</td>"
+        f"{rollouts.shaded(credit)}"
     )
 
 

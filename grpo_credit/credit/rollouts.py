@@ -14,6 +14,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn.functional import pad
 
+from grpo_credit.credit import shading
 from grpo_credit.credit.advantages import group_advantages
 from grpo_credit.credit.fields import PADDING, ROWWISE, check_fields
 from grpo_credit.credit.turns import Turns, numbered
@@ -142,6 +143,32 @@ class Rollouts:
         if self.turns is None:
             return (self.mask & ~pad(self.mask, (1, -1))).cumsum(dim=1)
         return numbered(self.turns, self.mask)
+
+    # ---- what a notebook shows ----------------------------------------------------------------
+
+    def token_texts(self, row: int) -> list[str]:
+        """Return the tokens of a completion up to the last counted one: texts, or else ids."""
+        columns = self.mask[row].nonzero()
+        width = int(columns[-1]) + 1 if len(columns) else 0
+        if self.texts is None or self.offsets is None:
+            return list(map(str, self.completion_ids[row, :width].tolist()))
+        return [self.texts[row][start:end] for start, end in self.offsets[row, :width].tolist()]
+
+    def shaded(self, numbers: Float[Tensor, "B T"]) -> str:
+        """Return the first completions as an HTML table, their tokens shaded by a number each."""
+        shown = []
+        for row in range(min(len(numbers), shading.ROWS)):
+            own, mask = self.token_texts(row), self.mask[row]
+            told = numbers[row].masked_fill(~mask, torch.nan).tolist()[: len(own)]
+            head = (
+                f"group {int(self.group[row])} | R {float(self.rewards[row]):.4g} | "
+                f"A {float(self.advantages[row]):+.3g}"
+            )
+            shown.append(shading.Row(head, own, told))
+        return shading.table(shown, len(numbers))
+
+    def _repr_html_(self) -> str:
+        return self.shaded(self.advantages[:, None].expand(self.mask.shape))
 
     # ---- totals of the window -----------------------------------------------------------------
 
