@@ -150,7 +150,7 @@ def with_vllm(monkeypatch):
             logprobs=0, structured_outputs_regex=None, generation_kwargs=kwargs,
             sync_weights=lambda: None,
         )  # fmt: skip
-        trainer.use_vllm, trainer.vllm_generation = True, generation
+        trainer.use_vllm, trainer.vllm_generation, trainer._last_loaded_step = True, generation, -1
         return trainer, generation, engine
 
     return made

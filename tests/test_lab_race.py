@@ -118,7 +118,7 @@ def test_runs_are_credited_together_where_that_is_the_same_and_apart_where_not()
 def test_every_registered_rule_is_raced_or_said_to_be_unfed(chain):
     options = {"potential": None, "softmax_length": {"lam": 1.0}}
     options |= {name: {"tau": 0.5} for name in ("lhts", "temper")}
-    untold = OF_A_TRAINER | (set() if chain.graded else {"spans", "step_rewards"})
+    untold = OF_A_TRAINER | {"turns"} | (set() if chain.graded else {"spans", "step_rewards"})
     runs = Runs(chain, [0.0], 2)
     draw = runs.draw(runs.policy())
     for rule in shipped():

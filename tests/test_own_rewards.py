@@ -116,7 +116,10 @@ def test_another_distribution_may_have_overwritten_files_of_ours(tmp_path):
 
 def test_the_wheel_holds_the_copy():
     built = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["hatch"]["build"]
-    assert built["targets"]["wheel"]["force-include"] == {"rewards": "grpo_credit/_rewards"}
+    assert built["targets"]["wheel"]["force-include"] == {
+        "recipes": "grpo_credit/_recipes",
+        "rewards": "grpo_credit/_rewards",
+    }
 
 
 def test_nothing_of_the_package_or_the_recipes_needs_the_public_name():

@@ -16,7 +16,7 @@ from grpo_credit.lab.race.chain import Chain
 from grpo_credit.lab.race.runs import Draw, Runs
 
 Rule = Callable[[Draw], Tensor]  # to (S, P, G, T)
-TOLD_BY_SOME = OF_A_TRAINER | {"states", "decided", "spans", "step_rewards"}
+TOLD_BY_SOME = OF_A_TRAINER | {"states", "decided", "spans", "step_rewards", "turns"}
 TRIAL = 8  # runs, of which each is credited alone and with the others
 LETTERS = string.ascii_lowercase
 
