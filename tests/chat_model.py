@@ -34,12 +34,13 @@ def chat_tokenizer(template: str = TEMPLATE) -> PreTrainedTokenizerFast:
     return fast
 
 
-def save_chat_model(folder: Path, template: str = TEMPLATE) -> Path:
-    """Write a random model and its tokenizer, as a folder that `from_pretrained` reads."""
+def save_chat_model(folder: Path, template: str = TEMPLATE, hidden_size: int = 32) -> Path:
+    """Write a random model of 4 heads and its tokenizer, a folder that `from_pretrained` reads."""
     tokenizer = chat_tokenizer(template)
     torch.manual_seed(0)
     config = Qwen2Config(
-        vocab_size=len(tokenizer), hidden_size=32, intermediate_size=64, num_hidden_layers=2,
+        vocab_size=len(tokenizer), hidden_size=hidden_size, intermediate_size=64,
+        num_hidden_layers=2,
         num_attention_heads=4, num_key_value_heads=2, eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id, bos_token_id=None, max_position_embeddings=512,
     )  # fmt: skip

@@ -4,6 +4,9 @@ bash scripts/test_vllm.sh
 """
 
 import importlib.util
+import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -12,6 +15,8 @@ import torch
 if not importlib.util.find_spec("vllm"):
     pytest.skip("needs vLLM: bash scripts/test_vllm.sh", allow_module_level=True)
 
+from chat_model import save_chat_model
+from datasets import Dataset
 from harness import ROUNDING, difference
 from peft import LoraConfig
 from transformers import TrainerCallback
@@ -285,3 +290,38 @@ def test_a_preflight_samples_by_vllm_and_training_goes_on(capsys):
 def test_sleep_mode_is_refused_where_the_engine_has_none():
     with pytest.raises(ValueError, match="mode is not supported"):
         trainer_of(vllm_enable_sleep_mode=True)
+
+
+# ---- the recipe -------------------------------------------------------------------------------
+
+HERE = Path(__file__).parent
+RECIPES = HERE.parent / "recipes"
+SMALLER = [
+    "--use_cpu", "--max_steps=2", "--per_device_train_batch_size=4", "--num_generations=4",
+    "--gradient_accumulation_steps=2", "--max_completion_length=12", "--vllm_max_model_length=512",
+    "--test_prompts=2", "--test_every=2", "--save_steps=2",
+]  # fmt: skip
+
+
+def test_the_recipe_trains_by_its_configuration_for_one_gpu(tmp_path):
+    """All that is changed is the size of what is trained, and the device."""
+    save_chat_model(tmp_path / "model", hidden_size=128)  # heads of 32, for which it has kernels
+    rows = [{"question": f"{i} and {i}?", "answer": f"#### {2 * i}"} for i in range(40)]
+    Dataset.from_list(rows).to_json(tmp_path / "problems.jsonl")
+    local = ["--model_name_or_path=model", "--dataset_name=problems.jsonl", "--output_dir=run"]
+    config = ["--config", RECIPES / "configs" / "one_gpu_vllm.yaml", "--credit=seq"]
+    done = subprocess.run(
+        [sys.executable, HERE / "vllm_helpers.py", RECIPES / "grpo_math.py", *config, *local,
+         *SMALLER],
+        cwd=tmp_path, capture_output=True, text=True, timeout=280,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "Traceback" not in done.stderr
+    metrics, held_out = (
+        [json.loads(line) for line in (tmp_path / "run" / name).open()]
+        for name in ("metrics.jsonl", "held_out.jsonl")
+    )
+    apart = [line["sampling/sampling_logp_difference/max"] for line in metrics if "reward" in line]
+    assert len(apart) == 2
+    assert max(apart) < 0.1  # the trainer's forward passes are in bfloat16
+    assert [line["step"] for line in held_out] == [0, 2]

@@ -3,6 +3,8 @@
 import copy
 import functools
 import os
+import runpy
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -208,3 +210,9 @@ def expected(
         surrogate = torch.minimum(ratio * of_token, ratio.clamp(0.8, 1.2) * of_token)
         (-(weight * surrogate).sum()).backward()
     return whole_gradient(model)
+
+
+if __name__ == "__main__":  # a recipe and its options, with an engine as in the tests
+    sys.argv = sys.argv[1:]
+    with one_engine():
+        runpy.run_path(sys.argv[0], run_name="__main__")

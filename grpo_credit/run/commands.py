@@ -18,6 +18,7 @@ from grpo_credit.preflight.columns import reward_name, spread
 from grpo_credit.preflight.verdict import NotFit, preflight, tell
 from grpo_credit.records.files import parse_object
 from grpo_credit.rewards import attack
+from grpo_credit.run.closing import end_training
 from grpo_credit.run.commandline import mistakes_in_one_line
 from grpo_credit.run.data import load_split
 from grpo_credit.run.recipe import prepare
@@ -38,7 +39,7 @@ def run_preflight(args: argparse.Namespace) -> int:
         try:
             preflight(trainer, strict=setup.script.preflight == "strict")
         finally:
-            trainer.accelerator.end_training()
+            end_training(trainer)
 
     disable_progress_bar()  # of loading weights
     recipe, options = load_recipe(args.recipe), _options(args)

@@ -27,6 +27,7 @@ from grpo_credit.records.files import HELD_OUT
 from grpo_credit.records.lock import let_go
 from grpo_credit.records.provenance import MANIFEST
 from grpo_credit.run.callbacks import LiveLine, MetricsJsonl, StopOnSignal
+from grpo_credit.run.closing import end_training
 from grpo_credit.run.commandline import mistakes_in_one_line
 from grpo_credit.run.ending import Ending, is_program
 from grpo_credit.run.evaluation import HeldOut
@@ -203,7 +204,7 @@ class Run:
                 self._trainer.accelerator.wait_for_everyone()  # each rank has recorded it
                 directory.release(self.out, self._named)
                 tell(error)
-                self._trainer.accelerator.end_training()
+                end_training(self._trainer)
                 code = 2
             except KeyboardInterrupt:  # a second signal while training stopped
                 self._ending.signum = self._ending.signum or self._stop.signum
@@ -223,7 +224,7 @@ class Run:
             self._sum_up(self._held_out.known(0), self._held_out.known(step_of(trainer)))
         if self.args.push_to_hub:
             trainer.push_to_hub(dataset_name=getattr(self.options, "dataset_name", None))
-        trainer.accelerator.end_training()
+        end_training(trainer)
         return 128 + stopped if stopped else 0
 
     def _sum_up(self, before: dict[str, float], after: dict[str, float]) -> None:
