@@ -5,8 +5,6 @@ bash scripts/test_vllm.sh
 
 import importlib.util
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -19,6 +17,7 @@ from chat_model import save_chat_model
 from datasets import Dataset
 from harness import ROUNDING, difference
 from peft import LoraConfig
+from torchrun import ended, launch
 from transformers import TrainerCallback
 from vllm_helpers import (
     ENDS,
@@ -292,10 +291,16 @@ def test_sleep_mode_is_refused_where_the_engine_has_none():
         trainer_of(vllm_enable_sleep_mode=True)
 
 
-# ---- the recipe -------------------------------------------------------------------------------
+# ---- several processes, and the recipe --------------------------------------------------------
 
-HERE = Path(__file__).parent
-RECIPES = HERE.parent / "recipes"
+
+@pytest.mark.parametrize("tensor_parallel", [1, 2])
+def test_two_processes_have_the_gradient_of_what_both_sampled(tensor_parallel, tmp_path):
+    launch(2, "vllm_two_processes.py", tmp_path, tensor_parallel)
+    assert len(list(tmp_path.glob("rank*"))) == 2
+
+
+RECIPES = Path(__file__).parent.parent / "recipes"
 SMALLER = [
     "--use_cpu", "--max_steps=2", "--per_device_train_batch_size=4", "--num_generations=4",
     "--gradient_accumulation_steps=2", "--max_completion_length=12", "--vllm_max_model_length=512",
@@ -303,18 +308,16 @@ SMALLER = [
 ]  # fmt: skip
 
 
-def test_the_recipe_trains_by_its_configuration_for_one_gpu(tmp_path):
-    """All that is changed is the size of what is trained, and the device."""
+@pytest.mark.parametrize(("config", "processes"), [("one_gpu_vllm", 1), ("eight_gpus_vllm", 2)])
+def test_the_recipe_trains_by_its_configuration(config, processes, tmp_path):
+    """All that is changed is the size of what is trained, and the devices."""
     save_chat_model(tmp_path / "model", hidden_size=128)  # heads of 32, for which it has kernels
     rows = [{"question": f"{i} and {i}?", "answer": f"#### {2 * i}"} for i in range(40)]
     Dataset.from_list(rows).to_json(tmp_path / "problems.jsonl")
     local = ["--model_name_or_path=model", "--dataset_name=problems.jsonl", "--output_dir=run"]
-    config = ["--config", RECIPES / "configs" / "one_gpu_vllm.yaml", "--credit=seq"]
-    done = subprocess.run(
-        [sys.executable, HERE / "vllm_helpers.py", RECIPES / "grpo_math.py", *config, *local,
-         *SMALLER],
-        cwd=tmp_path, capture_output=True, text=True, timeout=280,
-    )  # fmt: skip
+    given = ["--config", RECIPES / "configs" / f"{config}.yaml", "--credit=seq"]
+    recipe = RECIPES / "grpo_math.py"
+    done = ended(processes, "vllm_helpers.py", recipe, *given, *local, *SMALLER, cwd=tmp_path)
     assert done.returncode == 0, done.stderr[-3000:]
     assert "Traceback" not in done.stderr
     metrics, held_out = (
