@@ -1,4 +1,5 @@
 import functools
+import operator
 from types import SimpleNamespace
 
 import pandas as pd
@@ -203,7 +204,7 @@ class Full(TextReward):
 
 def test_a_full_sum_is_a_full_mark():
     parts = [Full(str(part)) for part in range(10)]
-    assert sum([0.1] * 10) < 1.0
+    assert functools.reduce(operator.add, [0.1] * 10) < 1.0  # sum() of Python 3.12 is exact
     assert gate(length, by=weighted(dict.fromkeys(parts, 0.1)))(["ab"]) == [2.0]
 
 

@@ -1,6 +1,7 @@
 """An error in one line: what the user is told, and where the rest is to be seen."""
 
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -66,7 +67,7 @@ def test_the_place_is_not_in_pythons_own_library(capsys):
 
 def test_an_error_of_our_own_that_nobody_wrote_has_a_place(capsys):
     line = told(capsys, lambda: read_yaml(Path("\0")))
-    assert "ValueError: embedded null byte (raised at " in line
+    assert re.search(r"ValueError: .*embedded null .*\(raised at ", line)
     assert "grpo_credit/records/" in line
 
 

@@ -1,6 +1,7 @@
 """What was run, on what, and how it ended."""
 
 import functools
+import importlib.metadata
 import json
 import math
 import signal
@@ -140,7 +141,7 @@ def test_the_manifest_says_what_ran_on_what(tmp_path):
     manifest.set_model(tmp_path, nn.Linear(2, 1))
     made = manifest.read_manifest(tmp_path)
     assert made["command"]["shell"] == "recipe.py --steps 3"
-    assert made["versions"]["torch"] == torch.__version__
+    assert made["versions"]["torch"] == importlib.metadata.version("torch")
     assert made["hardware"]["torch_threads"] == torch.get_num_threads()
     assert made["model"]["class"] == "torch.nn.modules.linear.Linear"
     assert (made["world_size"], made["seed"], made["config"]) == (1, 0, {"beta": 0.0})
