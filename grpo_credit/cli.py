@@ -76,8 +76,11 @@ def _parser() -> argparse.ArgumentParser:
         "studies", type=Path, nargs="+", metavar="DIR",
         help="directory with report.json; of several, all comparisons are counted together (Holm)",
     )  # fmt: skip
-    report.add_argument("--figures", nargs="+", choices=("pdf", "png"), default=[],
-                        help="write figures in these formats, too, beside SVG")  # fmt: skip
+    report.add_argument(
+        "--format", choices=("html", "md", "tex"), default="html",
+        help="html: the page, its figures and tables, as files; md, tex: print it, or its tables",
+    )  # fmt: skip
+    report.add_argument("--open", action="store_true", help="open the page in a browser")
     report.set_defaults(verb="grpo_credit.experiments.report.page:write_report")
     run = add_verb(
         verbs, "run", "run a launcher so that Ctrl-C and mistakes end in one line",

@@ -11,4 +11,4 @@ import sys
 from grpo_credit.experiments.study.ablate import main
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:], sys.argv))
+    sys.exit(main(sys.argv[1:], ["python", *sys.argv]))

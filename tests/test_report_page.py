@@ -24,12 +24,24 @@ from grpo_credit.experiments.report.markdown import markdown, plain
 from grpo_credit.experiments.report.page import LARGEST, SECTIONS, page, render
 from grpo_credit.experiments.report.series import Curves
 from grpo_credit.experiments.report.store import load
+from grpo_credit.experiments.report.view_results import more_seeds
 from grpo_credit.experiments.study.collect import collect
 from grpo_credit.text import visible
 
 PAGE = "grpo_credit.experiments.report.page"
 UNDRAWN = '<svg role="img"></svg>'
-FILES = ["figures/results.svg", "figures/curves.svg", "figures/lengths.svg"]
+FIGURES = ["results", "profile", "curves", "lengths"]
+SHOWN = [f"figures/{name}.svg" for name in FIGURES]
+FILES = {
+    *(f"figures/{name}.{kind}" for name in FIGURES for kind in ("svg", "pdf", "png", "csv")),
+    *(f"tables/{name}.{kind}" for name in ("strategies", "differences")
+      for kind in ("csv", "md", "tex")),
+}  # fmt: skip
+VERDICTS = """\
+uniform     0.51  baseline
+seq         0.61  won 3 of 3 paired seeds, by 0.1 in the mean; 6 seeds can settle it
+length       0.7  won 1 of 1 paired seed, by 0.2 in the mean; 6 seeds can settle it
+"""
 STRANGE = 'uniform<b>"x"</b>|*'
 
 
@@ -66,7 +78,7 @@ def text(report):
 def test_every_section_is_there_in_order_and_linked(text):
     read = Read(text)
     assert read.open == []
-    ids, links = read.of("id"), {link[1:] for link in read.of("href")}
+    ids, links = read.of("id"), {link[1:] for link in read.of("href") if link[0] == "#"}
     assert [i for i in ids if i in SECTIONS] == list(SECTIONS)
     assert set(SECTIONS) <= links <= set(ids)
     assert len(set(ids)) == len(ids)
@@ -76,7 +88,8 @@ def test_the_page_asks_no_network_and_runs_no_script_but_its_own(text):
     read = Read(text)
     style = text[text.index("<style>") : text.index("</style>")]
     assert not re.search(r"url\(|@import|http", style)
-    assert not [a for _, a in read.tags if "src" in a or a.get("href", "#")[0] != "#"]
+    assert not [a for _, a in read.tags if "src" in a]
+    assert {link for link in read.of("href") if link[0] != "#"} == FILES
     assert not [name for _, attrs in read.tags for name in attrs if name.startswith("on")]
     assert [tag for tag, _ in read.tags].count("script") == 1
     script = text[text.index("<script>") + 8 : text.index("</script>")]
@@ -239,16 +252,17 @@ def test_a_report_is_rendered_again_without_torch(study, tmp_path):
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout == f"wrote {out / 'report.html'}\n"
+    assert done.stdout == f"{VERDICTS}wrote {out / 'report.html'}\n"
     written = (out / "report.html").read_text(encoding="utf-8")
     assert re.sub("<svg.*?</svg>", UNDRAWN, written, flags=re.DOTALL) == page(load(study))
-    assert (out / "report.md").read_text(encoding="utf-8") == markdown(load(study), FILES)
+    assert (out / "report.md").read_text(encoding="utf-8") == markdown(load(study), SHOWN)
 
 
 def test_studies_of_one_question_are_counted_together(study, tmp_path, capsys):
     one, two = (shutil.copytree(study, tmp_path / name) for name in ("one", "two"))
     assert cli.main(["report", str(one), str(two)]) == 0
-    assert capsys.readouterr().out == f"wrote {one / 'report.html'}\nwrote {two / 'report.html'}\n"
+    written = (f"{VERDICTS}wrote {each / 'report.html'}\n" for each in (one, two))
+    assert capsys.readouterr().out == "".join(written)
     for here, there in ((one, two), (two, one)):
         # two strategies against the first, but one of them has a single seed: not counted
         said = f"over 2 comparisons, those of {there} among them"
@@ -272,3 +286,51 @@ def test_rendering_changes_no_data(study, tmp_path):
     after = {str(p.relative_to(out)): p.read_bytes() for p in out.rglob("*.*")}
     assert before.items() <= after.items()
     assert set(after) - set(before) == {"report.html", "report.md", *FILES}
+
+
+def test_a_figure_is_its_numbers_too(study, tmp_path):
+    out = copied(study, tmp_path / "data")
+    render(out)
+    curves = pd.read_csv(out / "figures" / "curves.csv")
+    named = curves[(curves["curve"] == "seq") & (curves["panel"].str.startswith("Mean"))]
+    assert len(named) > 1
+    assert (named["low"] <= named["y"]).all()
+    results = pd.read_csv(out / "figures" / "results.csv").iloc[0]
+    assert (results["strategy"], results["mean"]) == ("uniform", pytest.approx(0.51))
+
+
+def test_a_study_is_printed_for_papers_and_for_pasting(study, tmp_path, capsys):
+    out = copied(study, tmp_path / "data")
+    assert cli.main(["report", str(out), "--format", "md"]) == 0
+    assert capsys.readouterr().out == markdown(load(study))
+    assert cli.main(["report", str(out), "--format", "tex"]) == 0
+    printed = capsys.readouterr().out
+    assert printed.count(r"\begin{tabular}") == printed.count(r"\end{tabular}") == 2
+    assert "seq & 3 & 0.61 &" in printed
+    assert not (out / "report.html").exists()
+
+
+def test_the_page_is_opened_where_asked(study, tmp_path, monkeypatch, capsys):
+    opened = []
+    monkeypatch.setattr("webbrowser.open", opened.append)
+    out = copied(study, tmp_path / "data")
+    assert cli.main(["report", str(out), "--open"]) == 0
+    assert opened == [(out / "report.html").as_uri()]
+    capsys.readouterr()
+
+
+@pytest.mark.parametrize(
+    ("command", "grown"),
+    [
+        ("grpo-credit ablate --seeds 3 --out x", "grpo-credit ablate --seeds 6 --out x"),
+        ("python a.py --seeds=3 --out x", "python a.py --seeds=6 --out x"),
+        ("a --seeds 0 1 2 --lr 3", "a --seeds 6 --lr 3"),
+        ("a --config study.yaml", None),
+    ],
+)
+def test_a_small_study_says_how_it_grows(report, command, grown):
+    changed = replace(report, study=replace(report.study, command=command))
+    assert more_seeds(changed) == grown
+    assert more_seeds(replace(changed, study=replace(changed.study, seeds=(1, 2, 3)))) is None
+    enough = replace(changed.study, seeds=tuple(range(6)))
+    assert more_seeds(replace(changed, study=enough)) is None

@@ -5,17 +5,19 @@ from dataclasses import replace
 import numpy as np
 import pyarrow as pa
 import pytest
+from matplotlib.figure import Figure
 
 from grpo_credit.experiments.design import Study
 from grpo_credit.experiments.figures.palette import MEAN, strategy_line
+from grpo_credit.experiments.figures.panel import Curve, Panel
 from grpo_credit.experiments.figures.shading import shade
 from grpo_credit.experiments.report.data import Examples, Pairing, Report, RunResult, shown
 from grpo_credit.experiments.report.limits import Limits
 from grpo_credit.experiments.report.series import COLUMNS, Curves, ratios
 from grpo_credit.experiments.report.view_credit import shaded
 from grpo_credit.experiments.report.view_curves import average, learning
-from grpo_credit.experiments.report.view_diagnostics import gradient_table, known
-from grpo_credit.experiments.report.view_results import differences_figure, speeds
+from grpo_credit.experiments.report.view_diagnostics import constants, gradient_table, known
+from grpo_credit.experiments.report.view_results import differences_figure, profile, speeds
 from grpo_credit.experiments.report.view_run import cost_table, listed
 
 STUDY = Study("r.py", ["a", "b"], [0, 1], [], "a", "right", True, "ablate")
@@ -57,7 +59,7 @@ def test_the_band_around_the_mean_is_students_interval_at_each_point():
     made = report([*rows("reward", "a", 0, [(1, 0.0), (2, 1.0)]),
                    *rows("reward", "a", 1, [(1, 2.0), (2, 1.0)])])  # fmt: skip
     curves = learning(made, Limits())[0].axes["step"][0].curves
-    (mean,) = (curve for curve in curves if curve.line is MEAN)
+    (mean,) = (curve for curve in curves if curve.line.label == "a")
     assert (mean.x.tolist(), mean.y.tolist()) == ([1, 2], [1, 1])
     # s = √2, n = 2: t(0.975, 1) · √2 / √2 = 12.706; no spread at step 2
     assert mean.half.tolist() == pytest.approx([12.7062047, 0.0])
@@ -99,7 +101,49 @@ def test_a_run_that_failed_is_in_no_curve():
     assert list(made.finished_curves.runs("reward", "b")) == [0]
     block = learning(made, Limits())[0]
     assert (block.title, list(block.axes)) == ("Training reward", ["step", "tokens", "seconds"])
-    assert [panel.title for panel in block.axes["step"]] == ["a · 0 seeds", "b · 1 seed"]
+    (panel,) = block.axes["step"]
+    assert [curve.line.label for curve in panel.curves] == ["_b, seed 0", "b"]
+    assert not panel.share
+
+
+def test_more_strategies_than_can_be_told_apart_have_a_panel_each():
+    names = ("a", "b", "c", "d", "e")
+    made = report(
+        [line for name in names for line in rows("reward", name, 0, [(1, 0.5), (2, 0.75)])],
+        study=replace(STUDY, credits=names),
+        cells=[RunResult(name, 0, "finished", value=0.5) for name in names],
+    )
+    block = learning(made, Limits())[0]
+    assert [panel.title for panel in block.axes["step"]] == [f"{name} · 1 seed" for name in names]
+
+
+def test_the_band_of_a_share_is_drawn_no_further_than_a_share_goes():
+    drawn = Figure().add_subplot()
+    mean = Curve(np.array([1.0, 2.0]), np.array([0.1, 0.9]), MEAN, np.array([0.5, 0.5]))
+    Panel("", "", [mean], share=True).draw(drawn)
+    (band,) = drawn.collections
+    heights = band.get_paths()[0].vertices[:, 1]
+    assert (heights.min(), heights.max()) == (0, 1)
+    assert -0.1 < drawn.get_ylim()[0] < drawn.get_ylim()[1] < 1.1
+
+
+def test_a_profile_is_the_share_of_runs_at_least_as_good():
+    (a, b) = profile(report()).curves  # a: 0.4 and 0.6, b: 0.9
+    assert (a.x.tolist(), a.y.tolist()) == ([0.4, 0.4, 0.6, 0.6, 0.9], [1, 0.5, 0.5, 0, 0])
+    assert b.y.tolist() == [1] * 5
+    lower = profile(report(study=replace(STUDY, higher_is_better=False))).curves
+    assert (lower[0].x.tolist(), lower[0].y.tolist()) == (
+        [0.4, 0.6, 0.6, 0.9, 0.9], [0.5, 0.5, 1, 1, 1],
+    )  # fmt: skip
+
+
+def test_what_never_changes_is_a_sentence():
+    curve = lambda name, *y: Curve(np.arange(len(y)), np.array(y), strategy_line(0, name))  # noqa: E731
+    still = Panel("net credit", "", [curve("a", 0.0, 0.0), curve("b", 2.0, 2.0)])
+    alike = Panel("share", "", [curve("a", 0.5, 0.5), curve("b", 0.5, 0.5)])
+    assert still.constant
+    assert not Panel("", "", [curve("a", 0.0, 0.1)]).constant
+    assert constants([still, alike]) == "net credit: 0 of a, 2 of b; share: 0.5"
 
 
 def test_gradient_norms_are_compared_at_the_first_step_and_over_all():

@@ -218,7 +218,7 @@ def write_study(out: Path, study: Study, command: Sequence[str]) -> None:
     content = {
         "schema": SCHEMA,
         **described,
-        "command": describe_command(["python", *command])["shell"],
+        "command": describe_command(command)["shell"],
         **first,
     }
     out.mkdir(parents=True, exist_ok=True)

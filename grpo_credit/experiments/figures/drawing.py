@@ -10,6 +10,7 @@ from typing import Any, NamedTuple, Protocol
 from xml.etree import ElementTree
 
 import matplotlib
+import pandas as pd
 from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -70,6 +71,10 @@ class Plot(Protocol):
 
     def draw(self, axes: Axes) -> None:
         """Draw it on axes that have nothing on them yet."""
+        ...
+
+    def points(self) -> pd.DataFrame:
+        """Return the numbers that are drawn."""
         ...
 
 

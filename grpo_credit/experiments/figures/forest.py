@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import pandas as pd
 from matplotlib.axes import Axes
 
 from grpo_credit.experiments.figures.drawing import LIGHT, Frame, set_ticks
@@ -55,6 +56,17 @@ class Forest:
     def frame(self) -> Frame:
         """As high as the rows need; one row without any, since axes need a height."""
         return Frame(400, ROW * max(1, len(self.rows)) + 44, left=14, right=14, bottom=38, top=6)
+
+    def points(self) -> pd.DataFrame:
+        """Return what is drawn: a row a strategy, and a dot a column."""
+        nothing = (None, None)
+        return pd.DataFrame([
+            {"strategy": row.name, "mean": row.mean,
+             **dict(zip(("low", "high"), row.wide or nothing, strict=True)),
+             **dict(zip(("low, bootstrap", "high, bootstrap"), row.thin or nothing, strict=True)),
+             **{f"run {place}": dot for place, dot in enumerate(row.dots, 1)}}
+            for row in self.rows
+        ])  # fmt: skip
 
     def draw(self, axes: Axes) -> None:
         """Draw one row a strategy."""

@@ -29,7 +29,7 @@ class Line(NamedTuple):
 
     Args:
         colour: Its name in `PALETTE`.
-        label: In the legend.
+        label: In the legend; one that begins with "_" is in none.
         width: Points.
         dash: "solid", "dashed" or "dotted".
         alpha: 1 covers what is below.

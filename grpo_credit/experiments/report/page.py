@@ -2,9 +2,12 @@
 
 import argparse
 import json
+import webbrowser
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+
+import pandas as pd
 
 from grpo_credit.experiments import html
 from grpo_credit.experiments.figures import palette
@@ -18,12 +21,16 @@ from grpo_credit.experiments.report import (
 )
 from grpo_credit.experiments.report.data import Report
 from grpo_credit.experiments.report.limits import Limits, cut
-from grpo_credit.experiments.report.markdown import markdown
+from grpo_credit.experiments.report.markdown import markdown, table
+from grpo_credit.experiments.report.paste import csv, latex
 from grpo_credit.experiments.report.store import load
+from grpo_credit.experiments.report.terminal import print_verdicts
+from grpo_credit.experiments.words import Table
 from grpo_credit.records.files import replace_text, sweep
 from grpo_credit.text import in_line
 
-PAGE, MARKDOWN, FIGURES = "report.html", "report.md", "figures"
+PAGE, MARKDOWN, FIGURES, TABLES = "report.html", "report.md", "figures", "tables"
+KINDS = {"csv": csv, "md": lambda content: f"{table(content)}\n", "tex": latex}  # of tables
 LARGEST = 3_000_000  # bytes of the page
 _TEMPLATES = "experiments/report/templates"
 _VIEWS = {  # what templates choose from
@@ -36,43 +43,68 @@ _VIEWS = {  # what templates choose from
 }
 SECTIONS = {
     "verdict": "Verdict",
-    "coverage": "Coverage",
     "results": "Results",
+    "credit": "Credit by token",
     "curves": "Learning curves",
     "lengths": "Lengths",
     "diagnostics": "Diagnostics",
-    "credit": "Credit by token",
     "completions": "Completions",
+    "coverage": "Coverage",
     "cost": "Cost",
     "manifest": "Manifest",
     "reading": "How to read",
 }
 
 
-def render(folder: Path, beside: Sequence[Path] = (), formats: Sequence[str] = ()) -> Path:
-    """Write report.html, report.md and figures/*.svg from a folder's data; return the page.
+def read(folder: Path, beside: Sequence[Path] = ()) -> Report:
+    """Read a study's data.
 
     Args:
-        folder: where `grpo_credit.experiments.study.collect.collect` wrote the data.
+        folder: where `grpo_credit.experiments.study.collect.collect` wrote it.
         beside: folders of other studies of the same question, such as another task: Holm's
             correction is over the comparisons of all of them.
-        formats: of the figures, beside SVG: "pdf", "png".
 
     Raises:
         CreditError: if the data is missing, damaged or of another version.
     """
     others = {str(each): load(each).comparison.differences for each in beside}
-    report = replace(load(folder), others=others)
-    (folder / FIGURES).mkdir(exist_ok=True)
-    for each in (folder, folder / FIGURES):
+    return replace(load(folder), others=others)
+
+
+def render(folder: Path, beside: Sequence[Path] = ()) -> Path:
+    """Write the page of the study in a folder; see `read` and `write`."""
+    return write(folder, read(folder, beside))
+
+
+def write(folder: Path, report: Report) -> Path:
+    """Write report.html, report.md, and their figures and tables; return the page.
+
+    A figure is a file for papers (SVG, PDF), for slides (PNG) and for drawing it anew (CSV), a
+    table one for papers (LaTeX), pages (Markdown) and programs (CSV).
+    """
+    for each in (folder, folder / FIGURES, folder / TABLES):
+        each.mkdir(exist_ok=True)
         sweep(each)
     drawn = pictures(report, Limits())
     for name, plots in drawn.items():
-        for suffix in {"svg", *formats}:
+        for suffix in ("svg", "pdf", "png"):
             save(folder / FIGURES / f"{name}.{suffix}", plots)
+        points = pd.concat([plot.points() for plot in plots])
+        replace_text(folder / FIGURES / f"{name}.csv", points.to_csv(index=False))
+    for name, content in tables(report).items():
+        for suffix, written in KINDS.items():
+            replace_text(folder / TABLES / f"{name}.{suffix}", written(content))
     replace_text(folder / MARKDOWN, markdown(report, [f"{FIGURES}/{name}.svg" for name in drawn]))
     replace_text(folder / PAGE, page(report))
     return folder / PAGE
+
+
+def tables(report: Report) -> dict[str, Table]:
+    """Choose the tables that are files, too."""
+    return {
+        "strategies": view_results.strategies_table(report),
+        "differences": view_results.differences_table(report),
+    }
 
 
 def pictures(report: Report, limits: Limits) -> dict[str, Sequence[Plot]]:
@@ -81,8 +113,10 @@ def pictures(report: Report, limits: Limits) -> dict[str, Sequence[Plot]]:
         "curves": view_curves.learning(report, limits)[:1],
         "lengths": view_curves.lengths(report, limits)[:1],
     }
+    profile = view_results.profile(report)
     return {
         "results": [view_results.values_figure(report), view_results.differences_figure(report)],
+        **({"profile": [profile]} if profile.curves else {}),
         **{name: block.axes["step"] for name, chosen in blocks.items() for block in chosen},
     }
 
@@ -120,9 +154,23 @@ def _text(value: object) -> str:
 
 
 def write_report(args: argparse.Namespace) -> int:
-    """Write report.html and report.md from the data beside them; needs no torch."""
+    """Write the page from the data beside it, or print a study for pasting; needs no torch."""
     for study in args.studies:
-        beside = [each for each in args.studies if each != study]
-        page = render(study, beside, args.figures)
-        print(f"wrote {in_line(page)}")
+        report = read(study, [each for each in args.studies if each != study])
+        FORMATS[args.format](study, report, args.open)
     return 0
+
+
+def _write_page(study: Path, report: Report, opened: bool) -> None:
+    page = write(study, report)
+    print_verdicts(report)
+    print(f"wrote {in_line(page)}")
+    if opened:
+        webbrowser.open(page.absolute().as_uri())
+
+
+FORMATS = {  # of `grpo-credit report`
+    "html": _write_page,
+    "md": lambda study, report, opened: print(markdown(report), end=""),
+    "tex": lambda study, report, opened: print(*map(latex, tables(report).values()), sep="\n"),
+}

@@ -180,18 +180,22 @@ def _hidden(pairs: Sequence[int], settings: Settings) -> list[str]:
 
 def _too_few(difference: Difference, settings: Settings) -> Verdict:
     """Return what is seen, that so few pairs cannot decide, and how many can."""
-    if difference.mean is None or difference.win_rate is None:
-        return Verdict(_TOO_FEW, f"{_TOO_FEW}: no seed has a value for both")
-    interval = difference.holm_interval
-    size = (
-        f"{difference.mean:+.3g}"
-        if interval is None or interval.degenerate
-        else _size(difference.mean, interval, signed=True)
+    mean, share, interval = difference.mean, difference.win_rate, difference.holm_interval
+    if mean is None or share is None:
+        return Verdict(_TOO_FEW, "no seed has a value for both")
+    won = (mean > 0) == settings.higher_is_better
+    seeds = f"{(share if won else 1 - share) * difference.n:g} of {count(difference.n)}"
+    size = f"{abs(mean):.3g}" if interval is None or interval.degenerate else _size(mean, interval)
+    return Verdict(
+        _TOO_FEW,
+        f"{'won' if won else 'lost'} {seeds}, by {size} in the mean; "
+        f"{smallest_number(settings)} seeds can settle it",
     )
-    won = f"{100 * difference.win_rate:.0f} % of {count(difference.n)} won"
-    floor = f"an exact test of so few cannot go below p = {probability(difference.smallest_p)}"
-    needed = math.ceil(math.log2(2 / settings.alpha))
-    return Verdict(_TOO_FEW, f"{_TOO_FEW}: {size}, {won}; {floor}, {needed} are needed")
+
+
+def smallest_number(settings: Settings) -> int:
+    """Return how many pairs it takes that the exact sign-flip test can reach α, 2 / 2^n <= α."""
+    return math.ceil(math.log2(2 / settings.alpha))
 
 
 def _all_alike(difference: Difference, mean: float, called: Outcome, settings: Settings) -> Verdict:
@@ -201,7 +205,7 @@ def _all_alike(difference: Difference, mean: float, called: Outcome, settings: S
         return Verdict(_OPEN, f"{_OPEN}: equal {every}")
     if difference.p_holm > settings.alpha:
         many = f"{mean:+.3g} {every}, but in one of {difference.comparisons} comparisons"
-        return Verdict(_TOO_FEW, f"{_TOO_FEW}: {many}")
+        return Verdict(_TOO_FEW, many)
     p = probability(difference.sign_flip_p)
     return Verdict(called, f"{called} by {abs(mean):.3g} {every} (p = {p})")
 

@@ -1,15 +1,25 @@
 """How training went: curves in panels that share their axes."""
 
 import math
+import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 
 import numpy as np
 from scipy.special import stdtrit
 
-from grpo_credit.experiments.figures.palette import BASELINE, MEAN, OTHER, RIGHT, SEED, WRONG, Line
-from grpo_credit.experiments.figures.panel import Curve, Panel, extent
+from grpo_credit.experiments.figures.palette import (
+    BASELINE,
+    MEAN,
+    OTHER,
+    RIGHT,
+    SEED,
+    WRONG,
+    Line,
+    strategy_line,
+)
+from grpo_credit.experiments.figures.panel import WIDE, Curve, Panel, extent
 from grpo_credit.experiments.report.data import Report, shown
 from grpo_credit.experiments.report.limits import Limits
 from grpo_credit.experiments.report.series import (
@@ -21,6 +31,9 @@ from grpo_credit.experiments.report.series import (
     Run,
     thinned,
 )
+
+FEW = 4  # strategies whose curves can be told apart on the same axes
+RATE = re.compile(r"rate|share|pass@|mean@|accuracy|exact", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -58,13 +71,54 @@ def learning(report: Report, limits: Limits) -> list[Block]:
     ]
 
 
+def together(report: Report, limits: Limits) -> bool:
+    """Return whether the strategies are few enough for one pair of axes."""
+    return len(shown(report, limits)) <= FEW
+
+
+def strategy_lines(report: Report, limits: Limits) -> list[Line]:
+    """Return the line of each strategy that is shown."""
+    return [strategy_line(place, name) for place, name in enumerate(shown(report, limits))]
+
+
 def _panels(report: Report, curves: Curves, name: str, axis: str, limits: Limits) -> list[Panel]:
-    """Draw a panel a strategy: its runs, mean and band, and the other means behind."""
+    """Draw few strategies on the same axes, and more of them each on its own."""
     runs = {credit: curves.runs(name, credit, axis) for credit in shown(report, limits)}
+    values = [y for each in runs.values() for _, y in each.values()]
+    share = bool(RATE.search(name)) and all((y >= 0).all() and (y <= 1).all() for y in values)
+    draw = _one if together(report, limits) else _each
+    return [replace(panel, share=share) for panel in draw(report, runs, axis, limits)]
+
+
+def _one(
+    report: Report, runs: Mapping[str, Mapping[int, Run]], axis: str, limits: Limits
+) -> list[Panel]:
+    """Draw the mean and the band of every strategy on one wide pair of axes, the runs behind."""
+    lines = dict(zip(runs, strategy_lines(report, limits), strict=True))
+    means = [average(each, limits.points, lines[credit]) for credit, each in runs.items()]
+    seeds = [
+        _run(run, limits, lines[credit]._replace(
+            width=SEED.width, alpha=SEED.alpha, label=f"_{credit}, seed {seed}"
+        ))
+        for credit, each in runs.items()
+        for seed, run in list(each.items())[: limits.seeds]
+    ]  # fmt: skip
+    curves = [*seeds, *filter(None, means)]
+    return (
+        [Panel("Mean over seeds; thin: a seed", AXES[axis], curves, extent(curves), frame=WIDE)]
+        if curves
+        else []
+    )
+
+
+def _each(
+    report: Report, runs: Mapping[str, Mapping[int, Run]], axis: str, limits: Limits
+) -> list[Panel]:
+    """Draw a panel a strategy: its runs, mean and band, and the other means behind."""
     averages = {credit: average(each, limits.points, MEAN) for credit, each in runs.items()}
     means = {credit: mean for credit, mean in averages.items() if mean}
     seeds = {
-        credit: [_run(run, limits) for run in list(each.values())[: limits.seeds]]
+        credit: [_run(run, limits, SEED) for run in list(each.values())[: limits.seeds]]
         for credit, each in runs.items()
     }
     room = extent(chain(*seeds.values(), means.values()))
@@ -93,10 +147,10 @@ def _seeds(count: int) -> str:
     return f"{count} seed{'' if count == 1 else 's'}"
 
 
-def _run(run: Run, limits: Limits) -> Curve:
+def _run(run: Run, limits: Limits, line: Line) -> Curve:
     x, y = run
     places = thinned(len(x), limits.points)
-    return Curve(x[places], y[places], SEED)
+    return Curve(x[places], y[places], line)
 
 
 def average(runs: Mapping[int, Run], points: int, line: Line) -> Curve | None:

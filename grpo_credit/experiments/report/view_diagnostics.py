@@ -13,26 +13,39 @@ from grpo_credit.experiments.report.view_curves import average
 from grpo_credit.experiments.words import Table, number
 
 GRADIENT = "grad_norm"
-DIAGNOSTICS = {
+DIAGNOSTICS = {  # what matters first
     "credit/effective_tokens": "effective tokens: (Σ|C|)² / ΣC²",
-    "credit/gini": "Gini coefficient of |C| over tokens",
+    "credit/norm_ratio": "size of C relative to even credit",
+    "credit/dead_groups_low": "share of groups that teach nothing: too hard",
+    "credit/dead_groups_high": "share of groups that teach nothing: too easy",
+    "credit/loops": "share of completions cut off in a loop of the automaton",
+    "credit/before_decided": "share of |C| before the reward was settled",
     "credit/zero_share": "share of tokens without credit",
     "credit/sign_flip_rate": "share of tokens pushed against their completion",
-    "credit/before_decided": "share of |C| before the reward was settled",
-    "credit/loops": "share of completions cut off in a loop of the automaton",
-    "credit/norm_ratio": "size of C relative to even credit",
+    "credit/gini": "Gini coefficient of |C| over tokens",
     "credit/mass": "net credit ΣC",
     "credit/mass_positive": "positive credit",
     "credit/mass_negative": "negative credit",
-    "credit/dead_groups_low": "share of groups that teach nothing: too hard",
-    "credit/dead_groups_high": "share of groups that teach nothing: too easy",
 }
+FIRST = 4  # panels, a row of a wide page; the others are folded
 SIZE = "credit/effective_tokens"  # 0 where a step has no credit at all
 _OF_CREDIT = (
     *("credit/gini", "credit/sign_flip_rate", "credit/before_decided", "credit/norm_ratio"),
     *("credit/position_", "credit/length_"),
 )
 _NOT_PANELS = ("credit/position_", "credit/length_", "credit/dead_groups")
+
+
+def constants(panels: Sequence[Panel]) -> str:
+    """Write what never changed in a sentence: "net credit ΣC: 0; ..."."""
+    return "; ".join(f"{panel.title}: {_constant(panel)}" for panel in panels)
+
+
+def _constant(panel: Panel) -> str:
+    values = {curve.line.label: number(float(curve.y[0])) for curve in panel.curves}
+    if len(set(values.values())) == 1:
+        return next(iter(values.values()))
+    return ", ".join(f"{value} of {name}" for name, value in values.items())
 
 
 def panels(report: Report, limits: Limits) -> list[Panel]:

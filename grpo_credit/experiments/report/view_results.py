@@ -1,17 +1,22 @@
 """What came out: the grid of runs, the forest plot, the tables."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import numpy as np
+
 from grpo_credit.experiments.figures.forest import Forest, Row
+from grpo_credit.experiments.figures.palette import strategy_line
+from grpo_credit.experiments.figures.panel import WIDE, Curve, Panel
 from grpo_credit.experiments.report.curves import area_under_curve, median_steps, steps_to_threshold
 from grpo_credit.experiments.report.data import FINISHED, Report, RunResult
 from grpo_credit.experiments.report.difference import Difference
-from grpo_credit.experiments.report.intervals import Interval, mean
+from grpo_credit.experiments.report.intervals import Interval, Settings, mean
 from grpo_credit.experiments.report.limits import Limits
 from grpo_credit.experiments.report.series import HELD_OUT
 from grpo_credit.experiments.report.statistics import Result
-from grpo_credit.experiments.report.verdict import decimals, probability
+from grpo_credit.experiments.report.verdict import decimals, probability, smallest_number
 from grpo_credit.experiments.words import NONE, Table, number, signed
 
 SIGNS = {
@@ -65,6 +70,50 @@ def differences_figure(report: Report) -> Forest:
         )
     title = f"Difference to {comparison.baseline}, seed by seed"
     return Forest(title, f"difference in {report.study.metric or 'metric'}", rows, reference=0)
+
+
+def more_seeds(report: Report) -> str | None:
+    """Return the study's command with as many seeds as a verdict takes; None where it has them."""
+    study, needed = report.study, smallest_number(Settings(report.study.higher_is_better))
+    if len(study.seeds) >= needed or list(study.seeds) != list(range(len(study.seeds))):
+        return None
+    grown, found = re.subn(r"(--seeds[= ])\d+(?: \d+)*", rf"\g<1>{needed}", study.command)
+    return grown if found else None
+
+
+def profile(report: Report) -> Panel:
+    """Draw the share of each strategy's runs that are at least as good as a number.
+
+        P_s(τ) = |{runs of s: value >= τ}| / n_s    (<= τ where lower is better)
+
+    Source: performance profiles, Agarwal et al. 2021, arXiv:2108.13264; here of one task.
+    """
+    values = {
+        credit: sorted(value for value in of.values() if value is not None)
+        for credit, of in report.values.items()
+    }
+    every = np.unique(np.concatenate([*values.values(), np.empty(0)]))
+    curves = [
+        Curve(*_steps(every, np.array(of), report.study.higher_is_better), strategy_line(n, credit))
+        for n, (credit, of) in enumerate(values.items())
+        if of and len(every) > 1
+    ]
+    return Panel(
+        "Share of runs at least as good",
+        report.study.metric or "metric",
+        curves,
+        share=True,
+        frame=WIDE,
+    )
+
+
+def _steps(
+    at: np.ndarray, values: np.ndarray, higher_is_better: bool
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the corners of the steps; a strategy falls behind its runs, or rises at them."""
+    good = values >= at[:, None] if higher_is_better else values <= at[:, None]
+    x, y = np.repeat(at, 2), np.repeat(good.mean(axis=1), 2)
+    return (x[:-1], y[1:]) if higher_is_better else (x[1:], y[:-1])
 
 
 def _note(text: str, interval: Interval | None) -> str:

@@ -19,7 +19,7 @@ from grpo_credit.experiments.study.view import failures
 from grpo_credit.records.files import sweep
 from grpo_credit.records.lock import Busy, hold, let_go
 from grpo_credit.run.commandline import MISTAKES, TRACEBACK, reveal
-from grpo_credit.text import did_you_mean, in_line
+from grpo_credit.text import did_you_mean
 
 LOCK = ".runner.lock"
 
@@ -74,8 +74,8 @@ def write_report(out: Path, trusted: Sequence[str] = ()) -> int:
     """
     with patience("collecting the runs for the report; Ctrl-C leaves without it"):
         from grpo_credit.experiments.report.page import render
+        from grpo_credit.experiments.report.terminal import print_verdicts, say
         from grpo_credit.experiments.study.collect import collect
-        from grpo_credit.experiments.words import number
 
         try:
             report = collect(out, trusted)
@@ -89,17 +89,9 @@ def write_report(out: Path, trusted: Sequence[str] = ()) -> int:
     for reason, (name, *others) in damaged.items():
         more = f" and {len(others)} more" if others else ""
         say(f"without a number: {name}{more}; {reason}")
-    width = max(map(len, report.study.credits))
-    for result in report.comparison.results:
-        sentence = result.verdict.sentence if result.verdict else "baseline"
-        say(f"{result.strategy:<{width}}  {number(result.mean):>7}  {sentence}")
+    print_verdicts(report)
     say(f"report: {page}")
     return int(bool(damaged))
-
-
-def say(text: str) -> None:
-    """Print a line as it is, without what steers a terminal."""
-    Console(soft_wrap=True).print(in_line(text), markup=False, highlight=False)
 
 
 def settled(old: Study | None, request: Request) -> Study:

@@ -47,9 +47,32 @@ for (const article of document.querySelectorAll("article.shaded")) {
     row.tabIndex = 0;
   }
 }
+for (const table of document.querySelectorAll("table.sortable")) {
+  const body = table.tBodies[0], heads = [...table.tHead.rows[0].cells];
+  const key = (row, place) => row.cells[place].textContent.replace(/,/g, "").replace("−", "-");
+  const order = (place, sign) => (a, b) => {
+    const [x, y] = [parseFloat(key(a, place).replace(/^\[/, "")), parseFloat(key(b, place).replace(/^\[/, ""))];
+    if (isNaN(x) && isNaN(y)) return sign * key(a, place).localeCompare(key(b, place));
+    return isNaN(x) ? 1 : isNaN(y) ? -1 : sign * (x - y);
+  };
+  for (const [place, head] of heads.entries()) {
+    const sort = () => {
+      const sign = head.ariaSort === "ascending" ? -1 : 1;
+      for (const other of heads) other.ariaSort = null;
+      head.ariaSort = sign > 0 ? "ascending" : "descending";
+      body.append(...[...body.rows].sort(order(place, sign)));
+    };
+    head.classList.add("sorts");
+    head.tabIndex = 0;
+    head.addEventListener("click", sort);
+    head.addEventListener("keydown", (event) => { if (event.key === "Enter") sort(); });
+  }
+}
 const open = () => {
   const target = document.getElementById(location.hash.slice(1));
-  if (target?.tagName === "DETAILS") { target.open = true; target.scrollIntoView(); }
+  const inner = target?.querySelector(":scope > details") ?? target;
+  for (let each = inner; each; each = each.parentElement) if (each.tagName === "DETAILS") each.open = true;
+  target?.scrollIntoView();
 };
 addEventListener("hashchange", open);
 open();
