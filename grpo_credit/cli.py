@@ -82,6 +82,13 @@ def _parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     report.add_argument("--open", action="store_true", help="open the page in a browser")
     report.set_defaults(verb="grpo_credit.experiments.report.page:write_report")
+    compare = add_verb(
+        verbs, "compare", "show what two runs differ in, and their held-out numbers",
+        "grpo-credit compare runs/seq runs/dapo",
+    )  # fmt: skip
+    compare.add_argument("runs", type=Path, nargs=2, metavar="RUN", help="run directory")
+    compare.add_argument("--json", action="store_true", help="print it for programs")
+    compare.set_defaults(verb="grpo_credit.experiments.compare:compare_runs")
     run = add_verb(
         verbs, "run", "run a launcher so that Ctrl-C and mistakes end in one line",
         "grpo-credit run accelerate launch recipes/grpo_regex.py",
@@ -119,6 +126,7 @@ def _add_list(verbs: Any) -> None:
         "(default: every registered one in a line)",
     )  # fmt: skip
     listing.add_argument("--long", action="store_true", help="tell all about every one")
+    listing.add_argument("--json", action="store_true", help="print it for programs")
     _add_stage(listing, "show the rules that serve it alone")
     listing.set_defaults(verb="grpo_credit.credit.commands:show_rules")
 

@@ -41,6 +41,7 @@ SLOW = {
     "automaton::test_an_automaton_of_few_but_huge_states_is_given_up",
     "automaton::test_what_is_too_large_is_refused_before_the_memory_is_gone",
     "fire_large::test_collecting_without_rollouts_needs_no_torch",
+    "for_programs::test_a_preflight_has_rewards_and_findings",
     "packing::test_dropout_of_adapters_has_trls_gradient_in_the_mean",
     "plan::test_steps_are_those_that_the_trainer_takes",
     "preflight_headroom::test_path_star_has_none_since_one_token_decides_and_the_others_are_forced",

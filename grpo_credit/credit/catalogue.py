@@ -5,6 +5,7 @@ import re
 import types
 import typing
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 from rich.console import Console, RenderableType
 from rich.markup import escape
@@ -86,6 +87,30 @@ def print_rule(name: str, rule: Rule, console: Console) -> None:
     console.print(Padding(table, (0, 0, 1, 2), expand=False))
 
 
+def described(name: str, rule: Rule) -> dict[str, Any]:
+    """Return all that is known of a rule, as JSON can hold it; see `print_rule`."""
+    parts = sections(rule)
+    explained = dict(_ARGUMENT.findall(parts.get("Args", "")))
+    options = {
+        option: {
+            "type": _written(option_type(rule, option)),
+            **({} if value.default is value.empty else {"default": value.default}),
+            "about": _joined(explained.get(option, "")),
+        }
+        for option, value in rule.options.items()
+    }
+    told = {label: str(text) for label, text in facts(rule, parts)}
+    return {
+        "name": name, "kind": rule.kind, "summary": rule.summary, "about": parts["about"],
+        "options": options, **told, "needs": sorted(rule.needs), "promises": promises(rule),
+    }  # fmt: skip
+
+
+def promises(rule: Rule) -> list[str]:
+    """Return the laws that a rule declares to keep."""
+    return [law for law in _OF_KIND.get(rule.kind, ()) if getattr(rule, law)]
+
+
 def rules_in(name: str) -> dict[str, Rule]:
     """Return the rules of a name or a composition, such as `decided+trace/seq`, by their names.
 
@@ -120,14 +145,12 @@ def _options(rule: Rule, parts: Mapping[str, str]) -> Iterator[tuple[str, Render
 
 def facts(rule: Rule, parts: Mapping[str, str]) -> Iterator[tuple[str, Text]]:
     """Yield what is known of a rule beside its options, label and text; `parts` of `sections`."""
-    promises = [
-        f"{law.replace('_', ' ')}: {inspect.getdoc(PROMISES[law])}"
-        for law in _OF_KIND.get(rule.kind, ())
-        if getattr(rule, law)
+    promised = [
+        f"{law.replace('_', ' ')}: {inspect.getdoc(PROMISES[law])}" for law in promises(rule)
     ]
     facts = {
         "needs": "\n".join(f"{n}: {COSTS[n]}" for n in sorted(rule.needs)) or "nothing more",
-        "promises": "\n".join(promises) or "nothing",
+        "promises": "\n".join(promised) or "nothing",
         "stages": "alignment, supervised" if serves(rule) else "alignment",
         "TRL": f"loss_type={rule.trl}" if rule.trl else "-",
         "verl": rule.verl or "-",

@@ -1,6 +1,7 @@
 """What the verbs `grpo-credit list` and `check` do."""
 
 import argparse
+import json
 from collections.abc import Iterable, Iterator, Sequence
 
 from rich.console import Console
@@ -18,12 +19,16 @@ from grpo_credit.terminal import console
 def show_rules(arguments: argparse.Namespace) -> int:
     """Print the registered rules in a line each, or all about some."""
     rules = [r for r in list_credit() if arguments.stage != "supervised" or serves(r)]
-    if not arguments.name and not arguments.long:
+    if not arguments.name and not arguments.long and not arguments.json:
         catalogue.print_rules(rules, console())
         return 0
     shown = {rule.name: rule for rule in rules} if not arguments.name else {}
     for name in arguments.name:
         shown |= catalogue.rules_in(name)
+    if arguments.json:
+        described = [catalogue.described(name, rule) for name, rule in shown.items()]
+        print(json.dumps(described, indent=1, ensure_ascii=False))
+        return 0
     for name, rule in shown.items():
         catalogue.print_rule(name, rule, console())
     return 0

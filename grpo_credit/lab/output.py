@@ -168,11 +168,12 @@ def write(findings: Findings, folder: Path) -> Path:
     replace_text(
         page, render("lab/page.html", title=findings.title, findings=findings, inline=inline)
     )
-    replace_text(folder / "lab.json", _json(findings))
+    replace_text(folder / "lab.json", as_json(findings))
     return page
 
 
-def _json(findings: Findings) -> str:
+def as_json(findings: Findings) -> str:
+    """Write titles, sentences, settings and tables, errors and what is not shown included."""
     content = {
         "schema": SCHEMA,
         "title": findings.title,

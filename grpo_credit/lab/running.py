@@ -10,7 +10,7 @@ from rich.console import Console
 from tqdm import tqdm
 
 from grpo_credit.errors import CreditError
-from grpo_credit.lab.output import Findings, show, write
+from grpo_credit.lab.output import Findings, as_json, show, write
 from grpo_credit.lab.sampling import Progress
 from grpo_credit.text import in_line
 
@@ -37,7 +37,10 @@ def mistakes() -> Generator[None]:
 
 def finish(findings: Findings, args: argparse.Namespace) -> int:
     """Show findings, and write them where `--out` says."""
-    show(findings, Console())
+    if args.json:
+        print(as_json(findings), end="")
+    else:
+        show(findings, Console())
     if args.out is not None:
-        print(f"wrote {in_line(write(findings, args.out))}")
+        print(f"wrote {in_line(write(findings, args.out))}", file=sys.stderr if args.json else None)
     return 0

@@ -154,4 +154,5 @@ def _without_credit(instruments: Any, name: str, about: str) -> argparse.Argumen
     parser = instruments.add_parser(name, help=about)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, help="folder for lab.json, CSV and page.html")
+    parser.add_argument("--json", action="store_true", help="print lab.json instead")
     return parser

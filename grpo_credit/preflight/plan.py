@@ -1,7 +1,8 @@
 """What a configuration means, printed without training, loading weights or writing anything."""
 
+import json
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from rich.markup import escape
@@ -31,8 +32,28 @@ from grpo_credit.trainer.config import plan
 LOOKED_AT = 64  # prompts whose length is counted
 
 
-def print_plan(setup: Any, peft_config: Any = None) -> None:
-    """Print what a recipe's options come to as a table, and what is wrong already below it.
+class Explanation(NamedTuple):
+    """What a configuration means, and what is wrong with it already."""
+
+    rows: Sequence[Row]
+    findings: Sequence[Finding] = ()
+
+    def print(self) -> None:
+        """Print a table, and below it what was found."""
+        print_rows(self.rows)
+        show(self.findings)
+
+    def as_json(self) -> str:
+        """Write label -> lines, and what was found."""
+        rows: dict[str, list[str]] = {}
+        for label, text in self.rows:  # a row without a label goes on with the one above
+            rows.setdefault(label or next(reversed(rows), ""), []).append(text)
+        findings = [finding._asdict() for finding in self.findings]
+        return json.dumps({"rows": rows, "findings": findings}, indent=1)
+
+
+def explain(setup: Any, peft_config: Any = None) -> Explanation:
+    """Return what a recipe's options come to, and what is wrong already.
 
     Args:
         setup: the recipe's task on a checked configuration, a `run.recipe.Setup`.
@@ -57,30 +78,27 @@ def print_plan(setup: Any, peft_config: Any = None) -> None:
     room = max(longest) + args.max_completion_length
     context = args.vllm_max_model_length or getattr(config, "max_position_embeddings", room)
     findings += check_context(args, max(longest)) + check_room(engine, available, context)
-    print_rows([
+    rows = [
         *batch_rows(batches, to_train),
         *held_out_rows(args, setup.script, task, batches),
         *model_rows(size, memory, available),
         *engine_rows(engine, available, room),
         *credit_rows(credit, [name for name, _ in named], args.save_rollouts > 0),
         *vine_rows(credit.vine, batches),
-    ])  # fmt: skip
-    show(findings)
+    ]  # fmt: skip
+    return Explanation(rows, findings)
 
 
-def print_supervised_plan(setup: Any, planned: Any) -> None:
-    """Print what a supervised recipe's options come to as a table.
+def explain_supervised(setup: Any, planned: Any) -> Explanation:
+    """Return what a supervised recipe's options come to.
 
     Args:
         setup: the recipe's task on a checked configuration, a `run.recipe.Setup`.
         planned: the credit, a `trainer.sft_config.Supervision`.
     """
     rows = len(setup.task.train) if hasattr(setup.task.train, "__len__") else None
-    print_rows([
-        *document_rows(setup.args, rows),
-        ("held-out numbers", setup.task.title),
-        *rule_rows(planned),
-    ])  # fmt: skip
+    told = ("held-out numbers", setup.task.title)
+    return Explanation([*document_rows(setup.args, rows), told, *rule_rows(planned)])
 
 
 def print_rows(rows: Sequence[Row], console: Any = None) -> None:

@@ -1,6 +1,7 @@
 """A preflight on the terminal: what was sampled, and what follows from it."""
 
-from collections.abc import Sequence
+import json
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,12 +11,13 @@ from rich.text import Text
 
 from grpo_credit import terminal
 from grpo_credit.preflight.batches import Batches
-from grpo_credit.preflight.findings import Finding, show
+from grpo_credit.preflight.findings import Finding, ordered, show
 from grpo_credit.preflight.groups import SIZES, dead_shares, mean_informative
 from grpo_credit.preflight.headroom import headroom, told
 from grpo_credit.preflight.sample import RewardSample, Sample, milliseconds
 from grpo_credit.text import duration, in_line, visible
 
+COLUMNS = ("mean", "std", "at its maximum", "abstains", "ms of a call: p50", "p95")
 BEGIN, END = 240, 120  # characters of a completion that are shown
 
 
@@ -25,14 +27,32 @@ def print_report(
     """Print a sample's numbers and the findings."""
     out = console or terminal.console()
     out.print(_rewards(sample))
-    for line in (
-        *_first(sample), *_lengths(sample), *_groups(sample), *_headroom(sample, batches),
-        *_pace(sample, batches),
-    ):  # fmt: skip
+    for line in (*_first(sample), *_said(sample, batches)):
         out.print(Text(line))
     show(findings, out)
     if not findings:
         out.print("nothing found that would keep it from learning", highlight=False)
+
+
+def print_json(sample: Sample, findings: Sequence[Finding], batches: Batches) -> None:
+    """Print the same as one JSON document."""
+    content = {
+        "prompts": len(sample.lengths) // sample.size,
+        "num_generations": sample.size,
+        "rewards": {
+            reward.name: dict(zip(COLUMNS, _numbers(reward), strict=True))
+            for reward in sample.rewards
+        },
+        "said": list(_said(sample, batches)),
+        "findings": [finding._asdict() for finding in ordered(findings)],
+    }
+    print(json.dumps(content, indent=1))
+
+
+def _said(sample: Sample, batches: Batches) -> Iterator[str]:
+    for lines in (_lengths(sample), _groups(sample), _headroom(sample, batches)):
+        yield from lines
+    yield from _pace(sample, batches)
 
 
 def _rewards(sample: Sample) -> Any:
@@ -41,7 +61,7 @@ def _rewards(sample: Sample) -> Any:
         title=f"preflight: {prompts} prompts, {sample.size} completions each", title_justify="left"
     )
     table.add_column("reward")
-    for column in ("mean", "std", "at its maximum", "abstains", "ms of a call: p50", "p95"):
+    for column in COLUMNS:
         table.add_column(column, justify="right")
     for reward in sample.rewards:
         table.add_row(escape(visible(reward.name)), *_numbers(reward))

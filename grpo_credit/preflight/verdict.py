@@ -2,7 +2,7 @@
 
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from grpo_credit.preflight.attack import TRIED, attacked
@@ -42,7 +42,11 @@ def tell(refusal: Exception) -> None:
 
 
 def preflight(
-    trainer: "Seams", *, strict: bool = False, clock: Callable[[], float] = time.perf_counter
+    trainer: "Seams",
+    *,
+    strict: bool = False,
+    clock: Callable[[], float] = time.perf_counter,
+    report: Callable[[Sample, Sequence[Finding], Batches], None] = print_report,
 ) -> list[Finding]:
     """Sample a few groups and print what was found; call it on every rank, before training.
 
@@ -54,6 +58,7 @@ def preflight(
         trainer: a `CreditGRPOTrainer`, or TRL's `GRPOTrainer`.
         strict: whether an error stops.
         clock: tells the time in seconds.
+        report: prints what was found, on the main process.
 
     Returns:
         The findings, errors first, the same on every rank.
@@ -64,7 +69,7 @@ def preflight(
     sample = draw(trainer, clock)
     findings: list[Finding] = on_main(_judge, trainer, sample)
     if is_main():
-        print_report(sample, findings, Batches.of(trainer.args, trainer.train_dataset))
+        report(sample, findings, Batches.of(trainer.args, trainer.train_dataset))
     if strict and (stopping := errors(findings)):
         kinds = ", ".join(finding.kind for finding in stopping)
         raise NotFit(f"nothing was trained: {kinds}. --preflight auto goes on in spite of it.")

@@ -15,6 +15,7 @@ from grpo_credit.credit.userfile import load_recipe
 from grpo_credit.errors import TRACEBACK, CreditError
 from grpo_credit.preflight.attack import brief, earned
 from grpo_credit.preflight.columns import reward_name, spread
+from grpo_credit.preflight.report import print_json, print_report
 from grpo_credit.preflight.verdict import NotFit, preflight, tell
 from grpo_credit.records.files import parse_object
 from grpo_credit.rewards import attack
@@ -26,10 +27,17 @@ from grpo_credit.run.training import run_recipe, train
 from grpo_credit.terminal import console
 from grpo_credit.text import in_line
 
+JSON = "--json"
+
 
 def run_plan(args: argparse.Namespace) -> int:
     """Print what a recipe's options mean."""
-    return run_recipe(load_recipe(args.recipe), [*_options(args), "--dry_run"])
+    recipe, options = load_recipe(args.recipe), [*_options(args), "--dry_run"]
+    if not _json(args):
+        return run_recipe(recipe, options)
+    with mistakes_in_one_line(recipe.name, options, recipe.file):
+        print(recipe.stage.explain(prepare(recipe, options)).as_json())
+    return 0
 
 
 def run_preflight(args: argparse.Namespace) -> int:
@@ -37,7 +45,8 @@ def run_preflight(args: argparse.Namespace) -> int:
 
     def look(trainer: Any) -> None:
         try:
-            preflight(trainer, strict=setup.script.preflight == "strict")
+            report = print_json if _json(args) else print_report
+            preflight(trainer, strict=setup.script.preflight == "strict", report=report)
         finally:
             end_training(trainer)
 
@@ -62,7 +71,13 @@ def run_preflight(args: argparse.Namespace) -> int:
 
 
 def _options(args: argparse.Namespace) -> list[str]:
-    return [*args.options, *([TRACEBACK] if args.traceback else [])]
+    own = [word for word in args.options if word != JSON]
+    return [*own, *([TRACEBACK] if args.traceback else [])]
+
+
+def _json(args: argparse.Namespace) -> bool:
+    """Return whether a program reads it; the option may stand among those of the recipe."""
+    return args.json or JSON in args.options
 
 
 # What is attacked with where no data are named.

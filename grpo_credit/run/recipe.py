@@ -138,7 +138,7 @@ def explain(recipe: Recipe, setup: Setup) -> int:
     from grpo_credit.records.ranks import is_main
 
     if is_main():
-        recipe.stage.explain(setup)
+        recipe.stage.explain(setup).print()
     return 0
 
 

@@ -5,9 +5,12 @@ this imports no torch: a recipe's `--help` answers at once.
 """
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from grpo_credit.trainer.options import CreditOptions, SupervisedOptions
+
+if TYPE_CHECKING:
+    from grpo_credit.preflight.plan import Explanation
 
 DEFAULTS: dict[str, Any] = {"logging_steps": 1, "report_to": [], "save_total_limit": 2}
 
@@ -65,11 +68,11 @@ class Alignment:
         if columns := getattr(task.train, "column_names", None):
             check_columns(named, [*columns, *sorted(GIVEN)])
 
-    def explain(self, setup: Any) -> None:
-        """Print what a configuration means."""
-        from grpo_credit.preflight.plan import print_plan
+    def explain(self, setup: Any) -> "Explanation":
+        """Return what a configuration means."""
+        from grpo_credit.preflight.plan import explain
 
-        print_plan(setup, setup.adapters()["peft_config"])
+        return explain(setup, setup.adapters()["peft_config"])
 
     def measured(self, setup: Any) -> list[str]:
         """Return the names of the held-out numbers, by what is said of an empty completion."""
@@ -125,11 +128,11 @@ class Supervised:
         if COLUMN in strategy.needs:
             check_column(strategy.name, train)
 
-    def explain(self, setup: Any) -> None:
-        """Print what a configuration means."""
-        from grpo_credit.preflight.plan import print_supervised_plan
+    def explain(self, setup: Any) -> "Explanation":
+        """Return what a configuration means."""
+        from grpo_credit.preflight.plan import explain_supervised
 
-        print_supervised_plan(setup, self.planned(setup.args))
+        return explain_supervised(setup, self.planned(setup.args))
 
     def measured(self, setup: Any) -> list[str]:
         """Refuse a study, whose pages are of rewards and completions.

@@ -27,6 +27,7 @@ def add_to(verbs: Any) -> None:
     ):
         example = f"grpo-credit {name} recipes/grpo_regex.py --credit=seq"
         parser = add_verb(verbs, name, about, f"{example}\n\n{textwrap.fill(no_recipe, 78)}")
+        parser.add_argument("--json", action="store_true", help="print it for programs")
         parser.add_argument("recipe", type=Path, help="a recipe, such as recipes/grpo_regex.py")
         parser.add_argument(
             "options", nargs=argparse.REMAINDER,

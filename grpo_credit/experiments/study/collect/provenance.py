@@ -33,11 +33,11 @@ def describe(manifests: Manifests) -> dict[str, Any]:
     Entries are flat: "versions.torch", "config.learning_rate". What differs is given as text -> the
     runs that say it.
     """
-    flat = {_named(run): _flat(manifest) for run, manifest in manifests.items()}
-    names = list(dict.fromkeys(name for entries in flat.values() for name in entries))
-    answers = {name: _said(flat, name) for name in names}
+    entries = {_named(r): flat(m, _OWN, _OWN_OPTIONS) for r, m in manifests.items()}
+    names = list(dict.fromkeys(name for each in entries.values() for name in each))
+    answers = {name: _said(entries, name) for name in names}
     return {
-        "runs": len(flat),
+        "runs": len(entries),
         "common": {n: json.loads(next(iter(s))) for n, s in answers.items() if len(s) == 1},
         "differs": {n: s for n, s in answers.items() if len(s) > 1 and n != _WEIGHTS},
     }
@@ -96,22 +96,31 @@ def _named(run: Run) -> str:
     return f"{run[0]}, seed {run[1]}"
 
 
-def _flat(manifest: Mapping[str, Any]) -> dict[str, str]:
+def flat(
+    manifest: Mapping[str, Any], without: Sequence[str] = (), options: Sequence[str] = ()
+) -> dict[str, str]:
+    """Return "versions.torch", "config.learning_rate" and so on -> JSON.
+
+    Args:
+        manifest: of a run.
+        without: entries to leave out.
+        options: of the entry "config", likewise.
+    """
     entries = {}
     for name, entry in manifest.items():
-        if name in _OWN:
+        if name in without:
             continue
         if isinstance(entry, dict):
-            inner = {n: v for n, v in entry.items() if name != "config" or n not in _OWN_OPTIONS}
+            inner = {n: v for n, v in entry.items() if name != "config" or n not in options}
             entries |= {f"{name}.{n}": json.dumps(v) for n, v in inner.items()}
         else:
             entries[name] = json.dumps(entry)
     return entries
 
 
-def _said(flat: Mapping[str, Mapping[str, str]], name: str) -> dict[str, list[str]]:
+def _said(runs: Mapping[str, Mapping[str, str]], name: str) -> dict[str, list[str]]:
     """Return what the runs say of an entry -> the runs that say it."""
     runs_by_text: dict[str, list[str]] = {}
-    for run, entries in flat.items():
+    for run, entries in runs.items():
         runs_by_text.setdefault(entries.get(name, "null"), []).append(run)
     return runs_by_text
