@@ -46,7 +46,8 @@ def test_the_same_credit_everywhere_says_nothing():
     found = score(even, batch)
     # all are picked: three of seven decide; signs of the first: one of two, of the second none
     assert found[:4] == pytest.approx((0.5, 3 / 7, 1.0, 1 / 3))
-    assert score(torch.zeros(2, 4), batch) == (0.5, 0.0, 0.0, 0.5, 0.0)
+    assert found.order == 0.5
+    assert score(torch.zeros(2, 4), batch) == (0.5, 0.0, 0.0, 0.5, 0.0, 0.5)
 
 
 def test_rounding_breaks_no_tie():
@@ -57,9 +58,21 @@ def test_rounding_breaks_no_tie():
 
 def test_the_truth_has_every_score():
     batch = batch_of(TRUTH, [4, 3])
-    assert score(truth(batch), batch) == pytest.approx((1, 1, 1, 1, 1))
+    assert score(truth(batch), batch) == pytest.approx((1, 1, 1, 1, 1, 1))
     turned = score(-truth(batch), batch)
-    assert turned == pytest.approx((1, 1, 1, 0, -1))
+    assert turned == pytest.approx((1, 1, 1, 0, -1, 0))
+
+
+def test_the_order_by_hand_and_under_a_shift():
+    batch = batch_of(TRUTH, [4, 3])
+    credit = torch.tensor([[0.2, 0.1, -0.3, -0.4], [0.7, 0.0, 0.7, 0.0]])
+    # first: 0.5 above the other three, and all above -0.5: five pairs, all right (0 and 0.005 are
+    # no pair); second: 0.3 above 0 twice, both wrong
+    found = score(credit, batch)
+    assert found.order == pytest.approx(5 / 7)
+    shifted = score(credit + torch.tensor([[3.0], [-5.0]]), batch)
+    assert shifted.order == found.order
+    assert shifted.auroc != found.auroc
 
 
 def test_auroc_is_that_of_midranks():
@@ -130,7 +143,7 @@ def test_the_truth_ranks_first(scored):
     _, found = scored
     assert found.ranked[0] == "truth"
     best = found.scores["truth"]
-    assert [best[s].mean for s in Scores._fields] == pytest.approx([1] * 5)
+    assert [best[s].mean for s in Scores._fields] == pytest.approx([1] * 6)
     for rule in found.measured:
         assert best["auroc"].mean >= found.scores[rule]["auroc"].mean
         assert found.scores[rule]["correlation"].mean < 1 - 1e-4, rule
@@ -138,7 +151,7 @@ def test_the_truth_ranks_first(scored):
 
 def test_chance_is_at_one_half(scored):
     _, found = scored
-    for name in ("auroc", "sign"):
+    for name in ("auroc", "sign", "order"):
         mean, error = found.scores["random"][name]
         assert 0 < error < 0.05
         assert abs(mean - 0.5) < 0.1  # not by `error`, which five batches know badly
@@ -154,6 +167,8 @@ WHAT_IS_NOT_TOLD = {
     "regex": {"steps/seq": ["step_rewards"]},
     "arithmetic": {"spans/seq": ["spans"], "steps/seq": ["step_rewards"]},
     "path_star": {"spans/seq": ["spans"], "steps/seq": ["step_rewards"]},
+    "recovery": {"steps/seq": ["step_rewards"]},
+    "horizon": {"steps/seq": ["step_rewards"]},
 }
 
 

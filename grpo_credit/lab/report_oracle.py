@@ -14,7 +14,7 @@ SHOWN = {
     "credit": "credit",
     "auroc": "finds them (AUROC)",
     "sign": "right sign",
-    "correlation": "correlation with the truth",
+    "order": "right order",
 }
 CHANCE = 0.5  # what a rule that knows nothing has, as AUROC and of signs
 

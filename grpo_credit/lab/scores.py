@@ -1,12 +1,13 @@
 """How a credit matrix fits the truth about each token."""
 
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from grpo_credit.lab.batches import Batch
+from grpo_credit.lab.batches import DECISIVE, Batch
 
 ROWS = 256  # completions whose tokens are compared at once, pair by pair
 SAME = 1e-9  # of a completion's largest |credit|: less is no difference but rounding
@@ -42,6 +43,10 @@ class Scores(NamedTuple):
             credit counts half. NaN where none decides, as is `auroc` then.
         correlation: Pearson's, of credit and true advantage over all tokens of the batch; this one
             depends on the aggregation, too. 0 where one of them is constant.
+        order: the chance that of two tokens of a completion, one of which did more good than the
+            other, it has more credit, signs included; equal ones count half. Over all such pairs.
+            A shift of all credit of a completion, as by a baseline, changes neither this nor the
+            expected gradient, but the scores that read |credit|.
     """
 
     auroc: float
@@ -49,6 +54,7 @@ class Scores(NamedTuple):
     recall: float
     sign: float
     correlation: float
+    order: float
 
 
 def score(credit: Float[Tensor, "B T"], batch: Batch) -> Scores:
@@ -64,14 +70,20 @@ def score(credit: Float[Tensor, "B T"], batch: Batch) -> Scores:
         recall=hits / max(1, int(decisive.sum())),
         sign=float(agrees[decisive].mean()),
         correlation=_correlation(credit[mask], batch.advantage[mask]),
+        order=concordance(_rounded(credit, mask), batch.advantage, mask),
     )
 
 
 def _size(credit: Float[Tensor, "B T"], mask: Bool[Tensor, "B T"]) -> Float[Tensor, "B T"]:
     """Return |credit| over the completion's largest, rounded so that equal is equal."""
-    size = torch.where(mask, credit.abs().double(), 0.0)
-    largest = size.amax(dim=1, keepdim=True)
-    return (size / torch.where(largest > 0, largest, 1.0) / SAME).round()
+    return _rounded(credit, mask).abs()
+
+
+def _rounded(credit: Float[Tensor, "B T"], mask: Bool[Tensor, "B T"]) -> Float[Tensor, "B T"]:
+    """Return credit over the completion's largest, rounded so that equal is equal."""
+    inside = torch.where(mask, credit.double(), 0.0)
+    largest = inside.abs().amax(dim=1, keepdim=True)
+    return (inside / torch.where(largest > 0, largest, 1.0) / SAME).round()
 
 
 def auroc(
@@ -83,12 +95,31 @@ def auroc(
 
     NaN where no row has both.
     """
+    parts = zip(*(v.split(ROWS) for v in (size, positive, negative)), strict=True)
+    return _won((x, yes[:, :, None] & no[:, None, :]) for x, yes, no in parts)
+
+
+def concordance(
+    credit: Float[Tensor, "B T"], worth: Float[Tensor, "B T"], mask: Bool[Tensor, "B T"]
+) -> float:
+    """Return the share of pairs of a row in which the token of more worth has more credit.
+
+    Pairs whose worth differs by more than `DECISIVE`. NaN where there is none.
+    """
+    parts = zip(*(v.split(ROWS) for v in (credit, worth, mask)), strict=True)
+    return _won(
+        (x, (w[:, :, None] - w[:, None, :] > DECISIVE) & inside[:, :, None] & inside[:, None, :])
+        for x, w, inside in parts
+    )
+
+
+def _won(compared: Iterable[tuple[Float[Tensor, "b T"], Bool[Tensor, "b T T"]]]) -> float:
+    """Return the share of pairs (first, second) in which the first has more; ties are halves."""
     wins, ties, pairs = 0, 0, 0
-    for x, yes, no in zip(*(v.split(ROWS) for v in (size, positive, negative)), strict=True):
-        compared = yes[:, :, None] & no[:, None, :]
-        wins += int(((x[:, :, None] > x[:, None, :]) & compared).sum())
-        ties += int(((x[:, :, None] == x[:, None, :]) & compared).sum())
-        pairs += int(compared.sum())
+    for x, pair in compared:
+        wins += int(((x[:, :, None] > x[:, None, :]) & pair).sum())
+        ties += int(((x[:, :, None] == x[:, None, :]) & pair).sum())
+        pairs += int(pair.sum())
     return (wins + ties / 2) / pairs if pairs else float("nan")
 
 

@@ -28,7 +28,7 @@ ORACLE = ("seq", "decided/seq", "automaton/seq", 'automaton/seq {"mode": "td"}',
           "steps/seq", "prefix_tree/seq", "tree_td/seq", "tempo/seq", "entropy_top/seq",
           "entropy_soft/seq", "gtpo/seq", "trace/seq", "ktae/seq",
           "token_baseline/seq")  # fmt: skip
-TASKS = ("keys", "regex", "arithmetic", "path_star")
+TASKS = ("keys", "regex", "arithmetic", "path_star", "recovery", "horizon")
 RACE = ("seq", "decided/seq", "automaton/seq", 'automaton/seq {"mode": "td"}', "prefix_tree/seq")
 CHAINS = ("base", "filler", "graded", "early", "noisy", "forced")
 

@@ -1,7 +1,7 @@
 """A regular format, which a token keeps open, brings nearer, or breaks."""
 
 import random
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 
 from grpo_credit.lab.process import END, Moves
@@ -25,13 +25,14 @@ class Format:
         alphabet: characters; the pattern needs no others.
         slip: the chance of any token instead.
         length: longest completion in tokens.
+        name: of the task.
     """
 
     pattern: str = r"<t>[ab]+</t><n>\d+</n>"
     alphabet: str = "<>/tnab0123"
     slip: float = 0.04
     length: int = 60
-    name: str = field(default="regex", init=False)
+    name: str = "regex"
 
     @cached_property
     def reward(self) -> RegexReward:
