@@ -19,6 +19,7 @@ from torch import Tensor
 
 from grpo_credit.records.files import parse_json
 from grpo_credit.records.tables import read_table
+from grpo_credit.trainer.storable import storable
 from grpo_credit.trainer.window import Window
 
 EXACT = 16  # values of credit in a completion that are kept as they are
@@ -54,7 +55,7 @@ def save_credit(
             "row": rows.cpu().numpy(),
             "times": rollouts.window_count[rows].cpu().numpy(),
             "group": rollouts.group[rows].cpu().numpy(),
-            "prompt": [window.prompts[row] for row in rows.tolist()],
+            "prompt": storable([window.prompts[row] for row in rows.tolist()]),
             "reward": rollouts.rewards[rows].float().cpu().numpy(),
             "advantage": rollouts.advantages[rows].float().cpu().numpy(),
             "token_ids": _lists(ids.numpy(), lengths),

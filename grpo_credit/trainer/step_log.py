@@ -1,6 +1,7 @@
 """`StepLog`: what was trained on is what is logged, drawn and saved."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from grpo_credit.credit.saved import save_rollouts
 from grpo_credit.records.files import aside
 from grpo_credit.trainer.credit_tables import save_credit
 from grpo_credit.trainer.seams import Host, mode
+from grpo_credit.trainer.storable import logged_storably
 from grpo_credit.trainer.window import Window, token_texts
 
 logger = logging.get_logger(__name__)
@@ -51,6 +53,15 @@ class StepLog(TrainerCallback):
         self._undescribed = described
         if self._host.log_completions or self._host.save_every:
             self._trained_on = window, credit
+
+    @contextmanager
+    def around(self) -> Generator[None]:
+        """Surround TRL's log: the credit is described for it, and written beside its table."""
+        self.describe()
+        tells = self._host.log_completions and self._host.accelerator.is_main_process
+        with logged_storably(self._host._logs) if tells else nullcontext():
+            yield
+        self.write_credit()
 
     def describe(self) -> None:
         """Add the diagnostics of the last optimizer step to TRL's metrics, for the log to come."""

@@ -188,10 +188,9 @@ class CreditGRPOTrainer(GRPOTrainer):
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Log as TRL does, and write the credit of each token beside the completions table."""
-        self._step_log.describe()
-        if not self._resuming.over:  # no mean loss over no step
-            super().log(logs, start_time)
-        self._step_log.write_credit()
+        with self._step_log.around():
+            if not self._resuming.over:  # no mean loss over no step
+                super().log(logs, start_time)
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
         """Create TRL's model card, with the held-out numbers and the credit of the training."""
