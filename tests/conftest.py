@@ -32,7 +32,7 @@ SLOW = {
     "lab_prose", "lab_strings", "lab_verbs", "mathematics", "own_rewards", "own_script",
     "parity_with_trl", "partition",
     "passes", "path_star", "path_star_recipe", "patience", "preflight", "preflight_precision",
-    "preflight_recipe", "recipe", "recipe_commands", "recipe_configs", "recipe_math",
+    "preflight_recipe", "preflight_tools", "recipe", "recipe_commands", "recipe_configs", "recipe_math",
     "recipe_mistakes", "recipe_tasks", "report_browser", "reward_code", "rules_in_training",
     "run_signals", "sharded", "study_cells", "study_engines",
     "study_kill", "study_recipe", "study_report", "study_warm_start", "subclasses", "tool_calls",

@@ -11,6 +11,7 @@ import numpy as np
 from grpo_credit.preflight.findings import Finding, Severity
 from grpo_credit.preflight.groups import SIZES, dead_shares, mean_informative
 from grpo_credit.preflight.sample import RewardSample, Sample, milliseconds
+from grpo_credit.preflight.tool_use import check_tools
 from grpo_credit.preflight.variants import VARIANTS
 from grpo_credit.rewards import SlowPatternWarning
 
@@ -32,6 +33,7 @@ def check_sample(sample: Sample, *, alone: bool = False) -> list[Finding]:
         special_tokens(_share(sample.special)),
         informative_groups(sample) if judged and _range(sample.totals) > SAME else None,
         reward_time(sample),
+        *check_tools(sample.tools),
     ]
     return [finding for finding in findings if finding is not None]
 

@@ -25,6 +25,7 @@ from grpo_credit.preflight.batches import Batches
 from grpo_credit.preflight.columns import spread
 from grpo_credit.preflight.engine import differences
 from grpo_credit.preflight.sample import Relief, RewardSample, Sample
+from grpo_credit.preflight.tool_use import ToolUse, joined
 from grpo_credit.preflight.variants import SPECIAL, relieve
 from grpo_credit.preflight.watch import Watched, watch
 from grpo_credit.rewards import completion_text
@@ -91,6 +92,7 @@ class _Drawn:
     scores: list[torch.Tensor] = field(default_factory=list)  # of all ranks
     uncertainty: list[np.ndarray] = field(default_factory=list)
     sketches: list[np.ndarray] = field(default_factory=list)
+    tools: ToolUse | None = None
 
 
 def draw(trainer: "Seams", clock: Callable[[], float] = time.perf_counter) -> Sample:
@@ -157,9 +159,14 @@ def _listen(trainer: "Seams", drawn: _Drawn) -> None:
     inner, generate = trainer._calculate_rewards, trainer._generate
     tokenizer = trainer._tokenizer
     ends = {*trainer.eos_token_ids, tokenizer.pad_token_id}
+    limit = trainer.max_tool_calling_iterations
+    if trainer.tools:
+        drawn.tools = ToolUse([tool.__name__ for tool in trainer.tools])
 
     def generated(prompts: Any) -> Any:
         output = generate(prompts)
+        if drawn.tools is not None and (turns := getattr(trainer, "_turns", None)) is not None:
+            drawn.tools.took(turns.seconds)
         drawn.prompt_tokens = max(drawn.prompt_tokens, *map(len, output[0]))
         drawn.prompts += [tokenizer.decode(ids[-64:]) for ids in output[0]]
         return output
@@ -167,7 +174,8 @@ def _listen(trainer: "Seams", drawn: _Drawn) -> None:
     def scored(inputs: Any, prompts: Any, completions: Any, ids: Any) -> Any:
         drawn.first = drawn.first if drawn.lengths else _text(completions[0])
         drawn.lengths += [len(row) for row in ids]
-        drawn.truncated += [row[-1] not in ends for row in ids]
+        cut = [drawn.tools is not None and drawn.tools.see(c, limit) for c in completions]
+        drawn.truncated += [c or row[-1] not in ends for c, row in zip(cut, ids, strict=True)]
         drawn.special += [bool(SPECIAL.search(_text(c))) for c in completions]
         drawn.scores.append(inner(inputs, prompts, completions, ids))
         return drawn.scores[-1]
@@ -215,7 +223,8 @@ def _joined(
 ) -> Sample:
     """Gather the ranks' parts; a rank's rows of the calls are taken apart to lie in order."""
     columns = [drawn.lengths, drawn.truncated, drawn.special, drawn.uncertainty]
-    found = (columns, rewards, seconds, drawn.first, drawn.sketches, drawn.prompt_tokens)
+    found = (columns, rewards, seconds, drawn.first, drawn.sketches, drawn.prompt_tokens,
+             drawn.tools)  # fmt: skip
     parts = gather_object([found])
     lengths, truncated, special, uncertainty = (_in_order(parts, how, k) for k in range(4))
     sketches = [sketch for part in parts for sketch in part[4]]
@@ -235,6 +244,7 @@ def _joined(
         products=np.array([[a @ b for b in sketches] for a in sketches]),
         unit=how.unit,
         prompt_tokens=max(part[5] for part in parts),
+        tools=joined(part[6] for part in parts),
     )
 
 

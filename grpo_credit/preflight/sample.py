@@ -7,6 +7,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from grpo_credit.preflight.tool_use import ToolUse
+
 
 class Relief(NamedTuple):
     """How many failing completions a change would have helped.
@@ -49,7 +51,7 @@ class Sample:
     were generated side by side in `seconds`, without rewards; `group` and `generated` are what the
     configuration has: `num_generations` and the completions of a generation batch. The
     longest prompt has `prompt_tokens`, and `apart` says how far vLLM's probabilities are from the
-    trainer's, by `engine.differences`.
+    trainer's, by `engine.differences`. `tools` is what was done with them, where there are any.
     """
 
     size: int
@@ -68,6 +70,7 @@ class Sample:
     unit: int = 0
     prompt_tokens: int = 0
     apart: dict[str, float] = field(default_factory=dict)
+    tools: ToolUse | None = None
 
     @property
     def totals(self) -> np.ndarray:

@@ -8,7 +8,9 @@ begins, which tools came back, and what the environment said meanwhile.
 import functools
 import hashlib
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+import time
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 from itertools import accumulate, groupby, pairwise
 from typing import Any, NamedTuple
@@ -71,6 +73,7 @@ class TurnWatch:
         self._host = host
         self._watched: list[list[Watched]] | None = None  # per row, while TRL generates
         self._kept: list[list[Watched]] = []
+        self.seconds: dict[str, float] = {}  # that each tool took in the last batch
         self._given: list[Any] | None = None
         self._mask: list[list[int]] | None = None
         self._loop: _Loop | None = None
@@ -78,7 +81,7 @@ class TurnWatch:
 
     def generate(self, generate: Callable[[Any], Any], prompts: Any) -> Any:
         """Let TRL generate a batch, and note its turns."""
-        self._watched, self._loop = [[] for _ in prompts], None
+        self._watched, self._loop, self.seconds = [[] for _ in prompts], None, {}
         self._counted = [len(self._steps(row)) for row in range(len(prompts))]
         try:
             output = generate(prompts)
@@ -125,10 +128,10 @@ class TurnWatch:
             if not hasattr(self._host, kind):
                 raise SeamError(f"{kind} in _tool_call_loop")
             for row, tools in enumerate(getattr(self._host, kind)):
-                tools.update({name: self._noting(row, tool) for name, tool in tools.items()})
+                tools.update({name: self._noting(row, name, tool) for name, tool in tools.items()})
 
-    def _noting(self, row: int, tool: Callable[..., Any]) -> Callable[..., Any]:
-        """Make a tool that notes its return, and is otherwise the same."""
+    def _noting(self, row: int, name: str, tool: Callable[..., Any]) -> Callable[..., Any]:
+        """Make a tool that notes its return and its time, and is otherwise the same."""
 
         def note() -> None:
             if self._watched is not None:
@@ -136,17 +139,27 @@ class TurnWatch:
 
         @functools.wraps(tool)
         def call(*args: Any, **kwargs: Any) -> Any:
-            result = tool(*args, **kwargs)
+            with self._timed(name):
+                result = tool(*args, **kwargs)
             note()
             return result
 
         @functools.wraps(tool)
         async def wait(*args: Any, **kwargs: Any) -> Any:
-            result = await tool(*args, **kwargs)
+            with self._timed(name):
+                result = await tool(*args, **kwargs)
             note()
             return result
 
         return wait if inspect.iscoroutinefunction(tool) else call
+
+    @contextmanager
+    def _timed(self, name: str) -> Generator[None]:
+        began = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - began
 
     # ---- the environment ----------------------------------------------------------------------
 
