@@ -13,10 +13,10 @@ from saved_helpers import HOSTILE, PROMPTS, TOKENS, rollouts
 
 from grpo_credit import CreditError, cli, compute_credit
 from grpo_credit.credit.saved import save_rollouts
-from grpo_credit.experiments.figures.shading import LEVELS, level
+from grpo_credit.experiments.figures.shading import LEVELS, Token, level
 from grpo_credit.experiments.show.command import page
 from grpo_credit.experiments.show.picture import picture
-from grpo_credit.experiments.show.terminal import _percent, print_picture
+from grpo_credit.experiments.show.terminal import _percent, _tokens, print_picture
 from grpo_credit.text import visible
 
 
@@ -325,3 +325,9 @@ def test_a_mistake_is_one_line_and_exit_code_two(run, capsys, arguments, message
     said = capsys.readouterr().err
     assert said.startswith(message)
     assert said.count("\n") == 1
+
+
+def test_what_a_tool_wrote_is_marked_without_colours():
+    tokens = [Token("call", True, [0.5]), Token("tool", False, [0.0]), Token("end", True, [0.0])]
+    assert _tokens(tokens, 0, 1.0, True).plain == "+50[call]×[tool]end"
+    assert _tokens(tokens, 0, 1.0, False).plain == "calltoolend"

@@ -16,6 +16,7 @@ from grpo_credit.text import visible
 
 _POSITIVE, _NEGATIVE = (0, 114, 178), (213, 94, 0)  # told apart by the colour-blind as well
 SETTLED = "│"
+UNTRAINED = "×"
 _DEEPEST = 0.65  # of a colour on white, so that black text stays readable
 
 SVG = """\
@@ -43,7 +44,8 @@ def print_picture(picture: Picture, console: Console) -> None:
     """Print every completion once per strategy.
 
     Without colours (a pipe, NO_COLOR), tokens of one credit are a run in brackets, and before it
-    stands the credit in percent of the strategy's scale. A bar ends what settled the reward.
+    stands the credit in percent of the strategy's scale, or × for what is not trained on, such as
+    the output of tools. A bar ends what settled the reward.
     """
     plain = console.no_color or console.color_system is None
     console.print(Text(f"{visible(picture.title)}\n", "bold"))
@@ -73,7 +75,9 @@ def as_svg(picture: Picture) -> str:
 def _legend(name: str, scale: float, plain: bool) -> Text:
     text = Text(f"{visible(name)}: ")
     if plain:
-        return text.append(f"+100[...] is a credit of {scale:.3g}")
+        return text.append(
+            f"+100[...] is a credit of {scale:.3g}, {UNTRAINED}[...] is not trained on"
+        )
     text.append(f"{-scale:.3g} ")
     for shade in range(-LEVELS, LEVELS + 1):
         text.append("  ", _style(shade))
@@ -82,17 +86,25 @@ def _legend(name: str, scale: float, plain: bool) -> Text:
 
 def _tokens(tokens: Sequence[Token], strategy: int, scale: float, plain: bool) -> Text:
     text = Text()
-    for percent, run in groupby(tokens, lambda token: _percent(token.credit[strategy], scale)):
-        if plain and percent:
-            text.append(f"{percent:+}[")
+    for mark, run in groupby(tokens, lambda token: _mark(token, strategy, scale)):
+        if plain and mark:
+            text.append(f"{mark}[")
         for token in run:
             shade = level(token.credit[strategy], scale)
             text.append(visible(token.text), _style(shade) if token.counted else "dim")
             if token.settled:
                 text.append(SETTLED)
-        if plain and percent:
+        if plain and mark:
             text.append("]")
     return text
+
+
+def _mark(token: Token, strategy: int, scale: float) -> str:
+    """Return what stands before a run of such tokens where there are no colours."""
+    if not token.counted:
+        return UNTRAINED
+    percent = _percent(token.credit[strategy], scale)
+    return f"{percent:+}" if percent else ""
 
 
 def _percent(credit: float, scale: float) -> int:
