@@ -11,7 +11,7 @@ from test_rules_steps import normalised, on_counted
 from grpo_credit import CreditError, compute_credit, resolve_credit
 from grpo_credit.credit.allocations.anchors import gigpo, roles
 from grpo_credit.credit.allocations.steps import turns
-from grpo_credit.credit.diagnostics import summary
+from grpo_credit.credit.diagnostics import mass_by_role, mass_by_turn, summary
 from grpo_credit.credit.needs import check_loop
 from grpo_credit.credit.turns import Turn, check_turns
 
@@ -84,10 +84,24 @@ def test_gigpo_by_hand():
         close(double(*found[row]), own)
     hits = summary(compute_credit("gigpo/seq", three), three)["anchor_hits"]
     assert hits == 6 / 7
+
     rewards = torch.full((3, 5), NAN, dtype=torch.float64)
     rewards[1, 0] = 4.0  # of the first turn: G = 4 + 0
     extra = gigpo(replace(three, step_rewards=rewards), gamma=0.5) - three.advantages[:, None]
     close(extra[:, 0], [0.25 - 4.75 / 3, 4 - 4.75 / 3, 0.5 - 4.75 / 3])
+
+
+def test_credit_is_told_by_turn_and_by_role():
+    one = (Turn(0, 2, 1, "call"), Turn(3, 5, 3, "answer"))  # a thought, a call; an answer
+    two = tuple(Turn(n, n + 1, n, "call") for n in range(5))
+    batch = one_group([5, 5], [1.0, 0.0], turns=(one, two), mask=counted((one, two), 5))
+    credit = double([1, -2, 9, 3, 0], [1, 1, 1, -1, 0])
+    told = summary(credit, batch)  # the 9 is the environment's
+    assert [told[f"role_{role}"] for role in ("think", "call", "answer")] == [0.1, 0.6, 0.3]
+    assert [told[f"turn_{n}"] for n in (1, 2, 3, 4)] == [0.4, 0.4, 0.1, 0.1]
+    assert mass_by_turn(torch.zeros(2, 5), batch) == [0.0] * 4
+    with pytest.raises(ValueError, match=r"rollouts\.turns is None"):
+        mass_by_role(credit, replace(batch, turns=None))
 
 
 def slow_gigpo(rollouts, weight, gamma):

@@ -60,7 +60,8 @@ def test_credit_metrics_are_of_what_was_trained_on():
     assert set(one_step) == {
         "mass", "mass_positive", "mass_negative", "effective_tokens", "gini", "zero_share",
         "sign_flip_rate", "dead_groups", "dead_groups_low", "dead_groups_high", "norm_ratio",
-        "anchor_hits",
+        "anchor_hits", "role_think", "role_call", "role_answer",
+        *(f"turn_{n + 1}" for n in range(4)),
         *(f"position_{n + 1}" for n in range(10)), *(f"length_{n + 1}" for n in range(4)),
     }  # fmt: skip
     assert 0.5 < one_step["norm_ratio"] < 1

@@ -10,7 +10,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from grpo_credit.credit.rollouts import Rollouts
-from grpo_credit.credit.turns import anchors
+from grpo_credit.credit.turns import ROLES, Turns, anchors, numbered, of_role
+
+TURNS = 4  # the last of which stands for all later ones
 
 
 def mass(credit: Float[Tensor, "B T"], rollouts: Rollouts) -> dict[str, float]:
@@ -117,6 +119,39 @@ def mass_before_decided(credit: Float[Tensor, "B T"], rollouts: Rollouts) -> flo
     settled = (rollouts.decided * counts).amax(dim=1, keepdim=True)
     before = torch.arange(credit.shape[1], device=credit.device) < settled
     return _share(credit.abs() * before, credit.abs(), rollouts)
+
+
+def mass_by_turn(credit: Float[Tensor, "B T"], rollouts: Rollouts) -> list[float]:
+    """Return the shares of |credit| on the first, second, third, and all later turns.
+
+    What others wrote has no credit. All 0 when there is none.
+
+    Raises:
+        ValueError: if the rollouts lack `turns`.
+    """
+    turn = numbered(_turns(rollouts), rollouts.mask)
+    size = credit.abs()
+    first = [_share(size * (turn == number), size, rollouts) for number in range(1, TURNS)]
+    return [*first, _share(size * (turn >= TURNS), size, rollouts)]
+
+
+def mass_by_role(credit: Float[Tensor, "B T"], rollouts: Rollouts) -> dict[str, float]:
+    """Return the shares of |credit| on thoughts, calls and answers; all 0 when there is none.
+
+    Raises:
+        ValueError: if the rollouts lack `turns`.
+    """
+    turns, size = _turns(rollouts), credit.abs()
+    return {
+        f"role_{role}": _share(size * of_role(turns, role, rollouts.mask), size, rollouts)
+        for role in ROLES
+    }
+
+
+def _turns(rollouts: Rollouts) -> Turns:
+    if rollouts.turns is None:
+        raise ValueError("rollouts.turns is None; expected those of each row, see `Rollouts`.")
+    return rollouts.turns
 
 
 def norm_ratio(
@@ -230,8 +265,9 @@ def summary(
 
     Returns:
         Name -> number; `before_decided` only where the rollouts have `decided`, `loops` only where
-        they have `states`; `anchor_hits` only where they have `turns`: the share of those whose
-        state another turn of the group was written in; `ref_logp` only where they have `ref_logps`:
+        they have `states`; only where they have `turns` the shares of |credit| by role and by turn,
+        and `anchor_hits`, the share of turns in whose state another of the group was written;
+        `ref_logp` only where they have `ref_logps`:
         the mean log-probability of a completion under the reference.
     """
     credit = torch.where(rollouts.mask, credit, 0.0)
@@ -251,6 +287,8 @@ def summary(
     if rollouts.turns is not None:
         shared = anchors(rollouts.turns, rollouts.group)[-1]
         numbers["anchor_hits"] = float(shared.double().mean()) if len(shared) else 0.0
+        numbers |= mass_by_role(credit, rollouts)
+        numbers |= _numbered("turn", mass_by_turn(credit, rollouts))
     if rollouts.ref_logps is not None:
         per_row = torch.where(rollouts.mask, rollouts.ref_logps, 0.0).sum(dim=1)
         numbers["ref_logp"] = float(rollouts.window_sum(per_row) / rollouts.num_completions)

@@ -22,6 +22,9 @@ DIAGNOSTICS = {  # what matters first
     "credit/before_decided": "share of |C| before the reward was settled",
     "credit/zero_share": "share of tokens without credit",
     "credit/sign_flip_rate": "share of tokens pushed against their completion",
+    "credit/role_think": "share of |C| on thoughts",
+    "credit/role_call": "share of |C| on calls",
+    "credit/role_answer": "share of |C| on answers",
     "credit/gini": "Gini coefficient of |C| over tokens",
     "credit/mass": "net credit ΣC",
     "credit/mass_positive": "positive credit",
@@ -31,9 +34,9 @@ FIRST = 4  # panels, a row of a wide page; the others are folded
 SIZE = "credit/effective_tokens"  # 0 where a step has no credit at all
 _OF_CREDIT = (
     *("credit/gini", "credit/sign_flip_rate", "credit/before_decided", "credit/norm_ratio"),
-    *("credit/position_", "credit/length_"),
+    *("credit/position_", "credit/length_", "credit/turn_", "credit/role_"),
 )
-_NOT_PANELS = ("credit/position_", "credit/length_", "credit/dead_groups")
+_NOT_PANELS = ("credit/position_", "credit/length_", "credit/turn_", "credit/dead_groups")
 
 
 def constants(panels: Sequence[Panel]) -> str:
@@ -70,6 +73,7 @@ def panels(report: Report, limits: Limits) -> list[Panel]:
     for stem, title, unit in (
         ("position", "where |C| lies inside a completion", "tenth of the completion"),
         ("length", "where |C| lies by length", "quarter of the completions, shortest first"),
+        ("turn", "where |C| lies by turn", "turn; the last one stands for all later ones"),
     ):
         if f"credit/{stem}_1" in curves.names:
             panels.append(_together(report, limits, title, _profiles(curves, stem), unit))
