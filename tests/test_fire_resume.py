@@ -309,7 +309,7 @@ def test_an_end_that_is_told_in_epochs_is_an_end(server, epochs):
 
 def test_a_strict_preflight_that_was_killed_is_passed_before_training(server):
     never = {"pattern": "never", "preflight": "strict"}
-    killed(server, "strict", {"at": "grpo_credit.preflight.verdict:print_report"}, **never)
+    killed(server, "strict", {"at": "grpo_credit.preflight.report:show"}, **never)
     code, _, out = server.run(*flags(**never, output_dir="strict"), "--resume")
     assert code == 2, out
     assert "preflight: error: nothing was trained: " in out

@@ -13,7 +13,8 @@ from study_helpers import make_study
 
 from grpo_credit import cli
 from grpo_credit.credit.saved import save_rollouts
-from grpo_credit.experiments.study.ablate import say, write_report
+from grpo_credit.experiments.report.terminal import say
+from grpo_credit.experiments.study.ablate import write_report
 from grpo_credit.experiments.study.cells import Cell, State
 from grpo_credit.experiments.study.view import View, failures, table
 from grpo_credit.terminal import print_anything
