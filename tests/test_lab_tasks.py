@@ -8,9 +8,12 @@ import pytest
 import torch
 
 from grpo_credit.lab.batches import draw
+from grpo_credit.lab.enumerable import Language, policy_of
+from grpo_credit.lab.exact import success
+from grpo_credit.lab.problem import Problem
 from grpo_credit.lab.process import END, solve, walk
 from grpo_credit.lab.sampling import Sampling
-from grpo_credit.lab.tasks import TASKS, Arithmetic, Format, Keys, PathStar
+from grpo_credit.lab.tasks import SHORT, TASKS, Arithmetic, Format, Keys, PathStar
 from grpo_credit.lab.tasks.path_star import path_to_goal
 
 SMALL = [
@@ -130,6 +133,33 @@ def test_one_carry_is_forgotten_at_most():
         for row, mask in zip(written.tokens.tolist(), written.mask, strict=True):
             text = "".join(task.alphabet[i] for i in row[: int(mask.sum()) - 1])
             assert int(text[-2:]) in (total, total - 10)
+
+
+@pytest.mark.parametrize("name", SHORT)
+def test_a_short_task_is_listed_with_the_chances_of_its_walks(name):
+    task = SHORT[name](length=3)
+    problem = Problem(Language(task.alphabet, task.length), policy_of(task), task.reward)
+    for text, chance in zip(problem.language.texts, problem.chances.tolist(), strict=True):
+        state, expected = task.start(random.Random(0)), 1.0
+        for token in [*text, END][: task.length]:
+            probability, state = task.moves(state)[token]
+            expected *= probability
+        assert chance == pytest.approx(expected, abs=1e-12)
+        assert task.reward(completions=[text]) == [task.value(state)]
+    value = float(solve(task, [task.start(random.Random(0))]).values[0])
+    assert success(problem) == pytest.approx(value)
+
+
+def test_a_fault_hurts_and_its_repair_helps():
+    task = SHORT["recovery"](length=5)
+    fault, repair, *_ = truth_of(task, 0, "fr")
+    assert fault < -0.01 < 0.01 < repair
+    assert task.reward(completions=["fr"]) == [1.0]
+
+
+def test_a_task_that_may_not_write_everything_has_no_table():
+    with pytest.raises(ValueError, match="arithmetic may not write everything after"):
+        policy_of(Arithmetic(terms=2))
 
 
 @pytest.mark.parametrize("name", TASKS)

@@ -23,7 +23,7 @@ from grpo_credit.lab import (
     report_replay,
     verbs,
 )
-from grpo_credit.lab.enumerable import Language, TabularPolicy
+from grpo_credit.lab.enumerable import Language, TabularPolicy, policy_of
 from grpo_credit.lab.output import refuse_taken
 from grpo_credit.lab.prefixes import Continued
 from grpo_credit.lab.race import compare
@@ -32,7 +32,7 @@ from grpo_credit.lab.race.racing import Race
 from grpo_credit.lab.running import bar, command, finish, mistakes
 from grpo_credit.lab.sampling import Sampling
 from grpo_credit.lab.targets import Target
-from grpo_credit.lab.tasks import TASKS
+from grpo_credit.lab.tasks import SHORT, TASKS
 from grpo_credit.lab.tool_language import Relayed, ToolLanguage
 from grpo_credit.lab.transformer import TransformerPolicy
 from grpo_credit.rewards import RegexReward
@@ -40,7 +40,7 @@ from grpo_credit.rewards import RegexReward
 
 def run_exact(args: argparse.Namespace) -> int:
     """Measure strategies on an enumerable policy."""
-    if args.task and args.credit == list(verbs.EXACT):  # some of which refuse tools
+    if args.task == "tool" and args.credit == list(verbs.EXACT):  # some of which refuse tools
         args.credit = list(verbs.EXACT_TOOL)
     strategies = _prepared(args)
     continued = Continued(Cuts.parse(args.vine_cuts), args.vine_continuations)
@@ -71,7 +71,7 @@ def run_exact(args: argparse.Namespace) -> int:
 def _problems(args: argparse.Namespace) -> dict[str, exact.Problem]:
     """Make a problem for each thing that earns a reward, by its name; alone, of one policy."""
     if args.task:
-        return {args.task: _with_tool(args)}
+        return {args.task: _of_task(args)}
     language = Language(args.alphabet, args.length)
     make = {
         "tabular": lambda seed: TabularPolicy(language, seed, args.spread, args.stop),
@@ -90,9 +90,12 @@ def _problems(args: argparse.Namespace) -> dict[str, exact.Problem]:
     }
 
 
-def _with_tool(args: argparse.Namespace) -> exact.Problem:
+def _of_task(args: argparse.Namespace) -> exact.Problem:
     if args.policy != "tabular":
         raise CreditError(f"--task {args.task} has a table for a policy; leave --policy out.")
+    if args.task in SHORT:
+        task = SHORT[args.task](length=args.length)
+        return exact.Problem(Language(task.alphabet, task.length), policy_of(task), task.reward)
     language = ToolLanguage("ocf", args.length)
     policy = TabularPolicy(language, args.seed, args.spread, args.stop)
     return exact.Problem(language, policy, Relayed(language))

@@ -5,8 +5,9 @@ longest length. A policy's log-probabilities are a table over *events* (prefix, 
 completions are then rows of event numbers, and every expectation is a finite sum.
 """
 
+import random
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, reduce
 from itertools import product
 
 import torch
@@ -14,6 +15,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from grpo_credit.credit.turns import Turn
+from grpo_credit.lab.process import END, Task
 
 LIMIT = 50_000  # completions
 
@@ -153,6 +155,26 @@ class TabularPolicy(nn.Module):
     def forward(self) -> Float[Tensor, "P V"]:
         """Return the log-probability of every token after every prefix, nats."""
         return self.logits.log_softmax(dim=1)
+
+
+def policy_of(task: Task) -> TabularPolicy:
+    """Make the table of a task with one prompt, which may write anything in every state.
+
+    Raises:
+        ValueError: if some token is never written in a state, as its logit would be infinite.
+    """
+    language = Language(task.alphabet, task.length)
+    start, rows = task.start(random.Random(0)), []
+    for prefix in language.prefixes:
+        moves = task.moves(reduce(lambda at, i: task.moves(at)[task.alphabet[i]][1], prefix, start))
+        if len(moves) <= language.end:
+            raise ValueError(
+                f"{task.name} may not write everything after {prefix}; expected it to."
+            )
+        rows.append([moves[token][0] for token in (*task.alphabet, END)])
+    policy = TabularPolicy(language, spread=0.0)
+    policy.logits.data = torch.tensor(rows, dtype=torch.float64).log()
+    return policy
 
 
 def probabilities(language: Language, logps: Float[Tensor, "P V"]) -> Float[Tensor, " M"]:

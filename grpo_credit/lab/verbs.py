@@ -44,9 +44,10 @@ def add_to(verbs: Any) -> None:
     exact.add_argument("--pattern", nargs="+", default=[REWARD],
                        help=f"what earns 1, each apart (default: {REWARD})")  # fmt: skip
     exact.add_argument("--reward", help="pkg.mod:obj instead of --pattern; called as by TRL")
-    exact.add_argument("--task", choices=("tool",),
+    exact.add_argument("--task", choices=("tool", "recovery", "horizon"),
                        help="a task instead of --pattern: tool, in which a call is answered by "
-                       "chance (lab.tool_language)")  # fmt: skip
+                       "chance (lab.tool_language), or one of the oracle's with its own policy, "
+                       "as short as --length")  # fmt: skip
     exact.add_argument("--spread", type=float, default=0.5, help="of the table's logits")
     exact.add_argument("--stop", type=float, default=-1.0, help="added to the end's logits")
     exact.add_argument("--num_generations", type=int, nargs="+", default=[8], metavar="G")

@@ -13,11 +13,14 @@ from grpo_credit.lab.tasks.path_star import PathStar
 RECOVERY = {"pattern": "([ofr]*r)?[or]*", "alphabet": "ofr", "slip": 0.2, "length": 24}
 # The first good (g) or bad (b) token settles it, soon or late; all after it is talk.
 HORIZON = {"pattern": "o*g[obg]*", "alphabet": "obg", "slip": 0.3, "length": 32}
-
-TASKS: dict[str, Callable[[], Task]] = {
-    **{task.name: task for task in (Keys, Format, Arithmetic, PathStar)},
+SHORT: dict[str, partial[Format]] = {  # can be listed, if given a short length
     "recovery": partial(Format, **RECOVERY, name="recovery"),
     "horizon": partial(Format, **HORIZON, name="horizon"),
 }
 
-__all__ = ["TASKS", "Arithmetic", "Format", "Keys", "PathStar"]
+TASKS: dict[str, Callable[[], Task]] = {
+    **{task.name: task for task in (Keys, Format, Arithmetic, PathStar)},
+    **SHORT,
+}
+
+__all__ = ["SHORT", "TASKS", "Arithmetic", "Format", "Keys", "PathStar"]
