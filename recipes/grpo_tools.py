@@ -76,7 +76,8 @@ def make_task(script: ToolArguments, args: "grpo_credit.CreditGRPOConfig", model
             raise ValueError(f"--model_name_or_path is missing: {name} is not for the tiny model.")
     tools_of(script)
     if own:
-        train, test = load_prompts(script, {"prompt": is_blank, "answer": is_blank})
+        columns = {"prompt": is_blank, "answer": lambda value: last_number(value) is None}
+        train, test = load_prompts(script, columns)
     else:
         train = Dataset.from_list(calculator.questions(4096, args.seed, "train"))
         test = calculator.questions(script.test_prompts, args.seed, "test")
@@ -123,10 +124,15 @@ def check(completion: str, row: Mapping[str, Any]) -> dict[str, float]:
     messages = json.loads(completion or "[]")
     calls = sum(len(message.get("tool_calls") or []) for message in messages)
     said = str(messages[-1]["content"]) if messages else ""
-    numbers = re.findall(r"-?\d+(?:\.\d+)?", said.replace(",", ""))
-    right = float(numbers[-1]) == float(row["answer"]) if numbers else False
+    right = last_number(said) == last_number(row["answer"])
     verdict = {"right": float(right), "call rate": float(calls > 0), "calls": float(calls)}
     return verdict | {"failure rate": len([*failed(messages)]) / max(1, calls)}
+
+
+def last_number(text: Any) -> float | None:
+    """Return the last number of a text, or None."""
+    numbers = re.findall(r"-?\d+(?:\.\d+)?", str(text).replace(",", ""))
+    return float(numbers[-1]) if numbers else None
 
 
 def measure(trainer: Any, rows: list[dict[str, Any]], samples: int) -> dict[str, float]:
