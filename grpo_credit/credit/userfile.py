@@ -66,12 +66,12 @@ def refuse_code_of(file: Path, content: Mapping[str, object], typed: Sequence[st
     """Refuse options of a file that let in code which the user did not name: a file's word is not.
 
     Raises:
-        CreditError: if it names code (`pkg.mod:obj`) in `credit` or `credit_kwargs` that is not in
-            `typed`, the command line, or if an option, or one within it, sets the environment,
-            trusts code of a model's, or lets in kernels of a hub.
+        CreditError: if it names code (`pkg.mod:obj`) in `credit`, `credit_kwargs` or `tools` that
+            is not in `typed`, the command line, or if an option, or one within it, sets the
+            environment, trusts code of a model's, or lets in kernels of a hub.
     """
     allowed = {name for word in typed for name in CODE.findall(word)}
-    for key in ("credit", "credit_kwargs"):
+    for key in ("credit", "credit_kwargs", "tools"):
         for name in CODE.findall(str(content.get(key, ""))):
             if name not in allowed:
                 raise CreditError(
