@@ -9,7 +9,7 @@ import yaml
 from datasets import Dataset
 from fork_server import ForkServer
 from harness import TOKENIZER, policy
-from resume_helpers import lines, logged
+from resume_helpers import digest, lines, logged
 
 from grpo_credit import cli
 from grpo_credit.run.recipe import prepare
@@ -72,7 +72,7 @@ def outcome(run):
     kept = [run / "held_out.jsonl", *(run / "rollouts").iterdir()]
     kept += (run / "model").glob("adapter_model*")
     assert len(kept) == 5
-    return logged(run), {path.name: path.read_bytes() for path in kept}
+    return logged(run), {path.name: digest(path) for path in kept}
 
 
 def test_a_run_that_was_stopped_ends_like_one_that_was_not(server):
