@@ -14,6 +14,7 @@ from pathlib import Path
 from posixpath import dirname, join, normpath, relpath
 
 import griffe
+import notebooks
 import pandas as pd
 import torch
 from mkdocs.config.defaults import MkDocsConfig
@@ -76,6 +77,8 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     made = {target: (ROOT / source).read_text("utf-8") for source, target in ELSEWHERE.items()}
     made |= {f"rule/{rule.name}.md": rule_page(rule) for rule in list_credit()}
     made |= {"api.md": "\n".join(map(api_page, PACKAGES)), "api-rewards.md": api_page("rewards")}
+    made |= {f"notebooks/{path.stem}.md": notebooks.page(notebooks.run(path))
+             for path in sorted(notebooks.FOLDER.glob("*.ipynb"))}  # fmt: skip
     for name, content in made.items():
         files.append(File.generated(config, name, content=content))
     return files
@@ -91,7 +94,7 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
         if not path:
             return link[0]
         there = normpath(join(origin, path))
-        target = ELSEWHERE.get(there, there.removeprefix("docs/"))
+        target = ELSEWHERE.get(there, there.removeprefix("docs/")).replace(".ipynb", ".md")
         if target not in files.src_uris:
             return text
         return f"[{text}]({relpath(target, dirname(here) or '.')}{anchor})"
