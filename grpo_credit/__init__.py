@@ -7,6 +7,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from grpo_credit.credit.conformance import check
     from grpo_credit.credit.heat_map import HeatMap
     from grpo_credit.credit.parse import chain, compute_credit, mix, resolve_credit
     from grpo_credit.credit.registry import aggregation, allocation, list_credit
@@ -33,6 +34,7 @@ __all__ = [
     "aggregation",
     "allocation",
     "chain",
+    "check",
     "compute_credit",
     "list_credit",
     "load_credit",
@@ -52,6 +54,7 @@ _HOME = {
     "Run": "run.lifecycle",
     "aggregation": "credit.registry",
     "allocation": "credit.registry",
+    "check": "credit.conformance",
     "list_credit": "credit.registry",
     "load_credit": "trainer.credit_tables",
     "load_rollouts": "credit.saved",

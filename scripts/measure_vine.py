@@ -18,7 +18,7 @@ from grpo_credit.credit.cuts import Cuts
 from grpo_credit.credit.parse import resolve_text
 from grpo_credit.lab import verbs
 from grpo_credit.lab.enumerable import Language, TabularPolicy
-from grpo_credit.lab.exact import Measurement, measure
+from grpo_credit.lab.measurement import Measurement, measure
 from grpo_credit.lab.prefixes import Continued
 from grpo_credit.lab.problem import Problem
 from grpo_credit.lab.sampling import Sampling

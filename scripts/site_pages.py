@@ -9,18 +9,18 @@ import re
 from dataclasses import replace
 from functools import cache
 from html import escape
+from importlib import import_module
 from pathlib import Path
 from posixpath import dirname, join, normpath, relpath
 
 import griffe
+import notebooks
 import pandas as pd
 import torch
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
-import grpo_credit
-import rewards
 from grpo_credit import Rollouts, compute_credit, list_credit
 from grpo_credit.credit.catalogue import facts
 from grpo_credit.credit.conformance import examine
@@ -50,6 +50,8 @@ RIGHT = [1.0, 0.0, 1.0, 0.0]
 NUMBER = [6, 6, 2, None]  # where the answer stands
 SURE = ("<", "2", "3")  # tokens that the policy is nearly certain of begin so
 THOUGHT = 3  # the id of </think>
+PACKAGES = ("grpo_credit", "grpo_credit.lab", "grpo_credit.experiments.study",
+            "grpo_credit.experiments.report")  # fmt: skip
 OPTIONS_OF_API = "{heading_level: 2, show_root_full_path: false}"
 SHOWN = ("needs", "promises", "stages", "TRL", "verl", "paper")
 
@@ -74,8 +76,9 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Add the pages that are made."""
     made = {target: (ROOT / source).read_text("utf-8") for source, target in ELSEWHERE.items()}
     made |= {f"rule/{rule.name}.md": rule_page(rule) for rule in list_credit()}
-    made |= {"api.md": api_page("grpo_credit", grpo_credit.__all__),
-             "api-rewards.md": api_page("rewards", rewards.__all__)}  # fmt: skip
+    made |= {"api.md": "\n".join(map(api_page, PACKAGES)), "api-rewards.md": api_page("rewards")}
+    made |= {f"notebooks/{path.stem}.md": notebooks.page(notebooks.run(path))
+             for path in sorted(notebooks.FOLDER.glob("*.ipynb"))}  # fmt: skip
     for name, content in made.items():
         files.append(File.generated(config, name, content=content))
     return files
@@ -91,7 +94,7 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
         if not path:
             return link[0]
         there = normpath(join(origin, path))
-        target = ELSEWHERE.get(there, there.removeprefix("docs/"))
+        target = ELSEWHERE.get(there, there.removeprefix("docs/")).replace(".ipynb", ".md")
         if target not in files.src_uris:
             return text
         return f"[{text}]({relpath(target, dirname(here) or '.')}{anchor})"
@@ -99,12 +102,13 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
     return LINK.sub(turned, markdown)
 
 
-def api_page(package: str, names: list[str]) -> str:
+def api_page(package: str) -> str:
     """Return the page of a package's public objects."""
-    found = {name: getattr(__import__(package), name) for name in sorted(names)}
+    home = import_module(package)
+    found = [getattr(home, name) for name in sorted(home.__all__)]
     documented = [
         f"::: {each.__module__}.{each.__qualname__}\n    options: {OPTIONS_OF_API}\n"
-        for each in found.values()
+        for each in found
         if inspect.isclass(each) or inspect.isfunction(each)
     ]
     return "\n".join([f"# `{package}`\n", *documented])

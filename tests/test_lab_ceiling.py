@@ -11,7 +11,7 @@ from grpo_credit.credit.advantages import group_advantages
 from grpo_credit.credit.headroom import captured, effective_tokens, predicted_gain
 from grpo_credit.lab.ceiling import true_advantages
 from grpo_credit.lab.enumerable import Language, TabularPolicy, probabilities
-from grpo_credit.lab.exact import Problem, effective, list_windows, measure
+from grpo_credit.lab.measurement import Problem, effective, list_windows, measure
 from grpo_credit.lab.report_exact import Setting, findings
 from grpo_credit.lab.sampling import Sampling
 from grpo_credit.lab.transformer import TransformerPolicy

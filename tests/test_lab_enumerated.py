@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from grpo_credit import allocation, cli
-from grpo_credit.lab import exact
+from grpo_credit.lab import measurement
 from grpo_credit.lab.enumerable import Language, TabularPolicy
 from rewards.contract import Decided, TextReward
 
@@ -188,7 +188,7 @@ def test_the_verdicts_are_those_of_enumeration(listed):
 
 
 def test_sampled_windows_agree_with_all_of_them(truth, tmp_path, monkeypatch):
-    monkeypatch.setattr(exact, "ENUMERABLE", 0)
+    monkeypatch.setattr(measurement, "ENUMERABLE", 0)
     rows, sentences = measured(tmp_path / "out", "--windows", "400")
     assert any("estimated from 400 sampled windows" in s for s in sentences)
     for name, row in rows.items():

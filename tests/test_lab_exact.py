@@ -17,7 +17,7 @@ from grpo_credit.lab.enumerable import (
     jacobian,
     probabilities,
 )
-from grpo_credit.lab.exact import Problem, draw, measure
+from grpo_credit.lab.measurement import Problem, draw, measure
 from grpo_credit.lab.report_exact import Setting, findings, verdict
 from grpo_credit.lab.sampling import Sampling
 from grpo_credit.lab.transformer import TransformerPolicy

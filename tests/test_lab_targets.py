@@ -8,7 +8,7 @@ from grpo_credit import CreditError, resolve_credit
 from grpo_credit.credit.cuts import Cuts
 from grpo_credit.credit.parse import resolve_text
 from grpo_credit.lab.enumerable import Language, TabularPolicy, probabilities
-from grpo_credit.lab.exact import Problem, list_windows, measure
+from grpo_credit.lab.measurement import Problem, list_windows, measure
 from grpo_credit.lab.prefixes import Continued, Prefixes
 from grpo_credit.lab.problem import Space
 from grpo_credit.lab.report_exact import Setting, findings

@@ -9,7 +9,7 @@ import torch
 
 from grpo_credit.lab.batches import draw
 from grpo_credit.lab.enumerable import Language, policy_of
-from grpo_credit.lab.exact import success
+from grpo_credit.lab.measurement import success
 from grpo_credit.lab.problem import Problem
 from grpo_credit.lab.process import END, solve, walk
 from grpo_credit.lab.sampling import Sampling

@@ -11,7 +11,7 @@ from grpo_credit.credit.allocations import tree
 from grpo_credit.credit.parse import resolve_text
 from grpo_credit.lab.direction import exact_direction
 from grpo_credit.lab.enumerable import TabularPolicy, exact_gradient, probabilities
-from grpo_credit.lab.exact import Problem, _rule, _updates, list_windows, measure
+from grpo_credit.lab.measurement import Problem, _rule, _updates, list_windows, measure
 from grpo_credit.lab.problem import Space
 from grpo_credit.lab.sampling import Sampling
 from grpo_credit.lab.tool_language import Relayed, ToolLanguage

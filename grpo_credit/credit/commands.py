@@ -9,9 +9,9 @@ from rich.padding import Padding
 from rich.text import Text
 
 from grpo_credit.credit import catalogue
-from grpo_credit.credit.conformance import LawVerdict, examine
-from grpo_credit.credit.documents import check_documents, serves
-from grpo_credit.credit.parse import parse_credit_kwargs, resolve_with
+from grpo_credit.credit.conformance import LawVerdict, check_with
+from grpo_credit.credit.documents import serves
+from grpo_credit.credit.parse import parse_credit_kwargs
 from grpo_credit.credit.registry import list_credit
 from grpo_credit.terminal import console
 
@@ -36,12 +36,10 @@ def show_rules(arguments: argparse.Namespace) -> int:
 
 def check_laws(arguments: argparse.Namespace) -> int:
     """Print what came of the laws; return 1 if the strategy breaks one that it is held to."""
-    strategy = resolve_with(arguments.credit, parse_credit_kwargs(arguments.credit_kwargs))
-    if arguments.stage == "supervised":
-        check_documents(strategy)
-    findings = list(examine(strategy, arguments.stage))
-    print_findings(strategy.name, findings, console(), every=arguments.long)
-    return int(any(law.failed for law in findings))
+    options = parse_credit_kwargs(arguments.credit_kwargs)
+    laws = check_with(arguments.credit, options, arguments.stage)
+    print_findings(laws.name, laws, console(), every=arguments.long)
+    return int(bool(laws.broken))
 
 
 def print_findings(
@@ -51,7 +49,7 @@ def print_findings(
 
     Args:
         name: of the strategy.
-        findings: from `conformance.examine`.
+        findings: from `conformance.check`.
         console: where to print.
         every: whether to name the laws that hold, too, and what breaks those not promised.
     """

@@ -15,14 +15,17 @@ import inspect
 import itertools
 import random
 import traceback
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
+import pandas as pd
 import torch
 from torch.nn.functional import pad
 
-from grpo_credit.credit import documents
+from grpo_credit.credit import documents, shading
 from grpo_credit.credit.laws import ALWAYS, PROMISES, Law, listed
+from grpo_credit.credit.parse import Named, resolve_with
 from grpo_credit.credit.rollouts import Rollouts
 from grpo_credit.credit.strategy import CreditError, Strategy
 from grpo_credit.credit.turns import Turn
@@ -57,6 +60,67 @@ class LawVerdict:
         if self.promised:
             return "fails" if self.counterexample else "holds"
         return "declared otherwise" if self.counterexample else "holds, though not declared"
+
+
+class Laws(list[LawVerdict]):
+    """What came of every law, as a notebook shows it and as a table; see `check`.
+
+    Attributes:
+        name: of the strategy.
+    """
+
+    def __init__(self, name: str, verdicts: Iterable[LawVerdict]) -> None:
+        super().__init__(verdicts)
+        self.name = name
+
+    @property
+    def broken(self) -> list[LawVerdict]:
+        """The laws that the strategy breaks and is held to."""
+        return [law for law in self if law.failed]
+
+    def to_pandas(self) -> pd.DataFrame:
+        """Return a row for each law: its name, what it says, its verdict, a counterexample."""
+        names = ("law", "sentence", "verdict", "counterexample", "declaration")
+        return pd.DataFrame({name: [getattr(law, name) for law in self] for name in names})
+
+    def _repr_html_(self) -> str:
+        return shading.listing(
+            f"the laws of {self.name}: {len(self.broken)} of {len(self)} broken",
+            ["verdict", "law", "counterexample"],
+            [[law.verdict, law.sentence, law.counterexample] for law in self],
+            [shading.BELOW if law.failed else "" for law in self],
+        )
+
+
+def check(credit: Named, *, stage: str = "alignment", **options: Any) -> Laws:
+    """Hold a strategy, anybody's, to the laws, as `grpo-credit check` does.
+
+    Args:
+        credit: whatever `resolve_credit` takes.
+        stage: "alignment", or "supervised" for documents of the data.
+        options: the strategy's keyword arguments.
+
+    Returns:
+        A verdict for each law, with the smallest counterexample that was found.
+
+    Raises:
+        CreditError: see `resolve_credit`; or a strategy that looks at what documents do not have.
+
+    Example:
+        >>> def by_rows(rollouts):  # over the rows at hand, not those of the window
+        ...     return rollouts.advantages[:, None] * rollouts.mask / len(rollouts.mask)
+        >>> len(check(by_rows).broken), len(check("seq").broken)
+        (1, 0)
+    """
+    return check_with(credit, options, stage)
+
+
+def check_with(credit: Named, options: Mapping[str, object], stage: str) -> Laws:
+    """Do the same with options that may have any name, such as those of a command line."""
+    strategy = resolve_with(credit, options)
+    if stage == "supervised":
+        documents.check_documents(strategy)
+    return Laws(strategy.name, examine(strategy, stage))
 
 
 def examine(strategy: Strategy, stage: str = "alignment") -> Iterator[LawVerdict]:

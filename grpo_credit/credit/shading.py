@@ -1,4 +1,4 @@
-"""Tables of tokens, shaded by a number each, for notebooks: plain HTML without a script."""
+"""What notebooks show: plain HTML without a script; tokens shaded by a number each, and tables."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -15,6 +15,11 @@ _CELL = Markup(
     '<td style="background:rgba({},{:.2f});text-align:center;white-space:nowrap;padding:.4em .3em">'
     "<code>{}</code><br>{}</td>"
 )
+_LISTING = Markup(
+    '<div style="overflow-x:auto"><table><caption style="text-align:left;font-weight:bold">{}'
+    "</caption><thead><tr>{}</tr></thead><tbody>{}</tbody></table></div>"
+)
+_WORDS = Markup('<td style="text-align:left{}">{}</td>')
 
 
 class Row(NamedTuple):
@@ -65,3 +70,40 @@ def _left_out(rows: Sequence[Row], total: int) -> str:
     kinds = ((total - len(rows), "completions"), (tokens, "tokens at the end of those shown"))
     missing = " and ".join(f"{count:,} {kind}" for count, kind in kinds if count)
     return f"Left out: {missing}." if missing else ""
+
+
+def listing(
+    title: str,
+    columns: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    shades: Sequence[str] | None = None,
+) -> str:
+    """Return a table of texts, which are made visible and escaped.
+
+    Args:
+        title: above it.
+        columns: their headings.
+        rows: of cells, one for each column.
+        shades: a colour behind each row, such as `BELOW`; "" for none. None: none at all.
+
+    Example:
+        >>> "<td" in listing("laws", ["law"], [["<b>"]]), "<b>" in listing("laws", [], [["<b>"]])
+        (True, False)
+    """
+    head = Markup("").join(Markup("<th>{}</th>").format(visible(name)) for name in columns)
+    lines = Markup("").join(
+        Markup("<tr>{}</tr>").format(
+            Markup("").join(_WORDS.format(_behind(shade), visible(cell)) for cell in row)
+        )
+        for row, shade in zip(rows, shades or [""] * len(rows), strict=True)
+    )
+    return str(_LISTING.format(visible(title), head, lines))
+
+
+def _behind(shade: str) -> str:
+    return f";background:rgba({shade},.25)" if shade else ""
+
+
+def paragraph(text: str) -> str:
+    """Return a paragraph of text, made visible and escaped."""
+    return str(Markup("<p>{}</p>").format(visible(text)))

@@ -9,12 +9,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 from rich.box import SIMPLE
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table as RichTable
 
-from grpo_credit.experiments.figures.drawing import inline
+from grpo_credit.credit.shading import listing, paragraph
+from grpo_credit.experiments.figures.drawing import alone, inline
 from grpo_credit.experiments.figures.forest import Forest, Row
 from grpo_credit.experiments.html import render
 from grpo_credit.experiments.words import Table as Written
@@ -107,6 +109,23 @@ class Findings:
     figures: Sequence[Figure]
     command: str
     settings: Mapping[str, Any]
+
+    def to_pandas(self, name: str = "") -> pd.DataFrame:
+        """Return the rows of a table, by default the first.
+
+        Raises:
+            KeyError: if there is no table of that name.
+        """
+        tables = {table.name: table.rows for table in self.tables}
+        return pd.DataFrame(tables[name or self.tables[0].name])
+
+    def _repr_html_(self) -> str:
+        parts = [paragraph(sentence) for sentence in self.sentences]
+        for table in self.tables:
+            columns = table.shown or table.headings
+            rows = [[table.text(row, column) for column in columns] for row in table.rows]
+            parts.append(listing(table.title, list(columns.values()), rows))
+        return "\n".join([*parts, *(alone(figure.plot) for figure in self.figures)])
 
 
 def show(findings: Findings, console: Console) -> None:

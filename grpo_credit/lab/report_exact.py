@@ -7,7 +7,7 @@ from typing import NamedTuple
 from grpo_credit.credit.headroom import LAW_ERROR
 from grpo_credit.experiments.figures.forest import Forest, Row
 from grpo_credit.lab.direction import CONFIDENCE, ROUNDING, Direction
-from grpo_credit.lab.exact import Measured, Measurement, Problem, effective, success
+from grpo_credit.lab.measurement import Measured, Measurement, Problem, effective, success
 from grpo_credit.lab.output import (
     ERROR,
     Cell,

@@ -10,7 +10,7 @@ from rich.console import Console
 from tqdm import tqdm
 
 from grpo_credit.errors import CreditError
-from grpo_credit.lab.output import Findings, as_json, show, write
+from grpo_credit.lab.output import Findings, as_json, refuse_taken, show, write
 from grpo_credit.lab.sampling import Progress
 from grpo_credit.text import in_line
 
@@ -26,6 +26,11 @@ def bar(label: str) -> Progress:
     return lambda steps: tqdm(steps, desc=label, mininterval=seconds)
 
 
+def silent(label: str) -> Progress:
+    """Show nothing, where a `bar` would show how far a loop is."""
+    return iter
+
+
 @contextmanager
 def mistakes() -> Generator[None]:
     """Say what is wrong with what was asked in one line, without a traceback."""
@@ -33,6 +38,16 @@ def mistakes() -> Generator[None]:
         yield
     except ValueError as error:
         raise CreditError(str(error)) from None
+
+
+def refuse_out(args: argparse.Namespace) -> None:
+    """Refuse an `--out` that holds findings, before anything is measured.
+
+    Raises:
+        FileExistsError: naming it.
+    """
+    if args.out is not None:
+        refuse_taken(args.out)
 
 
 def finish(findings: Findings, args: argparse.Namespace) -> int:

@@ -3,14 +3,12 @@
 import argparse
 
 from grpo_credit.lab import prose, report_prose
-from grpo_credit.lab.output import refuse_taken
-from grpo_credit.lab.running import bar, command, finish, mistakes
+from grpo_credit.lab.running import bar, command, finish, mistakes, refuse_out
 
 
 def run_text(args: argparse.Namespace) -> int:
     """Compare repetition at temperatures of tokens and of whole strings."""
-    if args.out is not None:
-        refuse_taken(args.out)
+    refuse_out(args)
     with mistakes():
         asked = prose.Asked(args.texts, args.particles, args.training_steps, args.seed)
         found, real = prose.measure(asked, bar("temperatures"))

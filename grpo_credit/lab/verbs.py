@@ -4,7 +4,8 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-REWARD = r"a+b[abc]*|c+"
+from grpo_credit.lab.asked import REWARD, Exact, Temper, defaults
+
 EXACT = ("seq", "uniform", "length", "dapo", "loo/seq", "decided/seq", "loo+decided/seq",
          "automaton/seq", "prefix_tree/seq", "tree_td/seq", "tempo/seq")  # fmt: skip
 EXACT_TOOL = (
@@ -38,24 +39,24 @@ def add_to(verbs: Any) -> None:
     lab = verbs.add_parser("lab", help="measure strategies against the truth")
     instruments = lab.add_subparsers(required=True, metavar="INSTRUMENT")
     exact = _instrument(instruments, "exact", "direction and variance against the exact gradient")
-    exact.add_argument("--alphabet", default="abc", help="symbols of the policy (default: abc)")
-    exact.add_argument("--length", type=int, default=5, help="longest completion (default: 5)")
-    exact.add_argument("--policy", choices=("tabular", "transformer"), default="tabular")
-    exact.add_argument("--pattern", nargs="+", default=[REWARD],
+    exact.add_argument("--alphabet", help="symbols of the policy (default: abc)")
+    exact.add_argument("--length", type=int, help="longest completion (default: 5)")
+    exact.add_argument("--policy", choices=("tabular", "transformer"))
+    exact.add_argument("--pattern", nargs="+",
                        help=f"what earns 1, each apart (default: {REWARD})")  # fmt: skip
     exact.add_argument("--reward", help="pkg.mod:obj instead of --pattern; called as by TRL")
     exact.add_argument("--task", choices=("tool", "recovery", "horizon"),
                        help="a task instead of --pattern: tool, in which a call is answered by "
                        "chance (lab.tool_language), or one of the oracle's with its own policy, "
                        "as short as --length")  # fmt: skip
-    exact.add_argument("--spread", type=float, default=0.5, help="of the table's logits")
-    exact.add_argument("--stop", type=float, default=-1.0, help="added to the end's logits")
-    exact.add_argument("--num_generations", type=int, nargs="+", default=[8], metavar="G")
-    exact.add_argument("--scale_rewards", nargs="+", default=["none"], metavar="SCALE",
+    exact.add_argument("--spread", type=float, help="of the table's logits")
+    exact.add_argument("--stop", type=float, help="added to the end's logits")
+    exact.add_argument("--num_generations", type=int, nargs="+", metavar="G")
+    exact.add_argument("--scale_rewards", nargs="+", metavar="SCALE",
                        choices=("none", "group", "batch"))  # fmt: skip
-    exact.add_argument("--completions", type=int, default=64, help="per window (default: 64)")
-    exact.add_argument("--windows", type=int, default=2000, help="sampled steps (default: 2000)")
-    exact.add_argument("--target", nargs="+", default=["mean"], metavar="TARGET",
+    exact.add_argument("--completions", type=int, help="per window (default: 64)")
+    exact.add_argument("--windows", type=int, help="sampled steps (default: 2000)")
+    exact.add_argument("--target", nargs="+", metavar="TARGET",
                        help="whose gradient is the truth: mean (of the reward; the default), "
                        "passk:K, loglik, or maxrl:N, log p as groups of N tell it")  # fmt: skip
     exact.add_argument(
@@ -63,10 +64,10 @@ def add_to(verbs: Any) -> None:
         action="store_true",
         help="the patterns are prompts of one problem, each with its own policy",
     )
-    exact.add_argument("--vine_cuts", default="every:1", help="for vine, as in training")
-    exact.add_argument("--vine_continuations", type=int, default=4, metavar="K",
+    exact.add_argument("--vine_cuts", help="for vine, as in training")
+    exact.add_argument("--vine_continuations", type=int, metavar="K",
                        help="for vine, from each cut (default: 4)")  # fmt: skip
-    exact.set_defaults(verb="grpo_credit.lab.commands:run_exact", credit=list(EXACT))
+    exact.set_defaults(verb="grpo_credit.lab.commands:run_exact", **defaults(Exact))
 
     oracle = _instrument(instruments, "oracle", "whether a rule finds the tokens that decide")
     oracle.add_argument("--task", nargs="+", choices=TASKS, default=list(TASKS),
@@ -122,24 +123,24 @@ def _add_strings(instruments: Any) -> None:
 
 def _add_temper(instruments: Any) -> None:
     temper = _without_credit(instruments, "temper", "ways to temper whole strings, not tokens")
-    temper.add_argument("--alphabet", default="abc", help="symbols of the policies (default: abc)")
-    temper.add_argument("--length", type=int, default=5, help="longest string (default: 5 tokens)")
-    temper.add_argument("--spread", type=float, default=1.5, help="of the policies' logits")
-    temper.add_argument("--policies", type=int, default=5, help="random ones (default: 5)")
-    temper.add_argument("--tau", type=float, nargs="+", default=[0.25, 0.5, 0.7, 0.9, 1.5, 2.0],
+    temper.add_argument("--alphabet", help="symbols of the policies (default: abc)")
+    temper.add_argument("--length", type=int, help="longest string (default: 5 tokens)")
+    temper.add_argument("--spread", type=float, help="of the policies' logits")
+    temper.add_argument("--policies", type=int, help="random ones (default: 5)")
+    temper.add_argument("--tau", type=float, nargs="+",
                         help="temperatures (default: 0.25 0.5 0.7 0.9 1.5 2)")  # fmt: skip
-    temper.add_argument("--sampled_tau", type=float, nargs="*", default=[0.5], metavar="TAU",
+    temper.add_argument("--sampled_tau", type=float, nargs="*", metavar="TAU",
                         help="those to sample and train at, too (default: 0.5)")  # fmt: skip
-    temper.add_argument("--samples", type=int, nargs="+", default=[4, 16, 64], metavar="K",
+    temper.add_argument("--samples", type=int, nargs="+", metavar="K",
                         help="strings of which one is kept (default: 4 16 64)")  # fmt: skip
-    temper.add_argument("--draws", type=int, default=64_000,
+    temper.add_argument("--draws", type=int,
                         help="strings that Monte Carlo draws (default: 64000)")  # fmt: skip
-    temper.add_argument("--steps", type=int, default=300, help="of training (default: 300)")
-    temper.add_argument("--completions", type=int, default=64,
+    temper.add_argument("--steps", type=int, help="of training (default: 300)")
+    temper.add_argument("--completions", type=int,
                         help="strings of a policy in a step (default: 64)")  # fmt: skip
-    temper.add_argument("--windows", type=int, default=200,
+    temper.add_argument("--windows", type=int,
                         help="gradients for a variance (default: 200)")  # fmt: skip
-    temper.set_defaults(verb="grpo_credit.lab.string_commands:run_temper")
+    temper.set_defaults(verb="grpo_credit.lab.string_commands:run_temper", **defaults(Temper))
 
 
 def _instrument(instruments: Any, name: str, about: str) -> argparse.ArgumentParser:

@@ -3,14 +3,17 @@
 from collections.abc import Iterable, Sequence
 from typing import Any, Literal, NamedTuple
 
+import pandas as pd
 from rich.text import Text
 
 from grpo_credit import terminal
+from grpo_credit.credit import shading
 from grpo_credit.text import in_line, visible
 
 Severity = Literal["error", "warning", "note"]
 SEVERITIES: tuple[Severity, ...] = ("error", "warning", "note")
 _STYLE = {"error": "bold red", "warning": "yellow", "note": "cyan"}
+_SHADE = {"error": shading.BELOW, "warning": "230,190,0", "note": ""}  # behind it in a notebook
 
 
 class Finding(NamedTuple):
@@ -30,9 +33,26 @@ class Finding(NamedTuple):
         return f"{self.severity}: {self.kind}: {self.message} {self.remedy}".rstrip()
 
 
-def ordered(findings: Iterable[Finding]) -> list[Finding]:
+class Findings(list[Finding]):
+    """Findings as a notebook shows them and as a table.
+
+    Example:
+        >>> Findings([Finding("note", "pace", "slow")]).to_pandas()["kind"].tolist()
+        ['pace']
+    """
+
+    def to_pandas(self) -> pd.DataFrame:
+        """Return a row for each finding."""
+        return pd.DataFrame(list(self), columns=list(Finding._fields))
+
+    def _repr_html_(self) -> str:
+        shades = [_SHADE[finding.severity] for finding in self]
+        return shading.listing("findings", Finding._fields, list(map(tuple, self)), shades)
+
+
+def ordered(findings: Iterable[Finding]) -> Findings:
     """Sort findings, errors first; otherwise as they came."""
-    return sorted(findings, key=lambda finding: SEVERITIES.index(finding.severity))
+    return Findings(sorted(findings, key=lambda finding: SEVERITIES.index(finding.severity)))
 
 
 def errors(findings: Iterable[Finding]) -> list[Finding]:

@@ -17,7 +17,7 @@ from grpo_credit.preflight.columns import (
 )
 from grpo_credit.preflight.draw import draw
 from grpo_credit.preflight.engine import check_context, check_prefix_caching, check_probabilities
-from grpo_credit.preflight.findings import Finding, errors
+from grpo_credit.preflight.findings import Finding, Findings, errors, ordered
 from grpo_credit.preflight.precision import check_precision
 from grpo_credit.preflight.report import print_report
 from grpo_credit.preflight.sample import Sample
@@ -47,7 +47,7 @@ def preflight(
     strict: bool = False,
     clock: Callable[[], float] = time.perf_counter,
     report: Callable[[Sample, Sequence[Finding], Batches], None] = print_report,
-) -> list[Finding]:
+) -> Findings:
     """Sample a few groups and print what was found; call it on every rank, before training.
 
     It costs one or two generation batches, and scoring them once with gradients of the last layer
@@ -61,13 +61,13 @@ def preflight(
         report: prints what was found, on the main process.
 
     Returns:
-        The findings, errors first, the same on every rank.
+        The findings, errors first, the same on every rank; a notebook shows them as a table.
 
     Raises:
         NotFit: if it is strict and there is an error; on every rank.
     """
     sample = draw(trainer, clock)
-    findings: list[Finding] = on_main(_judge, trainer, sample)
+    findings = ordered(on_main(_judge, trainer, sample))
     if is_main():
         report(sample, findings, Batches.of(trainer.args, trainer.train_dataset))
     if strict and (stopping := errors(findings)):

@@ -78,6 +78,13 @@ class Plot(Protocol):
         ...
 
 
+class Sheet(tuple[Plot, ...]):
+    """Plots that belong together, as a notebook shows them."""
+
+    def _repr_html_(self) -> str:
+        return "\n".join(map(alone, self))
+
+
 def inline(plot: Plot) -> Markup:
     """Draw a plot as an `<svg>` element of a page, whose CSS variables are its colours."""
     frame, file = plot.frame, io.BytesIO()
@@ -90,6 +97,15 @@ def inline(plot: Plot) -> Markup:
         )
         figure.savefig(file, format="svg", transparent=True, metadata=_ANONYMOUS["svg"])
     return _themed(file.getvalue(), plot.title)
+
+
+def alone(plot: Plot) -> Markup:
+    """Draw a plot for a notebook, which has none of the page's variables: by day, with a title."""
+    variables = "".join(f"--{name}:{colour};" for name, colour in LIGHT.items())
+    return Markup(
+        '<figure style="{}background:{};color:{};display:inline-block;margin:.5em;padding:.5em">'
+        "<b>{}</b><br>{}</figure>"
+    ).format(variables, LIGHT["page"], LIGHT["text"], visible(plot.title), inline(plot))
 
 
 def save(path: Path, plots: Sequence[Plot]) -> None:

@@ -2,16 +2,20 @@
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from typing import Any
 
+import pandas as pd
+
+from grpo_credit.credit.shading import listing
 from grpo_credit.experiments.design import Study
 from grpo_credit.experiments.report.difference import Difference
 from grpo_credit.experiments.report.intervals import Settings
 from grpo_credit.experiments.report.limits import Limits
 from grpo_credit.experiments.report.series import Curves
 from grpo_credit.experiments.report.statistics import Comparison, compare
+from grpo_credit.experiments.words import number
 
 FINISHED = "finished"
 
@@ -151,6 +155,19 @@ class Report:
     credit: list[dict[str, Any]]
     completions: list[dict[str, Any]]
     others: Mapping[str, list[Difference]] = field(default_factory=dict, compare=False)
+
+    def to_pandas(self) -> pd.DataFrame:
+        """Return a row for each run: what was asked, how it stands, its held-out number."""
+        return pd.DataFrame([asdict(cell) for cell in self.cells])
+
+    def _repr_html_(self) -> str:
+        rows = [
+            [each.strategy, str(each.n), number(each.mean),
+             each.verdict.sentence if each.verdict else "baseline"]
+            for each in self.comparison.results
+        ]  # fmt: skip
+        title = f"{self.study.metric or 'metric'}, {len(self.study.seeds)} seeds"
+        return listing(title, ["strategy", "runs", "mean", "verdict"], rows)
 
     @property
     def values(self) -> dict[str, dict[int, float | None]]:

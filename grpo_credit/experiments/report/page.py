@@ -11,7 +11,7 @@ import pandas as pd
 
 from grpo_credit.experiments import html
 from grpo_credit.experiments.figures import palette
-from grpo_credit.experiments.figures.drawing import Plot, inline, save
+from grpo_credit.experiments.figures.drawing import Sheet, inline, save
 from grpo_credit.experiments.report import (
     view_credit,
     view_curves,
@@ -60,12 +60,20 @@ def read(folder: Path, beside: Sequence[Path] = ()) -> Report:
     """Read a study's data.
 
     Args:
-        folder: where `grpo_credit.experiments.study.collect.collect` wrote it.
+        folder: of the study.
         beside: folders of other studies of the same question, such as another task: Holm's
             correction is over the comparisons of all of them.
 
+    Returns:
+        What the page shows; a notebook shows its verdicts, `to_pandas()` its runs.
+
     Raises:
         CreditError: if the data is missing, damaged or of another version.
+
+    Example:
+        from grpo_credit.experiments import report
+
+        report.read(Path("reports/regex"))
     """
     others = {str(each): load(each).comparison.differences for each in beside}
     return replace(load(folder), others=others)
@@ -81,11 +89,16 @@ def write(folder: Path, report: Report) -> Path:
 
     A figure is a file for papers (SVG, PDF), for slides (PNG) and for drawing it anew (CSV), a
     table one for papers (LaTeX), pages (Markdown) and programs (CSV).
+
+    Example:
+        from grpo_credit.experiments import report
+
+        report.write(Path("reports/regex"), report.read(Path("reports/regex")))
     """
     for each in (folder, folder / FIGURES, folder / TABLES):
         each.mkdir(exist_ok=True)
         sweep(each)
-    drawn = pictures(report, Limits())
+    drawn = pictures(report)
     for name, plots in drawn.items():
         for suffix in ("svg", "pdf", "png"):
             save(folder / FIGURES / f"{name}.{suffix}", plots)
@@ -107,17 +120,29 @@ def tables(report: Report) -> dict[str, Table]:
     }
 
 
-def pictures(report: Report, limits: Limits) -> dict[str, Sequence[Plot]]:
-    """Choose the plots that are files, too: name -> those of one sheet."""
+def pictures(report: Report, limits: Limits | None = None) -> dict[str, Sheet]:
+    """Choose the plots that are files, too: name -> those of one sheet, as a notebook shows them.
+
+    Args:
+        report: what `read` returns.
+        limits: how much is shown of a large study; all by default.
+
+    Example:
+        from grpo_credit.experiments import report
+
+        report.pictures(report.read(Path("reports/regex")))["results"]
+    """
+    limits = limits or Limits()
     blocks = {
         "curves": view_curves.learning(report, limits)[:1],
         "lengths": view_curves.lengths(report, limits)[:1],
     }
     profile = view_results.profile(report)
+    results = (view_results.values_figure(report), view_results.differences_figure(report))
     return {
-        "results": [view_results.values_figure(report), view_results.differences_figure(report)],
-        **({"profile": [profile]} if profile.curves else {}),
-        **{name: block.axes["step"] for name, chosen in blocks.items() for block in chosen},
+        "results": Sheet(results),
+        **({"profile": Sheet((profile,))} if profile.curves else {}),
+        **{name: Sheet(block.axes["step"]) for name, chosen in blocks.items() for block in chosen},
     }
 
 

@@ -1,9 +1,10 @@
-"""A study from its command line to its end."""
+"""A study from its command line, or its call, to its end."""
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
@@ -11,7 +12,14 @@ from grpo_credit import terminal
 from grpo_credit.experiments.design import Study, merged, read_study, write_study
 from grpo_credit.experiments.study.cells import cells_of, is_finished
 from grpo_credit.experiments.study.check import ask
-from grpo_credit.experiments.study.commandline import Request, fail, hint_for, make_parser, read
+from grpo_credit.experiments.study.commandline import (
+    Request,
+    fail,
+    hint_for,
+    make_parser,
+    read,
+    words,
+)
 from grpo_credit.experiments.study.engines import Engine, make_engine
 from grpo_credit.experiments.study.process import ignore_alone
 from grpo_credit.experiments.study.runner import Runner
@@ -20,6 +28,9 @@ from grpo_credit.records.files import sweep
 from grpo_credit.records.lock import Busy, hold, let_go
 from grpo_credit.run.commandline import MISTAKES, TRACEBACK, reveal
 from grpo_credit.text import did_you_mean
+
+if TYPE_CHECKING:
+    from grpo_credit.experiments.report.data import Report
 
 LOCK = ".runner.lock"
 
@@ -42,12 +53,7 @@ def main(arguments: Sequence[str], command: Sequence[str]) -> int:
     ignore_alone()
     try:
         request = read(arguments)
-        with patience("asking the recipe about its options"):
-            check(request)
-        engine = make_engine(request.engine, request.jobs, request.engine_options, request.out)
-        alone(request.out)
-        study = settled(read_study(request.out), request)
-        write_study(request.out, study, command)
+        study, engine = begin(request, command)
     except MISTAKES as error:
         if TRACEBACK in arguments:
             reveal(error)
@@ -66,6 +72,69 @@ def main(arguments: Sequence[str], command: Sequence[str]) -> int:
         let_go(request.out, LOCK)
 
 
+def run(
+    study: Study,
+    out: str | Path,
+    *,
+    engine: str = "local",
+    jobs: int | None = None,
+    engine_options: Mapping[str, Any] | None = None,
+) -> "Report":
+    """Run what is not finished of a study and write its page, as `grpo-credit ablate` does.
+
+    Args:
+        study: what is run.
+        out: its directory, new or one to go on with.
+        engine: where cells run: "local", "ray", "slurm".
+        jobs: how many at once; None for one a GPU, or one a core.
+        engine_options: for `ray.remote`, or submitit.
+
+    Returns:
+        What came of it; a notebook shows its verdicts, and `report.pictures` has its figures.
+
+    Raises:
+        ValueError: what cannot be run, such as an option that the recipe refuses.
+        KeyboardInterrupt: if it was stopped; the same call goes on.
+
+    Example:
+        from grpo_credit.experiments import study
+
+        asked = study.Study("grpo_regex.py", ("seq", "dapo"), seeds=(0, 1, 2, 3, 4, 5))
+        study.run(asked, "reports/regex", jobs=2)
+    """
+    request = Request(study, Path(out), engine, jobs, dict(engine_options or {}))
+    study, cells_run = begin(request, words(request))
+    try:
+        if run_study(study, request.out, cells_run) > 128:
+            raise KeyboardInterrupt
+        return collected(request.out, study.credits)[0]
+    finally:
+        let_go(request.out, LOCK)
+
+
+def begin(request: Request, command: Sequence[str]) -> tuple[Study, Engine]:
+    """Make sure that a study can be run, take its directory, and write study.json.
+
+    Raises:
+        ValueError: what cannot be run; nothing is written then.
+    """
+    with patience("asking the recipe about its options"):
+        check(request)
+    engine = make_engine(request.engine, request.jobs, request.engine_options, request.out)
+    alone(request.out)
+    study = settled(read_study(request.out), request)
+    write_study(request.out, study, command)
+    return study, engine
+
+
+def collected(out: Path, trusted: Sequence[str]) -> tuple["Report", Path]:
+    """Collect what the cells left, see `collect`, and write the page; return both."""
+    from grpo_credit.experiments.report.page import render
+    from grpo_credit.experiments.study.collect import collect
+
+    return collect(out, trusted), render(out)
+
+
 def write_report(out: Path, trusted: Sequence[str] = ()) -> int:
     """Collect what the cells left and write the page; see `collect`.
 
@@ -73,13 +142,10 @@ def write_report(out: Path, trusted: Sequence[str] = ()) -> int:
         0, 1 if a run that finished has no number to compare, 2 where no report could be written.
     """
     with patience("collecting the runs for the report; Ctrl-C leaves without it"):
-        from grpo_credit.experiments.report.page import render
         from grpo_credit.experiments.report.terminal import print_verdicts, say
-        from grpo_credit.experiments.study.collect import collect
 
         try:
-            report = collect(out, trusted)
-            page = render(out)
+            report, page = collected(out, trusted)
         except (ValueError, OSError) as error:
             return fail(error)
     damaged: dict[str, list[str]] = defaultdict(list)

@@ -84,6 +84,29 @@ def read(arguments: Sequence[str]) -> Request:
     )
 
 
+def words(request: Request) -> list[str]:
+    """Return the command line that asks for the same.
+
+    Example:
+        >>> asked = Study("a.py", ("seq",), (0, 1), ("--bf16=false",))
+        >>> words(Request(asked, Path("b")))[-4:]
+        ['--out=b', '--baseline=seq', '--', '--bf16=false']
+    """
+    study, seeds = request.study, list(request.study.seeds)
+    counted = [len(seeds)] if seeds == [*range(len(seeds))] else seeds
+    return [
+        "grpo-credit", "ablate", f"--recipe={study.recipe}", "--credit", *study.credits,
+        "--seeds", *map(str, counted), f"--out={request.out}", f"--baseline={study.baseline}",
+        *([f"--metric={study.metric}"] if study.metric else []),
+        *([] if study.higher_is_better else ["--lower_is_better"]),
+        *(["--own_warm_starts"] if study.own_warm_starts else []),
+        *([f"--engine={request.engine}"] if request.engine != "local" else []),
+        *([f"--engine_options={json.dumps(request.engine_options)}"]
+          if request.engine_options else []),
+        *(["--", *study.options] if study.options else []),
+    ]  # fmt: skip
+
+
 def make_parser() -> argparse.ArgumentParser:
     """Describe the options."""
     parser = _Parser(
