@@ -20,4 +20,5 @@ if [ "$(cat "$with/installed" 2>/dev/null)" != "$state" ]; then
 $(tail -n 12 .venv/vllm.log)"
     echo "$state" > "$with/installed"
 fi
-PYTHONPATH="$with" OMP_NUM_THREADS=1 exec python -m pytest tests/test_vllm.py "$@"
+PYTHONPATH="$with" OMP_NUM_THREADS=1 exec python -m pytest tests/test_vllm.py \
+    -n 2 --dist loadgroup "$@"

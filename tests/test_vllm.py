@@ -293,8 +293,18 @@ def test_sleep_mode_is_refused_where_the_engine_has_none():
 
 # ---- several processes, and the recipe --------------------------------------------------------
 
+# An engine over two processes has shared memory under one name for the whole machine.
+ALONE = pytest.mark.xdist_group("over two"), pytest.mark.usefixtures("shared_memory")
 
-@pytest.mark.parametrize("tensor_parallel", [1, 2])
+
+@pytest.fixture
+def shared_memory():
+    """Let nothing be left of an engine that was killed; the next one would not start."""
+    for left in Path("/dev/shm").glob("-tp:0-*-cpushm_*"):
+        left.unlink()
+
+
+@pytest.mark.parametrize("tensor_parallel", [1, pytest.param(2, marks=ALONE)])
 def test_two_processes_have_the_gradient_of_what_both_sampled(tensor_parallel, tmp_path):
     launch(2, "vllm_two_processes.py", tmp_path, tensor_parallel)
     assert len(list(tmp_path.glob("rank*"))) == 2
@@ -308,7 +318,10 @@ SMALLER = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("config", "processes"), [("one_gpu_vllm", 1), ("eight_gpus_vllm", 2)])
+@pytest.mark.parametrize(
+    ("config", "processes"),
+    [("one_gpu_vllm", 1), pytest.param("eight_gpus_vllm", 2, marks=ALONE)],
+)
 def test_the_recipe_trains_by_its_configuration(config, processes, tmp_path):
     """All that is changed is the size of what is trained, and the devices."""
     save_chat_model(tmp_path / "model", hidden_size=128)  # heads of 32, for which it has kernels

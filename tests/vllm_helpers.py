@@ -13,6 +13,7 @@ from typing import Any
 from unittest.mock import patch
 
 import torch
+from accelerate.utils.other import get_free_port
 from datasets import Dataset
 from harness import Trace, whole_gradient
 from transformers import PreTrainedModel, Qwen2Config, Qwen2ForCausalLM
@@ -37,6 +38,8 @@ def one_engine() -> Iterator[None]:
     os.environ |= {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_ENABLE_V1_MULTIPROCESSING": "0"}
     import vllm.model_executor.layers.utils as layers
     from trl.generation import vllm_generation
+
+    os.environ.setdefault("MASTER_PORT", str(get_free_port()))  # TRL's first choice is everybody's
 
     def plain(layer: Any, remove_weight: bool) -> None:
         layer.cpu_linear = torch.nn.functional.linear
