@@ -294,18 +294,19 @@ def test_sleep_mode_is_refused_where_the_engine_has_none():
 # ---- several processes, and the recipe --------------------------------------------------------
 
 # An engine over two processes has shared memory under one name for the whole machine.
-ALONE = pytest.mark.xdist_group("over two"), pytest.mark.usefixtures("shared_memory")
+ALONE = pytest.mark.xdist_group("over two processes")
 
 
-@pytest.fixture
-def shared_memory():
-    """Let nothing be left of an engine that was killed; the next one would not start."""
+def forget_killed():
+    """Remove the shared memory of an engine that was killed; the next one would not start."""
     for left in Path("/dev/shm").glob("-tp:0-*-cpushm_*"):
         left.unlink()
 
 
 @pytest.mark.parametrize("tensor_parallel", [1, pytest.param(2, marks=ALONE)])
 def test_two_processes_have_the_gradient_of_what_both_sampled(tensor_parallel, tmp_path):
+    if tensor_parallel == 2:
+        forget_killed()
     launch(2, "vllm_two_processes.py", tmp_path, tensor_parallel)
     assert len(list(tmp_path.glob("rank*"))) == 2
 
@@ -324,6 +325,8 @@ SMALLER = [
 )
 def test_the_recipe_trains_by_its_configuration(config, processes, tmp_path):
     """All that is changed is the size of what is trained, and the devices."""
+    if processes == 2:
+        forget_killed()
     save_chat_model(tmp_path / "model", hidden_size=128)  # heads of 32, for which it has kernels
     rows = [{"question": f"{i} and {i}?", "answer": f"#### {2 * i}"} for i in range(40)]
     Dataset.from_list(rows).to_json(tmp_path / "problems.jsonl")
