@@ -96,6 +96,7 @@ def optional_fields(rollouts: Rollouts, draw: torch.Generator) -> dict[str, Any]
         "states": place // 16,
         "step_rewards": torch.where(step_ends, entropies, torch.nan),
         "prefix_values": pad(torch.where(step_ends, entropies, torch.nan), (1, 0), value=torch.nan),
+        "answer_logps": pad(-entropies, (1, 0), value=-1.0),
         "texts": tuple(
             "".join(WORDS[i] for i in row[:n])
             for row, n in zip(ids, lengths.flatten().tolist(), strict=True)

@@ -186,6 +186,8 @@ def group() -> Rollouts:
     ends = [list(itertools.accumulate(len(word) + 1 for word in row)) for row in words]
     values = torch.full((len(words), width), torch.nan, dtype=torch.float64)
     values[:2, 5] = 0.5  # of the thought that two of them share
+    answers = torch.full_like(values, -1.0)  # 0.37, whatever was thought
+    answers[:2, 1:] = -0.1  # 0.9 after the thought that leads there
     offsets = [[(end - len(word) - 1, end - 1) for word, end in zip(row, found, strict=True)]
                for row, found in zip(words, ends, strict=True)]  # fmt: skip
     return replace(
@@ -194,6 +196,7 @@ def group() -> Rollouts:
         spans={"reward/answer": answer}, decided=decided, step_rewards=steps, texts=tuple(WORDS),
         states=torch.tensor([row + row[-1:] * (width - len(row)) for row in tags]),
         turns=tuple(map(turns_of, words)), prefix_values=values,
+        answer_logps=answers,
         offsets=torch.tensor([row + row[-1:] * (width - 1 - len(row)) for row in offsets]),
     )  # fmt: skip
 

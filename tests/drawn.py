@@ -65,6 +65,7 @@ def random_rollouts(seed, scale_rewards="group", largest=6, tokens=2, with_turns
         decided=torch.tensor([[rng.randint(0, max(n, 1)) for _ in REWARDS] for n in lengths]),
         states=path.gather(1, kept),
         step_rewards=steps.where(inside & (noise() < 0.4), NAN),
+        answer_logps=torch.cat([-2 * privileged, -pi[:, :1]], 1).where(path != -5, NAN),
         prefix_values=torch.cat([privileged, pi[:, :1]], 1).where(path != 0, NAN),
         texts=tuple(map("".join, pieces)),
         offsets=characters(pieces),

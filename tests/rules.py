@@ -56,6 +56,7 @@ def train(name: str, **options: Any) -> Trace:
     """Train with a rule, an allocation under `seq` and an aggregation under `even`."""
     prompts = options.pop("prompts", 4)
     data = {"prompt": PROMPTS[:prompts], "privileged_prompt": ["9:" + p for p in PROMPTS[:prompts]]}
+    data["answer"] = [p[::-1] for p in PROMPTS[:prompts]]
     settings = {
         "credit": name if name in AGGREGATIONS else f"{name}/seq",
         "credit_kwargs": OPTIONS.get(name),

@@ -155,7 +155,6 @@ def test_errors_come_first_and_nothing_in_them_is_obeyed():
 
 def test_rules_that_teach_where_all_rewards_are_equal_are_known():
     options = {"wreinforce": {"positive": 0.0}, "temper": {"tau": 0.5}}
-    names = ("seq", "decided", "opo", "steps", "temper", "wreinforce")
-    assert [n for n in names if teaches_alone(resolve_credit(n, **options.get(n, {})))] == [
-        "steps", "temper", "wreinforce",
-    ]  # fmt: skip
+    alone = ["empg", "igpo", "steps", "temper", "turn_deltas", "vine", "wreinforce"]
+    names = ["seq", "decided", "opo", "loo", "automaton", *alone]
+    assert [n for n in names if teaches_alone(resolve_credit(n, **options.get(n, {})))] == alone

@@ -185,3 +185,40 @@ def test_some_options_make_it_even(rule, options):
 def test_options_out_of_range_are_refused(rule, options, message):
     with pytest.raises(CreditError, match=message):
         compute_credit(rule, random_rollouts(0), **options)
+
+
+# ---- implicit rewards -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_implicit_equals_its_loop(seed):
+    rollouts = random_rollouts(seed)
+    rewards = rollouts.rewards.tolist()
+    kept = [i for i, reward in enumerate(rewards) if reward == reward]
+    counted = {i: rollouts.mask[i].nonzero().flatten().tolist() for i in kept}
+    ratio = rollouts.old_logps - rollouts.ref_logps
+    cumulative = {
+        (i, n): math.fsum(float(ratio[i, u]) for u in counted[i][: n + 1])
+        for i in kept
+        for n in range(len(counted[i]))
+    }
+    expected = torch.zeros(rollouts.mask.shape, dtype=torch.float64)
+    for i, n in cumulative:
+        like = [c for (j, m), c in cumulative.items()
+                if m == n and rollouts.group[j] == rollouts.group[i]]  # fmt: skip
+        above = cumulative[i, n] - math.fsum(like) / len(like)
+        expected[i, counted[i][n]] = float(rollouts.advantages[i]) + 0.5 * above
+    close(landed("implicit", rollouts, beta=0.5), expected)
+
+
+def test_implicit_is_even_where_the_policy_is_the_reference():
+    rollouts = random_rollouts(0)
+    rollouts = replace(rollouts, ref_logps=rollouts.old_logps)
+    seen = ~rollouts.rewards.isnan()[:, None] & rollouts.mask
+    close(landed("implicit", rollouts), rollouts.advantages[:, None] * seen)
+
+
+@pytest.mark.parametrize("beta", [-0.1, math.inf, math.nan])
+def test_implicit_refuses_a_weight_that_is_none(beta):
+    with pytest.raises(CreditError, match=r"beta is .*, expected a finite number, 0 or more"):
+        landed("implicit", random_rollouts(0), beta=beta)

@@ -10,10 +10,13 @@ from test_rules_steps import normalised, on_counted
 
 from grpo_credit import CreditError, compute_credit, resolve_credit
 from grpo_credit.credit.allocations.anchors import gigpo, roles
+from grpo_credit.credit.allocations.even import even
+from grpo_credit.credit.allocations.gain import igpo
 from grpo_credit.credit.allocations.steps import turns
 from grpo_credit.credit.diagnostics import mass_by_role, mass_by_turn, summary
 from grpo_credit.credit.needs import check_loop
 from grpo_credit.credit.turns import Turn, check_turns
+from grpo_credit.trainer.config import teaches_alone
 
 SCALES = ["group", "batch", "none"]
 
@@ -203,3 +206,65 @@ def test_turns_that_cannot_be_are_refused(own, why):
         check_turns([own], 5)
     with pytest.raises(ValueError, match="1 turns for 2 completions"):
         one_group([2, 2], [1.0, 0.0], turns=(of_turns(2),))
+
+
+# ---- IGPO -------------------------------------------------------------------------------------
+
+
+def slow_igpo(rollouts, gamma):
+    gains = {}
+    for i in scored(rollouts):
+        own = rollouts.turns[i]
+        p = [math.exp(float(rollouts.answer_logps[i, turn.start])) for turn in own]
+        for m in range(len(own)):
+            gains[i, m] = p[m + 1] - p[m] if m + 1 < len(own) else float(rollouts.rewards[i])
+    known = {place: gain for place, gain in gains.items() if gain == gain}
+    credit = torch.zeros(rollouts.mask.shape, dtype=torch.float64)
+    for i in scored(rollouts):
+        among = [gain for (j, _), gain in known.items() if rollouts.group[j] == rollouts.group[i]]
+        own = rollouts.turns[i]
+        for m, turn in enumerate(own):
+            end = own[m + 1].start if m + 1 < len(own) else rollouts.mask.shape[1]
+            for k in range(m, len(own)):
+                if (i, k) in known and len(among) > 1:
+                    every = [*known.values()]
+                    value = normalised(known[i, k], among, every, rollouts.scale_rewards)
+                    credit[i, turn.start : end] += gamma ** (k - m) * value
+    return on_counted(rollouts, credit)
+
+
+@pytest.mark.parametrize("scale", SCALES)
+@pytest.mark.parametrize("gamma", [0.0, 0.5, 1.0])
+def test_igpo_equals_its_loop(scale, gamma):
+    for seed in range(12):
+        rollouts = random_rollouts(seed, scale_rewards=scale, with_turns=True)
+        close(igpo(rollouts, gamma=gamma), slow_igpo(rollouts, gamma))
+
+
+def test_igpo_by_hand():
+    """Both answers are wrong; one search made the right one likelier, and had to be followed up."""
+    made = (of_turns(1, 1, 1), of_turns(1, 1))
+    two = one_group([5] * 2, [0.0, 0.0], scale_rewards="none", turns=made,
+                    mask=counted(made, 5))  # fmt: skip
+    p = double([0.25, NAN, 0.25, NAN, 0.75, NAN], [0.25, NAN, 0.0, NAN, NAN, NAN])
+    credit = igpo(replace(two, answer_logps=p.log()), gamma=0.5)
+    # gains 0, 1/2, 0 (the reward) and -1/4, 0; their mean 1/20
+    close(credit[0, [0, 2, 4]], [-0.05 + 0.45 / 2 - 0.05 / 4, 0.45 - 0.05 / 2, -0.05])
+    close(credit[1, [0, 2]], [-0.3 - 0.05 / 2, -0.05])
+
+
+@pytest.mark.parametrize("scale", SCALES)
+def test_igpo_of_single_turns_is_even(scale):
+    rollouts = random_rollouts(1, scale_rewards=scale)
+    last = rollouts.mask.shape[1]
+    whole = tuple((Turn(0, last, 0, "answer"),) for _ in rollouts.mask)
+    close(igpo(replace(rollouts, turns=whole)), even(rollouts) * rollouts.mask)
+
+
+def test_igpo_teaches_where_all_rewards_are_equal():
+    assert teaches_alone(resolve_credit("igpo/seq"))
+
+
+def test_igpo_refuses_a_discount_out_of_range():
+    with pytest.raises(CreditError, match=r"gamma is 1\.5, expected 0 to 1"):
+        igpo(random_rollouts(0, with_turns=True), gamma=1.5)

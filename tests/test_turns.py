@@ -9,6 +9,7 @@ from drawn import close, double
 from harness import ROUNDING, difference, ours, rollouts_with
 from tool_script import SEEN, call, script, tool_run
 from torchrun import launch
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from grpo_credit import CreditError, allocation
 from grpo_credit.credit.allocations.steps import turns
@@ -198,6 +199,50 @@ def turned(folder, rows):
         folder, Teller(), credit="bystander@0.0,turns@0.5,spans@0.5", environment_factory=Room,
         per_device_train_batch_size=rows,
     )  # fmt: skip
+
+
+# ---- how likely the answer is -----------------------------------------------------------------
+
+
+@allocation(needs=["turns", "answer_logps"])
+def asking(rollouts):
+    """Remember the rollouts."""
+    SEEN.append(rollouts)
+    return rollouts.advantages[:, None] * rollouts.mask
+
+
+def test_the_answer_is_asked_for_after_all_that_was_said_before_a_turn(monkeypatch, tmp_path):
+    """Also what tools said; in float64, row by row."""
+    script(monkeypatch, *LOOKS)
+    _, rollouts = tool_run(
+        tmp_path, Teller(), credit="asking/seq", environment_factory=Room, save_rollouts=1,
+        output_dir=str(tmp_path / "out"), columns={"answer": [42]},
+    )  # fmt: skip
+    saved = load_rollouts(find_rollouts(tmp_path / "out"))
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "model")
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "model")
+    answer = tokenizer.encode("42", add_special_tokens=False)
+    found = saved.rollouts.answer_logps
+    assert torch.equal(found.isnan(), rollouts.answer_logps.isnan())
+    for row, own in enumerate(rollouts.turns):
+        assert (~found[row].isnan()).nonzero().flatten().tolist() == [turn.start for turn in own]
+        for turn in own:
+            before = rollouts.completion_ids[row, : turn.start].tolist()
+            ids = torch.tensor([saved.prompt_ids[row] + before + answer])
+            with torch.no_grad():
+                logps = model.double()(ids).logits.log_softmax(-1)[0, -len(answer) - 1 : -1]
+            expected = logps.gather(1, torch.tensor(answer)[:, None]).mean()
+            assert float(found[row, turn.start]) == pytest.approx(float(expected), rel=1e-5)
+
+
+def test_no_answer_is_asked_for_where_there_is_none(monkeypatch, tmp_path):
+    script(monkeypatch, *LOOKS)
+    options = {"credit": "asking/seq", "environment_factory": Room, "prompts": 2}
+    _, rollouts = tool_run(tmp_path, Teller(), columns={"answer": [None, "a"]}, **options)
+    assert rollouts.answer_logps[:4].isnan().all()
+    assert not rollouts.answer_logps[4:, 0].isnan().any()
+    with pytest.raises(CreditError, match=r"how likely it finds the answer in the column 'answer'"):
+        tool_run(tmp_path, Teller(), **options)
 
 
 # ---- a rollout_func ---------------------------------------------------------------------------

@@ -51,9 +51,10 @@ def tool_run(folder, rewards, credit="bystander/seq", prompts=1, **options):
     SEEN.clear()
     if not (folder / "model").exists():
         save_chat_model(folder / "model", TEMPLATE)
-    data = [{"prompt": [{"role": "user", "content": f"{n}?"}]} for n in range(prompts)]
+    asked = [[{"role": "user", "content": f"{n}?"}] for n in range(prompts)]
+    data = Dataset.from_dict({"prompt": asked} | options.pop("columns", {}))
     arguments = {"rollout_func": None, "reward_funcs": rewards, "processing_class": None,
-                 "train_dataset": Dataset.from_list(data), "eval_dataset": None}  # fmt: skip
+                 "train_dataset": data, "eval_dataset": None}  # fmt: skip
     arguments |= {name: options.pop(name) for name in LOOPS if name in options}
     settings = {"max_steps": 1, "per_device_train_batch_size": 4 * prompts,
                 "gradient_accumulation_steps": 1, "max_completion_length": 300,

@@ -40,6 +40,7 @@ COSTS = {
     "states": "told by the rewards: the automaton's state before each character",
     "step_rewards": "told by the rewards: rewards of the steps of a completion",
     "prefix_values": "continuations drawn from prefixes, and their rewards: --vine_tokens at most",
+    "answer_logps": "a forward pass per turn, over all before it and the answer of the data set",
     "texts": "the completions as text",
     "turns": "where each call of the model began, by TRL's tool loop or a rollout_func",
 }

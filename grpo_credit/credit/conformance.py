@@ -275,6 +275,7 @@ def _made(lengths: list[int], rewards: list[float | None], size: int = 2) -> Rol
         states=before // 2,
         step_rewards=torch.where(mask & (rollouts.position % 2 == 1), noise, torch.nan),
         prefix_values=torch.where(before % 3 == 2, pad(noise, (1, 0)), torch.nan),
+        answer_logps=pad(-noise, (1, 0), value=-1.0),
         texts=tuple("wait, 1"[:n] for n in lengths),
         offsets=characters,
         turns=tuple(map(_two_turns, lengths)),

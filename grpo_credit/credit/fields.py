@@ -18,6 +18,7 @@ PADDING = {
     "privileged_logps": 0.0,
     "step_rewards": float("nan"),
 }
+OF_PREFIXES = ("prefix_values", "answer_logps")  # one value more than tokens, NaN where unknown
 PER_ROW = ("advantages", "rewards", "group", "truncated", "window_count", "generation")
 ROWWISE = ("texts", "turns")  # one object per row
 
@@ -35,7 +36,7 @@ def check_fields(rollouts: Any, tensors: dict[str, Tensor]) -> None:
         **dict.fromkeys(PADDING, (rows, columns)),
         **dict.fromkeys(PER_ROW, (rows,)),
         **dict.fromkeys(("rewards_per_func", "decided"), (rows, names)),
-        **dict.fromkeys(("states", "prefix_values"), (rows, columns + 1)),
+        **dict.fromkeys(("states", *OF_PREFIXES), (rows, columns + 1)),
         "offsets": (rows, columns, 2),
     }
     for name, shape in shapes.items():

@@ -13,10 +13,13 @@ TOLD_BY = {
     "step_rewards": ("steps", "turn_rewards", "step_rewards"),  # the last, of an environment
 }
 SETTLED = frozenset({"decided", "states"})  # true of one message, not of a loop of several
-# What a trainer alone can find: a second prompt, a second model, more completions.
-OF_A_TRAINER = frozenset({"privileged_logps", "ref_logps", "prefix_values"})
-
-
+# What a trainer alone can find: a second prompt or model, more completions, an answer's odds.
+OF_A_TRAINER = frozenset({"privileged_logps", "ref_logps", "prefix_values", "answer_logps"})
+# What a strategy needs, and the option that names the column which it reads for that.
+READS = {
+    "privileged_logps": ("privileged_column", "scores completions after the prompts of"),
+    "answer_logps": ("answer_column", "asks at each turn how likely it finds the answer in"),
+}
 IMAGES = frozenset({"image", "images"})  # as TRL names their columns
 UNCONTINUED = {
     "tools": "what a tool returned there would have to be asked for again",
@@ -43,18 +46,23 @@ def check_columns(rewards: Sequence[tuple[str, object]], there: Sequence[str]) -
                 )
 
 
-def check_privileged(strategy: Strategy, column: str, there: Sequence[str]) -> None:
-    """Refuse a strategy that scores completions after prompts of a column that there is not.
+def check_read(strategy: Strategy, columns: Mapping[str, str], there: Sequence[str]) -> None:
+    """Refuse a strategy that reads a column of the data set that there is not.
+
+    Args:
+        strategy: with all its chains.
+        columns: option that names it -> column, for the options in `READS`.
+        there: the columns of the data set.
 
     Raises:
         CreditError: naming the column and the columns there are.
     """
-    if "privileged_logps" in strategy.needs and column not in there:
-        raise CreditError(
-            f"{strategy.name!r} scores completions after the prompts of the column {column!r}; the "
-            f"data set has {', '.join(there)}. Add the column, or name another with "
-            "privileged_column."
-        )
+    for need, (option, what) in READS.items():
+        if need in strategy.needs and columns[option] not in there:
+            raise CreditError(
+                f"{strategy.name!r} {what} the column {columns[option]!r}; the data set has "
+                f"{', '.join(there)}. Add the column, or name another with {option}."
+            )
 
 
 def tells(reward: object, need: str) -> bool:

@@ -16,7 +16,7 @@ from torch.nn.functional import pad
 
 from grpo_credit.credit import shading
 from grpo_credit.credit.advantages import group_advantages
-from grpo_credit.credit.fields import PADDING, ROWWISE, check_fields
+from grpo_credit.credit.fields import OF_PREFIXES, PADDING, ROWWISE, check_fields
 from grpo_credit.credit.turns import Turns, numbered
 
 # What a strategy may declare to need, and the fields that come with it.
@@ -31,6 +31,7 @@ OPTIONAL = {
     "states": ("states",),
     "step_rewards": ("step_rewards",),
     "prefix_values": ("prefix_values",),
+    "answer_logps": ("answer_logps",),
     "texts": ("texts", "offsets"),
     "turns": ("turns",),
 }
@@ -72,6 +73,8 @@ class Rollouts:
             after each; equal numbers mean equal futures. 0 where no reward has an automaton.
         step_rewards: reward of the step that ends at a token, NaN at other tokens.
         prefix_values: expected reward after so many columns; NaN where it was not estimated.
+        answer_logps: mean log-probability, nats per token, that the policy gives the row's right
+            answer after so many columns; NaN where it was not asked.
         texts: the completions as text.
         offsets: the half-open range of characters of each token in its text.
         turns: what each call of the model wrote, where tools, an environment or a `rollout_func`
@@ -105,6 +108,7 @@ class Rollouts:
     states: Int[Tensor, "B T1"] | None = None
     step_rewards: Float[Tensor, "B T"] | None = None
     prefix_values: Float[Tensor, "B T1"] | None = None
+    answer_logps: Float[Tensor, "B T1"] | None = None
     texts: tuple[str, ...] | None = None
     offsets: Int[Tensor, "B T 2"] | None = None
     turns: Turns | None = None
@@ -337,8 +341,9 @@ class Rollouts:
         if self.states is not None:
             last = self.states[:, -1:].expand(-1, extra)
             wide["states"] = torch.cat([self.states, last], dim=1)
-        if self.prefix_values is not None:
-            wide["prefix_values"] = pad(self.prefix_values, (0, extra), value=torch.nan)
+        for name in OF_PREFIXES:
+            if (value := getattr(self, name)) is not None:
+                wide[name] = pad(value, (0, extra), value=torch.nan)
         if self.offsets is not None:
             wide["offsets"] = pad(self.offsets, (0, 0, 0, extra))
         return replace(self, **wide)

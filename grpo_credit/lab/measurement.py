@@ -205,12 +205,17 @@ def effective(problem: Problem) -> float:
     return effective_tokens(chances, deviation, uncertainty, advantages.square())
 
 
+UNFED = {
+    "privileged_logps": "a second prompt",
+    "ref_logps": "a reference model",
+    "answer_logps": "the right answer of a data set",
+}
+
+
 def _refuse_unfed(space: Space, strategies: Iterable[Strategy]) -> None:
     for strategy in strategies:
-        if "privileged_logps" in strategy.needs:
-            raise CreditError(f"{strategy.name!r} needs a second prompt; there is none in the lab.")
-        if "ref_logps" in strategy.needs:
-            raise CreditError(f"{strategy.name!r} needs a reference model; there is none here.")
+        if found := [lacks for need, lacks in UNFED.items() if need in strategy.needs]:
+            raise CreditError(f"{strategy.name!r} needs {found[0]}; there is none in the lab.")
         for problem in space.problems:
             check_loop(strategy, {"tools": problem.language.turns})
             check_told(strategy.name, strategy.needs, [(problem.name, problem.reward)], [1.0])

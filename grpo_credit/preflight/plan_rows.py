@@ -181,6 +181,8 @@ def _needs(needs: frozenset[str], saves: bool) -> str:
         parts.append("ref_logps: a forward pass of the reference model over each generation")
     if "prefix_values" in needs:
         parts.append("prefix_values: continuations and their rewards")
+    if "answer_logps" in needs:
+        parts.append("answer_logps: a forward pass for each turn")
     if saves:
         parts.append("a forward pass more in steps whose rollouts are saved")
     return "; ".join(parts) or "nothing beyond rewards and masks"

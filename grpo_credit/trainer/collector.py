@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 import torch
 from accelerate.utils import gather, gather_object, pad_across_processes
 from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
 from transformers.utils import logging
 
 from grpo_credit.batching.rows import Rows, counted
@@ -21,8 +20,9 @@ from grpo_credit.credit.rollouts import OPTIONAL, Rollouts
 from grpo_credit.credit.turns import Turn, Turns
 from grpo_credit.errors import CreditError
 from grpo_credit.trainer import reward_annotations
+from grpo_credit.trainer.answers import answer_logps
 from grpo_credit.trainer.reference import referring
-from grpo_credit.trainer.scoring import Scored, images_of, scored_rows
+from grpo_credit.trainer.scoring import Scored, images_of, padded, scored_rows
 from grpo_credit.trainer.seams import Host, SeamError, mode, piece
 from grpo_credit.trainer.vine import estimated
 from grpo_credit.trainer.window import Generation
@@ -98,7 +98,7 @@ class RolloutCollector:
         if columns is not None:  # a stream does not know them before its first row
             given = ("prompts", "completions", "completion_ids", "trainer_state")  # by TRL
             needs.check_columns(self.named_rewards, [*columns, *given])
-            needs.check_privileged(plan.strategy, plan.privileged_column, columns)
+            needs.check_read(plan.strategy, plan.columns, columns)
             needs.check_continued(plan.strategy, needs.IMAGES & {*columns})
         rewards = [*self.named_rewards, *self._environments]
         weights = [*self.weights, *(1.0 for _ in self._environments)]
@@ -232,7 +232,7 @@ class RolloutCollector:
         rewards = total_rewards(rewards_per_func, self._host.reward_weights)
         columns = {"completion_ids": output["completion_ids"], "mask": counted(output)}
         gathered = {
-            name: gather(pad_across_processes(value, dim=1, pad_index=PADDING[name]))
+            name: gather(pad_across_processes(value, dim=1, pad_index=PADDING.get(name, torch.nan)))
             for name, value in (columns | self._forward(output)).items()
         }
         generations: Any = (
@@ -263,11 +263,15 @@ class RolloutCollector:
         return estimated(self._host, rollouts, scored, self._gather_prompt_ids(output))
 
     def _turns(self) -> Turns | None:
-        scored = self._batch
-        turns = None if scored.told is None else scored.told.turns
-        if turns is None and "turns" in self._host.plan.strategy.needs:
-            turns = [[Turn(0, len(ids), 0, "answer")] if ids else [] for ids in scored.ids]
+        turns = self._own_turns()
         return None if turns is None else tuple(map(tuple, gather_object(turns)))
+
+    def _own_turns(self) -> list[list[Turn]] | None:
+        """Return the turns of this rank's completions, if there are any or a strategy asks."""
+        scored = self._batch
+        if scored.told is not None or "turns" not in self._host.plan.strategy.needs:
+            return None if scored.told is None else scored.told.turns
+        return [[Turn(0, len(ids), 0, "answer")] if ids else [] for ids in scored.ids]
 
     @property
     def _saving(self) -> bool:
@@ -289,8 +293,7 @@ class RolloutCollector:
             own |= {"step_rewards"}  # which belong to turns
         kept = (
             frozenset(OPTIONAL)
-            - {"privileged_logps", "prefix_values"}
-            - (set() if plan.refers else {"ref_logps"})
+            - (needs.OF_A_TRAINER - ({"ref_logps"} if plan.refers else set()))
             - (needs.SETTLED if self._host.tools else set())
         )
         return own | kept if self._saving else own
@@ -337,6 +340,10 @@ class RolloutCollector:
         }
         if "privileged_logps" in self.needs:
             found["privileged_logps"] = self._score_privileged(output)
+        if "answer_logps" in self.needs:
+            found["answer_logps"] = answer_logps(
+                self._host, output, self._batch, self._own_turns() or [], self._score
+            )
         return found
 
     @torch.no_grad()
@@ -357,7 +364,8 @@ class RolloutCollector:
 
     def _score_privileged(self, output: dict[str, Any]) -> Tensor:
         """Score the completions after the prompts of the privileged column."""
-        scored, column = self._batch, self._host.plan.privileged_column
+        scored = self._batch
+        column = self._host.plan.columns["privileged_column"]
         given = [row.get(column) for row in scored.inputs]
         prompts = [p if g is None else g for p, g in zip(scored.prompts, given, strict=True)]
         ids, images, _ = self._host._tokenize_prompts(prompts)
@@ -365,11 +373,9 @@ class RolloutCollector:
             raise CreditError(
                 f"{self._host.plan.strategy.name!r} cannot score prompts with images."
             )
-        flipped = [torch.tensor(row, device=self._host.accelerator.device).flip(0) for row in ids]
-        padded = pad_sequence(flipped, batch_first=True, padding_value=-1).flip(1)
-        mask = (padded >= 0).long()
-        padded = padded.masked_fill(mask == 0, self._host._tokenizer.pad_token_id)
-        return self._score(output, padded, mask)["old_logps"]
+        filler: int = self._host._tokenizer.pad_token_id
+        before = padded(ids, filler, "left", self._host.accelerator.device)
+        return self._score(output, *before)["old_logps"]
 
 
 def _alike(a: Tensor, b: Tensor) -> bool:

@@ -4,7 +4,7 @@
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -13,6 +13,7 @@ from transformers.utils import logging
 from trl import GRPOConfig
 
 from grpo_credit.credit.conformance import examples, smallest
+from grpo_credit.credit.needs import READS
 from grpo_credit.credit.parse import DEFAULT_AGGREGATION, parse_credit_kwargs, resolve_with
 from grpo_credit.credit.strategy import CreditError, Strategy
 from grpo_credit.trainer.hardware import fit_to_hardware
@@ -114,7 +115,7 @@ class Plan:
         strategy: the credit.
         loss_type: the name under which TRL computes the surrogate.
         ratio: `"token"` or `"sequence"`.
-        privileged_column: of the prompts that a contrasting strategy scores completions after.
+        columns: what a strategy may read of the data set (`needs.READS`), by the option's name.
         explicit: whether the credit was asked for, and is not what `loss_type` stands for.
         refers: whether there is a reference model: for the KL term, or because a rule asks.
         alone: whether the strategy teaches where all rewards are equal, too.
@@ -124,7 +125,7 @@ class Plan:
     strategy: Strategy
     loss_type: str
     ratio: str
-    privileged_column: str = CreditOptions.privileged_column
+    columns: Mapping[str, str] = field(default_factory=dict)
     explicit: bool = True
     refers: bool = False
     alone: bool = False
@@ -189,11 +190,12 @@ def plan(
     _refuse_other_optima(args, strategy)
     _try_options(strategy)
     surrogate = loss_type if loss_type in SURROGATE_AGGREGATION else DEFAULT_AGGREGATION
-    column = getattr(args, "privileged_column", CreditOptions.privileged_column)
+    read = [option for option, _ in READS.values()]
+    columns = {name: getattr(args, name, getattr(CreditOptions, name)) for name in read}
     refers = args.beta != 0.0 or "ref_logps" in strategy.needs
     alone = teaches_alone(strategy)
     vine = Vine.of(args, strategy)
-    return Plan(strategy, surrogate, ratio, column, credit is not None, refers, alone, vine)
+    return Plan(strategy, surrogate, ratio, columns, credit is not None, refers, alone, vine)
 
 
 def asked(args: Any, credit: Any, credit_kwargs: Any) -> tuple[Any, dict[str, Any]]:
@@ -327,11 +329,17 @@ def teaches_alone(strategy: Strategy) -> bool:
 
     It is tried out, as `ignores_advantages` is.
     """
-    equal = [rollouts for rollouts in smallest() if (rollouts.rewards == 1).all()]
-    wrong = [
-        replace(r, rewards=0 * r.rewards, rewards_per_func=0 * r.rewards_per_func) for r in equal
-    ]
-    return _is_shipped(strategy) and any(bool(strategy.credit(r).any()) for r in [*equal, *wrong])
+    few = [rollouts for rollouts in smallest() if (rollouts.rewards == 1).all()]
+    equal = [
+        replace(
+            rollouts, advantages=0 * rollouts.advantages,
+            rewards=torch.full_like(rollouts.rewards, reward),
+            rewards_per_func=torch.full_like(rollouts.rewards_per_func, reward),
+        )
+        for rollouts in [*few, next(examples(0))]  # which has several turns
+        for reward in (1.0, 0.0)
+    ]  # fmt: skip
+    return _is_shipped(strategy) and any(bool(strategy.credit(r).any()) for r in equal)
 
 
 def ignores_advantages(strategy: Strategy) -> bool:

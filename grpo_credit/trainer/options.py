@@ -34,6 +34,13 @@ class CreditOptions:
             "for strategies that compare (contrast)."
         },
     )
+    answer_column: str = field(
+        default="answer",
+        metadata={
+            "help": "Column of right answers, as the model would write them; for the strategy that "
+            "asks at each turn how likely the policy finds them (igpo)."
+        },
+    )
     vine_cuts: str = field(
         default="every:64",
         metadata={

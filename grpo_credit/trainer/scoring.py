@@ -1,12 +1,13 @@
 """What the policy thinks of completions: what TRL's fused head computes, and Σ_v π_v² beside."""
 
 import inspect
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 from trl import GRPOTrainer
 
 from grpo_credit.batching.rows import Rows, as_input
@@ -58,6 +59,15 @@ def images_of(output: Mapping[str, Any]) -> dict[str, Any]:
     """Return what of a generation batch TRL hands to the model beside token ids."""
     accepted = inspect.signature(GRPOTrainer._get_per_token_logps_and_entropies).parameters
     return {name: value for name, value in output.items() if name in accepted}
+
+
+def padded(
+    ids: Sequence[Sequence[int]], filler: int, side: Literal["left", "right"], device: Any
+) -> tuple[Tensor, Tensor]:
+    """Return token ids, padded on a side, and the mask of those that are there."""
+    rows = [torch.tensor(row, device=device, dtype=torch.long) for row in ids]
+    there = [torch.ones_like(row) for row in rows]
+    return pad_sequence(rows, True, filler, side), pad_sequence(there, True, 0, side)
 
 
 def scored_rows(

@@ -9,6 +9,8 @@ from grpo_credit.credit.allocations import (  # noqa: F401, each registers its r
     decided,
     entropy,
     even,
+    gain,
+    implicit,
     ktae,
     omega,
     patterns,
