@@ -10,6 +10,7 @@ import statistics
 import pytest
 import torch
 from drawn import close, one_group, scored
+from trl import GRPOConfig
 
 from grpo_credit import Rollouts, compute_credit
 
@@ -51,6 +52,14 @@ def leave_one_out(row, _):
     return group[own] - statistics.fmean(r for i, r in enumerate(group) if i != own)
 
 
+def length_weighted(row, _):
+    """Rewards less the group's mean that is weighted by lengths: verl's `opo`."""
+    first = row - row % GROUP
+    group, lengths = REWARDS[first : first + GROUP], LENGTHS[first : first + GROUP]
+    total = sum(r * n for r, n in zip(group, lengths, strict=True))
+    return REWARDS[row] - total / sum(lengths)
+
+
 WEIGHTS = {
     "token-mean": lambda row: 1 / sum(LENGTHS),
     "seq-mean-token-mean": lambda row: 1 / (len(LENGTHS) * LENGTHS[row]),
@@ -68,6 +77,8 @@ WEIGHTS = {
         ("SkyRL grpo", normalised, 1e-6, "token-mean", "dapo", "group"),
         ("verl grpo", normalised, 1e-6, "seq-mean-token-mean", "length", "group"),
         ("SkyRL grpo", normalised, 1e-6, "prompt-mean", "prompt", "group"),
+        ("SkyRL sequence_mean", normalised, 1e-6, "seq-mean-token-mean", "length", "group"),
+        ("verl opo", length_weighted, 0, "token-mean", "opo/dapo", "none"),
         ("verl without std", centred, 0, "seq-mean-token-sum-norm", "uniform", "none"),
         ("verl without std", centred, 0, "seq-mean-token-sum", "seq", "none"),
         ("OpenRLHF dr_grpo", centred, 0, "token-mean", "dapo", "none"),
@@ -90,3 +101,23 @@ def test_a_group_without_a_difference_teaches_nothing_here_and_there():
     equal = one_group([2, 3], [0.5, 0.5])
     assert scored(equal) == [0, 1]
     assert (compute_credit("dapo", equal) == 0).all()
+
+
+def test_maxrl_of_skyrl_is_omega():
+    """(r - mean) / mean per group, 0 where nothing is right; r is 0 or 1."""
+    right = [1.0, 0.0, 0.0, 0.0, 1.0, 1.0, 0.0, 1.0, 0.0, 0.0, 0.0, 0.0]
+    batch = Rollouts.from_lists(
+        LENGTHS + LENGTHS[:4], right, num_generations=GROUP, max_completion_length=LIMIT,
+        dtype=torch.float64,
+    )  # fmt: skip
+    found = compute_credit("omega/dapo", batch)
+    for row, length in enumerate(LENGTHS + LENGTHS[:4]):
+        mean = statistics.fmean(right[row - row % GROUP :][:GROUP])
+        theirs = (right[row] - mean) / mean if mean > 0 else 0.0
+        close(found[row, :length], [theirs / sum(LENGTHS + LENGTHS[:4])] * length)
+
+
+def test_the_defaults_of_trl_are_those_of_the_table(tmp_path):
+    args = GRPOConfig(str(tmp_path), use_cpu=True, bf16=False)
+    assert (args.loss_type, args.scale_rewards, args.beta) == ("dapo", "group", 0.0)
+    assert (args.importance_sampling_level, args.num_iterations) == ("token", 1)
