@@ -21,4 +21,4 @@ $(tail -n 12 .venv/vllm.log)"
     echo "$state" > "$with/installed"
 fi
 PYTHONPATH="$with" OMP_NUM_THREADS=1 exec python -m pytest tests/test_vllm.py \
-    -n 2 --dist loadgroup "$@"
+    -n 2 "$@"

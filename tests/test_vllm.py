@@ -5,6 +5,8 @@ bash scripts/test_vllm.sh
 
 import importlib.util
 import json
+import tempfile
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -15,6 +17,7 @@ if not importlib.util.find_spec("vllm"):
 
 from chat_model import save_chat_model
 from datasets import Dataset
+from filelock import FileLock
 from harness import ROUNDING, difference
 from peft import LoraConfig
 from torchrun import ended, launch
@@ -293,21 +296,26 @@ def test_sleep_mode_is_refused_where_the_engine_has_none():
 
 # ---- several processes, and the recipe --------------------------------------------------------
 
-# An engine over two processes has shared memory under one name for the whole machine.
-ALONE = pytest.mark.xdist_group("over two processes")
+
+@contextmanager
+def shared_memory(tensor_parallel):
+    """Have the shared memory of an engine over two processes, one name for the whole machine.
+
+    What an engine that was killed left of it would keep the next one from starting.
+    """
+    if tensor_parallel == 1:
+        yield
+        return
+    with FileLock(Path(tempfile.gettempdir()) / "grpo_credit_vllm.lock"):
+        for left in Path("/dev/shm").glob("-tp:0-*-cpushm_*"):
+            left.unlink()
+        yield
 
 
-def forget_killed():
-    """Remove the shared memory of an engine that was killed; the next one would not start."""
-    for left in Path("/dev/shm").glob("-tp:0-*-cpushm_*"):
-        left.unlink()
-
-
-@pytest.mark.parametrize("tensor_parallel", [1, pytest.param(2, marks=ALONE)])
+@pytest.mark.parametrize("tensor_parallel", [1, 2])
 def test_two_processes_have_the_gradient_of_what_both_sampled(tensor_parallel, tmp_path):
-    if tensor_parallel == 2:
-        forget_killed()
-    launch(2, "vllm_two_processes.py", tmp_path, tensor_parallel)
+    with shared_memory(tensor_parallel):
+        launch(2, "vllm_two_processes.py", tmp_path, tensor_parallel)
     assert len(list(tmp_path.glob("rank*"))) == 2
 
 
@@ -319,21 +327,17 @@ SMALLER = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    ("config", "processes"),
-    [("one_gpu_vllm", 1), pytest.param("eight_gpus_vllm", 2, marks=ALONE)],
-)
+@pytest.mark.parametrize(("config", "processes"), [("one_gpu_vllm", 1), ("eight_gpus_vllm", 2)])
 def test_the_recipe_trains_by_its_configuration(config, processes, tmp_path):
     """All that is changed is the size of what is trained, and the devices."""
-    if processes == 2:
-        forget_killed()
     save_chat_model(tmp_path / "model", hidden_size=128)  # heads of 32, for which it has kernels
     rows = [{"question": f"{i} and {i}?", "answer": f"#### {2 * i}"} for i in range(40)]
     Dataset.from_list(rows).to_json(tmp_path / "problems.jsonl")
     local = ["--model_name_or_path=model", "--dataset_name=problems.jsonl", "--output_dir=run"]
     given = ["--config", RECIPES / "configs" / f"{config}.yaml", "--credit=seq"]
     recipe = RECIPES / "grpo_math.py"
-    done = ended(processes, "vllm_helpers.py", recipe, *given, *local, *SMALLER, cwd=tmp_path)
+    with shared_memory(processes):
+        done = ended(processes, "vllm_helpers.py", recipe, *given, *local, *SMALLER, cwd=tmp_path)
     assert done.returncode == 0, done.stderr[-3000:]
     assert "Traceback" not in done.stderr
     metrics, held_out = (
