@@ -18,7 +18,7 @@ OF_A_TRAINER = frozenset({"privileged_logps", "ref_logps", "prefix_values", "ans
 # What a strategy needs, and the option that names the column which it reads for that.
 READS = {
     "privileged_logps": ("privileged_column", "scores completions after the prompts of"),
-    "answer_logps": ("answer_column", "asks at each turn how likely it finds the answer in"),
+    "answer_logps": ("answer_text_column", "asks at each turn how likely it finds the answer in"),
 }
 IMAGES = frozenset({"image", "images"})  # as TRL names their columns
 UNCONTINUED = {

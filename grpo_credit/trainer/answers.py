@@ -42,7 +42,7 @@ def answer_logps(
     """
     if images_of(output):
         raise CreditError(f"{host.plan.strategy.name!r} cannot ask for an answer after images.")
-    device, column = output["completion_ids"].device, host.plan.columns["answer_column"]
+    device, column = output["completion_ids"].device, host.plan.columns["answer_text_column"]
     answers = [_tokens(host, row.get(column)) for row in scored.inputs]
     places = [(row, turn.start) for row, own in enumerate(turns) for turn in own if answers[row]]
     values = torch.full((len(answers), output["completion_ids"].size(1) + 1), torch.nan)

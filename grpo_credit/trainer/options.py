@@ -34,7 +34,7 @@ class CreditOptions:
             "for strategies that compare (contrast)."
         },
     )
-    answer_column: str = field(
+    answer_text_column: str = field(
         default="answer",
         metadata={
             "help": "Column of right answers, as the model would write them; for the strategy that "
