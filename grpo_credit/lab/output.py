@@ -16,8 +16,8 @@ from rich.markup import escape
 from rich.table import Table as RichTable
 
 from grpo_credit.credit.shading import listing, paragraph
-from grpo_credit.experiments.figures.drawing import alone, inline
-from grpo_credit.experiments.figures.forest import Forest, Row
+from grpo_credit.experiments.figures.drawing import Plot, alone, inline
+from grpo_credit.experiments.figures.forest import Row
 from grpo_credit.experiments.html import render
 from grpo_credit.experiments.words import Table as Written
 from grpo_credit.experiments.words import number
@@ -87,7 +87,7 @@ class Figure:
     """
 
     caption: str
-    plot: Forest
+    plot: Plot
 
 
 @dataclass(frozen=True)
@@ -101,6 +101,7 @@ class Findings:
         figures: the numbers, drawn.
         command: that makes this again.
         settings: what was measured, and how.
+        words: what the words of the page mean.
     """
 
     title: str
@@ -109,6 +110,7 @@ class Findings:
     figures: Sequence[Figure]
     command: str
     settings: Mapping[str, Any]
+    words: Mapping[str, str] = field(default_factory=dict)
 
     def to_pandas(self, name: str = "") -> pd.DataFrame:
         """Return the rows of a table, by default the first.

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 from grpo_credit.credit.headroom import LAW_ERROR
 from grpo_credit.experiments.figures.forest import Forest, Row
+from grpo_credit.experiments.figures.scatter import Dot, Scatter
 from grpo_credit.lab.direction import CONFIDENCE, ROUNDING, Direction
 from grpo_credit.lab.measurement import Measured, Measurement, Problem, effective, success
 from grpo_credit.lab.output import (
@@ -61,6 +62,19 @@ class Setting(NamedTuple):
         return self.target == "mean"
 
 
+WORDS = {
+    "expected update": "The mean of the update of one optimizer step over all that may be sampled.",
+    "directional error": "The part of it across the gradient of the target, relative to the part "
+    "along it: the tangent of the angle. 0: no bias but for the length.",
+    "signed cosine": "The cosine of that angle; below 0 the update goes backwards.",
+    "relative variance": "The expected squared distance of one update from its mean, relative to "
+    "the mean's squared length: how much noise a step has.",
+    "within the floor": "An error that the noise of the sample alone would give.",
+    "truth": "The rule that knows the true advantages: the best that credit can do.",
+    "captured": "The share of what the truth saves over `seq` that a rule saves.",
+}
+
+
 def findings(
     problems: Mapping[str, Problem],
     measured: Mapping[Setting, Measured],
@@ -100,6 +114,7 @@ def findings(
         [figure for setting, results in measured.items() for figure in _figures(setting, results)],
         command,
         settings,
+        WORDS,
     )
 
 
@@ -258,6 +273,16 @@ def _figures(setting: Setting, results: Measured) -> list[Figure]:
     variances = [disc(m.strategy, m.variance, m.variance_error) for m in moving]
     return [
         Figure(
+            "Bias against variance: nearer to the corner is better. Crosses: a standard error, or "
+            "an interval of 95 % of the error.",
+            Scatter(
+                f"Bias and variance, {setting}",
+                "directional error",
+                "relative variance of a step",
+                [_dot(m) for m in moving if math.isfinite(m.variance)],
+            ),
+        ),
+        Figure(
             "How far the expected update is from the line along the gradient, relative to its part "
             "on that line: the tangent of the angle between them. Discs: estimates without the "
             "noise of the sample. Thin: intervals of 95 %.",
@@ -268,6 +293,13 @@ def _figures(setting: Setting, results: Measured) -> list[Figure]:
             Forest(f"Variance, {setting}", "relative variance", variances, reference=0),
         ),
     ]
+
+
+def _dot(measurement: Measurement) -> Dot:
+    row, error = _error(measurement.strategy, measurement.direction), measurement.variance_error
+    across, variance = row.mean or 0.0, measurement.variance
+    low, high = row.thin or row.wide or (across, across)
+    return Dot(row.name, (across, low, high), (variance, variance - error, variance + error))
 
 
 def _error(strategy: str, direction: Direction) -> Row:

@@ -3,8 +3,10 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from statistics import fmean
 
 from grpo_credit.experiments.figures.forest import Forest, Row
+from grpo_credit.experiments.figures.heat import Heat
 from grpo_credit.lab.output import ERROR, Cell, Figure, Findings, Table, disc, plus_minus
 from grpo_credit.lab.sampling import Sampling
 from grpo_credit.lab.scores import Estimate, Scores
@@ -17,6 +19,13 @@ SHOWN = {
     "order": "right order",
 }
 CHANCE = 0.5  # what a rule that knows nothing has, as AUROC and of signs
+
+WORDS = {
+    "deciding token": "One at which the chance of a reward changes, by the task's own mathematics.",
+    "AUROC": "The chance that of two tokens of a completion the deciding one has more |credit|.",
+    "sign": "The share of deciding tokens whose credit has the sign of their true advantage.",
+    "right order": "How well credit orders the deciding tokens, which no baseline shifts.",
+}
 
 
 @dataclass(frozen=True)
@@ -61,7 +70,7 @@ def findings(scored: Mapping[str, Scored], sampling: Sampling, command: str) -> 
         "Credit rules against tokens that are known to decide",
         [*_overall(scored), *(_sentence(task, each) for task, each in scored.items())],
         [*tables, *_unfed(scored)],
-        [figure for task, each in scored.items() for figure in _figures(task, each)],
+        [_map(scored), *(f for task, each in scored.items() for f in _figures(task, each))],
         command,
         {
             "batches": sampling.windows,
@@ -69,6 +78,7 @@ def findings(scored: Mapping[str, Scored], sampling: Sampling, command: str) -> 
             "num_generations": sampling.num_generations,
             "seed": sampling.seed,
         },
+        WORDS,
     )
 
 
@@ -138,6 +148,21 @@ def _unfed(scored: Mapping[str, Scored]) -> list[Table]:
         if needs
     ]
     return [Table("oracle_unfed", "Not measured: what a task does not tell", rows)] if rows else []
+
+
+def _map(scored: Mapping[str, Scored]) -> Figure:
+    found = {
+        rule: [each.scores[rule]["auroc"].mean if rule in each.scores else math.nan
+               for each in scored.values()]
+        for rule in dict.fromkeys(rule for each in scored.values() for rule in each.ranked)
+    }  # fmt: skip
+    rules = sorted(found, key=lambda rule: -fmean(v for v in found[rule] if not math.isnan(v)))
+    values = [found[rule] for rule in rules]
+    return Figure(
+        "AUROC of each rule on each task: blue finds the deciding tokens better than chance, "
+        "orange worse. –: the task does not tell what the rule needs.",
+        Heat("Who finds the tokens that decide", rules, list(scored), values, CHANCE, 1 - CHANCE),
+    )
 
 
 def _figures(task: str, scored: Scored) -> list[Figure]:
