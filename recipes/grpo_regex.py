@@ -1,14 +1,15 @@
 # /// script
 # dependencies = ["grpo-credit"]
 # ///
-r"""GRPO for a format: reward completions that match a regular expression.
+r"""GRPO for a format: reward completions that match a regular expression, and right answers.
 
     accelerate launch recipes/grpo_regex.py --credit=seq
     accelerate launch recipes/grpo_regex.py --model_name_or_path Qwen/Qwen2.5-0.5B-Instruct \
         --dataset_name trl-lib/DeepMath-103K --use_peft \
         --pattern '(?s)<think>[^<>]*[\p{L}\p{N}][^<>]*</think>.*'
 
-Without --model_name_or_path it trains a tiny character model, made on the spot, on running sums.
+Without --model_name_or_path it trains a tiny character model, made on the spot, on running sums:
+there the answer earns a reward of its own. With your own data the pattern is all that is rewarded.
 """
 
 import re
@@ -18,7 +19,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import grpo_credit
-from grpo_credit.rewards import RegexReward
+from grpo_credit.rewards import ExactAnswer, RegexReward
 from grpo_credit.run.options import DataArguments, TinyArguments, option
 from grpo_credit.run.recipe import Recipe, Setup, Task
 from grpo_credit.run.training import run_recipe
@@ -50,7 +51,9 @@ def make_task(
         raise ValueError(
             "--dataset_name is missing; the built-in prompts suit the tiny model only."
         )
-    reward = RegexReward(pattern, name="format")
+    rewards: list[Any] = [RegexReward(pattern, name="format")]
+    if not own_data and pattern == tiny.PATTERN:
+        return running_sums(script, args.seed, rewards)
     if own_data:
         train, test = load_prompts(script)
     else:
@@ -59,14 +62,38 @@ def make_task(
     return Task(
         train,
         test,
-        [reward],
-        checker(pattern) if own_data or pattern != tiny.PATTERN else check_sum,
+        rewards,
+        checker(pattern),
         metric="format rate (sampled)",
         title="held-out prompts (the reward is the format alone)",
         tiny=lambda: tiny.warm_start(script.warm_start_seed),
         tiny_outline=outline,
         live="rewards/format/mean",
     )
+
+
+def running_sums(script: RegexArguments, seed: int, rewards: list[Any]) -> Task:
+    """Reward the format and the sum, so that a model does not unlearn one for the other."""
+    from grpo_credit import tiny
+    from grpo_credit.experiments.show.closing import closing
+    from grpo_credit.tiny.model import outline
+
+    return Task(
+        tiny.dataset(4096, seed, "train"),
+        tiny.prompts(script.test_prompts, seed, "test"),
+        [*rewards, ExactAnswer(name="sum")],
+        check_sum,
+        metric="format rate (sampled)",
+        title="held-out sums (format and sum are rewarded)",
+        tiny=lambda: tiny.warm_start(script.warm_start_seed),
+        tiny_outline=outline,
+        live="rewards/format/mean",
+        numbers=(
+            "format rate (sampled)", "format rate (greedy)", "pass@1",
+            f"mean@{script.test_samples}", f"pass@{script.test_samples}",
+        ),
+        closing=lambda run: closing(run, ["spans/seq", "even/seq"]),
+    )  # fmt: skip
 
 
 def train(setup: Setup, run: "grpo_credit.Run") -> None:

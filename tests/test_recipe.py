@@ -177,17 +177,26 @@ def server(tmp_path_factory):
 
 @pytest.mark.parametrize("credit", FOUR)
 def test_every_strategy_learns_the_format(credit, server):
-    options = ["--max_steps=40", "--learning_rate=1e-3", "--test_samples=1"]
+    options = ["--max_steps=40", "--learning_rate=1e-3", "--test_samples=2"]
     code, _, out = server.run(f"--credit={credit}", *options)
     assert code == 0, out
+    closing = out[out.index("64 held-out sums") :].splitlines()
     rates = [
         [float(cell) for cell in line.replace("│", " ").split()[-3:-1]]
-        for line in out.splitlines() if "format rate" in line
+        for line in closing if line.startswith("│")
     ]  # fmt: skip
+    *rates, greedy, one, each = rates
     assert len(rates) == 2
     for before, after in rates:  # a third and an eighth before, nearly 1 after: what is drawn of
         assert before <= 0.6  # 64 prompts moves either by less than what is left here
         assert after >= 0.8
+    for before, after in (greedy, one):  # sums, which are rewarded too
+        assert after > before + 0.1
+    assert each[1] > each[0] - 0.1  # nearly all questions are answered by one of the samples
+    assert len(closing) <= 40
+    assert all(len(line) <= 100 for line in closing)
+    for part in ("A held-out question", "A wrong answer of step", "next: grpo-credit show"):
+        assert any(line.startswith(part) for line in closing), part
 
 
 # ---- mistakes ---------------------------------------------------------------------------------

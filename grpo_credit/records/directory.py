@@ -17,6 +17,7 @@ from typing import Any
 
 from grpo_credit.records import checkpoints
 from grpo_credit.records.files import (
+    ANSWERS,
     HELD_OUT,
     METRICS,
     free,
@@ -177,7 +178,7 @@ def _resume(directory: Path, manifest: dict[str, Any]) -> Path | None:
     _refuse_other_data(directory, old, manifest)
     checkpoint = checkpoints.choose(directory, old, partial(print, file=sys.stderr, flush=True))
     step = -1 if checkpoint is None else checkpoints.step_of(checkpoint)
-    for name in (METRICS, HELD_OUT):
+    for name in (METRICS, HELD_OUT, ANSWERS):
         _drop_later_lines(directory / name, step)
     for name in TABLES:
         _set_later_tables_aside(directory / name, step)

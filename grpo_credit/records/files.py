@@ -24,6 +24,7 @@ from grpo_credit.errors import CreditError
 
 METRICS = "metrics.jsonl"  # of a run directory; see `callbacks.MetricsJsonl`
 HELD_OUT = "held_out.jsonl"  # likewise; see `evaluation.HeldOut`
+ANSWERS = "answers.jsonl"  # likewise: the greedy completions of the tests
 LARGEST = 32 * 2**20  # bytes of a file that is read whole
 LONGEST = 2**20  # bytes of a line, and of a YAML file
 DEEPEST = 64  # lists and mappings inside each other

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from statistics import fmean
 from typing import Any, Protocol
@@ -14,7 +15,7 @@ from transformers import TrainerState as State
 from transformers import TrainingArguments as Arguments
 from transformers.utils import logging
 
-from grpo_credit.records.files import read_lines
+from grpo_credit.records.files import ANSWERS, read_lines
 from grpo_credit.records.jsonfile import append_line
 from grpo_credit.records.ranks import is_main, on_main
 from grpo_credit.trainer.sft_loss import documents_of
@@ -40,13 +41,14 @@ def measure(
     rows: Sequence[Mapping[str, Any]],
     checker: Checker,
     samples: int = 4,
+    keep: Callable[[list[dict[str, Any]]], None] | None = None,
 ) -> dict[str, float]:
     """Average what a checker says over greedy and over sampled completions.
 
     Training goes on as if nothing had been measured. Two strategies are tested by the same draws,
     but with a vLLM server (`grpo_credit.trainer.completing.draws`). Call it on every rank; the
     checker runs on the main process alone, and the rows, with a "prompt" each, hold whatever it
-    reads.
+    reads. There `keep` is given the greedy completions: "prompt", "completion", "right".
 
     Returns:
         For a checker's "right" (0 or 1): "pass@1", of the greedy completion; "mean@k", the mean
@@ -61,7 +63,7 @@ def measure(
     prompts = [row["prompt"] for row in rows]
     greedy = trainer.complete(prompts, greedy=True)
     sampled = trainer.complete(prompts * samples)
-    return on_main(_judge, checker, rows, greedy, sampled)
+    return on_main(_judge, checker, rows, greedy, sampled, keep)
 
 
 def measure_documents(trainer: Any) -> dict[str, float]:
@@ -93,12 +95,21 @@ def _nats(trainer: Any, model: Any, batch: dict[str, Any]) -> torch.Tensor:
 
 
 def _judge(
-    checker: Checker, rows: Sequence[Mapping[str, Any]], greedy: list[str], sampled: list[str]
+    checker: Checker,
+    rows: Sequence[Mapping[str, Any]],
+    greedy: list[str],
+    sampled: list[str],
+    keep: Callable[[list[dict[str, Any]]], None] | None,
 ) -> dict[str, float]:
     """Average the verdicts; the k-th completion of each row follows the (k - 1)-th of all rows."""
     samples = len(sampled) // len(rows)
     alone = [checker(text, row) for text, row in zip(greedy, rows, strict=True)]
     several = [checker(t, row) for t, row in zip(sampled, list(rows) * samples, strict=True)]
+    if keep is not None:
+        keep([
+            {"prompt": row["prompt"], "completion": text, RIGHT: verdict.get(RIGHT)}
+            for row, text, verdict in zip(rows, greedy, alone, strict=True)
+        ])  # fmt: skip
     return {
         **_right(alone, several, sampled, samples),
         **_means(alone, "greedy"),
@@ -151,7 +162,8 @@ def _means(verdicts: list[Mapping[str, float]], how: str) -> dict[str, float]:
 class HeldOut(TrainerCallback):
     """Measure before training, every N optimizer steps, and at the end; keep it in a file.
 
-    A line of the file is {"step", ...what `measure` returns}. What a resumed run has measured
+    A line of the file is {"step", ...what `measure` returns}, and one of answers.jsonl beside it
+    {"step", "prompt", "completion", "right"} of a greedy completion. What a resumed run measured
     already is read from there. An evaluation of the trainer (`eval_strategy`) gets the numbers too,
     as "eval_<name>", so that `metric_for_best_model` may name one. It warns, once, if the reward
     rises while the metric falls; a resumed run remembers the rewards of earlier attempts.
@@ -188,8 +200,11 @@ class HeldOut(TrainerCallback):
             return {}
         if numbers := self.known(step):
             return numbers
+        if is_main():
+            print(f"step {step}: held-out test", flush=True)
         if self.measures is None:
-            numbers = measure(self.trainer, self.rows, self.checker, self.samples)
+            keep = partial(self._keep, step)
+            numbers = measure(self.trainer, self.rows, self.checker, self.samples, keep)
         else:
             with in_mode(self.trainer.model, training=False):
                 numbers = self.measures(self.trainer)
@@ -197,6 +212,10 @@ class HeldOut(TrainerCallback):
             append_line(self.path, {"step": step, **numbers})
             self._warn(read_lines(self.path))
         return numbers
+
+    def _keep(self, step: int, answers: list[dict[str, Any]]) -> None:
+        for answer in answers:
+            append_line(self.path.with_name(ANSWERS), {"step": step, **answer})
 
     def _warn(self, lines: Sequence[Mapping[str, float]]) -> None:
         values = {int(line["step"]): line[self.metric] for line in lines if self.metric in line}

@@ -23,9 +23,10 @@ from grpo_credit.preflight.early import EarlyWarnings
 from grpo_credit.preflight.findings import Finding, errors
 from grpo_credit.preflight.verdict import NotFit, preflight, tell
 from grpo_credit.records import checkpoints, directory, manifest, summary
-from grpo_credit.records.files import HELD_OUT
+from grpo_credit.records.files import ANSWERS, HELD_OUT
 from grpo_credit.records.lock import let_go
 from grpo_credit.records.provenance import MANIFEST
+from grpo_credit.records.ranks import is_main
 from grpo_credit.run.callbacks import LiveLine, MetricsJsonl, StopOnSignal
 from grpo_credit.run.closing import end_training
 from grpo_credit.run.commandline import mistakes_in_one_line
@@ -168,6 +169,7 @@ class Run:
         return kinds is None or (self.options.preflight == "strict" and bool(kinds))
 
     def _look(self, trainer: Any) -> list[Finding]:
+        trainer.accelerator.print("preflight: sampling completions")
         findings = preflight(trainer, strict=self.options.preflight == "strict")
         manifest.set_preflight(self.out, [finding.kind for finding in errors(findings)])
         return findings
@@ -229,10 +231,14 @@ class Run:
 
     def _sum_up(self, before: dict[str, float], after: dict[str, float]) -> None:
         if after:
-            first = {name: before[name] for name in (self.task.metric,) if name in before}
+            chosen = self.task.numbers or (self.task.metric, *before, *after)
+            names = dict.fromkeys(name for name in chosen if name in before | after)
+            first, last = ({n: of[n] for n in names if n in of} for of in (before, after))
             of = f"{len(self.task.test)} " if self.task.test else ""
-            summary.before_after({**first, **before}, after, title=f"{of}{self.task.title}")
+            summary.before_after(first, last, title=f"{of}{self.task.title}")
         summary.where(self._left())
+        if is_main():
+            self.task.closing(self.out)
 
     def _left(self) -> dict[str, Path]:
         """Return where everything is that the run leaves."""
@@ -240,6 +246,7 @@ class Run:
             "model, tokenizer": "model",
             "metrics by step": directory.METRICS,
             "held-out numbers": HELD_OUT,
+            "held-out answers": ANSWERS,
             "completions": "completions",
             "credit by token": "credit",
             "rollouts by step": "rollouts",

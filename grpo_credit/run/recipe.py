@@ -44,6 +44,8 @@ class Task:
         live: metric shown while training beside the reward; see `callbacks.LiveLine`.
         tiny_outline: gives the configuration and the tokenizer of the model that `tiny` makes.
         measure: takes the trainer and returns held-out numbers, in place of `check`.
+        numbers: held-out numbers that the closing table shows; all if there are none.
+        closing: shows more of the run directory, at the end.
     """
 
     train: Any
@@ -56,6 +58,8 @@ class Task:
     live: str | None = None
     tiny_outline: Callable[[], tuple[Any, Any]] | None = None
     measure: Callable[[Any], dict[str, float]] | None = None
+    numbers: tuple[str, ...] = ()
+    closing: Callable[[Path], None] = lambda out: None
 
 
 @dataclass(frozen=True)

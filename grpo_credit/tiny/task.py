@@ -3,8 +3,9 @@
     prompt      3+5+2=
     completion  <think>3+5=8+2=10</think><answer>10</answer>
 
-The work grows with the number of terms, so well-formed completions have 11 to 53 tokens (the end
-token included): rules that divide credit by length have something to disagree about.
+The work grows with the number of terms, so well-formed completions have 11 to 23 tokens (the end
+token included): rules that divide credit by length have something to disagree about. A model of
+half a million parameters learns sums of up to four terms within a few dozen steps.
 """
 
 import hashlib
@@ -15,7 +16,7 @@ from datasets import Dataset
 
 PATTERN = r"<think>[^<>]+</think><answer>[0-9]+</answer>"
 MAX_COMPLETION_TOKENS = 64
-MIN_TERMS, MAX_TERMS = 2, 10
+MIN_TERMS, MAX_TERMS = 2, 4
 SPLITS = ("train", "test")
 
 
@@ -27,7 +28,7 @@ class Check(NamedTuple):
 
 
 def prompts(n: int, seed: int, split: str) -> list[dict[str, str]]:
-    """Draw prompts with their answers; the number of terms is uniform on 2..10.
+    """Draw prompts with their answers; the number of terms is uniform on 2..4.
 
     A prompt belongs to one split for good (a hash decides; one in five is "test"), so no train
     prompt is ever a test prompt, whatever the seeds. Draws are with replacement.

@@ -17,6 +17,7 @@ import transformers
 from torch import Tensor
 from torch.nn import Module
 from torch.nn.functional import cross_entropy
+from tqdm import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging
 
@@ -103,7 +104,7 @@ def learned(lesson: Lesson, cache_dir: Path | None = None, progress: bool = True
 
     def build(folder: Path) -> dict[str, Any]:
         _say(progress, f"{lesson.about}; kept in {root}")
-        metrics = _build(folder, lesson)
+        metrics = _build(folder, lesson, progress)
         _say(progress, f"training took {metrics['seconds']:.0f} s")
         if dropped := metrics["dropped_parameters"]:
             _say(progress, f"its further heads ({dropped:,} parameters) are dropped; GRPO has one")
@@ -158,14 +159,18 @@ def padded(rows: list[list[int]], fill: int) -> Tensor:
     return torch.tensor([row + [fill] * (width - len(row)) for row in rows], device="cpu")
 
 
-def _build(folder: Path, lesson: Lesson) -> dict[str, Any]:
+def _build(folder: Path, lesson: Lesson, progress: bool) -> dict[str, Any]:
     """Train from scratch, save model and tokenizer, return the metrics."""
     start = time.perf_counter()
     tokenizer, settings = lesson.tokenizer(), lesson.settings
     with _threads(settings.threads), torch.enable_grad():
         model = lesson.model(tokenizer)
         learner = lesson.learner(model)
-        loss = train(learner, lesson.batches(tokenizer), settings, lesson.loss)
+        steps = tqdm(
+            lesson.batches(tokenizer), total=settings.steps, leave=False,
+            disable=None if progress else True,  # None: shown on a terminal alone
+        )  # fmt: skip
+        loss = train(learner, steps, settings, lesson.loss)
     with no_progress_bar():
         model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
