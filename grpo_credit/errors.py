@@ -16,7 +16,16 @@ _INSTALLED = tuple({sysconfig.get_path(name) + os.sep for name in ("purelib", "p
 
 
 class CreditError(ValueError):
-    """A strategy cannot be found, built or used as asked, or a file is not what it should be."""
+    """A strategy cannot be found, built or used as asked, or a file is not what it should be.
+
+    Example:
+        >>> from grpo_credit import resolve_credit
+        >>> try:
+        ...     resolve_credit("sqe")
+        ... except CreditError as error:
+        ...     print(str(error)[:43])
+        unknown strategy 'sqe'. Did you mean 'seq'?
+    """
 
 
 def in_one_line(error: BaseException, script: str = "") -> str:

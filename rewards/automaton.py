@@ -35,6 +35,12 @@ class Automaton:
         accepting: whether the text so far matches.
         dead: the state from which nothing matches, whatever follows, or None.
         sure: the state from which everything matches, whatever follows, or None.
+
+    Example:
+        >>> from rewards import RegexReward
+        >>> automaton = RegexReward("ab*").automaton
+        >>> automaton.trace("abc")[-1] == automaton.dead
+        True
     """
 
     classes: CharClasses

@@ -87,6 +87,10 @@ def checked_scores(reward: str, scores: Any, count: int) -> list[float | None]:
     Raises:
         TypeError: naming the reward, if it is no list of numbers and None.
         ValueError: likewise, if it is not one finite score per completion.
+
+    Example:
+        >>> checked_scores("mine", [1, None, 0.5], 3)
+        [1.0, None, 0.5]
     """
     scores = counted(reward, scores, count)
     try:

@@ -48,6 +48,11 @@ class Decided(NamedTuple):
         chars: the number, counting the character that settled it; None if only the end of the
             completion settles it.
         exact: whether it is the smallest such number; otherwise it is an upper bound.
+
+    Example:
+        >>> from rewards import RegexReward
+        >>> RegexReward("ab").decided(["ax..."])[0]
+        Decided(chars=2, exact=True)
     """
 
     chars: int | None
@@ -68,6 +73,13 @@ class TextReward:
         ValueError: (when called) if a column is missing, with the columns there are, or has another
             length than the completions.
         TypeError: (when called) if a completion is neither a text nor a list of messages.
+
+    Example:
+        >>> class Short(TextReward):
+        ...     def score(self, text):
+        ...         return float(len(text) < 4)
+        >>> Short("short")(["abc", "abcd"])
+        [1.0, 0.0]
     """
 
     columns: tuple[str, ...] = ()
@@ -144,6 +156,10 @@ def completion_text(completion: Completion) -> str:
     Raises:
         TypeError: if it is neither a text nor a list of messages.
         ValueError: if no message is the assistant's, with the roles there are.
+
+    Example:
+        >>> completion_text([{"role": "assistant", "content": "4", "reasoning_content": "2+2"}])
+        '<think>2+2</think>4'
     """
     if isinstance(completion, str):
         return completion
@@ -151,7 +167,12 @@ def completion_text(completion: Completion) -> str:
 
 
 def message_text(message: Mapping[str, Any]) -> str:
-    """Return what a message says: its thought, if a parser has set it apart, and its content."""
+    """Return what a message says: its thought, if a parser has set it apart, and its content.
+
+    Example:
+        >>> message_text({"content": "4", "reasoning_content": "2+2"})
+        '<think>2+2</think>4'
+    """
     return "".join(message_pieces(message))
 
 
@@ -159,6 +180,10 @@ def message_pieces(message: Mapping[str, Any]) -> list[str]:
     """Return the parts of `message_text`: the thought between its tags, if any, and the content.
 
     A thought that nothing follows was never closed: parsers let it run to the end of the message.
+
+    Example:
+        >>> message_pieces({"content": "4", "reasoning_content": "2+2"})
+        ['<think>', '2+2', '</think>', '4']
     """
     content = _content(message)
     thought = message.get("reasoning_content") or message.get("thinking")
@@ -170,14 +195,26 @@ def message_pieces(message: Mapping[str, Any]) -> list[str]:
 
 
 def texts_after(completion: Completion) -> list[str]:
-    """Return the texts of the messages that follow the one which is scored: others wrote them."""
+    """Return the texts of the messages that follow the one which is scored: others wrote them.
+
+    Example:
+        >>> said = [("assistant", "a"), ("user", "thanks")]
+        >>> texts_after([{"role": role, "content": text} for role, text in said])
+        ['thanks']
+    """
     if isinstance(completion, str):
         return []
     return [_content(message) for message in completion[answered(completion) + 1 :]]
 
 
 def answered(completion: Any) -> int:
-    """Return which message of a conversation is scored; see `completion_text`."""
+    """Return which message of a conversation is scored; see `completion_text`.
+
+    Example:
+        >>> said = [("assistant", "a"), ("tool", "b"), ("assistant", "c"), ("user", "d")]
+        >>> answered([{"role": role, "content": text} for role, text in said])
+        2
+    """
     if not (isinstance(completion, list) and completion):
         raise _not_a_completion(completion)
     for place in reversed(range(len(completion))):

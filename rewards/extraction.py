@@ -253,7 +253,12 @@ _FENCE = re.compile(r"(?m)^ {0,3}(?P<fence>`{3,}|~{3,})(?P<words>[^`\n]*)(?:\n|\
 
 @dataclass
 class WholeText(Extract):
-    """Take the whole text."""
+    """Take the whole text.
+
+    Example:
+        >>> WholeText()(" 42 ")  # without white space around it
+        (1, 3)
+    """
 
     def find(self, text: str) -> Iterator[Span]:
         """Return the span of each answer in the text."""

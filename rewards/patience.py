@@ -26,7 +26,13 @@ _lists: ContextVar[tuple[Counter[str], ...]] = ContextVar("_lists", default=())
 
 
 class SlowPatternWarning(UserWarning):
-    """A pattern ran out of time on a completion; told once for each pattern."""
+    """A pattern ran out of time on a completion; told once for each pattern.
+
+    Example:
+        >>> import warnings
+        >>> warnings.simplefilter("error", SlowPatternWarning)  # in a test of one's own patterns
+        >>> warnings.resetwarnings()
+    """
 
     remedy = (
         "Take nested repeats apart, (a+)+ is a+, or make the inner one possessive, (a++)+; without "
@@ -91,7 +97,15 @@ def ran_out(pattern: str) -> None:
 
 @contextmanager
 def slow_patterns() -> Generator[Counter[str]]:
-    """Count, for each pattern, the texts in the body on which it ran out of time."""
+    """Count, for each pattern, the texts in the body on which it ran out of time.
+
+    Example:
+        >>> from rewards import RegexReward
+        >>> with slow_patterns() as slow:
+        ...     scores = RegexReward("a+")(["aa"])
+        >>> slow
+        Counter()
+    """
     counts: Counter[str] = Counter()
     token = _lists.set((*_lists.get(), counts))
     try:

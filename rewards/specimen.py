@@ -15,7 +15,13 @@ _PREFERRED = "x1" + string.printable  # a specimen is read by people
 
 
 def specimen_of(reward: Any) -> str | None:
-    """Return a completion that should earn a format reward's full score; None if it tells none."""
+    """Return a completion that should earn a format reward's full score; None if it tells none.
+
+    Example:
+        >>> from rewards import RegexReward
+        >>> specimen_of(RegexReward("<a>[0-9]</a>"))
+        '<a>1</a>'
+    """
     reward = unwrapped(reward)
     if isinstance(reward, Combination):
         return next(filter(None, map(specimen_of, reversed(reward.parts))), None)

@@ -1,5 +1,7 @@
 """What the commands do, from Python, and what a notebook shows of it."""
 
+import importlib
+import inspect
 import json
 import subprocess
 import sys
@@ -166,3 +168,19 @@ def test_an_unknown_name_of_a_package_is_told(package):
     with pytest.raises(AttributeError, match="has no attribute 'exakt'"):
         _ = package.exakt
     assert all(callable(getattr(package, name)) for name in package.__all__)
+
+
+# ---- what is public says how it is used ---------------------------------------------------------
+
+ROOMS = ("grpo_credit", "grpo_credit.rewards", "grpo_credit.lab", "grpo_credit.experiments.study",
+         "grpo_credit.experiments.report")  # fmt: skip
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_every_public_object_has_an_example(room):
+    module = importlib.import_module(room)
+    names = getattr(module, "__all__", None) or [n for n in vars(module) if not n.startswith("_")]
+    public = {name: getattr(module, name) for name in names}
+    made = {n: o for n, o in public.items() if inspect.isclass(o) or inspect.isfunction(o)}
+    assert made
+    assert [n for n, o in made.items() if "Example" not in (inspect.getdoc(o) or "")] == []

@@ -6,6 +6,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from matplotlib.figure import Figure
+from study_helpers import collected
 
 from grpo_credit.experiments.design import Study
 from grpo_credit.experiments.figures.palette import MEAN, strategy_line
@@ -14,10 +15,16 @@ from grpo_credit.experiments.figures.shading import shade
 from grpo_credit.experiments.report.data import Examples, Pairing, Report, RunResult, shown
 from grpo_credit.experiments.report.limits import Limits
 from grpo_credit.experiments.report.series import COLUMNS, Curves, ratios
+from grpo_credit.experiments.report.store import load
 from grpo_credit.experiments.report.view_credit import shaded
 from grpo_credit.experiments.report.view_curves import average, learning
 from grpo_credit.experiments.report.view_diagnostics import constants, gradient_table, known
-from grpo_credit.experiments.report.view_results import differences_figure, profile, speeds
+from grpo_credit.experiments.report.view_results import (
+    differences_figure,
+    profile,
+    speeds,
+    values_figure,
+)
 from grpo_credit.experiments.report.view_run import cost_table, listed
 
 STUDY = Study("r.py", ["a", "b"], [0, 1], [], "a", "right", True, "ablate")
@@ -276,3 +283,16 @@ def test_completions_of_every_step_are_shown_and_the_rest_counted():
 def test_a_step_without_a_strategys_credit_is_shown_without_shades():
     made = report(credit=[example(1, 0), example(9, 0, **{"credit b": None})])
     assert shades(shaded(made, Limits()), 1)[:2] == [["p4", "z"], ["n8", "z"]]
+
+
+def test_an_interval_of_a_share_ends_at_0_and_1(tmp_path):
+    """Two seeds have a wide interval; that of another number is as wide as it is."""
+    report = load(
+        collected(tmp_path / "study", ("uniform", "seq"), (0, 1), value=lambda n, seed: seed * 0.9)
+    )
+    for metric, cut in (("pass@1", True), ("reward", False)):
+        named = replace(report, study=replace(report.study, metric=metric))
+        rows = values_figure(named).rows
+        ends = [end for row in rows for end in (row.wide or ())]
+        assert ends
+        assert all(0 <= end <= 1 for end in ends) == cut

@@ -292,5 +292,10 @@ def as_rule(thing: object, name: str) -> Rule:
 
 
 def list_credit() -> list[Rule]:
-    """Return every registered rule, aggregations first, each kind by name."""
+    """Return every registered rule, aggregations first, each kind by name.
+
+    Example:
+        >>> {rule.kind for rule in list_credit()} == {"aggregation", "allocation"}
+        True
+    """
     return sorted(rules().values(), key=lambda rule: (rule.kind != "aggregation", rule.name))

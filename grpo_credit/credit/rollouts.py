@@ -83,6 +83,12 @@ class Rollouts:
     Raises:
         ValueError: if a field's shape does not fit, a number is not finite where it must be, a
             tensor carries a gradient, or the counts are negative.
+
+    Example:
+        >>> two = Rollouts.from_lists([2, 3], [1.0, 0.0], num_generations=2,
+        ...                           max_completion_length=4)
+        >>> two.mask.sum(dim=1), two.num_tokens
+        (tensor([2, 3]), tensor(5.))
     """
 
     completion_ids: Int[Tensor, "B T"]

@@ -115,6 +115,10 @@ def load_rollouts(path: Path | str) -> SavedRollouts:
         CreditError: if the file is damaged, of another kind, or of another version; of tokens that
             do not fit their completion, when they are asked for.
         OSError: if there is no such file.
+
+    Example:
+        saved = load_rollouts("out/rollouts/rollouts_00020.parquet")
+        compute_credit("loo+decided/seq", saved.rollouts)
     """
     path = Path(path)
     if not path.is_file():

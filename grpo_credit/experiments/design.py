@@ -38,6 +38,10 @@ class Study:
     Raises:
         CreditError: fewer than two seeds, no strategy, a strategy or seed named twice, a baseline
             that is not among the strategies, an option that the study sets itself.
+
+    Example:
+        >>> Study("recipes/grpo_regex.py", ("seq", "dapo"), (0, 1)).baseline
+        'seq'
     """
 
     recipe: str

@@ -71,6 +71,11 @@ class Run:
 
     Raises:
         ValueError: wrong options, or a directory that cannot be taken; see `directory.claim`.
+
+    Example:
+        with Run(args, Task(train, test, [reward], check, metric="pass@1")) as run:
+            trainer = CreditGRPOTrainer(model, reward, args, train, callbacks=run.callbacks)
+            run.train(trainer)
     """
 
     def __init__(

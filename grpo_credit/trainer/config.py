@@ -51,6 +51,11 @@ class CreditGRPOConfig(CreditOptions, GRPOConfig):
     Raises:
         CreditError: (a ValueError) if the strategy is unknown, its options are wrong, or another
             setting clashes with it.
+
+    Example:
+        >>> args = CreditGRPOConfig("out", credit="seq", use_cpu=True, bf16=False)
+        >>> args.credit, args.importance_sampling_level
+        ('seq', None)
     """
 
     loss_type: str | None = field(  # ty: ignore[incompatible-attribute-override]

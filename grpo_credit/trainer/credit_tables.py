@@ -75,7 +75,11 @@ def save_credit(
 
 
 def load_credit(path: Path | str) -> pd.DataFrame:
-    """Read a credit table, of earlier versions as well, with `tokens`: the text of each token."""
+    """Read a credit table, of earlier versions as well, with `tokens`: the text of each token.
+
+    Example:
+        load_credit("out/credit/credit_00020.parquet")[["reward", "tokens", "credit"]]
+    """
     table = read_table(Path(path))
     packed = (table.schema.metadata or {}).get(_KEY)
     frame = table.to_pandas(ignore_metadata=True)

@@ -27,6 +27,10 @@ class CreditSFTConfig(SupervisedOptions, SFTConfig):
     Raises:
         CreditError: (a ValueError) if the strategy is unknown, its options are wrong, or another
             setting clashes with it; see `supervised`.
+
+    Example:
+        >>> CreditSFTConfig("out", credit="seq", use_cpu=True, bf16=False).credit
+        'seq'
     """
 
     def __post_init__(self) -> None:

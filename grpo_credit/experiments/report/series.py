@@ -1,5 +1,6 @@
 """Curves over seeds: each run's, their mean, and a band around it."""
 
+import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
@@ -16,8 +17,19 @@ COLUMNS = pa.schema(
         "seconds": pa.float64(), "name": pa.string(), "value": pa.float64(),
     }
 )  # fmt: skip
+RATE = re.compile(r"rate|share|pass@|mean@|accuracy|exact", re.IGNORECASE)
 Key = tuple[str, str, int]  # name, strategy, seed
 Run = tuple[np.ndarray, np.ndarray]  # x and y, both (k,), in the order of x
+
+
+def is_share(name: str, values: Iterable[float]) -> bool:
+    """Return whether a number is a share by its name and its values: its intervals end at 0 and 1.
+
+    Example:
+        >>> is_share("pass@1", [0.0, 0.5]), is_share("learning rate", [3.0])
+        (True, False)
+    """
+    return bool(RATE.search(name)) and all(0 <= value <= 1 for value in values)
 
 
 @dataclass(frozen=True)

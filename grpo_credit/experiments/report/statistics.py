@@ -106,6 +106,11 @@ def compare(
 
     Returns:
         Everything that the report prints.
+
+    Example:
+        >>> found = compare({"seq": {0: 0.5, 1: 0.75}, "dapo": {0: 0.25, 1: 0.5}}, "seq")
+        >>> [round(each.mean, 3) for each in found.differences]
+        [-0.25]
     """
     pairs = {
         name: _pair(cells, values[baseline]) for name, cells in values.items() if name != baseline

@@ -1,7 +1,6 @@
 """How training went: curves in panels that share their axes."""
 
 import math
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
@@ -29,11 +28,11 @@ from grpo_credit.experiments.report.series import (
     LENGTH_WRONG,
     Curves,
     Run,
+    is_share,
     thinned,
 )
 
 FEW = 4  # strategies whose curves can be told apart on the same axes
-RATE = re.compile(r"rate|share|pass@|mean@|accuracy|exact", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -85,7 +84,7 @@ def _panels(report: Report, curves: Curves, name: str, axis: str, limits: Limits
     """Draw few strategies on the same axes, and more of them each on its own."""
     runs = {credit: curves.runs(name, credit, axis) for credit in shown(report, limits)}
     values = [y for each in runs.values() for _, y in each.values()]
-    share = bool(RATE.search(name)) and all((y >= 0).all() and (y <= 1).all() for y in values)
+    share = is_share(name, np.concatenate([np.empty(0), *values]))
     draw = _one if together(report, limits) else _each
     return [replace(panel, share=share) for panel in draw(report, runs, axis, limits)]
 

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -14,7 +14,7 @@ from grpo_credit.experiments.report.data import FINISHED, Report, RunResult
 from grpo_credit.experiments.report.difference import Difference
 from grpo_credit.experiments.report.intervals import Interval, Settings, mean
 from grpo_credit.experiments.report.limits import Limits
-from grpo_credit.experiments.report.series import HELD_OUT
+from grpo_credit.experiments.report.series import HELD_OUT, is_share
 from grpo_credit.experiments.report.statistics import Result
 from grpo_credit.experiments.report.verdict import decimals, probability, smallest_number
 from grpo_credit.experiments.words import NONE, Table, number, signed
@@ -33,19 +33,29 @@ def grid(report: Report, limits: Limits) -> dict[str, list[RunResult]]:
 
 def values_figure(report: Report) -> Forest:
     """Draw every run, the mean, and both intervals of each strategy."""
-    comparison, values = report.comparison, report.values
+    metric = report.study.metric or "metric"
+    values = {name: [value for value in of.values() if value is not None]
+              for name, of in report.values.items()}  # fmt: skip
+    share = is_share(metric, [value for of in values.values() for value in of])
     rows = [
         Row(
             result.strategy,
-            _note(number(result.mean), result.t_interval),
-            [value for value in values[result.strategy].values() if value is not None],
+            _note(number(result.mean), _within(result.t_interval, share)),
+            values[result.strategy],
             result.mean,
-            _ends(result.t_interval),
-            _ends(result.bootstrap),
+            _ends(_within(result.t_interval, share)),
+            _ends(_within(result.bootstrap, share)),
         )
-        for result in comparison.results
+        for result in report.comparison.results
     ]
-    return Forest("Each strategy", report.study.metric or "metric", rows)
+    return Forest("Each strategy", metric, rows)
+
+
+def _within(interval: Interval | None, share: bool) -> Interval | None:
+    """Cut an interval off at 0 and 1 if it is of a share, which is nothing else."""
+    if interval is None or not share:
+        return interval
+    return replace(interval, low=max(0.0, interval.low), high=min(1.0, interval.high))
 
 
 def differences_figure(report: Report) -> Forest:
