@@ -177,7 +177,7 @@ def server(tmp_path_factory):
 
 @pytest.mark.parametrize("credit", FOUR)
 def test_every_strategy_learns_the_format(credit, server):
-    options = ["--max_steps=40", "--learning_rate=1e-3", "--test_samples=2"]
+    options = ["--max_steps=40", "--test_samples=2"]
     code, _, out = server.run(f"--credit={credit}", *options)
     assert code == 0, out
     closing = out[out.index("64 held-out sums") :].splitlines()
