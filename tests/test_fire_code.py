@@ -102,7 +102,12 @@ def test_what_a_yaml_file_names_is_not_imported(text, message, trap, monkeypatch
     ("text", "message"),
     [("recipe: evilmod.py", "names the recipe 'evilmod.py'"),
      ("credit: [seq, 'evilmod:go']", "names the code 'evilmod:go'"),
-     ("options: [--trust_remote_code=true]", "sets trust_remote_code")],
+     ("options: [--trust_remote_code=true]", "sets trust_remote_code"),
+     ("options: [--trust-remote-code, 'true']", "sets trust_remote_code"),
+     ("options: [--tools, 'os:getcwd', 'evilmod:go']", "names the code 'os:getcwd'"),
+     ("options: ['--tools=evilmod:go', --bf16]", "names the code 'evilmod:go'"),
+     ("options: [--credit_kwargs, '{\"function\": \"evilmod:phi\"}']", "names the code"),
+     ("options: [--attn_implementation, someone/kernels]", "sets attn_implementation")],
 )  # fmt: skip
 def test_a_study_file_runs_and_imports_nothing(text, message, trap, capsys):
     Path("a.yaml").write_text(text)

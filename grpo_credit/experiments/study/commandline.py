@@ -182,9 +182,7 @@ def _words(
     if not isinstance(options, dict | list):
         raise ValueError(f"options in {path} are {options!r:.60}, expected a mapping or a list.")
     theirs = _flags(options) if isinstance(options, dict) else [str(each) for each in options]
-    for name, equals, value in (word.partition("=") for word in theirs):
-        option = {name.lstrip("-").replace("-", "_"): value if equals else True}
-        refuse_code_of(path, options if isinstance(options, dict) else option, typed)
+    refuse_code_of(path, options if isinstance(options, dict) else _options(theirs), typed)
     known = [action.dest for action in parser._actions if action.dest not in ("help", "config")]
     for key in content:
         if key not in known:
@@ -192,6 +190,18 @@ def _words(
             raise ValueError(f"unknown key {key!r} in {path}: nothing reads it.{hint}")
     content = {key: value for key, value in content.items() if value is not False}
     return _flags(content), theirs
+
+
+def _options(words: Sequence[str]) -> dict[str, Any]:
+    """Return words as options: `--a=1`, `--b 2 3` and `--c`."""
+    found: dict[str, list[str]] = {"": []}
+    for word in words:
+        if word.startswith("--"):
+            name, equals, value = word[2:].partition("=")
+            found.setdefault(name.replace("-", "_"), []).extend([value] if equals else [])
+        else:
+            found[list(found)[-1]].append(word)
+    return {name: values or True for name, values in found.items() if name or values}
 
 
 def _flags(values: Mapping[str, Any]) -> list[str]:
