@@ -56,6 +56,8 @@ def test_many_open_tokens_may_be_worth_their_root():
     assert "bound x 4.0 (any rule, any batch); estimate x 3.7 (x 3.7) in a batch of 8" in lines[1]
     assert "in a batch of about 1,655" in lines[2]
     assert "up to x 3.7: rules that know where" in lines[3]
+    assert "automaton, known and spans" in lines[3]
+    assert "such as turns and spans" in told(found, 8, tools=True)[3]  # the others are refused
 
 
 def test_gradients_without_a_common_direction_leave_the_noise_open():
