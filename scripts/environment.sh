@@ -1,6 +1,7 @@
 # Sourced by the scripts beside it: makes .venv with the tested versions, and goes into it. A .venv
 # that was left half made, or whose Python is gone or too old, is mended or made anew.
-# PYTHON names the interpreter to make it with (3.11 or newer; default python3).
+# PYTHON names the interpreter to make it with (3.11 or newer; default python3). `extras` says what
+# is installed beside the package: all that its tests need, or nothing if it is empty.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 trap 'echo "stopped; the same command goes on" >&2; exit 130' INT
@@ -54,12 +55,14 @@ fi
 
 # Installed once per state of the files that decide what is installed.
 state="$(cat pyproject.toml constraints.txt | cksum | tr -d ' ')"
-if [ "$(cat .venv/installed 2>/dev/null)" != "$state" ]; then
+extras="${extras-[dev]}"
+has="$(cat .venv/installed 2>/dev/null || true)"
+if [ "$has" != "$state[dev]" ] && [ "$has" != "$state$extras" ]; then
     echo "installing (a few minutes the first time; what pip says is in .venv/install.log)"
     : > .venv/install.log
     install torch  # first: a plain range would let pip choose another build than the tested one
-    install --editable '.[dev]'
-    echo "$state" > .venv/installed
+    install --editable ".$extras"
+    echo "$state$extras" > .venv/installed
 fi
 export PATH="$PWD/.venv/bin:$PATH"
 trap - INT

@@ -184,3 +184,20 @@ def test_ctrl_c_while_it_is_made_is_one_line(project):
     assert done.returncode == 130
     assert done.stderr == "stopped; the same command goes on\n"
     assert "ready" not in done.stdout
+
+
+def test_what_only_tests_need_is_installed_for_tests_alone(project):
+    interpreter(project / "bin", "3.12")
+    tested = (project / "demo.sh").read_text()
+
+    def ledgered(text):
+        (project / "demo.sh").write_text(text)
+        code, *_, installs = set_up(project)
+        assert code == 0
+        last = [line for line in (project / "ledger").read_text().splitlines() if "edit" in line]
+        return installs, [line.endswith("--editable .[dev]") for line in last]
+
+    assert ledgered('extras=""\n' + tested) == (2, [False])
+    assert ledgered('extras=""\n' + tested) == (0, [])
+    assert ledgered(tested) == (2, [True])
+    assert ledgered('extras=""\n' + tested) == (0, [])  # more is there than it needs
