@@ -241,6 +241,8 @@ def test_no_answer_is_asked_for_where_there_is_none(monkeypatch, tmp_path):
     _, rollouts = tool_run(tmp_path, Teller(), columns={"answer": [None, "a"]}, **options)
     assert rollouts.answer_logps[:4].isnan().all()
     assert not rollouts.answer_logps[4:, 0].isnan().any()
+    with pytest.raises(CreditError, match=r"holds \['a', 'b'\], expected one text or number"):
+        tool_run(tmp_path, Teller(), columns={"answer": [["a", "b"]] * 2}, **options)
     with pytest.raises(CreditError, match=r"how likely it finds the answer in the column 'answer'"):
         tool_run(tmp_path, Teller(), **options)
 

@@ -1,5 +1,6 @@
 """How likely the policy finds the right answer before each of its turns."""
 
+import reprlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -38,7 +39,7 @@ def answer_logps(
         At the column where a turn begins; NaN elsewhere, and in rows without an answer.
 
     Raises:
-        CreditError: if the prompts have images.
+        CreditError: if the prompts have images, or an answer is neither text nor number.
     """
     if images_of(output):
         raise CreditError(f"{host.plan.strategy.name!r} cannot ask for an answer after images.")
@@ -65,5 +66,14 @@ def answer_logps(
 
 
 def _tokens(host: Host, answer: object) -> list[int]:
-    """Return the token ids of an answer, as a text; none where there is no answer."""
-    return [] if answer is None else host._tokenizer.encode(str(answer), add_special_tokens=False)
+    """Return the token ids of an answer; none where there is no answer."""
+    if answer is None:
+        return []
+    if not isinstance(answer, str | int | float):
+        column = host.plan.columns["answer_text_column"]
+        raise CreditError(
+            f"the column {column!r} holds {reprlib.repr(answer)}, expected one text or number: "
+            f"what {host.plan.strategy.name!r} asks the policy for. Make a column of such, and "
+            "name it with answer_text_column."
+        )
+    return host._tokenizer.encode(str(answer), add_special_tokens=False)
