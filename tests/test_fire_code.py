@@ -102,6 +102,12 @@ def test_what_a_yaml_file_names_is_not_imported(text, message, trap, monkeypatch
     ("text", "message"),
     [("recipe: evilmod.py", "names the recipe 'evilmod.py'"),
      ("credit: [seq, 'evilmod:go']", "names the code 'evilmod:go'"),
+     ("options: [--tools, 'evilmod:go']", "names the code 'evilmod:go'"),
+     ("options: [--tools, fine, 'evilmod:go']", "names the code 'evilmod:go'"),
+     ("options: ['--tools=evilmod:go']", "names the code 'evilmod:go'"),
+     ("options: {tools: ['evilmod:go']}", "names the code 'evilmod:go'"),
+     ("options: [--credit-kwargs, '{\"function\": \"evilmod:go\"}']", "names the code"),
+     ("options: {credit-kwargs: '{\"function\": \"evilmod:go\"}'}", "names the code"),
      ("options: [--trust_remote_code=true]", "sets trust_remote_code")],
 )  # fmt: skip
 def test_a_study_file_runs_and_imports_nothing(text, message, trap, capsys):
