@@ -149,15 +149,18 @@ def _mean_product(products: np.ndarray) -> float:
 # ---- in words ---------------------------------------------------------------------------------
 
 
-def told(found: Headroom, batch: float) -> list[str]:
-    """Say in lines what optimizer steps of so many completions can gain by better credit."""
+def told(found: Headroom, batch: float, *, tools: bool = False) -> list[str]:
+    """Say in lines what optimizer steps of so many completions can gain by better credit.
+
+    With `tools`, rules are named that accept them: nothing is settled before the loop has ended.
+    """
     return [
         f"headroom: {found.uncertain:.1f} of the {found.tokens:.0f} tokens of a completion are "
         "uncertain, Σ (1 - Σπ²); credit cannot matter at the others",
         f"headroom in steps, next to seq: bound x {_short(found.bound)} (any rule, any batch); "
         f"estimate {_estimate(found, batch)} in a batch of {batch:,.0f}",
         f"headroom: {_noise_line(found)}",
-        f"headroom: {_advice(found, batch)}",
+        f"headroom: {_advice(found, batch, tools)}",
     ]
 
 
@@ -181,13 +184,14 @@ def _noise_line(found: Headroom) -> str:
     return f"{stops} in a batch of about {found.enough:,.0f} (gradients of the last layer)"
 
 
-def _advice(found: Headroom, batch: float) -> str:
+def _advice(found: Headroom, batch: float, tools: bool) -> str:
     most = min(found.bound, found.gain(batch, found.high))
     if most <= LITTLE:
         return f"at most x {_short(most)}: choose a rule by other reasons"
+    rules = "turns, gigpo and spans" if tools else "automaton, known and spans"
     return (
         f"up to x {_short(most)}: rules that know where a reward is decided come nearest, such as "
-        "automaton, known and spans; see `grpo-credit list`"
+        f"{rules}; see `grpo-credit list`"
     )
 
 
