@@ -54,7 +54,8 @@ def tool_run(folder, rewards, credit="bystander/seq", prompts=1, **options):
     data = [{"prompt": [{"role": "user", "content": f"{n}?"}]} for n in range(prompts)]
     arguments = {"rollout_func": None, "reward_funcs": rewards, "processing_class": None,
                  "train_dataset": Dataset.from_list(data), "eval_dataset": None}  # fmt: skip
-    arguments |= {name: options.pop(name) for name in LOOPS if name in options}
+    given = (*LOOPS, "train_dataset")
+    arguments |= {name: options.pop(name) for name in given if name in options}
     settings = {"max_steps": 1, "per_device_train_batch_size": 4 * prompts,
                 "gradient_accumulation_steps": 1, "max_completion_length": 300,
                 "scale_rewards": "none"}  # fmt: skip
