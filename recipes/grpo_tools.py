@@ -120,8 +120,12 @@ def failed(conversation: Conversation) -> Iterator[int]:
 
 
 def check(completion: str, row: Mapping[str, Any]) -> dict[str, float]:
-    """Judge a dialogue, written as JSON, by the last number of its last message."""
-    messages = json.loads(completion or "[]")
+    """Judge a dialogue that is written as JSON."""
+    return judge(json.loads(completion or "[]"), row)
+
+
+def judge(messages: Conversation, row: Mapping[str, Any]) -> dict[str, float]:
+    """Judge a dialogue by the last number of its last message."""
     calls = sum(len(message.get("tool_calls") or []) for message in messages)
     said = str(messages[-1]["content"]) if messages else ""
     right = last_number(said) == last_number(row["answer"])
@@ -136,44 +140,10 @@ def last_number(text: Any) -> float | None:
 
 
 def measure(trainer: Any, rows: list[dict[str, Any]], samples: int) -> dict[str, float]:
-    """Return the held-out numbers of dialogues that TRL's own loop played, by `check`."""
-    from grpo_credit.run import evaluation
+    """Return the held-out numbers of dialogues that TRL's own loop played."""
+    from grpo_credit.run.evaluation import measure_dialogues
 
-    numbers = evaluation.measure(Player(trainer, rows), rows, check, samples)
-    return {name: x for name, x in numbers.items() if name not in evaluation.LENGTHS}  # of JSON
-
-
-@dataclass
-class Player:
-    """Plays held-out dialogues with the tools: the whole list on every rank, by the same draws."""
-
-    trainer: Any
-    rows: list[dict[str, Any]]
-
-    def complete(self, prompts: list[Any], *, greedy: bool = False, seed: int = 0) -> list[str]:
-        """Return what follows each prompt, the tools' messages too, as JSON."""
-        from accelerate.utils import set_seed
-
-        from grpo_credit.preflight.draw import untouched
-        from grpo_credit.trainer.completing import replaced, rows_at_once
-
-        trainer, played = self.trainer, []
-        sampler = trainer.vllm_generation if trainer.use_vllm else trainer.generation_config
-        likeliest = {"top_k": 1} if greedy else {}
-        rows = [self.rows[n % len(self.rows)] for n in range(len(prompts))]
-        with untouched(trainer), replaced(sampler, likeliest):
-            set_seed(seed)
-            generate = trainer._generate
-
-            def listen(*given: Any) -> Any:
-                output = generate(*given)
-                played.extend(json.dumps(messages) for messages in output[3])
-                return output
-
-            trainer._generate, trainer.num_generations = listen, 1
-            for first in range(0, len(rows), size := rows_at_once(trainer.args)):
-                trainer._generate_and_score_completions(rows[first : first + size])
-        return played
+    return measure_dialogues(trainer, rows, lambda wrote, row, _: judge(wrote, row), samples)
 
 
 RECIPE = Recipe(__file__, __doc__ or "", ToolArguments, make_task, train, DEFAULTS, TINY_DEFAULTS)

@@ -107,7 +107,12 @@ def test_what_a_yaml_file_names_is_not_imported(text, message, trap, monkeypatch
      ("options: [--tools, 'os:getcwd', 'evilmod:go']", "names the code 'os:getcwd'"),
      ("options: ['--tools=evilmod:go', --bf16]", "names the code 'evilmod:go'"),
      ("options: [--credit_kwargs, '{\"function\": \"evilmod:phi\"}']", "names the code"),
-     ("options: [--attn_implementation, someone/kernels]", "sets attn_implementation")],
+     ("options: [--attn_implementation, someone/kernels]", "sets attn_implementation"),
+     ("options: [--tools, 'evilmod:go']", "names the code 'evilmod:go'"),
+     ("options: [--tools, fine, 'evilmod:go']", "names the code 'evilmod:go'"),
+     ("options: {tools: ['evilmod:go']}", "names the code 'evilmod:go'"),
+     ("options: [--credit-kwargs, '{\"function\": \"evilmod:go\"}']", "names the code"),
+     ("options: {credit-kwargs: '{\"function\": \"evilmod:go\"}'}", "names the code")],
 )  # fmt: skip
 def test_a_study_file_runs_and_imports_nothing(text, message, trap, capsys):
     Path("a.yaml").write_text(text)

@@ -57,7 +57,12 @@ def test_many_open_tokens_may_be_worth_their_root():
     assert "in a batch of about 1,655" in lines[2]
     assert "up to x 3.7: rules that know where" in lines[3]
     assert "automaton, known and spans" in lines[3]
-    assert "such as turns and spans" in told(found, 8, tools=True)[3]  # the others are refused
+
+
+def test_with_tools_only_rules_that_take_tools_are_named():
+    advice = told(headroom(judged([0.5] * 16, **agreeing(100.0))), 8, tools=True)[-1]
+    assert "turns, gigpo and spans" in advice
+    assert "automaton" not in advice
 
 
 def test_gradients_without_a_common_direction_leave_the_noise_open():

@@ -1,7 +1,6 @@
 """Turns: what TRL's own tool loop wrote, and what rewards and environments say of it."""
 
 from dataclasses import replace
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -16,7 +15,6 @@ from grpo_credit.credit.allocations.steps import turns
 from grpo_credit.credit.saved import find_rollouts, load_rollouts, save_rollouts
 from grpo_credit.credit.turns import Turn, of_role
 from grpo_credit.rewards import completion_text
-from grpo_credit.trainer.completing import complete
 
 NAN = float("nan")
 THOUGHT = "<think>\nso I look\n</think>\n\n"
@@ -296,11 +294,6 @@ def onlooking(rollouts):
     """Remember the rollouts."""
     SEEN.append(rollouts)
     return rollouts.advantages[:, None] * rollouts.mask
-
-
-def test_completing_with_an_environment_is_refused():
-    with pytest.raises(CreditError, match=r"complete\(\) writes one turn and runs no environment"):
-        complete(SimpleNamespace(environment_factories={None: Room}), ["?"], greedy=True, seed=0)
 
 
 # ---- plain tools ------------------------------------------------------------------------------

@@ -55,7 +55,8 @@ def tool_run(folder, rewards, credit="bystander/seq", prompts=1, **options):
     data = Dataset.from_dict({"prompt": asked} | options.pop("columns", {}))
     arguments = {"rollout_func": None, "reward_funcs": rewards, "processing_class": None,
                  "train_dataset": data, "eval_dataset": None}  # fmt: skip
-    arguments |= {name: options.pop(name) for name in LOOPS if name in options}
+    given = (*LOOPS, "train_dataset")
+    arguments |= {name: options.pop(name) for name in given if name in options}
     settings = {"max_steps": 1, "per_device_train_batch_size": 4 * prompts,
                 "gradient_accumulation_steps": 1, "max_completion_length": 300,
                 "scale_rewards": "none"}  # fmt: skip

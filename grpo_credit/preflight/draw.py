@@ -6,12 +6,10 @@ order of the data and the random states are as they were. Not restored: what rew
 environments keep for themselves, and vLLM's own random state.
 """
 
-import copy
 import math
 import time
 from collections import Counter
-from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -30,7 +28,7 @@ from grpo_credit.preflight.variants import SPECIAL, relieve
 from grpo_credit.preflight.watch import Watched, watch
 from grpo_credit.rewards import completion_text
 from grpo_credit.trainer.probing import can_probe, probe
-from grpo_credit.trainer.undisturbed import in_mode, random_states_kept
+from grpo_credit.trainer.undisturbed import untouched
 
 if TYPE_CHECKING:
     from grpo_credit.trainer.seams import Seams
@@ -38,8 +36,6 @@ if TYPE_CHECKING:
 WANTED = 128  # completions, where two generation batches hold as many
 PER_PROMPT = (16, 8, 4, 2)  # completions of a prompt; the first that leaves enough prompts
 PROMPTS = 4  # that there should be at least
-_MUTABLE = ("_metrics", "_logs", "_pending_extra_logs", "_pending_metrics", "state")
-_COLLECTOR = "_collector"  # of what was generated; it never changes what it holds
 
 
 class Draw(NamedTuple):
@@ -105,7 +101,7 @@ def draw(trainer: "Seams", clock: Callable[[], float] = time.perf_counter) -> Sa
     args = trainer.args
     ranks = trainer.accelerator.num_processes
     how = how_many(args.generation_batch_size, ranks, args.num_generations)
-    with untouched(trainer):
+    with untouched(trainer, training=True):  # TRL samples while training
         watched = [watch(reward, how.size, clock) for reward in trainer.reward_funcs]
         trainer.reward_funcs, trainer.num_generations = watched, how.size
         trainer.state.max_steps = Batches.of(args, trainer.train_dataset).steps  # rewards may ask
@@ -121,22 +117,6 @@ def draw(trainer: "Seams", clock: Callable[[], float] = time.perf_counter) -> Sa
             seconds -= sum(call.seconds for call in getattr(reward, "calls", ()))
         sample = _joined(trainer, how, drawn, _reward_samples(trainer, watched, drawn), seconds)
         return replace(sample, apart=differences(trainer._metrics["train"]))
-
-
-@contextmanager
-def untouched(trainer: "Seams") -> Generator[None, None, None]:
-    """Let the body train or sample as it likes, and then put everything back."""
-    before = dict(vars(trainer))
-    with random_states_kept(), in_mode(trainer.model, training=True):  # TRL samples while training
-        try:
-            changing = {name: copy.deepcopy(before[name]) for name in _MUTABLE if name in before}
-            if _COLLECTOR in before:
-                changing[_COLLECTOR] = copy.copy(before[_COLLECTOR])
-            vars(trainer).update(changing)
-            yield
-        finally:
-            vars(trainer).clear()
-            vars(trainer).update(before)
 
 
 def _rows(trainer: "Seams", how: Draw) -> Iterator[list[dict[str, Any]]]:

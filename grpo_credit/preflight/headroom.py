@@ -149,10 +149,10 @@ def _mean_product(products: np.ndarray) -> float:
 # ---- in words ---------------------------------------------------------------------------------
 
 
-def told(found: Headroom, batch: float, tools: bool = False) -> list[str]:
+def told(found: Headroom, batch: float, *, tools: bool = False) -> list[str]:
     """Say in lines what optimizer steps of so many completions can gain by better credit.
 
-    Where there are `tools`, rules of what is settled are refused, and are not advised.
+    With `tools`, rules are named that accept them: nothing is settled before the loop has ended.
     """
     return [
         f"headroom: {found.uncertain:.1f} of the {found.tokens:.0f} tokens of a completion are "
@@ -188,10 +188,10 @@ def _advice(found: Headroom, batch: float, tools: bool) -> str:
     most = min(found.bound, found.gain(batch, found.high))
     if most <= LITTLE:
         return f"at most x {_short(most)}: choose a rule by other reasons"
-    nearest = "turns and spans" if tools else "automaton, known and spans"
+    rules = "turns, gigpo and spans" if tools else "automaton, known and spans"
     return (
         f"up to x {_short(most)}: rules that know where a reward is decided come nearest, such as "
-        f"{nearest}; see `grpo-credit list`"
+        f"{rules}; see `grpo-credit list`"
     )
 
 

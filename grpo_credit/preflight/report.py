@@ -115,7 +115,7 @@ def _groups(sample: Sample) -> list[str]:
 
 def _headroom(sample: Sample, batches: Batches) -> list[str]:
     found = headroom(sample)
-    return told(found, batches.completions, sample.tools is not None) if found else []
+    return told(found, batches.completions, tools=sample.tools is not None) if found else []
 
 
 def _pace(sample: Sample, batches: Batches) -> list[str]:

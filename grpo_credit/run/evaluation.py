@@ -18,6 +18,7 @@ from transformers.utils import logging
 from grpo_credit.records.files import ANSWERS, read_lines
 from grpo_credit.records.jsonfile import append_line
 from grpo_credit.records.ranks import is_main, on_main
+from grpo_credit.trainer.playing import Judge, last_text, play, plays
 from grpo_credit.trainer.sft_loss import documents_of
 from grpo_credit.trainer.undisturbed import in_mode, random_states_kept
 
@@ -60,10 +61,32 @@ def measure(
     Raises:
         Exception: what the checker raised, on every rank.
     """
-    prompts = [row["prompt"] for row in rows]
-    greedy = trainer.complete(prompts, greedy=True)
-    sampled = trainer.complete(prompts * samples)
+    if plays(trainer):  # an environment reads more of a row than its prompt
+        greedy = play(trainer, rows, last_text, greedy=True)
+        sampled = play(trainer, list(rows) * samples, last_text)
+    else:
+        prompts = [row["prompt"] for row in rows]
+        greedy = trainer.complete(prompts, greedy=True)
+        sampled = trainer.complete(prompts * samples)
     return on_main(_judge, checker, rows, greedy, sampled, keep)
+
+
+def measure_dialogues(
+    trainer: Any,
+    rows: Sequence[Mapping[str, Any]],
+    judge: Judge[Mapping[str, float]],
+    samples: int = 4,
+) -> dict[str, float]:
+    """Average what a judge says of greedy and of sampled dialogues; see `play`.
+
+    Returns:
+        The numbers of `measure`, without characters: a dialogue is more than one text.
+    """
+    greedy = play(trainer, rows, judge, greedy=True)
+    sampled = play(trainer, list(rows) * samples, judge)
+    rates = _right(greedy, sampled, [""] * len(sampled), samples)
+    means = _means(greedy, "greedy") | _means(sampled, "sampled")
+    return {name: value for name, value in rates.items() if name not in LENGTHS} | means
 
 
 def measure_documents(trainer: Any) -> dict[str, float]:

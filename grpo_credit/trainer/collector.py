@@ -363,11 +363,15 @@ class RolloutCollector:
         return {name: value for name, value in found.items() if value is not None}
 
     def _score_privileged(self, output: dict[str, Any]) -> Tensor:
-        """Score the completions after the prompts of the privileged column."""
+        """Score the completions after the privileged prompts, and what environments said there."""
         scored = self._batch
         column = self._host.plan.columns["privileged_column"]
         given = [row.get(column) for row in scored.inputs]
         prompts = [p if g is None else g for p, g in zip(scored.prompts, given, strict=True)]
+        if self._host.environments is not None:
+            shown = zip(prompts, scored.inputs, scored.prompts, given, strict=True)
+            prompts = [p if g is None else observed(p, row.get("prompt"), seen)
+                       for p, row, seen, g in shown]  # fmt: skip
         ids, images, _ = self._host._tokenize_prompts(prompts)
         if images is not None:
             raise CreditError(
@@ -381,3 +385,33 @@ class RolloutCollector:
 def _alike(a: Tensor, b: Tensor) -> bool:
     """Return whether two tensors are equal, NaN included."""
     return bool(((a == b) | ((a != a) & (b != b))).all())
+
+
+def observed(prompt: list[Any], own: list[Any] | None, seen: list[Any]) -> list[Any]:
+    """Return a prompt with what an environment's `reset` has put at the end of another one.
+
+    Args:
+        prompt: a conversation.
+        own: the other one as in the data; None where they have none, and TRL takes an empty one.
+        seen: the other one as the model saw it.
+
+    Example:
+        >>> own, seen = ([{"role": "user", "content": text}] for text in ("Go.", "Go. A door."))
+        >>> observed([{"role": "user", "content": "Go left."}], own, seen)
+        [{'role': 'user', 'content': 'Go left. A door.'}]
+    """
+    before, after = own[-1]["content"] if own else "", seen[-1]["content"]
+    if after == before:
+        return prompt
+    last = prompt[-1]["content"]
+    if isinstance(after, str) and isinstance(last, str):
+        content: Any = last + after[len(before) :]
+    elif isinstance(after, str):
+        content = _blocks(last) + _blocks(after[len(before) :])
+    else:
+        content = _blocks(last) + after[len(_blocks(before)) :]
+    return [*prompt[:-1], {**prompt[-1], "content": content}]
+
+
+def _blocks(content: Any) -> list[Any]:
+    return [{"type": "text", "text": content}] if isinstance(content, str) else list(content)

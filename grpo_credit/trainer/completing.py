@@ -7,7 +7,7 @@ reads torch's random state; inside the training process each row has a seed of i
 """
 
 from collections.abc import Generator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from copy import copy
 from typing import Any
 
@@ -15,7 +15,6 @@ import numpy as np
 from accelerate.utils import gather_object, set_seed
 from transformers import GenerationConfig
 
-from grpo_credit.errors import CreditError
 from grpo_credit.trainer.undisturbed import in_mode, random_states_kept
 
 DRAWS = {  # by `vllm_mode`; None without vLLM
@@ -41,12 +40,7 @@ def draws(args: Any) -> str:
 
 
 def complete(trainer: Any, prompts: Sequence[Any], *, greedy: bool, seed: int) -> list[str]:
-    """Complete prompts; see `CreditGRPOTrainer.complete`."""
-    if trainer.environment_factories is not None:
-        raise CreditError(
-            "complete() writes one turn and runs no environment, which this trainer was made with; "
-            "evaluate() runs it, on the rows of an eval_dataset."
-        )
+    """Complete prompts, one turn each; see `CreditGRPOTrainer.complete`."""
     backend = _by_vllm if trainer.use_vllm else _by_generate
     with random_states_kept():
         return backend(trainer, list(prompts), greedy, seed)
@@ -108,6 +102,26 @@ def _unseeded(vllm: Any) -> dict[str, Any]:
     return {key: value for key, value in vllm.generation_kwargs.items() if key != "seed"}
 
 
+def greedily(trainer: Any) -> AbstractContextManager[None]:
+    """Let every turn be greedy while the body runs, by either backend."""
+    if not trainer.use_vllm:
+        return _greedy_config(trainer)
+    trainer._last_loaded_step = -1  # see `_by_vllm`
+    return replaced(trainer.vllm_generation, _greedy_vllm(trainer))
+
+
+def by_turns(trainer: Any, seed: int) -> AbstractContextManager[None]:
+    """Let vLLM draw each turn of each row by a seed of its own; torch's state rules the other."""
+    if not trainer.use_vllm:
+        return nullcontext()
+    trainer._last_loaded_step = -1
+    vllm = trainer.vllm_generation
+    changes: dict[str, Any] = {"generation_kwargs": _unseeded(vllm)}
+    if vllm.mode == "colocate":
+        changes["llm"] = TurnSeededLLM(vllm.llm, seed)
+    return replaced(vllm, changes)
+
+
 def _texts(trainer: Any, prompts: list[Any]) -> list[str]:
     with in_mode(trainer.model, training=False):  # each time: TRL may leave training mode behind
         prompt_ids, images, extra = trainer._tokenize_prompts(prompts)
@@ -155,3 +169,17 @@ class SeededLLM:
         for settings, seed in zip(each, self._seeds, strict=True):
             settings.seed = seed
         return self._llm.generate(prompts, sampling_params=each, **options)
+
+
+class TurnSeededLLM(SeededLLM):
+    """vLLM's `LLM` with new seeds in each call: later turns have fewer rows than the first."""
+
+    def __init__(self, llm: Any, seed: int) -> None:
+        super().__init__(llm, [])
+        self._sequence = np.random.SeedSequence(seed)
+
+    def generate(self, prompts: Sequence[Any], sampling_params: Any, **options: Any) -> Any:
+        """Generate a turn."""
+        [turn] = self._sequence.spawn(1)
+        self._seeds = [int(word) for word in turn.generate_state(len(prompts))]
+        return super().generate(prompts, sampling_params, **options)

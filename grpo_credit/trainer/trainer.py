@@ -23,7 +23,7 @@ from trl import GRPOConfig, GRPOTrainer
 from grpo_credit.batching.rows import as_rows
 from grpo_credit.credit import needs
 from grpo_credit.credit.strategy import Strategy
-from grpo_credit.trainer import completing, subclasses
+from grpo_credit.trainer import playing, subclasses
 from grpo_credit.trainer.collector import RolloutCollector
 from grpo_credit.trainer.config import Plan, announce, default_config, plan
 from grpo_credit.trainer.loss import CreditLoss, check_loss
@@ -161,7 +161,8 @@ class CreditGRPOTrainer(GRPOTrainer):
         """Return a text per prompt, on every rank, by the backend that training uses, evaluating.
 
         The same call gives the same texts on any number of ranks, but for the rounding of sharded
-        models; a vLLM server draws anew each time. Tools and a `rollout_func` are not called.
+        models; a vLLM server draws anew each time. With tools or environments: the last assistant
+        text of a dialogue (`playing.play` tells all of it). A `rollout_func` is not called.
 
         Args:
             prompts: texts or conversations, the same list on every rank.
@@ -169,9 +170,9 @@ class CreditGRPOTrainer(GRPOTrainer):
             seed: of the samples, >= 0.
 
         Raises:
-            CreditError: if the trainer has environments.
+            CreditError: with tools, if a prompt is no conversation or a `rollout_func` generates.
         """
-        return completing.complete(self, prompts, greedy=greedy, seed=seed)
+        return playing.complete(self, prompts, greedy=greedy, seed=seed)
 
     def train(self, resume_from_checkpoint: Any = None, *args: Any, **kwargs: Any) -> Any:
         """Train as transformers does; a checkpoint that is damaged is refused by ValueError."""

@@ -182,7 +182,8 @@ def _words(
     if not isinstance(options, dict | list):
         raise ValueError(f"options in {path} are {options!r:.60}, expected a mapping or a list.")
     theirs = _flags(options) if isinstance(options, dict) else [str(each) for each in options]
-    refuse_code_of(path, options if isinstance(options, dict) else _options(theirs), typed)
+    for option in [*_options(theirs), *([options] if isinstance(options, dict) else [])]:
+        refuse_code_of(path, option, typed)
     known = [action.dest for action in parser._actions if action.dest not in ("help", "config")]
     for key in content:
         if key not in known:
@@ -190,18 +191,6 @@ def _words(
             raise ValueError(f"unknown key {key!r} in {path}: nothing reads it.{hint}")
     content = {key: value for key, value in content.items() if value is not False}
     return _flags(content), theirs
-
-
-def _options(words: Sequence[str]) -> dict[str, Any]:
-    """Return words as options: `--a=1`, `--b 2 3` and `--c`."""
-    found: dict[str, list[str]] = {"": []}
-    for word in words:
-        if word.startswith("--"):
-            name, equals, value = word[2:].partition("=")
-            found.setdefault(name.replace("-", "_"), []).extend([value] if equals else [])
-        else:
-            found[list(found)[-1]].append(word)
-    return {name: values or True for name, values in found.items() if name or values}
 
 
 def _flags(values: Mapping[str, Any]) -> list[str]:
@@ -239,3 +228,17 @@ def fail(error: Exception) -> int:
     """Print what is wrong in a line on stderr; return the exit code of a mistake."""
     print("grpo-credit ablate: error:", *in_one_line(error).split(), file=sys.stderr)
     return 2
+
+
+def _options(words: Sequence[str]) -> list[dict[str, Any]]:
+    """Return each option of a list of words with its values, be they joined by = or words apart."""
+    found: list[dict[str, Any]] = []
+    for word in words:
+        name, equals, value = word.partition("=")
+        if word.startswith("-") or not found:
+            found.append({name.lstrip("-").replace("-", "_"): value if equals else True})
+        else:
+            [key] = found[-1]
+            said = found[-1][key]
+            found[-1][key] = word if said is True else f"{said} {word}"
+    return found
