@@ -1,6 +1,7 @@
 """Dialogues outside of training: TRL's own loop, new environments, and a trainer left as it was."""
 
 import copy
+import json
 import random
 from types import SimpleNamespace
 
@@ -9,6 +10,7 @@ import torch
 from chat_model import save_chat_model
 from datasets import Dataset
 from tool_script import TEMPLATE, call, script, tool_run
+from torchrun import launch
 
 from grpo_credit import CreditError, CreditGRPOConfig, CreditGRPOTrainer
 from grpo_credit.run.evaluation import measure, measure_dialogues
@@ -57,7 +59,8 @@ def never(**_):
 
 
 def make(folder, tokens=300, **loop):
-    save_chat_model(folder / "model", TEMPLATE)
+    if not (folder / "model").exists():
+        save_chat_model(folder / "model", TEMPLATE)
     args = CreditGRPOConfig(
         str(folder / "out"), per_device_train_batch_size=4, num_generations=2, use_cpu=True,
         max_completion_length=tokens, report_to=[], credit="seq", max_steps=1,
@@ -114,6 +117,17 @@ def test_a_seed_names_the_draws_and_the_likeliest_need_none(tmp_path):
     greedy = trainer.complete(prompts, greedy=True)
     assert trainer.complete(prompts, greedy=True, seed=5) == greedy
     assert greedy != first
+
+
+def said_of(trainer, rows):
+    return [play(trainer, rows * 2, last_text, seed=1), play(trainer, rows, last_text, greedy=True)]
+
+
+@pytest.mark.slow
+def test_two_processes_play_what_one_plays_and_both_are_told(tmp_path):
+    one = said_of(make(tmp_path, 12, tools=[half]), ROWS)
+    launch(2, "playing_two_processes.py", tmp_path)
+    assert json.loads((tmp_path / "told.json").read_text()) == [one, one]
 
 
 def test_held_out_numbers_are_of_dialogues(monkeypatch, tmp_path):
