@@ -296,3 +296,5 @@ def test_an_interval_of_a_share_ends_at_0_and_1(tmp_path):
         ends = [end for row in rows for end in (row.wide or ())]
         assert ends
         assert all(0 <= end <= 1 for end in ends) == cut
+        apart = [end for row in differences_figure(named).rows for end in (row.wide or ())]
+        assert all(-1 <= end <= 1 for end in apart) or not cut

@@ -34,14 +34,12 @@ def grid(report: Report, limits: Limits) -> dict[str, list[RunResult]]:
 def values_figure(report: Report) -> Forest:
     """Draw every run, the mean, and both intervals of each strategy."""
     metric = report.study.metric or "metric"
-    values = {name: [value for value in of.values() if value is not None]
-              for name, of in report.values.items()}  # fmt: skip
-    share = is_share(metric, [value for of in values.values() for value in of])
+    share = _is_of_shares(report)
     rows = [
         Row(
             result.strategy,
             _note(number(result.mean), _within(result.t_interval, share)),
-            values[result.strategy],
+            [value for value in report.values[result.strategy].values() if value is not None],
             result.mean,
             _ends(_within(result.t_interval, share)),
             _ends(_within(result.bootstrap, share)),
@@ -51,16 +49,22 @@ def values_figure(report: Report) -> Forest:
     return Forest("Each strategy", metric, rows)
 
 
-def _within(interval: Interval | None, share: bool) -> Interval | None:
-    """Cut an interval off at 0 and 1 if it is of a share, which is nothing else."""
+def _is_of_shares(report: Report) -> bool:
+    values = [value for of in report.values.values() for value in of.values()]
+    return is_share(report.study.metric or "", [value for value in values if value is not None])
+
+
+def _within(interval: Interval | None, share: bool, lowest: float = 0.0) -> Interval | None:
+    """Cut an interval off at 0 and 1, or at -1 and 1, if it is of a share or two shares apart."""
     if interval is None or not share:
         return interval
-    return replace(interval, low=max(0.0, interval.low), high=min(1.0, interval.high))
+    return replace(interval, low=max(lowest, interval.low), high=min(1.0, interval.high))
 
 
 def differences_figure(report: Report) -> Forest:
     """Draw the paired differences to the baseline; a filled mean is a verdict."""
     comparison, values = report.comparison, report.values
+    share = _is_of_shares(report)
     rows = []
     for result in comparison.results:
         difference = result.difference
@@ -70,11 +74,11 @@ def differences_figure(report: Report) -> Forest:
         rows.append(
             Row(
                 result.strategy,
-                _note(signed(difference.mean), difference.holm_interval),
+                _note(signed(difference.mean), _within(difference.holm_interval, share, -1.0)),
                 _paired(values[result.strategy], values[comparison.baseline]),
                 difference.mean,
-                _ends(difference.holm_interval),
-                _ends(difference.bootstrap),
+                _ends(_within(difference.holm_interval, share, -1.0)),
+                _ends(_within(difference.bootstrap, share, -1.0)),
                 strong=decided,
             )
         )
