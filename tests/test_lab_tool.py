@@ -56,6 +56,23 @@ def test_the_gradient_is_that_of_the_expectation_over_tool_and_model():
     assert torch.allclose(exact_gradient(LONGER, policy, rewards), policy.logits.grad.flatten())
 
 
+def test_the_answer_is_as_likely_before_a_turn_as_the_policy_has_it():
+    asked, policy = problem(2), TabularPolicy(LONGER, 2, 0.5)
+    found, word = asked.rollouts().answer_logps, LONGER.alphabet.index("o")
+    chances = dict(zip(LONGER.prefixes, policy().detach().exp()[:, word].tolist(), strict=True))
+    for row, text in enumerate(LONGER.texts):
+        ids = LONGER.ids[row].tolist()
+        before = {turn.start: chances[tuple(ids[: turn.start])] for turn in LONGER.turns[row]}
+        assert before.keys() == set((~found[row].isnan()).nonzero().flatten().tolist()), text
+        for start, chance in before.items():
+            assert float(found[row, start].exp()) == pytest.approx(chance, rel=1e-6)
+
+
+def test_a_gain_of_the_answers_odds_is_not_the_reward():
+    found = measure(problem(0), {"igpo/seq": resolve_credit("igpo/seq")}, PAIRS)
+    assert found.rules[0].direction.error > 0.05
+
+
 UNBIASED = ["seq", "uniform", "loo/seq", "turns/seq", "steps/seq", "to_go/seq"]
 
 

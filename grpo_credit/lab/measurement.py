@@ -213,8 +213,11 @@ UNFED = {
 
 
 def _refuse_unfed(space: Space, strategies: Iterable[Strategy]) -> None:
+    fed = [problem.rollouts() for problem in space.problems]
+    unfed = {need: lacks for need, lacks in UNFED.items()
+             if any(getattr(rollouts, need) is None for rollouts in fed)}  # fmt: skip
     for strategy in strategies:
-        if found := [lacks for need, lacks in UNFED.items() if need in strategy.needs]:
+        if found := [lacks for need, lacks in unfed.items() if need in strategy.needs]:
             raise CreditError(f"{strategy.name!r} needs {found[0]}; there is none in the lab.")
         for problem in space.problems:
             check_loop(strategy, {"tools": problem.language.turns})

@@ -84,7 +84,23 @@ class Problem:
             sum_sq_probs=squares[prefix],
             **annotated,
             turns=None if language.turns is None else tuple(map(tuple, language.turns)),
+            answer_logps=self._answer_logps(logps),
         )
+
+    def _answer_logps(self, logps: Float[Tensor, "P V"]) -> Float[Tensor, "M T1"] | None:
+        """Return the mean log-probability of the reward's `word` where each turn begins, nats."""
+        language, word = self.language, getattr(self.reward, "word", None)
+        if language.turns is None or not word:
+            return None
+        place = {prefix: number for number, prefix in enumerate(language.prefixes)}
+        tokens = tuple(map(language.alphabet.index, word))
+        values = torch.full((len(language.texts), language.length + 1), torch.nan)
+        for ids, own, row in zip(language.ids.tolist(), language.turns, values, strict=True):
+            for turn in own:
+                before = tuple(ids[: turn.start])
+                steps = [logps[place[before + tokens[:k]], t] for k, t in enumerate(tokens)]
+                row[turn.start] = torch.stack(steps).mean()
+        return values
 
     @cached_property
     def chances(self) -> Float[Tensor, " M"]:
