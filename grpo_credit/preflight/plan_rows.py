@@ -169,7 +169,8 @@ def document_rows(args: Any, documents: int | None) -> Iterator[Row]:
 
 
 def _needs(needs: frozenset[str], saves: bool) -> str:
-    forward, from_rewards = sorted(needs & _FORWARD), sorted(needs - _FORWARD - OF_A_TRAINER)
+    from_rewards = sorted(needs - _FORWARD - OF_A_TRAINER - {"turns"})
+    forward = sorted(needs & _FORWARD)
     parts = [f"{', '.join(from_rewards)}, told by the rewards"] if from_rewards else []
     if forward:
         parts.append(
@@ -183,6 +184,8 @@ def _needs(needs: frozenset[str], saves: bool) -> str:
         parts.append("prefix_values: continuations and their rewards")
     if "answer_logps" in needs:
         parts.append("answer_logps: a forward pass for each turn")
+    if "turns" in needs:
+        parts.append("turns, by TRL's own loop")
     if saves:
         parts.append("a forward pass more in steps whose rollouts are saved")
     return "; ".join(parts) or "nothing beyond rewards and masks"
