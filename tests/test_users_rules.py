@@ -92,7 +92,7 @@ def seq(rollouts):
     ("name", "message"),
     [
         ("misneeding", r"'misneeding' in bad_rules: needs 'entropy', but Rollouts can provide "
-         r"decided, entropies, .*Did you mean 'entropies'\?"),
+         r"answer_logps, decided, entropies, .*Did you mean 'entropies'\?"),
         ("counting", "'counting' in bad_rules: needs 3, but Rollouts can provide"),
         ("misdeclaring", r"'misdeclaring' in bad_rules: @allocation got 'conserve_mass', but it "
          r"takes .*Did you mean 'conserves_mass'\?"),

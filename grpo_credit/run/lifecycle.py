@@ -174,7 +174,7 @@ class Run:
         return kinds is None or (self.options.preflight == "strict" and bool(kinds))
 
     def _look(self, trainer: Any) -> list[Finding]:
-        trainer.accelerator.print("preflight: sampling completions")
+        trainer.accelerator.print("sampling completions for the preflight")
         findings = preflight(trainer, strict=self.options.preflight == "strict")
         manifest.set_preflight(self.out, [finding.kind for finding in errors(findings)])
         return findings
