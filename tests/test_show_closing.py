@@ -10,7 +10,7 @@ import torch
 from drawn import one_group
 from rich.console import Console
 
-from grpo_credit.credit.saved import save_rollouts
+from grpo_credit.credit.saved import load_rollouts, save_rollouts
 from grpo_credit.experiments.show.closing import closing
 
 TEXTS = [["<a>", "5", "</a>"], ["<a>", "6", "</a>"]]
@@ -59,6 +59,14 @@ def test_the_wrong_answer_is_seen_by_the_runs_own_rule_and_another(run):
     assert "spans/seq:\n<a>-100[6]</a>" in text
     assert "5" not in text.partition("as two rules")[2].partition("next:")[0].replace("0.5", "")
     assert text.rstrip().endswith(f"next: grpo-credit show {run}")
+
+
+def test_a_right_answer_is_not_called_wrong(run):
+    saved = load_rollouts(run / "rollouts" / "rollouts_00004.parquet")
+    equal = replace(saved.rollouts, rewards=torch.ones(2).double())
+    path = run / "rollouts" / "rollouts_00008.parquet"
+    save_rollouts(path, equal, ["2+3="] * 2, TEXTS, "even/seq")
+    assert "wrong" not in printed(run)
 
 
 def test_what_is_hostile_is_shown_and_not_obeyed(run):

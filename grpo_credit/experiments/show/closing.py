@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.text import Text
 
 from grpo_credit.credit.saved import find_rollouts, load_rollouts
+from grpo_credit.credit.userfile import CODE
 from grpo_credit.experiments.report.limits import cut
 from grpo_credit.experiments.show.picture import picture
 from grpo_credit.experiments.show.terminal import print_picture
@@ -23,7 +24,7 @@ def closing(run: Path, rules: Sequence[str], console: Console | None = None) -> 
 
     The question is the first one that is answered right after training and was not before, or else
     the first. The completion is the worst one of the group with the largest spread of rewards,
-    among the rollouts that were saved last.
+    among the rollouts that were saved last; where rewards are equal, nothing is shown of it.
 
     Args:
         run: the run directory.
@@ -36,11 +37,13 @@ def closing(run: Path, rules: Sequence[str], console: Console | None = None) -> 
     if any((run / "rollouts").glob("*.parquet")):
         path = find_rollouts(run)
         own = load_rollouts(path).credit
+        own = rules[-1] if CODE.search(own) else own  # a file's word imports nothing
         other = next(rule for rule in rules if rule != own)
         drawn = picture(run, credit=[own, other], rows=2)
-        worst = min(drawn.completions, key=lambda completion: completion.reward)
-        title = f"A wrong answer of {drawn.title.rpartition(', ')[2]}, as two rules see it"
-        print_picture(replace(drawn, title=title, completions=[worst], dead=0), console)
+        best, *others = sorted(drawn.completions, key=lambda each: -each.reward)
+        if others and others[-1].reward < best.reward:  # else nobody was wrong
+            title = f"A wrong answer of {drawn.title.rpartition(', ')[2]}, as two rules see it"
+            print_picture(replace(drawn, title=title, completions=others[-1:], dead=0), console)
     console.print(Text(f"\nnext: grpo-credit show {in_line(run)}"), soft_wrap=True)
 
 
