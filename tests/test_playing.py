@@ -108,6 +108,23 @@ def test_a_trainer_is_as_it_was(monkeypatch, tmp_path):
     assert vars(trainer).keys() == before.keys()
 
 
+def test_a_subclass_plays_as_it_trains(monkeypatch, tmp_path):
+    trainer = make(tmp_path, environment_factory=Room)
+    script(monkeypatch, *LOOKS)
+    watched = vars(trainer._turns).copy()
+
+    class Shouting(type(trainer)):
+        def _generate(self, prompts):
+            output = list(super()._generate(prompts))
+            for messages in output[3]:
+                messages[-1]["content"] = messages[-1]["content"].upper()
+            return tuple(output)
+
+    trainer.__class__ = Shouting
+    assert play(trainer, ROWS, last_text) == ["OK 7", "NO"] * 2
+    assert vars(trainer._turns) == watched
+
+
 def test_a_seed_names_the_draws_and_the_likeliest_need_none(tmp_path):
     trainer = make(tmp_path, 12, tools=[half])
     prompts = [row["prompt"] for row in ROWS]

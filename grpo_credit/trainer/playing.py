@@ -8,10 +8,10 @@ environment to another. The environments are new ones; those of the training are
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
+from copy import copy
 from typing import Any, TypeVar
 
 from accelerate.utils import set_seed
-from trl import GRPOTrainer
 from trl.data_utils import is_conversational
 
 from grpo_credit.errors import CreditError
@@ -79,7 +79,8 @@ def play(
         trainer.num_generations = trainer.num_generations_eval = 1  # no row is another's copy
         if trainer.environment_factories is not None:
             trainer._environment_pool = {name: [] for name in trainer.environment_factories}
-        trainer._generate = _leave(trainer)
+        trainer._turns = copy(trainer._turns)  # which watches the turns of training
+        trainer._generate = _leaving(trainer._generate)  # a subclass's own, if there is one
         set_seed(seed)
         for first in range(0, len(rows), size):
             some = list(map(dict, rows[first : first + size]))
@@ -107,16 +108,16 @@ def _check(trainer: Any, rows: Sequence[Mapping[str, Any]]) -> None:
             )
 
 
-def _leave(trainer: Any) -> Callable[[Any], Any]:
-    def generate(prompts: Any) -> Any:
-        raise _PlayedError(GRPOTrainer._generate(trainer, prompts)[3])
+def _leaving(generate: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    def leave(prompts: Any) -> Any:
+        raise _PlayedError(generate(prompts)[3])
 
-    return generate
+    return leave
 
 
 def _play(trainer: Any, rows: list[dict[str, Any]]) -> list[Conversation]:
     try:
-        GRPOTrainer._generate_and_score_completions(trainer, rows)
+        trainer._generate_and_score_completions(rows)
     except _PlayedError as played:
         return played.args[0]
     raise CreditError("TRL scored a batch without generating it; this version is not supported.")
