@@ -14,9 +14,10 @@ from torchrun import launch
 
 from grpo_credit import CreditError, CreditGRPOConfig, CreditGRPOTrainer
 from grpo_credit.run.evaluation import measure, measure_dialogues
-from grpo_credit.trainer.collector import RolloutCollector, observed
+from grpo_credit.trainer import collector
 from grpo_credit.trainer.completing import TurnSeededLLM
 from grpo_credit.trainer.playing import last_text, play
+from grpo_credit.trainer.privileged import observed
 
 ROWS = [{"prompt": [{"role": "user", "content": f"{n}?"}], "word": f"w{n}"} for n in range(4)]
 LOOKS = ((call("look", pay=1), call("look", pay=0), "ok 7"), ("no",))
@@ -206,19 +207,19 @@ def test_a_privileged_prompt_gets_what_the_environment_said(prompt, own, seen, c
 
 
 def test_contrast_scores_after_what_was_seen(monkeypatch, tmp_path):
-    asked, score = [], RolloutCollector._score_privileged
+    asked, score = [], collector.privileged_logps
 
-    def listen(self, output):
-        tokenize = self._host._tokenize_prompts
+    def listen(host, *given):
+        tokenize = host._tokenize_prompts
 
         def note(prompts):
             asked.extend(prompts)
             return tokenize(prompts)
 
-        monkeypatch.setattr(self._host, "_tokenize_prompts", note)
-        return score(self, output)
+        monkeypatch.setattr(host, "_tokenize_prompts", note)
+        return score(host, *given)
 
-    monkeypatch.setattr(RolloutCollector, "_score_privileged", listen)
+    monkeypatch.setattr(collector, "privileged_logps", listen)
     script(monkeypatch, *LOOKS)
     data = [{**ROWS[0], "privileged_prompt": said("The answer is ok 7. 0?")}]
     tool_run(

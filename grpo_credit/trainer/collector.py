@@ -21,8 +21,9 @@ from grpo_credit.credit.turns import Turn, Turns
 from grpo_credit.errors import CreditError
 from grpo_credit.trainer import reward_annotations
 from grpo_credit.trainer.answers import answer_logps
+from grpo_credit.trainer.privileged import privileged_logps
 from grpo_credit.trainer.reference import referring
-from grpo_credit.trainer.scoring import Scored, images_of, padded, scored_rows
+from grpo_credit.trainer.scoring import Scored, images_of, scored_rows
 from grpo_credit.trainer.seams import Host, SeamError, mode, piece
 from grpo_credit.trainer.vine import estimated
 from grpo_credit.trainer.window import Generation
@@ -339,7 +340,9 @@ class RolloutCollector:
             name: torch.where(there, found[name], PADDING[name]) for name in sorted(wanted)
         }
         if "privileged_logps" in self.needs:
-            found["privileged_logps"] = self._score_privileged(output)
+            found["privileged_logps"] = privileged_logps(
+                self._host, output, self._batch, self._score
+            )
         if "answer_logps" in self.needs:
             found["answer_logps"] = answer_logps(
                 self._host, output, self._batch, self._own_turns() or [], self._score
@@ -362,56 +365,7 @@ class RolloutCollector:
         found = dict(zip(("old_logps", "entropies", "sum_sq_probs"), told, strict=True))
         return {name: value for name, value in found.items() if value is not None}
 
-    def _score_privileged(self, output: dict[str, Any]) -> Tensor:
-        """Score the completions after the privileged prompts, and what environments said there."""
-        scored = self._batch
-        column = self._host.plan.columns["privileged_column"]
-        given = [row.get(column) for row in scored.inputs]
-        prompts = [p if g is None else g for p, g in zip(scored.prompts, given, strict=True)]
-        if self._host.environments is not None:
-            shown = zip(prompts, scored.inputs, scored.prompts, given, strict=True)
-            prompts = [p if g is None else observed(p, row.get("prompt"), seen)
-                       for p, row, seen, g in shown]  # fmt: skip
-        ids, images, _ = self._host._tokenize_prompts(prompts)
-        if images is not None:
-            raise CreditError(
-                f"{self._host.plan.strategy.name!r} cannot score prompts with images."
-            )
-        filler: int = self._host._tokenizer.pad_token_id
-        before = padded(ids, filler, "left", self._host.accelerator.device)
-        return self._score(output, *before)["old_logps"]
-
 
 def _alike(a: Tensor, b: Tensor) -> bool:
     """Return whether two tensors are equal, NaN included."""
     return bool(((a == b) | ((a != a) & (b != b))).all())
-
-
-def observed(prompt: list[Any], own: list[Any] | None, seen: list[Any]) -> list[Any]:
-    """Return a prompt with what an environment's `reset` has put at the end of another one.
-
-    Args:
-        prompt: a conversation.
-        own: the other one as in the data; None where they have none, and TRL takes an empty one.
-        seen: the other one as the model saw it.
-
-    Example:
-        >>> own, seen = ([{"role": "user", "content": text}] for text in ("Go.", "Go. A door."))
-        >>> observed([{"role": "user", "content": "Go left."}], own, seen)
-        [{'role': 'user', 'content': 'Go left. A door.'}]
-    """
-    before, after = own[-1]["content"] if own else "", seen[-1]["content"]
-    if after == before:
-        return prompt
-    last = prompt[-1]["content"]
-    if isinstance(after, str) and isinstance(last, str):
-        content: Any = last + after[len(before) :]
-    elif isinstance(after, str):
-        content = _blocks(last) + _blocks(after[len(before) :])
-    else:
-        content = _blocks(last) + after[len(_blocks(before)) :]
-    return [*prompt[:-1], {**prompt[-1], "content": content}]
-
-
-def _blocks(content: Any) -> list[Any]:
-    return [{"type": "text", "text": content}] if isinstance(content, str) else list(content)
