@@ -214,16 +214,17 @@ def test_the_answer_is_asked_for_after_all_that_was_said_before_a_turn(monkeypat
     script(monkeypatch, *LOOKS)
     _, rollouts = tool_run(
         tmp_path, Teller(), credit="asking/seq", environment_factory=Room, save_rollouts=1,
-        output_dir=str(tmp_path / "out"), columns={"answer": [42]},
+        output_dir=str(tmp_path / "out"), columns={"answer": [42, "in 1234 words"]}, prompts=2,
     )  # fmt: skip
     saved = load_rollouts(find_rollouts(tmp_path / "out"))
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "model")
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "model")
-    answer = tokenizer.encode("42", add_special_tokens=False)
+    answers = [tokenizer.encode(a, add_special_tokens=False) for a in ("42", "in 1234 words")]
     found = saved.rollouts.answer_logps
     assert torch.equal(found.isnan(), rollouts.answer_logps.isnan())
     for row, own in enumerate(rollouts.turns):
         assert (~found[row].isnan()).nonzero().flatten().tolist() == [turn.start for turn in own]
+        answer = answers[row // 4]
         for turn in own:
             before = rollouts.completion_ids[row, : turn.start].tolist()
             ids = torch.tensor([saved.prompt_ids[row] + before + answer])
