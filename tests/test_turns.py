@@ -209,17 +209,21 @@ def asking(rollouts):
     return rollouts.advantages[:, None] * rollouts.mask
 
 
-def test_the_answer_is_asked_for_after_all_that_was_said_before_a_turn(monkeypatch, tmp_path):
+@pytest.mark.parametrize("batching", ["off", "auto"])
+def test_the_answer_is_asked_for_after_all_that_was_said_before_a_turn(
+    batching, monkeypatch, tmp_path
+):
     """Also what tools said; in float64, row by row."""
     script(monkeypatch, *LOOKS)
     _, rollouts = tool_run(
         tmp_path, Teller(), credit="asking/seq", environment_factory=Room, save_rollouts=1,
-        output_dir=str(tmp_path / "out"), columns={"answer": [42, "in 1234 words"]}, prompts=2,
+        output_dir=str(tmp_path / "out"), columns={"answer": [42, 1234567]}, prompts=2,
+        efficient_batching=batching,
     )  # fmt: skip
     saved = load_rollouts(find_rollouts(tmp_path / "out"))
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "model")
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "model")
-    answers = [tokenizer.encode(a, add_special_tokens=False) for a in ("42", "in 1234 words")]
+    answers = [tokenizer.encode(a, add_special_tokens=False) for a in ("42", "1234567")]
     found = saved.rollouts.answer_logps
     assert torch.equal(found.isnan(), rollouts.answer_logps.isnan())
     for row, own in enumerate(rollouts.turns):
